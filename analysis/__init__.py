@@ -1,0 +1,49 @@
+"""What a positive or a negative sample does to a policy: gradient dynamics of RL with verifiable rewards.
+
+The public face is listed in `__all__`; each name is imported from its room on first use, so that command lines can
+print their help, list recipes and refuse bad input without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# name -> module that defines it
+_HOME = {
+    "DivergedError": "errors",
+    "InterruptedRunError": "errors",
+    "UsageError": "errors",
+    "TokenStatistics": "laws",
+    "entropy_change": "laws",
+    "logit_gradient": "laws",
+    "mass_flow": "laws",
+    "squeeze_boundary": "laws",
+    "token_statistics": "laws",
+    "interval": "evaluation",
+    "matched": "evaluation",
+    "pass_at_k": "evaluation",
+    "pass_at_k_exact": "evaluation",
+    "Experiment": "recording",
+    "Run": "recording",
+    "load_trace": "recording",
+    "Recipe": "training",
+    "run": "training",
+}
+_ROOMS = ("laws", "objectives", "recording", "evaluation", "training", "plots", "report")
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS])

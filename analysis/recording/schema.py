@@ -1,0 +1,320 @@
+"""The tables of a run: every column with its type, unit and meaning, in one place.
+
+One schema serves the small training loop, trainers of other libraries and recorded rollouts. `docs/records.md` is
+generated from this module (`python -m analysis.recording`), and the Parquet files carry `SCHEMA_VERSION` in their
+metadata; a change to a column goes with a new version.
+
+Conventions. A value belongs to the parameters *before* the update that it is filed under. `step` counts rollout
+batches, `update` counts optimiser updates over the whole run (skipped ones included); `rollout` indexes the global
+batch of its step. Statistics are of softmax(logits / T) at the training temperature T. Positions, ranks and groups
+count from 0. Entropies are in nats. Floats are float32 unless the column says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+__all__ = [
+    "BUCKETS",
+    "BUCKET_LABELS",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Column",
+    "Table",
+    "arrow_schema",
+]
+
+SCHEMA_VERSION = 1
+
+# Rank buckets, as people count: 1, 2-4, 5-16, 17-128, 129-1024, 1025+. The edges are the last rank of each bucket but
+# the last, counted from one.
+BUCKETS: tuple[int, ...] = (1, 4, 16, 128, 1024)
+BUCKET_LABELS: tuple[str, ...] = ("1", "2–4", "5–16", "17–128", "129–1024", "1025+")
+
+Kind = Literal["int8", "int32", "int64", "float32", "float64", "bool", "str", "ints", "floats"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `kind` is its type ("ints" and "floats" are lists), `null` whether a value may be missing."""
+
+    name: str
+    kind: Kind
+    doc: str
+    unit: str = ""
+    null: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its key, its columns and what one row is."""
+
+    name: str
+    key: tuple[str, ...]
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def _c(name: str, kind: Kind, doc: str, unit: str = "", *, null: bool = False) -> Column:
+    return Column(name, kind, doc, unit, null)
+
+
+_UPDATE = _c("update", "int32", "optimiser update, counted over the run; −1 for an offline trace")
+_STEP = _c("step", "int32", "rollout batch")
+_ROLLOUT = _c("rollout", "int32", "index in the global batch of the step, whatever the rank")
+_POSITION = _c("position", "int32", "index in the response")
+_WEIGHT_DOC = "−∂L_update/∂log π_y as measured by a hook, regularisers apart; null where no gradient was seen"
+
+PROMPTS = Table(
+    "prompts",
+    ("prompt_id",),
+    "a prompt that was trained on, evaluated or used as a panel context",
+    (
+        _c("prompt_id", "str", "hash of the token ids"),
+        _c("split", "str", "train, validation or test"),
+        _c("text", "str", "the prompt as text"),
+        _c("token_ids", "ints", "the prompt as token ids"),
+        _c("answer", "str", "reference answer, where the task has one", null=True),
+        _c("n_solutions", "int32", "number of correct responses, where they can be enumerated", null=True),
+    ),
+)
+
+ROLLOUTS = Table(
+    "rollouts",
+    ("step", "rollout"),
+    "one sampled response",
+    (
+        _STEP,
+        _ROLLOUT,
+        _c("rank", "int32", "process that sampled it"),
+        _c("prompt_id", "str", "its prompt"),
+        _c("group", "int32", "index of the prompt in the step's batch"),
+        _c("response_ids", "ints", "sampled tokens, the end token included"),
+        _c("response_text", "str", "the response as text"),
+        _c("length", "int32", "number of response tokens", "tokens"),
+        _c("finished", "bool", "whether it ended with the end token"),
+        _c("reward", "float32", "the reward that training saw (after verifier noise)", null=True),
+        _c("correct", "bool", "the verifier's true verdict (before noise)", null=True),
+        _c("noise_flipped", "bool", "whether verifier noise flipped the reward"),
+        _c("verdict", "str", "why the verifier decided so", null=True),
+        _c("advantage", "float32", "A of the rollout", null=True),
+        _c("dropped", "bool", "whether the objective left the rollout out of the update"),
+    ),
+)
+
+TOKENS = Table(
+    "tokens",
+    ("update", "step", "rollout", "position"),
+    "one response token as one update saw it (whole prompt groups are sampled, see record.tokens)",
+    (
+        _UPDATE,
+        _STEP,
+        _ROLLOUT,
+        _POSITION,
+        _c("epoch", "int32", "pass over the rollout batch"),
+        _c("minibatch", "int32", "minibatch within the epoch"),
+        _c("token", "int32", "token id y"),
+        _c("sampling_log_prob", "float32", "log-probability under the law that sampled it", "nats", null=True),
+        _c("old_log_prob", "float32", "recomputed before the step's first update", "nats", null=True),
+        _c("ref_log_prob", "float32", "under the reference policy", "nats", null=True),
+        _c("log_prob", "float32", "log π_y", "nats"),
+        _c("one_minus_prob", "float32", "1 − π_y from residual sums"),
+        _c("entropy", "float32", "H = −Σ π log π", "nats"),
+        _c("collision", "float32", "c = Σ π²"),
+        _c("collision_log_prob", "float32", "S = Σ π² log π", "nats"),
+        _c("direction_norm", "float32", "‖e_y − π‖₂"),
+        _c("argmax_token", "int32", "most probable token", null=True),
+        _c("argmax_prob", "float32", "its probability", null=True),
+        _c("token_rank", "int32", "rank of y, 0 the most probable; ties by the lower id", null=True),
+        _c("advantage", "float32", "A of the token", null=True),
+        _c("ratio", "float32", "π_y / π_old,y", null=True),
+        _c("clip", "int8", "where the clip bound: −1 below, 0 not, +1 above", null=True),
+        _c("weight", "float32", _WEIGHT_DOC, null=True),
+        _c("entropy_weight", "float32", "coefficient of the entropy vector in the update's descent direction", null=True),
+        _c("kl_weight", "float32", "the same for KL to the reference: scalar weight of a sampled estimator, "
+                                   "coefficient of the KL vector for the full one", null=True),
+        _c("residual", "float32", "‖G + w·(e_y − π)‖ / ‖G‖ where the true ∂L/∂z = G was seen", null=True),
+        _c("bucket_mass", "floats", "Σ π by rank bucket", null=True),
+        _c("bucket_mass_sq", "floats", "Σ π² by rank bucket", null=True),
+        _c("top_ids", "ints", "most probable tokens", null=True),
+        _c("top_probs", "floats", "their probabilities", null=True),
+    ),
+)
+
+CONTEXTS = Table(
+    "contexts",
+    ("context",),
+    "a prefix whose whole next-token distribution is followed through updates",
+    (
+        _c("context", "int32", "running number"),
+        _c("kind", "str", "batch (from the minibatch being applied) or panel (held out, fixed at step 0)"),
+        _c("prompt_id", "str", "its prompt"),
+        _c("prefix_ids", "ints", "prompt and response tokens before the position"),
+        _c("token", "int32", "the token y that followed"),
+        _c("step", "int32", "step of the rollout it comes from", null=True),
+        _c("rollout", "int32", "the rollout it comes from", null=True),
+        _c("position", "int32", "position in that response", null=True),
+        _c("sign", "int8", "+1 from a rewarded response, −1 from an unrewarded one", null=True),
+    ),
+)
+
+FLOWS = Table(
+    "flows",
+    ("update", "context"),
+    "one context before and after one update",
+    (
+        _UPDATE,
+        _c("context", "int32", "which context"),
+        _c("weight", "float32", _WEIGHT_DOC + "; 0 for a row that the objective dropped", null=True),
+        _c("log_prob_before", "float32", "log π_y", "nats"),
+        _c("log_prob_after", "float32", "log π'_y", "nats"),
+        _c("entropy_before", "float32", "H", "nats"),
+        _c("entropy_after", "float32", "H'", "nats"),
+        _c("collision_before", "float32", "Σ π²"),
+        _c("collision_after", "float32", "Σ π'²"),
+        _c("collision_log_prob_before", "float32", "Σ π² log π", "nats"),
+        _c("collision_log_prob_after", "float32", "Σ π'² log π'", "nats"),
+        _c("argmax_prob_before", "float32", "max π"),
+        _c("argmax_prob_after", "float32", "max π'"),
+        _c("argmax_token_before", "int32", "argmax π"),
+        _c("bucket_mass_before", "floats", "Σ π by rank bucket"),
+        _c("bucket_mass_after", "floats", "Σ π' over the same tokens (ranks before the update)"),
+        _c("bucket_mass_sq_before", "floats", "Σ π² by rank bucket"),
+        _c("token_bucket", "int8", "bucket of y before the update"),
+        _c("tv", "float32", "½ Σ |π' − π|"),
+        _c("kl", "float32", "KL(π ‖ π')", "nats"),
+        _c("jvp_dlog_prob", "float32", "first-order Δ log π_y from the actual parameter step", "nats", null=True),
+        _c("jvp_dentropy", "float32", "first-order ΔH from the actual parameter step", "nats", null=True),
+        _c("jvp_bucket", "floats", "first-order Δ of bucket_mass from the actual parameter step", null=True),
+        _c("top_ids", "ints", "tokens at the top before, at the top after, and y"),
+        _c("top_prob_before", "floats", "π of top_ids"),
+        _c("top_prob_after", "floats", "π' of top_ids"),
+        _c("top_dlogit", "floats", "Δz of top_ids"),
+    ),
+)
+
+UPDATES = Table(
+    "updates",
+    ("update",),
+    "one optimiser update",
+    (
+        _UPDATE,
+        _STEP,
+        _c("epoch", "int32", "pass over the rollout batch"),
+        _c("minibatch", "int32", "minibatch within the epoch"),
+        _c("skipped", "bool", "whether the optimiser was left untouched because no row had a weight"),
+        _c("rows_pos", "int32", "rewarded rows in the loss"),
+        _c("rows_neg", "int32", "unrewarded rows in the loss"),
+        _c("tokens_pos", "int32", "tokens of rewarded rows in the loss", "tokens"),
+        _c("tokens_neg", "int32", "tokens of unrewarded rows in the loss", "tokens"),
+        _c("loss", "float64", "value of the loss, regularisers included", null=True),
+        _c("normalizer", "float64", "what the summed loss was divided by (null for per_sequence, where it varies)",
+           null=True),
+        _c("lr", "float64", "learning rate"),
+        _c("grad_norm_pos", "float64", "‖gradient of the rewarded rows‖₂", null=True),
+        _c("grad_norm_neg", "float64", "‖gradient of the unrewarded rows‖₂", null=True),
+        _c("grad_norm_reg", "float64", "‖gradient of entropy bonus and KL loss‖₂", null=True),
+        _c("grad_norm_total", "float64", "‖their sum‖₂, before clipping", null=True),
+        _c("grad_cos", "float64", "cosine between the gradients of the two signs", null=True),
+        _c("clip_coef", "float64", "factor by which the gradient norm was clipped, 1 where it was not", null=True),
+        _c("param_step_norm", "float64", "‖θ' − θ‖₂"),
+        _c("ratio_mean_pos", "float64", "mean of π/π_old over tokens of rewarded rows", null=True),
+        _c("ratio_mean_neg", "float64", "the same for unrewarded rows", null=True),
+        _c("clip_low_pos", "float64", "share of tokens of rewarded rows clipped below", null=True),
+        _c("clip_low_neg", "float64", "the same for unrewarded rows", null=True),
+        _c("clip_high_pos", "float64", "share of tokens of rewarded rows clipped above", null=True),
+        _c("clip_high_neg", "float64", "the same for unrewarded rows", null=True),
+        _c("weight_sum_pos", "float64", "Σ of weights over tokens of rewarded rows", null=True),
+        _c("weight_sum_neg", "float64", "the same for unrewarded rows", null=True),
+        _c("entropy_pos", "float64", "mean H over tokens of rewarded rows", "nats", null=True),
+        _c("entropy_neg", "float64", "the same for unrewarded rows", "nats", null=True),
+        _c("kl", "float64", "mean of the KL estimator over tokens", "nats", null=True),
+    ),
+)
+
+STEPS = Table(
+    "steps",
+    ("step",),
+    "one rollout batch",
+    (
+        _STEP,
+        _c("n_rollouts", "int32", "rollouts sampled"),
+        _c("n_updates", "int32", "optimiser updates made from them, skipped ones not counted"),
+        _c("reward_mean", "float64", "mean reward (after verifier noise)"),
+        _c("correct_ratio", "float64", "share of correct rollouts (the paper's Fig. 4c)"),
+        _c("fully_solved_ratio", "float64", "share of prompts with every rollout correct (Fig. 4d)"),
+        _c("none_solved_ratio", "float64", "share of prompts with no rollout correct"),
+        _c("length_pos", "float64", "mean length of rewarded responses", "tokens", null=True),
+        _c("length_neg", "float64", "mean length of unrewarded responses", "tokens", null=True),
+        _c("entropy_own", "float64", "mean H over the sampled tokens, at the rollout temperature", "nats"),
+    ),
+)
+
+EVALS = Table(
+    "evals",
+    ("step", "prompt_id", "temperature", "top_p"),
+    "one prompt at one evaluation; step s is the policy after s rollout batches, 0 the base",
+    (
+        _STEP,
+        _c("update", "int32", "optimiser updates made until then, skipped ones not counted"),
+        _c("prompt_id", "str", "which prompt"),
+        _c("split", "str", "validation (for matching) or test (for reporting)"),
+        _c("temperature", "float64", "temperature of the evaluated law"),
+        _c("top_p", "float64", "nucleus of the evaluated law, 1 for none"),
+        _c("p", "float64", "exact success probability", null=True),
+        _c("n", "int32", "samples drawn at this temperature", null=True),
+        _c("c", "int32", "correct among them", null=True),
+        _c("effective_solutions", "float64", "exp of the entropy of π given correct", null=True),
+        _c("greedy_correct", "bool", "whether greedy decoding is correct"),
+        _c("entropy_fixed", "float64", "mean H over the fixed prefixes of the prompt", "nats"),
+        _c("entropy_own", "float64", "mean H over the n own samples", "nats", null=True),
+        _c("tail_mass", "float64", "mean mass beyond rank 16 on the fixed prefixes"),
+    ),
+)
+
+TIMINGS = Table(
+    "timings",
+    ("step", "phase"),
+    "wall-clock of one phase of one step; never part of a run's identity",
+    (
+        _STEP,
+        _c("phase", "str", "rollout, update, contexts, evaluate or commit"),
+        _c("seconds", "float64", "duration", "s"),
+        _c("tokens", "int64", "tokens processed", "tokens", null=True),
+        _c("peak_rss_bytes", "int64", "peak resident memory of the process so far", "bytes"),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (PROMPTS, ROLLOUTS, TOKENS, CONTEXTS, FLOWS, UPDATES, STEPS, EVALS, TIMINGS)
+}
+
+
+@cache
+def arrow_schema(table: str) -> Any:
+    """The table's `pyarrow.Schema`, column documentation and schema version in its metadata."""
+    import pyarrow as pa
+
+    kinds = {
+        "int8": pa.int8(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "str": pa.string(),
+        "ints": pa.list_(pa.int32()),
+        "floats": pa.list_(pa.float32()),
+    }
+    fields = [
+        pa.field(column.name, kinds[column.kind], nullable=column.null, metadata={"doc": column.doc, "unit": column.unit})
+        for column in TABLES[table].columns
+    ]
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION), "table": table})

@@ -1,0 +1,150 @@
+"""The fields of a recipe: each factor of a run with its type, default, range and meaning.
+
+A recipe is TOML with the tables `[policy] [task] [objective] [optimizer] [rollout] [update] [eval] [record]` and a few
+fields above them; `[grid]` turns it into several runs. The dataclasses below are the whole list of fields: the reader
+(`recipe.py`), `--help` and `docs/recipes.md` are driven by them. "Unset" is None; in TOML leave the field out, or
+write "unset" to undo a value that a recipe sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "EvalFields",
+    "ObjectiveFields",
+    "OptimizerFields",
+    "PolicyFields",
+    "RecordFields",
+    "RolloutFields",
+    "RunConfig",
+    "TaskFields",
+    "UpdateFields",
+]
+
+
+def _f(default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None,
+       choices: tuple[Any, ...] | None = None, key: str | None = None) -> Any:
+    """A field with its meaning; `low` and `high` are inclusive bounds, `above` an exclusive lower one."""
+    meta = {"doc": doc, "low": low, "high": high, "above": above, "choices": choices, "key": key}
+    return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class PolicyFields:
+    base: str = _f("path", "a built-in base (path, tiny) or a folder with a Hugging Face causal LM and its tokenizer")
+    seed: int = _f(0, "seed of the built-in base's weights and pretraining, apart from the run's seed", low=0)
+    dtype: str = _f("float32", "dtype of parameters and updates", choices=("float32", "float64"))
+
+
+@dataclass(frozen=True)
+class TaskFields:
+    name: str = _f("path", "the task: its prompts and verifier", choices=("path",))
+    train_prompts: int = _f(1024, "how many training prompts the run may draw from", low=1)
+    false_positive: float = _f(0.0, "verifier noise: probability that a wrong response is rewarded", low=0, high=1)
+    false_negative: float = _f(0.0, "verifier noise: probability that a correct response is not", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ObjectiveFields:
+    name: str = _f("reinforce", "which samples carry a weight, and its sign",
+                   choices=("psr", "nsr", "w-reinforce", "reinforce", "grpo"))
+    form: str = _f("ratio", "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π",
+                   choices=("ratio", "probability", "log"))
+    lambda_: float | None = _f(None, "weight of correct samples in w-reinforce (the paper uses 0.1)", low=0, key="lambda")
+    clip_low: float | None = _f(None, "clip where A < 0 and π/π_old < 1 − clip_low; unset: no clipping below",
+                                low=0, high=1)
+    clip_high: float | None = _f(None, "clip where A > 0 and π/π_old > 1 + clip_high; unset: no clipping above", low=0)
+    dual_clip: float | None = _f(None, "clip where A < 0 and π/π_old > dual_clip; unset: none", above=1)
+    advantage: str | None = _f(None, "normalisation of rewards within the group or batch; unset: group_mean_std for "
+                                     "grpo, none for the others",
+                               choices=("none", "group_mean", "group_mean_std", "batch_mean_std"))
+    kl_coef: float = _f(0.0, "coefficient β of KL to the reference (the base)", low=0)
+    kl_estimator: str = _f("k3", "sampled estimators k1, k2, k3, or the full sum over the vocabulary (loss only)",
+                           choices=("k1", "k2", "k3", "full"))
+    kl_placement: str = _f("loss", "loss: β·KL per token in the loss; reward: −β·ΣKL over the response in the advantage",
+                           choices=("loss", "reward"))
+    entropy_coef: float = _f(0.0, "coefficient of the entropy bonus", low=0)
+
+
+@dataclass(frozen=True)
+class OptimizerFields:
+    name: str = _f("adamw", "optimiser", choices=("adamw", "sgd"))
+    lr: float = _f(1.5e-4, "learning rate", above=0)
+    momentum: float = _f(0.0, "momentum of sgd", low=0, high=1)
+    betas: tuple[float, float] = _f((0.9, 0.999), "averaging coefficients of adamw", low=0, high=1)
+    eps: float = _f(1e-8, "ε of adamw", low=0)
+    weight_decay: float = _f(0.0, "decoupled for adamw, L2 for sgd", low=0)
+    schedule: str = _f("constant", "learning rate over the run, in steps", choices=("constant", "linear", "cosine"))
+    warmup_steps: int = _f(0, "steps of linear warm-up", low=0)
+    max_grad_norm: float | None = _f(None, "global gradient norm is clipped to this; unset: not clipped", above=0)
+
+
+@dataclass(frozen=True)
+class RolloutFields:
+    prompts: int = _f(128, "prompts per step", low=1)
+    group_size: int = _f(8, "responses per prompt", low=1)
+    temperature: float = _f(1.0, "sampling temperature; training differentiates the law at the same one", above=0)
+    top_p: float = _f(1.0, "nucleus sampling; below 1 the sampled law is not the one that is differentiated", above=0, high=1)
+    max_new_tokens: int | None = _f(None, "longest response; unset: the task's own", low=1)
+
+
+@dataclass(frozen=True)
+class UpdateFields:
+    epochs: int = _f(1, "passes over the rollout batch", low=1)
+    minibatches: int | None = _f(None, "optimiser updates per pass; unset with minibatch_size unset: 1", low=1)
+    minibatch_size: int | None = _f(None, "rows per update instead: with dropped rows the number of updates then "
+                                          "follows how many are left (as in the released code)", low=1)
+    rows: str = _f("keep", "rows without a weight (of the other sign): keep them in the batch or drop them",
+                   choices=("keep", "drop"))
+    drop: str = _f("before", "drop rows before the batch is cut into minibatches, or from each after",
+                   choices=("before", "after"))
+    empty: str = _f("skip", "a minibatch without rows: skip it, the optimiser untouched, or step with a zero gradient",
+                    choices=("skip", "step"))
+    normalizer: str = _f("batch_tokens", "what the summed loss is divided by: tokens of the minibatch's rows, tokens of "
+                                         "rows with a weight, per-row length and number of rows, or a constant",
+                         choices=("batch_tokens", "selected_tokens", "per_sequence", "constant"))
+    constant: float | None = _f(None, "the constant of normalizer = constant", above=0)
+    estimator: str = _f("sampled", "sampled: from the rollouts; exact: the expected gradient by enumeration",
+                        choices=("sampled", "exact"))
+
+
+@dataclass(frozen=True)
+class EvalFields:
+    every: int = _f(8, "steps between evaluations; the base and the end are always evaluated", low=1)
+    prompts: int = _f(64, "prompts of each held-out split at an evaluation during training", low=1)
+    final_prompts: int = _f(128, "prompts of each held-out split at the start and at the end", low=1)
+    temperatures: tuple[float, ...] = _f((1.0, 0.6), "temperatures, all from one forward pass", above=0)
+    samples: int = _f(4, "own responses per prompt at the first temperature (entropy on own rollouts, estimated Pass@k)", low=0)
+
+
+@dataclass(frozen=True)
+class RecordFields:
+    tokens: float = _f(0.125, "share of prompt groups whose tokens are recorded; 0 for none", low=0, high=1)
+    columns: str = _f("full", "full: every column; core: without ranks, buckets and top tokens", choices=("full", "core"))
+    top_k: int = _f(8, "most probable tokens recorded", low=0)
+    contexts: int = _f(64, "contexts followed through an update, half from its minibatch and half the panel; 0 for none", low=0)
+    contexts_every: int = _f(1, "updates between records of contexts", low=1)
+    jvp_every: int = _f(4, "of the recorded updates, every so many also get the JVP of the actual step; 0 for none", low=0)
+    rollouts: float = _f(1.0, "share of prompt groups whose rollouts are recorded", low=0, high=1)
+    chunk: int = _f(10, "steps between commits: what an interruption can cost", low=1)
+    checkpoint: bool = _f(True, "save the final policy as a Hugging Face folder")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: one method and one seed, every factor resolved."""
+
+    steps: int = _f(40, "rollout batches", low=0)
+    seed: int = _f(0, "seed of rollouts, shuffling, noise, evaluation and recording", low=0)
+    threads: int = _f(1, "intra-op threads of the run's own process", low=1)
+    device: str = _f("auto", "auto (CUDA when there is one), cpu, cuda or cuda:N")
+    policy: PolicyFields = field(default_factory=PolicyFields)
+    task: TaskFields = field(default_factory=TaskFields)
+    objective: ObjectiveFields = field(default_factory=ObjectiveFields)
+    optimizer: OptimizerFields = field(default_factory=OptimizerFields)
+    rollout: RolloutFields = field(default_factory=RolloutFields)
+    update: UpdateFields = field(default_factory=UpdateFields)
+    eval: EvalFields = field(default_factory=EvalFields)
+    record: RecordFields = field(default_factory=RecordFields)
