@@ -1,1 +1,39 @@
-"""(room)"""
+"""Records of a run: one schema, a store that survives interruption, readers, and contexts followed through updates.
+
+`docs/records.md` describes the tables. Names are imported on first use, so that command lines can look at run folders
+without loading torch or pyarrow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# name -> module that defines it
+_HOME = {
+    "ContextProbe": "contexts",
+    "ContextRows": "contexts",
+    "Experiment": "reader",
+    "Run": "reader",
+    "RunWriter": "store",
+    "digest": "reader",
+    "jvp_step": "jvp",
+    "load_trace": "reader",
+    "prediction_summary": "derived",
+    "read_experiment": "folders",
+    "read_run_json": "folders",
+    "update_experiment": "folders",
+    "write_experiment": "folders",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -19,6 +19,8 @@ from typing import Any, Literal
 __all__ = [
     "BUCKETS",
     "BUCKET_LABELS",
+    "RUN_FIELDS",
+    "RUN_STATUS",
     "SCHEMA_VERSION",
     "TABLES",
     "Column",
@@ -32,6 +34,32 @@ SCHEMA_VERSION = 1
 # the last, counted from one.
 BUCKETS: tuple[int, ...] = (1, 4, 16, 128, 1024)
 BUCKET_LABELS: tuple[str, ...] = ("1", "2–4", "5–16", "17–128", "129–1024", "1025+")
+
+RUN_STATUS = ("running", "complete", "interrupted", "diverged")
+
+# run.json: field -> (meaning, whether a writer must give it)
+RUN_FIELDS: dict[str, tuple[str, bool]] = {
+    "schema_version": ("version of this schema", False),
+    "run_id": ("name of the run and of its folder", True),
+    "label": ("name of its method in tables and figures", True),
+    "engine": ("what trained: small, trl, verl or offline", True),
+    "status": ("running, complete, interrupted or diverged", False),
+    "recipe": ("the resolved recipe, every field; null where there was none", True),
+    "hash": ("hash of the resolved recipe; null where there was none", True),
+    "seed": ("the run's seed; null where there was none", True),
+    "temperature": ("T of softmax(logits / T) in every statistic", True),
+    "bucket_edges": ("last rank, from one, of each rank bucket but the last", False),
+    "base_sha256": ("hash of the weights that the run started from", False),
+    "versions": ("versions of this library and of what it stands on", False),
+    "git_commit": ("commit of the source tree, where there is one", False),
+    "machine": ("processor and operating system", False),
+    "threads": ("intra-op threads", False),
+    "device": ("device of parameters and updates", False),
+    "dtype": ("dtype of parameters and updates", False),
+    "record": ("what was recorded, and how often", False),
+    "created": ("when the run was started", False),
+    "updated": ("when run.json was last written", False),
+}
 
 Kind = Literal["int8", "int32", "int64", "float32", "float64", "bool", "str", "ints", "floats"]
 
@@ -136,7 +164,8 @@ TOKENS = Table(
         _c("ratio", "float32", "π_y / π_old,y", null=True),
         _c("clip", "int8", "where the clip bound: −1 below, 0 not, +1 above", null=True),
         _c("weight", "float32", _WEIGHT_DOC, null=True),
-        _c("entropy_weight", "float32", "coefficient of the entropy vector in the update's descent direction", null=True),
+        _c("entropy_weight", "float32", "coefficient of the entropy vector in the update's descent direction",
+           null=True),
         _c("kl_weight", "float32", "the same for KL to the reference: scalar weight of a sampled estimator, "
                                    "coefficient of the KL vector for the full one", null=True),
         _c("residual", "float32", "‖G + w·(e_y − π)‖ / ‖G‖ where the true ∂L/∂z = G was seen", null=True),
@@ -314,7 +343,7 @@ def arrow_schema(table: str) -> Any:
         "floats": pa.list_(pa.float32()),
     }
     fields = [
-        pa.field(column.name, kinds[column.kind], nullable=column.null, metadata={"doc": column.doc, "unit": column.unit})
-        for column in TABLES[table].columns
+        pa.field(c.name, kinds[c.kind], nullable=c.null, metadata={"doc": c.doc, "unit": c.unit})
+        for c in TABLES[table].columns
     ]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION), "table": table})

@@ -1,0 +1,222 @@
+"""Run and experiment folders as files: durable writes, run.json, experiment.json and the list of commits.
+
+    <out>/experiment.json
+    <out>/<run_id>/run.json
+                   commits/<step>.json                    what is committed: file names, row counts, hashes
+                   <table>/<first>-<last>.r<rank>.parquet  rows of the steps first ≤ step < last
+                   state/<step>.pt                         what is needed to go on from there
+                   timings/                                a table as well, but never part of a run's identity
+                   checkpoints/
+
+A file becomes visible under its final name only when it is complete and on disk, and counts only when a commit names
+it: readers and resumption ignore everything else. Nothing here needs torch or pyarrow.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .schema import SCHEMA_VERSION
+
+__all__ = [
+    "Commit",
+    "PartFile",
+    "make_folder",
+    "read_commits",
+    "read_experiment",
+    "read_json",
+    "read_run_json",
+    "update_experiment",
+    "write_durably",
+    "write_experiment",
+    "write_json",
+]
+
+RUN_FILE = "run.json"
+EXPERIMENT_FILE = "experiment.json"
+TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One committed file: path relative to the run folder, its table ("" for the state), rows, bytes and sha256."""
+
+    path: str
+    table: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Everything recorded between the commit `previous` (None for the first) and `step`."""
+
+    step: int
+    previous: int | None
+    parts: tuple[PartFile, ...]
+    state: PartFile | None
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents; UsageError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    except OSError as error:
+        raise UsageError(
+            f"out: expected a folder that can be written, got {folder} ({error.strerror}); choose another with --out"
+        ) from error
+
+
+def write_durably(path: Path, data: bytes | memoryview) -> tuple[int, str]:
+    """Write a file so that `path` is either absent, as before or complete, also after a power cut: (bytes, sha256)."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> tuple[int, str]:
+    """`write_durably` for JSON; NaN is refused, since JSON has none."""
+    return write_durably(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object, or a UsageError that says `what` is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"expected {what}, but there is no {path}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"expected {what}, but {path} is damaged ({error}); remove the folder") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"expected {what}, but {path} holds {type(value).__name__} instead of an object")
+    return value
+
+
+def _check_version(info: Mapping[str, Any], path: Path) -> None:
+    version = info.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"schema_version: expected {SCHEMA_VERSION}, got {version!r} in {path}; read it with the version of the "
+            "library that wrote it"
+        )
+
+
+def read_run_json(folder: str | Path) -> dict[str, Any]:
+    """run.json of one run; UsageError for a folder that is none, or is damaged."""
+    path = Path(folder) / RUN_FILE
+    info = read_json(path, "a run folder")
+    _check_version(info, path)
+    return info
+
+
+def write_experiment(
+    folder: str | Path,
+    *,
+    name: str,
+    recipe: Mapping[str, Any],
+    hash: str,
+    runs: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str],
+    status: str = "running",
+) -> dict[str, Any]:
+    """Make an experiment folder with its experiment.json; `runs` are dicts with run_id, label and seed, in order."""
+    folder = Path(folder)
+    for run in runs:
+        if missing := {"run_id", "label", "seed"} - run.keys():
+            raise UsageError(f"runs: expected run_id, label and seed in each, missing {', '.join(sorted(missing))}")
+    info = {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "recipe": dict(recipe),
+        "hash": hash,
+        "status": status,
+        "runs": [dict(run) for run in runs],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": dict(versions),
+    }
+    make_folder(folder)
+    write_json(folder / EXPERIMENT_FILE, info)
+    return info
+
+
+def read_experiment(folder: str | Path) -> dict[str, Any]:
+    """experiment.json; UsageError for a folder that is no experiment, or is damaged."""
+    path = Path(folder) / EXPERIMENT_FILE
+    info = read_json(path, "an experiment folder")
+    _check_version(info, path)
+    return info
+
+
+def update_experiment(folder: str | Path, **fields: Any) -> dict[str, Any]:
+    """Set fields of experiment.json (its status, say) in one atomic rewrite; the new content."""
+    info = read_experiment(folder) | fields
+    write_json(Path(folder) / EXPERIMENT_FILE, info)
+    return info
+
+
+def read_commits(folder: Path) -> list[Commit]:
+    """All commits of a run, by step; UsageError where one is damaged or one in between is missing."""
+    commits = sorted((_read_commit(path) for path in (folder / "commits").glob("*.json")), key=lambda c: c.step)
+    previous: int | None = None
+    for commit in commits:
+        if commit.previous != previous:
+            raise UsageError(
+                f"{folder}: commit {commit.step} follows commit {commit.previous}, which is missing from commits/; "
+                "restore it or remove the run folder"
+            )
+        previous = commit.step
+    return commits
+
+
+def _read_commit(path: Path) -> Commit:
+    value = read_json(path, "a commit")
+    try:
+        parts = tuple(PartFile(**part) for part in value["parts"])
+        state = PartFile(**value["state"]) if value["state"] is not None else None
+        return Commit(value["step"], value["previous"], parts, state)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"expected a commit, but {path} is damaged ({error}); remove the folder") from error
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The plain files directly in `folder`, none where it does not exist."""
+    if folder.is_dir():
+        yield from (path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def check_part(folder: Path, part: PartFile, *, verify: bool) -> None:
+    """UsageError where a committed file is missing or of another size; with `verify` also where its hash differs."""
+    path = folder / part.path
+    try:
+        size = path.stat().st_size
+        same = size == part.size and (not verify or hashlib.sha256(path.read_bytes()).hexdigest() == part.sha256)
+    except FileNotFoundError:
+        raise UsageError(f"{path} was committed but is missing; restore it or remove the run folder") from None
+    if not same:
+        what = f"{size} bytes instead of {part.size}" if size != part.size else "other content than was committed"
+        raise UsageError(f"{path} is damaged ({what}); restore it or remove the run folder")
