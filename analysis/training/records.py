@@ -1,0 +1,202 @@
+"""Rows of the record tables from what the loop holds: rollouts, tokens, updates and steps.
+
+Columns and their meaning are those of `analysis.recording.schema`. All tensors are read after the update has been
+made from detached copies of what the update itself computed, so that recording costs no forward pass and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws import TokenStatistics, bucket_membership, sum_by_bucket, token_statistics
+from ..recording.schema import BUCKETS
+from .fields import RecordFields
+from .rollouts import RolloutBatch
+from .update import SignPass, UpdateResult
+
+__all__ = ["UpdateIndex", "choose_groups", "rollout_rows", "step_row", "token_rows", "update_row"]
+
+Columns = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UpdateIndex:
+    """Where an update stands in the run."""
+
+    update: int
+    step: int
+    epoch: int
+    minibatch: int
+
+    def __str__(self) -> str:
+        return f"update {self.update} (step {self.step}, epoch {self.epoch}, minibatch {self.minibatch})"
+
+
+def choose_groups(n_groups: int, share: float, generator: torch.Generator) -> Tensor:
+    """Bool (n_groups,): the whole prompt groups to record, a fixed number of them drawn without replacement.
+
+    At least one where `share` is positive. The permutation is drawn whatever the share is.
+    """
+    order = torch.randperm(n_groups, generator=generator)
+    chosen = torch.zeros(n_groups, dtype=torch.bool)
+    chosen[order[: max(1, round(share * n_groups)) if share > 0 else 0]] = True
+    return chosen
+
+
+def rollout_rows(batch: RolloutBatch, groups: Tensor, decode: Callable[[list[int]], str]) -> Columns:
+    """Rows of the table `rollouts` for the chosen prompt groups."""
+    rows = [i for i in range(len(batch)) if groups[i // batch.group_size]]
+    index = torch.tensor(rows, dtype=torch.long)
+    return {
+        "step": [batch.step] * len(rows),
+        "rollout": rows,
+        "rank": [0] * len(rows),
+        "prompt_id": [batch.prompt(i).prompt_id for i in rows],
+        "group": [i // batch.group_size for i in rows],
+        "response_ids": [batch.responses[i] for i in rows],
+        "response_text": [decode(batch.responses[i]) for i in rows],
+        "length": batch.lengths[index].numpy(),
+        "finished": batch.finished[index].numpy(),
+        "reward": batch.rewards[index].numpy(),
+        "correct": batch.correct[index].numpy(),
+        "noise_flipped": batch.flipped[index].numpy(),
+        "verdict": [batch.verdicts[i].reason for i in rows],
+        "advantage": batch.advantages[index].numpy(),
+        "dropped": [not kept for kept in batch.selected[index].tolist()],
+    }
+
+
+def step_row(batch: RolloutBatch, n_updates: int) -> Columns:
+    """The row of the table `steps`."""
+    rewarded = batch.rewards > 0
+    groups = batch.correct.view(-1, batch.group_size)
+    mask = batch.mask()
+
+    def mean_length(rows: Tensor) -> float | None:
+        return batch.lengths[rows].double().mean().item() if rows.any() else None
+
+    return {
+        "step": [batch.step],
+        "n_rollouts": [len(batch)],
+        "n_updates": [n_updates],
+        "reward_mean": [batch.rewards.double().mean().item()],
+        "correct_ratio": [batch.correct.double().mean().item()],
+        "fully_solved_ratio": [groups.all(1).double().mean().item()],
+        "none_solved_ratio": [(~groups.any(1)).double().mean().item()],
+        "length_pos": [mean_length(rewarded)],
+        "length_neg": [mean_length(~rewarded)],
+        "entropy_own": [batch.entropy[mask].double().mean().item()],
+    }
+
+
+def update_row(
+    index: UpdateIndex, result: UpdateResult, statistics: dict[int, TokenStatistics], lr: float, step_norm: float
+) -> Columns:
+    """The row of the table `updates`; `statistics` by sign over real tokens, empty where they are not recorded."""
+    by_sign: dict[int, SignPass] = {one.sign: one for one in result.passes}
+    row: Columns = {
+        "update": index.update,
+        "step": index.step,
+        "epoch": index.epoch,
+        "minibatch": index.minibatch,
+        "skipped": result.skipped,
+        "loss": sum(one.loss for one in result.passes) if result.passes else None,
+        "normalizer": result.normalizer,
+        "lr": lr,
+        "grad_cos": result.grad_cos,
+        "clip_coef": result.clip_coef,
+        "param_step_norm": step_norm,
+    }
+    for name in ("pos", "neg", "reg", "total"):
+        row[f"grad_norm_{name}"] = result.grad_norm.get(name)
+    for sign, name in ((1, "pos"), (-1, "neg")):
+        one = by_sign.get(sign)
+        row[f"rows_{name}"] = 0 if one is None else len(one.rows)
+        row[f"tokens_{name}"] = 0 if one is None else int(one.mask.sum())
+        row |= dict.fromkeys((f"{c}_{name}" for c in ("ratio_mean", "clip_low", "clip_high", "weight_sum", "entropy")))
+        if one is None:
+            continue
+        row[f"weight_sum_{name}"] = one.weights[one.mask].double().sum().item()
+        if one.ratio is not None:
+            row[f"ratio_mean_{name}"] = one.ratio[one.mask].double().mean().item()
+            row[f"clip_low_{name}"] = (one.clip[one.mask] < 0).double().mean().item()
+            row[f"clip_high_{name}"] = (one.clip[one.mask] > 0).double().mean().item()
+        if sign in statistics:
+            row[f"entropy_{name}"] = statistics[sign].entropy.double().mean().item()
+    tokens = row["tokens_pos"] + row["tokens_neg"]
+    with_kl = any(one.kl_weights is not None for one in result.passes)
+    row["kl"] = sum(one.kl_sum for one in result.passes) / tokens if with_kl else None
+    return {name: [value] for name, value in row.items()}
+
+
+def pass_statistics(one: SignPass) -> TokenStatistics:
+    """Statistics of the real tokens of a pass, flattened in row-major order."""
+    return token_statistics(one.logits[one.mask], one.batch.tokens[one.mask])
+
+
+def token_rows(
+    index: UpdateIndex, one: SignPass, batch: RolloutBatch, groups: Tensor, fields: RecordFields,
+    statistics: TokenStatistics, *, kl_on: bool,
+) -> Columns:
+    """Rows of the table `tokens` for the pass's tokens that belong to recorded prompt groups."""
+    keep_rows = groups[one.rows // batch.group_size]
+    if not keep_rows.any():
+        return {}
+    real = one.mask.cpu()
+    kept = real & keep_rows[:, None]
+    flat = kept[real]  # positions among the pass's real tokens
+    local_row, position = kept.nonzero(as_tuple=True)
+    n = len(position)
+
+    def pick(values: Tensor | None) -> Any:
+        return None if values is None else values.cpu()[kept].numpy()
+
+    def stat(values: Tensor) -> Any:
+        return values.cpu()[flat].numpy()
+
+    columns: Columns = {
+        "update": [index.update] * n,
+        "step": [index.step] * n,
+        "rollout": one.rows[local_row].numpy(),
+        "position": position.numpy(),
+        "epoch": [index.epoch] * n,
+        "minibatch": [index.minibatch] * n,
+        "token": pick(one.batch.tokens),
+        "sampling_log_prob": batch.sampling_log_probs[one.rows[local_row], position].numpy(),
+        "old_log_prob": pick(one.old_log_probs),
+        "ref_log_prob": pick(one.ref_log_probs),
+        "log_prob": stat(statistics.log_prob),
+        "one_minus_prob": stat(statistics.one_minus_prob),
+        "entropy": stat(statistics.entropy),
+        "collision": stat(statistics.collision),
+        "collision_log_prob": stat(statistics.collision_log_prob),
+        "direction_norm": stat(statistics.direction_norm),
+        "argmax_token": stat(statistics.argmax_token),
+        "argmax_prob": stat(statistics.argmax_prob),
+        "advantage": one.advantages.cpu()[local_row].numpy(),
+        "ratio": pick(one.ratio),
+        "clip": pick(one.clip) if one.ratio is not None else None,
+        "weight": pick(one.weights),
+        "entropy_weight": pick(one.entropy_weights),
+        "kl_weight": pick(one.kl_weights) if kl_on else None,
+    }
+    if fields.columns == "full":
+        logits = one.logits[kept.to(one.logits.device)]
+        full = token_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
+        membership = bucket_membership(logits, BUCKETS)
+        probs = logits.softmax(-1)
+        assert full.token_rank is not None
+        columns["token_rank"] = full.token_rank.cpu().numpy()
+        columns["bucket_mass"] = sum_by_bucket(probs, membership, len(BUCKETS) + 1).cpu().numpy()
+        columns["bucket_mass_sq"] = sum_by_bucket(probs.square(), membership, len(BUCKETS) + 1).cpu().numpy()
+        if fields.top_k:
+            assert full.top_ids is not None
+            assert full.top_probs is not None
+            columns["top_ids"], columns["top_probs"] = full.top_ids.cpu().numpy(), full.top_probs.cpu().numpy()
+    return {name: values for name, values in columns.items() if values is not None}

@@ -1,0 +1,41 @@
+"""Entropy bonus and KL to the reference, as differentiable functions per token.
+
+Both act on softmax(z/T) at the training temperature. The sampled KL estimators are those of Schulman's note
+"Approximating KL divergence" (2020): with r = log π_y − log ref_y, k1 = r, k2 = r²/2, k3 = e^{−r} − 1 + r.
+Differentiated as a loss they push with the weights −1, −r and ref_y/π_y − 1 on log π_y: k1 has zero expected
+gradient, k2 that of KL(π‖ref), k3 that of KL(ref‖π).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["kl_penalty", "policy_entropy"]
+
+
+def policy_entropy(scaled_logits: Tensor) -> Tensor:
+    """H = −Σ π log π over the last axis, in nats, differentiable; masked (−inf) logits contribute nothing."""
+    log_probs = scaled_logits.log_softmax(-1)
+    return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)).sum(-1)
+
+
+def kl_penalty(
+    estimator: str, log_probs: Tensor, ref_log_probs: Tensor, scaled_logits: Tensor, ref_scaled_logits: Tensor | None
+) -> Tensor:
+    """KL(π‖ref) per token, in nats: sampled (k1, k2, k3 from log π_y and log ref_y) or full (Σ_v over the vocabulary).
+
+    >>> lp, ref = torch.tensor([0.5]).log(), torch.tensor([0.25]).log()
+    >>> [round(kl_penalty(k, lp, ref, lp, None).item(), 4) for k in ("k1", "k2", "k3")]
+    [0.6931, 0.2402, 0.1931]
+    """
+    if estimator == "full":
+        assert ref_scaled_logits is not None
+        log_pi, log_ref = scaled_logits.log_softmax(-1), ref_scaled_logits.log_softmax(-1)
+        return (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+    log_ratio = log_probs - ref_log_probs
+    if estimator == "k1":
+        return log_ratio
+    if estimator == "k2":
+        return log_ratio.square() / 2
+    return torch.expm1(-log_ratio) + log_ratio

@@ -1,0 +1,131 @@
+"""From prompts to rewarded responses: one rollout batch of a training step.
+
+Prompts are drawn without replacement from a fresh permutation of the training prompts; each gets a group of sampled
+responses, which the task's verifier judges exactly. Verifier noise flips rewards after the verdict, with one uniform per
+rollout whether it is used or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from toy_models import Policy, Prompt, Task, Verdict, sample
+from torch import Tensor
+
+from ..errors import UsageError
+from ..objectives import Objective
+from .fields import RunConfig
+from .randomness import Streams
+
+__all__ = ["PromptCursor", "RolloutBatch", "collect_rollouts"]
+
+
+class PromptCursor:
+    """Walks through permutations of the training prompts, a step's worth at a time; its state can be saved."""
+
+    def __init__(self, n_prompts: int, per_step: int, generator: torch.Generator) -> None:
+        if per_step > n_prompts:
+            raise UsageError(
+                f"rollout.prompts: expected at most task.train_prompts = {n_prompts}, got {per_step}; "
+                "draw fewer prompts per step or train on more"
+            )
+        self._per_step, self._generator, self._n = per_step, generator, n_prompts
+        self._order: list[int] = []
+
+    def next(self) -> list[int]:
+        if len(self._order) < self._per_step:
+            self._order = torch.randperm(self._n, generator=self._generator).tolist()
+        taken, self._order = self._order[: self._per_step], self._order[self._per_step :]
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": list(self._order)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order = list(state["order"])
+
+
+@dataclass
+class RolloutBatch:
+    """The responses of one step; rollout i belongs to prompt i // group_size. Tensors live on the CPU.
+
+    `sampling_log_probs` and `entropy` are those of softmax(z/T) as the sampler saw it; they serve the records only.
+    `old_log_probs` and `ref_log_probs` (N, R) are filled in by the update where they are needed.
+    """
+
+    step: int
+    prompts: list[Prompt]
+    group_size: int
+    responses: list[list[int]]
+    lengths: Tensor
+    finished: Tensor
+    sampling_log_probs: Tensor
+    entropy: Tensor
+    verdicts: list[Verdict]
+    correct: Tensor
+    rewards: Tensor
+    flipped: Tensor
+    advantages: Tensor
+    selected: Tensor
+    old_log_probs: Tensor | None = None
+    ref_log_probs: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def prompt(self, rollout: int) -> Prompt:
+        return self.prompts[rollout // self.group_size]
+
+    def mask(self) -> Tensor:
+        """Bool (N, R): which positions hold response tokens."""
+        return torch.arange(self.sampling_log_probs.shape[1]) < self.lengths[:, None]
+
+
+def collect_rollouts(
+    policy: Policy, task: Task, prompts: list[Prompt], objective: Objective, config: RunConfig, streams: Streams, step: int
+) -> RolloutBatch:
+    """Sample, verify, reward and weigh one batch of rollouts.
+
+    Advantages are those of the objective from the (possibly noisy) rewards; rows with advantage 0 are not `selected`,
+    whatever a KL penalty adds to them later.
+    """
+    fields = config.rollout
+    n = len(prompts) * fields.group_size
+    limit = fields.max_new_tokens or task.max_new_tokens
+    samples = sample(
+        policy.model,
+        [p.ids for p in prompts],
+        group_size=fields.group_size,
+        max_new_tokens=limit,
+        eos_id=policy.tokenizer.eos_token_id,
+        pad_id=policy.tokenizer.pad_token_id,
+        temperature=fields.temperature,
+        top_p=fields.top_p,
+        uniforms=streams.uniforms("rollouts", n, limit),
+    )
+    lengths = samples.lengths.cpu()
+    responses = [ids[:length] for ids, length in zip(samples.response_ids.tolist(), lengths.tolist(), strict=True)]
+    verdicts = [task.verify(prompts[i // fields.group_size].ids, response) for i, response in enumerate(responses)]
+    correct = torch.tensor([v.correct for v in verdicts])
+    flip_probability = torch.where(correct, config.task.false_negative, config.task.false_positive)
+    flipped = streams.uniforms("noise", n) < flip_probability
+    rewards = (correct ^ flipped).float()
+    advantages = objective.advantages(rewards, fields.group_size)
+    return RolloutBatch(
+        step=step,
+        prompts=prompts,
+        group_size=fields.group_size,
+        responses=responses,
+        lengths=lengths,
+        finished=samples.finished.cpu(),
+        sampling_log_probs=samples.log_probs.cpu().float(),
+        entropy=samples.entropy.cpu().float(),
+        verdicts=verdicts,
+        correct=correct,
+        rewards=rewards,
+        flipped=flipped,
+        advantages=advantages,
+        selected=advantages != 0,
+    )
