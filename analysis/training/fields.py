@@ -25,9 +25,9 @@ __all__ = [
 
 
 def _f(default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None,
-       choices: tuple[Any, ...] | None = None, key: str | None = None) -> Any:
-    """A field with its meaning; `low` and `high` are inclusive bounds, `above` an exclusive lower one."""
-    meta = {"doc": doc, "low": low, "high": high, "above": above, "choices": choices, "key": key}
+       below: float | None = None, choices: tuple[Any, ...] | None = None, key: str | None = None) -> Any:
+    """A field with its meaning; `low` and `high` are inclusive bounds, `above` and `below` exclusive ones."""
+    meta = {"doc": doc, "low": low, "high": high, "above": above, "below": below, "choices": choices, "key": key}
     return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
 
 
@@ -52,7 +52,7 @@ class ObjectiveFields:
                    choices=("psr", "nsr", "w-reinforce", "reinforce", "grpo"))
     form: str = _f("ratio", "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π",
                    choices=("ratio", "probability", "log"))
-    lambda_: float | None = _f(None, "weight of correct samples in w-reinforce (the paper uses 0.1)", low=0, key="lambda")
+    lambda_: float | None = _f(None, "weight of correct samples in w-reinforce (0.1 in the paper)", low=0, key="lambda")
     clip_low: float | None = _f(None, "clip where A < 0 and π/π_old < 1 − clip_low; unset: no clipping below",
                                 low=0, high=1)
     clip_high: float | None = _f(None, "clip where A > 0 and π/π_old > 1 + clip_high; unset: no clipping above", low=0)
@@ -63,7 +63,7 @@ class ObjectiveFields:
     kl_coef: float = _f(0.0, "coefficient β of KL to the reference (the base)", low=0)
     kl_estimator: str = _f("k3", "sampled estimators k1, k2, k3, or the full sum over the vocabulary (loss only)",
                            choices=("k1", "k2", "k3", "full"))
-    kl_placement: str = _f("loss", "loss: β·KL per token in the loss; reward: −β·ΣKL over the response in the advantage",
+    kl_placement: str = _f("loss", "loss: β·KL per token in the loss; reward: −β·ΣKL of the response in the advantage",
                            choices=("loss", "reward"))
     entropy_coef: float = _f(0.0, "coefficient of the entropy bonus", low=0)
 
@@ -72,8 +72,8 @@ class ObjectiveFields:
 class OptimizerFields:
     name: str = _f("adamw", "optimiser", choices=("adamw", "sgd"))
     lr: float = _f(1.5e-4, "learning rate", above=0)
-    momentum: float = _f(0.0, "momentum of sgd", low=0, high=1)
-    betas: tuple[float, float] = _f((0.9, 0.999), "averaging coefficients of adamw", low=0, high=1)
+    momentum: float = _f(0.0, "momentum of sgd", low=0, below=1)
+    betas: tuple[float, float] = _f((0.9, 0.999), "averaging coefficients of adamw", low=0, below=1)
     eps: float = _f(1e-8, "ε of adamw", low=0)
     weight_decay: float = _f(0.0, "decoupled for adamw, L2 for sgd", low=0)
     schedule: str = _f("constant", "learning rate over the run, in steps", choices=("constant", "linear", "cosine"))
@@ -86,7 +86,8 @@ class RolloutFields:
     prompts: int = _f(128, "prompts per step", low=1)
     group_size: int = _f(8, "responses per prompt", low=1)
     temperature: float = _f(1.0, "sampling temperature; training differentiates the law at the same one", above=0)
-    top_p: float = _f(1.0, "nucleus sampling; below 1 the sampled law is not the one that is differentiated", above=0, high=1)
+    top_p: float = _f(1.0, "nucleus sampling; below 1 the sampled law is not the one that is differentiated",
+                      above=0, high=1)
     max_new_tokens: int | None = _f(None, "longest response; unset: the task's own", low=1)
 
 
@@ -102,8 +103,8 @@ class UpdateFields:
                    choices=("before", "after"))
     empty: str = _f("skip", "a minibatch without rows: skip it, the optimiser untouched, or step with a zero gradient",
                     choices=("skip", "step"))
-    normalizer: str = _f("batch_tokens", "what the summed loss is divided by: tokens of the minibatch's rows, tokens of "
-                                         "rows with a weight, per-row length and number of rows, or a constant",
+    normalizer: str = _f("batch_tokens", "what the summed loss is divided by: tokens of the minibatch's rows, tokens "
+                                         "of rows with a weight, per-row length and number of rows, or a constant",
                          choices=("batch_tokens", "selected_tokens", "per_sequence", "constant"))
     constant: float | None = _f(None, "the constant of normalizer = constant", above=0)
     estimator: str = _f("sampled", "sampled: from the rollouts; exact: the expected gradient by enumeration",
@@ -116,17 +117,20 @@ class EvalFields:
     prompts: int = _f(64, "prompts of each held-out split at an evaluation during training", low=1)
     final_prompts: int = _f(128, "prompts of each held-out split at the start and at the end", low=1)
     temperatures: tuple[float, ...] = _f((1.0, 0.6), "temperatures, all from one forward pass", above=0)
-    samples: int = _f(4, "own responses per prompt at the first temperature (entropy on own rollouts, estimated Pass@k)", low=0)
+    samples: int = _f(4, "own responses per prompt at the first temperature (own entropy, estimated Pass@k)",
+                      low=0)
 
 
 @dataclass(frozen=True)
 class RecordFields:
     tokens: float = _f(0.125, "share of prompt groups whose tokens are recorded; 0 for none", low=0, high=1)
-    columns: str = _f("full", "full: every column; core: without ranks, buckets and top tokens", choices=("full", "core"))
+    columns: str = _f("full", "full: every column; core: without ranks, buckets and top tokens",
+                      choices=("full", "core"))
     top_k: int = _f(8, "most probable tokens recorded", low=0)
-    contexts: int = _f(64, "contexts followed through an update, half from its minibatch and half the panel; 0 for none", low=0)
+    contexts: int = _f(64, "contexts followed through an update, half from its minibatch and half the panel; 0 for none",
+                       low=0)
     contexts_every: int = _f(1, "updates between records of contexts", low=1)
-    jvp_every: int = _f(4, "of the recorded updates, every so many also get the JVP of the actual step; 0 for none", low=0)
+    jvp_every: int = _f(4, "recorded updates between those that also get the JVP of the step; 0 for none", low=0)
     rollouts: float = _f(1.0, "share of prompt groups whose rollouts are recorded", low=0, high=1)
     chunk: int = _f(10, "steps between commits: what an interruption can cost", low=1)
     checkpoint: bool = _f(True, "save the final policy as a Hugging Face folder")
