@@ -1,1 +1,43 @@
-"""(room)"""
+"""Policies small enough to be exact and tasks whose correct responses can be enumerated.
+
+Knows nothing of how policies are analysed. Each name is imported from its module on first use, so that the names of
+tasks and bases can be read without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# name -> module that defines it
+_HOME = {
+    "Prompt": "task",
+    "Task": "task",
+    "TASKS": "task",
+    "Verdict": "task",
+    "get_task": "task",
+    "PathTask": "path",
+    "BASES": "bases",
+    "BaseRecipe": "bases",
+    "base_is_cached": "bases",
+    "ensure_base": "bases",
+    "TeacherBatch": "batching",
+    "response_logits": "batching",
+    "teacher_batch": "batching",
+    "Samples": "sampling",
+    "sample": "sampling",
+    "Policy": "policy",
+    "load_policy": "policy",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

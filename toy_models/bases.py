@@ -1,0 +1,181 @@
+"""The built-in base policies: their recipes, and the cache in which each is pretrained once.
+
+A cached base is an ordinary Hugging Face folder with one file more, `base.json` (recipe, versions, final loss, digest
+of the weights). Its name carries a hash of all that the weights depend on: recipe, seed, task, pretraining code, and
+the versions of torch, transformers and tokenizers. (They depend on the processor's vector instructions too, within
+rounding.) No import of this module loads torch; pretraining runs in a process of its own, with the recipe's number of
+threads, and leaves the caller's settings alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+
+from .path import PathTask
+from .task import get_task, unknown_name
+
+__all__ = ["BASES", "BaseRecipe", "base_is_cached", "ensure_base"]
+
+# (step, steps, loss in nats per response token)
+Progress = Callable[[int, int, float], None]
+
+_ROOM = Path(__file__).resolve().parent
+_LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """A Qwen3 and how it is pretrained: AdamW, warm-up and cosine to zero, on the responses of the task's corpus."""
+
+    task: str
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    intermediate: int
+    steps: int
+    batch: int
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    threads: int
+
+
+BASES: dict[str, BaseRecipe] = {
+    "path": BaseRecipe(
+        task="path", layers=2, hidden=64, heads=4, head_dim=16, intermediate=192,
+        steps=800, batch=256, lr=4e-3, warmup_steps=40, weight_decay=0.01, threads=1,
+    ),
+    "tiny": BaseRecipe(
+        task="path-small", layers=1, hidden=32, heads=2, head_dim=16, intermediate=96,
+        steps=200, batch=128, lr=8e-3, warmup_steps=20, weight_decay=0.01, threads=1,
+    ),
+}  # fmt: skip
+
+
+def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -> Path:
+    """Folder of a built-in base, pretrained now if it is not cached; other processes wait for the one that does it.
+
+    Raises ValueError for an unknown name or a negative seed, OSError where the cache cannot be written, and
+    RuntimeError with the child's last words where pretraining fails.
+    """
+    folder = _folder(name, seed)
+    if _is_whole(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"cannot write the cache of bases {folder.parent} ({error.strerror or error}); "
+            "set RLVR_DYNAMICS_CACHE to a writable folder"
+        ) from error
+    with lock:
+        lock.release()  # `with` has taken it a second time
+        if _is_whole(folder):
+            return folder
+        for stale in (folder, *folder.parent.glob(f".{folder.name}.tmp-*")):
+            shutil.rmtree(stale, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
+        try:
+            loss = _pretrain(name, seed, made, progress)
+            _write_card(made, name, seed, loss)
+            made.chmod(0o755)  # mkdtemp makes it private
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def base_is_cached(name: str, seed: int = 0) -> bool:
+    """Whether `ensure_base` would return at once. Loads no torch. Raises ValueError for an unknown name."""
+    return _is_whole(_folder(name, seed))
+
+
+def _folder(name: str, seed: int) -> Path:
+    if name not in BASES:
+        raise ValueError(unknown_name("base", name, BASES))
+    if seed < 0:
+        raise ValueError(f"seed: expected a number from 0 up, received {seed}")
+    digest = hashlib.sha256(json.dumps(_identity(name, seed), sort_keys=True).encode()).hexdigest()
+    home = os.environ.get("RLVR_DYNAMICS_CACHE")
+    if home:
+        cache = Path(home).expanduser()
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlvr-dynamics"
+    return cache.absolute() / "bases" / f"{name}-seed{seed}-{digest[:12]}"
+
+
+def _identity(name: str, seed: int) -> dict[str, object]:
+    task = get_task(BASES[name].task)
+    assert isinstance(task, PathTask)
+    # A change of the code that makes the weights must not meet weights of before.
+    code = b"".join((_ROOM / file).read_bytes() for file in ("corpus.py", "pretraining.py"))
+    return {
+        "base": name,
+        "seed": seed,
+        "recipe": asdict(BASES[name]),
+        "task": task.fingerprint,
+        "code": hashlib.sha256(code).hexdigest(),
+        "versions": {library: version(library) for library in _LIBRARIES},
+    }
+
+
+def _write_card(folder: Path, name: str, seed: int, loss: float) -> None:
+    digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+    card = {**_identity(name, seed), "final_loss_nats": loss, "sha256": digests}
+    (folder / "base.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        digests = json.loads((folder / "base.json").read_text())["sha256"]
+        return all(_digest(folder / file) == digest for file, digest in digests.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> float:
+    """Run `pretraining.py` in a process of its own, relay its progress, return its final loss."""
+    recipe = BASES[name]
+    env = dict(os.environ, OMP_NUM_THREADS=str(recipe.threads), MKL_NUM_THREADS=str(recipe.threads))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOM.parent), env.get("PYTHONPATH")]))
+    request = json.dumps({"recipe": asdict(recipe), "seed": seed, "out": str(out)})
+    loss = float("nan")
+    # A plain child, not a spawned worker: it does not import the caller's main module again, and may be started from
+    # a daemonic worker. `-P` keeps the caller's folder from shadowing ours.
+    command = [sys.executable, "-P", "-m", f"{__package__}.pretraining", request]
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+    ):
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                step, loss = json.loads(line)
+                if progress is not None:
+                    progress(step, recipe.steps, loss)
+        except BaseException:
+            child.kill()
+            raise
+        if child.wait() != 0:
+            errors.seek(0)
+            raise RuntimeError(f"pretraining of the base {name!r} failed:\n{errors.read()[-4000:]}")
+    return loss

@@ -1,0 +1,95 @@
+"""Tasks with a verifiable reward: what a prompt, a verdict and a task are, and where tasks are found by name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "get_task", "prompt_hash", "unknown_name"]
+
+SPLITS = ("train", "validation", "test")
+
+# name -> (module, class); the class is imported when it is asked for
+_REGISTRY = {"path": ("path", "PathTask"), "path-small": ("path", "SmallPathTask")}
+TASKS = tuple(_REGISTRY)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a split, as token ids and as text."""
+
+    prompt_id: str  # `prompt_hash(ids)`
+    ids: tuple[int, ...]
+    text: str
+    split: str
+    answer: str | None  # the reference answer, where a task has a single one
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a response is correct, and why not in words (`reason` is "correct" where it is)."""
+
+    correct: bool
+    reason: str
+
+
+class Task(Protocol):
+    """Prompts in disjoint splits, an exact verifier and, where feasible, every correct response."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length of the longest correct response, end token included."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """The prompts of "train", "validation" or "test" in a fixed order, so that `[:n]` is a stable subset."""
+
+    def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
+        """Judge a response without padding, its end token included where it has one."""
+
+    def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]] | None:
+        """Every correct response, end token included; None where they cannot be enumerated."""
+
+
+def prompt_hash(ids: Iterable[int]) -> str:
+    """Name of a prompt: the first 16 hex digits of the SHA-256 of its token ids.
+
+    >>> prompt_hash([1, 2, 3])
+    '8a6ae15122001229'
+    """
+    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Message for a name that is not known, with its nearest neighbours.
+
+    >>> unknown_name("task", "paht", ["path"])
+    "task: expected one of path, received 'paht'; did you mean path?"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{what}: expected one of {', '.join(names)}, received {name!r}{hint}"
+
+
+def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
+    """The task of that name, in its own tokens or in those of a matching `tokenizer`.
+
+    Raises ValueError for an unknown name, and for a tokenizer in which a word of the task is not one token.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(unknown_name("task", name, TASKS))
+    module, cls = _REGISTRY[name]
+    return cast(Task, getattr(importlib.import_module(f".{module}", __package__), cls)(tokenizer))

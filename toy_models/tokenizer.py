@@ -1,0 +1,56 @@
+"""Word-level tokenizers: one word, one token, words apart by single spaces.
+
+Encoding and decoding are inverse to each other on text whose words are all known; an unknown word raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["word_ids", "word_tokenizer"]
+
+
+def word_tokenizer(words: Sequence[str], *, pad: str, eos: str) -> PreTrainedTokenizerBase:
+    """A `PreTrainedTokenizerFast` with exactly these words, ids in their order; padding is on the left."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+    # Not `Whitespace`, which would split "+3" into two words.
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=pad,
+        eos_token=eos,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[str, int]:
+    """Id of each word in a tokenizer that may hold many more, from what it encodes.
+
+    Raises ValueError where a word is not a single token of its own.
+    """
+    ids: dict[str, int] = {}
+    for word in words:
+        try:
+            encoded = tokenizer.encode(word, add_special_tokens=False)
+        except Exception as error:  # tokenizers raises a bare Exception for a word it cannot encode
+            raise ValueError(_mismatch(word, f"it cannot be encoded ({error})")) from error
+        if len(encoded) != 1 or tokenizer.decode(encoded).strip() != word:
+            raise ValueError(_mismatch(word, f"it is encoded as {encoded}, which reads {tokenizer.decode(encoded)!r}"))
+        ids[word] = int(encoded[0])
+    return ids
+
+
+def _mismatch(word: str, received: str) -> str:
+    return (
+        f"tokenizer: expected every word of the task to be one token, but for the word {word!r} {received}; "
+        "use a model with the task's own tokenizer (get_task(name).tokenizer)"
+    )
