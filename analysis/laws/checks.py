@@ -1,0 +1,105 @@
+"""Checks of arguments that the laws share: one message per fault, naming the first bad index.
+
+They look at row reductions only, never at every logit apart, so that they cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+__all__ = ["check_logits", "check_temperature", "check_tokens", "first_index", "per_token"]
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+def first_index(bad: Tensor) -> tuple[int, ...]:
+    """Index of the first True entry.
+
+    >>> first_index(torch.tensor([[False, False], [False, True]]))
+    (1, 1)
+    """
+    return tuple(int(i) for i in torch.nonzero(bad)[0])
+
+
+def check_logits(logits: Tensor, name: str = "logits") -> Tensor:
+    """`logits` (…, vocab), half precision promoted to float32; −inf is a masked token, NaN and +inf are errors."""
+    _check_shape_and_dtype(logits, name)
+    top = logits.amax(-1)
+    if not torch.isfinite(top).all():
+        raise_bad_row(logits, top, name)
+    return logits.float() if logits.dtype.itemsize < 4 else logits
+
+
+def check_tokens(logits: Tensor, tokens: Tensor) -> None:
+    """`tokens` (…) are integers that match the leading shape of `logits` and lie in the vocabulary."""
+    check_tokens_shape(logits, tokens)
+    bad = (tokens < 0) | (tokens >= logits.shape[-1])
+    if bad.any():
+        raise_bad_token(tokens, bad, logits.shape[-1])
+
+
+def check_tokens_shape(logits: Tensor, tokens: Tensor) -> None:
+    _check_shape_and_dtype(logits, "logits")
+    if tokens.dtype not in _INTEGERS:
+        raise UsageError(f"tokens: expected integer ids, got {tokens.dtype}")
+    if tokens.shape != logits.shape[:-1]:
+        raise UsageError(
+            f"tokens: expected one id for each row of logits, shape {tuple(logits.shape[:-1])}, got "
+            f"{tuple(tokens.shape)}; logits have the vocabulary as their last axis"
+        )
+
+
+def raise_bad_token(tokens: Tensor, bad: Tensor, vocab: int) -> None:
+    index = first_index(bad)
+    raise UsageError(
+        f"tokens: expected ids in [0, {vocab}), got {int(tokens[index])} at index {index}; "
+        "does the padding use an id outside the vocabulary?"
+    )
+
+
+def raise_bad_row(logits: Tensor, top: Tensor, name: str) -> None:
+    index = first_index(~torch.isfinite(top))
+    value = float(top[index])
+    if value == float("-inf"):
+        raise UsageError(f"{name}: every token of the row at index {index} is masked (−inf); leave at least one")
+    row = logits[index]
+    where = first_index(torch.isnan(row) | (row == float("inf")))
+    raise UsageError(
+        f"{name}: expected finite numbers (or −inf for masked tokens), got {float(row[where])} at index "
+        f"{index + where}; did the forward pass diverge?"
+    )
+
+
+def check_temperature(temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise UsageError(f"temperature: expected a positive number, got {temperature}; greedy has no gradient")
+
+
+def per_token(name: str, value: float | Tensor, like: Tensor) -> Tensor:
+    """`value` as a tensor of `like`'s dtype: one number for all tokens, or exactly one for each entry of `like`.
+
+    A weight of shape (n, 1) beside tokens of shape (n,) would broadcast to (n, n) without a word, so it is refused.
+
+    >>> per_token("weight", 2.0, torch.zeros(3))
+    tensor(2.)
+    """
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
+    if tensor.ndim and tensor.shape != like.shape:
+        raise UsageError(
+            f"{name}: expected one number or one for each token, shape {tuple(like.shape)}, got {tuple(tensor.shape)}"
+        )
+    bad = ~torch.isfinite(tensor)
+    if bad.any():
+        index = first_index(bad)
+        raise UsageError(f"{name}: expected finite numbers, got {float(tensor[index])} at index {index}")
+    return tensor
+
+
+def _check_shape_and_dtype(logits: Tensor, name: str) -> None:
+    if not logits.is_floating_point():
+        raise UsageError(f"{name}: expected a floating-point tensor, got {logits.dtype}")
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise UsageError(f"{name}: expected shape (…, vocab) with at least one token, got {tuple(logits.shape)}")
