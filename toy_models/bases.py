@@ -45,6 +45,7 @@ class BaseRecipe:
     heads: int
     head_dim: int
     intermediate: int
+    init_std: float
     steps: int
     batch: int
     lr: float
@@ -55,12 +56,12 @@ class BaseRecipe:
 
 BASES: dict[str, BaseRecipe] = {
     "path": BaseRecipe(
-        task="path", layers=2, hidden=64, heads=4, head_dim=16, intermediate=192,
+        task="path", layers=2, hidden=64, heads=4, head_dim=16, intermediate=192, init_std=0.02,
         steps=800, batch=256, lr=4e-3, warmup_steps=40, weight_decay=0.01, threads=1,
     ),
     "tiny": BaseRecipe(
-        task="path-small", layers=1, hidden=32, heads=2, head_dim=16, intermediate=96,
-        steps=200, batch=128, lr=8e-3, warmup_steps=20, weight_decay=0.01, threads=1,
+        task="path-small", layers=1, hidden=64, heads=4, head_dim=16, intermediate=128, init_std=0.1,
+        steps=300, batch=64, lr=8e-3, warmup_steps=20, weight_decay=0.01, threads=1,
     ),
 }  # fmt: skip
 

@@ -78,7 +78,9 @@ def _held_out(task: PathTask, start: Ints, distance: Ints, forbidden: Ints) -> N
     return np.isin(code(drawn), code(reserved))
 
 
-def _encode(task: PathTask, start: Ints, distance: Ints, forbidden: Ints, jumps: Ints, rng: np.random.Generator) -> Ints:
+def _encode(
+    task: PathTask, start: Ints, distance: Ints, forbidden: Ints, jumps: Ints, rng: np.random.Generator
+) -> Ints:
     n = len(start)
     number = np.array([task.ids[str(i)] for i in range(task.n_numbers)])
     jump = np.array([task.ids[PAD], *(task.ids[f"+{d}"] for d in range(1, task.largest_jump + 1))])

@@ -72,7 +72,8 @@ def load_policy(
     except Exception as error:  # a corrupt weight file raises types of safetensors' own
         raise ValueError(_unreadable(folder, "model", error)) from error
     _check_fit(folder, model, tokenizer)
-    return Policy(model.to(device).eval(), tokenizer)
+    model.to(device=device)
+    return Policy(model.eval(), tokenizer)
 
 
 def _check_folder(folder: Path) -> None:

@@ -38,6 +38,7 @@ def build_model(recipe: BaseRecipe, task: PathTask, seed: int) -> Any:
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
         head_dim=recipe.head_dim,
+        initializer_range=recipe.init_std,
         max_position_embeddings=64,
         tie_word_embeddings=True,
         pad_token_id=task.tokenizer.pad_token_id,

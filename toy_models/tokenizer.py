@@ -43,7 +43,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[s
             encoded = tokenizer.encode(word, add_special_tokens=False)
         except Exception as error:  # tokenizers raises a bare Exception for a word it cannot encode
             raise ValueError(_mismatch(word, f"it cannot be encoded ({error})")) from error
-        if len(encoded) != 1 or tokenizer.decode(encoded).strip() != word:
+        if len(encoded) != 1 or str(tokenizer.decode(encoded)).strip() != word:
             raise ValueError(_mismatch(word, f"it is encoded as {encoded}, which reads {tokenizer.decode(encoded)!r}"))
         ids[word] = int(encoded[0])
     return ids
