@@ -7,7 +7,7 @@ for integer and short text columns, byte-stream split for floats, lists included
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ..errors import UsageError, nearest
 from .schema import TABLES, Column, arrow_schema
 
-__all__ = ["ContentHash", "parquet_bytes", "record_batch"]
+__all__ = ["ContentHash", "parquet_bytes", "ragged", "record_batch"]
 
 # columns whose few values repeat
 _DICTIONARY = ("prompt_id", "split", "kind", "phase", "verdict")
@@ -45,6 +45,11 @@ def record_batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
     schema = arrow_schema(table)
     arrays = [_array(table, c, schema.field(c.name).type, columns.get(c.name), rows) for c in spec.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def ragged(flat: np.ndarray, lengths: Sequence[int]) -> pa.ListArray:
+    """Lists of the given lengths, one after the other in `flat`."""
+    return pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), pa.array(flat))
 
 
 def _is_scalar(values: Any) -> bool:
@@ -82,9 +87,7 @@ def _sequence(values: Any) -> pa.Array:
         return pa.array(values)
     array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     if array.ndim == 2:
-        offsets = np.arange(0, array.size + 1, array.shape[1], dtype=np.int32) if array.shape[1] else \
-            np.zeros(len(array) + 1, dtype=np.int32)
-        return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(array).ravel()))
+        return ragged(np.ascontiguousarray(array).ravel(), [array.shape[1]] * len(array))
     return pa.array(array)
 
 

@@ -15,7 +15,16 @@ import pyarrow.parquet as pq
 
 from ..errors import UsageError, nearest
 from .encoding import ContentHash
-from .folders import EXPERIMENT_FILE, RUN_FILE, Commit, PartFile, check_part, read_commits, read_experiment, read_run_json
+from .folders import (
+    EXPERIMENT_FILE,
+    RUN_FILE,
+    Commit,
+    PartFile,
+    check_part,
+    read_commits,
+    read_experiment,
+    read_run_json,
+)
 from .schema import TABLES, arrow_schema
 
 __all__ = ["Experiment", "Run", "digest", "load_trace"]
