@@ -68,12 +68,11 @@ def load_policy(
     except (OSError, ValueError) as error:
         raise ValueError(_unreadable(folder, "tokenizer", error)) from error
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except Exception as error:  # a corrupt weight file raises types of safetensors' own
         raise ValueError(_unreadable(folder, "model", error)) from error
     _check_fit(folder, model, tokenizer)
-    model.to(device=device)
-    return Policy(model.eval(), tokenizer)
+    return Policy(model.to(device).eval(), tokenizer)
 
 
 def _check_folder(folder: Path) -> None:

@@ -56,7 +56,7 @@ def sample(
 
     `uniforms` is (N, max_new_tokens) float64 in [0, 1), N = len(prompts)·group_size; greedy decoding needs none. The
     width R of the result is that of the longest response. Cost: one pass over each prompt and one over each token.
-    Raises ValueError for arguments out of range.
+    Raises ValueError for arguments out of range and FloatingPointError for logits that are no distribution.
     """
     _check(prompts, group_size, max_new_tokens, temperature, top_p, uniforms)
     with torch.inference_mode():
@@ -154,6 +154,11 @@ def _next_tokens_of_chunk(
     z -= z.amax(dim=1, keepdim=True)
     probs = z.exp()  # not yet normalised
     total = probs.sum(dim=1, keepdim=True)
+    if not bool(total.isfinite().all()):
+        raise FloatingPointError(
+            f"logits: expected finite numbers, received NaN, +inf or only −inf in {int((~total.isfinite()).sum())} of "
+            f"{len(total)} rows; the policy has diverged"
+        )
     log_total = total.log()
     if temperature == 0.0:
         token = logits.argmax(dim=1, keepdim=True)
