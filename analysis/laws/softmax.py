@@ -3,7 +3,7 @@
 With m the largest logit of a row, a its token (the lower id of a tie) and s = z − m, every quantity is built from sums
 that leave a out: R0 = Σ_{v≠a} e^s, R2 = Σ_{v≠a} e^{2s}, S1 = Σ_{v≠a} e^s·s, Q1 = Σ_{v≠a} e^{2s}·s. So nothing is
 subtracted from one: a float64 log_softmax has lost 1 − π_y wholly at a logit gap of 40, and autograd with it. The sums
-are taken relative to the runner-up, so that their squares survive in float32 beyond the gap (44) where e^{2s} underflows.
+are taken relative to the runner-up, so that squares survive in float32 beyond the gap (44) where e^{2s} underflows.
 """
 
 from __future__ import annotations
@@ -175,6 +175,6 @@ def _raise_first_fault(logits: Tensor, tokens: Tensor, top: Tensor, in_range: Te
         raise_bad_row(logits, top.reshape(shape), "logits")
     index = first_index(~torch.isfinite(z_y).reshape(shape))
     raise UsageError(
-        f"tokens: the sampled token {int(tokens[index])} at index {index} is masked (its logit is −inf); was it sampled "
-        "from these logits?"
+        f"tokens: the sampled token {int(tokens[index])} at index {index} is masked (its logit is −inf); was it "
+        "sampled from these logits?"
     )

@@ -1,0 +1,71 @@
+"""Sums over rank buckets of the vocabulary: the mass of the top token, of ranks 2–4, and so on.
+
+Bucket edges are the last rank of each bucket but the last, counted from one: (1, 4) makes the buckets 1, 2–4 and 5+.
+Ties are ranked by the lower token id. Membership is kept apart from the sums, so that a later distribution can be
+summed over the tokens that were in a bucket before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .checks import check_logits, check_temperature
+
+__all__ = ["BucketSums", "bucket_membership", "bucket_sums", "sum_by_bucket"]
+
+
+class BucketSums(NamedTuple):
+    mass: Tensor  # Σ π, (…, buckets)
+    mass_sq: Tensor  # Σ π², (…, buckets)
+    membership: Tensor  # int8 bucket of each token, (…, vocab)
+
+
+@torch.no_grad()
+def bucket_membership(logits: Tensor, edges: Sequence[int]) -> Tensor:
+    """Bucket of each token by its rank in the row, int8 (…, vocab). Cost: one sort.
+
+    >>> bucket_membership(torch.tensor([0.0, 2.0, 1.0, 1.0]), (1, 3))
+    tensor([2, 0, 1, 1], dtype=torch.int8)
+    """
+    if not edges or len(edges) > 126 or any(b <= a for a, b in zip((0, *edges), edges, strict=False)):
+        raise UsageError(f"edges: expected increasing last ranks counted from one, as (1, 4, 16), got {tuple(edges)}")
+    check_logits(logits)
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(logits.shape[-1], device=logits.device)
+    bucket_of_rank = torch.bucketize(ranks, torch.tensor(edges, device=logits.device), right=True).to(torch.int8)
+    return torch.empty_like(order, dtype=torch.int8).scatter_(-1, order, bucket_of_rank.expand(order.shape))
+
+
+@torch.no_grad()
+def sum_by_bucket(values: Tensor, membership: Tensor, n_buckets: int) -> Tensor:
+    """Sums of `values` (…, vocab) over the tokens of each bucket, (…, n_buckets), accumulated in float64.
+
+    >>> sum_by_bucket(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 0, 1], dtype=torch.int8), 3)
+    tensor([0.2000, 0.4000, 0.0000])
+    """
+    if values.shape != membership.shape:
+        raise UsageError(
+            f"values: expected the shape of membership, {tuple(membership.shape)}, got {tuple(values.shape)}"
+        )
+    sums = torch.zeros(*values.shape[:-1], n_buckets, dtype=torch.float64, device=values.device)
+    return sums.scatter_add_(-1, membership.long(), values.double()).to(values.dtype)
+
+
+@torch.no_grad()
+def bucket_sums(logits: Tensor, edges: Sequence[int], *, temperature: float = 1.0) -> BucketSums:
+    """Mass and squared mass of softmax(logits / temperature) by rank bucket.
+
+    >>> bucket_sums(torch.tensor([0.5, 0.25, 0.25]).log(), (1,)).mass_sq
+    tensor([0.2500, 0.1250])
+    """
+    check_temperature(temperature)
+    membership = bucket_membership(logits, edges)
+    z = check_logits(logits)
+    probs = torch.softmax(z / temperature, -1).double()
+    mass, mass_sq = (sum_by_bucket(values, membership, len(edges) + 1) for values in (probs, probs.square()))
+    return BucketSums(mass.to(z.dtype), mass_sq.to(z.dtype), membership)
