@@ -93,7 +93,7 @@ class Updater:
         return teacher_batch(
             [batch.prompt(i).ids for i in rows],
             [batch.responses[i] for i in rows],
-            self.policy.tokenizer.pad_token_id,
+            self.policy.pad_id,
             self.parameters[0].device,
         )
 

@@ -1,0 +1,115 @@
+"""Which contexts a run follows through its updates, and their weights.
+
+Half of `record.contexts` is a panel of held-out prefixes, drawn once from the fixed responses of the base to validation
+prompts; the other half is drawn anew for each recorded update from the minibatch being applied, of both reward signs.
+Where the objective dropped rows before batching, dropped rows of the step stand in for the missing sign, with
+weight 0: what an update does to responses that it did not see is half of the question.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from toy_models import Policy, Prompt, response_logits, teacher_batch
+from torch import Tensor
+
+from ..evaluation import FixedPrefixes
+from ..recording import RunWriter
+from ..recording.contexts import ContextProbe, ContextRows, draw_contexts
+from .fields import RunConfig
+from .records import UpdateIndex
+from .rollouts import RolloutBatch
+from .update import UpdateResult
+
+__all__ = ["ContextFollower"]
+
+
+class ContextFollower:
+    """Looks at contexts before and after the recorded updates of one run and writes `contexts` and `flows`."""
+
+    def __init__(
+        self, config: RunConfig, policy: Policy, fixed: FixedPrefixes, held_out: list[Prompt], generator: torch.Generator
+    ) -> None:
+        self._fields, self._policy, self._generator = config.record, policy, generator
+        self._batch: ContextRows | None = None
+        panel = None
+        if config.record.contexts > 1:
+            chosen = [i for i, prompt in enumerate(held_out) if prompt.split == "validation"]
+            panel = draw_contexts(
+                "panel",
+                [fixed.prompts[i] for i in chosen],
+                [fixed.responses[i] for i in chosen],
+                [held_out[i].prompt_id for i in chosen],
+                config.record.contexts // 2,
+                generator,
+            )
+        self._probe = ContextProbe(
+            self._logits, panel=panel, temperature=config.rollout.temperature, top_k=config.record.top_k
+        )
+
+    def _logits(self, prompts: Any, responses: Any) -> Tensor:
+        device = next(self._policy.model.parameters()).device
+        return response_logits(
+            self._policy.model, teacher_batch(prompts, responses, self._policy.pad_id, device)
+        )
+
+    def wants(self, update: int) -> bool:
+        """Whether this update is one of those whose contexts are recorded."""
+        return self._fields.contexts > 0 and update % self._fields.contexts_every == 0
+
+    def wants_jvp(self, update: int) -> bool:
+        """Whether it also gets the JVP of its actual step."""
+        every = self._fields.contexts_every * self._fields.jvp_every
+        return self.wants(update) and every > 0 and update % every == 0
+
+    def before(self, index: UpdateIndex, batch: RolloutBatch, rows: Tensor, writer: RunWriter) -> None:
+        """Draw the update's own contexts and look at all of them at the old parameters."""
+        applied = set(rows.tolist())
+        candidates = sorted(applied | set((~batch.selected).nonzero()[:, 0].tolist()))
+        signs = [1 if batch.rewards[i] > 0 else -1 for i in candidates]
+        self._batch = draw_contexts(
+            "batch",
+            [batch.prompt(i).ids for i in candidates],
+            [batch.responses[i] for i in candidates],
+            [batch.prompt(i).prompt_id for i in candidates],
+            self._fields.contexts - self._fields.contexts // 2,
+            self._generator,
+            signs=signs,
+            rollouts=candidates,
+            step=batch.step,
+        )
+        for columns in self._probe.before(index.update, self._batch):
+            writer.append("contexts", columns)
+
+    def after(
+        self, index: UpdateIndex, result: UpdateResult, before: dict[str, Tensor], steps: dict[str, Tensor],
+        writer: RunWriter,
+    ) -> None:
+        """Look again at the new parameters; `steps` is the actual parameter step from `before`."""
+        assert self._batch is not None
+        if self.wants_jvp(index.update):
+            self._probe.jvp(self._policy.model, before, steps)
+        for columns in self._probe.after(index.update, weights=_weights(self._batch, result)):
+            writer.append("flows", columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._probe.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._probe.load_state_dict(state)
+
+
+def _weights(contexts: ContextRows, result: UpdateResult) -> list[list[float]]:
+    """The measured weight of each context, 0 for a response that the update did not contain."""
+    where = {rollout: (one, b) for one in result.passes for b, rollout in enumerate(one.rows.tolist())}
+    assert contexts.rollouts is not None
+    out = []
+    for rollout, positions in zip(contexts.rollouts, contexts.positions, strict=True):
+        if rollout in where:
+            one, b = where[rollout]
+            row = one.weights[b].tolist()
+            out.append([row[t] for t in positions])
+        else:
+            out.append([0.0] * len(positions))
+    return out

@@ -1,0 +1,402 @@
+"""The instrumented loop of one run: rollouts, rewards, minibatch updates, evaluation, records.
+
+What is trained does not depend on what is recorded or evaluated: each draws from its own random stream, and nothing
+that is measured touches a parameter. Every `record.chunk` steps the records and the whole resume state are committed
+together; a run that stops anywhere goes on from its last commit to the same records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from toy_models import Prompt, get_task, load_policy
+
+from ..errors import DivergedError, UsageError
+from ..evaluation import FixedPrefixes, evaluate, success_probability
+from ..objectives import get as get_objective
+from ..recording import RunWriter
+from .config import config_to_dict
+from .contexts import ContextFollower
+from .exact import exact_loss
+from .fields import RunConfig
+from .machine import machine_info
+from .minibatches import plan_minibatches
+from .optimizer import learning_rate, make_optimizer
+from .randomness import Streams
+from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
+from .regularizers import kl_penalty
+from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
+from .update import Updater, UpdateResult
+
+__all__ = ["Loop", "train"]
+
+_SPLITS = ("validation", "test")
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+
+
+def train(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    run_id: str,
+    label: str,
+    resume: bool = False,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Train and record one run in this process, at this process's thread count.
+
+    Args:
+        config: every factor of the run.
+        folder: the run folder.
+        run_id, label: names of the run and of its method, for run.json.
+        resume: go on from the folder's last commit.
+        report: receives progress events: phase, step, steps, reward, correct, entropy, tokens_per_s.
+        should_stop: asked after every step; True commits what there is and ends the run as interrupted.
+
+    Returns:
+        "complete", "interrupted" or "diverged" (a non-finite loss or gradient, named in run.json's `error`).
+    """
+    return Loop(
+        config, Path(folder), run_id=run_id, label=label, resume=resume, report=report, should_stop=should_stop
+    ).run()
+
+
+class Loop:
+    """One run's policy, data and books. `on_update` may be set to look at every update as it is made."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        *,
+        run_id: str,
+        label: str,
+        resume: bool = False,
+        report: Callable[[dict[str, Any]], None] = lambda event: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self._report, self._should_stop = config, report, should_stop
+        self.on_update: Callable[[UpdateIndex, RolloutBatch, UpdateResult], None] | None = None
+        self.device = _device(config.device)
+        self.policy = load_policy(
+            config.policy.base, seed=config.policy.seed, dtype=getattr(torch, config.policy.dtype), device=self.device
+        )
+        self.task = get_task(config.task.name, self.policy.tokenizer)
+        self.train_prompts = self._prompts("train", config.task.train_prompts, "task.train_prompts")
+        self.held_out = [
+            p for split in _SPLITS for p in self._prompts(split, config.eval.final_prompts, "eval.final_prompts")
+        ]
+        self.streams = Streams(config.seed)
+        self.objective = get_objective(
+            config.objective.name,
+            form=config.objective.form,
+            lambda_=config.objective.lambda_,
+            clip_low=config.objective.clip_low,
+            clip_high=config.objective.clip_high,
+            dual_clip=config.objective.dual_clip,
+            advantage=config.objective.advantage,
+        )
+        self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if config.objective.kl_coef > 0 else None
+        self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
+        self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
+        self.updater = Updater(self.policy, self.optimizer, self.objective, config)
+        self.step = self.update = self.updates_made = 0
+        self._timings: list[dict[str, Any]] = []
+        self.writer = RunWriter(folder, resume=resume, run_json=self._run_json(run_id, label))
+        stored = self.writer.resume_state()
+        if stored is None:
+            self.fixed = FixedPrefixes.from_samples(
+                self.policy, self.task, self.held_out, generator=self.streams["evaluation"]
+            )
+            self.contexts = self._follower()
+        else:
+            state = stored[1]
+            self.fixed = FixedPrefixes(**state["fixed"])
+            self.contexts = self._follower()
+            self._restore(state)
+        self._started = stored is not None
+
+    def _run_json(self, run_id: str, label: str) -> dict[str, Any]:
+        config, made_with = self.config, machine_info()
+        resolved = config_to_dict(config)
+        canonical = json.dumps({"run_id": run_id, "config": resolved}, sort_keys=True)
+        return {
+            "run_id": run_id,
+            "label": label,
+            "engine": "small",
+            "recipe": resolved,
+            "hash": hashlib.sha256(canonical.encode()).hexdigest(),
+            "seed": config.seed,
+            "temperature": config.rollout.temperature,
+            "base_sha256": _weights_hash(self.policy.model),
+            "versions": made_with["versions"],
+            "git_commit": made_with["commit"],
+            "machine": made_with["machine"],
+            "threads": torch.get_num_threads(),
+            "device": str(self.device),
+            "dtype": config.policy.dtype,
+            "record": resolved["record"],
+        }
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """Run to the end, to a stop or to a divergence; returns the status that run.json got."""
+        steps = self.config.steps
+        try:
+            if not self._started:
+                self._record_prompts()
+                self._evaluate(final=True)
+                self._commit(timed=False)
+            while self.step < steps:
+                self._one_step()
+                done = self.step == steps
+                stop = self._should_stop() and not done
+                if done or self.step % self.config.eval.every == 0:
+                    self._evaluate(final=done)
+                if done or stop or self.step % self.config.record.chunk == 0:
+                    self._commit()
+                if stop:
+                    self.writer.finish("interrupted")
+                    return "interrupted"
+        except DivergedError as error:
+            self.step += 1  # the step that broke off is the run's last
+            self._commit(timed=False)
+            self.writer.update_run_json(error=str(error))
+            self.writer.finish("diverged")
+            self._report({"phase": "diverged", "step": self.step, "steps": steps, "error": str(error)})
+            return "diverged"
+        if self.config.record.checkpoint:
+            with self._timed("commit"):
+                target = self.writer.folder / "checkpoints" / "final"
+                self.policy.model.save_pretrained(target)
+                self.policy.tokenizer.save_pretrained(target)
+        self.writer.finish("complete")
+        return "complete"
+
+    def _one_step(self) -> None:
+        config, started = self.config, time.perf_counter()
+        self._tell("rollout")
+        with self._timed("rollout") as timing:
+            chosen = [self.train_prompts[i] for i in self.cursor.next()]
+            batch = collect_rollouts(
+                self.policy, self.task, chosen, self.objective, config, self.streams, self.step
+            )
+            timing["tokens"] = int(batch.lengths.sum())
+        groups = choose_groups(len(chosen), config.record.tokens, self.streams["recording"])
+        kept = choose_groups(len(chosen), config.record.rollouts, self.streams["recording"])
+        lr = learning_rate(config.optimizer, self.step, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+        exact = config.update.estimator == "exact"
+        plans = [] if exact else [
+            plan_minibatches(batch.selected, config.update, self.streams["shuffle"]) for _ in range(config.update.epochs)
+        ]
+        self._tell("update")
+        trained = 0
+        with self._timed("update") as timing:
+            if exact:
+                made = self._exact_update(batch, lr)
+            else:
+                self._reference_values(batch, plans)
+                made = 0
+                for epoch, plan in enumerate(plans):
+                    for minibatch, rows in enumerate(plan):
+                        index = UpdateIndex(self.update, self.step, epoch, minibatch)
+                        made += self._sampled_update(index, batch, rows, groups, lr)
+                        trained += int(batch.lengths[rows].sum())
+            timing["tokens"] = trained
+        self.writer.append("rollouts", rollout_rows(batch, kept, self._decode))
+        row = step_row(batch, made)
+        self.writer.append("steps", row)
+        self.step += 1
+        seconds = time.perf_counter() - started
+        self._tell("update", reward=row["reward_mean"][0], correct=row["correct_ratio"][0],
+                   entropy=row["entropy_own"][0], tokens_per_s=(int(batch.lengths.sum()) + trained) / seconds)
+
+    def _sampled_update(self, index: UpdateIndex, batch: RolloutBatch, rows: torch.Tensor, groups: torch.Tensor,
+                        lr: float) -> int:
+        fields = self.config.record
+        follow = self.contexts.wants(index.update) and len(rows) > 0
+        if follow:
+            with self._timed("contexts"):
+                self.contexts.before(index, batch, rows, self.writer)
+        before = self._parameters()
+        result = self.updater.apply(batch, rows, self.reference, str(index))
+        steps = {name: value - before[name] for name, value in self._parameters().items()}
+        statistics = {}
+        if fields.tokens > 0:
+            for one in result.passes:
+                statistics[one.sign] = pass_statistics(one)
+                self.writer.append("tokens", token_rows(
+                    index, one, batch, groups, fields, statistics[one.sign], kl_on=one.kl_weights is not None))
+        norm = torch.nn.utils.get_total_norm(steps.values()).item()
+        self.writer.append("updates", update_row(index, result, statistics, lr, norm))
+        if follow:
+            with self._timed("contexts"):
+                self.contexts.after(index, result, before, steps, self.writer)
+        if self.on_update is not None:
+            self.on_update(index, batch, result)
+        self.update += 1
+        self.updates_made += not result.skipped
+        return int(not result.skipped)
+
+    def _exact_update(self, batch: RolloutBatch, lr: float) -> int:
+        index = UpdateIndex(self.update, self.step, 0, 0)
+        solutions = [self.task.solutions(p.ids) for p in batch.prompts]
+        if any(s is None for s in solutions):
+            raise UsageError(f"update.estimator: exact needs a task that lists its solutions; {self.task.name} does not")
+        before = self._parameters()
+
+        def loss() -> torch.Tensor:
+            p = success_probability(
+                self.policy.model, [q.ids for q in batch.prompts], solutions, self.config.rollout.temperature
+            )
+            constant = self.config.update.constant
+            assert constant is not None
+            return exact_loss(self.objective, p, len(batch), constant)
+
+        result = self.updater.apply_exact(loss, str(index))
+        result.normalizer = self.config.update.constant
+        steps = [value - before[name] for name, value in self._parameters().items()]
+        norm = torch.nn.utils.get_total_norm(steps).item()
+        self.writer.append("updates", update_row(index, result, {}, lr, norm))
+        self.update += 1
+        self.updates_made += 1
+        return 1
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        """A copy of what is being trained, by name."""
+        named = self.policy.model.named_parameters()
+        return {name: p.detach().clone() for name, p in named if p.requires_grad}
+
+    def _reference_values(self, batch: RolloutBatch, plans: list[list[torch.Tensor]]) -> None:
+        """Old and reference log-probs where they are needed, and the KL penalty on advantages."""
+        config, width = self.config, batch.sampling_log_probs.shape[1]
+        used = sorted({int(i) for plan in plans for rows in plan for i in rows})
+        penalty = config.objective.kl_coef > 0 and config.objective.kl_placement == "reward"
+        if sum(len(plan) for plan in plans) > 1 or penalty:
+            # The first minibatch's rows are seen before any update: there the policy is its own old policy.
+            first = {int(i) for i in plans[0][0]} if plans[0] and not penalty else set()
+            rows = [i for i in used if i not in first]
+            old = torch.full((len(batch), width), torch.nan, dtype=self.updater.parameters[0].dtype)
+            if rows:
+                old[rows] = self.updater.log_probs(self.policy.model, batch, rows)
+            batch.old_log_probs = old
+        if self.reference is not None and used:
+            ref = torch.zeros(len(batch), width, dtype=self.updater.parameters[0].dtype)
+            ref[used] = self.updater.log_probs(self.reference, batch, used)
+            batch.ref_log_probs = ref
+            if penalty:
+                assert batch.old_log_probs is not None
+                old = batch.old_log_probs[used]
+                kl = kl_penalty(config.objective.kl_estimator, old, ref[used], old, None)
+                batch.advantages[used] -= config.objective.kl_coef * (kl * batch.mask()[used]).sum(1).float()
+
+    # -- evaluation and books -------------------------------------------------------------------------------------
+
+    def _prompts(self, split: str, count: int, name: str) -> list[Prompt]:
+        prompts = self.task.prompts(split)
+        if count > len(prompts):
+            raise UsageError(f"{name}: task {self.task.name} has {len(prompts)} {split} prompts, got {count}")
+        return prompts[:count]
+
+    def _follower(self) -> ContextFollower:
+        return ContextFollower(self.config, self.policy, self.fixed, self.held_out, self.streams["recording"])
+
+    def _record_prompts(self) -> None:
+        for prompts in (self.train_prompts, self.held_out):
+            counted = [self.task.solutions(p.ids) for p in prompts]
+            self.writer.append("prompts", {
+                "prompt_id": [p.prompt_id for p in prompts],
+                "split": [p.split for p in prompts],
+                "text": [p.text for p in prompts],
+                "token_ids": [list(p.ids) for p in prompts],
+                "answer": [p.answer for p in prompts],
+                "n_solutions": [None if s is None else len(s) for s in counted],
+            })
+
+    def _evaluate(self, *, final: bool) -> None:
+        fields = self.config.eval
+        self._tell("evaluate")
+        with self._timed("evaluate"):
+            count = fields.final_prompts if final else fields.prompts
+            prompts = [p for split in _SPLITS for p in [q for q in self.held_out if q.split == split][:count]]
+            self.writer.append("evals", evaluate(
+                self.policy, self.task, prompts, fixed=self.fixed, temperatures=fields.temperatures,
+                samples=fields.samples, generator=self.streams["evaluation"], step=self.step, update=self.updates_made,
+            ))
+
+    def _commit(self, *, timed: bool = True) -> None:
+        if timed:
+            self._tell("commit")
+        with self._timed("commit"):
+            rows, self._timings = self._timings, []
+            for row in rows:
+                self.writer.append("timings", {name: [value] for name, value in row.items()})
+            self.writer.commit(self.step, {
+                "model": self.policy.model.state_dict(),
+                "reference": None if self.reference is None else self.reference.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "streams": self.streams.state_dict(),
+                "cursor": self.cursor.state_dict(),
+                "contexts": self.contexts.state_dict(),
+                "fixed": asdict(self.fixed),
+                "step": self.step,
+                "update": self.update,
+                "updates_made": self.updates_made,
+            })
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.policy.model.load_state_dict(state["model"])
+        if self.reference is not None:
+            self.reference.load_state_dict(state["reference"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.streams.load_state_dict(state["streams"])
+        self.cursor.load_state_dict(state["cursor"])
+        self.contexts.load_state_dict(state["contexts"])
+        self.step, self.update, self.updates_made = state["step"], state["update"], state["updates_made"]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.policy.tokenizer.decode(ids))
+
+    def _tell(self, phase: str, **numbers: float) -> None:
+        self._report({"phase": phase, "step": self.step, "steps": self.config.steps, **numbers})
+
+    @contextlib.contextmanager
+    def _timed(self, phase: str) -> Iterator[dict[str, Any]]:
+        row: dict[str, Any] = {"step": self.step, "phase": phase, "tokens": None}
+        start = time.perf_counter()
+        yield row
+        row["seconds"] = time.perf_counter() - start
+        row["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        self._timings.append(row)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device: {name} was asked for, but torch {torch.__version__} sees no CUDA device; use auto or cpu")
+    return torch.device(name)
+
+
+def _weights_hash(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+"""A random Qwen3 in float64 and hand-made rollout batches: enough to check an update against a naive one."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import torch
+from toy_models import Policy, Prompt, Verdict
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from analysis.objectives import get
+from analysis.training.fields import ObjectiveFields, OptimizerFields, RolloutFields, RunConfig, UpdateFields
+from analysis.training.optimizer import make_optimizer
+from analysis.training.rollouts import RolloutBatch
+from analysis.training.update import Updater
+
+VOCAB = 17
+
+
+def random_policy(seed: int = 0) -> Policy:
+    torch.manual_seed(seed)
+    config = Qwen3Config(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, head_dim=8,
+                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True,
+                         initializer_range=0.6)
+    return Policy(Qwen3ForCausalLM(config).double().eval(), SimpleNamespace(pad_token_id=0, eos_token_id=1))
+
+
+def random_batch(objective, *, groups: int = 4, group_size: int = 4, seed: int = 0, off_policy: float = 0.0,
+                 policy: Policy | None = None) -> RolloutBatch:
+    """Random responses with random rewards; `off_policy` is the noise between π and π_old in log-probs."""
+    g = torch.Generator().manual_seed(seed)
+    n = groups * group_size
+    prompts = [Prompt(f"p{i}", tuple(torch.randint(2, VOCAB, (3 + i % 2,), generator=g).tolist()), "", "train", None)
+               for i in range(groups)]
+    lengths = torch.randint(1, 7, (n,), generator=g)
+    responses = [torch.randint(2, VOCAB, (int(length),), generator=g).tolist() for length in lengths]
+    rewards = (torch.rand(n, generator=g) < 0.5).float()
+    advantages = objective.advantages(rewards, group_size)
+    width = int(lengths.max())
+    batch = RolloutBatch(
+        step=0, prompts=prompts, group_size=group_size, responses=responses, lengths=lengths,
+        finished=torch.ones(n, dtype=torch.bool), sampling_log_probs=torch.zeros(n, width), entropy=torch.zeros(n, width),
+        verdicts=[Verdict(bool(r), "") for r in rewards], correct=rewards > 0, rewards=rewards,
+        flipped=torch.zeros(n, dtype=torch.bool), advantages=advantages, selected=advantages != 0,
+    )
+    if off_policy:
+        assert policy is not None
+        naive = naive_log_probs(policy.model, batch)
+        old = torch.zeros(n, width, dtype=torch.float64)
+        for i, values in enumerate(naive):
+            old[i, : len(values)] = values.detach() + off_policy * torch.randn(len(values), generator=g, dtype=torch.float64)
+        batch.old_log_probs = old.clamp(max=-1e-3)
+    return batch
+
+
+def naive_logits(model, batch: RolloutBatch, i: int) -> torch.Tensor:
+    """Logits that predict the response of rollout i: one unpadded forward pass."""
+    prompt, response = list(batch.prompt(i).ids), batch.responses[i]
+    logits = model(torch.tensor([prompt + response])).logits[0]
+    return logits[len(prompt) - 1 : len(prompt) + len(response) - 1]
+
+
+def naive_log_probs(model, batch: RolloutBatch, temperature: float = 1.0) -> list[torch.Tensor]:
+    out = []
+    for i in range(len(batch)):
+        laws = torch.log_softmax(naive_logits(model, batch, i) / temperature, -1)
+        out.append(laws[torch.arange(len(batch.responses[i])), torch.tensor(batch.responses[i])])
+    return out
+
+
+def make_config(**tables) -> RunConfig:
+    """RunConfig with some fields of some tables replaced: make_config(objective={"name": "psr"})."""
+    base = {"objective": ObjectiveFields(clip_low=0.2, clip_high=0.2), "optimizer": OptimizerFields(name="sgd", lr=0.1),
+            "rollout": RolloutFields(prompts=4, group_size=4), "update": UpdateFields()}
+    return RunConfig(**{name: dataclasses.replace(base[name], **tables.get(name, {})) for name in base})
+
+
+def make_updater(config: RunConfig, policy: Policy | None = None) -> Updater:
+    policy = policy or random_policy()
+    o = config.objective
+    objective = get(o.name, form=o.form, lambda_=o.lambda_, clip_low=o.clip_low, clip_high=o.clip_high,
+                    dual_clip=o.dual_clip, advantage=o.advantage)
+    return Updater(policy, make_optimizer(policy.model.parameters(), config.optimizer), objective, config)
+
