@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..laws import TokenStatistics, token_statistics
+from ..laws import TokenStatistics, bucket_membership, kl_divergence, sum_by_bucket, token_statistics
 from .encoding import ragged
 from .jvp import distribution_change, jvp_step
 from .schema import BUCKETS
@@ -36,9 +36,9 @@ LogitsFn = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
 
 @dataclass(frozen=True)
 class ContextRows:
-    """Whole responses and the positions of each that are contexts, in increasing order.
+    """Whole responses, a few of them, and the positions of each that are contexts, in increasing order.
 
-    `weights` holds the measured weight of each context, row by row; `signs` and `rollouts` one entry per response.
+    `signs` (±1) and `rollouts` have one entry per response where they are known.
     """
 
     kind: Literal["batch", "panel"]
@@ -49,7 +49,6 @@ class ContextRows:
     step: int | None = None
     rollouts: list[int] | None = None
     signs: list[int] | None = None
-    weights: list[list[float]] | None = None
 
     def __len__(self) -> int:
         return sum(len(positions) for positions in self.positions)
@@ -85,20 +84,18 @@ def draw_contexts(
     generator: torch.Generator,
     *,
     signs: Sequence[int] | None = None,
-    weights: Sequence[Sequence[float]] | Tensor | None = None,
     rollouts: Sequence[int] | None = None,
     step: int | None = None,
 ) -> ContextRows:
     """At most `number` contexts from few responses, at random, rewarded and unrewarded ones in turn.
 
     A response gives at most a quarter of the contexts, positions drawn at random where it is longer; one sign alone
-    fills the rest where the other runs out. `signs` are ±1 per response, `weights` the measured weight per response
-    and position (N, ≥ R), 0 for a response that the objective dropped.
+    fills the rest where the other runs out. `signs` are positive or not, one per response.
 
     Raises UsageError where the arguments do not have one entry per response.
     """
-    for name, values in (("prompts", prompts), ("prompt_ids", prompt_ids), ("signs", signs), ("weights", weights),
-                         ("rollouts", rollouts)):
+    given = {"prompts": prompts, "prompt_ids": prompt_ids, "signs": signs, "rollouts": rollouts}
+    for name, values in given.items():
         if values is not None and len(values) != len(responses):
             raise UsageError(f"{name}: expected {len(responses)} entries, one per response, got {len(values)}")
     order = torch.randperm(len(responses), generator=generator).tolist()
@@ -114,7 +111,6 @@ def draw_contexts(
         if take > 0:
             rows.append(row)
             positions.append(sorted(torch.randperm(length, generator=generator)[:take].tolist()))
-    chosen = list(zip(rows, positions, strict=True))
     return ContextRows(
         kind=kind,
         prompts=[[int(token) for token in prompts[row]] for row in rows],
@@ -124,19 +120,16 @@ def draw_contexts(
         step=step,
         rollouts=None if rollouts is None else [int(rollouts[row]) for row in rows],
         signs=None if signs is None else [1 if signs[row] > 0 else -1 for row in rows],
-        weights=None if weights is None else [[float(weights[row][p]) for p in at] for row, at in chosen],
     )
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """The distributions at n contexts: raw logits and log π in float64 (n, V), the token y of each context (n,), all
-    token ids by falling probability (n, V)."""
+    """The distributions at n contexts with the tokens y (n,): raw logits and log π, both (n, V) in float64."""
 
+    tokens: Tensor
     logits: Tensor
     log_probs: Tensor
-    tokens: Tensor
-    order: Tensor
     stats: TokenStatistics
 
 
@@ -144,9 +137,9 @@ class ContextProbe:
     """Follows a fixed panel and each minibatch's own contexts through updates.
 
     Around one optimiser update: `before`, the step, `jvp` where it is wanted, `after`. `before` returns rows for the
-    table `contexts` and `after` for `flows`, as columns for `RunWriter.append` (None where there is nothing to add).
-    Contexts are numbered from 0, the panel first. `state_dict` and `load_state_dict` carry panel and numbering over an
-    interruption; the panel's π is then computed again, to the same bits.
+    table `contexts` and `after` for `flows`, each a list of columns for `RunWriter.append` (empty where there is
+    nothing to add). Contexts are numbered from 0, the panel first. `state_dict` and `load_state_dict` carry panel and
+    numbering over an interruption; the panel's π is then computed again, to the same bits.
     """
 
     def __init__(
@@ -175,7 +168,7 @@ class ContextProbe:
         self._panel_after = None
 
     @torch.no_grad()
-    def before(self, update: int, batch: ContextRows | None = None) -> dict[str, Any] | None:
+    def before(self, update: int, batch: ContextRows | None = None) -> list[dict[str, Any]]:
         """Look at the panel and at `batch` before the update.
 
         Cost: a forward pass over the batch's rows, and one over the panel's unless `update` follows the last one seen.
@@ -199,7 +192,7 @@ class ContextProbe:
         if self._rows:
             self._numbers = np.concatenate(numbers)
             self._before = self._snapshot(torch.cat(logits))
-        return {name: list(chain.from_iterable(part[name] for part in new)) for name in new[0]} if new else None
+        return new
 
     def jvp(self, model: nn.Module, params_before: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> None:
         """Add the first-order change under the actual parameter step to what `after` returns; see `jvp_step`.
@@ -216,48 +209,63 @@ class ContextProbe:
         ).double()
 
     @torch.no_grad()
-    def after(self, update: int) -> dict[str, Any] | None:
+    def after(self, update: int, *, weights: Sequence[Sequence[float]] | None = None) -> list[dict[str, Any]]:
         """Look at the same contexts after the update; a forward pass per kind.
 
-        Raises ValueError where `before` was not called for this update.
+        `weights` are the measured weights of the batch's contexts, a sequence for each of its responses and in the
+        order of its positions, 0 for a response that the objective dropped. The panel has none.
+
+        Raises ValueError where `before` was not called for this update or the weights do not fit its batch.
         """
         if update != self._update:
             raise ValueError(f"update: expected {self._update}, the one that before() was called for, got {update}")
         self._update = None
         if self._before is None:
-            return None
+            return []
+        weight = self._weights(weights)
         logits = [self._logits(rows) for rows in self._rows]
         if self._rows[0] is self._panel:
             self._panel_after = update, logits[0]
         columns = self._flows(self._before, self._snapshot(torch.cat(logits)))
-        values = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in columns.items()}
-        return {"update": update, "context": self._numbers, "weight": self._weights()} | values
+        return [{"update": update, "context": self._numbers, "weight": weight} | columns]
 
     def _logits(self, rows: ContextRows) -> Tensor:
         return _pick(self._logits_fn(rows.prompts, rows.responses), rows.positions).double()
 
     def _snapshot(self, logits: Tensor) -> _Snapshot:
         tokens = torch.tensor([token for rows in self._rows for token in rows.tokens], device=logits.device)
-        stats = token_statistics(logits, tokens, temperature=self._temperature)
-        order = logits.argsort(dim=-1, descending=True, stable=True)
-        return _Snapshot(logits, torch.log_softmax(logits / self._temperature, -1), tokens, order, stats)
+        stats = token_statistics(logits, tokens, temperature=self._temperature, top_k=self._top_k)
+        return _Snapshot(tokens, logits, torch.log_softmax(logits / self._temperature, -1), stats)
 
-    def _weights(self) -> list[float | None]:
-        parts = [[[None] * len(rows)] if rows.weights is None else rows.weights for rows in self._rows]
-        return [weight for part in parts for row in part for weight in row]
+    def _weights(self, weights: Sequence[Sequence[float]] | None) -> list[float | None] | None:
+        if weights is None:
+            return None
+        batch = next((rows for rows in self._rows if rows is not self._panel), None)
+        expected = [] if batch is None else [len(at) for at in batch.positions]
+        if [len(row) for row in weights] != expected:
+            raise ValueError(f"weights: expected rows of {expected}, as the batch's contexts, got rows of "
+                             f"{[len(row) for row in weights]}")
+        return [None] * (len(self._numbers) - sum(expected)) + [float(weight) for row in weights for weight in row]
 
     def _flows(self, before: _Snapshot, after: _Snapshot) -> dict[str, Any]:
-        order = before.order
+        y = before.tokens[:, None]
         probs, probs_after = before.log_probs.exp(), after.log_probs.exp()
-        rank = (order == before.tokens[:, None]).int().argmax(-1)
+        membership = bucket_membership(before.logits, BUCKETS)
+        scaled, scaled_after = before.logits / self._temperature, after.logits / self._temperature
+
+        def by_bucket(values: Tensor) -> Tensor:
+            return sum_by_bucket(values, membership, len(BUCKETS) + 1)
+
         columns: dict[str, Any] = {
+            "one_minus_prob_before": before.stats.one_minus_prob,
+            "direction_norm_before": before.stats.direction_norm,
             "argmax_token_before": before.stats.argmax_token,
-            "bucket_mass_before": _by_bucket(probs, order),
-            "bucket_mass_after": _by_bucket(probs_after, order),
-            "bucket_mass_sq_before": _by_bucket(probs.square(), order),
-            "token_bucket": torch.bucketize(rank + 1, rank.new_tensor(BUCKETS)),
+            "bucket_mass_before": by_bucket(probs),
+            "bucket_mass_after": by_bucket(probs_after),
+            "bucket_mass_sq_before": by_bucket(probs.square()),
+            "token_bucket": membership.gather(-1, y).squeeze(-1),
             "tv": (probs_after - probs).abs().sum(-1) / 2,
-            "kl": _kl(before.log_probs, after.log_probs),
+            "kl": kl_divergence(scaled, scaled_after),
         }
         for name in ("log_prob", "entropy", "collision", "collision_log_prob", "argmax_prob"):
             columns[f"{name}_before"] = getattr(before.stats, name)
@@ -265,8 +273,9 @@ class ContextProbe:
         if self._dlogits is not None:
             change = distribution_change(before.log_probs, before.tokens, self._dlogits, self._temperature)
             columns["jvp_dlog_prob"], columns["jvp_dentropy"] = change.log_prob, change.entropy
-            columns["jvp_bucket"] = _by_bucket(change.probs, order)
-        ids = torch.cat([order[:, : self._top_k], after.order[:, : self._top_k], before.tokens[:, None]], -1)
+            columns["jvp_bucket"] = by_bucket(change.probs)
+        tops = [snapshot.stats.top_ids for snapshot in (before, after) if snapshot.stats.top_ids is not None]
+        ids = torch.cat([*tops, y], -1)
         new = ~(ids[:, :, None] == ids[:, None, :]).tril(-1).any(-1)
         lengths = new.sum(-1).tolist()
         for name, values in (
@@ -276,23 +285,10 @@ class ContextProbe:
             ("top_dlogit", (after.logits - before.logits).gather(-1, ids)),
         ):
             columns[name] = ragged(values[new].cpu().numpy(), lengths)
-        return columns
+        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in columns.items()}
 
 
 def _pick(logits: Tensor, positions: Sequence[Sequence[int]]) -> Tensor:
     """(B, R, V) -> (n, V) at the given positions of each row."""
     rows = [row for row, at in enumerate(positions) for _ in at]
     return logits[torch.tensor(rows, device=logits.device), torch.tensor(list(chain(*positions)), device=logits.device)]
-
-
-def _by_bucket(values: Tensor, order: Tensor) -> Tensor:
-    """Sums of `values` (n, V) over the rank buckets of `order` (n, V): (n, B), 0 for buckets beyond the vocabulary."""
-    edges = [0, *BUCKETS, max(values.shape[-1], BUCKETS[-1])]
-    by_rank = values.gather(-1, order)
-    return torch.stack([by_rank[:, low:high].sum(-1) for low, high in pairwise(edges)], -1)
-
-
-def _kl(log_probs: Tensor, log_probs_after: Tensor) -> Tensor:
-    """KL(π ‖ π') as Σ π (e^δ − 1 − δ), δ = log π' − log π: no term is negative, unlike those of −Σ π δ."""
-    delta = torch.where(log_probs > -torch.inf, log_probs_after - log_probs, 0)
-    return (log_probs.exp() * (torch.expm1(delta) - delta)).sum(-1)

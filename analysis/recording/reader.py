@@ -130,6 +130,24 @@ class Run:
         schema = arrow_schema(name)
         return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
 
+    def laws(self, objective: Any = None, *, where: Any = None) -> pd.DataFrame:
+        """First-order effect of each recorded token on its own context; see `derived.token_laws`."""
+        from .derived import token_laws
+
+        return token_laws(self, objective, where=where)
+
+    def flows(self, *, where: Any = None) -> pd.DataFrame:
+        """Contexts through updates: realised changes, the law's and the JVP's; see `derived.context_flows`."""
+        from .derived import context_flows
+
+        return context_flows(self, where=where)
+
+    def prediction_summary(self, *, ranges: int = 1) -> pd.DataFrame:
+        """How well the two predictions met the realised changes; see `derived.prediction_summary`."""
+        from .derived import prediction_summary
+
+        return prediction_summary(self, ranges=ranges)
+
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
         """The rows of a table in order, a file's row group at a time."""
         _check_table(name)

@@ -203,6 +203,8 @@ FLOWS = Table(
         _c("weight", "float32", _WEIGHT_DOC + "; 0 for a row that the objective dropped", null=True),
         _c("log_prob_before", "float32", "log π_y", "nats"),
         _c("log_prob_after", "float32", "log π'_y", "nats"),
+        _c("one_minus_prob_before", "float32", "1 − π_y from residual sums"),
+        _c("direction_norm_before", "float32", "‖e_y − π‖₂"),
         _c("entropy_before", "float32", "H", "nats"),
         _c("entropy_after", "float32", "H'", "nats"),
         _c("collision_before", "float32", "Σ π²"),
@@ -224,7 +226,7 @@ FLOWS = Table(
         _c("top_ids", "ints", "tokens at the top before, at the top after, and y"),
         _c("top_prob_before", "floats", "π of top_ids"),
         _c("top_prob_after", "floats", "π' of top_ids"),
-        _c("top_dlogit", "floats", "Δz of top_ids"),
+        _c("top_dlogit", "floats", "Δz of top_ids, of the logits as the model gives them"),
     ),
 )
 

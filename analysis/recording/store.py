@@ -45,8 +45,8 @@ class RunWriter:
     its run.json is kept, everything uncommitted is deleted, committed files are checked by hash. Without it, a folder
     that holds a run is refused.
 
-    Raises UsageError where the folder cannot be written, holds another or a complete run, or is damaged; OSError
-    mid-run (a full disk), after which `commit` may be called again or the run resumed: what was committed stays.
+    Raises UsageError where the folder cannot be written, holds another run or one that has ended, or is damaged;
+    OSError mid-run (a full disk), after which `commit` may be called again or the run resumed; what was committed stays.
     """
 
     def __init__(self, folder: str | Path, *, run_json: Mapping[str, Any], resume: bool = False) -> None:
@@ -77,8 +77,8 @@ class RunWriter:
                     f"{name}: expected {info.get(name)!r}, as in {self.folder}, got {run_json.get(name)!r}; "
                     "a run can only be resumed with what it was started with"
                 )
-        if info.get("status") == "complete":
-            raise UsageError(f"out: the run in {self.folder} is complete, there is nothing to resume")
+        if info.get("status") in ("complete", "diverged"):
+            raise UsageError(f"out: the run in {self.folder} is {info['status']}, there is nothing to resume")
         self._commits = read_commits(self.folder)
         for commit in self._commits:
             for part in commit.parts:
