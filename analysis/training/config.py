@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toy_models.bases import BASES
+
 from ..errors import UsageError, nearest
+from ..objectives.rules import check
 from .fields import RunConfig
 
 __all__ = ["FIELDS", "UNSET", "Field", "combination_problems", "config_from_dict", "config_to_dict", "flatten",
@@ -223,8 +226,6 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 def combination_problems(config: RunConfig) -> list[str]:
     """What is wrong with the configuration as a whole: each problem names the fields and a way out."""
-    from ..objectives.rules import check
-
     objective, optimizer, rollout, update = config.objective, config.optimizer, config.rollout, config.update
     rows = rollout.prompts * rollout.group_size
     problems = []
@@ -233,8 +234,12 @@ def combination_problems(config: RunConfig) -> list[str]:
               clip_high=objective.clip_high, dual_clip=objective.dual_clip, advantage=objective.advantage,
               group_size=rollout.group_size)
     except UsageError as error:
-        problems.append(f"objective: {error}")
+        problems.append(str(error))
+    base = BASES.get(config.policy.base)
     rules = [
+        (base is not None and base.task != config.task.name,
+         f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
+         f"{show(base and base.task)}; set task.name to it or take another base"),
         (objective.kl_estimator == "full" and objective.kl_placement == "reward",
          'objective.kl_estimator = "full" with objective.kl_placement = "reward": a reward needs a sampled estimator; '
          "take k1, k2 or k3, or place it in the loss"),

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from toy_models.task import TASKS
+
 __all__ = [
     "EvalFields",
     "ObjectiveFields",
@@ -40,7 +42,7 @@ class PolicyFields:
 
 @dataclass(frozen=True)
 class TaskFields:
-    name: str = _f("path", "the task: its prompts and verifier", choices=("path",))
+    name: str = _f("path", "the task: its prompts and verifier", choices=TASKS)
     train_prompts: int = _f(1024, "how many training prompts the run may draw from", low=1)
     false_positive: float = _f(0.0, "verifier noise: probability that a wrong response is rewarded", low=0, high=1)
     false_negative: float = _f(0.0, "verifier noise: probability that a correct response is not", low=0, high=1)
@@ -127,10 +129,9 @@ class RecordFields:
     columns: str = _f("full", "full: every column; core: without ranks, buckets and top tokens",
                       choices=("full", "core"))
     top_k: int = _f(8, "most probable tokens recorded", low=0)
-    contexts: int = _f(64, "contexts followed through an update, half from its minibatch and half the panel; 0 for none",
-                       low=0)
+    contexts: int = _f(64, "contexts followed through updates, half of them the fixed panel; 0 for none", low=0)
     contexts_every: int = _f(1, "updates between records of contexts", low=1)
-    jvp_every: int = _f(4, "recorded updates between those that also get the JVP of the step; 0 for none", low=0)
+    jvp_every: int = _f(4, "of recorded updates, every so many also get the step's JVP; 0 for none", low=0)
     rollouts: float = _f(1.0, "share of prompt groups whose rollouts are recorded", low=0, high=1)
     chunk: int = _f(10, "steps between commits: what an interruption can cost", low=1)
     checkpoint: bool = _f(True, "save the final policy as a Hugging Face folder")

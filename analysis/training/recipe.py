@@ -275,11 +275,7 @@ def _ambiguities(runs: list[PlannedRun]) -> list[str]:
 
 def _touches(message: str, bad: Iterable[str]) -> bool:
     """Whether a complaint about a combination may only follow from a value that was refused before."""
-    for path in bad:
-        table = path.partition(".")[0]
-        if path in message or (table in ("objective", "rollout") and message.startswith("objective:")):
-            return True
-    return False
+    return any(path in message or message.startswith(f"{path.partition('.')[0]}.") for path in bad)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,5 +304,5 @@ def _slug(label: str) -> str:
     >>> _slug("W-REINFORCE λ=0.1 lr=1e-05")
     'w-reinforce-lambda0.1-lr1e-05'
     """
-    spelled = unicodedata.normalize("NFKD", label.replace("λ", "lambda").lower()).encode("ascii", "ignore").decode()
+    spelled = unicodedata.normalize("NFKD", label.replace("λ", "lambda").casefold()).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9.]+", "-", spelled.replace("=", "")).strip("-.") or "run"

@@ -1,0 +1,278 @@
+"""`python -m analysis.trace`: train and record an experiment, and show what came out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .recording import Experiment
+    from .training import Recipe
+
+__all__ = ["main"]
+
+_ABOUT = "Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it."
+
+_MANUAL = """\
+examples:
+  python -m analysis.trace --run                          the default recipe
+  python -m analysis.trace --run regime-a --seed 1        another recipe, another seed
+  python -m analysis.trace --run mine.toml --out runs/x   a recipe of your own, into a folder of your choice
+  python -m analysis.trace --run --set update.epochs=2 --set grid.seed=[0,1,2]
+  python -m analysis.trace --run tiny --dry-run           what would be run, and where it would go
+  python -m analysis.trace --resume runs/tiny-1a2b3c4d    go on after an interruption
+
+recipes:
+  A recipe is TOML; docs/recipes.md lists its fields. --set takes any of them, for all runs of the recipe:
+  the value is a TOML literal (4, 1e-4, true, [0.9, 0.95]) or a bare word; "unset" restores the default.
+  grid.FIELD=[…] makes a run for each value, grid=unset leaves a single run. objective.lambda reaches the
+  w-reinforce runs only.
+
+what is written:
+  runs/NAME-HASH8/ (or --out), where HASH8 follows from all fields of all runs:
+    experiment.json      the recipe and its runs
+    RUN/run.json         configuration, seeds, versions, machine, status
+    RUN/TABLE/*.parquet  the records (docs/records.md); analysis.load_trace reads them
+    RUN/error.txt        the traceback of a run that failed
+    figures/             pictures of the experiment
+  Built-in base models are pretrained once and kept in the user's cache folder (RLVR_DYNAMICS_CACHE).
+  Results go to standard output, progress and errors to standard error.
+
+what happens to a folder that exists:
+  a complete experiment of the same recipe is shown again; an unfinished one goes on with --resume; of anything
+  else nothing is touched. --force deletes an experiment and starts anew.
+
+exit status:
+  0  complete      1  a run failed or diverged (the others went on), or a fault of the program
+  2  a request that cannot be met as stated, or an unfinished experiment without --resume
+  130  stopped by Ctrl-C or SIGTERM; once: runs end after their present step and are saved; twice: they are killed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _say(f"error: {error}", 2)
+    except KeyboardInterrupt as error:
+        return _say(str(error) or "stopped", 130)
+    except BrokenPipeError:  # the reader of our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        path = _save_traceback(arguments.out)
+        return _say(f"error: {type(error).__name__}: {_first_line(error)} (traceback: {path})", 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.trace",
+        description=_ABOUT,
+        epilog=_MANUAL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--run", nargs="?", const="default", metavar="RECIPE",
+        help="run a built-in recipe or a TOML file; without a name, the default recipe")
+    add("--resume", nargs="?", const="", metavar="DIR",
+        help="with --run: go on where its experiment was interrupted, or start it; with DIR: go on with the experiment "
+             "in that folder; alone: with the latest unfinished one in runs/")
+    add("--list", action="store_true", help="list the built-in recipes with what they cost")
+    add("--out", metavar="DIR", type=Path, help="folder of the experiment (default: runs/NAME-HASH8)")
+    add("--seed", metavar="N", help="seed of the runs: short for --set seed=N")
+    add("--set", metavar="FIELD=VALUE", action="append", default=[], dest="settings",
+        help="change a field of the recipe; may be repeated")
+    add("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N: short for --set device=DEVICE")
+    add("--workers", metavar="N", type=int, help="runs at a time (default: cores / threads of a run)")
+    add("--force", action="store_true", help="delete the experiment in the folder and start anew")
+    add("--dry-run", action="store_true", help="show the runs, the folder and whether the base is cached; run nothing")
+    add("--json", action="store_true", help="results as JSON on standard output")
+    add("--quiet", action="store_true", help="no progress")
+    add("--version", action="version", version=f"rlvr-dynamics {__version__}")
+    return parser
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    from .training.recipe import Recipe
+
+    if arguments.list:
+        return _list(as_json=arguments.json)
+    if arguments.run is None and arguments.resume is None:
+        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR] or --list; --help explains them")
+    folder = arguments.out
+    if arguments.resume:
+        if folder is not None and folder != Path(arguments.resume):
+            raise UsageError(f"--out {folder} with --resume {arguments.resume}: give one of them")
+        folder = Path(arguments.resume)
+    elif arguments.run is None and folder is None:
+        folder = _latest_unfinished()
+    settings = list(arguments.settings)
+    settings += [f"{name}={value}" for name in ("seed", "device") if (value := getattr(arguments, name)) is not None]
+    if arguments.run is None:
+        if settings:
+            raise UsageError("--set, --seed, --device with --resume: an experiment goes on as it was started; "
+                             "leave them out or start another with --run")
+        recipe = _stored_recipe(folder)
+    else:
+        recipe = Recipe.load(arguments.run).override(*settings)
+    if arguments.dry_run:
+        return _dry_run(recipe, folder, as_json=arguments.json)
+    return _run(recipe, folder, arguments)
+
+
+def _list(*, as_json: bool) -> int:
+    from .training.recipe import Recipe
+
+    recipes = [Recipe.load(name) for name in Recipe.names()]
+    if as_json:
+        _print_json([{"name": r.name, "about": r.about, "cost": r.cost, "runs": len(r.expand())} for r in recipes])
+        return 0
+    for recipe in recipes:
+        print(f"{recipe.name}\n  {recipe.about}\n  {len(recipe.expand())} runs; {recipe.cost}")
+    return 0
+
+
+def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
+    from toy_models.bases import BASES, base_is_cached
+
+    from .training.config import config_to_dict
+    from .training.experiment import default_folder, folder_state
+
+    folder = folder or default_folder(recipe)
+    runs = recipe.expand()
+    state = folder_state(folder, recipe)
+    bases = {base: base_is_cached(base, seed) for base, seed in
+             dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in runs) if base in BASES}
+    if as_json:
+        _print_json({
+            "recipe": recipe.name, "hash": recipe.hash, "folder": str(folder), "state": state, "bases_cached": bases,
+            "runs": [{"run_id": r.run_id, "label": r.label, "config": config_to_dict(r.config)} for r in runs],
+        })
+        return 0
+    print(f"recipe  {recipe.name} ({recipe.hash[:8]}): {recipe.about}")
+    print(f"cost    {recipe.cost}\nfolder  {folder} ({state})")
+    for base, cached in bases.items():
+        print(f"base    {base} ({'cached' if cached else 'not cached: it is pretrained first'})")
+    common, own = _compare([config_to_dict(run.config) for run in runs])
+    for run, fields in zip(runs, own, strict=True):
+        print(f"run     {run.run_id}  {'  '.join(fields)}".rstrip())
+    print("with    " + "\n        ".join(common))
+    return 0
+
+
+def _compare(configs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The fields that all runs share, and those in which each differs from another, as `field = value`."""
+    from .training.config import FIELDS, flatten, show
+
+    flat = [flatten(config) for config in configs]
+    shared = [path for path in FIELDS if all(one[path] == flat[0][path] for one in flat)]
+    return ([f"{path} = {show(flat[0][path])}" for path in shared],
+            [[f"{path}={show(one[path])}" for path in FIELDS if path not in shared] for one in flat])
+
+
+def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> int:
+    from .training.experiment import RunFailedError, run
+
+    failure = None
+    try:
+        experiment = run(recipe, out=folder, workers=arguments.workers, resume=arguments.resume is not None,
+                         force=arguments.force, quiet=arguments.quiet)
+    except RunFailedError as error:
+        from .recording import Experiment
+
+        failure, experiment = error, Experiment(error.folder)
+        _say(str(error), 1)
+    diverged = [run_id for run_id, one in experiment.runs.items() if one.status == "diverged"]
+    for run_id in diverged:
+        _say(f"{run_id} diverged: it has records up to its last commit", 1)
+    if failure is None or any(one.status == "complete" for one in experiment.runs.values()):
+        _show(experiment, as_json=arguments.json)
+    return 1 if failure is not None or diverged else 0
+
+
+def _show(experiment: Experiment, *, as_json: bool) -> None:
+    from . import report
+
+    summary = report.summarize(experiment)
+    figures = [str(path) for path in report.write_figures(experiment)]
+    if as_json:
+        runs = {run_id: run.status for run_id, run in experiment.runs.items()}
+        _print_json({"folder": str(experiment.folder), "status": experiment.status, "runs": runs, "figures": figures,
+                     "summary": summary.to_json()})
+        return
+    from rich.console import Console
+
+    summary.render(Console())
+    print("\n".join(["", f"records  {experiment.folder}", *(f"figure   {path}" for path in figures)]))
+
+
+def _stored_recipe(folder: Path) -> Recipe:
+    from .recording.folders import read_experiment
+    from .training.recipe import Recipe
+
+    info = read_experiment(folder)
+    recipe = Recipe.from_dict(info["recipe"])
+    if recipe.hash != info["hash"]:
+        raise UsageError(f"--resume: the recipe in {folder} means something else in this version of the library "
+                         f"({recipe.hash[:8]}, expected {info['hash'][:8]}); go on with the version that started it")
+    return recipe
+
+
+def _latest_unfinished() -> Path:
+    """The folder in runs/ of the experiment that was started last and is not complete."""
+    from .recording.folders import read_experiment
+
+    found = []
+    for path in Path("runs").glob("*/experiment.json"):
+        info = read_experiment(path.parent)
+        if info["status"] not in ("complete", "diverged"):
+            found.append((info["created"], path.parent))
+    if not found:
+        raise UsageError("--resume: no unfinished experiment in runs/; expected --resume DIR or --run RECIPE")
+    return max(found)[1]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _save_traceback(folder: Path | None) -> str:
+    text = traceback.format_exc()
+    try:
+        if folder is not None and folder.is_dir():
+            path = folder / "error.txt"
+            path.write_text(text, encoding="utf-8")
+            return str(path)
+        with tempfile.NamedTemporaryFile("w", prefix="analysis-trace-", suffix=".txt", delete=False) as file:
+            file.write(text)
+            return file.name
+    except OSError:
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""An experiment: all runs of a recipe in one folder, made or continued; nothing is done twice.
+
+What a folder holds decides what happens: nothing, a start; an unfinished experiment of the same hash, a resumption
+where it is asked for; a complete one, its records at once. Runs are trained in processes of their own (`pool`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from toy_models.bases import BASES, ensure_base
+
+from ..errors import InterruptedRunError, UsageError, nearest
+from ..recording.folders import make_folder, read_experiment, read_run_json, update_experiment, write_experiment
+from .machine import cores, versions
+from .pool import Job, Outcome, StopRequests, run_jobs
+from .progress import Progress
+from .recipe import PlannedRun, Recipe
+
+if TYPE_CHECKING:
+    from ..recording import Experiment
+
+__all__ = ["RunFailedError", "default_folder", "folder_state", "resume_command", "run"]
+
+Callback = Callable[[dict[str, Any]], None]
+
+_TRAIN = "analysis.training.loop:train"
+_LOCK = ".lock"
+_FINAL = ("complete", "diverged")
+
+
+class RunFailedError(RuntimeError):
+    """Runs of an experiment failed; the others went on. `outcomes` maps each failed run_id to how it ended."""
+
+    def __init__(self, folder: Path, outcomes: dict[str, Outcome]) -> None:
+        self.folder, self.outcomes = folder, outcomes
+        lines = []
+        for run_id, outcome in outcomes.items():
+            first, *_ = outcome.message.strip().splitlines() or [outcome.kind]
+            lines.append(f"{run_id} failed: {first} (more in {folder / run_id / 'error.txt'})")
+        super().__init__("\n".join(lines))
+
+
+def run(
+    recipe: Recipe | str | Path,
+    *,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    train: str = _TRAIN,
+) -> Experiment:
+    """Train and record every run of a recipe; the experiment's records.
+
+    `out` is `runs/<name>-<hash8>` unless given. At most `workers` runs go on at once (by default as many as cores /
+    threads); records do not depend on it. `resume` continues an unfinished experiment, `force` deletes one and starts
+    anew. A complete experiment of the same recipe is returned at once. Each callback gets every progress event: a dict
+    with `run_id` (None while a base is pretrained), `label` and `phase`; `quiet` shows nothing on stderr.
+    `train` names the function, "module:name", that trains one run in its process (see `loop.train`).
+
+    Raises UsageError for a folder that holds something else or cannot be written, InterruptedRunError (with the
+    command that resumes) for an unfinished experiment without `resume`, RunFailedError after all other runs ended when
+    one failed, KeyboardInterrupt (with that command) when Ctrl-C or SIGTERM stopped it: runs end after their present
+    step and are committed; a second Ctrl-C kills them.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    planned = recipe.expand()
+    folder = Path(out) if out is not None else default_folder(recipe)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
+    for planned_run in planned:
+        _check_base(planned_run.config.policy.base)
+    if force or folder_state(folder, recipe) != "complete":
+        make_folder(folder)
+        with _locked(folder):
+            _prepare(folder, recipe, resume=resume, force=force)
+            count = workers or max(1, cores() // max(one.config.threads for one in planned))
+            with Progress(planned, quiet=quiet) as progress:
+                _train_all(folder, planned, train, count, [progress, *callbacks])
+    from ..recording import Experiment
+
+    return Experiment(folder)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """`runs/<name>-<hash8>` below the current folder."""
+    return Path("runs") / f"{recipe.name}-{recipe.hash[:8]}"
+
+
+def resume_command(folder: Path) -> str:
+    """The command that continues the experiment in `folder`."""
+    return f"python -m analysis.trace --resume {shlex.quote(str(folder))}"
+
+
+def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished", "complete"]:
+    """What `folder` holds of the recipe's experiment.
+
+    Raises UsageError where it holds anything else: another experiment, other files, or a damaged one.
+    """
+    if not (folder / "experiment.json").exists():
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"out: expected a folder, got the file {folder}")
+        if folder.is_dir() and any(path.name != _LOCK for path in folder.iterdir()):
+            raise UsageError(f"out: {folder} holds files that are no experiment; choose another folder with --out")
+        return "absent"
+    info = read_experiment(folder)
+    if info["hash"] != recipe.hash:
+        raise UsageError(
+            f"out: {folder} holds the experiment {info['name']} ({info['hash'][:8]}), expected {recipe.name} "
+            f"({recipe.hash[:8]}); choose another folder with --out, or --force to delete what is there"
+        )
+    finished = all(_run_status(folder / one["run_id"]) in _FINAL for one in info["runs"])
+    return "complete" if finished else "unfinished"
+
+
+def _run_status(folder: Path) -> str:
+    return str(read_run_json(folder)["status"]) if (folder / "run.json").exists() else "waiting"
+
+
+def _check_base(base: str) -> None:
+    """Refuse what is plainly no base before anything is started; the loader says what else may be wrong."""
+    if base in BASES:
+        return
+    folder = Path(base).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "is no folder"
+        raise UsageError(f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got "
+                         f"{base!r}, which {what} ({nearest(base, BASES)})")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"out: another process runs the experiment in {folder}; wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
+    """Bring a locked folder into the state from which its unfinished runs can be trained."""
+    if force and (folder / "experiment.json").exists():
+        read_experiment(folder)  # refuses what is not recognisably an experiment
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    state = folder_state(folder, recipe)
+    if state == "unfinished" and not resume:
+        raise InterruptedRunError(f"out: {folder} holds an unfinished experiment of this recipe; go on with\n"
+                                  f"  {resume_command(folder)}\nor start anew with --force")
+    if state == "absent":
+        runs = [{"run_id": one.run_id, "label": one.label, "seed": one.config.seed} for one in recipe.expand()]
+        write_experiment(folder, name=recipe.name, recipe=recipe.to_dict(), hash=recipe.hash, runs=runs,
+                         versions=versions())
+
+
+def _train_all(
+    folder: Path, planned: list[PlannedRun], train: str, workers: int, callbacks: Sequence[Callback]
+) -> None:
+    def on_event(event: dict[str, Any]) -> None:
+        for callback in callbacks:
+            callback(event)
+
+    todo = [one for one in planned if _run_status(folder / one.run_id) not in _FINAL]
+    jobs = [Job(one, folder / one.run_id, (folder / one.run_id / "run.json").exists(), train) for one in todo]
+    update_experiment(folder, status="running")
+    try:
+        with StopRequests() as requests:
+            _make_bases(todo, on_event)
+            requests.interrupt = False
+            outcomes = run_jobs(jobs, workers=workers, requests=requests, on_event=on_event)
+    except BaseException as error:
+        update_experiment(folder, status="interrupted")
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_go_on(folder)) from None
+        raise
+    failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
+    statuses = [_run_status(folder / one.run_id) for one in planned]
+    unfinished = failed or any(status not in _FINAL for status in statuses)
+    update_experiment(folder, status="interrupted" if unfinished else
+                      "diverged" if "diverged" in statuses else "complete")
+    if failed:
+        causes = {(outcome.kind, outcome.message) for outcome in failed.values()}
+        if len(failed) == len(jobs) and len(causes) == 1 and failed[jobs[0].run.run_id].kind == "UsageError":
+            raise UsageError(causes.pop()[1])
+        raise RunFailedError(folder, failed)
+    if unfinished:
+        raise KeyboardInterrupt(_go_on(folder))
+
+
+def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
+    """Pretrain the built-in bases that are not cached yet, before the runs compete for the cores."""
+    for base, seed in dict.fromkeys((one.config.policy.base, one.config.policy.seed) for one in todo):
+        if base in BASES:
+            event = {"run_id": None, "label": f"base {base}", "phase": "pretrain"}
+
+            def progress(step: int, steps: int, loss: float, event: dict[str, Any] = event) -> None:
+                on_event(event | {"step": step, "steps": steps, "loss": loss})
+
+            ensure_base(base, seed, progress=progress)
+
+
+def _go_on(folder: Path) -> str:
+    return f"stopped; go on with\n  {resume_command(folder)}"
