@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from random_models import random_model
+
+from toy_models import Policy, Samples, get_task, sample
+
+PROMPTS = [[5], [6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17], [6, 7, 8, 9]]
+EQUAL = [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
+END, PAD, N_NEW = 1, 0, 12
+
+
+def uniforms(n: int, width: int = N_NEW, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(model: Any, prompts: list[list[int]], group_size: int = 4, **kwargs: Any) -> Samples:
+    kwargs.setdefault("uniforms", uniforms(len(prompts) * group_size, kwargs.get("max_new_tokens", N_NEW)))
+    kwargs = {"max_new_tokens": N_NEW, "eos_id": END, "pad_id": PAD} | kwargs
+    return sample(model, prompts, group_size=group_size, **kwargs)
+
+
+def naive(
+    model: Any, prompt: list[int], draws: torch.Tensor, temperature: float, top_p: float = 1.0
+) -> tuple[list[int], list[float], list[float]]:
+    """One row, one token at a time, a whole forward pass for each, in Python numbers."""
+    ids, log_probs, entropies = list(prompt), [], []
+    for u in draws.tolist():
+        with torch.no_grad():
+            z = model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+        law = (z / (temperature or 1.0)).softmax(-1)
+        p = law.tolist()
+        if temperature == 0.0:
+            token = max(range(len(p)), key=p.__getitem__)
+        else:
+            nucleus: list[int] = []
+            for v in sorted(range(len(p)), key=lambda v: -p[v]):
+                if sum(p[w] for w in nucleus) < top_p:
+                    nucleus.append(v)
+            mass, token = 0.0, -1
+            for v in sorted(nucleus):
+                mass += p[v]
+                token = v
+                if mass > u * sum(p[w] for w in nucleus):
+                    break
+        ids.append(token)
+        log_probs.append(law[token].log().item())
+        entropies.append(-(law * law.log()).sum().item())
+        if token == END:
+            break
+    return ids[len(prompt) :], log_probs, entropies
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
+@pytest.mark.parametrize("prompts", [PROMPTS, EQUAL], ids=["ragged", "equal"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+def test_equals_one_forward_pass_per_token(
+    kind: str, prompts: list[list[int]], dtype: torch.dtype, tolerance: float
+) -> None:
+    model = random_model(kind, dtype)
+    group_size, temperature = 3, 1.5
+    u = uniforms(len(prompts) * group_size)
+    drawn = draw(model, prompts, group_size, temperature=temperature, uniforms=u)
+    assert drawn.log_probs.dtype == dtype
+    for i, row in enumerate(u):
+        ids, log_probs, entropies = naive(model, prompts[i // group_size], row, temperature)
+        n = len(ids)
+        assert drawn.response_ids[i, :n].tolist() == ids
+        assert drawn.lengths[i] == n
+        assert drawn.finished[i] == (ids[-1] == END)
+        assert (drawn.log_probs[i, :n].double() - torch.tensor(log_probs).double()).abs().max() <= max(tolerance, 1e-6)
+        assert (drawn.entropy[i, :n].double() - torch.tensor(entropies).double()).abs().max() <= max(tolerance, 1e-6)
+        assert (drawn.response_ids[i, n:] == PAD).all()
+        assert (drawn.log_probs[i, n:] == 0).all()
+        assert (drawn.entropy[i, n:] == 0).all()
+    # Otherwise the removal of ended rows was not met.
+    assert 0 < drawn.finished.sum() < len(u) or len(set(drawn.lengths.tolist())) > 2
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9])
+def test_nucleus(top_p: float) -> None:
+    model = random_model("qwen3", torch.float64)
+    drawn = draw(model, PROMPTS, 4, top_p=top_p, temperature=1.2)
+    for i, row in enumerate(uniforms(20)):
+        ids, log_probs, entropies = naive(model, PROMPTS[i // 4], row, 1.2, top_p)
+        n = len(ids)
+        assert drawn.response_ids[i, :n].tolist() == ids
+        # The policy's own law, not the truncated one.
+        assert (drawn.log_probs[i, :n] - torch.tensor(log_probs, dtype=torch.float64)).abs().max() <= 1e-10
+        assert (drawn.entropy[i, :n] - torch.tensor(entropies, dtype=torch.float64)).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_greedy(kind: str) -> None:
+    model = random_model(kind, torch.float64)
+    drawn = draw(model, PROMPTS, 1, temperature=0.0, uniforms=None)
+    for i, prompt in enumerate(PROMPTS):
+        ids, log_probs, entropies = naive(model, prompt, torch.zeros(N_NEW), 0.0)
+        assert drawn.response_ids[i, : len(ids)].tolist() == ids
+        assert (drawn.log_probs[i, : len(ids)] - torch.tensor(log_probs, dtype=torch.float64)).abs().max() <= 1e-10
+        assert (drawn.entropy[i, : len(ids)] - torch.tensor(entropies, dtype=torch.float64)).abs().max() <= 1e-10
+
+
+def test_greedy_is_that_of_generate(tiny: Policy) -> None:
+    prompts = [list(p.ids) for p in get_task("path-small").prompts("test")[:32]]
+    ours = sample(tiny.model, prompts, group_size=1, max_new_tokens=9, eos_id=tiny.eos_id, pad_id=tiny.pad_id,
+                  temperature=0.0)  # fmt: skip
+    theirs = tiny.model.generate(
+        torch.tensor(prompts), do_sample=False, max_new_tokens=9, pad_token_id=tiny.pad_id, eos_token_id=tiny.eos_id
+    )
+    assert ours.response_ids.tolist() == theirs[:, len(prompts[0]) :].tolist()
+
+
+def test_samples_do_not_depend_on_the_batch(tiny: Policy) -> None:
+    prompts = [list(p.ids) for p in get_task("path-small").prompts("train")[:128]]
+    u = uniforms(1024, 9)
+    args = {"max_new_tokens": 9, "eos_id": tiny.eos_id, "pad_id": tiny.pad_id}
+    whole = sample(tiny.model, prompts, group_size=8, uniforms=u, **args)
+    rows = [prompt for prompt in prompts for _ in range(8)]
+    for i in range(0, 1024, 7):
+        piece = sample(tiny.model, rows[i : i + 7], group_size=1, uniforms=u[i : i + 7], **args)
+        for j, n in enumerate(piece.lengths.tolist()):
+            assert whole.lengths[i + j] == n
+            assert whole.response_ids[i + j, :n].tolist() == piece.response_ids[j, :n].tolist()
+            assert (whole.log_probs[i + j, :n] - piece.log_probs[j, :n]).abs().max() <= 1e-4
+
+
+def test_log_probs_are_those_of_the_policy(tiny: Policy) -> None:
+    prompts = [list(p.ids) for p in get_task("path-small").prompts("train")[:64]]
+    drawn = sample(tiny.model, prompts, group_size=8, max_new_tokens=9, eos_id=tiny.eos_id, pad_id=tiny.pad_id,
+                   uniforms=uniforms(512, 9))  # fmt: skip
+    responses = [row[:n].tolist() for row, n in zip(drawn.response_ids, drawn.lengths, strict=True)]
+    log_probs, mask = tiny.log_probs([p for p in prompts for _ in range(8)], responses)
+    assert (log_probs - drawn.log_probs).abs().max() <= 1e-4
+    assert (drawn.lengths == mask.sum(1)).all()
+    # What is drawn may enter a loss.
+    (log_probs * drawn.log_probs).sum().backward()
+
+
+def test_frequencies_follow_the_law() -> None:
+    model = random_model("qwen3")
+    n = 20_000
+    for temperature in (1.0, 0.6):
+        drawn = draw(model, [[5, 6]], n, temperature=temperature, max_new_tokens=1, uniforms=uniforms(n, 1, seed=7))
+        with torch.no_grad():
+            law = (model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].double() / temperature).softmax(-1)
+        counts = drawn.response_ids[:, 0].bincount(minlength=29).double()
+        errors = (counts - n * law) / (n * law * (1 - law)).sqrt().clamp(min=1)
+        # 29 tokens, five standard errors: a false alarm in 60,000 seeds.
+        assert errors.abs().max() < 5
+
+
+class OneLaw(torch.nn.Module):
+    """Logits that do not depend on the context, in the interface of transformers."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.row = torch.tensor(logits)
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        class Output:
+            logits = self.row.expand(*input_ids.shape, -1)
+            past_key_values = self
+
+        return Output()
+
+    def batch_repeat_interleave(self, repeats: int) -> None: ...
+
+    def reorder_cache(self, index: torch.Tensor) -> None: ...
+
+
+INF = float("inf")
+LARGEST_UNIFORM = 1 - 2.0**-53
+
+
+@pytest.mark.parametrize(
+    ("logits", "u", "token"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 0.0, 0),
+        ([0.0, 0.0, 0.0, 0.0], 0.25, 1),  # an edge belongs to the token above
+        ([0.0, 0.0, 0.0, 0.0], 0.2499999, 0),
+        ([0.0, 0.0, 0.0, 0.0], LARGEST_UNIFORM, 3),
+        ([-INF, 0.0, 0.0, 0.0], 0.0, 1),
+        ([0.0, 0.0, -INF, -INF], LARGEST_UNIFORM, 1),
+        ([0.3, 0.1, 0.7, -INF], LARGEST_UNIFORM, 2),
+        ([-INF, -INF, 5.0, -INF], 0.7, 2),
+        ([-1e30, 0.0, 1e4, 0.0], 0.7, 2),
+    ],
+)
+def test_inverse_of_the_cumulative_distribution(logits: list[float], u: float, token: int) -> None:
+    drawn = draw(OneLaw(logits), [[2]], 1, max_new_tokens=1, uniforms=torch.tensor([[u]], dtype=torch.float64))
+    assert drawn.response_ids.tolist() == [[token]]
+    law = torch.tensor(logits, dtype=torch.float64).softmax(-1)
+    assert drawn.log_probs[0, 0].item() == pytest.approx(law[token].log().item(), abs=1e-6)
+    assert drawn.entropy[0, 0].item() == pytest.approx(-torch.special.xlogy(law, law).sum().item(), abs=1e-6)
+
+
+def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("qwen3")
+    whole = draw(model, PROMPTS)
+    monkeypatch.setattr("toy_models.sampling._CHUNK", 3 * 29)
+    pieces = draw(model, PROMPTS)
+    assert (whole.response_ids == pieces.response_ids).all()
+    assert (whole.entropy == pieces.entropy).all()
+
+
+def test_width_is_the_longest_response() -> None:
+    always_ends = OneLaw([-INF, 0.0, -INF])
+    drawn = draw(always_ends, [[2], [2]], 2)
+    assert drawn.response_ids.tolist() == [[END]] * 4
+    assert drawn.lengths.tolist() == [1] * 4
+    assert drawn.finished.all()
+    never_ends = OneLaw([-INF, -INF, 0.0])
+    drawn = draw(never_ends, [[2], [2]], 2)
+    assert drawn.response_ids.tolist() == [[2] * N_NEW] * 4
+    assert not drawn.finished.any()
+    # The end token on the last position counts as ended, also where padding is the same token.
+    drawn = draw(always_ends, [[2]], 1, max_new_tokens=1, pad_id=END)
+    assert drawn.finished.tolist() == [True]
+    assert drawn.lengths.tolist() == [1]
+
+
+def test_nothing_global_is_touched() -> None:
+    state = torch.get_rng_state()
+    draw(random_model("qwen3"), PROMPTS)
+    assert (torch.get_rng_state() == state).all()
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": []}, "prompts: expected at least one prompt"),
+        ({"prompts": [[5], []]}, "prompts: .* each of at least one token"),
+        ({"group_size": 0}, "group_size and max_new_tokens: expected at least 1, received 0 and 12"),
+        ({"max_new_tokens": 0}, "group_size and max_new_tokens: expected at least 1"),
+        ({"temperature": -1.0}, r"temperature: expected 0 \(greedy\) or a positive number, received -1.0"),
+        ({"temperature": float("nan")}, "temperature: expected 0 .* received nan"),
+        ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\], received 0.0"),
+        ({"top_p": 1.5}, r"top_p: expected a number in \(0, 1\], received 1.5"),
+        ({"uniforms": None}, "uniforms: expected the shape .* = .20, 12., received None"),
+        ({"uniforms": torch.rand(20, 3)}, "uniforms: expected the shape .* = .20, 12., received .20, 3."),
+        ({"uniforms": torch.ones(20, 12)}, r"uniforms: expected numbers in \[0, 1\)"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw(OneLaw([0.0, 0.0]), **({"prompts": PROMPTS, "uniforms": uniforms(20)} | change))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), INF])
+def test_a_diverged_policy_is_named(bad: float) -> None:
+    with pytest.raises(FloatingPointError, match="logits: expected finite numbers.*in 4 of 4 rows; the policy has diverged"):
+        draw(OneLaw([0.0, bad, 0.0]), [[2], [2]], 2)
