@@ -241,8 +241,8 @@ class Loop:
         if fields.tokens > 0:
             for one in result.passes:
                 statistics[one.sign] = pass_statistics(one)
-                self.writer.append("tokens", token_rows(
-                    index, one, batch, groups, fields, statistics[one.sign], kl_on=one.kl_weights is not None))
+                if (columns := token_rows(index, one, batch, groups, fields, statistics[one.sign])) is not None:
+                    self.writer.append("tokens", columns)
         norm = torch.nn.utils.get_total_norm(steps.values()).item()
         self.writer.append("updates", update_row(index, result, statistics, lr, norm))
         if follow:

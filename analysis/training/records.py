@@ -54,9 +54,9 @@ def rollout_rows(batch: RolloutBatch, groups: Tensor, decode: Callable[[list[int
     rows = [i for i in range(len(batch)) if groups[i // batch.group_size]]
     index = torch.tensor(rows, dtype=torch.long)
     return {
-        "step": [batch.step] * len(rows),
+        "step": batch.step,
         "rollout": rows,
-        "rank": [0] * len(rows),
+        "rank": 0,
         "prompt_id": [batch.prompt(i).prompt_id for i in rows],
         "group": [i // batch.group_size for i in rows],
         "response_ids": [batch.responses[i] for i in rows],
@@ -142,17 +142,16 @@ def pass_statistics(one: SignPass) -> TokenStatistics:
 
 def token_rows(
     index: UpdateIndex, one: SignPass, batch: RolloutBatch, groups: Tensor, fields: RecordFields,
-    statistics: TokenStatistics, *, kl_on: bool,
-) -> Columns:
-    """Rows of the table `tokens` for the pass's tokens that belong to recorded prompt groups."""
+    statistics: TokenStatistics,
+) -> Columns | None:
+    """Rows of the table `tokens` for the pass's tokens that belong to recorded prompt groups; None if none do."""
     keep_rows = groups[one.rows // batch.group_size]
     if not keep_rows.any():
-        return {}
+        return None
     real = one.mask.cpu()
     kept = real & keep_rows[:, None]
     flat = kept[real]  # positions among the pass's real tokens
     local_row, position = kept.nonzero(as_tuple=True)
-    n = len(position)
 
     def pick(values: Tensor | None) -> Any:
         return None if values is None else values.cpu()[kept].numpy()
@@ -161,12 +160,12 @@ def token_rows(
         return values.cpu()[flat].numpy()
 
     columns: Columns = {
-        "update": [index.update] * n,
-        "step": [index.step] * n,
+        "update": index.update,
+        "step": index.step,
         "rollout": one.rows[local_row].numpy(),
         "position": position.numpy(),
-        "epoch": [index.epoch] * n,
-        "minibatch": [index.minibatch] * n,
+        "epoch": index.epoch,
+        "minibatch": index.minibatch,
         "token": pick(one.batch.tokens),
         "sampling_log_prob": batch.sampling_log_probs[one.rows[local_row], position].numpy(),
         "old_log_prob": pick(one.old_log_probs),
@@ -184,7 +183,7 @@ def token_rows(
         "clip": pick(one.clip) if one.ratio is not None else None,
         "weight": pick(one.weights),
         "entropy_weight": pick(one.entropy_weights),
-        "kl_weight": pick(one.kl_weights) if kl_on else None,
+        "kl_weight": pick(one.kl_weights),
     }
     if fields.columns == "full":
         logits = one.logits[kept.to(one.logits.device)]
@@ -199,4 +198,4 @@ def token_rows(
             assert full.top_ids is not None
             assert full.top_probs is not None
             columns["top_ids"], columns["top_probs"] = full.top_ids.cpu().numpy(), full.top_probs.cpu().numpy()
-    return {name: values for name, values in columns.items() if values is not None}
+    return columns

@@ -248,7 +248,7 @@ class Updater:
             return
         bad = ((~torch.isfinite(token_loss) | ~torch.isfinite(log_probs)) & teacher.mask).nonzero()[:5].tolist()
         names = [
-            f"rollout {rows[b]} position {t} (token {int(teacher.tokens[b, t])}, log π = {float(log_probs[b, t]):.4g})"
+            f"rollout {rows[b]} position {t} (token {int(teacher.tokens[b, t])}, log π = {log_probs.detach()[b, t].item():.4g})"
             for b, t in bad
         ]
         raise DivergedError(

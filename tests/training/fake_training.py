@@ -21,7 +21,7 @@ def complete(config: Any, folder: Path, **job: Any) -> str:
 def diverging(config: Any, folder: Path, **job: Any) -> str:
     if config.objective.name != "psr":
         return _go(config, folder, "complete", **job)
-    job["report"]({"phase": "update", "step": 0, "steps": config.steps, "message": str(DivergedError("update 3"))})
+    job["report"]({"phase": "update", "step": 0, "steps": config.steps, "error": str(DivergedError("update 3"))})
     return _go(config, folder, "diverged", **job)
 
 

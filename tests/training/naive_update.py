@@ -1,4 +1,4 @@
-"""A random Qwen3 in float64 and hand-made rollout batches: enough to check an update against a naive one."""
+"""A random model in float64 and hand-made rollout batches: enough to check an update against a naive one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 from toy_models import Policy, Prompt, Verdict
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.objectives import get
 from analysis.training.fields import ObjectiveFields, OptimizerFields, RolloutFields, RunConfig, UpdateFields
@@ -19,11 +19,12 @@ VOCAB = 17
 
 
 def random_policy(seed: int = 0) -> Policy:
+    """GPT-2, since the norms of the Llama family round to float32 inside: two backward passes would differ by that."""
     torch.manual_seed(seed)
-    config = Qwen3Config(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, head_dim=8,
-                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True,
-                         initializer_range=0.6)
-    return Policy(Qwen3ForCausalLM(config).double().eval(), SimpleNamespace(pad_token_id=0, eos_token_id=1))
+    config = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.4,
+                        bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=1)
+    return Policy(GPT2LMHeadModel(config).double().eval(), tokenizer)
 
 
 def random_batch(objective, *, groups: int = 4, group_size: int = 4, seed: int = 0, off_policy: float = 0.0,

@@ -215,7 +215,7 @@ def test_rows_of_the_tables():
     groups = torch.tensor([False, True, False, True])
     seen = set()
     for one in result.passes:
-        rows = token_rows(index, one, batch, groups, config.record, statistics[one.sign], kl_on=False)
+        rows = token_rows(index, one, batch, groups, config.record, statistics[one.sign])
         for k, (i, t) in enumerate(zip(rows["rollout"].tolist(), rows["position"].tolist(), strict=True)):
             assert groups[i // 4]
             assert rows["token"][k] == batch.responses[i][t]
