@@ -199,7 +199,7 @@ def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> 
         _say(str(error), 1)
     diverged = [run_id for run_id, one in experiment.runs.items() if one.status == "diverged"]
     for run_id in diverged:
-        _say(f"{run_id} diverged: it has records up to its last commit", 1)
+        _say(f"{run_id} diverged: {experiment.runs[run_id].info.get('error', 'non-finite loss')}", 1)
     if failure is None or any(one.status == "complete" for one in experiment.runs.values()):
         _show(experiment, as_json=arguments.json)
     return 1 if failure is not None or diverged else 0

@@ -161,7 +161,7 @@ def run_jobs(
                         outcome = process.end()
                         process.close()
                         outcomes[process.job.run.run_id] = outcome
-                        on_event(_named(process.job, {"phase": outcome.status, "message": outcome.message}))
+                        on_event(_named(process.job, {"phase": outcome.status, "error": outcome.message}))
                 if requests.count and not asked:
                     asked = True
                     for process in running:
@@ -203,7 +203,7 @@ def _take(process: _Process, message: dict[str, Any], on_event: Callable[[dict[s
         process.last = message["event"]
         on_event(_named(process.job, message["event"]))
     elif "status" in message:
-        process.outcome = Outcome(message["status"], process.last.get("message", ""))
+        process.outcome = Outcome(message["status"], process.last.get("error", ""))
     else:
         process.outcome = Outcome("failed", message["error"], message["kind"])
 

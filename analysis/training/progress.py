@@ -77,7 +77,7 @@ class Progress:
 
     def _due(self, run_id: str | None, event: dict[str, Any]) -> bool:
         now = time.monotonic()
-        if "step" in event and now - self._printed.setdefault(run_id, now) < _PLAIN_SECONDS:
+        if "step" in event and now - self._printed.get(run_id, -_PLAIN_SECONDS) < _PLAIN_SECONDS:
             return False
         self._printed[run_id] = now
         return True
@@ -86,7 +86,7 @@ class Progress:
         parts = [self._title(event), str(event["phase"])]
         if "step" in event:
             parts.append(f"{event['step']}/{event['steps']}")
-        parts += [text for text in (_numbers(event), self._left(event), event.get("message")) if text]
+        parts += [text for text in (_numbers(event), self._left(event), event.get("error")) if text]
         return "  ".join(parts)
 
     def _title(self, event: dict[str, Any]) -> str:
