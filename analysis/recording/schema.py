@@ -266,6 +266,7 @@ UPDATES = Table(
         _c("entropy_pos", "float64", "mean H over tokens of rewarded rows", "nats", null=True),
         _c("entropy_neg", "float64", "the same for unrewarded rows", "nats", null=True),
         _c("kl", "float64", "mean of the KL estimator over tokens", "nats", null=True),
+        _c("value_loss", "float64", "½·mean (V − return)² of the critic before its step", null=True),
     ),
 )
 

@@ -264,6 +264,16 @@ def combination_problems(config: RunConfig) -> list[str]:
         (update.drop == "after" and update.rows == "keep",
          'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
          "update.drop out"),
+        (config.critic.enabled and objective.name not in ("reinforce", "w-reinforce"),
+         f"critic.enabled with objective.name = {show(objective.name)}: a baseline gives both signs a weight; take "
+         "reinforce or w-reinforce"),
+        (config.critic.enabled and update.rows == "drop",
+         'critic.enabled with update.rows = "drop": every row has an advantage then; set update.rows = "keep"'),
+        (config.critic.enabled and objective.advantage not in (None, "none"),
+         f"critic.enabled with objective.advantage = {show(objective.advantage)}: two baselines; leave one of them out"),
+        (config.critic.enabled and objective.kl_coef > 0 and objective.kl_placement == "reward",
+         'critic.enabled with objective.kl_placement = "reward": the critic values the task\'s reward alone; place '
+         "the KL in the loss"),
         (rollout.prompts > config.task.train_prompts,
          f"rollout.prompts = {rollout.prompts} with task.train_prompts = {config.task.train_prompts}: a step draws "
          "each prompt once at most; raise task.train_prompts or lower rollout.prompts"),
@@ -289,6 +299,7 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (objective.kl_coef == 0, "objective.kl_coef = 0"),
         (objective.entropy_coef == 0, "objective.entropy_coef = 0"),
         (config.rollout.top_p == 1, "rollout.top_p = 1"),
+        (not config.critic.enabled, "critic.enabled = false"),
         (config.task.false_positive == 0 and config.task.false_negative == 0,
          "no verifier noise (task.false_positive = task.false_negative = 0)"),
     ]

@@ -14,6 +14,7 @@ from typing import Any
 from toy_models.task import TASKS
 
 __all__ = [
+    "CriticFields",
     "EvalFields",
     "ObjectiveFields",
     "OptimizerFields",
@@ -68,6 +69,14 @@ class ObjectiveFields:
     kl_placement: str = _f("loss", "loss: β·KL per token in the loss; reward: −β·ΣKL of the response in the advantage",
                            choices=("loss", "reward"))
     entropy_coef: float = _f(0.0, "coefficient of the entropy bonus", low=0)
+
+
+@dataclass(frozen=True)
+class CriticFields:
+    enabled: bool = _f(False, "learn a baseline: a value head on the policy's hidden states; with reinforce and clipping "
+                              "this is PPO")
+    lr: float = _f(1e-3, "learning rate of the value head's own AdamW", above=0)
+    gae_lambda: float = _f(1.0, "λ of generalised advantage estimation, γ = 1", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ class RunConfig:
     policy: PolicyFields = field(default_factory=PolicyFields)
     task: TaskFields = field(default_factory=TaskFields)
     objective: ObjectiveFields = field(default_factory=ObjectiveFields)
+    critic: CriticFields = field(default_factory=CriticFields)
     optimizer: OptimizerFields = field(default_factory=OptimizerFields)
     rollout: RolloutFields = field(default_factory=RolloutFields)
     update: UpdateFields = field(default_factory=UpdateFields)

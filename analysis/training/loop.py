@@ -28,6 +28,7 @@ from ..objectives import get as get_objective
 from ..recording import RunWriter
 from .config import config_to_dict
 from .contexts import ContextFollower
+from .critic import Critic
 from .exact import exact_loss
 from .fields import RunConfig
 from .machine import machine_info
@@ -111,7 +112,8 @@ class Loop:
         self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if config.objective.kl_coef > 0 else None
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
-        self.updater = Updater(self.policy, self.optimizer, self.objective, config)
+        self.critic = Critic(self.policy.model, config.critic.lr) if config.critic.enabled else None
+        self.updater = Updater(self.policy, self.optimizer, self.objective, config, self.critic)
         self.step = self.update = self.updates_made = 0
         self._timings: list[dict[str, Any]] = []
         self.writer = RunWriter(folder, resume=resume, run_json=self._run_json(run_id, label))
@@ -284,11 +286,13 @@ class Loop:
         return {name: p.detach().clone() for name, p in named if p.requires_grad}
 
     def _reference_values(self, batch: RolloutBatch, plans: list[list[torch.Tensor]]) -> None:
-        """Old and reference log-probs where they are needed, and the KL penalty on advantages."""
+        """What updates need from the policy before the first of them: old and reference log-probs, values, penalties."""
         config, width = self.config, batch.sampling_log_probs.shape[1]
         used = sorted({int(i) for plan in plans for rows in plan for i in rows})
         penalty = config.objective.kl_coef > 0 and config.objective.kl_placement == "reward"
-        if sum(len(plan) for plan in plans) > 1 or penalty:
+        if self.critic is not None:
+            self.updater.value(batch, used)
+        elif sum(len(plan) for plan in plans) > 1 or penalty:
             # The first minibatch's rows are seen before any update: there the policy is its own old policy.
             first = {int(i) for i in plans[0][0]} if plans[0] and not penalty else set()
             rows = [i for i in used if i not in first]
@@ -351,6 +355,7 @@ class Loop:
                 "model": self.policy.model.state_dict(),
                 "reference": None if self.reference is None else self.reference.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "critic": None if self.critic is None else self.critic.state_dict(),
                 "streams": self.streams.state_dict(),
                 "cursor": self.cursor.state_dict(),
                 "contexts": self.contexts.state_dict(),
@@ -365,6 +370,8 @@ class Loop:
         if self.reference is not None:
             self.reference.load_state_dict(state["reference"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
         self.streams.load_state_dict(state["streams"])
         self.cursor.load_state_dict(state["cursor"])
         self.contexts.load_state_dict(state["contexts"])

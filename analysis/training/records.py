@@ -131,6 +131,7 @@ def update_row(
             row[f"entropy_{name}"] = statistics[sign].entropy.double().mean().item()
     tokens = row["tokens_pos"] + row["tokens_neg"]
     with_kl = any(one.kl_weights is not None for one in result.passes)
+    row["value_loss"] = result.value_loss
     row["kl"] = sum(one.kl_sum for one in result.passes) / tokens if with_kl else None
     return {name: [value] for name, value in row.items()}
 
@@ -178,7 +179,7 @@ def token_rows(
         "direction_norm": stat(statistics.direction_norm),
         "argmax_token": stat(statistics.argmax_token),
         "argmax_prob": stat(statistics.argmax_prob),
-        "advantage": one.advantages.cpu()[local_row].numpy(),
+        "advantage": pick(one.advantages) if one.advantages.ndim == 2 else one.advantages.cpu()[local_row].numpy(),
         "ratio": pick(one.ratio),
         "clip": pick(one.clip) if one.ratio is not None else None,
         "weight": pick(one.weights),

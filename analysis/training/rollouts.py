@@ -52,7 +52,8 @@ class RolloutBatch:
     """The responses of one step; rollout i belongs to prompt i // group_size. Tensors live on the CPU.
 
     `sampling_log_probs` and `entropy` are those of softmax(z/T) as the sampler saw it; they serve the records only.
-    `old_log_probs` and `ref_log_probs` (N, R) are filled in by the update where they are needed.
+    `old_log_probs`, `ref_log_probs`, `token_advantages` and `returns` (N, R) are filled in before the updates where they
+    are needed; where there are token advantages (a critic), they take the place of the rollouts' `advantages`.
     """
 
     step: int
@@ -71,6 +72,8 @@ class RolloutBatch:
     selected: Tensor
     old_log_probs: Tensor | None = None
     ref_log_probs: Tensor | None = None
+    token_advantages: Tensor | None = None
+    returns: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.responses)

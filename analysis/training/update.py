@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ..errors import DivergedError
 from ..objectives import Objective
 from ..recording.weights import WeightProbe
+from .critic import Critic, advantage_estimates, captured_hidden_states
 from .fields import RunConfig
 from .regularizers import kl_penalty, policy_entropy
 from .rollouts import RolloutBatch
@@ -52,6 +53,7 @@ class SignPass:
     entropy_weights: Tensor | None
     kl_sum: float
     loss: float
+    hidden: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -67,14 +69,19 @@ class UpdateResult:
     grad_norm: dict[str, float] = field(default_factory=dict)
     grad_cos: float | None = None
     clip_coef: float | None = None
+    value_loss: float | None = None
     skipped: bool = False
 
 
 class Updater:
     """Applies updates of one run to its policy; holds no state but the policy, the optimiser and the settings."""
 
-    def __init__(self, policy: Policy, optimizer: torch.optim.Optimizer, objective: Objective, config: RunConfig) -> None:
+    def __init__(
+        self, policy: Policy, optimizer: torch.optim.Optimizer, objective: Objective, config: RunConfig,
+        critic: Critic | None = None,
+    ) -> None:
         self.policy, self.optimizer, self.objective, self.config = policy, optimizer, objective, config
+        self.critic = critic
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
 
     # -- log-probs without gradients ------------------------------------------------------------------------------
@@ -88,6 +95,23 @@ class Updater:
             values, _ = self._token_log_probs(response_logits(model, teacher), teacher)
             out[start : start + len(values), : values.shape[1]] = values.masked_fill(~teacher.mask, 0).cpu()
         return out
+
+    def value(self, batch: RolloutBatch, rows: Sequence[int]) -> None:
+        """Fill in old log-probs, token advantages and returns of the rows under the policy and the critic as they are."""
+        assert self.critic is not None
+        shape = (len(batch), batch.sampling_log_probs.shape[1])
+        values = torch.zeros(shape, dtype=self.parameters[0].dtype)
+        batch.old_log_probs = torch.zeros_like(values)
+        with captured_hidden_states(self.policy.model) as hidden:
+            batch.old_log_probs[list(rows)] = self.log_probs(self.policy.model, batch, rows)
+        start = 0
+        for states in hidden:
+            chosen = torch.tensor(rows[start : start + len(states)])
+            values[chosen, : states.shape[1]] = self.critic.values(states).cpu()
+            start += len(states)
+        rewards = batch.advantages.to(values.dtype)
+        batch.token_advantages = advantage_estimates(values, rewards, batch.lengths, self.config.critic.gae_lambda)
+        batch.returns = batch.token_advantages + values
 
     def _teacher(self, batch: RolloutBatch, rows: Sequence[int]) -> TeacherBatch:
         return teacher_batch(
@@ -126,6 +150,12 @@ class Updater:
         total = _sum(list(gradients.values())) if gradients else [torch.zeros_like(p) for p in self.parameters]
         self._norms(result, gradients, total, where)
         self._step(result, total)
+        if self.critic is not None and result.passes:
+            assert batch.returns is not None
+            hidden = torch.cat([one.hidden[one.mask] for one in result.passes if one.hidden is not None])
+            returns = torch.cat([batch.returns[one.rows][:, : one.mask.shape[1]].to(hidden.device)[one.mask]
+                                 for one in result.passes])
+            result.value_loss = self.critic.fit(hidden, returns)
         return result
 
     def apply_exact(self, loss: Callable[[], Tensor], where: str) -> UpdateResult:
@@ -157,7 +187,13 @@ class Updater:
         indices = rows.tolist()
         teacher = self._teacher(batch, indices)
         mask, width = teacher.mask, teacher.tokens.shape[1]
-        raw = response_logits(self.policy.model, teacher)
+        hidden = None
+        if self.critic is None:
+            raw = response_logits(self.policy.model, teacher)
+        else:
+            with captured_hidden_states(self.policy.model) as seen:
+                raw = response_logits(self.policy.model, teacher)
+            hidden = seen[0]
         log_probs, scaled = self._token_log_probs(raw, teacher)
         probe = WeightProbe(log_probs)
         stored = batch.old_log_probs
@@ -167,7 +203,10 @@ class Updater:
             old = stored[rows, :width].to(device)
             old = torch.where(torch.isnan(old), log_probs.detach(), old)
             stored[rows, :width] = old.cpu()
-        advantages = batch.advantages[rows].to(device=device, dtype=log_probs.dtype)
+        if batch.token_advantages is None:
+            advantages = batch.advantages[rows].to(device=device, dtype=log_probs.dtype)
+        else:
+            advantages = batch.token_advantages[rows, :width].to(device)
         token_scale = (scale.to(device=device, dtype=log_probs.dtype)[:, None] * mask).detach()
         token_loss = self.objective.loss(log_probs, old, advantages).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()
@@ -204,6 +243,7 @@ class Updater:
         one = SignPass(
             sign, rows, teacher, scaled.detach(), log_probs.detach(), old, ref, advantages, weights,
             closed.weight * token_scale, closed.ratio, closed.clip, kl_weights, entropy_weights, kl_sum, total_loss,
+            hidden,
         )
         return one, gradient, regularizer
 

@@ -254,3 +254,16 @@ def test_bad_input(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         Loop(dataclasses.replace(tiny(**{k: v for k, v in change.items() if k != "device"}),
                                  device=change.get("device", "auto")), tmp_path / "run", run_id="r", label="L")
+
+
+def test_critic_resumes_with_its_state_and_learns(tmp_path):
+    settings = {**SMALL, "grid": "unset", "objective.name": "reinforce", "critic.enabled": True, "critic.lr": 0.05,
+                "update.rows": "keep"}
+    config = Recipe.load("tiny").set(**settings).expand()[0].config
+    whole = go(tmp_path / "whole", config)
+    asked = itertools.count(1)
+    train(config, tmp_path / "parts", run_id="r", label="L", should_stop=lambda: next(asked) >= 2)
+    assert digest(go(tmp_path / "parts", config, resume=True).folder) == digest(whole.folder)
+    losses = whole.table("updates").value_loss
+    assert losses.notna().all()
+    assert losses.iloc[-1] < losses.iloc[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from naive_update import make_config, make_updater, naive_log_probs, naive_logits, random_batch, random_policy
 
 from analysis.errors import DivergedError
+from analysis.training.critic import Critic
+from analysis.training.fields import CriticFields
 from analysis.training.records import UpdateIndex, pass_statistics, token_rows, update_row
 from analysis.training.regularizers import kl_penalty, policy_entropy
 
@@ -225,3 +229,39 @@ def test_rows_of_the_tables():
             assert rows["token_rank"][k] == int((law > law[batch.responses[i][t]]).sum())
             seen.add((i, t))
     assert seen == {(i, t) for i in range(16) if groups[i // 4] for t in range(len(batch.responses[i]))}
+
+
+def test_critic_is_a_baseline_and_leaves_the_policy_gradient_to_the_objective():
+    """PPO's update: advantages by the textbook double sum, weights A_t·ρ, the head fitted by least squares' gradient."""
+    config = make_config(objective={"name": "reinforce"})
+    config = dataclasses.replace(config, critic=CriticFields(enabled=True, lr=0.1, gae_lambda=0.7))
+    updater = make_updater(config)
+    updater.critic = Critic(updater.policy.model, 0.1)
+    g = torch.Generator().manual_seed(3)
+    torch.nn.init.normal_(updater.critic.head.weight, generator=g)
+    torch.nn.init.constant_(updater.critic.head.bias, 0.3)
+    batch = random_batch(updater.objective)
+    head = copy.deepcopy(updater.critic.head)
+    updater.value(batch, ROWS.tolist())
+    hidden = []
+    for i in range(len(batch)):
+        prompt, response = list(batch.prompt(i).ids), batch.responses[i]
+        states = updater.policy.model.transformer(torch.tensor([prompt + response])).last_hidden_state[0]
+        hidden.append(states[len(prompt) - 1 : -1].detach())
+        values = [*head(hidden[i])[:, 0].tolist()]
+        reward = float(batch.advantages[i])
+        delta = [(reward if t == len(values) - 1 else values[t + 1]) - values[t] for t in range(len(values))]
+        expected = [sum(0.7 ** (k - t) * delta[k] for k in range(t, len(values))) for t in range(len(values))]
+        torch.testing.assert_close(batch.token_advantages[i, : len(values)], torch.tensor(expected, dtype=torch.float64))
+        assert (batch.token_advantages[i, len(values):] == 0).all()
+    loss = naive_loss(updater.policy, batch, config, lambda i, lp: -batch.token_advantages[i, : len(lp)] * (lp - lp.detach()).exp())
+    expected_gradient = torch.autograd.grad(loss, updater.parameters)
+    before = [p.detach().clone() for p in updater.parameters]
+    result = updater.apply(batch, ROWS, None, "update 0")
+    for p, b, g in zip(updater.parameters, before, expected_gradient, strict=True):
+        torch.testing.assert_close(b - 0.1 * g, p.detach(), rtol=0, atol=1e-13)
+    tokens = torch.cat(hidden)
+    returns = torch.cat([batch.returns[i, : len(r)] for i, r in enumerate(batch.responses)])
+    naive = 0.5 * ((head(tokens)[:, 0] - returns) ** 2).mean()
+    assert result.value_loss == pytest.approx(naive.item(), rel=1e-10)
+    assert 0.5 * ((updater.critic.head(tokens)[:, 0] - returns) ** 2).mean() < naive
