@@ -3,7 +3,7 @@
 All in nats. The vectors are ∂H/∂z_v = −π_v(log π_v + H) and ∂KL(π‖ref)/∂z_v = π_v(log(π_v/ref_v) − KL). Under
 Δz = ηw(e_y − π), with S = Σπ² log π and c = Σπ², to first order (derived here)
 
-    dH = −ηw[π_y(log π_y + H) − S − cH] = −ηw·Cov_{v~π}(log π_v, 1{v=y}).
+    dH = −ηw[π_y(log π_y + H) − S − cH] = −ηw·Cov_{v~π}(log π_v, 1{v=y} − π_v).
 
 Log Z cancels in all of them, so they are computed from s = z − max z.
 """
@@ -109,7 +109,7 @@ def kl_divergence(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def entropy_change(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
-    """First-order dH = −ηw·Cov_{v~π}(log π_v, 1{v=y}) in nats, shape (…). NSR of a token with π_y < e^{−H} lowers H.
+    """First-order dH = −ηw·Cov_{v~π}(log π_v, 1{v=y} − π_v) in nats, (…). NSR of a token with π_y < e^{−H} lowers H.
 
     Statistics made from logits carry the covariance from residual sums (relative accuracy in saturated rows too).
     Stored ones do not: then it is π_y log π_y − S + H(π_y − c), off by eps·(1 − π_y)·|log(1 − π_y)| where y is the

@@ -26,8 +26,8 @@ FAR = 1e4
 class TokenStatistics:
     """Statistics of softmax(logits / T) at the sampled tokens; every tensor has the tokens' shape.
 
-    `covariance` is Cov_{v~π}(log π_v, 1{v=y}) from the residual sums; it is None for statistics read back from records,
-    where `entropy_change` falls back on the other moments.
+    `covariance` is Cov_{v~π}(log π_v, 1{v=y} − π_v) = π_y(log π_y + H) − S − cH from the residual sums; it is None for
+    statistics read back from records, where `entropy_change` falls back on the other moments.
     """
 
     log_prob: Tensor  # log π_y, nats
