@@ -32,6 +32,7 @@ __all__ = ["BASES", "BaseRecipe", "base_is_cached", "ensure_base"]
 Progress = Callable[[int, int, float], None]
 
 _ROOM = Path(__file__).resolve().parent
+_PROGRAM = f"{__package__}.pretraining"
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -77,15 +78,13 @@ def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock")
-        lock.acquire()
+        held = FileLock(folder.parent / f".{folder.name}.lock").acquire()
     except OSError as error:
         raise OSError(
             f"cannot write the cache of bases {folder.parent} ({error.strerror or error}); "
             "set RLVR_DYNAMICS_CACHE to a writable folder"
         ) from error
-    with lock:
-        lock.release()  # `with` has taken it a second time
+    with held:
         if _is_whole(folder):
             return folder
         for stale in (folder, *folder.parent.glob(f".{folder.name}.tmp-*")):
@@ -162,7 +161,7 @@ def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> flo
     loss = float("nan")
     # A plain child, not a spawned worker: it does not import the caller's main module again, and may be started from
     # a daemonic worker. `-P` keeps the caller's folder from shadowing ours.
-    command = [sys.executable, "-P", "-m", f"{__package__}.pretraining", request]
+    command = [sys.executable, "-P", "-m", _PROGRAM, request]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,

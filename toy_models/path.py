@@ -4,8 +4,9 @@ Prompt `S T F1 F2 :`, response `d1 s1 d2 s2 … $` with s_0 = S. A response is c
 +9, each sum is right (s_i = s_{i−1} + d_i), no s_i is forbidden, and `$` follows exactly where T is reached, after two
 to four jumps. F1 < F2 lie strictly between S and T, so a prompt is its set (S, T, {F1, F2}).
 
-With D = T − S there are at most 525 correct responses (D = 19, 20) and one where D = 36; D is uniform over the prompts,
-so that hard prompts with few solutions come up as often as easy ones.
+With D = T − S there are at most 525 correct responses (D = 19, 20) and one where D = 36. D is uniform over the prompts
+of the splits, while in the pretraining text (`corpus.py`) it is that of a random walk: prompts at both ends, with few
+solutions, are rare there and hard for the base.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
 from .tokenizer import word_ids, word_tokenizer
@@ -29,7 +30,6 @@ PAD, END, COLON = "<pad>", "$", ":"
 MIN_JUMPS, MAX_JUMPS = 2, 4
 # Fixed once, apart from every seed of a run: which prompts are held out must never depend on an experiment.
 SPLIT_SEED = 20250601
-SPLIT_SIZES = {"test": 256, "validation": 256, "train": 2048}
 
 
 class Puzzle(NamedTuple):
@@ -69,6 +69,7 @@ class PathTask:
     n_numbers = 96
     largest_jump = 9
     distances = (6, 36)  # least and greatest T − S
+    split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 2048}
     max_new_tokens = 2 * MAX_JUMPS + 1
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -136,8 +137,8 @@ class PathTask:
         draw = random.Random(SPLIT_SEED).random
         smallest, largest = self.distances
         seen: set[Puzzle] = set()
-        splits: dict[str, list[Puzzle]] = {split: [] for split in SPLIT_SIZES}
-        for split, size in SPLIT_SIZES.items():
+        splits: dict[str, list[Puzzle]] = {split: [] for split in self.split_sizes}
+        for split, size in self.split_sizes.items():
             while len(splits[split]) < size:
                 distance = smallest + int(draw() * (largest - smallest + 1))
                 start = int(draw() * (self.n_numbers - distance))
@@ -208,4 +209,6 @@ class SmallPathTask(PathTask):
     name = "path-small"
     n_numbers = 24
     largest_jump = 4
-    distances = (4, 15)
+    distances = (5, 15)
+    # There are but 114 prompts at the least distance: these sizes leave half of them to pretraining.
+    split_sizes: ClassVar = {"test": 128, "validation": 128, "train": 256}

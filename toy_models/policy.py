@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,25 @@ def load_policy(
     except (OSError, ValueError) as error:
         raise ValueError(_unreadable(folder, "tokenizer", error)) from error
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        with _no_progress_bar():
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except Exception as error:  # a corrupt weight file raises types of safetensors' own
         raise ValueError(_unreadable(folder, "model", error)) from error
     _check_fit(folder, model, tokenizer)
     return Policy(model.to(device).eval(), tokenizer)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_folder(folder: Path) -> None:

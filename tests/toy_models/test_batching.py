@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from random_models import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_models import random_model
 
 from toy_models import Policy, response_logits, teacher_batch
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from toy_models import TASKS, PathTask, get_task
 from toy_models.corpus import IGNORE_PROBABILITY, SLIP_PROBABILITY, corpus
-from toy_models.path import SPLIT_SIZES, Puzzle, SmallPathTask
+from toy_models.path import Puzzle, SmallPathTask
 from toy_models.task import SPLITS
 from toy_models.tokenizer import word_tokenizer
 
@@ -86,7 +86,7 @@ def test_verifier_accepts_the_solutions_and_nothing_else(data: st.DataObject) ->
     prompt = data.draw(st.sampled_from(TASK.prompts("test")))
     solutions = TASK.solutions(prompt.ids)
     response = list(data.draw(st.sampled_from(solutions)))
-    edits = st.tuples(st.sampled_from("replace insert delete".split()), st.integers(0, 9), st.integers(0, 107))
+    edits = st.tuples(st.sampled_from(["replace", "insert", "delete"]), st.integers(0, 9), st.integers(0, 107))
     for edit, place, token in data.draw(st.lists(edits, max_size=2)):
         place = min(place, len(response) - 1)
         if edit == "replace" and response:
@@ -141,7 +141,7 @@ def test_prompt_of_another_form_is_refused() -> None:
 
 
 def test_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="split: expected one of train, .*received 'tset'; did you mean test"):
+    with pytest.raises(ValueError, match=r"split: expected one of train, .*received 'tset'; did you mean test"):
         TASK.prompts("tset")
 
 
@@ -153,10 +153,11 @@ def test_unknown_task_is_refused() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_splits_are_disjoint_and_solvable(name: str) -> None:
     task = get_task(name)
+    assert isinstance(task, PathTask)
     seen: set[tuple[int, ...]] = set()
     for split in SPLITS:
         prompts = task.prompts(split)
-        assert len(prompts) == SPLIT_SIZES[split]
+        assert len(prompts) == task.split_sizes[split]
         assert [p.split for p in prompts] == [split] * len(prompts)
         ids = {p.ids for p in prompts}
         assert len(ids) == len(prompts)

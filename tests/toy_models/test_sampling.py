@@ -256,5 +256,5 @@ def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), INF])
 def test_a_diverged_policy_is_named(bad: float) -> None:
-    with pytest.raises(FloatingPointError, match="logits: expected finite numbers.*in 4 of 4 rows; the policy has diverged"):
+    with pytest.raises(FloatingPointError, match=r"logits: expected finite numbers.*in 4 of 4 rows; the policy has"):
         draw(OneLaw([0.0, bad, 0.0]), [[2], [2]], 2)
