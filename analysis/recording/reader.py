@@ -242,11 +242,14 @@ def _check_table(name: str) -> None:
 
 def _expression(name: str, where: Any) -> pc.Expression:
     try:
-        return where if isinstance(where, pc.Expression) else pq.filters_to_expression(where)
-    except (ValueError, TypeError, KeyError) as error:
+        expression = where if isinstance(where, pc.Expression) else pq.filters_to_expression(where)
+        ds.dataset(arrow_schema(name).empty_table()).to_table(filter=expression)
+    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"where: expected a pyarrow expression or filters such as [('update', '>', 3)] on {name}, got {where!r}"
+            f"where: expected a pyarrow expression or filters such as [('update', '>', 3)] on columns of {name}, "
+            f"got {where!r} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
+    return expression
 
 
 def _duckdb(dataset: ds.Dataset, columns: Sequence[str]) -> Any:

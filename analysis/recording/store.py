@@ -46,7 +46,7 @@ class RunWriter:
     that holds a run is refused.
 
     Raises UsageError where the folder cannot be written, holds another run or one that has ended, or is damaged;
-    OSError mid-run (a full disk), after which `commit` may be called again or the run resumed; what was committed stays.
+    OSError mid-run (a full disk), after which `commit` may be called again or the run resumed; commits stay.
     """
 
     def __init__(self, folder: str | Path, *, run_json: Mapping[str, Any], resume: bool = False) -> None:
