@@ -257,7 +257,7 @@ def test_bad_input(tmp_path, change, message):
 
 
 def test_critic_resumes_with_its_state_and_learns(tmp_path):
-    settings = {**SMALL, "grid": "unset", "objective.name": "reinforce", "critic.enabled": True, "critic.lr": 0.05,
+    settings = {**SMALL, "grid": "unset", "objective.name": "reinforce", "critic.enabled": True, "critic.lr": 3e-3,
                 "update.rows": "keep"}
     config = Recipe.load("tiny").set(**settings).expand()[0].config
     whole = go(tmp_path / "whole", config)
