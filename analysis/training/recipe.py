@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
-from .config import FIELDS, UNSET, combination_problems, config_from_dict, config_to_dict, flatten, read_value, show
+from .combinations import combination_problems
+from .config import FIELDS, UNSET, config_from_dict, config_to_dict, flatten, read_value, show
 from .fields import RunConfig
 
 __all__ = ["RECIPE_SCHEMA", "PlannedRun", "Recipe"]

@@ -54,8 +54,8 @@ def script(recipe: Recipe, train: str, **options: Any) -> str:
     )
 
 
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + WAIT_SECONDS
+def wait_for(condition: Any, seconds: float = WAIT_SECONDS) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
@@ -279,7 +279,7 @@ class TestSignals:
         process = self.start(recipe, "stubborn", workers=2)
         process.kill()
         process.communicate(timeout=WAIT_SECONDS)
-        wait_for(lambda: not any(map(alive, self.workers(recipe))))
+        wait_for(lambda: not any(map(alive, self.workers(recipe))), seconds=5)  # a step takes 15
         assert go(recipe, resume=True).status == "complete"
 
     def test_handlers_are_restored(self, recipe: Recipe) -> None:

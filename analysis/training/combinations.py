@@ -1,0 +1,97 @@
+"""Which fields of a run's configuration go together: every rule that needs more than one field."""
+
+from __future__ import annotations
+
+import re
+
+from toy_models.bases import BASES
+
+from ..errors import UsageError
+from ..objectives.rules import check
+from .config import FIELDS, show
+from .fields import RunConfig
+
+__all__ = ["combination_problems"]
+
+
+def combination_problems(config: RunConfig) -> list[str]:
+    """What is wrong with the configuration as a whole: each problem names the fields and a way out."""
+    objective, optimizer, rollout, update = config.objective, config.optimizer, config.rollout, config.update
+    rows = rollout.prompts * rollout.group_size
+    problems = []
+    try:
+        check(name=objective.name, form=objective.form, lambda_=objective.lambda_, clip_low=objective.clip_low,
+              clip_high=objective.clip_high, dual_clip=objective.dual_clip, advantage=objective.advantage,
+              group_size=rollout.group_size)
+    except UsageError as error:
+        problems.append(str(error))
+    base = BASES.get(config.policy.base)
+    rules = [
+        (base is not None and base.task != config.task.name,
+         f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
+         f"{show(base and base.task)}; set task.name to it or take another base"),
+        (objective.kl_estimator == "full" and objective.kl_placement == "reward",
+         'objective.kl_estimator = "full" with objective.kl_placement = "reward": a reward needs a sampled estimator; '
+         "take k1, k2 or k3, or place it in the loss"),
+        (optimizer.name == "adamw" and optimizer.momentum > 0,
+         f'optimizer.momentum = {optimizer.momentum:g} with optimizer.name = "adamw": adamw takes betas; '
+         'leave momentum out or take "sgd"'),
+        (optimizer.name == "sgd" and optimizer.betas != FIELDS["optimizer.betas"].default,
+         'optimizer.betas with optimizer.name = "sgd": sgd takes momentum; leave betas out or take "adamw"'),
+        (update.minibatches is not None and update.minibatch_size is not None,
+         "update.minibatches with update.minibatch_size: one follows from the other; leave one of them out"),
+        (update.minibatches is not None and update.minibatches > rows,
+         f"update.minibatches = {update.minibatches} with rollout.prompts × rollout.group_size = {rows} rows: "
+         "take at most one minibatch a row"),
+        (update.minibatch_size is not None and update.minibatch_size > rows,
+         f"update.minibatch_size = {update.minibatch_size} with rollout.prompts × rollout.group_size = {rows} rows: "
+         "take at most all rows"),
+        (update.normalizer == "constant" and update.constant is None,
+         'update.normalizer = "constant" without update.constant: set update.constant to the divisor'),
+        (update.normalizer != "constant" and update.constant is not None,
+         f'update.constant = {update.constant} with update.normalizer = "{update.normalizer}": leave update.constant '
+         'out or set update.normalizer = "constant"'),
+        (update.drop == "after" and update.rows == "keep",
+         'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
+         "update.drop out"),
+        (config.critic.enabled and objective.name not in ("reinforce", "w-reinforce"),
+         f"critic.enabled with objective.name = {show(objective.name)}: a baseline gives both signs a weight; take "
+         "reinforce or w-reinforce"),
+        (config.critic.enabled and update.rows == "drop",
+         'critic.enabled with update.rows = "drop": every row has an advantage then; set update.rows = "keep"'),
+        (config.critic.enabled and objective.advantage not in (None, "none"),
+         f"critic.enabled with objective.advantage = {show(objective.advantage)}: two baselines; leave one out"),
+        (config.critic.enabled and objective.kl_coef > 0 and objective.kl_placement == "reward",
+         'critic.enabled with objective.kl_placement = "reward": the critic values the task\'s reward alone; place '
+         "the KL in the loss"),
+        (rollout.prompts > config.task.train_prompts,
+         f"rollout.prompts = {rollout.prompts} with task.train_prompts = {config.task.train_prompts}: a step draws "
+         "each prompt once at most; raise task.train_prompts or lower rollout.prompts"),
+        (len(set(config.eval.temperatures)) < len(config.eval.temperatures),
+         f"eval.temperatures = {show(config.eval.temperatures)}: each temperature once"),
+        (re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device) is None,
+         f"device: expected auto, cpu, cuda or cuda:N, got {show(config.device)}"),
+    ]
+    problems += [message for wrong, message in rules if wrong]
+    return problems + (_exact_problems(config) if update.estimator == "exact" else [])
+
+
+def _exact_problems(config: RunConfig) -> list[str]:
+    """The expected gradient by enumeration is that of one on-policy update with a fixed divisor and plain rewards."""
+    objective, update = config.objective, config.update
+    needs = [
+        (update.epochs == 1, "update.epochs = 1"),
+        (update.minibatches in (None, 1) and update.minibatch_size is None, "one minibatch (update.minibatches = 1)"),
+        (update.rows == "keep", 'update.rows = "keep"'),
+        (update.normalizer == "constant", 'update.normalizer = "constant" (the other divisors depend on the sample)'),
+        (objective.form != "probability", 'objective.form = "ratio" or "log"'),
+        (objective.name != "grpo" and objective.advantage in (None, "none"), 'objective.advantage = "none", not grpo'),
+        (objective.kl_coef == 0, "objective.kl_coef = 0"),
+        (objective.entropy_coef == 0, "objective.entropy_coef = 0"),
+        (config.rollout.top_p == 1, "rollout.top_p = 1"),
+        (not config.critic.enabled, "critic.enabled = false"),
+        (config.task.false_positive == 0 and config.task.false_negative == 0,
+         "no verifier noise (task.false_positive = task.false_negative = 0)"),
+    ]
+    missing = [need for met, need in needs if not met]
+    return [f'update.estimator = "exact" requires {"; ".join(missing)}'] if missing else []
