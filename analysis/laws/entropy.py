@@ -130,12 +130,16 @@ def entropy_change(stats: TokenStatistics, weight: float | Tensor, step: float |
 def entropy_parts(stats: TokenStatistics) -> EntropyParts:
     """H split into the entropy of "y or not" and that of the other tokens: H = h(π_y) + (1 − π_y)·H(rest).
 
+    The second part is the difference H − h(π_y), right to eps·H.
+
     >>> from analysis.laws import token_statistics
     >>> entropy_parts(token_statistics(torch.zeros(3), torch.tensor(0))).rest
     tensor(0.6931)
     """
     not_y = stats.one_minus_prob
-    binary = -stats.prob * stats.log_prob - torch.xlogy(not_y, not_y)
+    # log(1 − π_y) from the smaller of π_y and 1 − π_y, which is the accurate one
+    log_not_y = torch.where(not_y < 0.5, not_y.log(), torch.log1p(-stats.prob))
+    binary = -stats.prob * stats.log_prob - torch.where(not_y > 0, not_y * log_not_y, 0.0)
     weighted_rest = (stats.entropy - binary).clamp(min=0)
     return EntropyParts(binary, weighted_rest, torch.where(not_y > 0, weighted_rest / not_y, 0.0))
 
