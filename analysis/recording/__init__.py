@@ -17,6 +17,7 @@ _HOME = {
     "Run": "reader",
     "RunWriter": "store",
     "digest": "reader",
+    "draw_contexts": "contexts",
     "jvp_step": "jvp",
     "load_trace": "reader",
     "prediction_summary": "derived",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 VOCAB = 108
 
@@ -27,7 +28,18 @@ def make_model(dtype: torch.dtype = torch.float32, *, tied: bool = True) -> Qwen
     )
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return Qwen3ForCausalLM(config).to(dtype)
+        model = Qwen3ForCausalLM(config).to(dtype)
+    return in_double(model) if dtype == torch.float64 else model
+
+
+def in_double(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
+    """Norms that compute in float64 as well: those of transformers cast to float32 whatever the model's dtype."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Qwen3RMSNorm):
+                norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
+                setattr(module, name, norm)
+    return model
 
 
 def make_logits_fn(model: Qwen3ForCausalLM) -> Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]:
