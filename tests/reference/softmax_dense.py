@@ -1,4 +1,4 @@
-"""Softmax quantities by their textbook formulas and automatic differentiation, dense and in the dtype they are given."""
+"""Softmax quantities by their textbook formulas and automatic differentiation, dense, in the dtype they are given."""
 
 from __future__ import annotations
 

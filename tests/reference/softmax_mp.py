@@ -1,4 +1,4 @@
-"""Softmax quantities by their definitions, term by term in 400-digit arithmetic: slow, obvious, and right at any gap."""
+"""Softmax quantities by their definitions, term by term in 400-digit arithmetic: slow, obvious, right at any gap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def statistics(logits: Sequence[float], token: int, temperature: float = 1.0) ->
         "collision_log_prob": ctx.fsum(p * p * ctx.log(p) for p in probs),
         "direction_norm": ctx.sqrt(ctx.fsum(d * d for d in direction)),
         "argmax_prob": max(probs),
-        "covariance": ctx.fsum(p * (ctx.log(p) - mean_log) * (d - mean_d) for p, d in zip(probs, direction, strict=True)),
+        "covariance": ctx.fsum(
+            p * (ctx.log(p) - mean_log) * (d - mean_d) for p, d in zip(probs, direction, strict=True)
+        ),
     }
 
 

@@ -1,0 +1,252 @@
+"""Weights in closed form against autograd of the loss, and what the objectives share in expectation."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from analysis import objectives
+from analysis.laws import logit_gradient
+from tests.reference import advantages_slow
+
+NAMES = objectives.names()
+FORMS = ("ratio", "probability", "log")
+CLIPS = (
+    {},
+    {"clip_low": 0.2},
+    {"clip_high": 0.28},
+    {"clip_low": 0.2, "clip_high": 0.2},
+    {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0},
+    {"dual_clip": 1.5},
+    {"clip_low": 0.0, "clip_high": 0.0},
+    {"clip_low": 1.0},
+)
+NORMALISATIONS = ("none", "group_mean", "group_mean_std", "batch_mean_std")
+
+
+def get(name: str, **settings: object) -> objectives.Objective:
+    return objectives.get(name, lambda_=0.1 if name == "w-reinforce" else None, **settings)
+
+
+def cases() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log_probs, old_log_probs (30, 40) and advantages (30,): ratios near 1, far from it and extreme."""
+    generator = torch.Generator().manual_seed(0)
+    old = -3 * torch.rand(30, 40, generator=generator, dtype=torch.float64) - 1e-3
+    spread = torch.tensor([0.01, 0.3, 1.0, 12.0], dtype=torch.float64).repeat(10)
+    log_probs = (old + spread * torch.randn(30, 40, generator=generator, dtype=torch.float64)).clamp(max=-1e-12)
+    log_probs[:, 0] = old[:, 0]  # the first update of a batch
+    old[:, 5], log_probs[:, 5] = -1e-15, -40.0
+    old[:, 6], log_probs[:, 6] = -40.0, -1e-15
+    advantages = torch.randn(30, generator=generator, dtype=torch.float64)
+    advantages[:5] = torch.tensor([1.0, -1.0, 0.1, 0.0, -1e-3])
+    return log_probs, old, advantages
+
+
+@pytest.mark.parametrize(("form", "clips"), [(f, c) for f, c in itertools.product(FORMS, CLIPS) if f != "log" or not c])
+def test_weight_is_minus_the_derivative_of_the_loss(form: str, clips: dict[str, float]) -> None:
+    log_probs, old, advantages = cases()
+    objective = get("reinforce", form=form, **clips)
+    leaf = log_probs.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(objective.loss(leaf, old, advantages).sum(), leaf)
+    weight, ratio, clip = objective.weights(log_probs, old, advantages)
+    assert ratio is not None
+    torch.testing.assert_close(weight, -grad, rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(ratio, torch.exp(log_probs - old))
+    # the clip is reported where, and only where, it took the gradient away
+    weighted = (advantages != 0)[:, None].expand_as(clip)
+    assert torch.equal((clip != 0) & weighted, (grad == 0) & weighted)
+    assert not clip[~weighted].any()
+    # and on its side
+    a = advantages[:, None].expand_as(ratio)
+    assert ((ratio < 1) & (a < 0))[clip == -1].all()
+    assert (ratio > 1)[clip == 1].all()
+    if any(value not in (0, 1) for value in clips.values()):
+        assert (clip != 0).any()
+        assert (clip == 0).any()
+    if "dual_clip" not in clips:
+        assert (a > 0)[clip == 1].all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weight_and_direction_make_the_gradient_of_the_logits(form: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(4, 6, 9, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(9, (4, 6), generator=generator)
+    advantages = torch.tensor([1.0, -1.0, 0.1, 0.0], dtype=torch.float64)
+
+    def log_probs_of(z: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(z, -1).gather(-1, tokens[..., None]).squeeze(-1)
+
+    old = log_probs_of(logits + 0.3 * torch.randn(logits.shape, generator=generator, dtype=torch.float64))
+    clips = {} if form == "log" else {"clip_low": 0.1, "clip_high": 0.1}
+    objective = get("reinforce", form=form, **clips)
+    leaf = logits.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(objective.loss(log_probs_of(leaf), old, advantages).sum(), leaf)
+    weight = objective.weights(log_probs_of(logits), old, advantages).weight
+    error = (logit_gradient(logits, tokens, weight) + grad).abs().amax(-1)
+    assert (error <= 1e-10 * weight.abs().clamp(min=1)).all()
+
+
+def test_clips_by_hand() -> None:
+    ratio = torch.tensor([[0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 3.1]], dtype=torch.float64)
+    old = torch.full_like(ratio, 0.3).log()
+    log_probs = ratio.log() + old
+    clips = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}
+    up = get("psr", **clips).weights(log_probs, old, torch.tensor([1.0]))
+    assert up.clip.tolist() == [[0, 0, 0, 0, 0, 1, 1]]
+    expected = torch.tensor([[0.5, 0.79, 0.81, 1, 1.19, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(up.weight, expected, rtol=1e-12, atol=0)
+    down = get("nsr", **clips).weights(log_probs, old, torch.tensor([-1.0]))
+    assert down.clip.tolist() == [[-1, -1, 0, 0, 0, 0, 1]]
+    expected = torch.tensor([[0, 0, 0.81, 1, 1.19, 1.21, 0]], dtype=torch.float64)
+    torch.testing.assert_close(-down.weight, expected, rtol=1e-12, atol=0)
+    # probability form: π_old times the ratio form, hence the same clip
+    eq6 = get("nsr", form="probability", **clips).weights(log_probs, old, torch.tensor([-1.0]))
+    assert torch.equal(eq6.clip, down.clip)
+    torch.testing.assert_close(eq6.weight, 0.3 * down.weight)
+
+
+def test_forms_by_hand() -> None:
+    log_probs = torch.tensor([[0.25]], dtype=torch.float64).log()
+    a = torch.tensor([-2.0])
+    for form, weight, loss in (("log", -2.0, 2 * float(log_probs)), ("probability", -0.5, 0.5)):
+        objective = get("reinforce", form=form)
+        assert objective.weights(log_probs, None, a).ratio is None
+        assert float(objective.weights(log_probs, None, a).weight) == pytest.approx(weight)
+        assert float(objective.loss(log_probs, None, a)) == pytest.approx(loss)
+    ratio = get("reinforce").weights(log_probs, log_probs - 0.5, a)
+    assert float(ratio.weight) == pytest.approx(-2 * 2.718281828459045**0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [pair for pair in itertools.product(NAMES, NORMALISATIONS) if pair != ("grpo", "none")]
+)
+def test_advantages_against_the_slow_definition(name: str, how: str) -> None:
+    rewards = [1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0]
+    objective = get(name, advantage=how)
+    expected = torch.tensor(
+        advantages_slow.advantages(name, how, rewards, 4, objective.lambda_), dtype=torch.float64
+    )
+    values = objective.advantages(torch.tensor(rewards, dtype=torch.float64), 4)
+    torch.testing.assert_close(values, expected, rtol=1e-13, atol=1e-15)
+    single = objective.advantages(torch.tensor(rewards, dtype=torch.float32), 4)
+    torch.testing.assert_close(single, expected.float(), rtol=1e-6, atol=1e-7)
+    if how.startswith("group_"):  # the second and the third group are all correct and all wrong
+        assert values[4:12].tolist() == [0.0] * 8
+        assert single[4:12].tolist() == [0.0] * 8
+    assert torch.equal(objective.advantages(torch.tensor(rewards), 4), single)
+
+
+def test_equal_rewards_of_a_weight_that_rounds_give_exactly_zero() -> None:
+    # 0.1 summed eight times is not 0.8 in float32
+    objective = get("w-reinforce", advantage="group_mean_std")
+    assert objective.advantages(torch.ones(16), 8).tolist() == [0.0] * 16
+    assert get("w-reinforce", advantage="batch_mean_std").advantages(torch.ones(7), 1).tolist() == [0.0] * 7
+
+
+def test_defaults_and_selection() -> None:
+    assert {name: get(name).advantage for name in NAMES} == {
+        "psr": "none", "nsr": "none", "w-reinforce": "none", "reinforce": "none", "grpo": "group_mean_std",
+    }  # fmt: skip
+    rewards = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    for name, rows in {"psr": [1, 0, 1, 1], "nsr": [0, 1, 0, 0], "reinforce": [1] * 4, "grpo": [1, 1, 0, 0]}.items():
+        objective = get(name)
+        assert objective.selected(objective.advantages(rewards, 2)).tolist() == [bool(r) for r in rows]
+    assert not get("w-reinforce", form="log").needs_old_log_probs
+    assert get("psr").needs_old_log_probs
+    assert get("psr", form="probability", clip_high=0.2).needs_old_log_probs
+
+
+def test_advantages_spread_over_positions() -> None:
+    log_probs, old, advantages = cases()
+    objective = get("reinforce", clip_low=0.2)
+    base = objective.weights(log_probs, old, advantages).weight
+    for shape in (advantages[:, None], advantages[:, None].expand(30, 40)):
+        assert torch.equal(objective.weights(log_probs, old, shape).weight, base)
+    square = objective.weights(log_probs[:, :30], old[:, :30], advantages)  # one per row, not one per position
+    assert torch.equal(square.weight, base[:, :30])
+    flat = objective.weights(log_probs[:, 3], old[:, 3], advantages)
+    assert torch.equal(flat.weight, base[:, 3])
+
+
+def test_loss_is_differentiable_in_the_new_log_probs_alone() -> None:
+    log_probs, old, advantages = (t.clone().requires_grad_() for t in cases())
+    for form in ("ratio", "probability"):
+        objective = get("reinforce", form=form, clip_low=0.2, clip_high=0.2)
+        loss = objective.loss(log_probs, old, advantages).sum()
+        grads = torch.autograd.grad(loss, (log_probs, old, advantages), allow_unused=True)
+        assert [g is not None for g in grads] == [True, False, False]
+        assert not objective.weights(log_probs, old, advantages).weight.requires_grad
+
+
+def test_same_log_probs_give_ratio_one_and_no_clip() -> None:
+    log_probs = cases()[0].float()
+    objective = get("grpo", clip_low=0.0, clip_high=0.0, dual_clip=1.1)
+    weight, ratio, clip = objective.weights(log_probs, log_probs.detach(), cases()[2])
+    assert ratio is not None
+    assert (ratio == 1).all()
+    assert not clip.any()
+    assert torch.equal(weight, cases()[2].float()[:, None].expand_as(weight))
+
+
+def test_bfloat16_weights_against_float64() -> None:
+    log_probs, old, advantages = (t[:, :4] if t.ndim == 2 else t for t in cases())
+    log_probs, old = log_probs.bfloat16(), old.bfloat16()
+    objective = get("reinforce")
+    weight = objective.weights(log_probs, old, advantages).weight
+    exact = objective.weights(log_probs.double(), old.double(), advantages.bfloat16().double()).weight
+    # the difference of the log-probs and its exponential each round to 2^-9, the former absolutely on its own scale
+    scale = exact.abs() * (1 + (log_probs.double() - old.double()).abs())
+    assert ((weight.double() - exact).abs() <= 3 * 2**-8 * scale).all()
+
+
+# One context, every token enumerated: Σ_y π_y·w_y·(e_y − π), for a policy with rewarded tokens.
+def expected_gradient(name: str, form: str, logits: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    vocab = len(logits)
+    log_probs = torch.log_softmax(logits, -1)[:, None]
+    objective = get(name, form=form)
+    weight = objective.weights(log_probs, log_probs, objective.advantages(rewards, 1)).weight[:, 0]
+    directions = logit_gradient(logits.repeat(vocab, 1), torch.arange(vocab), weight)
+    return torch.softmax(logits, -1) @ directions
+
+
+def test_psr_and_nsr_are_the_same_update_in_expectation() -> None:
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(5):
+        logits = 2 * torch.randn(8, generator=generator, dtype=torch.float64)
+        rewards = (torch.rand(8, generator=generator) < 0.4).double()
+        leaf = logits.clone().requires_grad_()
+        (grad_p,) = torch.autograd.grad((torch.softmax(leaf, -1) * rewards).sum(), leaf)
+        (grad_c,) = torch.autograd.grad(torch.softmax(leaf, -1).square().sum(), leaf)
+        for form in ("ratio", "log"):
+            for name, scale in (("psr", 1.0), ("nsr", 1.0), ("reinforce", 2.0), ("w-reinforce", 1.1)):
+                error = (expected_gradient(name, form, logits, rewards) - scale * grad_p).abs().max()
+                assert error <= 1e-15, (name, form)
+        # Eq. 6: PSR = NSR + ½∇c
+        psr, nsr = (expected_gradient(name, "probability", logits, rewards) for name in ("psr", "nsr"))
+        assert (psr - nsr - grad_c / 2).abs().max() <= 1e-15
+        assert (psr - nsr).abs().max() > 1e-3
+
+
+def test_bad_input_is_named() -> None:
+    objective, x = get("reinforce"), torch.zeros(3, 4)
+    a = torch.ones(3)
+    for method in (objective.weights, objective.loss):
+        with pytest.raises(ValueError, match=r"old_log_probs: reinforce in form ratio .* needs them, got None"):
+            method(x, None, a)
+        with pytest.raises(ValueError, match=r"old_log_probs: expected the shape of log_probs, \(3, 4\), got \(3, 1\)"):
+            method(x, x[:, :1], a)
+        with pytest.raises(ValueError, match=r"advantages: expected one for each row, shape \(3,\).*got \(4,\)"):
+            method(x, x, torch.ones(4))
+        with pytest.raises(ValueError, match=r"advantages: expected one for each row.*got \(3, 4, 1\)"):
+            method(x, x, torch.ones(3, 4, 1))
+    with pytest.raises(ValueError, match=r"rewards: expected shape \(n,\) with n a multiple of .* 2, got \(3,\)"):
+        objective.advantages(a, 2)
+    with pytest.raises(ValueError, match="rewards: expected finite numbers, got nan at index 1"):
+        objective.advantages(torch.tensor([1.0, torch.nan]), 2)
+    with pytest.raises(ValueError, match=r"rollout.group_size: grpo with advantage group_mean_std .*got 1"):
+        get("grpo").advantages(a, 1)
+    with pytest.raises(ValueError, match="advantages: batch_mean_std needs at least 2 responses to compare, got 1"):
+        get("psr", advantage="batch_mean_std").advantages(torch.ones(1), 1)

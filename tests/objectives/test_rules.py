@@ -1,0 +1,82 @@
+"""Which settings of an objective are refused, with what message, and that refusing needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from analysis import objectives
+from analysis.errors import UsageError
+from analysis.objectives import rules
+from analysis.training.fields import ObjectiveFields
+
+GOOD = (
+    {"name": "psr"},
+    {"name": "nsr", "form": "probability", "clip_low": 0.0, "clip_high": 0.28, "dual_clip": 3},
+    {"name": "w-reinforce", "lambda_": 0},
+    {"name": "w-reinforce", "lambda_": 0.1, "form": "log", "advantage": "batch_mean_std", "group_size": 1},
+    {"name": "reinforce", "advantage": "group_mean", "group_size": 2},
+    {"name": "reinforce", "group_size": 1},
+    {"name": "grpo", "group_size": 8, "advantage": "group_mean"},
+)
+
+BAD = (
+    ({"name": "pssr"}, r"objective.name: unknown value 'pssr'; did you mean psr"),
+    ({"name": None}, r"objective.name: unknown value None; known: psr, nsr"),
+    ({"name": "psr", "form": "probabilty"}, r"objective.form: unknown value 'probabilty'; did you mean probability"),
+    ({"name": "psr", "advantage": "group_std"}, r"objective.advantage: unknown value 'group_std'; did you mean"),
+    ({"name": "psr", "lambda_": 0.1}, r"objective.lambda: only w-reinforce has it, got 0.1 with psr"),
+    ({"name": "w-reinforce"}, r"objective.lambda: w-reinforce needs it"),
+    ({"name": "w-reinforce", "lambda_": -1}, r"objective.lambda: expected a number ≥ 0, got -1"),
+    ({"name": "w-reinforce", "lambda_": "0.1"}, r"objective.lambda: expected a number ≥ 0, got '0.1' \(str\)"),
+    ({"name": "w-reinforce", "lambda_": float("nan")}, r"objective.lambda: expected a number ≥ 0, got nan"),
+    ({"name": "psr", "clip_low": 1.2}, r"objective.clip_low: expected a number in \[0, 1\], got 1.2"),
+    ({"name": "psr", "clip_high": -0.1}, r"objective.clip_high: expected a number ≥ 0, got -0.1"),
+    ({"name": "psr", "clip_high": True}, r"objective.clip_high: expected a number ≥ 0, got True \(bool\)"),
+    ({"name": "psr", "dual_clip": 1}, r"objective.dual_clip: expected a number > 1, got 1"),
+    ({"name": "psr", "form": "log", "clip_low": 0.2}, r"objective.clip_low: the form log has no ratio .* got 0.2"),
+    ({"name": "psr", "form": "log", "clip_high": 0.2}, r"objective.clip_high: the form log has no ratio to clip"),
+    ({"name": "psr", "form": "log", "dual_clip": 2}, r"objective.dual_clip: the form log has no ratio to clip"),
+    ({"name": "grpo", "advantage": "none"}, r"objective.advantage: grpo is defined by its group .* got none"),
+    ({"name": "grpo", "group_size": 1}, r"rollout.group_size: grpo with advantage group_mean_std .* got 1"),
+    ({"name": "grpo", "advantage": "batch_mean_std", "group_size": 1}, r"rollout.group_size: grpo with advantage ba"),
+    ({"name": "nsr", "advantage": "group_mean", "group_size": 1}, r"rollout.group_size: nsr with advantage group_mean "),
+)
+
+
+@pytest.mark.parametrize("settings", GOOD)
+def test_settings_that_go_together(settings: dict[str, object]) -> None:
+    objectives.check(**settings)
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD)
+def test_settings_that_do_not(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        objectives.check(**settings)
+    if "group_size" not in settings:
+        with pytest.raises(UsageError, match=message):
+            objectives.get(**settings)
+
+
+def test_the_recipe_has_the_same_choices() -> None:
+    choices = {name: field.metadata.get("choices") for name, field in ObjectiveFields.__dataclass_fields__.items()}
+    assert choices["name"] == rules.NAMES == objectives.names()
+    assert choices["form"] == rules.FORMS
+    assert choices["advantage"] == rules.ADVANTAGES
+
+
+def test_checking_needs_no_torch() -> None:
+    code = (
+        "import sys; from analysis import objectives; objectives.names(); objectives.check(name='psr'); "
+        "assert 'torch' not in sys.modules; objectives.get('psr'); assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_exist() -> None:
+    assert set(objectives.__all__) == set(dir(objectives))
+    assert all(getattr(objectives, name) is not None for name in objectives.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = objectives.nothing
