@@ -1,0 +1,151 @@
+"""The one style of all figures: seaborn's ticks at the width of a journal column, and a fixed look per method.
+
+Sizes are in inches at which the figure is read: one column 3.35, a page 6.9; no text is smaller than 7 pt. Colours are
+those of Okabe and Ito (2008, "Color Universal Design"), which stay apart for colour-blind readers; marker and line
+style differ too, so that figures survive printing in grey.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BASE",
+    "BUCKET_COLORS",
+    "COLUMN_INCHES",
+    "PAGE_INCHES",
+    "Look",
+    "caption",
+    "heading",
+    "legend",
+    "look",
+    "reference_line",
+    "style",
+]
+
+COLUMN_INCHES = 3.35
+PAGE_INCHES = 6.9
+SMALL, NORMAL = 7.0, 7.5  # pt
+
+BASE = "base"
+# cividis, which orders by lightness whatever the colour vision; dark is the head of the distribution
+BUCKET_COLORS: tuple[str, ...] = ("#00204d", "#575d6d", "#a59c74", "#d9b44a", "#f0d84c", "#ffef9f")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line style of one method in every figure."""
+
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[float, ...]]
+
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments of `Axes.plot`."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+
+
+_LOOKS: dict[str, Look] = {
+    BASE: Look("#777777", "", (0, (4.0, 1.5))),
+    "PSR": Look("#0072B2", "o", "-"),
+    "NSR": Look("#D55E00", "s", "-"),
+    "W-REINFORCE": Look("#009E73", "^", (0, (5.0, 1.2))),
+    "GRPO": Look("#CC79A7", "D", (0, (3.0, 1.0, 1.0, 1.0))),
+    "REINFORCE": Look("#E69F00", "v", (0, (2.0, 1.0))),
+}
+_OTHERS: tuple[Look, ...] = (
+    Look("#56B4E9", "P", (0, (6.0, 1.0, 1.0, 1.0))),
+    Look("#000000", "X", "-"),
+    Look("#B8A800", "<", (0, (1.0, 1.0))),
+    Look("#56B4E9", ">", "-"),
+    Look("#000000", "h", (0, (4.0, 2.0))),
+    Look("#B8A800", "*", "-"),
+)
+
+
+def look(label: str) -> Look:
+    """The look of a method; a label without one of its own gets one by a hash of its name, the same in every figure.
+
+    >>> look("PSR").color, look("my method") == look("my method")
+    ('#0072B2', True)
+    """
+    return _LOOKS.get(label) or _OTHERS[zlib.crc32(label.encode()) % len(_OTHERS)]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style, for as long as the context lasts; matplotlib's settings are as before afterwards."""
+    import matplotlib
+    import seaborn
+
+    settings = seaborn.axes_style("ticks") | seaborn.plotting_context("paper") | {
+        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
+        "mathtext.fontset": "dejavusans",
+        "font.size": NORMAL,
+        "axes.labelsize": NORMAL,
+        "axes.titlesize": NORMAL,
+        "axes.titleweight": "normal",
+        "axes.titlepad": 4.0,
+        "axes.labelpad": 2.5,
+        "xtick.labelsize": SMALL,
+        "ytick.labelsize": SMALL,
+        "legend.fontsize": SMALL,
+        "legend.title_fontsize": SMALL,
+        "legend.frameon": False,
+        "legend.handlelength": 2.4,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "xtick.minor.size": 1.5,
+        "ytick.minor.size": 1.5,
+        "xtick.major.pad": 2.0,
+        "ytick.major.pad": 2.0,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 3.2,
+        "lines.markeredgewidth": 0.0,
+        "figure.dpi": 150,
+        "savefig.dpi": 200,
+        "figure.constrained_layout.use": True,
+        "pdf.fonttype": 42,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def heading(ax: Axes, text: str) -> None:
+    """A title over the axes, from their left edge."""
+    ax.set_title(text, loc="left")
+
+
+def reference_line(ax: Axes, value: float = 0.0, *, axis: str = "y") -> None:
+    """A thin grey line at `value`."""
+    draw = ax.axhline if axis == "y" else ax.axvline
+    draw(value, color="#999999", linewidth=0.6, zorder=0)
+
+
+def legend(figure: Figure, axes: Sequence[Axes], *, most_columns: int = 6) -> None:
+    """One legend above the figure with every label once, in order of first appearance."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(len(found), most_columns))
+
+
+def caption(figure: Figure, text: str) -> None:
+    """A caption under the figure, wrapped to its width."""
+    per_line = int(figure.get_figwidth() / (0.0078 * SMALL))
+    figure.supxlabel(fill(" ".join(text.split()), per_line), fontsize=SMALL, x=0.01, ha="left", color="#444444")

@@ -1,0 +1,59 @@
+"""Training dynamics (after Fig. 4 of arXiv 2506.01347): a quantity against training time, and against another quantity.
+
+Data: one row a point, with columns `label` (the method), the x column, `value`, and `low` and `high`, the ends of its
+interval (missing where there is none). Rows of a label are in time order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .appearance import look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["curve", "path"]
+
+MARKERS_UP_TO = 12  # points; longer series are lines, their markers would run together
+
+
+def curve(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
+    """One line a method against the column `x`, its interval as a band of the same colour."""
+    for label, rows in data.groupby("label", sort=False):
+        shape = look(str(label))
+        at, low, high = (rows[name].to_numpy(float) for name in (x, "low", "high"))
+        if np.isfinite(low).any():
+            ax.fill_between(at, low, high, color=shape.color, alpha=0.15, linewidth=0)
+        marker = shape.marker if len(rows) <= MARKERS_UP_TO else ""
+        ax.plot(at, rows["value"].to_numpy(float), color=shape.color, linestyle=shape.linestyle, marker=marker,
+                label=str(label))
+    ax.margins(x=0.02)
+
+
+def path(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
+    """One path a method through the plane of `x` and `value`, an arrow on each leg in the direction of time.
+
+    The last point carries the interval of `value` as a bar; points without either coordinate are left out.
+    """
+    for label, rows in data.groupby("label", sort=False):
+        shape = look(str(label))
+        rows = rows.dropna(subset=[x, "value"])
+        at, value = rows[x].to_numpy(float), rows["value"].to_numpy(float)
+        if not len(rows):
+            continue
+        ax.plot(at, value, color=shape.color, linestyle=shape.linestyle, linewidth=0.9, marker=shape.marker,
+                label=str(label))
+        for start, end in zip(np.column_stack([at, value])[:-1], np.column_stack([at, value])[1:], strict=True):
+            middle = start + 0.62 * (end - start)
+            ax.annotate("", middle, start, arrowprops={
+                "arrowstyle": "-|>,head_width=0.22,head_length=0.44", "color": shape.color, "linewidth": 0.0,
+                "shrinkA": 0.0, "shrinkB": 0.0,
+            })
+        last = rows.iloc[-1]
+        if np.isfinite(float(last["low"])):
+            ax.vlines(at[-1], float(last["low"]), float(last["high"]), color=shape.color, linewidth=0.8)
+    ax.margins(0.06)

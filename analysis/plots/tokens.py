@@ -1,0 +1,66 @@
+"""A real token's gradient (after Fig. 5 of arXiv 2506.01347): its top tokens before and after one update, as bars,
+with the logit gradient and the realised change as arrows.
+
+Data: one row a token of one context, most probable first, with columns `text`, `sampled` (whether it is y), `before`
+and `after` (probabilities), `gradient` (sign(w)·(e_y − π), the descent direction −∂L/∂z in units of |w|/T) and `dlogit`
+(the realised Δz, whose constant is free).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .appearance import SMALL, reference_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["logit_arrows", "token_bars"]
+
+BEFORE, AFTER = "#c6c6c6", "#4d4d4d"
+UP, DOWN = "#0072B2", "#D55E00"
+
+
+def token_bars(ax: Axes, data: pd.DataFrame) -> None:
+    """Probabilities before and after as pairs of bars, one pair a token; y is in bold with a star."""
+    at = np.arange(len(data))
+    ax.barh(at - 0.19, data["before"], height=0.36, color=BEFORE, label="before")
+    ax.barh(at + 0.19, data["after"], height=0.36, color=AFTER, label="after")
+    ax.set_yticks(at, np.where(data["sampled"], "★ " + data["text"], data["text"]).tolist())
+    for tick, sampled in zip(ax.get_yticklabels(), data["sampled"], strict=True):
+        tick.set_fontweight("bold" if sampled else "normal")
+    ax.set_ylim(len(data) - 0.45, -0.55)
+    ax.set_xlim(0, 1.08 * float(np.max([data["before"].max(), data["after"].max()])))
+    ax.tick_params(axis="y", length=0)
+
+
+def logit_arrows(ax: Axes, data: pd.DataFrame, *, column: str) -> None:
+    """One arrow a token from zero to its value in `column`: blue for up, vermilion for down, a dot for none to see."""
+    values = data[column].to_numpy(float)
+    widest = float(np.abs(values).max()) or 1.0
+    reference_line(ax, axis="x")
+    for at, value in enumerate(values):
+        color = UP if value > 0 else DOWN
+        if abs(value) < 0.12 * widest:
+            ax.plot([value], [at], marker=".", color=color, markersize=3, linestyle="")
+            continue
+        ax.annotate("", (value, at), (0, at), arrowprops={
+            "arrowstyle": "-|>,head_width=0.16,head_length=0.32", "color": color, "linewidth": 1.3,
+            "shrinkA": 0.0, "shrinkB": 0.0,
+        })
+    ax.set_xlim(min(values.min(), 0) - 0.12 * widest, max(values.max(), 0) + 0.12 * widest)
+    ax.set_ylim(len(data) - 0.45, -0.55)
+    far = _round_down(0.9 * widest)
+    ticks = [tick for tick in (-far, 0.0, far) if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
+    ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    ax.tick_params(axis="y", length=0, labelleft=False, labelsize=SMALL)
+    ax.spines["left"].set_visible(False)
+
+
+def _round_down(value: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above `value`."""
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(max(m for m in (1, 2, 5) if m * power <= value * (1 + 1e-9)) * power)

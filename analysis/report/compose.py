@@ -1,0 +1,167 @@
+"""The figures of an experiment, put together from the plots: each takes runs and returns a `matplotlib` Figure.
+
+A figure that its runs hold no records for raises `NothingToDraw` with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .. import plots
+from .contexts import TokenPicture, agreement, bucket_flows, context_flows, jvp_beside_realised, token_picture
+from .curves import DYNAMICS, dynamics, pass_at_k_curves, validation_pass_at_1
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ..recording import Run
+
+__all__ = ["NothingToDraw", "dynamics_figure", "mass_flow_figure", "pass_at_k_figure", "token_figure"]
+
+
+LONGEST_PREFIX = 34  # characters
+
+DYNAMICS_CAPTION = """Top: against steps (rollout batches). Bottom: the same against Pass@1 on the validation prompts,
+arrows in the direction of time. Greedy accuracy and entropies: test prompts; ratios: training rollouts of the step."""
+
+PASS_AT_K_CAPTION = """Exact Pass@k of the base and of the last policies on test prompts; the upper axis is spaced by
+failures, −log(1 − Pass@k). Below: difference to the base."""
+
+TOKEN_CAPTION = """★ the sampled token y and its weight w = −∂L/∂log π(y). Arrows, each on its own scale: the descent
+direction of the loss in the logits of this one token, and the change of these logits, whose constant is free, that the
+whole update made. Context: of the first recorded update, the one with a weight of that sign whose entropy is nearest
+to 1 nat. One seed, one context each: no interval."""
+
+FLOW_CAPTION = """Top: change of mass by rank (before each update), summed over the updates so far; mean over held-out
+panel contexts. Middle: each change of one update against its first-order prediction, the JVP of the actual parameter
+step (colour: rank). Bottom: the law, a token's own direction w(e_y − π), against the realised change at its context,
+for log π(y), entropy H and the mass of each rank: share of contexts that moved its way minus share that did not, and
+Spearman's ρ; ▲ contexts of rewarded, ▼ of unrewarded responses."""
+
+
+class NothingToDraw(Exception):
+    """The records that a figure needs are not there; the message says which."""
+
+
+def dynamics_figure(runs: Sequence[Run]) -> Figure:
+    """Greedy accuracy, both entropies, correct and fully solved ratio: against steps, and against Pass@1."""
+    from matplotlib.figure import Figure
+
+    quantities, reached = dynamics(runs), validation_pass_at_1(runs)
+    if reached.empty:
+        raise NothingToDraw("no evaluation was recorded")
+    reached = reached[["label", "step", "value"]].rename(columns={"value": "pass@1"})
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 3.5))
+        axes = figure.subplots(2, len(DYNAMICS), sharey="col")
+        for (name, title), (over_time, over_reached) in zip(DYNAMICS.items(), axes.T, strict=True):
+            data = quantities[name]
+            plots.curve(over_time, data, x="step")
+            plots.path(over_reached, data.merge(reached, on=["label", "step"]), x="pass@1")
+            plots.heading(over_time, title)
+            over_time.set_xlabel("step")
+            over_reached.set_xlabel("Pass@1")
+        plots.legend(figure, [axes[0, 0]])
+        plots.caption(figure, DYNAMICS_CAPTION + uncertainty(runs, "prompts"))
+        return figure
+
+
+def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
+    """Pass@k of the base and of the last policies, and its difference to the base, one column a temperature."""
+    from matplotlib.figure import Figure
+
+    data = pass_at_k_curves(runs)
+    if data.empty:
+        raise NothingToDraw("no evaluation with exact success probabilities was recorded")
+    temperatures = list(dict.fromkeys(data["temperature"]))
+    with plots.style():
+        figure = Figure(figsize=(plots.COLUMN_INCHES if len(temperatures) == 1 else plots.PAGE_INCHES, 4.2))
+        axes = figure.subplots(2, len(temperatures), squeeze=False, sharex=True, sharey="row")
+        for temperature, (values, differences) in zip(temperatures, axes.T, strict=True):
+            rows = data[data["temperature"] == temperature]
+            plots.pass_at_k(values, rows[rows["quantity"] == "value"])
+            plots.pass_at_k_difference(differences, rows[rows["quantity"] == "difference"])
+            plots.heading(values, f"T = {temperature:g}")
+            differences.set_xlabel("k (responses per prompt)")
+        axes[0, 0].set_ylabel("Pass@k")
+        axes[1, 0].set_ylabel("Pass@k − base")
+        plots.legend(figure, [axes[0, 0]])
+        plots.caption(figure, PASS_AT_K_CAPTION + uncertainty(runs, "prompts (bootstrap; paired below)"))
+        return figure
+
+
+def uncertainty(runs: Sequence[Run], over: str) -> str:
+    """What the bands of a figure are, as a sentence for its caption."""
+    seeds = max(len({run.seed for run in runs if run.label == label}) for label in {run.label for run in runs})
+    if seeds > 1:
+        return f" Bands: 95% t intervals over {seeds} seeds."
+    return f" One seed; bands: 95% intervals over {over}."
+
+
+def token_figure(runs: Sequence[Run]) -> Figure:
+    """A positively weighted token of the first run that has one, beside a negatively weighted one of another run
+    where there is one (the rule for which token: `contexts.token_picture`)."""
+    from matplotlib.figure import Figure
+
+    pictures = _pictures(runs)
+    if not pictures:
+        raise NothingToDraw("no update recorded a context whose token had a weight (record.contexts)")
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 2.3))
+        grid = figure.add_gridspec(1, 3 * len(pictures), width_ratios=[1.3, 0.8, 0.8] * len(pictures))
+        for i, picture in enumerate(pictures):
+            axes = [figure.add_subplot(grid[0, 3 * i + j]) for j in range(3)]
+            _token_axes(axes, picture)
+        plots.caption(figure, TOKEN_CAPTION)
+        return figure
+
+
+def _pictures(runs: Sequence[Run]) -> list[TokenPicture]:
+    up = next((found for run in runs if (found := token_picture(run, 1))), None)
+    others = [run for run in runs if up is None or run.label != up.label]
+    down = next((found for run in [*others, *runs] if (found := token_picture(run, -1))), None)
+    return [picture for picture in (up, down) if picture]
+
+
+def _token_axes(axes: Sequence[Axes], picture: TokenPicture) -> None:
+    plots.token_bars(axes[0], picture.tokens)
+    plots.logit_arrows(axes[1], picture.tokens, column="gradient")
+    plots.logit_arrows(axes[2], picture.tokens, column="dlogit")
+    weight = f"{picture.weight:+.2g}".replace("-", "−")
+    prefix = picture.prefix if len(picture.prefix) <= LONGEST_PREFIX else "… " + picture.prefix[-LONGEST_PREFIX:]
+    axes[0].set_title(f"{picture.label}: w = {weight}, H = {picture.entropy_nats:.2f} nats\n{prefix} ▁", loc="left")
+    axes[0].set_xlabel("probability")
+    axes[0].legend(loc="lower right")
+    axes[1].set_xlabel(r"$w(e_y-\pi)\,/\,|w|$")
+    axes[2].set_xlabel("Δ logit (nats)")
+
+
+def mass_flow_figure(runs: Sequence[Run]) -> Figure:
+    """Mass by rank bucket over training, the JVP of the actual steps beside what happened, and how the law agreed."""
+    from matplotlib.figure import Figure
+
+    runs = [run for run in runs if run.rows("flows")]
+    if not runs:
+        raise NothingToDraw("no contexts were followed through updates (record.contexts)")
+    labels = list(dict.fromkeys(run.label for run in runs))
+    rows = context_flows(runs)
+    flows, beside, law = bucket_flows(rows), jvp_beside_realised(rows), agreement(runs)
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 4.7))
+        axes = figure.subplots(3, len(labels), squeeze=False, sharey="row")
+        for label, (over_time, totals, agreeing) in zip(labels, axes.T, strict=True):
+            plots.bucket_flow(over_time, flows[flows["label"] == label])
+            plots.realised_and_jvp(totals, beside[beside["label"] == label])
+            plots.law_agreement(agreeing, law[law["label"] == label])
+            plots.heading(over_time, label)
+            over_time.set_xlabel("optimiser update")
+            totals.set_xlabel("Δ mass, JVP of the step")
+        axes[0, 0].set_ylabel("Δ mass, summed")
+        axes[1, 0].set_ylabel("Δ mass, realised")
+        axes[2, 0].set_ylabel("agreement with law")
+        for row, title in ((0, "rank before"), (2, None)):
+            axes[row, -1].legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the panel"))
+        return figure

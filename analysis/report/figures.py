@@ -1,0 +1,64 @@
+"""All figures of an experiment as files: of its methods together in its folder, and of each run in the run's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import compose
+from .compose import NothingToDraw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..recording import Experiment, Run
+
+__all__ = ["FIGURES", "write_figures"]
+
+DPI = 200
+FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = {
+    "dynamics": compose.dynamics_figure,
+    "pass_at_k": compose.pass_at_k_figure,
+    "token_gradient": compose.token_figure,
+    "mass_flow": compose.mass_flow_figure,
+}
+
+
+def write_figures(
+    experiment: Experiment, folder: str | Path | None = None, *, tell: Callable[[str], None] | None = None
+) -> list[Path]:
+    """Write the figures of an experiment as PNG; the paths, those of the whole experiment first.
+
+    They go into `<experiment>/figures/`, and those of each run into `<run>/figures/`. With `folder` only those of the
+    whole experiment are written, there. A figure whose records are missing is left out, and `tell` (a line on stderr
+    by default) says why.
+    """
+    tell = tell or (lambda line: print(line, file=sys.stderr))
+    runs = [run for run in experiment.runs.values() if run.committed_step is not None]
+    targets = [(Path(folder) if folder is not None else experiment.folder / "figures", runs)]
+    if folder is None and len(runs) > 1:
+        targets += [(run.folder / "figures", [run]) for run in runs]
+    written = []
+    for target, of in targets:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, draw in FIGURES.items():
+            path = target / f"{name}.png"
+            try:
+                figure = draw(of)
+            except NothingToDraw as reason:
+                tell(f"no {path}: {reason}")
+                continue
+            _save(figure, path)
+            written.append(path)
+    return written
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure whose layout is settled once; `savefig` alone would do it twice."""
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
