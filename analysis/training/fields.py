@@ -73,8 +73,8 @@ class ObjectiveFields:
 
 @dataclass(frozen=True)
 class CriticFields:
-    enabled: bool = _f(False, "learn a baseline: a value head on the policy's hidden states; with reinforce and clipping "
-                              "this is PPO")
+    enabled: bool = _f(False, "learn a baseline: a value head on the policy's hidden states; with reinforce and "
+                              "clipping this is PPO")
     lr: float = _f(1e-3, "learning rate of the value head's own AdamW", above=0)
     gae_lambda: float = _f(1.0, "λ of generalised advantage estimation, γ = 1", low=0, high=1)
 
