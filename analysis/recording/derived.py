@@ -90,7 +90,7 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
 
 
 def _tensor(values: pd.Series) -> Tensor:
-    return torch.from_numpy(values.to_numpy(dtype=np.float64))
+    return torch.tensor(values.to_numpy(dtype=np.float64))
 
 
 def _statistics(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
@@ -115,10 +115,10 @@ def _assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) -
             )
     parts = []
     for step, batch in rollouts.sort_values(["step", "group", "rollout"]).groupby("step"):
-        sizes = batch.groupby("group").size().unique()
+        sizes = sorted(batch.groupby("group").size().unique().tolist())
         if len(sizes) > 1:
-            raise UsageError(f"objective: expected groups of one size, step {step} has groups of {sorted(sizes)}")
-        advantages = objective.advantages(_tensor(batch["reward"]), int(sizes[0]))
+            raise UsageError(f"objective: expected groups of one size, step {step} has groups of {sizes}")
+        advantages = objective.advantages(_tensor(batch["reward"]), sizes[0])
         parts.append(batch[["step", "rollout"]].assign(advantage=advantages.numpy()))
     known = pd.concat(parts) if parts else pd.DataFrame({"step": [], "rollout": [], "advantage": []})
     advantage = rows[["step", "rollout"]].merge(known, how="left")["advantage"]
