@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-__all__ = ["check_logits", "check_temperature", "check_tokens", "first_index", "per_token"]
+__all__ = [
+    "check_logits",
+    "check_temperature",
+    "check_tokens",
+    "check_tokens_shape",
+    "first_index",
+    "per_token",
+    "raise_bad_row",
+    "raise_bad_token",
+]
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 

@@ -64,7 +64,12 @@ def token_statistics(
 
     logits (…, vocab) float; tokens (…) integer. −inf masks a token other than the sampled one (0·log 0 = 0). Half
     precision is promoted to float32; the results have the promoted dtype. No gradient flows through them. `rank` and
-    `top_k` (cut at the vocabulary) cost more than all the rest together.
+    `top_k` (cut at the vocabulary) cost as much again or more.
+
+    Relative accuracy, against 400-digit arithmetic on the logits as given: 1e-15 in float64 at logit gaps up to 300 (by
+    construction up to 350, where e^{−2·gap} underflows in `covariance`, 700 elsewhere); in float32 5e-7 up to a gap of
+    87, from where results leave its range; 3e-6 for `covariance`, which crosses zero. bf16 logits bring their own
+    rounding: at a spread of 3 nats about 0.03 in log π and 0.01 in H.
 
     Cost: ten passes over the logits, memory of four more arrays of their size.
     Raises UsageError for NaN, +inf, −inf at a sampled token, ids outside the vocabulary, shapes that do not fit.

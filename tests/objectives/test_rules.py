@@ -42,7 +42,7 @@ BAD = (
     ({"name": "grpo", "advantage": "none"}, r"objective.advantage: grpo is defined by its group .* got none"),
     ({"name": "grpo", "group_size": 1}, r"rollout.group_size: grpo with advantage group_mean_std .* got 1"),
     ({"name": "grpo", "advantage": "batch_mean_std", "group_size": 1}, r"rollout.group_size: grpo with advantage b"),
-    ({"name": "nsr", "advantage": "group_mean", "group_size": 1}, r"rollout.group_size: nsr with advantage group_mean "),
+    ({"name": "nsr", "advantage": "group_mean", "group_size": 1}, r"group_size: nsr with advantage group_mean "),
 )
 
 
