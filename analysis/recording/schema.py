@@ -109,7 +109,8 @@ PROMPTS = Table(
         _c("text", "str", "the prompt as text"),
         _c("token_ids", "ints", "the prompt as token ids"),
         _c("answer", "str", "reference answer, where the task has one", null=True),
-        _c("n_solutions", "int32", "number of correct responses, where they can be enumerated", null=True),
+        _c("n_solutions", "int32", "number of correct responses of a held-out prompt, where they can be enumerated",
+           null=True),
     ),
 )
 
