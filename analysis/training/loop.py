@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toy_models import Prompt, get_task, load_policy
+from toy_models import Policy, Prompt, Task, get_task, load_policy
 
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, evaluate, success_probability
@@ -91,10 +91,7 @@ class Loop:
         self.config, self._report, self._should_stop = config, report, should_stop
         self.on_update: Callable[[UpdateIndex, RolloutBatch, UpdateResult], None] | None = None
         self.device = _device(config.device)
-        self.policy = load_policy(
-            config.policy.base, seed=config.policy.seed, dtype=getattr(torch, config.policy.dtype), device=self.device
-        )
-        self.task = get_task(config.task.name, self.policy.tokenizer)
+        self.policy, self.task = _policy_and_task(config, self.device)
         self.train_prompts = self._prompts("train", config.task.train_prompts, "task.train_prompts")
         self.held_out = [
             p for split in _SPLITS for p in self._prompts(split, config.eval.final_prompts, "eval.final_prompts")
@@ -323,7 +320,8 @@ class Loop:
 
     def _record_prompts(self) -> None:
         for prompts in (self.train_prompts, self.held_out):
-            counted = [self.task.solutions(p.ids) for p in prompts]
+            # Counted for the prompts that are evaluated; enumerating every training prompt would take seconds.
+            counted = [self.task.solutions(p.ids) if p.split != "train" else None for p in prompts]
             self.writer.append("prompts", {
                 "prompt_id": [p.prompt_id for p in prompts],
                 "split": [p.split for p in prompts],
@@ -391,6 +389,15 @@ class Loop:
         row["seconds"] = time.perf_counter() - start
         row["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
         self._timings.append(row)
+
+
+def _policy_and_task(config: RunConfig, device: torch.device) -> tuple[Policy, Task]:
+    fields = config.policy
+    try:
+        policy = load_policy(fields.base, seed=fields.seed, dtype=getattr(torch, fields.dtype), device=device)
+        return policy, get_task(config.task.name, policy.tokenizer)
+    except ValueError as error:  # a folder that is no checkpoint, or one that does not fit the task
+        raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
 
 
 def _device(name: str) -> torch.device:
