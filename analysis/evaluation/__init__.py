@@ -24,9 +24,9 @@ _HOME = {
     "EmptyRangeError": "matching",
     "Matched": "matching",
     "matched": "matching",
-    "METRICS": "curves",
-    "curves": "curves",
-    "final": "curves",
+    "METRICS": "metrics",
+    "curves": "metrics",
+    "final": "metrics",
 }
 
 __all__ = sorted(_HOME)

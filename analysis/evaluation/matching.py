@@ -1,0 +1,227 @@
+"""Runs compared at matched points: equal Pass@1, equal optimiser updates or equal steps.
+
+Each run is a curve of evaluations. A level is matched at the *first crossing*: the first evaluation at or above the
+level, interpolated linearly between it and the one before, at evaluations e−1 and e with weight
+a = (level − x_{e−1}) / (x_e − x_{e−1}). For Pass@1 x is the exact mean p over the *validation* prompts, while the
+metrics are of the *test* prompts, so that noise of the matching does not leak into what is compared. Step, update and
+the per-prompt values of each metric are interpolated with the same a; metrics are then joined over prompts. Only
+prompts that are present at every evaluation of every run count.
+
+A run that never gets to a level, or starts above it, has not reached it: `reached` is False and its values are NaN.
+
+Levels unless given, a rule fixed before any result was seen. Pass@1: the common range goes from the largest value at
+the first evaluation over runs to the smallest over runs of the largest value ever reached; levels at 25, 50, 75 and
+100% of it. Where that range is empty (a run that never gets above the start of another, or one that was evaluated
+once) there is no common level and EmptyRangeError names the run. Update and step: the last common one.
+
+Intervals are a percentile bootstrap over test prompts, given the crossing; they say nothing about other seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from ..errors import UsageError
+from .intervals import LEAST_PROMPTS, bootstrap_weights
+from .metrics import EXACT_P, Metric, Panel, Recorded, evals_of, get_metric
+
+__all__ = ["EmptyRangeError", "Matched", "matched"]
+
+At = Literal["pass@1", "update", "step"]
+_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+
+
+class EmptyRangeError(UsageError):
+    """No level of Pass@1 lies on the curves of all runs; the message names the run that ends below another's start."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """`table`: one row per level, run and metric, with the columns
+
+    at, level, run, reached, step, update, pass@1 (validation, at the match temperature), metric, temperature, value,
+    low, high. `difference` compares two runs prompt by prompt.
+    """
+
+    table: pd.DataFrame
+    prompt_ids: tuple[str, ...]
+    _values: dict[tuple[float, str, str], np.ndarray] = field(repr=False)  # level, run, metric -> (n_prompts,)
+    _weights: np.ndarray = field(repr=False)
+    _confidence: float = field(repr=False)
+
+    def values(self, level: float, run: str, metric: str) -> np.ndarray:
+        """Interpolated value of each prompt of `prompt_ids`. Raises UsageError where the level was not reached."""
+        if (level, run, metric) not in self._values:
+            raise UsageError(f"level, run, metric: nothing matched at {(level, run, metric)}; see the rows of table "
+                             "that are reached")
+        return self._values[level, run, metric]
+
+    def difference(self, run: str, baseline: str) -> pd.DataFrame:
+        """`run` − `baseline` per level and metric (level, metric, value, low, high), resampling prompts jointly.
+
+        A difference of log_effective_solutions is a log ratio. NaN where either has not reached the level. Raises
+        UsageError for an unknown run.
+        """
+        known = self.table["run"].unique()
+        for name in (run, baseline):
+            if name not in known:
+                raise UsageError(f"run: expected one of {', '.join(known)}, got {name!r}")
+        rows = []
+        for level, metric in self.table[["level", "metric"]].drop_duplicates().itertuples(index=False):
+            pair = [self._values.get((level, name, metric)) for name in (run, baseline)]
+            rows.append((level, metric, *_interval(get_metric(metric), pair, self._weights, self._confidence)))
+        return pd.DataFrame(rows, columns=["level", "metric", "value", "low", "high"])
+
+
+def matched(
+    runs: Mapping[str, Recorded | pd.DataFrame],
+    metric: str | Sequence[str],
+    at: At = "pass@1",
+    *,
+    levels: Sequence[float] | None = None,
+    temperature: float = 1.0,
+    match_temperature: float = 1.0,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    generator: np.random.Generator | int = 0,
+) -> Matched:
+    """Compare runs (name → run or its table evals, as in `Experiment.runs`) at equal Pass@1, update or step.
+
+    `temperature` is that of the metrics, `match_temperature` that of the Pass@1 matched at. See the module for the
+    matching rule, the levels and the intervals. Raises UsageError for an unknown metric or `at`, levels out of range,
+    a temperature that was not evaluated, a metric or p that is missing there; EmptyRangeError as above.
+    """
+    names = [metric] if isinstance(metric, str) else list(metric)
+    metrics = [get_metric(name) for name in names]
+    if at not in ("pass@1", "update", "step"):
+        raise UsageError(f"at: expected pass@1, update or step, got {at!r}")
+    if not runs or not names:
+        raise UsageError(f"runs, metric: expected at least one of each, got {len(runs)} and {len(names)}")
+    evals = {name: evals_of(run) for name, run in runs.items()}
+    validation = _panels(evals, "validation", match_temperature)
+    test = _panels(evals, "test", temperature)
+    for name, panel in test.items():
+        if list(panel.steps) != list(validation[name].steps):
+            raise UsageError(f"runs: expected validation and test prompts evaluated at the same steps, got "
+                             f"{list(validation[name].steps)} and {list(panel.steps)} in run {name}")
+    pass_at_1 = {name: panel.values(EXACT_P).mean(axis=1) for name, panel in validation.items()}
+    missing = [name for name, x in pass_at_1.items() if np.isnan(x).any()]
+    if at == "pass@1" and missing:
+        raise UsageError(f"runs: expected exact success probabilities p of the validation prompts, got missing ones in "
+                         f"run {missing[0]}; without them the matching would follow the noise of samples")
+    series = {(name, m.name): panel.values(m) for name, panel in test.items() for m in metrics}
+    for (name, metric_name), known in series.items():
+        if np.isnan(known).all(axis=1).any():
+            raise UsageError(f"metric: {metric_name} is missing at temperature {temperature} in run {name}; metrics of "
+                             "own samples exist at the first temperature, those of p where solutions are enumerated")
+    axis = pass_at_1 if at == "pass@1" else {
+        name: (panel.updates if at == "update" else panel.steps).astype(np.float64) for name, panel in test.items()
+    }
+    chosen = _default_levels(axis, at) if levels is None else _checked_levels(levels, at)
+
+    prompt_ids = next(iter(test.values())).prompt_ids
+    weights = np.concatenate([np.full((1, len(prompt_ids)), 1 / len(prompt_ids)),
+                              bootstrap_weights(len(prompt_ids), generator, resamples)])
+    rows, values = [], {}
+    for level in chosen:
+        for name, panel in test.items():
+            crossing = _first_crossing(axis[name], level)
+            where = [np.nan] * 3 if crossing is None else [
+                float(crossing.of(x)) for x in (panel.steps, panel.updates, pass_at_1[name])
+            ]
+            for m in metrics:
+                found = None if crossing is None else crossing.of(series[name, m.name])
+                if found is not None:
+                    values[level, name, m.name] = found
+                rows.append((at, level, name, crossing is not None, *where, m.name, temperature,
+                             *_interval(m, [found], weights, confidence)))
+    columns = ["at", "level", "run", "reached", "step", "update", "pass@1", "metric", "temperature", "value", "low",
+               "high"]
+    return Matched(pd.DataFrame(rows, columns=columns), prompt_ids, values, weights, confidence)
+
+
+@dataclass(frozen=True)
+class _Crossing:
+    """Between evaluations `before` and `after`, at `share` of the way."""
+
+    before: int
+    after: int
+    share: float
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        return (1 - self.share) * values[self.before] + self.share * values[self.after]
+
+
+def _first_crossing(x: np.ndarray, level: float) -> _Crossing | None:
+    reached = np.flatnonzero(x >= level)
+    if x[0] > level or not len(reached):
+        return None
+    after = int(reached[0])
+    if after == 0:
+        return _Crossing(0, 0, 0.0)
+    return _Crossing(after - 1, after, float((level - x[after - 1]) / (x[after] - x[after - 1])))
+
+
+def _panels(evals: Mapping[str, pd.DataFrame], split: str, temperature: float) -> dict[str, Panel]:
+    """Each run's rows of one split and temperature, over the prompts that all evaluations of all runs share."""
+    parts = {}
+    for name, rows in evals.items():
+        at = rows[(rows["split"] == split) & (rows["top_p"] == 1.0)]
+        parts[name] = at[np.isclose(at["temperature"], temperature, rtol=1e-9, atol=0)]
+        if parts[name].empty:
+            known = ", ".join(map(str, sorted(at["temperature"].unique()))) or "none"
+            raise UsageError(f"temperature: expected one at which the {split} prompts of run {name} were evaluated "
+                             f"({known}), got {temperature}")
+    common = set.intersection(*(set(Panel.of(rows).prompt_ids) for rows in parts.values()))
+    return {name: Panel.of(rows, common) for name, rows in parts.items()}
+
+
+def _default_levels(axis: Mapping[str, np.ndarray], at: At) -> list[float]:
+    last = min(axis, key=lambda name: axis[name].max())
+    high = float(axis[last].max())
+    if at != "pass@1":
+        return [high]
+    first = max(axis, key=lambda name: axis[name][0])
+    low = float(axis[first][0])
+    if not low < high:
+        raise EmptyRangeError(f"runs: expected a common range of validation Pass@1, but {last} never gets above "
+                              f"{high:.4g} and {first} starts at {low:.4g}; leave the run out, match at 'step' or "
+                              "give levels")
+    return [low * (1 - fraction) + high * fraction for fraction in _FRACTIONS]
+
+
+def _checked_levels(levels: Sequence[float], at: At) -> list[float]:
+    top = 1.0 if at == "pass@1" else np.inf
+    for level in levels:
+        if not (np.isfinite(level) and 0 <= level <= top):
+            raise UsageError(f"levels: expected numbers from 0 {'to 1' if at == 'pass@1' else 'up'}, got {level}")
+    if len(set(levels)) < len(levels) or not len(levels):
+        raise UsageError(f"levels: expected distinct levels, at least one, got {list(levels)}")
+    return [float(level) for level in levels]
+
+
+def _interval(
+    metric: Metric, values: Sequence[np.ndarray | None], weights: np.ndarray, confidence: float
+) -> tuple[float, float, float]:
+    """The metric of one policy, or of the first minus that of the second: estimate and percentile interval.
+
+    The first row of weights is that of the estimate. Prompts without a value are left out; no interval over fewer
+    than LEAST_PROMPTS.
+    """
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return np.nan, np.nan, np.nan
+    among = ~np.isnan(known).any(axis=0)
+    enough = among.sum() >= LEAST_PROMPTS
+    kept = weights[:, among] if enough else weights[:1, among]
+    kept = kept / kept.sum(axis=1, keepdims=True)
+    draws = metric.over_prompts(known[0][among], kept)
+    if len(known) == 2:
+        draws = draws - metric.over_prompts(known[1][among], kept)
+    low, high = np.quantile(draws[1:], [(1 - confidence) / 2, (1 + confidence) / 2]) if enough else (np.nan, np.nan)
+    return float(draws[0]), float(low), float(high)
