@@ -67,7 +67,8 @@ class ContextFollower:
         """Draw the update's own contexts and look at all of them at the old parameters."""
         applied = set(rows.tolist())
         candidates = sorted(applied | set((~batch.selected).nonzero()[:, 0].tolist()))
-        signs = [1 if batch.rewards[i] > 0 else -1 for i in candidates]
+        rewarded = (batch.rewards > 0).tolist()
+        signs = [1 if rewarded[i] else -1 for i in candidates]
         self._batch = draw_contexts(
             "batch",
             [batch.prompt(i).ids for i in candidates],

@@ -285,13 +285,13 @@ class Loop:
     def _reference_values(self, batch: RolloutBatch, plans: list[list[torch.Tensor]]) -> None:
         """What updates need from the policy before the first of them: old and reference log-probs, values, penalties."""
         config, width = self.config, batch.sampling_log_probs.shape[1]
-        used = sorted({int(i) for plan in plans for rows in plan for i in rows})
+        used = sorted({i for plan in plans for rows in plan for i in rows.tolist()})
         penalty = config.objective.kl_coef > 0 and config.objective.kl_placement == "reward"
         if self.critic is not None:
             self.updater.value(batch, used)
         elif sum(len(plan) for plan in plans) > 1 or penalty:
             # The first minibatch's rows are seen before any update: there the policy is its own old policy.
-            first = {int(i) for i in plans[0][0]} if plans[0] and not penalty else set()
+            first = set(plans[0][0].tolist()) if plans[0] and not penalty else set()
             rows = [i for i in used if i not in first]
             old = torch.full((len(batch), width), torch.nan, dtype=self.updater.parameters[0].dtype)
             if rows:
