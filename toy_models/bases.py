@@ -33,6 +33,7 @@ Progress = Callable[[int, int, float], None]
 
 _ROOM = Path(__file__).resolve().parent
 _PROGRAM = f"{__package__}.pretraining"
+_CODE = ("path.py", "corpus.py", "tokenizer.py", "pretraining.py")
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -57,8 +58,8 @@ class BaseRecipe:
 
 BASES: dict[str, BaseRecipe] = {
     "path": BaseRecipe(
-        task="path", layers=2, hidden=64, heads=4, head_dim=16, intermediate=192, init_std=0.02,
-        steps=800, batch=256, lr=4e-3, warmup_steps=40, weight_decay=0.01, threads=1,
+        task="path", layers=2, hidden=64, heads=4, head_dim=16, intermediate=192, init_std=0.1,
+        steps=2800, batch=64, lr=1e-2, warmup_steps=40, weight_decay=0.01, threads=1,
     ),
     "tiny": BaseRecipe(
         task="path-small", layers=1, hidden=64, heads=4, head_dim=16, intermediate=128, init_std=0.1,
@@ -123,7 +124,7 @@ def _identity(name: str, seed: int) -> dict[str, object]:
     task = get_task(BASES[name].task)
     assert isinstance(task, PathTask)
     # A change of the code that makes the weights must not meet weights of before.
-    code = b"".join((_ROOM / file).read_bytes() for file in ("corpus.py", "pretraining.py"))
+    code = b"".join((_ROOM / file).read_bytes() for file in _CODE)
     return {
         "base": name,
         "seed": seed,

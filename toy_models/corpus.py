@@ -1,8 +1,9 @@
 """The pretraining text of «path»: random paths that are right most of the time, with plausible errors.
 
 A row is a random walk (2, 3 or 4 jumps, each uniform) from a uniform S, whose end is T, with two numbers between as the
-forbidden ones; prompts of the splits are left out. A walk lands on a forbidden number only where it ignores them
-(probability 0.15), and each sum slips with probability 0.05: the jump written before it is off by one or two.
+forbidden ones; prompts of the splits and distances beyond the task's `corpus_distances` are left out. A walk lands on a
+forbidden number only where it ignores them (probability 0.15), and each sum slips with probability 0.05: the jump
+written before it is off by one or two.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _draw(task: PathTask, n: int, rng: np.random.Generator) -> Ints:
         for column, values in zip(walks, new, strict=True):
             column[todo] = values
         distance = new.jumps.sum(axis=1)
-        fits = (distance >= task.distances[0]) & (distance <= task.distances[1])
+        fits = (distance >= task.corpus_distances[0]) & (distance <= task.corpus_distances[1])
         todo = todo[~(fits & (ignores[todo] | ~_lands_on(new.jumps, new.forbidden)))]
     keep = ~_held_out(task, walks)
     return _encode(task, _Walks(*(column[keep] for column in walks)), rng)

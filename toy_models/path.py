@@ -5,8 +5,8 @@ Prompt `S T F1 F2 :`, response `d1 s1 d2 s2 … $` with s_0 = S. A response is c
 to four jumps. F1 < F2 lie strictly between S and T, so a prompt is its set (S, T, {F1, F2}).
 
 With D = T − S there are at most 525 correct responses (D = 19, 20) and one where D = 36. D is uniform over the prompts
-of the splits, while in the pretraining text (`corpus.py`) it is that of a random walk: prompts at both ends, with few
-solutions, are rare there and hard for the base.
+of the splits, while in the pretraining text (`corpus.py`) it is that of a random walk and ends at 29: longer ways are
+new to the base, and the longest, with few solutions, are hard for it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class PathTask:
     n_numbers = 96
     largest_jump = 9
     distances = (6, 36)  # least and greatest T − S
+    corpus_distances = (6, 29)  # what pretraining shows of them
     split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 2048}
     max_new_tokens = 2 * MAX_JUMPS + 1
 
@@ -210,5 +211,6 @@ class SmallPathTask(PathTask):
     n_numbers = 24
     largest_jump = 4
     distances = (5, 15)
+    corpus_distances = (5, 15)
     # There are but 114 prompts at the least distance: these sizes leave half of them to pretraining.
     split_sizes: ClassVar = {"test": 128, "validation": 128, "train": 256}

@@ -174,10 +174,8 @@ def _next_tokens_of_chunk(
 def _invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     """First token (N, 1) whose cumulative mass exceeds u·total; tokens of mass zero are never drawn."""
     cdf = probs.cumsum(dim=1)
-    total = cdf[:, -1:]
-    # u < 1, but u·total may round to the total, which no cumulative mass exceeds.
-    point = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cdf, point, right=True)
+    # In float64 u ≤ 1 − 2⁻⁵³, and then u·total is always rounded to less than the total: some mass exceeds it.
+    return torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:

@@ -107,6 +107,7 @@ def test_verifier_accepts_the_solutions_and_nothing_else(data: st.DataObject) ->
         ("+5 15 +5 20 $", "correct"),
         ("+5 16 +4 20 $", "wrong sum: 10 + 5 is 15, not 16"),
         ("+2 12 +8 20 $", "forbidden number: 12"),
+        ("+7 17 +3 20 $", "forbidden number: 17"),
         ("+5 15 +9 24 $", "overshoot: 24 is beyond the target 20"),
         ("+5 15 +5 20", "not finished: no end token"),
         ("+5 15 +4", "not finished: no end token"),

@@ -7,6 +7,7 @@ import torch
 from random_models import random_model
 
 from toy_models import Policy, Samples, get_task, sample
+from toy_models.sampling import _next_tokens
 
 PROMPTS = [[5], [6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17], [6, 7, 8, 9]]
 EQUAL = [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
@@ -198,6 +199,15 @@ def test_inverse_of_the_cumulative_distribution(logits: list[float], u: float, t
     law = torch.tensor(logits, dtype=torch.float64).softmax(-1)
     assert drawn.log_probs[0, 0].item() == pytest.approx(law[token].log().item(), abs=1e-6)
     assert drawn.entropy[0, 0].item() == pytest.approx(-torch.special.xlogy(law, law).sum().item(), abs=1e-6)
+
+
+def test_the_largest_uniform_never_leaves_the_vocabulary() -> None:
+    # Whatever the total mass rounds to: 2000 laws of 50 tokens, the last two without mass.
+    logits = 3 * torch.randn(2000, 50, generator=torch.Generator().manual_seed(0)).double()
+    logits[:, -2:] = -INF
+    token, log_prob, _ = _next_tokens(logits, torch.full((2000,), LARGEST_UNIFORM, dtype=torch.float64), 0.9, 1.0)
+    assert token.max() <= 47
+    assert log_prob.isfinite().all()
 
 
 def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
