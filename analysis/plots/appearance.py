@@ -136,9 +136,11 @@ def reference_line(ax: Axes, value: float = 0.0, *, axis: str = "y") -> None:
     draw(value, color="#999999", linewidth=0.6, zorder=0)
 
 
-def legend(figure: Figure, axes: Sequence[Axes], *, most_columns: int = 6) -> None:
-    """One legend above the figure with every label once, in order of first appearance."""
-    found: dict[str, Any] = {}
+def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None, most_columns: int = 6) -> None:
+    """One legend above the figure with every label once, in order of first appearance; the title stands before them."""
+    from matplotlib.lines import Line2D
+
+    found: dict[str, Any] = {} if title is None else {title: Line2D([], [], linestyle="")}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
@@ -147,5 +149,5 @@ def legend(figure: Figure, axes: Sequence[Axes], *, most_columns: int = 6) -> No
 
 def caption(figure: Figure, text: str) -> None:
     """A caption under the figure, wrapped to its width."""
-    per_line = int(figure.get_figwidth() / (0.0078 * SMALL))
+    per_line = int(figure.get_figwidth() / (0.0074 * SMALL))
     figure.supxlabel(fill(" ".join(text.split()), per_line), fontsize=SMALL, x=0.01, ha="left", color="#444444")

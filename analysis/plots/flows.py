@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["bucket_flow", "law_agreement", "realised_and_jvp"]
 
 _MARKERS = "osD^vP"
-LINEAR_UP_TO = 1e-5
+LINEAR_UP_TO, TICK = 1e-5, 1e-2
 SIGNS, RANKS = "#0072B2", "#D55E00"
 
 
@@ -39,17 +39,20 @@ def bucket_flow(ax: Axes, data: pd.DataFrame) -> None:
     ax.margins(x=0.02)
 
 
-def realised_and_jvp(ax: Axes, data: pd.DataFrame) -> None:
+def realised_and_jvp(ax: Axes, data: pd.DataFrame, *, limit: float | None = None) -> None:
     """Realised change of a bucket's mass against the JVP of the step, one point a context and update: columns `bucket`,
-    `realised`, `jvp`. Both axes are logarithmic beyond ±`LINEAR_UP_TO`; on the diagonal the first order is all."""
-    limit = 1.3 * float(np.nanmax([data["realised"].abs().max(), data["jvp"].abs().max(), 10 * LINEAR_UP_TO]))
+    `realised`, `jvp`. Both axes go to ±`limit`, the largest change unless given, and are logarithmic beyond
+    ±`LINEAR_UP_TO`; on the diagonal the first order is all."""
+    if limit is None:
+        limit = float(np.abs(data[["realised", "jvp"]].to_numpy()).max(initial=LINEAR_UP_TO))
+    limit = 1.3 * max(limit, 2 * TICK)
     ax.plot([-limit, limit], [-limit, limit], color="#999999", linewidth=0.6, zorder=0)
     for i, (_, rows) in enumerate(data.groupby("bucket", sort=False)):
         ax.plot(rows["jvp"], rows["realised"], linestyle="", marker=".", markersize=1.6, alpha=0.5,
                 color=BUCKET_COLORS[i], rasterized=True)
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale("symlog", linthresh=LINEAR_UP_TO, linscale=0.5)
-        axis.set_major_locator(FixedLocator([-1e-1, -1e-3, 0, 1e-3, 1e-1]))
+        axis.set_major_locator(FixedLocator([-TICK, 0, TICK]))
         axis.set_major_formatter(FuncFormatter(_power_of_ten))
         axis.set_minor_locator(NullLocator())
     ax.set_xlim(-limit, limit)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILURE_FLOOR", "pass_at_k", "pass_at_k_difference"]
 
+TICKS = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 FAILURE_FLOOR = 1e-4  # a smaller 1 − Pass@k is drawn as this
 
 
@@ -30,12 +31,16 @@ def pass_at_k(ax: Axes, data: pd.DataFrame) -> None:
     ax.set_yscale("function", functions=(_to_failures, _from_failures))
     lowest = float(np.nanmin([data["value"].min(), data["low"].min()]))
     highest = min(float(np.nanmax([data["value"].max(), data["high"].max()])), 1 - FAILURE_FLOOR)
-    ticks = [t for t in (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
-             if lowest - 0.15 * (1 - lowest) <= t <= highest + 0.3 * (1 - highest)]
     low, high = _to_failures(np.array([lowest, highest]))
     room = 0.04 * (high - low)
     ax.set_ylim(float(_from_failures(low - room)), float(_from_failures(high + room)))
-    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ticks: list[float] = []
+    for tick in reversed(TICKS):
+        at = _to_failures(tick)
+        below_last = not ticks or _to_failures(ticks[-1]) - at > 0.07 * (high - low)
+        if low - room <= at <= high + room and below_last:
+            ticks.append(tick)
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def pass_at_k_difference(ax: Axes, data: pd.DataFrame) -> None:

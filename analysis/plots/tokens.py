@@ -3,7 +3,7 @@ with the logit gradient and the realised change as arrows.
 
 Data: one row a token of one context, most probable first, with columns `text`, `sampled` (whether it is y), `before`
 and `after` (probabilities), `gradient` (sign(w)·(e_y − π), the descent direction −∂L/∂z in units of |w|/T) and `dlogit`
-(the realised Δz, whose constant is free).
+(the realised Δz, its free constant set so that the mean under π is 0).
 """
 
 from __future__ import annotations

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm as normal
-from scipy.stats import t as student
 
-__all__ = ["LEVEL", "band"]
+from ..evaluation import Interval, interval
 
-LEVEL = 0.95
+__all__ = ["band"]
 
 
 def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.DataFrame:
@@ -22,29 +20,22 @@ def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.Dat
     since the seed is what was drawn anew; else it is over units: Wilson's for a yes or no, Student's for a number. It
     is missing for a single number. Columns: label, by, value, low, high.
     """
-    keys = ["label", *by]
-    data = data.dropna(subset=[column])
-    binary = data[column].dtype.kind == "b"
-    several = data.groupby("label", sort=False)["seed"].transform("nunique") > 1
-    means = data[several].groupby([*keys, "seed"], sort=False, as_index=False)[column].mean()
-    units = pd.concat([frame[[*keys, column]].astype({column: float}) for frame in (data[~several], means)])
-    out = units.groupby(keys, sort=False)[column].agg(["mean", "std", "count"]).reset_index()
-    mean, deviation, count = (out[name].to_numpy(float) for name in ("mean", "std", "count"))
-    low, high = _student(mean, deviation, count)
-    if binary:
-        alone = ~out["label"].isin(means["label"].unique()).to_numpy()
-        low, high = (np.where(alone, *ends) for ends in zip(_wilson(mean, count), (low, high), strict=True))
-    return out[keys].assign(value=mean, low=low, high=high)
+    rows = []
+    for key, group in data.dropna(subset=[column]).groupby(["label", *by], sort=False):
+        rows.append((*key, *_over(group, column)))
+    return pd.DataFrame(rows, columns=["label", *by, "value", "low", "high"])
 
 
-def _student(mean: np.ndarray, deviation: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    half = student.ppf((1 + LEVEL) / 2, np.maximum(count - 1, 1)) * deviation / np.sqrt(count)
-    return mean - half, mean + half
-
-
-def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The score interval of a binomial proportion (Wilson 1927), which stays inside [0, 1]."""
-    z = normal.ppf((1 + LEVEL) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return centre - half, centre + half
+def _over(group: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    values = group[column].to_numpy()
+    seeds = group["seed"].to_numpy()
+    several = np.unique(seeds)
+    if len(several) > 1:
+        found = interval([values[seeds == seed].mean() for seed in several], over="seeds")
+    elif values.dtype.kind == "b":
+        found = interval(values, method="wilson")
+    elif len(values) > 1:
+        found = interval(values, method="t")
+    else:
+        found = Interval(float(values[0]), np.nan, np.nan)
+    return found.estimate, found.low, found.high

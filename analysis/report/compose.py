@@ -30,8 +30,8 @@ PASS_AT_K_CAPTION = """Exact Pass@k of the base and of the last policies on test
 failures, −log(1 − Pass@k). Below: difference to the base."""
 
 TOKEN_CAPTION = """★ the sampled token y and its weight w = −∂L/∂log π(y). Arrows, each on its own scale: the descent
-direction of the loss in the logits of this one token, and the change of these logits, whose constant is free, that the
-whole update made. Context: of the first recorded update, the one with a weight of that sign whose entropy is nearest
+direction of the loss in the logits of this one token, and the change of these logits that the whole update made (mean
+under π set to 0). Context: of the first recorded update, the one with a weight of that sign whose entropy is nearest
 to 1 nat. One seed, one context each: no interval."""
 
 FLOW_CAPTION = """Top: change of mass by rank (before each update), summed over the updates so far; mean over held-out
@@ -149,19 +149,20 @@ def mass_flow_figure(runs: Sequence[Run]) -> Figure:
     rows = context_flows(runs)
     flows, beside, law = bucket_flows(rows), jvp_beside_realised(rows), agreement(runs)
     with plots.style():
-        figure = Figure(figsize=(plots.PAGE_INCHES, 4.7))
-        axes = figure.subplots(3, len(labels), squeeze=False, sharey="row")
-        for label, (over_time, totals, agreeing) in zip(labels, axes.T, strict=True):
+        figure = Figure(figsize=(plots.PAGE_INCHES, 4.9))
+        axes = figure.subplots(3, len(labels), squeeze=False, sharey="row", height_ratios=[1.0, 1.0, 0.75])
+        limit = float(beside[["realised", "jvp"]].abs().to_numpy().max(initial=0.0))
+        for label, (over_time, first_order, agreeing) in zip(labels, axes.T, strict=True):
             plots.bucket_flow(over_time, flows[flows["label"] == label])
-            plots.realised_and_jvp(totals, beside[beside["label"] == label])
+            plots.realised_and_jvp(first_order, beside[beside["label"] == label], limit=limit)
             plots.law_agreement(agreeing, law[law["label"] == label])
             plots.heading(over_time, label)
             over_time.set_xlabel("optimiser update")
-            totals.set_xlabel("Δ mass, JVP of the step")
+            first_order.set_xlabel("Δ mass, JVP")
         axes[0, 0].set_ylabel("Δ mass, summed")
         axes[1, 0].set_ylabel("Δ mass, realised")
         axes[2, 0].set_ylabel("agreement with law")
-        for row, title in ((0, "rank before"), (2, None)):
-            axes[row, -1].legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes[2, 0].legend(loc="lower left", borderaxespad=0.0)
+        plots.legend(figure, [axes[0, 0]], title="rank before the update:")
         plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the panel"))
         return figure

@@ -54,6 +54,7 @@ def token_picture(run: Run, sign: int) -> TokenPicture | None:
     row = rows.loc[distance.sort_values(kind="stable").index[0]]
     decode = decoder(run)
     ids, before, after = (np.asarray(row[name]) for name in ("top_ids", "top_prob_before", "top_prob_after"))
+    dlogit = np.asarray(row["top_dlogit"])
     sampled = ids == row["token"]
     tokens = pd.DataFrame({
         "text": [decode([i]) for i in ids],
@@ -61,7 +62,7 @@ def token_picture(run: Run, sign: int) -> TokenPicture | None:
         "before": before,
         "after": after,
         "gradient": sign * (sampled - before),
-        "dlogit": np.asarray(row["top_dlogit"]),
+        "dlogit": dlogit - (before * dlogit).sum() / before.sum(),
     })
     shown = tokens.index[(tokens["before"].rank(ascending=False, method="first") <= _TOP) | tokens["sampled"]]
     return TokenPicture(
@@ -90,7 +91,7 @@ def bucket_flows(flows: pd.DataFrame) -> pd.DataFrame:
     panel = flows[flows["kind"] == "panel"].sort_values("update", kind="stable").reset_index(drop=True)
     key = ["label", "seed", "prompt_id", "context", "update"]
     change = panel[key].join(_buckets(panel, "dbucket"))
-    names = [name for name in change if name not in key]
+    names = [label for label in BUCKET_LABELS if label in change]
     change[names] = change.groupby(key[:-1])[names].cumsum()
     prompts = change.groupby(["label", "seed", "prompt_id", "update"], sort=False)[names].mean().reset_index()
     return band(prompts.melt(["label", "seed", "prompt_id", "update"], names, "bucket"), ["bucket", "update"])

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from ..evaluation import K_GRID, pass_at_k_exact
+from ..evaluation import K_GRID, METRICS, interval
+from ..evaluation.intervals import bootstrap_weights
 from ..plots import BASE
 from .bands import band
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DYNAMICS", "dynamics", "validation_pass_at_1"]
 
-RESAMPLES = 2000
 # name -> how a figure names it; the paper's Fig. 4 with its two entropies apart
 DYNAMICS: dict[str, str] = {
     "greedy_correct": "greedy accuracy",
@@ -46,7 +45,8 @@ def dynamics(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
 
 def validation_pass_at_1(runs: Sequence[Run]) -> pd.DataFrame:
     """Pass@1 on the validation prompts at each evaluation: columns label, step, value, low, high."""
-    return band(evaluations(runs, "validation"), ["step"], "p")
+    rows = evaluations(runs, "validation")
+    return band(rows.assign(value=METRICS["pass@1"].values(rows)), ["step"])
 
 
 def evaluations(runs: Sequence[Run], split: str) -> pd.DataFrame:
@@ -80,46 +80,48 @@ def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
     """Pass@k of the base and of each run's last policy on the test prompts, k = 1 … 1024, and the difference to the
     base: columns temperature, quantity (`value` or `difference`), label, k, value, low, high.
 
-    Exact in k; intervals are bootstrap percentiles over prompts (the same resampled prompts for all, so that
-    differences are paired), or t over the seeds of a method that has several.
+    Exact in k where success was enumerated, else estimated for k up to the number of samples. Intervals are bootstrap
+    percentiles over prompts (the same resampled prompts for all, so that differences are paired), or t over the seeds
+    of a method that has several.
     """
+    ends = _ends(runs)
+    weights: dict[int, np.ndarray] = {}
     parts = []
-    for temperature, values in _final_success(runs).items():
-        curves = {label: pass_at_k_exact(p[..., None], K_GRID) for label, p in values.items()}
-        base = curves[BASE]
-        differences = {label: curve - base for label, curve in curves.items() if label != BASE}
+    for temperature, at in ends.groupby("temperature", sort=False):
+        curves: dict[str, np.ndarray] = {}  # label -> (seeds, prompts, k)
+        for label in at["label"].unique():
+            rows = at[at["label"] == label].sort_values(["seed", "prompt_id"])
+            per_k = [METRICS[f"pass@{k}"].values(rows) for k in K_GRID]
+            curves[label] = np.stack(per_k, -1).reshape(rows["seed"].nunique(), -1, len(K_GRID))
+        differences = {label: curve - curves[BASE] for label, curve in curves.items() if label != BASE}
         for quantity, of in (("value", curves), ("difference", differences)):
             for label, curve in of.items():
-                value, low, high = _interval(curve)
+                prompts = curve.shape[1]
+                weights.setdefault(prompts, bootstrap_weights(prompts, 0))
+                value, low, high = _interval(curve, weights[prompts])
                 parts.append(pd.DataFrame({"temperature": temperature, "quantity": quantity, "label": label,
                                            "k": K_GRID, "value": value, "low": low, "high": high}))
-    return pd.concat(parts)
+    return pd.concat(parts).dropna(subset=["value"])
 
 
-def _final_success(runs: Sequence[Run]) -> dict[float, dict[str, np.ndarray]]:
-    """p of the test prompts by temperature and label: (seeds, prompts), the base first."""
-    rows = pd.concat([
-        run.table("evals", ["step", "prompt_id", "temperature", "p"], [("split", "==", "test")])
-        .assign(label=run.label, seed=run.seed, run_id=run.run_id)
-        for run in runs
-    ])
-    last = rows.groupby("run_id")["step"].transform("max")
-    ends = pd.concat([rows[rows["step"] == 0].assign(label=BASE), rows[(rows["step"] == last) & (last > 0)]])
-    out: dict[float, dict[str, np.ndarray]] = {}
-    for temperature, at in ends.groupby("temperature", sort=False):
-        table = at.drop_duplicates(["label", "seed", "prompt_id"]).pivot(
-            index="prompt_id", columns=["label", "seed"], values="p").dropna()
-        out[float(temperature)] = {label: table[label].to_numpy().T for label in at["label"].unique()}
-    return out
+def _ends(runs: Sequence[Run]) -> pd.DataFrame:
+    """Rows of `evals` of the first evaluation (of one run, labelled base) and of each run's last, on the test prompts
+    that all of them share."""
+    tests = [
+        run.table("evals", where=[("split", "==", "test")]).assign(label=run.label, seed=run.seed) for run in runs
+    ]
+    ends = [tests[0][tests[0]["step"] == 0].assign(label=BASE)]
+    ends += [rows[rows["step"] == rows["step"].max()] for rows in tests if len(rows) and rows["step"].max() > 0]
+    shared = set.intersection(*(set(rows["prompt_id"]) for rows in ends))
+    rows = pd.concat(ends)
+    return rows[rows["prompt_id"].isin(shared)]
 
 
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _interval(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and 95% interval of (seeds, prompts, k) over the prompts, or over the seeds where there are several."""
     if len(values) > 1:
-        means = values.mean(1)
-        half = student.ppf(0.975, len(means) - 1) * means.std(0, ddof=1) / np.sqrt(len(means))
-        return means.mean(0), means.mean(0) - half, means.mean(0) + half
-    prompts = values.shape[1]
-    drawn = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
-    low, high = np.quantile(drawn @ values[0], [0.025, 0.975], axis=0)
+        found = [interval(over_seeds, over="seeds") for over_seeds in values.mean(1).T]
+        ends = np.array([(one.estimate, one.low, one.high) for one in found])
+        return ends[:, 0], ends[:, 1], ends[:, 2]
+    low, high = np.quantile(weights @ values[0], [0.025, 0.975], axis=0)
     return values[0].mean(0), low, high

@@ -1,0 +1,236 @@
+"""What came out of an experiment, as tables: base and methods at matched steps, and at matched Pass@1.
+
+At equal steps the methods have travelled different distances, so both matchings are always shown together. The levels
+of Pass@1 follow the rule of `analysis.evaluation.matched`; the main table is at the highest of them, where the methods
+have come furthest, and another one goes through them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import UsageError
+from ..evaluation import EmptyRangeError, curves, interval, matched
+from ..plots import BASE
+from .bands import band
+from .curves import rollout_groups
+from .tables import Cell, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..recording import Experiment, Run
+
+__all__ = ["Summary", "summarize"]
+
+KS = (1, 8, 64, 256)
+KS_BESIDE = (1, 8)  # at the second temperature
+_METRICS = (*(f"pass@{k}" for k in KS), "entropy_fixed", "effective_solutions")
+_METRICS_BESIDE = tuple(f"pass@{k}" for k in KS_BESIDE)
+RATIO_STEPS = 5  # the correct ratio is that of the rollouts of so many steps
+
+_NOTE = (
+    "Test prompts, T = {} unless said; ± half of a 95% interval over {}. opt. steps: optimiser updates; H: entropy on "
+    "fixed prefixes; eff. sol.: effective number of correct responses; corr. ratio: correct training rollouts of the "
+    f"{RATIO_STEPS} steps before, of the first step for the base."
+)
+_MEASURES = {"law_sign_agreement": "sign", "law_spearman": "ρ", "law_slope": "slope", "jvp_r2": "JVP R²"}
+_PREDICTION_NOTE = (
+    "Contexts whose token had a weight, of rewarded (+) and unrewarded (−) responses. Law, the token's own direction "
+    "at a unit logit step: share of equal signs, Spearman's ρ, fitted slope. JVP: first order in the parameter step."
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The tables of an experiment, and lines about runs that did not end well or could not be compared."""
+
+    name: str
+    seeds: int
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+    def render(self, console: Console) -> None:
+        """Print the tables."""
+        for table in self.tables:
+            console.print(table.to_rich(console.width))
+        for note in self.notes:
+            console.print(note, highlight=False, markup=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data, intervals with both ends."""
+        return {"name": self.name, "seeds": self.seeds, "tables": [table.to_json() for table in self.tables],
+                "notes": list(self.notes)}
+
+    def to_markdown(self) -> str:
+        """The tables and notes as a page."""
+        return "\n".join([f"# {self.name}\n", *(table.to_markdown() for table in self.tables),
+                          *(f"{note}\n" for note in self.notes)])
+
+
+def summarize(experiment: Experiment) -> Summary:
+    """The summary of the runs of an experiment, as far as they are committed.
+
+    Runs that diverged or did not end are named with their status and stay out of the comparison. Raises UsageError
+    where no run was evaluated.
+    """
+    runs = {run_id: run for run_id, run in experiment.runs.items() if run.committed_step is not None}
+    done = {run_id: run for run_id, run in runs.items() if run.status == "complete"} or runs
+    if not any(run.rows("evals") for run in done.values()):
+        raise UsageError(f"experiment: no run in {experiment.folder} was evaluated yet; wait for the first evaluation")
+    evals = {run_id: run.table("evals") for run_id, run in done.items()}
+    seeds = max(len(members) for members in _members(done).values())
+    temperature = _temperatures(evals)[0]
+    note = _NOTE.format(f"{temperature:g}", "prompts (one seed)" if seeds == 1 else f"{seeds} seeds (t)")
+    notes = [f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
+             for run_id, run in runs.items() if run_id not in done or run.status != "complete"]
+    tables = [_at_steps(done, evals, note)]
+    try:
+        tables += _at_pass_at_1(done, evals)
+    except EmptyRangeError as error:
+        notes.append(f"No table at matched Pass@1: {error}")
+    if (predictions := _predictions(done)) is not None:
+        tables.append(predictions)
+    return Summary(experiment.name, seeds, tuple(tables), tuple(notes))
+
+
+def _temperatures(evals: Mapping[str, pd.DataFrame]) -> list[float]:
+    """The first two temperatures evaluated."""
+    return [float(t) for t in next(iter(evals.values()))["temperature"].unique()[:2]]
+
+
+def _compare(evals: Mapping[str, pd.DataFrame], at: Any, levels: Sequence[float] | None) -> pd.DataFrame:
+    """Rows of `matched` for the metrics of the tables, at one temperature and some of them at the second."""
+    first, *second = _temperatures(evals)
+    parts = [matched(evals, _METRICS, at, levels=levels, temperature=first, match_temperature=first).table]
+    parts += [
+        matched(evals, _METRICS_BESIDE, at, levels=levels, temperature=t, match_temperature=first).table
+        for t in second
+    ]
+    return pd.concat(parts)
+
+
+def _columns(temperatures: Sequence[float]) -> dict[str, tuple[str, float]]:
+    """Heading -> (metric, temperature)."""
+    first, *second = temperatures
+    columns = {f"Pass @{k}": (f"pass@{k}", first) for k in KS}
+    columns |= {f"T={t:g} @{k}": (f"pass@{k}", t) for t in second for k in KS_BESIDE}
+    return columns | {"H nats": ("entropy_fixed", first), "eff. sol.": ("effective_solutions", first)}
+
+
+def _headings(columns: Mapping[str, tuple[str, float]]) -> tuple[str, ...]:
+    return ("", "step", "opt. steps", *columns, "corr. ratio")
+
+
+def _row(label: str, members: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]]
+         ) -> tuple[Cell | str, ...]:
+    """One line: where it was matched, the metrics, and the correct ratio of the rollouts before."""
+    where = rows.groupby("run")[["reached", "step", "update"]].first()
+    reached = int(where["reached"].sum())
+    if reached < len(where):
+        return (label, f"{reached} of {len(where)}" if reached else "never", *["–"] * (len(columns) + 2))
+    cells = [Cell(round(float(where["step"].mean()), 1)), Cell(round(float(where["update"].mean())))]
+    for metric, temperature in columns.values():
+        cells.append(_over_seeds(rows[(rows["metric"] == metric) & (rows["temperature"] == temperature)]))
+    ratios = pd.concat([_correct_ratio(run, float(where["step"][run_id])) for run_id, run in members.items()])
+    return (label, *cells, _over_seeds(ratios))
+
+
+def _over_seeds(rows: pd.DataFrame) -> Cell:
+    """A row's own interval over prompts, or that over seeds where there are several rows."""
+    if len(rows) == 1:
+        return Cell(*(float(rows[name].iloc[0]) for name in ("value", "low", "high")))
+    found = interval(rows["value"], over="seeds")
+    return Cell(found.estimate, found.low, found.high)
+
+
+def _correct_ratio(run: Run, step: float) -> pd.DataFrame:
+    """Share of correct rollouts in the `RATIO_STEPS` steps before `step`; at the start, in the first step."""
+    groups = rollout_groups([run])
+    end = max(int(np.ceil(step)), 1)
+    return band(groups[(groups["step"] < end) & (groups["step"] >= end - RATIO_STEPS)], [], "correct")
+
+
+def _at_steps(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame], note: str) -> Table:
+    ends = {(rows["step"].min(), rows["step"].max()) for rows in evals.values()}
+    if len(ends) == 1:  # more prompts are evaluated at the start and the end than in between
+        evals = {run_id: rows[rows["step"].isin(next(iter(ends)))] for run_id, rows in evals.items()}
+    last = min(float(rows["step"].max()) for rows in evals.values())
+    rows, columns = _compare(evals, "step", [last]), _columns(_temperatures(evals))
+    lines = [_base_row(runs, evals), *_rows(runs, rows, columns)]
+    return Table(f"at matched steps ({last:.0f})", _headings(columns), tuple(lines), note)
+
+
+def _at_pass_at_1(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> list[Table]:
+    columns = _columns(_temperatures(evals))
+    rising = {run_id: evals[run_id] for run_id in _rising(evals)}
+    levels = sorted(_compare(rising, "pass@1", None)["level"].unique())
+    matched_rows = _compare(evals, "pass@1", levels)
+    rows = matched_rows[matched_rows["level"] == levels[-1]]
+    lines = [_base_row(runs, evals), *_rows(runs, rows, columns)]
+    main = Table(f"at matched Pass@1 = {levels[-1]:.3f} on validation prompts", _headings(columns), tuple(lines),
+                 "As above, interpolated between evaluations. never: the level was not reached.")
+    shown = {f"{name} @ {level:.3f}": (metric, level)
+             for name, metric in (("H", "entropy_fixed"), ("eff", "effective_solutions")) for level in levels}
+    across: list[tuple[Cell | str, ...]] = []
+    for label, members in _members(runs).items():
+        of = matched_rows[matched_rows["run"].isin(members)]
+        cells = [_over_seeds(of[(of["metric"] == metric) & (of["level"] == level)]) for metric, level in shown.values()]
+        across.append((label, *cells))
+    return [main, Table("at every level of matched Pass@1", ("", *shown), tuple(across))]
+
+
+def _rising(evals: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Runs that get above where every run starts. The others reach no level, and have no say in the levels."""
+    first = _temperatures(evals)[0]
+    curve = {}
+    for run_id, rows in evals.items():
+        known = curves(rows)
+        known = known[(known["split"] == "validation") & (known["temperature"] == first)]
+        curve[run_id] = known["pass@1"].to_numpy()
+    start = max(values[0] for values in curve.values())
+    return [run_id for run_id, values in curve.items() if values.max() > start] or list(evals)
+
+
+def _rows(runs: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]]
+          ) -> list[tuple[Cell | str, ...]]:
+    return [_row(label, members, rows[rows["run"].isin(members)], columns) for label, members in _members(runs).items()]
+
+
+def _base_row(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> tuple[Cell | str, ...]:
+    """The base on the same prompts: any run before its first step."""
+    rows = _compare(evals, "step", [0.0])
+    first = rows["run"].iloc[0]
+    return _row(BASE, {first: runs[first]}, rows[rows["run"] == first], _columns(_temperatures(evals)))
+
+
+def _members(runs: Mapping[str, Run]) -> dict[str, dict[str, Run]]:
+    """label -> its runs, one a seed."""
+    members: dict[str, dict[str, Run]] = {}
+    for run_id, run in runs.items():
+        members.setdefault(run.label, {})[run_id] = run
+    return members
+
+
+def _predictions(runs: Mapping[str, Run]) -> Table | None:
+    """How the law and the JVP met what happened at the contexts of the batches; None where none were recorded."""
+    rows: list[tuple[Cell | str, ...]] = []
+    for run in runs.values():
+        if not run.rows("flows"):
+            continue
+        summary = run.prediction_summary()
+        summary = summary[summary["weights"] == "nonzero"]
+        name = run.run_id if len(_members(runs)[run.label]) > 1 else run.label
+        for sign, of in summary.groupby("sign"):
+            chosen = [of[of["quantity"] == quantity].iloc[0] for quantity in ("log_prob", "entropy")]
+            cells = [Cell(float(one[measure])) for one in chosen for measure in _MEASURES]
+            rows.append((f"{name} {'+' if sign == 1 else '−'}", f"{chosen[0]['law_n']:.0f}", *cells))
+    if not rows:
+        return None
+    columns = tuple(f"{of}: {name}" for of in ("log π", "H") for name in _MEASURES.values())
+    return Table("law and JVP against what happened", ("", "n", *columns), tuple(rows), _PREDICTION_NOTE)
