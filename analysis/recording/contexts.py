@@ -285,10 +285,14 @@ class ContextProbe:
             ("top_dlogit", (after.logits - before.logits).gather(-1, ids)),
         ):
             columns[name] = ragged(values[new].cpu().numpy(), lengths)
-        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in columns.items()}
+        return {name: _as_recorded(value) if isinstance(value, Tensor) else value for name, value in columns.items()}
 
 
 def _pick(logits: Tensor, positions: Sequence[Sequence[int]]) -> Tensor:
     """(B, R, V) -> (n, V) at the given positions of each row."""
     rows = [row for row, at in enumerate(positions) for _ in at]
     return logits[torch.tensor(rows, device=logits.device), torch.tensor(list(chain(*positions)), device=logits.device)]
+
+
+def _as_recorded(values: Tensor) -> Tensor:
+    return values.cpu().float() if values.is_floating_point() else values.cpu()

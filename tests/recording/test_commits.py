@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import os
 import resource
@@ -20,6 +22,7 @@ from rows import RUN_JSON, some_rows
 
 from analysis import UsageError
 from analysis.recording import Run, RunWriter, digest, load_trace
+from analysis.recording.folders import write_durably
 
 STEPS = 4
 WRITTEN = ("rollouts", "timings")  # texts, lists and gaps; apart from identity
@@ -288,6 +291,27 @@ def test_damaged_files_are_named(tmp_path: Path, uninterrupted: Path) -> None:
     (folder / "commits/000002.json").write_text('{"step": 2}')
     with pytest.raises(UsageError, match=r"expected a commit, but .*000002.json is damaged"):
         load_trace(folder)
+
+
+def test_damage_is_noticed_before_a_run_goes_on(tmp_path: Path) -> None:
+    work(tmp_path, steps=2)
+    damage(tmp_path / "rollouts/000000-000001.r0.parquet")
+    info = json.loads((tmp_path / "run.json").read_text()) | {"status": "running"}
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    with pytest.raises(UsageError, match=r"000000-000001.r0.parquet is damaged"):
+        RunWriter(tmp_path, run_json=RUN_JSON, resume=True)
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+    with monkeypatch.context() as patch:
+        break_at(patch, 0, Killed())
+        with pytest.raises(Killed):
+            write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert write_durably(path, b"new") == (3, hashlib.sha256(b"new").hexdigest())
+    assert path.read_bytes() == b"new"
 
 
 def test_a_damaged_state_is_not_resumed(tmp_path: Path) -> None:

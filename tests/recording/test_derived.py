@@ -101,9 +101,9 @@ def test_laws_against_central_differences(
 def rewarded(**changes: Any) -> dict[str, Any]:
     rows: dict[str, Any] = some_rows("rollouts", 40, seed=1, nulls=False)
     rewards = [float(i % 3 == 0) for i in range(40)]
-    # in an order of their own, which the join has to undo
+    # in an order of their own and with groups that do not stand next to each other
     order = np.random.default_rng(0).permutation(40)
-    rows |= {"step": 0, "rollout": order.tolist(), "group": (order // 4).tolist(),
+    rows |= {"step": 0, "rollout": order.tolist(), "group": (order % 10).tolist(),
              "reward": [rewards[i] for i in order]}
     return rows | changes
 
@@ -122,8 +122,8 @@ def test_assumed_weights(tmp_path: Path, case: tuple[Tensor, Tensor, Tensor], na
     run = write_tokens(tmp_path, logits, tokens, None, rollouts=rewarded())
     rewards = np.array([float(i % 3 == 0) for i in range(40)])
     if expected is None:  # (r − mean) / std within each group of four
-        groups = rewards.reshape(10, 4)
-        want = ((groups - groups.mean(1, keepdims=True)) / groups.std(1, ddof=1, keepdims=True)).ravel()
+        groups = rewards.reshape(4, 10)
+        want = ((groups - groups.mean(0)) / groups.std(0, ddof=1)).ravel()
         np.testing.assert_allclose(run.laws(name)["weight"], want, rtol=1e-3)  # its ε in the denominator
     else:
         np.testing.assert_array_equal(run.laws(name)["weight"], expected(rewards))
