@@ -15,10 +15,10 @@ import time
 
 import pytest
 import torch
-from toy_models import ensure_base
 
 from analysis.training import Recipe
 from analysis.training.loop import Loop
+from toy_models import ensure_base
 
 STEPS, REPEATS = int(os.environ.get("STEPS", "40")), int(os.environ.get("REPEATS", "3"))
 KINDS = {
@@ -53,5 +53,8 @@ def test_overhead_of_recording(benchmark, tmp_path, label):
     for kind in ("core", "default"):
         ratios = [a / b for a, b in zip(seconds[kind], seconds["nothing"], strict=True)]
         benchmark.extra_info[kind] = statistics.median(ratios)
-        print(f"\n{label} {kind}: median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
-              f"nothing recorded {statistics.median(seconds['nothing']):.1f} s of CPU")
+        middle, nothing = statistics.median(ratios), statistics.median(seconds["nothing"])
+        print(
+            f"\n{label} {kind}: median ratio {middle:.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
+            f"nothing recorded {nothing:.1f} s of CPU"
+        )

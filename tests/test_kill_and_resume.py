@@ -17,12 +17,35 @@ import pytest
 from analysis.recording import digest, load_trace
 
 KILLS = int(os.environ.get("KILLS", "4"))
-SETTINGS = ["--set", "steps=12", "--set", "record.chunk=2", "--set", "eval.every=4", "--set", "eval.prompts=4",
-            "--set", "eval.final_prompts=8", "--set", "rollout.prompts=8"]
+SETTINGS = [
+    "--set",
+    "steps=12",
+    "--set",
+    "record.chunk=2",
+    "--set",
+    "eval.every=4",
+    "--set",
+    "eval.prompts=4",
+    "--set",
+    "eval.final_prompts=8",
+    "--set",
+    "rollout.prompts=8",
+]
 
 
 def command(folder, *options):
-    return [sys.executable, "-m", "analysis.trace", "--run", "tiny", *SETTINGS, "--out", str(folder), "--quiet", *options]
+    return [
+        sys.executable,
+        "-m",
+        "analysis.trace",
+        "--run",
+        "tiny",
+        *SETTINGS,
+        "--out",
+        str(folder),
+        "--quiet",
+        *options,
+    ]
 
 
 @pytest.mark.slow
@@ -37,8 +60,9 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     killed = 0
     folder = tmp_path / "killed"
     while killed < KILLS:
-        process = subprocess.Popen(command(folder, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            command(folder, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
         try:
             process.wait(timeout=draw.uniform(0.2, duration))
         except subprocess.TimeoutExpired:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from toy_models import Policy, Prompt, response_logits, teacher_batch
 from torch import Tensor
+
+from toy_models import Policy, Prompt, response_logits, teacher_batch
 
 from ..evaluation import FixedPrefixes
 from ..recording import RunWriter
@@ -29,7 +30,12 @@ class ContextFollower:
     """Looks at contexts before and after the recorded updates of one run and writes `contexts` and `flows`."""
 
     def __init__(
-        self, config: RunConfig, policy: Policy, fixed: FixedPrefixes, held_out: list[Prompt], generator: torch.Generator
+        self,
+        config: RunConfig,
+        policy: Policy,
+        fixed: FixedPrefixes,
+        held_out: list[Prompt],
+        generator: torch.Generator,
     ) -> None:
         self._fields, self._policy, self._generator = config.record, policy, generator
         self._batch: ContextRows | None = None
@@ -50,9 +56,7 @@ class ContextFollower:
 
     def _logits(self, prompts: Any, responses: Any) -> Tensor:
         device = next(self._policy.model.parameters()).device
-        return response_logits(
-            self._policy.model, teacher_batch(prompts, responses, self._policy.pad_id, device)
-        )
+        return response_logits(self._policy.model, teacher_batch(prompts, responses, self._policy.pad_id, device))
 
     def wants(self, update: int) -> bool:
         """Whether this update is one of those whose contexts are recorded."""
@@ -84,7 +88,11 @@ class ContextFollower:
             writer.append("contexts", columns)
 
     def after(
-        self, index: UpdateIndex, result: UpdateResult, before: dict[str, Tensor], steps: dict[str, Tensor],
+        self,
+        index: UpdateIndex,
+        result: UpdateResult,
+        before: dict[str, Tensor],
+        steps: dict[str, Tensor],
         writer: RunWriter,
     ) -> None:
         """Look again at the new parameters; `steps` is the actual parameter step from `before`."""

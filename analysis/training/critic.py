@@ -37,7 +37,7 @@ def captured_hidden_states(model: Any) -> Iterator[list[Tensor]]:
     finally:
         handle.remove()
     if not seen:
-        raise UsageError("critic.enabled: the model never called its output head, so there are no hidden states to value")
+        raise UsageError("critic.enabled: the model never called its output head, so no hidden states can be valued")
 
 
 def advantage_estimates(values: Tensor, rewards: Tensor, lengths: Tensor, gae_lambda: float) -> Tensor:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from toy_models import Policy, Prompt, Task, get_task, load_policy
 
 from ..errors import DivergedError, UsageError
@@ -106,7 +107,9 @@ class Loop:
             dual_clip=config.objective.dual_clip,
             advantage=config.objective.advantage,
         )
-        self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if config.objective.kl_coef > 0 else None
+        self.reference = (
+            copy.deepcopy(self.policy.model).requires_grad_(False) if config.objective.kl_coef > 0 else None
+        )
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
         self.critic = Critic(self.policy.model, config.critic.lr) if config.critic.enabled else None
@@ -190,9 +193,7 @@ class Loop:
         self._tell("rollout")
         with self._timed("rollout") as timing:
             chosen = [self.train_prompts[i] for i in self.cursor.next()]
-            batch = collect_rollouts(
-                self.policy, self.task, chosen, self.objective, config, self.streams, self.step
-            )
+            batch = collect_rollouts(self.policy, self.task, chosen, self.objective, config, self.streams, self.step)
             timing["tokens"] = int(batch.lengths.sum())
         groups = choose_groups(len(chosen), config.record.tokens, self.streams["recording"])
         kept = choose_groups(len(chosen), config.record.rollouts, self.streams["recording"])
@@ -201,9 +202,14 @@ class Loop:
             group["lr"] = lr
 
         exact = config.update.estimator == "exact"
-        plans = [] if exact else [
-            plan_minibatches(batch.selected, config.update, self.streams["shuffle"]) for _ in range(config.update.epochs)
-        ]
+        plans = (
+            []
+            if exact
+            else [
+                plan_minibatches(batch.selected, config.update, self.streams["shuffle"])
+                for _ in range(config.update.epochs)
+            ]
+        )
         self._tell("update")
         trained = 0
         with self._timed("update") as timing:
@@ -223,11 +229,17 @@ class Loop:
         self.writer.append("steps", row)
         self.step += 1
         seconds = time.perf_counter() - started
-        self._tell("update", reward=row["reward_mean"][0], correct=row["correct_ratio"][0],
-                   entropy=row["entropy_own"][0], tokens_per_s=(int(batch.lengths.sum()) + trained) / seconds)
+        self._tell(
+            "update",
+            reward=row["reward_mean"][0],
+            correct=row["correct_ratio"][0],
+            entropy=row["entropy_own"][0],
+            tokens_per_s=(int(batch.lengths.sum()) + trained) / seconds,
+        )
 
-    def _sampled_update(self, index: UpdateIndex, batch: RolloutBatch, rows: torch.Tensor, groups: torch.Tensor,
-                        lr: float) -> int:
+    def _sampled_update(
+        self, index: UpdateIndex, batch: RolloutBatch, rows: torch.Tensor, groups: torch.Tensor, lr: float
+    ) -> int:
         fields = self.config.record
         follow = self.contexts.wants(index.update) and len(rows) > 0
         if follow:
@@ -257,7 +269,9 @@ class Loop:
         index = UpdateIndex(self.update, self.step, 0, 0)
         solutions = [self.task.solutions(p.ids) for p in batch.prompts]
         if any(s is None for s in solutions):
-            raise UsageError(f"update.estimator: exact needs a task that lists its solutions; {self.task.name} does not")
+            raise UsageError(
+                f"update.estimator: exact needs a task that lists its solutions; {self.task.name} does not"
+            )
         before = self._parameters()
 
         def loss() -> torch.Tensor:
@@ -283,7 +297,7 @@ class Loop:
         return {name: p.detach().clone() for name, p in named if p.requires_grad}
 
     def _reference_values(self, batch: RolloutBatch, plans: list[list[torch.Tensor]]) -> None:
-        """What updates need from the policy before the first of them: old and reference log-probs, values, penalties."""
+        """What updates need from the policy as it is: old and reference log-probs, values, penalties."""
         config, width = self.config, batch.sampling_log_probs.shape[1]
         used = sorted({i for plan in plans for rows in plan for i in rows.tolist()})
         penalty = config.objective.kl_coef > 0 and config.objective.kl_placement == "reward"
@@ -322,14 +336,17 @@ class Loop:
         for prompts in (self.train_prompts, self.held_out):
             # Counted for the prompts that are evaluated; enumerating every training prompt would take seconds.
             counted = [self.task.solutions(p.ids) if p.split != "train" else None for p in prompts]
-            self.writer.append("prompts", {
-                "prompt_id": [p.prompt_id for p in prompts],
-                "split": [p.split for p in prompts],
-                "text": [p.text for p in prompts],
-                "token_ids": [list(p.ids) for p in prompts],
-                "answer": [p.answer for p in prompts],
-                "n_solutions": [None if s is None else len(s) for s in counted],
-            })
+            self.writer.append(
+                "prompts",
+                {
+                    "prompt_id": [p.prompt_id for p in prompts],
+                    "split": [p.split for p in prompts],
+                    "text": [p.text for p in prompts],
+                    "token_ids": [list(p.ids) for p in prompts],
+                    "answer": [p.answer for p in prompts],
+                    "n_solutions": [None if s is None else len(s) for s in counted],
+                },
+            )
 
     def _evaluate(self, *, final: bool) -> None:
         fields = self.config.eval
@@ -337,10 +354,20 @@ class Loop:
         with self._timed("evaluate"):
             count = fields.final_prompts if final else fields.prompts
             prompts = [p for split in _SPLITS for p in [q for q in self.held_out if q.split == split][:count]]
-            self.writer.append("evals", evaluate(
-                self.policy, self.task, prompts, fixed=self.fixed, temperatures=fields.temperatures,
-                samples=fields.samples, generator=self.streams["evaluation"], step=self.step, update=self.updates_made,
-            ))
+            self.writer.append(
+                "evals",
+                evaluate(
+                    self.policy,
+                    self.task,
+                    prompts,
+                    fixed=self.fixed,
+                    temperatures=fields.temperatures,
+                    samples=fields.samples,
+                    generator=self.streams["evaluation"],
+                    step=self.step,
+                    update=self.updates_made,
+                ),
+            )
 
     def _commit(self, *, timed: bool = True) -> None:
         if timed:
@@ -349,19 +376,22 @@ class Loop:
             rows, self._timings = self._timings, []
             for row in rows:
                 self.writer.append("timings", {name: [value] for name, value in row.items()})
-            self.writer.commit(self.step, {
-                "model": self.policy.model.state_dict(),
-                "reference": None if self.reference is None else self.reference.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "critic": None if self.critic is None else self.critic.state_dict(),
-                "streams": self.streams.state_dict(),
-                "cursor": self.cursor.state_dict(),
-                "contexts": self.contexts.state_dict(),
-                "fixed": asdict(self.fixed),
-                "step": self.step,
-                "update": self.update,
-                "updates_made": self.updates_made,
-            })
+            self.writer.commit(
+                self.step,
+                {
+                    "model": self.policy.model.state_dict(),
+                    "reference": None if self.reference is None else self.reference.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "critic": None if self.critic is None else self.critic.state_dict(),
+                    "streams": self.streams.state_dict(),
+                    "cursor": self.cursor.state_dict(),
+                    "contexts": self.contexts.state_dict(),
+                    "fixed": asdict(self.fixed),
+                    "step": self.step,
+                    "update": self.update,
+                    "updates_made": self.updates_made,
+                },
+            )
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.policy.model.load_state_dict(state["model"])
@@ -404,7 +434,9 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device: {name} was asked for, but torch {torch.__version__} sees no CUDA device; use auto or cpu")
+        raise UsageError(
+            f"device: {name} was asked for, but torch {torch.__version__} sees no CUDA device; use auto or cpu"
+        )
     return torch.device(name)
 
 

@@ -20,9 +20,7 @@ __all__ = ["learning_rate", "make_optimizer"]
 def make_optimizer(parameters: Iterable[Parameter], fields: OptimizerFields) -> torch.optim.Optimizer:
     """AdamW (decoupled weight decay) or SGD (momentum, L2 weight decay) at the recipe's settings."""
     if fields.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=fields.lr, momentum=fields.momentum, weight_decay=fields.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=fields.lr, momentum=fields.momentum, weight_decay=fields.weight_decay)
     return torch.optim.AdamW(
         parameters, lr=fields.lr, betas=fields.betas, eps=fields.eps, weight_decay=fields.weight_decay
     )

@@ -119,7 +119,7 @@ def update_row(
         one = by_sign.get(sign)
         row[f"rows_{name}"] = 0 if one is None else len(one.rows)
         row[f"tokens_{name}"] = 0 if one is None else int(one.mask.sum())
-        row |= dict.fromkeys((f"{c}_{name}" for c in ("ratio_mean", "clip_low", "clip_high", "weight_sum", "entropy")))
+        row |= dict.fromkeys(f"{c}_{name}" for c in ("ratio_mean", "clip_low", "clip_high", "weight_sum", "entropy"))
         if one is None:
             continue
         row[f"weight_sum_{name}"] = one.weights[one.mask].double().sum().item()
@@ -142,7 +142,11 @@ def pass_statistics(one: SignPass) -> TokenStatistics:
 
 
 def token_rows(
-    index: UpdateIndex, one: SignPass, batch: RolloutBatch, groups: Tensor, fields: RecordFields,
+    index: UpdateIndex,
+    one: SignPass,
+    batch: RolloutBatch,
+    groups: Tensor,
+    fields: RecordFields,
     statistics: TokenStatistics,
 ) -> Columns | None:
     """Rows of the table `tokens` for the pass's tokens that belong to recorded prompt groups; None if none do."""

@@ -1,8 +1,8 @@
 """From prompts to rewarded responses: one rollout batch of a training step.
 
 Prompts are drawn without replacement from a fresh permutation of the training prompts; each gets a group of sampled
-responses, which the task's verifier judges exactly. Verifier noise flips rewards after the verdict, with one uniform per
-rollout whether it is used or not.
+responses, which the task's verifier judges exactly. Verifier noise flips rewards after the verdict, with one uniform
+per rollout whether it is used or not.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from toy_models import Policy, Prompt, Task, Verdict, sample
 from torch import Tensor
+
+from toy_models import Policy, Prompt, Task, Verdict, sample
 
 from ..errors import UsageError
 from ..objectives import Objective
@@ -52,8 +53,8 @@ class RolloutBatch:
     """The responses of one step; rollout i belongs to prompt i // group_size. Tensors live on the CPU.
 
     `sampling_log_probs` and `entropy` are those of softmax(z/T) as the sampler saw it; they serve the records only.
-    `old_log_probs`, `ref_log_probs`, `token_advantages` and `returns` (N, R) are filled in before the updates where they
-    are needed; where there are token advantages (a critic), they take the place of the rollouts' `advantages`.
+    `old_log_probs`, `ref_log_probs`, `token_advantages` and `returns` (N, R) are filled in before the updates where
+    they are needed; token advantages (a critic's) take the place of the rollouts' `advantages`.
     """
 
     step: int
@@ -87,7 +88,13 @@ class RolloutBatch:
 
 
 def collect_rollouts(
-    policy: Policy, task: Task, prompts: list[Prompt], objective: Objective, config: RunConfig, streams: Streams, step: int
+    policy: Policy,
+    task: Task,
+    prompts: list[Prompt],
+    objective: Objective,
+    config: RunConfig,
+    streams: Streams,
+    step: int,
 ) -> RolloutBatch:
     """Sample, verify, reward and weigh one batch of rollouts.
 

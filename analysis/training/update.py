@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
 
 from ..errors import DivergedError
 from ..objectives import Objective
@@ -77,7 +78,11 @@ class Updater:
     """Applies updates of one run to its policy; holds no state but the policy, the optimiser and the settings."""
 
     def __init__(
-        self, policy: Policy, optimizer: torch.optim.Optimizer, objective: Objective, config: RunConfig,
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        config: RunConfig,
         critic: Critic | None = None,
     ) -> None:
         self.policy, self.optimizer, self.objective, self.config = policy, optimizer, objective, config
@@ -97,7 +102,7 @@ class Updater:
         return out
 
     def value(self, batch: RolloutBatch, rows: Sequence[int]) -> None:
-        """Fill in old log-probs, token advantages and returns of the rows under the policy and the critic as they are."""
+        """Fill in old log-probs, token advantages and returns of the rows, by the policy and the critic as they are."""
         assert self.critic is not None
         shape = (len(batch), batch.sampling_log_probs.shape[1])
         values = torch.zeros(shape, dtype=self.parameters[0].dtype)
@@ -153,8 +158,9 @@ class Updater:
         if self.critic is not None and result.passes:
             assert batch.returns is not None
             hidden = torch.cat([one.hidden[one.mask] for one in result.passes if one.hidden is not None])
-            returns = torch.cat([batch.returns[one.rows][:, : one.mask.shape[1]].to(hidden.device)[one.mask]
-                                 for one in result.passes])
+            returns = torch.cat(
+                [batch.returns[one.rows][:, : one.mask.shape[1]].to(hidden.device)[one.mask] for one in result.passes]
+            )
             result.value_loss = self.critic.fit(hidden, returns)
         return result
 
@@ -241,8 +247,22 @@ class Updater:
                 kl_weights = -config.objective.kl_coef * token_scale if full else probe.take()
         probe.remove()
         one = SignPass(
-            sign, rows, teacher, scaled.detach(), log_probs.detach(), old, ref, advantages, weights,
-            closed.weight * token_scale, closed.ratio, closed.clip, kl_weights, entropy_weights, kl_sum, total_loss,
+            sign,
+            rows,
+            teacher,
+            scaled.detach(),
+            log_probs.detach(),
+            old,
+            ref,
+            advantages,
+            weights,
+            closed.weight * token_scale,
+            closed.ratio,
+            closed.clip,
+            kl_weights,
+            entropy_weights,
+            kl_sum,
+            total_loss,
             hidden,
         )
         return one, gradient, regularizer
@@ -288,11 +308,13 @@ class Updater:
             return
         bad = ((~torch.isfinite(token_loss) | ~torch.isfinite(log_probs)) & teacher.mask).nonzero()[:5].tolist()
         names = [
-            f"rollout {rows[b]} position {t} (token {int(teacher.tokens[b, t])}, log π = {log_probs.detach()[b, t].item():.4g})"
+            f"rollout {rows[b]} position {t} (token {int(teacher.tokens[b, t])}, "
+            f"log π = {log_probs.detach()[b, t].item():.4g})"
             for b, t in bad
         ]
         raise DivergedError(
-            f"{where}: the loss is {loss.item()}; non-finite first at {'; '.join(names) or 'the sum over finite tokens'}. "
+            f"{where}: the loss is {loss.item()}; non-finite first at "
+            f"{'; '.join(names) or 'the sum over finite tokens'}. "
             "A lower optimizer.lr, optimizer.max_grad_norm or clipping usually helps"
         )
 

@@ -6,7 +6,6 @@ import dataclasses
 from types import SimpleNamespace
 
 import torch
-from toy_models import Policy, Prompt, Verdict
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.objectives import get
@@ -14,6 +13,7 @@ from analysis.training.fields import ObjectiveFields, OptimizerFields, RolloutFi
 from analysis.training.optimizer import make_optimizer
 from analysis.training.rollouts import RolloutBatch
 from analysis.training.update import Updater
+from toy_models import Policy, Prompt, Verdict
 
 VOCAB = 17
 
@@ -21,36 +21,66 @@ VOCAB = 17
 def random_policy(seed: int = 0) -> Policy:
     """GPT-2, since the norms of the Llama family round to float32 inside: two backward passes would differ by that."""
     torch.manual_seed(seed)
-    config = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.4,
-                        bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=32,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=1)
     return Policy(GPT2LMHeadModel(config).double().eval(), tokenizer)
 
 
-def random_batch(objective, *, groups: int = 4, group_size: int = 4, seed: int = 0, off_policy: float = 0.0,
-                 policy: Policy | None = None) -> RolloutBatch:
+def random_batch(
+    objective,
+    *,
+    groups: int = 4,
+    group_size: int = 4,
+    seed: int = 0,
+    off_policy: float = 0.0,
+    policy: Policy | None = None,
+) -> RolloutBatch:
     """Random responses with random rewards; `off_policy` is the noise between π and π_old in log-probs."""
     g = torch.Generator().manual_seed(seed)
     n = groups * group_size
-    prompts = [Prompt(f"p{i}", tuple(torch.randint(2, VOCAB, (3 + i % 2,), generator=g).tolist()), "", "train", None)
-               for i in range(groups)]
+    prompts = [
+        Prompt(f"p{i}", tuple(torch.randint(2, VOCAB, (3 + i % 2,), generator=g).tolist()), "", "train", None)
+        for i in range(groups)
+    ]
     lengths = torch.randint(1, 7, (n,), generator=g)
     responses = [torch.randint(2, VOCAB, (int(length),), generator=g).tolist() for length in lengths]
     rewards = (torch.rand(n, generator=g) < 0.5).float()
     advantages = objective.advantages(rewards, group_size)
     width = int(lengths.max())
     batch = RolloutBatch(
-        step=0, prompts=prompts, group_size=group_size, responses=responses, lengths=lengths,
-        finished=torch.ones(n, dtype=torch.bool), sampling_log_probs=torch.zeros(n, width), entropy=torch.zeros(n, width),
-        verdicts=[Verdict(bool(r), "") for r in rewards], correct=rewards > 0, rewards=rewards,
-        flipped=torch.zeros(n, dtype=torch.bool), advantages=advantages, selected=advantages != 0,
+        step=0,
+        prompts=prompts,
+        group_size=group_size,
+        responses=responses,
+        lengths=lengths,
+        finished=torch.ones(n, dtype=torch.bool),
+        sampling_log_probs=torch.zeros(n, width),
+        entropy=torch.zeros(n, width),
+        verdicts=[Verdict(bool(r), "") for r in rewards],
+        correct=rewards > 0,
+        rewards=rewards,
+        flipped=torch.zeros(n, dtype=torch.bool),
+        advantages=advantages,
+        selected=advantages != 0,
     )
     if off_policy:
         assert policy is not None
         naive = naive_log_probs(policy.model, batch)
         old = torch.zeros(n, width, dtype=torch.float64)
         for i, values in enumerate(naive):
-            old[i, : len(values)] = values.detach() + off_policy * torch.randn(len(values), generator=g, dtype=torch.float64)
+            old[i, : len(values)] = values.detach() + off_policy * torch.randn(
+                len(values), generator=g, dtype=torch.float64
+            )
         batch.old_log_probs = old.clamp(max=-1e-3)
     return batch
 
@@ -72,15 +102,25 @@ def naive_log_probs(model, batch: RolloutBatch, temperature: float = 1.0) -> lis
 
 def make_config(**tables) -> RunConfig:
     """RunConfig with some fields of some tables replaced: make_config(objective={"name": "psr"})."""
-    base = {"objective": ObjectiveFields(clip_low=0.2, clip_high=0.2), "optimizer": OptimizerFields(name="sgd", lr=0.1),
-            "rollout": RolloutFields(prompts=4, group_size=4), "update": UpdateFields()}
+    base = {
+        "objective": ObjectiveFields(clip_low=0.2, clip_high=0.2),
+        "optimizer": OptimizerFields(name="sgd", lr=0.1),
+        "rollout": RolloutFields(prompts=4, group_size=4),
+        "update": UpdateFields(),
+    }
     return RunConfig(**{name: dataclasses.replace(base[name], **tables.get(name, {})) for name in base})
 
 
 def make_updater(config: RunConfig, policy: Policy | None = None) -> Updater:
     policy = policy or random_policy()
     o = config.objective
-    objective = get(o.name, form=o.form, lambda_=o.lambda_, clip_low=o.clip_low, clip_high=o.clip_high,
-                    dual_clip=o.dual_clip, advantage=o.advantage)
+    objective = get(
+        o.name,
+        form=o.form,
+        lambda_=o.lambda_,
+        clip_low=o.clip_low,
+        clip_high=o.clip_high,
+        dual_clip=o.dual_clip,
+        advantage=o.advantage,
+    )
     return Updater(policy, make_optimizer(policy.model.parameters(), config.optimizer), objective, config)
-

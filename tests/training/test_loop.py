@@ -9,11 +9,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from toy_models import get_task, load_policy
 
 from analysis.recording import digest, load_trace
 from analysis.training import Recipe
 from analysis.training.loop import Loop, train
+from toy_models import get_task, load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*force_all_finite.*")
 
@@ -59,10 +59,22 @@ def plain(tmp_path_factory):
 METHODS = {"psr": {}, "nsr": {}, "w-reinforce": {"objective.lambda": 0.1}, "reinforce": {}, "grpo": {}}
 
 
-@pytest.mark.parametrize(("name", "form"), [*itertools.product(METHODS, ["ratio"]), ("psr", "probability"), ("nsr", "probability")])
+@pytest.mark.parametrize(
+    ("name", "form"), [*itertools.product(METHODS, ["ratio"]), ("psr", "probability"), ("nsr", "probability")]
+)
 def test_measured_weight_is_the_closed_form_on_every_update(tmp_path, name, form):
-    settings = {"grid": "unset", "objective.name": name, "objective.form": form, "update.epochs": 2, "optimizer.lr": 5e-3,
-                "steps": 2, **METHODS[name], "eval.prompts": 2, "eval.final_prompts": 2, "rollout.prompts": 8}
+    settings = {
+        "grid": "unset",
+        "objective.name": name,
+        "objective.form": form,
+        "update.epochs": 2,
+        "optimizer.lr": 5e-3,
+        "steps": 2,
+        **METHODS[name],
+        "eval.prompts": 2,
+        "eval.final_prompts": 2,
+        "rollout.prompts": 8,
+    }
     config = Recipe.load("tiny").set(**settings).expand()[0].config
     loop = Loop(config, tmp_path / "run", run_id="r", label="L")
     seen = {"updates": 0, "clipped": 0}
@@ -90,10 +102,16 @@ def test_same_seed_same_records_other_seed_other_records(plain, tmp_path):
     assert digest(other.folder) != digest(plain.folder)
 
 
-@pytest.mark.parametrize("changes", [
-    {"record.tokens": 0.0, "record.contexts": 0}, {"record.tokens": 1.0, "record.jvp_every": 1, "record.top_k": 3},
-    {"eval.every": 1, "eval.samples": 7, "eval.temperatures": [1.0, 0.3]}, {"record.chunk": 1},
-], ids=["nothing recorded", "more recorded", "more evaluated", "more commits"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"record.tokens": 0.0, "record.contexts": 0},
+        {"record.tokens": 1.0, "record.jvp_every": 1, "record.top_k": 3},
+        {"eval.every": 1, "eval.samples": 7, "eval.temperatures": [1.0, 0.3]},
+        {"record.chunk": 1},
+    ],
+    ids=["nothing recorded", "more recorded", "more evaluated", "more commits"],
+)
 def test_what_is_measured_changes_no_parameter_by_a_bit(plain, tmp_path, changes):
     assert same_weights(plain, go(tmp_path / "run", tiny(**{**SMALL, **changes})))
 
@@ -201,9 +219,19 @@ def test_divergence_is_a_status_with_its_reason(tmp_path):
 
 def test_exact_estimator_takes_the_gradient_of_the_success_probability(tmp_path):
     """One SGD step of the exact estimator against p_x summed over solutions, each by its own forward pass."""
-    settings = {**SMALL, "steps": 1, "optimizer.name": "sgd", "optimizer.lr": 0.5, "optimizer.max_grad_norm": "unset",
-                "update.estimator": "exact", "update.normalizer": "constant", "update.constant": 10.0,
-                "update.minibatches": "unset", "update.rows": "keep", "policy.dtype": "float64"}
+    settings = {
+        **SMALL,
+        "steps": 1,
+        "optimizer.name": "sgd",
+        "optimizer.lr": 0.5,
+        "optimizer.max_grad_norm": "unset",
+        "update.estimator": "exact",
+        "update.normalizer": "constant",
+        "update.constant": 10.0,
+        "update.minibatches": "unset",
+        "update.rows": "keep",
+        "policy.dtype": "float64",
+    }
     for name in ("PSR", "NSR"):
         config = tiny(name, **settings)
         loop = Loop(config, tmp_path / name, run_id="r", label="L")
@@ -220,7 +248,7 @@ def test_exact_estimator_takes_the_gradient_of_the_success_probability(tmp_path)
                 ids = torch.tensor([[*prompt.ids, *solution]])
                 laws = policy.model(ids).logits[0].log_softmax(-1)
                 at = torch.arange(len(prompt.ids) - 1, ids.shape[1] - 1)
-                total = total + laws[at, ids[0, len(prompt.ids):]].sum().exp()
+                total = total + laws[at, ids[0, len(prompt.ids) :]].sum().exp()
         n = len(prompts) * config.rollout.group_size
         (total / len(prompts) * n / 10.0).backward()
         for k, p in policy.model.named_parameters():
@@ -231,12 +259,18 @@ def test_exact_estimator_takes_the_gradient_of_the_success_probability(tmp_path)
 
 def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
     base = {**SMALL, "steps": 2, "record.tokens": 1.0, "objective.kl_coef": 0.5, "optimizer.lr": 5e-3}
-    reward = go(tmp_path / "reward", tiny(**base, **{"objective.kl_placement": "reward", "objective.kl_estimator": "k1"}))
+    reward = go(
+        tmp_path / "reward", tiny(**base, **{"objective.kl_placement": "reward", "objective.kl_estimator": "k1"})
+    )
     loss = go(tmp_path / "loss", tiny(**base))
     shifted = reward.table("tokens")
     assert shifted.ref_log_prob.notna().all()
     last = shifted[shifted.step == 1]
-    rows = last.assign(k=last.old_log_prob - last.ref_log_prob).groupby("rollout").agg(k=("k", "sum"), a=("advantage", "first"))
+    rows = (
+        last.assign(k=last.old_log_prob - last.ref_log_prob)
+        .groupby("rollout")
+        .agg(k=("k", "sum"), a=("advantage", "first"))
+    )
     np.testing.assert_allclose(rows.a, 1 - 0.5 * rows.k, rtol=0, atol=1e-5)
     assert rows.k.abs().max() > 1e-3
     assert shifted.kl_weight.isna().all()
@@ -244,21 +278,36 @@ def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
     assert loss.table("updates").grad_norm_reg[1:].gt(0).all()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"task.train_prompts": 100_000}, r"task.train_prompts: task .* has \d+ train prompts, got 100000"),
-    ({"device": "cuda"}, r"device: cuda was asked for, but torch .* sees no CUDA device"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task.train_prompts": 100_000}, r"task.train_prompts: task .* has \d+ train prompts, got 100000"),
+        ({"device": "cuda"}, r"device: cuda was asked for, but torch .* sees no CUDA device"),
+    ],
+)
 def test_bad_input(tmp_path, change, message):
     if "device" in change and torch.cuda.is_available():
         pytest.skip("a CUDA device is there")
     with pytest.raises(ValueError, match=message):
-        Loop(dataclasses.replace(tiny(**{k: v for k, v in change.items() if k != "device"}),
-                                 device=change.get("device", "auto")), tmp_path / "run", run_id="r", label="L")
+        Loop(
+            dataclasses.replace(
+                tiny(**{k: v for k, v in change.items() if k != "device"}), device=change.get("device", "auto")
+            ),
+            tmp_path / "run",
+            run_id="r",
+            label="L",
+        )
 
 
 def test_critic_resumes_with_its_state_and_learns(tmp_path):
-    settings = {**SMALL, "grid": "unset", "objective.name": "reinforce", "critic.enabled": True, "critic.lr": 3e-3,
-                "update.rows": "keep"}
+    settings = {
+        **SMALL,
+        "grid": "unset",
+        "objective.name": "reinforce",
+        "critic.enabled": True,
+        "critic.lr": 3e-3,
+        "update.rows": "keep",
+    }
     config = Recipe.load("tiny").set(**settings).expand()[0].config
     whole = go(tmp_path / "whole", config)
     asked = itertools.count(1)

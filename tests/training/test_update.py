@@ -17,7 +17,13 @@ from analysis.training.records import UpdateIndex, pass_statistics, token_rows, 
 from analysis.training.regularizers import kl_penalty, policy_entropy
 
 ROWS = torch.arange(16)
-METHODS = [{"name": "psr"}, {"name": "nsr"}, {"name": "w-reinforce", "lambda_": 0.1}, {"name": "reinforce"}, {"name": "grpo"}]
+METHODS = [
+    {"name": "psr"},
+    {"name": "nsr"},
+    {"name": "w-reinforce", "lambda_": 0.1},
+    {"name": "reinforce"},
+    {"name": "grpo"},
+]
 
 
 def naive_loss(policy, batch, config, weights_of):
@@ -28,8 +34,12 @@ def naive_loss(policy, batch, config, weights_of):
     log_probs = naive_log_probs(policy.model, batch, t)
     total = torch.zeros((), dtype=torch.float64)
     for i, lp in enumerate(log_probs):
-        divisor = {"batch_tokens": tokens, "selected_tokens": selected, "constant": u.constant,
-                   "per_sequence": len(batch.responses[i]) * len(batch)}[u.normalizer]
+        divisor = {
+            "batch_tokens": tokens,
+            "selected_tokens": selected,
+            "constant": u.constant,
+            "per_sequence": len(batch.responses[i]) * len(batch),
+        }[u.normalizer]
         total = total + (weights_of(i, lp)).sum() / divisor
     return total
 
@@ -53,17 +63,28 @@ def naive_token_loss(config, batch):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m["name"])
-@pytest.mark.parametrize(("form", "normalizer", "temperature"), [
-    ("ratio", "batch_tokens", 1.0), ("probability", "selected_tokens", 1.0), ("ratio", "per_sequence", 0.7),
-    ("log", "constant", 1.0)])
+@pytest.mark.parametrize(
+    ("form", "normalizer", "temperature"),
+    [
+        ("ratio", "batch_tokens", 1.0),
+        ("probability", "selected_tokens", 1.0),
+        ("ratio", "per_sequence", 0.7),
+        ("log", "constant", 1.0),
+    ],
+)
 def test_gradient_weights_and_closed_form(method, form, normalizer, temperature):
     clip = {} if form != "log" else {"clip_low": None, "clip_high": None}
-    config = make_config(objective={**method, "form": form, **clip}, rollout={"temperature": temperature},
-                         update={"normalizer": normalizer, "constant": 50.0 if normalizer == "constant" else None})
+    config = make_config(
+        objective={**method, "form": form, **clip},
+        rollout={"temperature": temperature},
+        update={"normalizer": normalizer, "constant": 50.0 if normalizer == "constant" else None},
+    )
     policy = random_policy()
     updater = make_updater(config, policy)
     batch = random_batch(updater.objective, off_policy=0.0 if form == "log" else 0.4, policy=policy)
-    expected = torch.autograd.grad(naive_loss(policy, batch, config, naive_token_loss(config, batch)), updater.parameters)
+    expected = torch.autograd.grad(
+        naive_loss(policy, batch, config, naive_token_loss(config, batch)), updater.parameters
+    )
     before = [p.detach().clone() for p in updater.parameters]
     result = updater.apply(batch, ROWS, None, "update 0")
 
@@ -108,8 +129,10 @@ def test_measured_weight_is_the_logit_gradient():
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
 def test_regularisers_against_autograd(estimator):
-    config = make_config(objective={"name": "reinforce", "kl_coef": 0.3, "kl_estimator": estimator, "entropy_coef": 0.2},
-                         rollout={"temperature": 0.8})
+    config = make_config(
+        objective={"name": "reinforce", "kl_coef": 0.3, "kl_estimator": estimator, "entropy_coef": 0.2},
+        rollout={"temperature": 0.8},
+    )
     policy, reference = random_policy(0), random_policy(1)
     updater = make_updater(config, policy)
     batch = random_batch(updater.objective, off_policy=0.4, policy=policy)
@@ -125,8 +148,12 @@ def test_regularisers_against_autograd(estimator):
         law = torch.distributions.Categorical(logits=naive_logits(policy.model, batch, i) / 0.8)
         ref = torch.distributions.Categorical(logits=naive_logits(reference.model, batch, i).detach() / 0.8)
         r = lp - refs[i]
-        kl = {"k1": r, "k2": r**2 / 2, "k3": torch.exp(-r) - 1 + r,
-              "full": torch.distributions.kl_divergence(law, ref)}[estimator]
+        kl = {
+            "k1": r,
+            "k2": r**2 / 2,
+            "k3": torch.exp(-r) - 1 + r,
+            "full": torch.distributions.kl_divergence(law, ref),
+        }[estimator]
         return surrogate(i, lp) - 0.2 * law.entropy() + 0.3 * kl
 
     loss = naive_loss(policy, batch, config, with_regularisers)
@@ -141,7 +168,9 @@ def test_regularisers_against_autograd(estimator):
         # the objective's weight stays free of the regularisers, whose own coefficients stand apart
         torch.testing.assert_close(one.weights[one.mask], one.closed_form[one.mask], rtol=1e-12, atol=1e-15)
         r = (one.log_probs - one.ref_log_probs)[one.mask]
-        expected_kl = {"k1": -torch.ones_like(r), "k2": -r, "k3": torch.expm1(-r), "full": -torch.ones_like(r)}[estimator]
+        expected_kl = {"k1": -torch.ones_like(r), "k2": -r, "k3": torch.expm1(-r), "full": -torch.ones_like(r)}[
+            estimator
+        ]
         torch.testing.assert_close(one.kl_weights[one.mask], 0.3 * expected_kl / tokens, rtol=1e-10, atol=1e-15)
         assert one.entropy_weights[one.mask].unique().tolist() == pytest.approx([0.2 / tokens])
 
@@ -159,7 +188,9 @@ def test_gradient_clipping_scales_the_step():
 
 def test_empty_minibatch_leaves_adam_alone_or_steps_on_its_momentum():
     for empty, moved in (("skip", False), ("step", True)):
-        config = make_config(objective={"name": "reinforce"}, optimizer={"name": "adamw", "lr": 1e-2}, update={"empty": empty})
+        config = make_config(
+            objective={"name": "reinforce"}, optimizer={"name": "adamw", "lr": 1e-2}, update={"empty": empty}
+        )
         updater = make_updater(config)
         updater.apply(random_batch(updater.objective), ROWS, None, "update 0")
         before = [p.detach().clone() for p in updater.parameters]
@@ -183,12 +214,16 @@ def test_sampled_kl_estimators_are_unbiased_in_value_and_gradient():
     """Σ_y π_y·k(y) = KL(π‖ref) for k1 and k3; Σ_y π_y·∇k(y) = 0, ∇KL(π‖ref), ∇KL(ref‖π) for k1, k2, k3."""
     g = torch.Generator().manual_seed(0)
     z = torch.randn(9, generator=g, dtype=torch.float64, requires_grad=True)
+    law = torch.distributions.Categorical
     ref = torch.randn(9, generator=g, dtype=torch.float64).log_softmax(-1)
     pi = z.detach().softmax(-1)
-    forward = torch.distributions.kl_divergence(torch.distributions.Categorical(logits=z), torch.distributions.Categorical(logits=ref))
-    backward = torch.distributions.kl_divergence(torch.distributions.Categorical(logits=ref), torch.distributions.Categorical(logits=z))
-    targets = {"k1": torch.zeros(9, dtype=torch.float64), "k2": torch.autograd.grad(forward, z, retain_graph=True)[0],
-               "k3": torch.autograd.grad(backward, z)[0]}
+    forward = torch.distributions.kl_divergence(law(logits=z), law(logits=ref))
+    backward = torch.distributions.kl_divergence(law(logits=ref), law(logits=z))
+    targets = {
+        "k1": torch.zeros(9, dtype=torch.float64),
+        "k2": torch.autograd.grad(forward, z, retain_graph=True)[0],
+        "k3": torch.autograd.grad(backward, z)[0],
+    }
     for name, target in targets.items():
         value = (pi * kl_penalty(name, z.log_softmax(-1), ref, z, None)).sum()
         if name != "k2":
@@ -232,7 +267,7 @@ def test_rows_of_the_tables():
 
 
 def test_critic_is_a_baseline_and_leaves_the_policy_gradient_to_the_objective():
-    """PPO's update: advantages by the textbook double sum, weights A_t·ρ, the head fitted by least squares' gradient."""
+    """PPO's update: advantages by the textbook double sum, weights A_t·ρ, a step of the head on least squares."""
     config = make_config(objective={"name": "reinforce"})
     config = dataclasses.replace(config, critic=CriticFields(enabled=True, lr=0.1, gae_lambda=0.7))
     updater = make_updater(config)
@@ -252,9 +287,13 @@ def test_critic_is_a_baseline_and_leaves_the_policy_gradient_to_the_objective():
         reward = float(batch.advantages[i])
         delta = [(reward if t == len(values) - 1 else values[t + 1]) - values[t] for t in range(len(values))]
         expected = [sum(0.7 ** (k - t) * delta[k] for k in range(t, len(values))) for t in range(len(values))]
-        torch.testing.assert_close(batch.token_advantages[i, : len(values)], torch.tensor(expected, dtype=torch.float64))
-        assert (batch.token_advantages[i, len(values):] == 0).all()
-    loss = naive_loss(updater.policy, batch, config, lambda i, lp: -batch.token_advantages[i, : len(lp)] * (lp - lp.detach()).exp())
+        torch.testing.assert_close(
+            batch.token_advantages[i, : len(values)], torch.tensor(expected, dtype=torch.float64)
+        )
+        assert (batch.token_advantages[i, len(values) :] == 0).all()
+    loss = naive_loss(
+        updater.policy, batch, config, lambda i, lp: -batch.token_advantages[i, : len(lp)] * (lp - lp.detach()).exp()
+    )
     expected_gradient = torch.autograd.grad(loss, updater.parameters)
     before = [p.detach().clone() for p in updater.parameters]
     result = updater.apply(batch, ROWS, None, "update 0")
