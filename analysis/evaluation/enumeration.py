@@ -13,6 +13,7 @@ The values are those of the full teacher-forced law (no top-p). With gradients e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ def solution_log_probs(
     solutions: Sequence[Sequence[Sequence[int]]],
     temperatures: Sequence[float],
     *,
-    max_rows: int = 4096,
+    max_rows: int = 2048,
 ) -> list[Tensor]:
     """log π_T(solution | prompt) for every solution of every prompt at every temperature.
 
@@ -74,7 +75,7 @@ def success_probability(
     solutions: Sequence[Sequence[Sequence[int]]],
     temperature: float = 1.0,
     *,
-    max_rows: int = 4096,
+    max_rows: int = 2048,
 ) -> Tensor:
     """p_x = Σ_y π_T(y | x) over the solutions of each prompt: float64 (n_prompts,), differentiable.
 
@@ -145,12 +146,12 @@ def _chunks(
         if len(solutions[i]):
             by_length.setdefault(len(prompt), []).append(i)
     for same_length in by_length.values():
-        rows = [(i, j, s) for i in same_length for j, s in enumerate(solutions[i])]
-        lengths = np.array([len(s) for _, _, s in rows])
-        tokens = np.full((len(rows), lengths.max()), _PAD, dtype=np.int64)
-        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.concatenate([np.asarray(s) for _, _, s in rows])
-        owner = np.array([i for i, _, _ in rows])
-        index = np.array([starts[i] + j for i, j, _ in rows])
+        group = [solution for i in same_length for solution in solutions[i]]
+        owner = np.repeat(same_length, [len(solutions[i]) for i in same_length])
+        index = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in same_length])
+        lengths = np.fromiter(map(len, group), np.int64, len(group))
+        tokens = np.full((len(group), lengths.max()), _PAD, dtype=np.int64)
+        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(group), np.int64)
         order = np.lexsort((*tokens.T[::-1], owner))
         owner, index, tokens, lengths = owner[order], index[order], tokens[order], lengths[order]
         repeated = (owner[1:] == owner[:-1]) & (tokens[1:] == tokens[:-1]).all(1)

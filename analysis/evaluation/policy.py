@@ -71,7 +71,7 @@ def evaluate(
     generator: torch.Generator | None = None,
     step: int = 0,
     update: int = 0,
-    max_rows: int = 4096,
+    max_rows: int = 2048,
 ) -> dict[str, list[Any]]:
     """Columns of the table `evals`, one row per prompt and temperature (prompt first); `step` and `update` are copied.
 
