@@ -82,11 +82,15 @@ def make_folder(folder: Path) -> None:
 def write_durably(path: Path, data: bytes | memoryview) -> tuple[int, str]:
     """Write a file so that `path` is either absent, as before or complete, also after a power cut: (bytes, sha256)."""
     temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # a full disk wants the half-written file back
+        temporary.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
     return len(data), hashlib.sha256(data).hexdigest()
 

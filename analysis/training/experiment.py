@@ -185,15 +185,14 @@ def _train_all(
             requests.interrupt = False
             outcomes = run_jobs(jobs, workers=workers, requests=requests, on_event=on_event)
     except BaseException as error:
-        update_experiment(folder, status="interrupted")
+        _note_status(folder, "interrupted")
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(_go_on(folder)) from None
         raise
     failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
     statuses = [_run_status(folder / one.run_id) for one in planned]
     unfinished = failed or any(status not in _FINAL for status in statuses)
-    update_experiment(folder, status="interrupted" if unfinished else
-                      "diverged" if "diverged" in statuses else "complete")
+    _note_status(folder, "interrupted" if unfinished else "diverged" if "diverged" in statuses else "complete")
     if failed:
         causes = {(outcome.kind, outcome.message) for outcome in failed.values()}
         if len(failed) == len(jobs) and len(causes) == 1 and failed[jobs[0].run.run_id].kind == "UsageError":
@@ -201,6 +200,12 @@ def _train_all(
         raise RunFailedError(folder, failed)
     if unfinished:
         raise KeyboardInterrupt(_go_on(folder))
+
+
+def _note_status(folder: Path, status: str) -> None:
+    """Write the outcome down, if the disk lets us: `folder_state` asks the runs, and what failed is told in any case."""
+    with contextlib.suppress(OSError):
+        update_experiment(folder, status=status)
 
 
 def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
