@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILURE_FLOOR", "pass_at_k", "pass_at_k_difference"]
 
-TICKS = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+TICKS = (0.0, 0.2, 0.35, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 FAILURE_FLOOR = 1e-4  # a smaller 1 − Pass@k is drawn as this
 
 
-def pass_at_k(ax: Axes, data: pd.DataFrame) -> None:
-    """One line a method, its interval as a band; the y axis is spaced by failures."""
+def pass_at_k(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = None) -> None:
+    """One line a method, its interval as a band; the y axis is spaced by failures, and wide enough for all curves in
+    `among` (those of other panels too, say)."""
     _lines(ax, data)
     ax.set_yscale("function", functions=(_to_failures, _from_failures))
-    lowest = float(np.nanmin([data["value"].min(), data["low"].min()]))
-    highest = min(float(np.nanmax([data["value"].max(), data["high"].max()])), 1 - FAILURE_FLOOR)
+    among = data if among is None else among
+    lowest = float(np.nanmin([among["value"].min(), among["low"].min()]))
+    # intervals may reach 1, which is infinitely far up: the axis ends where the failures are half of the fewest
+    highest = min(float(among["value"].max() + 1) / 2, 1 - FAILURE_FLOOR)
     low, high = _to_failures(np.array([lowest, highest]))
     room = 0.04 * (high - low)
     ax.set_ylim(float(_from_failures(low - room)), float(_from_failures(high + room)))
@@ -54,7 +57,7 @@ def _lines(ax: Axes, data: pd.DataFrame) -> None:
         shape = look(str(label))
         low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
         if np.isfinite(low).any():
-            ax.fill_between(rows["k"], low, high, color=shape.color, alpha=0.13, linewidth=0)
+            ax.fill_between(rows["k"], low, high, color=shape.color, alpha=0.1, linewidth=0)
         ax.plot(rows["k"], rows["value"], **shape.line(), markersize=2.2, label=str(label))
     ax.set_xscale("log", base=2)
     ticks = [k for k in (1, 4, 16, 64, 256, 1024) if data["k"].min() <= k <= data["k"].max()]

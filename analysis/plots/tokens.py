@@ -53,14 +53,17 @@ def logit_arrows(ax: Axes, data: pd.DataFrame, *, column: str) -> None:
         })
     ax.set_xlim(min(values.min(), 0) - 0.12 * widest, max(values.max(), 0) + 0.12 * widest)
     ax.set_ylim(len(data) - 0.45, -0.55)
-    far = _round_down(0.9 * widest)
-    ticks = [tick for tick in (-far, 0.0, far) if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
-    ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    far = _round_down(widest) * (1 if values.max() >= -values.min() else -1)
+    ax.set_xticks([0.0, far], ["0", f"{far:g}".replace("-", "−")])
     ax.tick_params(axis="y", length=0, labelleft=False, labelsize=SMALL)
     ax.spines["left"].set_visible(False)
 
 
 def _round_down(value: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten that is not above `value`."""
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(max(m for m in (1, 2, 5) if m * power <= value * (1 + 1e-9)) * power)
+    """`value` to one digit, downwards.
+
+    >>> _round_down(0.0789)
+    0.07
+    """
+    power = int(np.floor(np.log10(value)))
+    return round(float(np.floor(value / 10.0**power * (1 + 1e-9)) * 10.0**power), max(0, -power))

@@ -13,10 +13,10 @@ _HOME = {
     "Summary": "summary",
     "summarize": "summary",
     "write_figures": "figures",
-    "dynamics_figure": "figures",
-    "mass_flow_figure": "figures",
-    "pass_at_k_figure": "figures",
-    "token_figure": "figures",
+    "dynamics_figure": "compose",
+    "mass_flow_figure": "compose",
+    "pass_at_k_figure": "compose",
+    "token_figure": "compose",
 }
 
 __all__ = sorted(_HOME)

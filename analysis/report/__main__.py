@@ -71,8 +71,8 @@ def _latest(runs: Path) -> Path:
         if info["name"] == _DEFAULT_RECIPE and info["status"] == "complete":
             found.append((info["created"], file.parent))
     if not found:
-        raise UsageError(f"experiment: none given, and no complete experiment of the {_DEFAULT_RECIPE} recipe in {runs}/; "
-                         "run `python -m analysis.trace --run` first, or name a folder")
+        raise UsageError(f"experiment: none given, and no complete experiment of the {_DEFAULT_RECIPE} recipe in "
+                         f"{runs}/; run `python -m analysis.trace --run` first, or name a folder")
     return max(found)[1]
 
 

@@ -20,15 +20,17 @@ def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.Dat
     since the seed is what was drawn anew; else it is over units: Wilson's for a yes or no, Student's for a number. It
     is missing for a single number. Columns: label, by, value, low, high.
     """
-    rows = []
-    for key, group in data.dropna(subset=[column]).groupby(["label", *by], sort=False):
-        rows.append((*key, *_over(group, column)))
-    return pd.DataFrame(rows, columns=["label", *by, "value", "low", "high"])
+    keys = ["label", *by]
+    data = data.dropna(subset=[column])
+    values, seeds = data[column].to_numpy(), data["seed"].to_numpy()
+    places = data.groupby(keys, sort=False).indices
+    rows = [
+        (*(key if isinstance(key, tuple) else (key,)), *_mean(values[at], seeds[at])) for key, at in places.items()
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high"])
 
 
-def _over(group: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    values = group[column].to_numpy()
-    seeds = group["seed"].to_numpy()
+def _mean(values: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
     several = np.unique(seeds)
     if len(several) > 1:
         found = interval([values[seeds == seed].mean() for seed in several], over="seeds")

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+
 from .. import plots
-from .contexts import TokenPicture, agreement, bucket_flows, context_flows, jvp_beside_realised, token_picture
+from .contexts import FlowData, TokenPicture, token_picture
 from .curves import DYNAMICS, dynamics, pass_at_k_curves, validation_pass_at_1
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ __all__ = ["NothingToDraw", "dynamics_figure", "mass_flow_figure", "pass_at_k_fi
 LONGEST_PREFIX = 34  # characters
 
 DYNAMICS_CAPTION = """Top: against steps (rollout batches). Bottom: the same against Pass@1 on the validation prompts,
-arrows in the direction of time. Greedy accuracy and entropies: test prompts; ratios: training rollouts of the step."""
+interpolated between evaluations; arrows in the direction of time. Greedy accuracy and entropies H: test prompts;
+ratios: training rollouts, some steps together."""
 
 PASS_AT_K_CAPTION = """Exact Pass@k of the base and of the last policies on test prompts; the upper axis is spaced by
 failures, −log(1 − Pass@k). Below: difference to the base."""
@@ -52,20 +56,28 @@ def dynamics_figure(runs: Sequence[Run]) -> Figure:
     quantities, reached = dynamics(runs), validation_pass_at_1(runs)
     if reached.empty:
         raise NothingToDraw("no evaluation was recorded")
-    reached = reached[["label", "step", "value"]].rename(columns={"value": "pass@1"})
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 3.5))
         axes = figure.subplots(2, len(DYNAMICS), sharey="col")
         for (name, title), (over_time, over_reached) in zip(DYNAMICS.items(), axes.T, strict=True):
             data = quantities[name]
             plots.curve(over_time, data, x="step")
-            plots.path(over_reached, data.merge(reached, on=["label", "step"]), x="pass@1")
+            plots.path(over_reached, data.assign(reached=_interpolated(data, reached)), x="reached")
             plots.heading(over_time, title)
             over_time.set_xlabel("step")
             over_reached.set_xlabel("Pass@1")
         plots.legend(figure, [axes[0, 0]])
         plots.caption(figure, DYNAMICS_CAPTION + uncertainty(runs, "prompts"))
         return figure
+
+
+def _interpolated(data: pd.DataFrame, reached: pd.DataFrame) -> np.ndarray:
+    """`value` of `reached` at the steps of `data`, method by method; NaN beyond the evaluations."""
+    out = np.full(len(data), np.nan)
+    for label, known in reached.groupby("label"):
+        of = (data["label"] == label).to_numpy()
+        out[of] = np.interp(data.loc[of, "step"], known["step"], known["value"], left=np.nan, right=np.nan)
+    return out
 
 
 def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
@@ -79,9 +91,10 @@ def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
     with plots.style():
         figure = Figure(figsize=(plots.COLUMN_INCHES if len(temperatures) == 1 else plots.PAGE_INCHES, 4.2))
         axes = figure.subplots(2, len(temperatures), squeeze=False, sharex=True, sharey="row")
+        every = data[data["quantity"] == "value"]
         for temperature, (values, differences) in zip(temperatures, axes.T, strict=True):
             rows = data[data["temperature"] == temperature]
-            plots.pass_at_k(values, rows[rows["quantity"] == "value"])
+            plots.pass_at_k(values, every[every["temperature"] == temperature], among=every)
             plots.pass_at_k_difference(differences, rows[rows["quantity"] == "difference"])
             plots.heading(values, f"T = {temperature:g}")
             differences.set_xlabel("k (responses per prompt)")
@@ -138,16 +151,19 @@ def _token_axes(axes: Sequence[Axes], picture: TokenPicture) -> None:
     axes[2].set_xlabel("Δ logit (nats)")
 
 
-def mass_flow_figure(runs: Sequence[Run]) -> Figure:
-    """Mass by rank bucket over training, the JVP of the actual steps beside what happened, and how the law agreed."""
+def mass_flow_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figure:
+    """Mass by rank bucket over training, the JVP of the actual steps beside what happened, and how the law agreed.
+
+    `data`, where it was read already, may hold more runs than are drawn.
+    """
     from matplotlib.figure import Figure
 
     runs = [run for run in runs if run.rows("flows")]
     if not runs:
         raise NothingToDraw("no contexts were followed through updates (record.contexts)")
+    data = FlowData.of(runs) if data is None else data.only(run.run_id for run in runs)
     labels = list(dict.fromkeys(run.label for run in runs))
-    rows = context_flows(runs)
-    flows, beside, law = bucket_flows(rows), jvp_beside_realised(rows), agreement(runs)
+    flows, beside, law = data.bucket_flows(), data.jvp_beside_realised(), data.agreement()
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 4.9))
         axes = figure.subplots(3, len(labels), squeeze=False, sharey="row", height_ratios=[1.0, 1.0, 0.75])
@@ -161,7 +177,7 @@ def mass_flow_figure(runs: Sequence[Run]) -> Figure:
             first_order.set_xlabel("Δ mass, JVP")
         axes[0, 0].set_ylabel("Δ mass, summed")
         axes[1, 0].set_ylabel("Δ mass, realised")
-        axes[2, 0].set_ylabel("agreement with law")
+        axes[2, 0].set_ylabel("agreement")
         axes[2, 0].legend(loc="lower left", borderaxespad=0.0)
         plots.legend(figure, [axes[0, 0]], title="rank before the update:")
         plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the panel"))

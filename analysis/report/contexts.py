@@ -21,10 +21,11 @@ from .words import decoder
 if TYPE_CHECKING:
     from ..recording import Run
 
-__all__ = ["TokenPicture", "agreement", "bucket_flows", "context_flows", "jvp_beside_realised", "token_picture"]
+__all__ = ["FlowData", "TokenPicture", "token_picture"]
 
 TARGET_ENTROPY_NATS = 1.0
 _TOP = 6  # tokens of a picture besides y
+POINTS = 80  # of a curve over updates
 _QUANTITIES = {"log_prob": "log π", "entropy": "H"}  # of `Run.prediction_summary`, as a figure names them
 
 
@@ -76,55 +77,70 @@ def token_picture(run: Run, sign: int) -> TokenPicture | None:
     )
 
 
-def context_flows(runs: Iterable[Run]) -> pd.DataFrame:
-    """`Run.flows` of all runs below one another, with label and seed."""
-    return pd.concat([run.flows().assign(label=run.label, seed=run.seed) for run in runs], ignore_index=True)
+@dataclass(frozen=True)
+class FlowData:
+    """Data of the picture of mass flow, for one or several runs; each frame has the columns run_id, label and seed."""
+
+    flows: pd.DataFrame  # `Run.flows`
+    law: pd.DataFrame  # from `Run.prediction_summary`: quantity, sign, net_sign, spearman
+
+    @classmethod
+    def of(cls, runs: Iterable[Run]) -> FlowData:
+        """Read and compare what each run recorded; this is the costly part."""
+        parts = [(_named(run, run.flows()), _named(run, _agreement(run))) for run in runs]
+        return cls(*(pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)))
+
+    def only(self, run_ids: Iterable[str]) -> FlowData:
+        """The same for some of the runs."""
+        chosen = list(run_ids)
+        return FlowData(*(frame[frame["run_id"].isin(chosen)] for frame in (self.flows, self.law)))
+
+    def bucket_flows(self) -> pd.DataFrame:
+        """Change of mass by rank bucket at the panel's contexts, summed over the updates so far: the data of
+        `plots.bucket_flow` with the column `label`.
+
+        Each change counts for the bucket that its token was in before that update. Intervals are over the panel's
+        prompts (contexts of one prompt are averaged first), or over seeds. Buckets beyond the vocabulary are left out,
+        and of many updates only `POINTS` are shown.
+        """
+        key = ["label", "seed", "prompt_id", "context", "update"]
+        panel = self.flows[self.flows["kind"] == "panel"].sort_values("update", kind="stable").reset_index(drop=True)
+        change = panel[key].join(_buckets(panel, "dbucket"))
+        names = [label for label in BUCKET_LABELS if label in change]
+        change[names] = change.groupby(key[:-1])[names].cumsum()
+        updates = np.sort(change["update"].unique())
+        change = change[change["update"].isin(updates[:: -(-len(updates) // POINTS)])]
+        prompts = change.groupby(["label", "seed", "prompt_id", "update"], sort=False)[names].mean().reset_index()
+        return band(prompts.melt(["label", "seed", "prompt_id", "update"], names, "bucket"), ["bucket", "update"])
+
+    def jvp_beside_realised(self) -> pd.DataFrame:
+        """Realised change of bucket mass and JVP of the same update, one row for each context, update and bucket that
+        has both: the data of `plots.realised_and_jvp` with the column `label`."""
+        both = self.flows[self.flows["jvp_dlog_prob"].notna()].reset_index(drop=True)
+        wide = (both[["label"]].join(_buckets(both, column)) for column in ("dbucket", "jvp_bucket"))
+        realised, jvp = (changes.melt("label", var_name="bucket") for changes in wide)
+        return realised.rename(columns={"value": "realised"}).assign(jvp=jvp["value"])
+
+    def agreement(self) -> pd.DataFrame:
+        """How the law met the realised changes at contexts whose own token had a weight, mean over seeds: the data of
+        `plots.law_agreement` with the column `label`."""
+        groups = self.law.groupby(["label", "sign", "quantity"], sort=False, as_index=False)
+        return groups[["net_sign", "spearman"]].mean()
 
 
-def bucket_flows(flows: pd.DataFrame) -> pd.DataFrame:
-    """Change of mass by rank bucket at the panel's contexts, summed over the updates so far: the data of
-    `plots.bucket_flow` with the column `label`.
-
-    Each change counts for the bucket that its token was in before that update. Intervals are over the panel's prompts
-    (contexts of one prompt are averaged first), or over seeds. Buckets beyond the vocabulary are left out.
-    """
-    panel = flows[flows["kind"] == "panel"].sort_values("update", kind="stable").reset_index(drop=True)
-    key = ["label", "seed", "prompt_id", "context", "update"]
-    change = panel[key].join(_buckets(panel, "dbucket"))
-    names = [label for label in BUCKET_LABELS if label in change]
-    change[names] = change.groupby(key[:-1])[names].cumsum()
-    prompts = change.groupby(["label", "seed", "prompt_id", "update"], sort=False)[names].mean().reset_index()
-    return band(prompts.melt(["label", "seed", "prompt_id", "update"], names, "bucket"), ["bucket", "update"])
+def _agreement(run: Run) -> pd.DataFrame:
+    summary = run.prediction_summary()
+    rows = summary[(summary["weights"] == "nonzero") & (summary["law_n"] > 0)]
+    return pd.DataFrame({
+        "sign": rows["sign"].astype(int),
+        "quantity": [_QUANTITIES.get(name, name.removeprefix("mass ")) for name in rows["quantity"]],
+        "net_sign": 2 * rows["law_sign_agreement"] - 1,
+        "spearman": rows["law_spearman"],
+    })
 
 
-def jvp_beside_realised(flows: pd.DataFrame) -> pd.DataFrame:
-    """Realised change of bucket mass and JVP of the same update, one row for each context, update and bucket that has
-    both: the data of `plots.realised_and_jvp` with the column `label`."""
-    both = flows[flows["jvp_dlog_prob"].notna()].reset_index(drop=True)
-    wide = (both[["label"]].join(_buckets(both, column)) for column in ("dbucket", "jvp_bucket"))
-    realised, jvp = (changes.melt("label", var_name="bucket") for changes in wide)
-    return realised.rename(columns={"value": "realised"}).assign(jvp=jvp["value"])
-
-
-def agreement(runs: Iterable[Run]) -> pd.DataFrame:
-    """How the law met the realised changes at contexts whose own token had a weight, from `Run.prediction_summary`:
-    the data of `plots.law_agreement` with the columns `label`, `n` (contexts, over all seeds) and `slope` (realised
-    change per unit of w times logit step). Each measure is the mean over seeds."""
-    parts = []
-    for run in runs:
-        summary = run.prediction_summary()
-        rows = summary[(summary["weights"] == "nonzero") & (summary["law_n"] > 0)]
-        parts.append(pd.DataFrame({
-            "label": run.label,
-            "sign": rows["sign"].astype(int),
-            "quantity": [_QUANTITIES.get(name, name.removeprefix("mass ")) for name in rows["quantity"]],
-            "n": rows["law_n"],
-            "net_sign": 2 * rows["law_sign_agreement"] - 1,
-            "spearman": rows["law_spearman"],
-            "slope": rows["law_slope"],
-        }))
-    measures = {"n": "sum", "net_sign": "mean", "spearman": "mean", "slope": "mean"}
-    return pd.concat(parts).groupby(["label", "sign", "quantity"], sort=False, as_index=False).agg(measures)
+def _named(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(run_id=run.run_id, label=run.label, seed=run.seed)
 
 
 def _buckets(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DYNAMICS", "dynamics", "validation_pass_at_1"]
 
+POINTS = 10  # of a curve over training rollouts
 # name -> how a figure names it; the paper's Fig. 4 with its two entropies apart
 DYNAMICS: dict[str, str] = {
     "greedy_correct": "greedy accuracy",
@@ -36,10 +37,13 @@ def dynamics(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     """Each quantity of `DYNAMICS` against `step`: columns label, step, value, low, high.
 
     Greedy accuracy and entropies are of the test prompts at each evaluation; the correct and the fully solved ratio of
-    the training rollouts of step s, which the policy after s steps made.
+    the training rollouts of step s, which the policy after s steps made, taken together over as many steps as leave
+    `POINTS` points at most.
     """
     tests = evaluations(runs, "test")
     groups = rollout_groups(runs)
+    together = -(-(int(groups["step"].max()) + 1) // POINTS) if len(groups) else 1
+    groups["step"] = groups.groupby(groups["step"] // together)["step"].transform(lambda s: (s.min() + s.max()) / 2)
     return {name: band(tests if name in tests else groups, ["step"], name) for name in DYNAMICS}
 
 
@@ -73,7 +77,7 @@ def rollout_groups(runs: Sequence[Run]) -> pd.DataFrame:
         else:
             part = steps.rename(columns={"correct_ratio": "correct", "fully_solved_ratio": "solved"})
         parts.append(part.assign(label=run.label, seed=run.seed))
-    return pd.concat(parts)
+    return pd.concat(parts, ignore_index=True)
 
 
 def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:

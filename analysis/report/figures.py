@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING
 
 from . import compose
 from .compose import NothingToDraw
+from .contexts import FlowData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..recording import Experiment, Run
 
-__all__ = ["FIGURES", "write_figures"]
+__all__ = ["write_figures"]
 
 DPI = 200
-FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = {
-    "dynamics": compose.dynamics_figure,
-    "pass_at_k": compose.pass_at_k_figure,
-    "token_gradient": compose.token_figure,
-    "mass_flow": compose.mass_flow_figure,
-}
 
 
 def write_figures(
@@ -40,10 +35,18 @@ def write_figures(
     targets = [(Path(folder) if folder is not None else experiment.folder / "figures", runs)]
     if folder is None and len(runs) > 1:
         targets += [(run.folder / "figures", [run]) for run in runs]
+    followed = [run for run in runs if run.rows("flows")]
+    flows = FlowData.of(followed) if followed else None
+    figures: dict[str, Callable[[Sequence[Run]], Figure]] = {
+        "dynamics": compose.dynamics_figure,
+        "pass_at_k": compose.pass_at_k_figure,
+        "token_gradient": compose.token_figure,
+        "mass_flow": lambda of: compose.mass_flow_figure(of, flows),
+    }
     written = []
     for target, of in targets:
         target.mkdir(parents=True, exist_ok=True)
-        for name, draw in FIGURES.items():
+        for name, draw in figures.items():
             path = target / f"{name}.png"
             try:
                 figure = draw(of)
@@ -56,7 +59,7 @@ def write_figures(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a figure whose layout is settled once; `savefig` alone would do it twice."""
+    """Write a figure whose layout is settled once; `savefig` alone settles it twice, in half of the whole time."""
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)

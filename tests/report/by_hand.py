@@ -1,0 +1,180 @@
+"""Experiments written by hand, with the real writer and schema: numbers small enough to be worked out on paper."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.recording import Experiment, RunWriter, update_experiment, write_experiment
+from analysis.recording.schema import BUCKETS
+
+VOCABULARY = 20
+STEPS = 2
+TEMPERATURES = (1.0, 0.6)
+PROMPTS = {"validation": [f"v{i}" for i in range(6)], "test": [f"t{i}" for i in range(6)]}
+WORDS = [f"w{i}" for i in range(VOCABULARY)]
+
+
+def success(label: str, step: int, prompt: int, temperature: float) -> float:
+    """p of a prompt: rises by 0.1 a step under PSR and by 0.05 under NSR, spread over prompts, higher when colder."""
+    gain = {"PSR": 0.1, "NSR": 0.05}.get(label, 0.02)
+    return 0.2 + 0.05 * prompt + gain * step + 0.1 * (temperature < 1)
+
+
+def _law(rng: np.random.Generator) -> np.ndarray:
+    logits = rng.normal(size=VOCABULARY) * 2
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def panel_laws() -> list[np.ndarray]:
+    """π at the four contexts of the panel, before every update."""
+    rng = np.random.default_rng(1)
+    return [_law(rng) for _ in range(4)]
+
+
+def panel_after(law: np.ndarray, sign: int) -> np.ndarray:
+    """π' at a panel context: a tenth of all mass goes to the head under PSR, and is spread evenly under NSR."""
+    return 0.9 * law + 0.1 * (np.eye(VOCABULARY)[law.argmax()] if sign > 0 else 1 / VOCABULARY)
+
+
+def _by_bucket(values: np.ndarray, before: np.ndarray) -> list[float]:
+    ordered = values[np.argsort(-before, kind="stable")]
+    edges = [0, *BUCKETS, VOCABULARY + BUCKETS[-1]]
+    return [float(ordered[low:high].sum()) for low, high in pairwise(edges)]
+
+
+def _flow(update: int, context: int, token: int, before: np.ndarray, after: np.ndarray, weight: float | None,
+          jvp: bool) -> dict[str, Any]:
+    top = np.unique(np.concatenate([np.argsort(-before)[:4], np.argsort(-after)[:4], [token]]))
+    row: dict[str, Any] = {
+        "update": update,
+        "context": context,
+        "weight": weight,
+        "argmax_token_before": int(before.argmax()),
+        "bucket_mass_before": _by_bucket(before, before),
+        "bucket_mass_after": _by_bucket(after, before),
+        "bucket_mass_sq_before": _by_bucket(before**2, before),
+        "token_bucket": int(np.searchsorted(BUCKETS, 1 + (before > before[token]).sum())),
+        "tv": float(np.abs(after - before).sum() / 2),
+        "kl": float((before * np.log(before / after)).sum()),
+        "one_minus_prob_before": float(1 - before[token]),
+        "direction_norm_before": float(np.linalg.norm(np.eye(VOCABULARY)[token] - before)),
+        "top_ids": top.tolist(),
+        "top_prob_before": before[top].tolist(),
+        "top_prob_after": after[top].tolist(),
+        "top_dlogit": np.log(after[top] / before[top]).tolist(),
+    }
+    for name, law in (("before", before), ("after", after)):
+        row |= {
+            f"log_prob_{name}": float(np.log(law[token])),
+            f"entropy_{name}": float(-(law * np.log(law)).sum()),
+            f"collision_{name}": float((law**2).sum()),
+            f"collision_log_prob_{name}": float((law**2 * np.log(law)).sum()),
+            f"argmax_prob_{name}": float(law.max()),
+        }
+    if jvp:
+        change = after - before
+        row |= {
+            "jvp_dlog_prob": row["log_prob_after"] - row["log_prob_before"],
+            "jvp_dentropy": row["entropy_after"] - row["entropy_before"],
+            "jvp_bucket": _by_bucket(change, before),
+        }
+    return row
+
+
+def _append(writer: RunWriter, table: str, rows: list[dict[str, Any]]) -> None:
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer.append(table, {name: [row.get(name) for row in rows] for name in names})
+
+
+def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
+    """Two updates a step; a panel of four contexts of two prompts, and two contexts of each update's own batch."""
+    laws = panel_laws()
+    if step == 0:
+        _append(writer, "contexts", [
+            {"context": i, "kind": "panel", "prompt_id": f"v{i // 2}", "prefix_ids": [1, 2, i], "token": i,
+             "position": i % 2}
+            for i in range(4)
+        ])
+    rng = np.random.default_rng([2, step])
+    sign = 1 if label == "PSR" else -1
+    for update in (2 * step, 2 * step + 1):
+        jvp = update % 2 == 0
+        flows = [_flow(update, i, i, law, panel_after(law, sign), None, jvp=jvp) for i, law in enumerate(laws)]
+        for context, reward in ((4 + 2 * update, sign), (5 + 2 * update, -sign)):
+            law, token = _law(rng), int(rng.integers(VOCABULARY))
+            direction = np.eye(VOCABULARY)[token] - law
+            after = law * np.exp(0.5 * sign * direction)
+            weight = 0.1 * sign if reward == sign else 0.0
+            flows.append(_flow(update, context, token, law, after / after.sum(), weight, jvp=jvp))
+            _append(writer, "contexts", [{
+                "context": context, "kind": "batch", "prompt_id": "r0", "prefix_ids": [1, 2], "token": token,
+                "step": step, "rollout": 0, "position": 0, "sign": reward,
+            }])
+        _append(writer, "flows", flows)
+
+
+def _append_evals(writer: RunWriter, label: str, step: int) -> None:
+    _append(writer, "evals", [
+        {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
+         "top_p": 1.0, "p": success(label, step, i, temperature),
+         "effective_solutions": 10.0 - step * (2 if label == "PSR" else 1),
+         "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
+         **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {})}
+        for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES
+    ])
+
+
+def _append_step(writer: RunWriter, step: int) -> None:
+    correct = np.array([[True, True], [True, False], [False, False], [True, True]])
+    _append(writer, "rollouts", [
+        {"step": step, "rollout": 2 * group + i, "rank": 0, "prompt_id": f"r{group}", "group": group,
+         "response_ids": [3, 4], "response_text": "w3 w4", "length": 2, "finished": True,
+         "reward": float(correct[group, i]), "correct": bool(correct[group, i]), "noise_flipped": False,
+         "dropped": False}
+        for group in range(4) for i in range(2)
+    ])
+    _append(writer, "steps", [{
+        "step": step, "n_rollouts": 8, "n_updates": 2, "reward_mean": 0.625, "correct_ratio": 0.625,
+        "fully_solved_ratio": 0.5, "none_solved_ratio": 0.25, "entropy_own": 0.7,
+    }])
+    _append(writer, "updates", [
+        {"update": 2 * step + i, "step": step, "epoch": 0, "minibatch": i, "skipped": False, "rows_pos": 2,
+         "rows_neg": 2, "tokens_pos": 4, "tokens_neg": 4, "lr": 1e-3, "param_step_norm": 0.1}
+        for i in range(2)
+    ])
+
+
+def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: str) -> None:
+    """One run with an evaluation before each step and after the last; one that is not complete ends a step early."""
+    writer = RunWriter(folder, run_json={
+        "run_id": folder.name, "label": label, "engine": "small", "recipe": None, "hash": "0" * 64, "seed": seed,
+        "temperature": 1.0,
+    })
+    ids = [{"prompt_id": prompt, "split": split, "text": "w1 w2", "token_ids": [1, 2]}
+           for split, prompts in (*PROMPTS.items(), ("train", ["r0", "r1", "r2", "r3"])) for prompt in prompts]
+    _append(writer, "prompts", ids)
+    _append_evals(writer, label, 0)
+    writer.commit(0, {})
+    for step in range(STEPS if status == "complete" else 1):
+        _append_step(writer, step)
+        if contexts:
+            _append_contexts(writer, label, step)
+        _append_evals(writer, label, step + 1)
+    writer.commit(STEPS, {})
+    writer.finish(status)
+
+
+def make_experiment(folder: Path, labels: tuple[str, ...] = ("PSR", "NSR"), seeds: tuple[int, ...] = (0,), *,
+                    contexts: bool = True, statuses: dict[str, str] | None = None) -> Experiment:
+    """An experiment of these methods and seeds; `statuses` names those that did not end well."""
+    planned = [(f"{label.lower()}-seed{seed}", label, seed) for label in labels for seed in seeds]
+    runs = [{"run_id": run_id, "label": label, "seed": seed} for run_id, label, seed in planned]
+    write_experiment(folder, name="by-hand", recipe={}, hash="0" * 64, runs=runs, versions={})
+    for run_id, label, seed in planned:
+        write_run(folder / run_id, label, seed, contexts=contexts, status=(statuses or {}).get(label, "complete"))
+    update_experiment(folder, status="complete")
+    return Experiment(folder)

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+from by_hand import make_experiment
+
+from analysis.recording import Experiment
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """PSR and NSR, one seed each."""
+    return make_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="session")
+def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """PSR and NSR, three seeds each."""
+    return make_experiment(tmp_path_factory.mktemp("three-seeds"), seeds=(0, 1, 2))

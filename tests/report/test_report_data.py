@@ -1,0 +1,162 @@
+"""The data of the figures, against numbers worked out from what the records were made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from by_hand import STEPS, make_experiment, panel_after, panel_laws, success
+from scipy import stats
+
+from analysis.recording import Experiment
+from analysis.report import curves
+from analysis.report.bands import band
+from analysis.report.contexts import FlowData, token_picture
+from analysis.report.words import decoder
+
+
+def test_band_over_units_of_one_seed() -> None:
+    data = pd.DataFrame({"label": "PSR", "seed": 0, "step": 3, "value": [1.0, 2.0, 6.0]})
+    (row,) = band(data, ["step"]).to_dict("records")
+    half = stats.t.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    assert row["value"] == pytest.approx(3.0)
+    assert row["low"] == pytest.approx(3.0 - half)
+    assert row["high"] == pytest.approx(3.0 + half)
+
+
+def test_band_over_seeds_uses_their_means() -> None:
+    data = pd.DataFrame({
+        "label": "PSR", "seed": [0, 0, 1, 1, 2, 2], "step": 0, "value": [1.0, 3.0, 2.0, 4.0, 3.0, 5.0],
+    })
+    (row,) = band(data, ["step"]).to_dict("records")
+    half = stats.t.ppf(0.975, 2) * 1.0 / np.sqrt(3)  # means 2, 3, 4
+    assert row["value"] == pytest.approx(3.0)
+    assert row["high"] == pytest.approx(3.0 + half)
+
+
+def test_band_of_a_yes_or_no_stays_in_range() -> None:
+    data = pd.DataFrame({"label": "PSR", "seed": 0, "step": 0, "value": [False] * 8})
+    (row,) = band(data, ["step"]).to_dict("records")
+    assert row["value"] == row["low"] == 0.0
+    assert 0.3 < row["high"] < 0.35  # Wilson, 0 of 8: z²/(n + z²) = 0.324
+
+
+def test_band_leaves_out_missing_values_and_intervals_of_single_ones() -> None:
+    data = pd.DataFrame({"label": "PSR", "seed": 0, "step": [0, 0, 1], "value": [2.0, np.nan, np.nan]})
+    (row,) = band(data, ["step"]).to_dict("records")
+    assert (row["step"], row["value"]) == (0, 2.0)
+    assert np.isnan(row["low"])
+
+
+def test_dynamics_at_each_evaluation_and_step(experiment: Experiment) -> None:
+    found = curves.dynamics(list(experiment.runs.values()))
+    assert list(found) == list(curves.DYNAMICS)
+    fixed = found["entropy_fixed"].set_index(["label", "step"])["value"]
+    assert fixed["PSR", 2] == pytest.approx(0.8)
+    greedy = found["greedy_correct"]
+    assert set(greedy["step"]) == {0, 1, STEPS}
+    assert greedy["value"].tolist() == pytest.approx([0.5] * 6)
+    assert found["correct"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.625)
+    assert found["solved"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.5)
+
+
+def test_pass_at_1_is_that_of_validation_prompts_at_the_first_temperature(experiment: Experiment) -> None:
+    found = curves.validation_pass_at_1(list(experiment.runs.values())).set_index(["label", "step"])["value"]
+    expected = np.mean([success("PSR", 2, i, 1.0) for i in range(6)])
+    assert found["PSR", 2] == pytest.approx(expected)
+
+
+def test_only_prompts_of_every_evaluation_count(tmp_path: Path) -> None:
+    folder = tmp_path / "e"
+    whole = make_experiment(folder, labels=("PSR",))
+    run = whole.runs["psr-seed0"]
+    rows = run.table("evals")
+    part = rows[(rows["step"] != 1) | rows["prompt_id"].isin(["t0", "t1", "v0", "v1"])]
+    run.table = lambda name, *_, **__: part[part["split"] == "test"] if name == "evals" else None  # type: ignore[method-assign]
+    assert set(curves.evaluations([run], "test")["prompt_id"]) == {"t0", "t1"}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_pass_at_k_of_base_and_last_policies(experiment: Experiment, temperature: float) -> None:
+    found = curves.pass_at_k_curves(list(experiment.runs.values()))
+    found = found[found["temperature"] == temperature].set_index(["quantity", "label", "k"])
+    for label, step in (("base", 0), ("NSR", STEPS)):
+        p = np.array([success("NSR", step, i, temperature) for i in range(6)])
+        assert found.loc[("value", label, 8), "value"] == pytest.approx(np.mean(1 - (1 - p) ** 8))
+    gain = found.loc[("difference", "PSR", 1)]
+    assert gain["value"] == pytest.approx(0.2)
+    # the gain is the same on every prompt, so a paired interval has no width, whatever the spread of p
+    assert gain["high"] - gain["low"] == pytest.approx(0.0, abs=1e-12)
+    assert found.loc[("value", "PSR", 1), "high"] > found.loc[("value", "PSR", 1), "low"] + 0.05
+
+
+def test_pass_at_k_over_seeds(three_seeds: Experiment) -> None:
+    found = curves.pass_at_k_curves(list(three_seeds.runs.values()))
+    row = found.set_index(["temperature", "quantity", "label", "k"]).loc[(1.0, "value", "PSR", 1)]
+    assert row["value"] == pytest.approx(np.mean([success("PSR", STEPS, i, 1.0) for i in range(6)]))
+    assert row["high"] == pytest.approx(row["low"])  # the seeds are equal here
+
+
+def test_bucket_flow_is_summed_over_updates(experiment: Experiment) -> None:
+    data = FlowData.of(experiment.runs.values())
+    found = data.bucket_flows().set_index(["label", "bucket", "update"])
+    laws = panel_laws()
+    head = np.mean([panel_after(law, 1).max() - law.max() for law in laws])
+    for update in range(2 * STEPS):
+        assert found.loc[("PSR", "1", update), "value"] == pytest.approx((update + 1) * head, rel=1e-5)
+    per_prompt = [np.mean([panel_after(law, 1).max() - law.max() for law in laws[2 * i : 2 * i + 2]]) for i in (0, 1)]
+    half = stats.t.ppf(0.975, 1) * np.std(per_prompt, ddof=1) / np.sqrt(2)
+    assert found.loc[("PSR", "1", 0), "high"] == pytest.approx(head + half, rel=1e-4)
+    assert "129–1024" not in found.index.get_level_values("bucket")
+    total = found.loc["NSR"].groupby("update")["value"].sum()
+    assert total.abs().max() < 1e-6  # mass is conserved
+
+
+def test_jvp_beside_realised_where_recorded(experiment: Experiment) -> None:
+    data = FlowData.of(experiment.runs.values()).only(["psr-seed0"])
+    found = data.jvp_beside_realised()
+    contexts, buckets, updates_with_jvp = 6, 4, STEPS
+    assert len(found) == contexts * buckets * updates_with_jvp
+    assert found["jvp"].to_numpy() == pytest.approx(found["realised"].to_numpy(), abs=1e-6)
+    assert found["realised"].abs().max() > 0.01
+
+
+def test_the_law_agrees_where_the_token_moved_along_its_direction(experiment: Experiment) -> None:
+    found = FlowData.of(experiment.runs.values()).agreement().set_index(["label", "sign", "quantity"])
+    assert found.loc[("PSR", 1, "log π"), "net_sign"] == 1.0
+    assert found.loc[("NSR", -1, "log π"), "net_sign"] == 1.0
+    assert ("NSR", 1) not in found.index.droplevel("quantity")  # its weight was 0 there
+
+
+def test_token_picture_follows_its_rule(experiment: Experiment) -> None:
+    run = experiment.runs["nsr-seed0"]
+    picture = token_picture(run, -1)
+    assert picture is not None
+    rows = run.flows(where=[("update", "==", 0)])
+    rows = rows[rows["weight"] < 0]
+    chosen = rows.loc[(rows["entropy_before"] - 1).abs().idxmin()]
+    assert picture.update == 0
+    assert picture.weight == pytest.approx(-0.1)
+    assert picture.entropy_nats == pytest.approx(chosen["entropy_before"])
+    tokens = picture.tokens.set_index("text")
+    assert tokens["sampled"].sum() == 1
+    assert tokens.index[tokens["sampled"]][0] == picture.token
+    y = tokens[tokens["sampled"]].iloc[0]
+    assert y["gradient"] == pytest.approx(-(1 - y["before"]))
+    others = tokens[~tokens["sampled"]]
+    assert others["gradient"].to_numpy() == pytest.approx(others["before"].to_numpy())
+    assert tokens["before"].is_monotonic_decreasing
+    # the free constant of Δz drops out of differences
+    dlog = np.log(tokens["after"] / tokens["before"])
+    assert np.diff(tokens["dlogit"]) == pytest.approx(np.diff(dlog), abs=1e-4)
+
+
+def test_token_picture_of_a_sign_that_had_no_weight(experiment: Experiment) -> None:
+    assert token_picture(experiment.runs["nsr-seed0"], 1) is None
+
+
+def test_words_from_records_without_a_checkpoint(experiment: Experiment) -> None:
+    decode = decoder(experiment.runs["psr-seed0"])
+    assert decode([1, 4, 9]) == "w1 w4 #9"
