@@ -35,6 +35,7 @@ __all__ = [
 COLUMN_INCHES = 3.35
 PAGE_INCHES = 6.9
 SMALL, NORMAL = 7.0, 7.5  # pt
+MOST_COLUMNS = 6  # of a legend
 
 BASE = "base"
 # cividis, which orders by lightness whatever the colour vision; dark is the head of the distribution
@@ -136,15 +137,14 @@ def reference_line(ax: Axes, value: float = 0.0, *, axis: str = "y") -> None:
     draw(value, color="#999999", linewidth=0.6, zorder=0)
 
 
-def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None, most_columns: int = 6) -> None:
-    """One legend above the figure with every label once, in order of first appearance; the title stands before them."""
-    from matplotlib.lines import Line2D
-
-    found: dict[str, Any] = {} if title is None else {title: Line2D([], [], linestyle="")}
+def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None) -> None:
+    """One legend above the figure with every label once, in order of first appearance."""
+    found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(len(found), most_columns))
+    figure.legend(found.values(), found.keys(), loc="outside upper center", title=title,
+                  ncols=min(len(found), MOST_COLUMNS), columnspacing=1.2)
 
 
 def caption(figure: Figure, text: str) -> None:

@@ -122,7 +122,8 @@ def token_figure(runs: Sequence[Run]) -> Figure:
     if not pictures:
         raise NothingToDraw("no update recorded a context whose token had a weight (record.contexts)")
     with plots.style():
-        figure = Figure(figsize=(plots.PAGE_INCHES, 2.3))
+        alone = len(pictures) == 1
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 2.7) if alone else (plots.PAGE_INCHES, 2.3))
         grid = figure.add_gridspec(1, 3 * len(pictures), width_ratios=[1.3, 0.8, 0.8] * len(pictures))
         for i, picture in enumerate(pictures):
             axes = [figure.add_subplot(grid[0, 3 * i + j]) for j in range(3)]
@@ -165,7 +166,8 @@ def mass_flow_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figur
     labels = list(dict.fromkeys(run.label for run in runs))
     flows, beside, law = data.bucket_flows(), data.jvp_beside_realised(), data.agreement()
     with plots.style():
-        figure = Figure(figsize=(plots.PAGE_INCHES, 4.9))
+        alone = len(labels) == 1
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 5.7) if alone else (plots.PAGE_INCHES, 4.9))
         axes = figure.subplots(3, len(labels), squeeze=False, sharey="row", height_ratios=[1.0, 1.0, 0.75])
         limit = float(beside[["realised", "jvp"]].abs().to_numpy().max(initial=0.0))
         for label, (over_time, first_order, agreeing) in zip(labels, axes.T, strict=True):
@@ -179,6 +181,6 @@ def mass_flow_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figur
         axes[1, 0].set_ylabel("Δ mass, realised")
         axes[2, 0].set_ylabel("agreement")
         axes[2, 0].legend(loc="lower left", borderaxespad=0.0)
-        plots.legend(figure, [axes[0, 0]], title="rank before the update:")
+        plots.legend(figure, [axes[0, 0]], title="rank before the update")
         plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the panel"))
         return figure

@@ -198,6 +198,7 @@ def test_law_agreement_tells_signs_apart(ax: Axes) -> None:
 
 def test_legend_has_each_label_once(ax: Axes) -> None:
     plots.curve(ax, series("PSR", [1.0], step=[0]), x="step")
-    plots.legend(ax.get_figure(), [ax, ax], title="method:")  # type: ignore[arg-type]
+    plots.legend(ax.get_figure(), [ax, ax], title="method")  # type: ignore[arg-type]
     (made,) = ax.get_figure().legends  # type: ignore[union-attr]
-    assert [text.get_text() for text in made.get_texts()] == ["method:", "PSR"]
+    assert [text.get_text() for text in made.get_texts()] == ["PSR"]
+    assert made.get_title().get_text() == "method"
