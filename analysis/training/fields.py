@@ -125,8 +125,8 @@ class UpdateFields:
 @dataclass(frozen=True)
 class EvalFields:
     every: int = _f(8, "steps between evaluations; the base and the end are always evaluated", low=1)
-    prompts: int = _f(64, "prompts of each held-out split at an evaluation during training", low=1)
-    final_prompts: int = _f(128, "prompts of each held-out split at the start and at the end", low=1)
+    prompts: int = _f(64, "validation prompts at every evaluation, and test prompts at those during training", low=1)
+    final_prompts: int = _f(128, "test prompts at the start and at the end", low=1)
     temperatures: tuple[float, ...] = _f((1.0, 0.6), "temperatures, all from one forward pass", above=0)
     samples: int = _f(4, "own responses per prompt at the first temperature (own entropy, estimated Pass@k)",
                       low=0)

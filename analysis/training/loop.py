@@ -43,7 +43,6 @@ from .update import Updater, UpdateResult
 
 __all__ = ["Loop", "train"]
 
-_SPLITS = ("validation", "test")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
 
 
@@ -94,9 +93,9 @@ class Loop:
         self.device = _device(config.device)
         self.policy, self.task = _policy_and_task(config, self.device)
         self.train_prompts = self._prompts("train", config.task.train_prompts, "task.train_prompts")
-        self.held_out = [
-            p for split in _SPLITS for p in self._prompts(split, config.eval.final_prompts, "eval.final_prompts")
-        ]
+        self.validation = self._prompts("validation", config.eval.prompts, "eval.prompts")
+        self.test = self._prompts("test", max(config.eval.prompts, config.eval.final_prompts), "eval.final_prompts")
+        self.held_out = [*self.validation, *self.test]
         self.streams = Streams(config.seed)
         self.objective = get_objective(
             config.objective.name,
@@ -352,8 +351,7 @@ class Loop:
         fields = self.config.eval
         self._tell("evaluate")
         with self._timed("evaluate"):
-            count = fields.final_prompts if final else fields.prompts
-            prompts = [p for split in _SPLITS for p in [q for q in self.held_out if q.split == split][:count]]
+            prompts = [*self.validation, *self.test[: fields.final_prompts if final else fields.prompts]]
             self.writer.append(
                 "evals",
                 evaluate(
