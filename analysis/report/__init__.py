@@ -12,6 +12,7 @@ from typing import Any
 _HOME = {
     "Summary": "summary",
     "summarize": "summary",
+    "token_picture": "contexts",
     "write_figures": "figures",
     "dynamics_figure": "compose",
     "mass_flow_figure": "compose",

@@ -27,8 +27,8 @@ __all__ = ["NothingToDraw", "dynamics_figure", "mass_flow_figure", "pass_at_k_fi
 LONGEST_PREFIX = 34  # characters
 
 DYNAMICS_CAPTION = """Top: against steps (rollout batches). Bottom: the same against Pass@1 on the validation prompts,
-interpolated between evaluations; arrows in the direction of time. Greedy accuracy and entropies H: test prompts;
-ratios: training rollouts, some steps together."""
+interpolated between evaluations; arrows in the direction of time. Greedy accuracy and entropy H, on
+fixed prefixes and on own rollouts: test prompts; ratios: training rollouts, some steps together."""
 
 PASS_AT_K_CAPTION = """Exact Pass@k of the base and of the last policies on test prompts; the upper axis is spaced by
 failures, −log(1 − Pass@k). Below: difference to the base."""

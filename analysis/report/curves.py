@@ -26,8 +26,8 @@ POINTS = 10  # of a curve over training rollouts
 # name -> how a figure names it; the paper's Fig. 4 with its two entropies apart
 DYNAMICS: dict[str, str] = {
     "greedy_correct": "greedy accuracy",
-    "entropy_fixed": "H, fixed prefixes (nats)",
-    "entropy_own": "H, own rollouts (nats)",
+    "entropy_fixed": "H, fixed (nats)",
+    "entropy_own": "H, own (nats)",
     "correct": "correct ratio",
     "solved": "fully solved ratio",
 }
