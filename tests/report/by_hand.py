@@ -91,7 +91,8 @@ def _append(writer: RunWriter, table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
-    """Two updates a step; a panel of four contexts of two prompts, and two contexts of each update's own batch."""
+    """Two updates a step; a panel of four contexts of two prompts, and three contexts of each update's own batch, of
+    which two have a weight."""
     laws = panel_laws()
     if step == 0:
         _append(writer, "contexts", [
@@ -104,10 +105,11 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
     for update in (2 * step, 2 * step + 1):
         jvp = update % 2 == 0
         flows = [_flow(update, i, i, law, panel_after(law, sign), None, jvp=jvp) for i, law in enumerate(laws)]
-        for context, reward in ((4 + 2 * update, sign), (5 + 2 * update, -sign)):
+        for context, reward in zip(range(4 + 3 * update, 7 + 3 * update), (sign, sign, -sign), strict=True):
             law, token = _law(rng), int(rng.integers(VOCABULARY))
             direction = np.eye(VOCABULARY)[token] - law
-            after = law * np.exp(0.5 * sign * direction)
+            against = context == 4 + 3 * 3 + 1  # one of the eight with a weight moves against its own direction
+            after = law * np.exp((-0.5 if against else 0.5) * sign * direction)
             weight = 0.1 * sign if reward == sign else 0.0
             flows.append(_flow(update, context, token, law, after / after.sum(), weight, jvp=jvp))
             _append(writer, "contexts", [{
@@ -129,7 +131,7 @@ def _append_evals(writer: RunWriter, label: str, step: int) -> None:
 
 
 def _append_step(writer: RunWriter, step: int) -> None:
-    correct = np.array([[True, True], [True, False], [False, False], [True, True]])
+    correct = np.array([[True, True], [True, False], [step > 0, False], [True, True]])
     _append(writer, "rollouts", [
         {"step": step, "rollout": 2 * group + i, "rank": 0, "prompt_id": f"r{group}", "group": group,
          "response_ids": [3, 4], "response_text": "w3 w4", "length": 2, "finished": True,
@@ -138,8 +140,8 @@ def _append_step(writer: RunWriter, step: int) -> None:
         for group in range(4) for i in range(2)
     ])
     _append(writer, "steps", [{
-        "step": step, "n_rollouts": 8, "n_updates": 2, "reward_mean": 0.625, "correct_ratio": 0.625,
-        "fully_solved_ratio": 0.5, "none_solved_ratio": 0.25, "entropy_own": 0.7,
+        "step": step, "n_rollouts": 8, "n_updates": 2, "reward_mean": correct.mean(), "correct_ratio": correct.mean(),
+        "fully_solved_ratio": 0.5, "none_solved_ratio": 0.25 * (step == 0), "entropy_own": 0.7,
     }])
     _append(writer, "updates", [
         {"update": 2 * step + i, "step": step, "epoch": 0, "minibatch": i, "skipped": False, "rows_pos": 2,

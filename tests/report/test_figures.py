@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
-from by_hand import make_experiment
+from by_hand import make_experiment, success
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -69,6 +70,16 @@ def test_the_caption_says_what_the_bands_are(experiment: Experiment, three_seeds
     one, three = (DRAW[name](list(e.runs.values())).get_supxlabel() for e in (experiment, three_seeds))
     assert "One seed; bands: 95% intervals over prompts" in " ".join(one.split())
     assert "95% t intervals over 3 seeds" in " ".join(three.split())
+
+
+def test_lower_row_of_the_dynamics_is_against_pass_at_1_of_the_same_step(experiment: Experiment) -> None:
+    axes = dynamics_figure(list(experiment.runs.values())).axes
+    titles = [ax.get_title(loc="left") for ax in axes[:5]]
+    lower = axes[5 + titles.index("correct ratio")]
+    line = next(line for line in lower.lines if line.get_label() == "NSR")
+    reached = [np.mean([success("NSR", step, i, 1.0) for i in range(6)]) for step in (0, 1)]
+    assert np.asarray(line.get_xdata()) == pytest.approx(reached)
+    assert np.asarray(line.get_ydata()) == pytest.approx([0.625, 0.75])
 
 
 def test_token_figure_shows_a_positive_beside_a_negative_weight(experiment: Experiment) -> None:

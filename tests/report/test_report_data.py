@@ -58,7 +58,7 @@ def test_dynamics_at_each_evaluation_and_step(experiment: Experiment) -> None:
     greedy = found["greedy_correct"]
     assert set(greedy["step"]) == {0, 1, STEPS}
     assert greedy["value"].tolist() == pytest.approx([0.5] * 6)
-    assert found["correct"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.625)
+    assert found["correct"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.75)
     assert found["solved"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.5)
 
 
@@ -117,7 +117,7 @@ def test_bucket_flow_is_summed_over_updates(experiment: Experiment) -> None:
 def test_jvp_beside_realised_where_recorded(experiment: Experiment) -> None:
     data = FlowData.of(experiment.runs.values()).only(["psr-seed0"])
     found = data.jvp_beside_realised()
-    contexts, buckets, updates_with_jvp = 6, 4, STEPS
+    contexts, buckets, updates_with_jvp = 7, 4, STEPS
     assert len(found) == contexts * buckets * updates_with_jvp
     assert found["jvp"].to_numpy() == pytest.approx(found["realised"].to_numpy(), abs=1e-6)
     assert found["realised"].abs().max() > 0.01
@@ -125,8 +125,8 @@ def test_jvp_beside_realised_where_recorded(experiment: Experiment) -> None:
 
 def test_the_law_agrees_where_the_token_moved_along_its_direction(experiment: Experiment) -> None:
     found = FlowData.of(experiment.runs.values()).agreement().set_index(["label", "sign", "quantity"])
-    assert found.loc[("PSR", 1, "log π"), "net_sign"] == 1.0
-    assert found.loc[("NSR", -1, "log π"), "net_sign"] == 1.0
+    assert found.loc[("PSR", 1, "log π"), "net_sign"] == 0.75  # seven with it, one against
+    assert found.loc[("NSR", -1, "log π"), "net_sign"] == 0.75
     assert ("NSR", 1) not in found.index.droplevel("quantity")  # its weight was 0 there
 
 
