@@ -89,7 +89,7 @@ def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
     of a method that has several.
     """
     ends = _ends(runs)
-    weights: dict[int, np.ndarray] = {}
+    weights = bootstrap_weights(ends["prompt_id"].nunique(), 0)
     parts = []
     for temperature, at in ends.groupby("temperature", sort=False):
         curves: dict[str, np.ndarray] = {}  # label -> (seeds, prompts, k)
@@ -100,9 +100,7 @@ def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
         differences = {label: curve - curves[BASE] for label, curve in curves.items() if label != BASE}
         for quantity, of in (("value", curves), ("difference", differences)):
             for label, curve in of.items():
-                prompts = curve.shape[1]
-                weights.setdefault(prompts, bootstrap_weights(prompts, 0))
-                value, low, high = _interval(curve, weights[prompts])
+                value, low, high = _interval(curve, weights)
                 parts.append(pd.DataFrame({"temperature": temperature, "quantity": quantity, "label": label,
                                            "k": K_GRID, "value": value, "low": low, "high": high}))
     return pd.concat(parts).dropna(subset=["value"])
@@ -127,5 +125,6 @@ def _interval(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
         found = [interval(over_seeds, over="seeds") for over_seeds in values.mean(1).T]
         ends = np.array([(one.estimate, one.low, one.high) for one in found])
         return ends[:, 0], ends[:, 1], ends[:, 2]
-    low, high = np.quantile(weights @ values[0], [0.025, 0.975], axis=0)
+    draws = np.ascontiguousarray((weights @ values[0]).T)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=1)
     return values[0].mean(0), low, high

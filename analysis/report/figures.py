@@ -1,4 +1,5 @@
-"""All figures of an experiment as files: of its methods together in its folder, and of each run in the run's own."""
+"""The figures of an experiment as files: all of them in its own folder, those about single tokens and contexts also in
+each run's folder (a run's dynamics and Pass@k are one line each in the experiment's)."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["write_figures"]
 
 DPI = 200
+RUN_FIGURES = ("token_gradient", "mass_flow")
 
 
 def write_figures(
@@ -26,15 +28,12 @@ def write_figures(
 ) -> list[Path]:
     """Write the figures of an experiment as PNG; the paths, those of the whole experiment first.
 
-    They go into `<experiment>/figures/`, and those of each run into `<run>/figures/`. With `folder` only those of the
-    whole experiment are written, there. A figure whose records are missing is left out, and `tell` (a line on stderr
-    by default) says why.
+    They go into `<experiment>/figures/`, and `RUN_FIGURES` of each run into `<run>/figures/`. With `folder` only those
+    of the whole experiment are written, there. A figure whose records are missing is left out, and `tell` (a line on
+    stderr by default) says why.
     """
     tell = tell or (lambda line: print(line, file=sys.stderr))
     runs = [run for run in experiment.runs.values() if run.committed_step is not None]
-    targets = [(Path(folder) if folder is not None else experiment.folder / "figures", runs)]
-    if folder is None and len(runs) > 1:
-        targets += [(run.folder / "figures", [run]) for run in runs]
     followed = [run for run in runs if run.rows("flows")]
     flows = FlowData.of(followed) if followed else None
     figures: dict[str, Callable[[Sequence[Run]], Figure]] = {
@@ -43,18 +42,20 @@ def write_figures(
         "token_gradient": compose.token_figure,
         "mass_flow": lambda of: compose.mass_flow_figure(of, flows),
     }
+    wanted = [(experiment.folder / "figures" if folder is None else Path(folder), name, runs) for name in figures]
+    if folder is None:
+        wanted += [(run.folder / "figures", name, [run]) for run in runs for name in RUN_FIGURES]
     written = []
-    for target, of in targets:
+    for target, name, of in wanted:
+        path = target / f"{name}.png"
+        try:
+            figure = figures[name](of)
+        except NothingToDraw as reason:
+            tell(f"no {path}: {reason}")
+            continue
         target.mkdir(parents=True, exist_ok=True)
-        for name, draw in figures.items():
-            path = target / f"{name}.png"
-            try:
-                figure = draw(of)
-            except NothingToDraw as reason:
-                tell(f"no {path}: {reason}")
-                continue
-            _save(figure, path)
-            written.append(path)
+        _save(figure, path)
+        written.append(path)
     return written
 
 
