@@ -203,7 +203,7 @@ def _train_all(
 
 
 def _note_status(folder: Path, status: str) -> None:
-    """Write the outcome down, if the disk lets us: `folder_state` asks the runs, and what failed is told in any case."""
+    """Write the outcome down where the disk lets us: `folder_state` asks the runs, and failures are told anyway."""
     with contextlib.suppress(OSError):
         update_experiment(folder, status=status)
 
