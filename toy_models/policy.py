@@ -47,6 +47,12 @@ class Policy:
         chosen = log_probs.gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)
         return chosen.masked_fill(~batch.mask, 0.0), batch.mask
 
+    def save(self, folder: str | Path) -> None:
+        """Write model and tokenizer as a Hugging Face folder, which `load_policy` reads back."""
+        with _no_progress_bar():
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
 
 def load_policy(
     base: str | Path,

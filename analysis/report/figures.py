@@ -1,5 +1,4 @@
-"""The figures of an experiment as files: all of them in its own folder, those about single tokens and contexts also in
-each run's folder (a run's dynamics and Pass@k are one line each in the experiment's)."""
+"""The figures of an experiment as files: of all its runs in its own folder, of each run in that run's."""
 
 from __future__ import annotations
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["write_figures"]
 
 DPI = 200
-RUN_FIGURES = ("token_gradient", "mass_flow")
 
 
 def write_figures(
@@ -28,7 +26,7 @@ def write_figures(
 ) -> list[Path]:
     """Write the figures of an experiment as PNG; the paths, those of the whole experiment first.
 
-    They go into `<experiment>/figures/`, and `RUN_FIGURES` of each run into `<run>/figures/`. With `folder` only those
+    They go into `<experiment>/figures/`, and those of each run alone into `<run>/figures/`. With `folder` only those
     of the whole experiment are written, there. A figure whose records are missing is left out, and `tell` (a line on
     stderr by default) says why.
     """
@@ -44,7 +42,7 @@ def write_figures(
     }
     wanted = [(experiment.folder / "figures" if folder is None else Path(folder), name, runs) for name in figures]
     if folder is None:
-        wanted += [(run.folder / "figures", name, [run]) for run in runs for name in RUN_FIGURES]
+        wanted += [(run.folder / "figures", name, [run]) for run in runs for name in figures]
     written = []
     for target, name, of in wanted:
         path = target / f"{name}.png"

@@ -181,9 +181,7 @@ class Loop:
             return "diverged"
         if self.config.record.checkpoint:
             with self._timed("commit"):
-                target = self.writer.folder / "checkpoints" / "final"
-                self.policy.model.save_pretrained(target)
-                self.policy.tokenizer.save_pretrained(target)
+                self.policy.save(self.writer.folder / "checkpoints" / "final")
         self.writer.finish("complete")
         return "complete"
 

@@ -94,7 +94,7 @@ def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path:
     assert dict(matplotlib.rcParams) == settings
     assert {path.stem for path in (folder / "figures").iterdir()} == set(NAMES)
     for run_id in experiment.runs:
-        assert {path.stem for path in (folder / run_id / "figures").iterdir()} == {"token_gradient", "mass_flow"}
+        assert {path.stem for path in (folder / run_id / "figures").iterdir()} == set(NAMES)
     with Image.open(folder / "figures" / "dynamics.png") as image:
         assert image.width == round(6.9 * 200)
     page = (folder / "summary.md").read_text(encoding="utf-8")

@@ -2,8 +2,8 @@
 
 This is the alarm for a law that is sampled otherwise than it is differentiated. Fixed beforehand: 24 batches of 16
 prompts × 32 responses; each statistic is the projection of the sampled gradient on the exact one, over its squared
-norm, whose mean must lie within 4 standard errors of 1 (t with 23 degrees of freedom: a false alarm in 0.06% of trials, two
-trials here).
+norm, whose mean must lie within 4 standard errors of 1 (t with 23 degrees of freedom: a false alarm in 0.06% of trials,
+two trials here).
 """
 
 from __future__ import annotations
