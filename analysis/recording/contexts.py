@@ -89,7 +89,7 @@ def draw_contexts(
 ) -> ContextRows:
     """At most `number` contexts from few responses, at random, rewarded and unrewarded ones in turn.
 
-    A response gives at most a quarter of the contexts, positions drawn at random where it is longer; one sign alone
+    A response gives at most an eighth of the contexts, positions drawn at random where it is longer; one sign alone
     fills the rest where the other runs out. `signs` are positive or not, one per response.
 
     Raises UsageError where the arguments do not have one entry per response.
@@ -102,15 +102,18 @@ def draw_contexts(
     if signs is not None:
         kinds = [[row for row in order if (signs[row] > 0) is positive] for positive in (True, False)]
         order = [row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None]
-    most = -(-number // 4)
+    most = -(-number // 8)
     rows: list[int] = []
     positions: list[list[int]] = []
+    wanted = number
     for row in order:
-        length = len(responses[row])
-        take = min(length, most, number - sum(map(len, positions)))
-        if take > 0:
+        take = min(len(responses[row]), most, wanted)
+        if take:
             rows.append(row)
-            positions.append(sorted(torch.randperm(length, generator=generator)[:take].tolist()))
+            positions.append(sorted(torch.randperm(len(responses[row]), generator=generator)[:take].tolist()))
+            wanted -= take
+        if not wanted:
+            break
     return ContextRows(
         kind=kind,
         prompts=[[int(token) for token in prompts[row]] for row in rows],

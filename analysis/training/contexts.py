@@ -1,7 +1,8 @@
 """Which contexts a run follows through its updates, and their weights.
 
 Half of `record.contexts` is a panel of held-out prefixes, drawn once from the fixed responses of the base to validation
-prompts; the other half is drawn anew for each recorded update from the minibatch being applied, of both reward signs.
+prompts and followed through every update; the other half is drawn anew, every `record.contexts_every` updates, from the
+minibatch being applied, of both reward signs.
 Where the objective dropped rows before batching, dropped rows of the step stand in for the missing sign, with
 weight 0: what an update does to responses that it did not see is half of the question.
 """
@@ -58,22 +59,19 @@ class ContextFollower:
         device = next(self._policy.model.parameters()).device
         return response_logits(self._policy.model, teacher_batch(prompts, responses, self._policy.pad_id, device))
 
-    def wants(self, update: int) -> bool:
-        """Whether this update is one of those whose contexts are recorded."""
-        return self._fields.contexts > 0 and update % self._fields.contexts_every == 0
-
-    def wants_jvp(self, update: int) -> bool:
-        """Whether it also gets the JVP of its actual step."""
-        every = self._fields.contexts_every * self._fields.jvp_every
-        return self.wants(update) and every > 0 and update % every == 0
-
     def before(self, index: UpdateIndex, batch: RolloutBatch, rows: Tensor, writer: RunWriter) -> None:
-        """Draw the update's own contexts and look at all of them at the old parameters."""
+        """Look at the panel and, when it is their turn, at the update's own contexts at the old parameters."""
+        own = index.update % self._fields.contexts_every == 0
+        self._batch = self._draw(batch, rows) if own else None
+        for columns in self._probe.before(index.update, self._batch):
+            writer.append("contexts", columns)
+
+    def _draw(self, batch: RolloutBatch, rows: Tensor) -> ContextRows:
         applied = set(rows.tolist())
         candidates = sorted(applied | set((~batch.selected).nonzero()[:, 0].tolist()))
         rewarded = (batch.rewards > 0).tolist()
         signs = [1 if rewarded[i] else -1 for i in candidates]
-        self._batch = draw_contexts(
+        return draw_contexts(
             "batch",
             [batch.prompt(i).ids for i in candidates],
             [batch.responses[i] for i in candidates],
@@ -84,8 +82,6 @@ class ContextFollower:
             rollouts=candidates,
             step=batch.step,
         )
-        for columns in self._probe.before(index.update, self._batch):
-            writer.append("contexts", columns)
 
     def after(
         self,
@@ -96,10 +92,11 @@ class ContextFollower:
         writer: RunWriter,
     ) -> None:
         """Look again at the new parameters; `steps` is the actual parameter step from `before`."""
-        assert self._batch is not None
-        if self.wants_jvp(index.update):
+        every = self._fields.contexts_every * self._fields.jvp_every
+        if every and index.update % every == 0:
             self._probe.jvp(self._policy.model, before, steps)
-        for columns in self._probe.after(index.update, weights=_weights(self._batch, result)):
+        weights = None if self._batch is None else _weights(self._batch, result)
+        for columns in self._probe.after(index.update, weights=weights):
             writer.append("flows", columns)
 
     def state_dict(self) -> dict[str, Any]:

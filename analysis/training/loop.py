@@ -238,7 +238,7 @@ class Loop:
         self, index: UpdateIndex, batch: RolloutBatch, rows: torch.Tensor, groups: torch.Tensor, lr: float
     ) -> int:
         fields = self.config.record
-        follow = self.contexts.wants(index.update) and len(rows) > 0
+        follow = fields.contexts > 0 and len(rows) > 0
         if follow:
             with self._timed("contexts"):
                 self.contexts.before(index, batch, rows, self.writer)

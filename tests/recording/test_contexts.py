@@ -72,8 +72,8 @@ def test_draw_takes_the_number_from_both_signs_in_turn() -> None:
 
 
 def test_draw_spreads_over_long_responses_and_makes_do_with_few() -> None:
-    long = draw_contexts("panel", [[1]] * 6, [list(range(50))] * 6, ["a"] * 6, 16, torch.Generator().manual_seed(0))
-    assert [len(at) for at in long.positions] == [4, 4, 4, 4]
+    long = draw_contexts("panel", [[1]] * 9, [list(range(50))] * 9, ["a"] * 9, 16, torch.Generator().manual_seed(0))
+    assert [len(at) for at in long.positions] == [2] * 8
     assert len({tuple(at) for at in long.positions}) > 1
     few = draw_contexts("batch", [[1], [2]], [[3, 4], []], ["a", "b"], 16, torch.Generator(), signs=[-1, -1])
     assert few.positions == [[0, 1]]
