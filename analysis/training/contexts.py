@@ -16,6 +16,7 @@ from torch import Tensor
 
 from toy_models import Policy, Prompt, response_logits, teacher_batch
 
+from ..errors import DivergedError
 from ..evaluation import FixedPrefixes
 from ..recording import RunWriter
 from ..recording.contexts import ContextProbe, ContextRows, draw_contexts
@@ -57,7 +58,11 @@ class ContextFollower:
 
     def _logits(self, prompts: Any, responses: Any) -> Tensor:
         device = next(self._policy.model.parameters()).device
-        return response_logits(self._policy.model, teacher_batch(prompts, responses, self._policy.pad_id, device))
+        batch = teacher_batch(prompts, responses, self._policy.pad_id, device)
+        logits = response_logits(self._policy.model, batch)
+        if not torch.isfinite(logits).all():
+            raise DivergedError("the logits at the contexts are not finite; a lower optimizer.lr usually helps")
+        return logits
 
     def before(self, index: UpdateIndex, batch: RolloutBatch, rows: Tensor, writer: RunWriter) -> None:
         """Look at the panel and, when it is their turn, at the update's own contexts at the old parameters."""

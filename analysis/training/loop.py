@@ -11,6 +11,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import resource
 import sys
 import time
@@ -245,14 +246,15 @@ class Loop:
         before = self._parameters()
         result = self.updater.apply(batch, rows, self.reference, str(index))
         steps = {name: value - before[name] for name, value in self._parameters().items()}
+        norm = torch.nn.utils.get_total_norm(list(steps.values())).item()
         statistics = {}
         if fields.tokens > 0:
             for one in result.passes:
                 statistics[one.sign] = pass_statistics(one)
                 if (columns := token_rows(index, one, batch, groups, fields, statistics[one.sign])) is not None:
                     self.writer.append("tokens", columns)
-        norm = torch.nn.utils.get_total_norm(steps.values()).item()
         self.writer.append("updates", update_row(index, result, statistics, lr, norm))
+        _check_step(norm, index)
         if follow:
             with self._timed("contexts"):
                 self.contexts.after(index, result, before, steps, self.writer)
@@ -284,6 +286,7 @@ class Loop:
         steps = [value - before[name] for name, value in self._parameters().items()]
         norm = torch.nn.utils.get_total_norm(steps).item()
         self.writer.append("updates", update_row(index, result, {}, lr, norm))
+        _check_step(norm, index)
         self.update += 1
         self.updates_made += 1
         return 1
@@ -424,6 +427,11 @@ def _policy_and_task(config: RunConfig, device: torch.device) -> tuple[Policy, T
         return policy, get_task(config.task.name, policy.tokenizer)
     except ValueError as error:  # a folder that is no checkpoint, or one that does not fit the task
         raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
+
+
+def _check_step(norm: float, index: UpdateIndex) -> None:
+    if not math.isfinite(norm):
+        raise DivergedError(f"{index}: the optimiser made a step of norm {norm}; a lower optimizer.lr usually helps")
 
 
 def _device(name: str) -> torch.device:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toy_models import Policy, Prompt, Task, Verdict, sample
 
-from ..errors import UsageError
+from ..errors import DivergedError, UsageError
 from ..objectives import Objective
 from .fields import RunConfig
 from .randomness import Streams
@@ -104,17 +104,20 @@ def collect_rollouts(
     fields = config.rollout
     n = len(prompts) * fields.group_size
     limit = fields.max_new_tokens or task.max_new_tokens
-    samples = sample(
-        policy.model,
-        [p.ids for p in prompts],
-        group_size=fields.group_size,
-        max_new_tokens=limit,
-        eos_id=policy.eos_id,
-        pad_id=policy.pad_id,
-        temperature=fields.temperature,
-        top_p=fields.top_p,
-        uniforms=streams.uniforms("rollouts", n, limit),
-    )
+    try:
+        samples = sample(
+            policy.model,
+            [p.ids for p in prompts],
+            group_size=fields.group_size,
+            max_new_tokens=limit,
+            eos_id=policy.eos_id,
+            pad_id=policy.pad_id,
+            temperature=fields.temperature,
+            top_p=fields.top_p,
+            uniforms=streams.uniforms("rollouts", n, limit),
+        )
+    except FloatingPointError as error:
+        raise DivergedError(f"step {step}: {error}; a lower optimizer.lr usually helps") from error
     lengths = samples.lengths.cpu()
     responses = [ids[:length] for ids, length in zip(samples.response_ids.tolist(), lengths.tolist(), strict=True)]
     verdicts = [task.verify(prompts[i // fields.group_size].ids, response) for i, response in enumerate(responses)]

@@ -349,3 +349,14 @@ def test_any_local_causal_lm_with_a_matching_tokenizer_takes_the_place_of_the_ba
     settings["policy.base"] = str(tmp_path / "no-tokenizer")
     with pytest.raises(UsageError, match=r"policy.base = .*tokenizer"):
         go(tmp_path / "run2", tiny("NSR", **settings))
+
+
+@pytest.mark.parametrize("contexts", [0, 8])
+def test_parameters_that_are_not_finite_are_a_divergence(tmp_path, contexts):
+    config = tiny(**{**SMALL, "record.contexts": contexts})
+    loop = Loop(config, tmp_path / "run", run_id="r", label="L")
+    with torch.no_grad():
+        next(loop.policy.model.parameters()).fill_(torch.inf)
+    loop._started = True  # so that the base's evaluation is not what notices
+    assert loop.run() == "diverged"
+    assert "step 0" in load_trace(tmp_path / "run").info["error"]
