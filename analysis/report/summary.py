@@ -59,6 +59,7 @@ class Summary:
         """Print the tables."""
         for table in self.tables:
             console.print(table.to_rich(console.width))
+            console.print()
         for note in self.notes:
             console.print(note, highlight=False, markup=False)
 

@@ -152,7 +152,7 @@ class Recipe:
         """A copy with fields set for all of its runs: `recipe.set(steps=4, **{"update.epochs": 2})`.
 
         A field that the grid varies stops varying; a value that methods set is replaced in each. `objective.lambda`
-        belongs to W-REINFORCE and, where there are methods, reaches only those. `"unset"` restores the default;
+        belongs to W-REINFORCE and, where some methods are that, reaches only those. `"unset"` restores the default;
         `grid.<field>` takes a list, `grid="unset"` leaves one run.
         """
         notes = {key: dotted.pop(key) for key in _NOTES if key in dotted}
@@ -166,10 +166,9 @@ class Recipe:
             elif path.startswith("grid."):
                 grid.pop(path[5:], None)
                 grid |= {} if value == UNSET else {path[5:]: value}
-            elif path == "objective.lambda" and methods:
+            elif path == "objective.lambda" and any(_weighs_both(method, values) for method in methods):
                 methods = tuple(replace(method, values=method.values | {path: value})
-                                if method.values.get("objective.name", values.get("objective.name")) == "w-reinforce"
-                                else method for method in methods)
+                                if _weighs_both(method, values) else method for method in methods)
             else:
                 grid.pop(path, None)
                 methods = tuple(replace(method, values={key: old for key, old in method.values.items() if key != path})
@@ -250,6 +249,11 @@ class Recipe:
                 label = " ".join([label, *(f"{_short(path, grid)}={_plain(value)}" for path, value in shown.items())])
                 runs.append(PlannedRun(f"{_slug(label)}-seed{config.seed}", label, config))
         return runs
+
+
+def _weighs_both(method: Method, values: Mapping[str, Any]) -> bool:
+    """Whether the method is W-REINFORCE, the one that has a λ."""
+    return bool(method.values.get("objective.name", values.get("objective.name")) == "w-reinforce")
 
 
 class RecipeError(UsageError):

@@ -347,3 +347,8 @@ class TestHash:
         code = "from analysis.training import Recipe; print(Recipe.load('default').hash, end='')"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == default.hash
+
+
+def test_lambda_without_a_method_that_has_one_is_refused():
+    with pytest.raises(UsageError, match=r"objective.lambda.*psr"):
+        Recipe.load("tiny").override("objective.lambda=0.1")
