@@ -6,8 +6,7 @@ print their help, list recipes and refuse bad input without loading torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from .lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -35,15 +34,4 @@ _HOME = {
 _ROOMS = ("laws", "objectives", "recording", "evaluation", "training", "plots", "report")
 
 __all__ = ["__version__", *sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    if name in _ROOMS:
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *_ROOMS])
+__getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)
