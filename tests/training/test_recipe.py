@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -352,3 +353,8 @@ class TestHash:
 def test_lambda_without_a_method_that_has_one_is_refused():
     with pytest.raises(UsageError, match=r"objective.lambda.*psr"):
         Recipe.load("tiny").override("objective.lambda=0.1")
+
+
+def test_hash_does_not_depend_on_the_order_of_methods():
+    recipe = Recipe.load("tiny")
+    assert dataclasses.replace(recipe, methods=recipe.methods[::-1]).hash == recipe.hash
