@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import json
 import math
 import resource
 import sys
@@ -22,24 +20,23 @@ from typing import Any
 
 import torch
 
-from toy_models import Policy, Prompt, Task, get_task, load_policy
+from toy_models import Prompt
 
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, evaluate, success_probability
 from ..objectives import get as get_objective
 from ..recording import RunWriter
-from .config import config_to_dict
 from .contexts import ContextFollower
 from .critic import Critic
 from .exact import exact_loss
 from .fields import RunConfig
-from .machine import machine_info
 from .minibatches import plan_minibatches
 from .optimizer import learning_rate, make_optimizer
 from .randomness import Streams
 from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .regularizers import kl_penalty
 from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
+from .start import load_policy_and_task, pick_device, run_identity
 from .update import Updater, UpdateResult
 
 __all__ = ["Loop", "train"]
@@ -91,8 +88,8 @@ class Loop:
     ) -> None:
         self.config, self._report, self._should_stop = config, report, should_stop
         self.on_update: Callable[[UpdateIndex, RolloutBatch, UpdateResult], None] | None = None
-        self.device = _device(config.device)
-        self.policy, self.task = _policy_and_task(config, self.device)
+        self.device = pick_device(config.device)
+        self.policy, self.task = load_policy_and_task(config, self.device)
         self.train_prompts = self._prompts("train", config.task.train_prompts, "task.train_prompts")
         self.validation = self._prompts("validation", config.eval.prompts, "eval.prompts")
         self.test = self._prompts("test", max(config.eval.prompts, config.eval.final_prompts), "eval.final_prompts")
@@ -116,7 +113,7 @@ class Loop:
         self.updater = Updater(self.policy, self.optimizer, self.objective, config, self.critic)
         self.step = self.update = self.updates_made = 0
         self._timings: list[dict[str, Any]] = []
-        self.writer = RunWriter(folder, resume=resume, run_json=self._run_json(run_id, label))
+        self.writer = RunWriter(folder, resume=resume, run_json=run_identity(config, self.policy.model, run_id, label))
         stored = self.writer.resume_state()
         if stored is None:
             self.fixed = FixedPrefixes.from_samples(
@@ -129,28 +126,6 @@ class Loop:
             self.contexts = self._follower()
             self._restore(state)
         self._started = stored is not None
-
-    def _run_json(self, run_id: str, label: str) -> dict[str, Any]:
-        config, made_with = self.config, machine_info()
-        resolved = config_to_dict(config)
-        canonical = json.dumps({"run_id": run_id, "config": resolved}, sort_keys=True)
-        return {
-            "run_id": run_id,
-            "label": label,
-            "engine": "small",
-            "recipe": resolved,
-            "hash": hashlib.sha256(canonical.encode()).hexdigest(),
-            "seed": config.seed,
-            "temperature": config.rollout.temperature,
-            "base_sha256": _weights_hash(self.policy.model),
-            "versions": made_with["versions"],
-            "git_commit": made_with["commit"],
-            "machine": made_with["machine"],
-            "threads": torch.get_num_threads(),
-            "device": str(self.device),
-            "dtype": config.policy.dtype,
-            "record": resolved["record"],
-        }
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -420,33 +395,6 @@ class Loop:
         self._timings.append(row)
 
 
-def _policy_and_task(config: RunConfig, device: torch.device) -> tuple[Policy, Task]:
-    fields = config.policy
-    try:
-        policy = load_policy(fields.base, seed=fields.seed, dtype=getattr(torch, fields.dtype), device=device)
-        return policy, get_task(config.task.name, policy.tokenizer)
-    except ValueError as error:  # a folder that is no checkpoint, or one that does not fit the task
-        raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
-
-
 def _check_step(norm: float, index: UpdateIndex) -> None:
     if not math.isfinite(norm):
         raise DivergedError(f"{index}: the optimiser made a step of norm {norm}; a lower optimizer.lr usually helps")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            f"device: {name} was asked for, but torch {torch.__version__} sees no CUDA device; use auto or cpu"
-        )
-    return torch.device(name)
-
-
-def _weights_hash(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -20,7 +20,7 @@ from .fields import RecordFields
 from .rollouts import RolloutBatch
 from .update import SignPass, UpdateResult
 
-__all__ = ["UpdateIndex", "choose_groups", "rollout_rows", "step_row", "token_rows", "update_row"]
+__all__ = ["UpdateIndex", "choose_groups", "pass_statistics", "rollout_rows", "step_row", "token_rows", "update_row"]
 
 Columns = dict[str, Any]
 

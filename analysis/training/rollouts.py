@@ -140,5 +140,5 @@ def collect_rollouts(
         rewards=rewards,
         flipped=flipped,
         advantages=advantages,
-        selected=advantages != 0,
+        selected=objective.selected(advantages),
     )
