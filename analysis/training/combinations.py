@@ -64,6 +64,9 @@ def combination_problems(config: RunConfig) -> list[str]:
         (config.critic.enabled and objective.kl_coef > 0 and objective.kl_placement == "reward",
          'critic.enabled with objective.kl_placement = "reward": the critic values the task\'s reward alone; place '
          "the KL in the loss"),
+        (update.autocast is not None and config.policy.dtype == "float64",
+         f'update.autocast = {show(update.autocast)} with policy.dtype = "float64": mixed precision leaves float64 as '
+         'it is; set policy.dtype = "float32" or leave update.autocast out'),
         (rollout.prompts > config.task.train_prompts,
          f"rollout.prompts = {rollout.prompts} with task.train_prompts = {config.task.train_prompts}: a step draws "
          "each prompt once at most; raise task.train_prompts or lower rollout.prompts"),

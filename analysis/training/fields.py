@@ -100,6 +100,8 @@ class RolloutFields:
     top_p: float = _f(1.0, "nucleus sampling; below 1 the sampled law is not the one that is differentiated",
                       above=0, high=1)
     max_new_tokens: int | None = _f(None, "longest response; unset: the task's own", low=1)
+    dtype: str | None = _f(None, "dtype of the copy of the policy that samples; unset: the policy's. Old log-probs and "
+                                 "statistics are the policy's own in any case", choices=("bfloat16", "float32"))
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ class UpdateFields:
                                          "of rows with a weight, per-row length and number of rows, or a constant",
                          choices=("batch_tokens", "selected_tokens", "per_sequence", "constant"))
     constant: float | None = _f(None, "the constant of normalizer = constant", above=0)
+    micro_batch: int | None = _f(None, "rows per forward and backward pass, whose gradients add up; unset: all rows of "
+                                       "a sign at once. Bounds memory, changes rounding only", low=1)
+    autocast: str | None = _f(None, "dtype of the matrix products of an update's passes (mixed precision); unset: the "
+                                    "policy's", choices=("bfloat16",))
     estimator: str = _f("sampled", "sampled: from the rollouts; exact: the expected gradient by enumeration",
                         choices=("sampled", "exact"))
 
@@ -138,6 +144,8 @@ class RecordFields:
     columns: str = _f("full", "full: every column; core: without ranks, buckets and top tokens",
                       choices=("full", "core"))
     top_k: int = _f(8, "most probable tokens recorded", low=0)
+    dtype: str = _f("float32", "least precise dtype in which token statistics are computed",
+                    choices=("float32", "float64"))
     contexts: int = _f(64, "contexts followed through updates, half of them the fixed panel; 0 for none", low=0)
     contexts_every: int = _f(2, "updates between those with contexts of their own; the panel follows all", low=1)
     jvp_every: int = _f(4, "of those updates, every so many also get the JVP of the step; 0 for none", low=0)

@@ -35,7 +35,7 @@ from .optimizer import learning_rate, make_optimizer
 from .randomness import Streams
 from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .regularizers import kl_penalty
-from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
+from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
 from .start import load_policy_and_task, pick_device, run_identity
 from .update import Updater, UpdateResult
 
@@ -107,6 +107,7 @@ class Loop:
         self.reference = (
             copy.deepcopy(self.policy.model).requires_grad_(False) if config.objective.kl_coef > 0 else None
         )
+        self.sampler = RolloutModel(self.policy.model, getattr(torch, config.rollout.dtype or config.policy.dtype))
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
         self.critic = Critic(self.policy.model, config.critic.lr) if config.critic.enabled else None
@@ -166,7 +167,9 @@ class Loop:
         self._tell("rollout")
         with self._timed("rollout") as timing:
             chosen = [self.train_prompts[i] for i in self.cursor.next()]
-            batch = collect_rollouts(self.policy, self.task, chosen, self.objective, config, self.streams, self.step)
+            batch = collect_rollouts(
+                self.policy, self.sampler.current(), self.task, chosen, self.objective, config, self.streams, self.step
+            )
             timing["tokens"] = int(batch.lengths.sum())
         groups = choose_groups(len(chosen), config.record.tokens, self.streams["recording"])
         kept = choose_groups(len(chosen), config.record.rollouts, self.streams["recording"])
@@ -222,11 +225,11 @@ class Loop:
         result = self.updater.apply(batch, rows, self.reference, str(index))
         steps = {name: value - before[name] for name, value in self._parameters().items()}
         norm = torch.nn.utils.get_total_norm(list(steps.values())).item()
-        statistics = {}
+        statistics = []
         if fields.tokens > 0:
             for one in result.passes:
-                statistics[one.sign] = pass_statistics(one)
-                if (columns := token_rows(index, one, batch, groups, fields, statistics[one.sign])) is not None:
+                statistics.append(pass_statistics(one, fields))
+                if (columns := token_rows(index, one, batch, groups, fields, statistics[-1])) is not None:
                     self.writer.append("tokens", columns)
         self.writer.append("updates", update_row(index, result, statistics, lr, norm))
         _check_step(norm, index)
@@ -260,7 +263,7 @@ class Loop:
         result.normalizer = self.config.update.constant
         steps = [value - before[name] for name, value in self._parameters().items()]
         norm = torch.nn.utils.get_total_norm(steps).item()
-        self.writer.append("updates", update_row(index, result, {}, lr, norm))
+        self.writer.append("updates", update_row(index, result, [], lr, norm))
         _check_step(norm, index)
         self.update += 1
         self.updates_made += 1
@@ -282,13 +285,13 @@ class Loop:
             # The first minibatch's rows are seen before any update: there the policy is its own old policy.
             first = set(plans[0][0].tolist()) if plans[0] and not penalty else set()
             rows = [i for i in used if i not in first]
-            old = torch.full((len(batch), width), torch.nan, dtype=self.updater.parameters[0].dtype)
+            old = torch.full((len(batch), width), torch.nan, dtype=self.updater.runner.dtype)
             if rows:
-                old[rows] = self.updater.log_probs(self.policy.model, batch, rows)
+                old[rows] = self.updater.runner.log_probs(self.policy.model, batch, rows)
             batch.old_log_probs = old
         if self.reference is not None and used:
-            ref = torch.zeros(len(batch), width, dtype=self.updater.parameters[0].dtype)
-            ref[used] = self.updater.log_probs(self.reference, batch, used)
+            ref = torch.zeros(len(batch), width, dtype=self.updater.runner.dtype)
+            ref[used] = self.updater.runner.log_probs(self.reference, batch, used)
             batch.ref_log_probs = ref
             if penalty:
                 assert batch.old_log_probs is not None

@@ -96,10 +96,9 @@ def step_row(batch: RolloutBatch, n_updates: int) -> Columns:
 
 
 def update_row(
-    index: UpdateIndex, result: UpdateResult, statistics: dict[int, TokenStatistics], lr: float, step_norm: float
+    index: UpdateIndex, result: UpdateResult, statistics: list[TokenStatistics], lr: float, step_norm: float
 ) -> Columns:
-    """The row of the table `updates`; `statistics` by sign over real tokens, empty where they are not recorded."""
-    by_sign: dict[int, SignPass] = {one.sign: one for one in result.passes}
+    """The row of the table `updates`; `statistics` of the real tokens of each pass, empty where not recorded."""
     row: Columns = {
         "update": index.update,
         "step": index.step,
@@ -116,19 +115,22 @@ def update_row(
     for name in ("pos", "neg", "reg", "total"):
         row[f"grad_norm_{name}"] = result.grad_norm.get(name)
     for sign, name in ((1, "pos"), (-1, "neg")):
-        one = by_sign.get(sign)
-        row[f"rows_{name}"] = 0 if one is None else len(one.rows)
-        row[f"tokens_{name}"] = 0 if one is None else int(one.mask.sum())
+        passes = [one for one in result.passes if one.sign == sign]
+        row[f"rows_{name}"] = sum(len(one.rows) for one in passes)
+        row[f"tokens_{name}"] = sum(int(one.mask.sum()) for one in passes)
         row |= dict.fromkeys(f"{c}_{name}" for c in ("ratio_mean", "clip_low", "clip_high", "weight_sum", "entropy"))
-        if one is None:
+        if not passes:
             continue
-        row[f"weight_sum_{name}"] = one.weights[one.mask].double().sum().item()
-        if one.ratio is not None:
-            row[f"ratio_mean_{name}"] = one.ratio[one.mask].double().mean().item()
-            row[f"clip_low_{name}"] = (one.clip[one.mask] < 0).double().mean().item()
-            row[f"clip_high_{name}"] = (one.clip[one.mask] > 0).double().mean().item()
-        if sign in statistics:
-            row[f"entropy_{name}"] = statistics[sign].entropy.double().mean().item()
+        row[f"weight_sum_{name}"] = _over_tokens(passes, [one.weights for one in passes]).sum().item()
+        ratios = [one.ratio for one in passes if one.ratio is not None]
+        if ratios:
+            clip = _over_tokens(passes, [one.clip for one in passes])
+            row[f"ratio_mean_{name}"] = _over_tokens(passes, ratios).mean().item()
+            row[f"clip_low_{name}"] = (clip < 0).double().mean().item()
+            row[f"clip_high_{name}"] = (clip > 0).double().mean().item()
+        entropies = [s.entropy for one, s in zip(result.passes, statistics, strict=False) if one.sign == sign]
+        if entropies:
+            row[f"entropy_{name}"] = torch.cat(entropies).double().mean().item()
     tokens = row["tokens_pos"] + row["tokens_neg"]
     with_kl = any(one.kl_weights is not None for one in result.passes)
     row["value_loss"] = result.value_loss
@@ -136,9 +138,18 @@ def update_row(
     return {name: [value] for name, value in row.items()}
 
 
-def pass_statistics(one: SignPass) -> TokenStatistics:
+def _over_tokens(passes: list[SignPass], values: list[Tensor]) -> Tensor:
+    """The (B, R) values of each pass at its real tokens, one after the other in float64."""
+    return torch.cat([value[one.mask] for one, value in zip(passes, values, strict=True)]).double()
+
+
+def pass_statistics(one: SignPass, fields: RecordFields) -> TokenStatistics:
     """Statistics of the real tokens of a pass, flattened in row-major order."""
-    return token_statistics(one.logits[one.mask], one.batch.tokens[one.mask])
+    return token_statistics(_as_wide(one.logits[one.mask], fields), one.batch.tokens[one.mask])
+
+
+def _as_wide(logits: Tensor, fields: RecordFields) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, getattr(torch, fields.dtype)))
 
 
 def token_rows(
@@ -191,7 +202,7 @@ def token_rows(
         "kl_weight": pick(one.kl_weights),
     }
     if fields.columns == "full":
-        logits = one.logits[kept.to(one.logits.device)]
+        logits = _as_wide(one.logits[kept.to(one.logits.device)], fields)
         full = token_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
         membership = bucket_membership(logits, BUCKETS)
         probs = logits.softmax(-1)

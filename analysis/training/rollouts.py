@@ -7,6 +7,7 @@ per rollout whether it is used or not.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..objectives import Objective
 from .fields import RunConfig
 from .randomness import Streams
 
-__all__ = ["PromptCursor", "RolloutBatch", "collect_rollouts"]
+__all__ = ["PromptCursor", "RolloutBatch", "RolloutModel", "collect_rollouts"]
 
 
 class PromptCursor:
@@ -46,6 +47,24 @@ class PromptCursor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._order = list(state["order"])
+
+
+class RolloutModel:
+    """The model that samples: the policy's own, or a copy in another dtype that follows it."""
+
+    def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
+        self._source = model
+        same = next(model.parameters()).dtype == dtype
+        self._copy = None if same else copy.deepcopy(model).requires_grad_(False).to(dtype)
+
+    @torch.no_grad()
+    def current(self) -> torch.nn.Module:
+        """The sampling model at the policy's present parameters."""
+        if self._copy is None:
+            return self._source
+        for target, source in zip(self._copy.state_dict().values(), self._source.state_dict().values(), strict=True):
+            target.copy_(source)
+        return self._copy
 
 
 @dataclass
@@ -89,6 +108,7 @@ class RolloutBatch:
 
 def collect_rollouts(
     policy: Policy,
+    sampler: torch.nn.Module,
     task: Task,
     prompts: list[Prompt],
     objective: Objective,
@@ -96,7 +116,7 @@ def collect_rollouts(
     streams: Streams,
     step: int,
 ) -> RolloutBatch:
-    """Sample, verify, reward and weigh one batch of rollouts.
+    """Sample from `sampler` (the policy's model or its copy), verify, reward and weigh one batch of rollouts.
 
     Advantages are those of the objective from the (possibly noisy) rewards; rows with advantage 0 are not `selected`,
     whatever a KL penalty adds to them later.
@@ -106,7 +126,7 @@ def collect_rollouts(
     limit = fields.max_new_tokens or task.max_new_tokens
     try:
         samples = sample(
-            policy.model,
+            sampler,
             [p.ids for p in prompts],
             group_size=fields.group_size,
             max_new_tokens=limit,

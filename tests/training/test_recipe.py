@@ -186,6 +186,7 @@ class TestCombinations:
             ({"critic.enabled": True, "objective.name": "psr"}, r'critic\.enabled with objective\.name = "psr"'),
             ({"critic.enabled": True, "update.rows": "drop"}, r'critic\.enabled with update\.rows = "drop"'),
             ({"critic.enabled": True, "objective.advantage": "group_mean"}, r"critic\.enabled with .*: two baselines"),
+            ({"update.autocast": "bfloat16", "policy.dtype": "float64"}, r"update\.autocast .* leaves float64"),
             (
                 {"critic.enabled": True, "objective.kl_coef": 0.1, "objective.kl_placement": "reward"},
                 r'critic\.enabled with objective\.kl_placement = "reward"',

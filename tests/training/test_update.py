@@ -243,7 +243,7 @@ def test_rows_of_the_tables():
     batch = random_batch(updater.objective, off_policy=0.3, policy=updater.policy)
     index = UpdateIndex(0, 0, 0, 0)
     result = updater.apply(batch, ROWS, None, str(index))
-    statistics = {one.sign: pass_statistics(one) for one in result.passes}
+    statistics = [pass_statistics(one, config.record) for one in result.passes]
     row = update_row(index, result, statistics, 0.1, 0.5)
     for one, name in itertools.product(result.passes, ("pos", "neg")):
         if (one.sign > 0) == (name == "pos"):
@@ -253,8 +253,8 @@ def test_rows_of_the_tables():
             assert row[f"weight_sum_{name}"][0] == pytest.approx(one.weights[one.mask].sum().item())
     groups = torch.tensor([False, True, False, True])
     seen = set()
-    for one in result.passes:
-        rows = token_rows(index, one, batch, groups, config.record, statistics[one.sign])
+    for one, of_pass in zip(result.passes, statistics, strict=True):
+        rows = token_rows(index, one, batch, groups, config.record, of_pass)
         for k, (i, t) in enumerate(zip(rows["rollout"].tolist(), rows["position"].tolist(), strict=True)):
             assert groups[i // 4]
             assert rows["token"][k] == batch.responses[i][t]
