@@ -321,6 +321,7 @@ TIMINGS = Table(
         _c("seconds", "float64", "duration", "s"),
         _c("tokens", "int64", "tokens processed", "tokens", null=True),
         _c("peak_rss_bytes", "int64", "peak resident memory of the process so far", "bytes"),
+        _c("peak_cuda_bytes", "int64", "peak memory allocated on the CUDA device so far", "bytes", null=True),
     ),
 )
 

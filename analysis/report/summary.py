@@ -20,6 +20,7 @@ from ..plots import BASE
 from .bands import band
 from .curves import rollout_groups
 from .tables import Cell, Table
+from .times import time_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +98,8 @@ def summarize(experiment: Experiment) -> Summary:
         notes.append(f"No table at matched Pass@1: {error}")
     if (predictions := _predictions(done)) is not None:
         tables.append(predictions)
+    if (times := time_table({label: list(of.values()) for label, of in _members(done).items()})) is not None:
+        tables.append(times)
     return Summary(experiment.name, seeds, tuple(tables), tuple(notes))
 
 

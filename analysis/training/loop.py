@@ -395,6 +395,7 @@ class Loop:
         yield row
         row["seconds"] = time.perf_counter() - start
         row["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        row["peak_cuda_bytes"] = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
         self._timings.append(row)
 
 

@@ -143,6 +143,10 @@ def _append_step(writer: RunWriter, step: int) -> None:
         "step": step, "n_rollouts": 8, "n_updates": 2, "reward_mean": correct.mean(), "correct_ratio": correct.mean(),
         "fully_solved_ratio": 0.5, "none_solved_ratio": 0.25 * (step == 0), "entropy_own": 0.7,
     }])
+    _append(writer, "timings", [
+        {"step": step, "phase": phase, "seconds": seconds, "tokens": tokens, "peak_rss_bytes": 1}
+        for phase, seconds, tokens in (("rollout", 0.5, 100), ("update", 2.0, 90), ("evaluate", 1.0, None))
+    ])
     _append(writer, "updates", [
         {"update": 2 * step + i, "step": step, "epoch": 0, "minibatch": i, "skipped": False, "rows_pos": 2,
          "rows_neg": 2, "tokens_pos": 4, "tokens_neg": 4, "lr": 1e-3, "param_step_norm": 0.1}

@@ -67,6 +67,14 @@ def test_predictions_are_compared_and_never_mixed(summary: Summary) -> None:
     assert rows["NSR −"]["log π: JVP R²"]["value"] == pytest.approx(1.0, abs=1e-6)
 
 
+def test_where_the_time_went(summary: Summary) -> None:
+    rows = table(summary, "where the time went")
+    assert list(rows["PSR"])[1:] == ["update", "evaluate", "rollout", "all", "rollout tok/s", "ms an update"]
+    found = {name: cell["value"] for name, cell in rows["NSR"].items() if name}
+    # two steps of 2 + 1 + 0.5 s, 100 tokens a step in 0.5 s, two updates in 2 s
+    assert found == {"update": 4, "evaluate": 2, "rollout": 1, "all": 7, "rollout tok/s": 200, "ms an update": 1000}
+
+
 def test_several_seeds_give_intervals_over_seeds(three_seeds: Experiment) -> None:
     summary = summarize(three_seeds)
     assert summary.seeds == 3

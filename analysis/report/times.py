@@ -1,0 +1,47 @@
+"""Where the time of an experiment went: wall-clock seconds of each phase, by method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from .tables import Cell, Table
+
+if TYPE_CHECKING:
+    from ..recording import Run
+
+__all__ = ["time_table"]
+
+_NOTE = "Mean over seeds. Runs share the machine with one another; a resumed run counts what its commits hold."
+
+
+def time_table(members: Mapping[str, Sequence[Run]]) -> Table | None:
+    """Seconds per phase for each label of `members`; None where nothing was timed.
+
+    The last columns: rollout tokens a second, and milliseconds of the phase update for one optimiser update.
+    """
+    sums = {label: [_of_run(run) for run in runs if run.rows("timings")] for label, runs in members.items()}
+    means = {label: pd.concat(found, axis=1).mean(axis=1) for label, found in sums.items() if found}
+    if not means:
+        return None
+    named = ("rollout tok/s", "ms an update")
+    phases = list(dict.fromkeys(p for mean in means.values() for p in mean.index if p not in named))
+    rows = [(label, *(Cell(float(mean.get(p, float("nan")))) for p in (*phases, *named))) for label, mean in
+            means.items()]
+    return Table("where the time went (seconds)", ("", *phases, *named), tuple(rows), _NOTE)
+
+
+def _of_run(run: Run) -> pd.Series:
+    timings = run.table("timings", ["phase", "seconds", "tokens"])
+    by_phase = timings.groupby("phase", sort=False).sum()
+    seconds = by_phase["seconds"].sort_values(ascending=False)
+    found = seconds.round(2).to_dict()
+    found["all"] = round(float(seconds.sum()), 2)
+    if "rollout" in by_phase.index:
+        found["rollout tok/s"] = round(float(by_phase["tokens"]["rollout"] / seconds["rollout"]))
+    made = int(run.table("steps", ["n_updates"])["n_updates"].sum())
+    if made and "update" in by_phase.index:
+        found["ms an update"] = round(1000 * float(seconds["update"]) / made, 1)
+    return pd.Series(found)
