@@ -27,9 +27,10 @@ def time_table(members: Mapping[str, Sequence[Run]]) -> Table | None:
     if not means:
         return None
     named = ("rollout tok/s", "ms an update")
-    phases = list(dict.fromkeys(p for mean in means.values() for p in mean.index if p not in named))
-    rows = [(label, *(Cell(float(mean.get(p, float("nan")))) for p in (*phases, *named))) for label, mean in
-            means.items()]
+    phases = list(dict.fromkeys(name for mean in means.values() for name in mean.index if name not in named))
+    rows: list[tuple[Cell | str, ...]] = []
+    for label, mean in means.items():
+        rows.append((label, *(Cell(float(mean.get(name, float("nan")))) for name in (*phases, *named))))
     return Table("where the time went (seconds)", ("", *phases, *named), tuple(rows), _NOTE)
 
 
