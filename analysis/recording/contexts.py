@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..laws import TokenStatistics, bucket_membership, kl_divergence, sum_by_bucket, token_statistics
 from .encoding import ragged
-from .jvp import distribution_change, jvp_step
-from .schema import BUCKETS
+from .jvp import distribution_change, jvp_step, jvp_steps
+from .schema import BUCKETS, SHARES
 
 __all__ = ["ContextProbe", "ContextRows", "draw_contexts"]
 
@@ -159,6 +159,7 @@ class ContextProbe:
         self._numbers = np.empty(0, dtype=np.int32)
         self._before: _Snapshot | None = None
         self._dlogits: Tensor | None = None
+        self._parts: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values from which `load_state_dict` goes on."""
@@ -176,7 +177,7 @@ class ContextProbe:
 
         Cost: a forward pass over the batch's rows, and one over the panel's unless `update` follows the last one seen.
         """
-        self._update, self._before, self._dlogits = update, None, None
+        self._update, self._before, self._dlogits, self._parts = update, None, None, None
         self._rows, logits, numbers, new = [], [], [], []
         if self._panel is not None and len(self._panel):
             if self._next == 0:
@@ -197,9 +198,17 @@ class ContextProbe:
             self._before = self._snapshot(torch.cat(logits))
         return new
 
-    def jvp(self, model: nn.Module, params_before: Mapping[str, Tensor], step: Mapping[str, Tensor]) -> None:
+    def jvp(
+        self,
+        model: nn.Module,
+        params_before: Mapping[str, Tensor],
+        step: Mapping[str, Tensor],
+        parts: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
         """Add the first-order change under the actual parameter step to what `after` returns; see `jvp_step`.
 
+        With `parts` of the step, by names of `schema.SHARES`, also that under each of them; parts that are missing are
+        zero. The change under the whole step is computed by itself, not as their sum.
         Cost: one forward pass with tangents over the rows of both kinds.
         """
         if not self._rows:
@@ -207,9 +216,16 @@ class ContextProbe:
         prompts = list(chain.from_iterable(rows.prompts for rows in self._rows))
         responses = list(chain.from_iterable(rows.responses for rows in self._rows))
         positions = list(chain.from_iterable(rows.positions for rows in self._rows))
-        self._dlogits = jvp_step(
-            model, lambda: _pick(self._logits_fn(prompts, responses), positions), params_before, step
-        ).double()
+
+        def logits() -> Tensor:
+            return _pick(self._logits_fn(prompts, responses), positions)
+
+        if not parts:
+            self._dlogits = jvp_step(model, logits, params_before, step).double()
+        else:
+            whole, *of_parts = jvp_steps(model, logits, params_before, [step, *parts.values()]).double()
+            self._dlogits = whole
+        self._parts = None if parts is None else dict(zip(parts, of_parts if parts else (), strict=True))
 
     @torch.no_grad()
     def after(self, update: int, *, weights: Sequence[Sequence[float]] | None = None) -> list[dict[str, Any]]:
@@ -277,6 +293,12 @@ class ContextProbe:
             change = distribution_change(before.log_probs, before.tokens, self._dlogits, self._temperature)
             columns["jvp_dlog_prob"], columns["jvp_dentropy"] = change.log_prob, change.entropy
             columns["jvp_bucket"] = by_bucket(change.probs)
+        if self._parts is not None:
+            shares = torch.zeros(2, len(y), len(SHARES), dtype=torch.float64, device=y.device)
+            for name, dlogits in self._parts.items():
+                change = distribution_change(before.log_probs, before.tokens, dlogits, self._temperature)
+                shares[..., SHARES.index(name)] = torch.stack([change.log_prob, change.entropy])
+            columns["jvp_dlog_prob_shares"], columns["jvp_dentropy_shares"] = shares
         tops = [snapshot.stats.top_ids for snapshot in (before, after) if snapshot.stats.top_ids is not None]
         ids = torch.cat([*tops, y], -1)
         new = ~(ids[:, :, None] == ids[:, None, :]).tril(-1).any(-1)

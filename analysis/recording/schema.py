@@ -22,6 +22,7 @@ __all__ = [
     "RUN_FIELDS",
     "RUN_STATUS",
     "SCHEMA_VERSION",
+    "SHARES",
     "TABLES",
     "Column",
     "Table",
@@ -34,6 +35,11 @@ SCHEMA_VERSION = 1
 # the last, counted from one.
 BUCKETS: tuple[int, ...] = (1, 4, 16, 128, 1024)
 BUCKET_LABELS: tuple[str, ...] = ("1", "2–4", "5–16", "17–128", "129–1024", "1025+")
+
+# Parts of a parameter step: of this update's gradients (now) and of earlier ones, in momentum (past), each by source:
+# rewarded rows, unrewarded rows, entropy bonus and KL loss, weight decay.
+SHARES: tuple[str, ...] = tuple(f"{source}_{when}" for when in ("now", "past") for source in
+                                ("pos", "neg", "reg", "decay"))
 
 RUN_STATUS = ("running", "complete", "interrupted", "diverged")
 
@@ -224,6 +230,9 @@ FLOWS = Table(
         _c("jvp_dlog_prob", "float32", "first-order Δ log π_y from the actual parameter step", "nats", null=True),
         _c("jvp_dentropy", "float32", "first-order ΔH from the actual parameter step", "nats", null=True),
         _c("jvp_bucket", "floats", "first-order Δ of bucket_mass from the actual parameter step", null=True),
+        _c("jvp_dlog_prob_shares", "floats", f"jvp_dlog_prob by part of the step: {', '.join(SHARES)}", "nats",
+           null=True),
+        _c("jvp_dentropy_shares", "floats", "jvp_dentropy by part of the step, in the same order", "nats", null=True),
         _c("top_ids", "ints", "tokens at the top before, at the top after, and y"),
         _c("top_prob_before", "floats", "π of top_ids"),
         _c("top_prob_after", "floats", "π' of top_ids"),

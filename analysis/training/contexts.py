@@ -23,6 +23,7 @@ from ..recording.contexts import ContextProbe, ContextRows, draw_contexts
 from .fields import RunConfig
 from .records import UpdateIndex
 from .rollouts import RolloutBatch
+from .shares import StepShares
 from .update import UpdateResult
 
 __all__ = ["ContextFollower"]
@@ -38,8 +39,14 @@ class ContextFollower:
         fixed: FixedPrefixes,
         held_out: list[Prompt],
         generator: torch.Generator,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self._fields, self._policy, self._generator = config.record, policy, generator
+        trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        self._shares = None
+        if config.record.contexts and config.record.jvp_every and config.record.shares_every:
+            self._shares = StepShares(trained, optimizer, config.optimizer)
+        self._parts: dict[str, dict[str, Tensor]] | None = None
         self._batch: ContextRows | None = None
         panel = None
         if config.record.contexts > 1:
@@ -88,6 +95,18 @@ class ContextFollower:
             step=batch.step,
         )
 
+    def stepped(self, index: UpdateIndex, result: UpdateResult, before: dict[str, Tensor]) -> None:
+        """Take note of an update that was made from the parameters `before`; for every update, followed or not."""
+        if self._shares is not None:
+            split = self._due(index, self._fields.shares_every)
+            parts = self._shares.take(result, before, split=split)
+            self._parts = parts if split else None
+
+    def _due(self, index: UpdateIndex, every: int = 1) -> bool:
+        """Whether the update is one of every so many that get a JVP."""
+        every *= self._fields.contexts_every * self._fields.jvp_every
+        return every > 0 and index.update % every == 0
+
     def after(
         self,
         index: UpdateIndex,
@@ -97,18 +116,20 @@ class ContextFollower:
         writer: RunWriter,
     ) -> None:
         """Look again at the new parameters; `steps` is the actual parameter step from `before`."""
-        every = self._fields.contexts_every * self._fields.jvp_every
-        if every and index.update % every == 0:
-            self._probe.jvp(self._policy.model, before, steps)
+        if self._due(index):
+            self._probe.jvp(self._policy.model, before, steps, self._parts)
         weights = None if self._batch is None else _weights(self._batch, result)
         for columns in self._probe.after(index.update, weights=weights):
             writer.append("flows", columns)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._probe.state_dict()
+        shares = None if self._shares is None else self._shares.state_dict()
+        return {"probe": self._probe.state_dict(), "shares": shares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._probe.load_state_dict(state)
+        self._probe.load_state_dict(state["probe"])
+        if self._shares is not None:
+            self._shares.load_state_dict(state["shares"])
 
 
 def _weights(contexts: ContextRows, result: UpdateResult) -> list[list[float]]:

@@ -233,6 +233,7 @@ class Loop:
                     self.writer.append("tokens", columns)
         self.writer.append("updates", update_row(index, result, statistics, lr, norm))
         _check_step(norm, index)
+        self.contexts.stepped(index, result, before)
         if follow:
             with self._timed("contexts"):
                 self.contexts.after(index, result, before, steps, self.writer)
@@ -308,7 +309,8 @@ class Loop:
         return prompts[:count]
 
     def _follower(self) -> ContextFollower:
-        return ContextFollower(self.config, self.policy, self.fixed, self.held_out, self.streams["recording"])
+        return ContextFollower(self.config, self.policy, self.fixed, self.held_out, self.streams["recording"],
+                               self.optimizer)
 
     def _record_prompts(self) -> None:
         for prompts in (self.train_prompts, self.held_out):

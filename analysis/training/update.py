@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from toy_models import Policy
 
@@ -30,10 +30,13 @@ class UpdateResult:
     """One optimiser update; norms are of the whole parameter vector, before gradient clipping unless said otherwise.
 
     `passes` are in order of sign, rewarded rows first, several to a sign where `update.micro_batch` says so.
+    `gradients` are those of the sources pos, neg and reg that had rows, before clipping; `clip_coef` times their sum is
+    the gradient of the step.
     """
 
     passes: list[SignPass] = field(default_factory=list)
     normalizer: float | None = None
+    gradients: dict[str, Gradients] = field(default_factory=dict)
     grad_norm: dict[str, float] = field(default_factory=dict)
     grad_cos: float | None = None
     clip_coef: float | None = None
@@ -86,7 +89,7 @@ class Updater:
             return result
         scale = self._row_scale(batch, rows, result)
         positive = batch.rewards[rows] > 0
-        gradients: dict[str, Gradients] = {}
+        gradients = result.gradients
         for sign, name, chosen in ((1, "pos", positive), (-1, "neg", ~positive)):
             if chosen.any():
                 passes, gradient, regularizer = self.runner.run(
@@ -121,13 +124,15 @@ class Updater:
         return result
 
     def _step(self, result: UpdateResult, total: Gradients) -> None:
-        for parameter, gradient in zip(self.parameters, total, strict=True):
-            parameter.grad = gradient
         limit, norm = self.config.optimizer.max_grad_norm, result.grad_norm["total"]
         result.clip_coef = 1.0
         if limit is not None and norm > limit:
-            clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm))
-            result.clip_coef = limit / (norm + 1e-6)  # as clip_grads_with_norm_ computes it
+            coef = limit / (torch.tensor(norm, dtype=total[0].dtype) + 1e-6)  # as torch's clip_grad_norm_
+            result.clip_coef = coef.item()
+            # Not in place: the gradient of a single source is the total itself.
+            total = [gradient * coef.to(gradient.device) for gradient in total]
+        for parameter, gradient in zip(self.parameters, total, strict=True):
+            parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

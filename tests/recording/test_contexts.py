@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from analysis import UsageError
 from analysis.recording import ContextProbe, ContextRows, Run, RunWriter, draw_contexts, load_trace
 from analysis.recording.encoding import record_batch
-from analysis.recording.schema import BUCKETS
+from analysis.recording.schema import BUCKETS, SHARES
 
 
 def responses(count: int, seed: int, longest: int = 6) -> tuple[list[list[int]], list[list[int]], list[str]]:
@@ -173,7 +173,8 @@ def test_flows_and_contexts_equal_their_definitions(temperature: float) -> None:
         assert row.pop("update") == 9
         assert row.pop("context") == n
         assert row.pop("weight") == (0.5 * at - 1 if is_batch else None)
-        assert [row.pop(f"jvp_{name}") for name in ("dlog_prob", "dentropy", "bucket")] == [None] * 3
+        jvp = ("dlog_prob", "dentropy", "bucket", "dlog_prob_shares", "dentropy_shares")
+        assert [row.pop(f"jvp_{name}") for name in jvp] == [None] * 5
         expected = reference(z[n], after[n], y, temperature, top_k=3)
         assert row.keys() == expected.keys()
         for name, value in expected.items():  # records are float32
@@ -253,6 +254,43 @@ def test_the_jvp_is_recorded_beside_the_realised_change(tmp_path: Path) -> None:
     jvp, before, after = (np.stack(seen[name]) for name in ("jvp_bucket", "bucket_mass_before", "bucket_mass_after"))
     assert abs(jvp.sum(1)).max() < 1e-7  # mass is conserved
     assert abs(after - before - jvp).max() < 0.02 * abs(after - before).max()
+
+
+def test_the_jvp_of_each_part_is_recorded_in_its_place() -> None:
+    model = make_model(torch.float64)
+    probe = ContextProbe(make_logits_fn(model), panel=drawn("panel", 8, 1), temperature=0.7)
+    rows: dict[str, list[Any]] = {}
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    names = [name for name in SHARES if name not in ("reg_now", "decay_past")]
+    parts = {name: move(model, 1e-3, seed) for seed, name in enumerate(names)}
+    whole = {name: value - start[name] for name, value in model.named_parameters()}
+    alone: dict[str, Tensor] = {}
+    for update, (name, step) in enumerate([("whole", whole), *parts.items()]):
+        with torch.no_grad():
+            for parameter, value in model.named_parameters():
+                value.copy_(start[parameter])
+        probe.before(update)
+        probe.jvp(model, start, step, parts if name == "whole" else None)
+        columns = probe.after(update)[0]
+        if name == "whole":
+            rows = {column: columns[f"jvp_{column}_shares"] for column in ("dlog_prob", "dentropy")}
+        for column in rows:
+            alone[f"{name} {column}"] = columns[f"jvp_{column}"]
+    for column, shares in rows.items():
+        assert shares.shape == (8, len(SHARES))
+        for at, name in enumerate(SHARES):
+            expected = alone.get(f"{name} {column}", torch.zeros(8))
+            torch.testing.assert_close(shares[:, at], expected, rtol=1e-6, atol=1e-9)  # stored as float32
+        torch.testing.assert_close(shares.sum(1), alone[f"whole {column}"], rtol=1e-5, atol=1e-8)
+
+
+def test_a_step_without_parts_has_shares_of_zero(model: nn.Module) -> None:
+    probe = ContextProbe(make_logits_fn(model), panel=drawn("panel", 4, 1))
+    probe.before(0)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    probe.jvp(model, start, {}, {})
+    row = record_batch("flows", probe.after(0)[0]).to_pandas()
+    assert (np.stack(row["jvp_dlog_prob_shares"]) == np.zeros((4, len(SHARES)))).all()
 
 
 def test_looking_changes_nothing(model: nn.Module) -> None:

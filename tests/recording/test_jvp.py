@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from analysis import UsageError
 from analysis.recording import jvp_step
-from analysis.recording.jvp import distribution_change
+from analysis.recording.jvp import distribution_change, jvp_steps
 
 # of different lengths, so that the pass has left padding, a mask and position ids
 PROMPTS = [[5, 9, 3], [7], [100, 4, 2, 8]]
@@ -81,6 +81,32 @@ def test_parameters_without_a_step_do_not_move(model64: nn.Module) -> None:
     assert dlogits[1].abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_several_steps_at_once_are_as_each_alone(tied: bool) -> None:
+    model = make_model(torch.float64, tied=tied)
+    logits_fn = make_logits_fn(model)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    whole = random_step(model, 1e-2)
+    steps = [
+        whole,
+        {name: value for name, value in whole.items() if "layers.1" in name},
+        {name: value for name, value in whole.items() if "layers.1" not in name},
+        random_step(model, 1e-3, seed=1),
+    ]
+    with torch.no_grad():  # from `params_before`, not from where the model is now
+        for name, value in model.named_parameters():
+            value.add_(whole[name])
+
+    def logits() -> Tensor:
+        return logits_fn(PROMPTS, RESPONSES)
+
+    together = jvp_steps(model, logits, start, steps)
+    alone = torch.stack([jvp_step(model, logits, start, step) for step in steps])
+    assert alone[1].abs().max() > 1e-3
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(together[0], together[1] + together[2], rtol=1e-12, atol=1e-13)
+
+
 def test_the_model_is_left_as_it_was(model: nn.Module) -> None:
     logits_fn = make_logits_fn(model)
     logits_fn(PROMPTS, RESPONSES).square().sum().backward()
@@ -89,7 +115,9 @@ def test_the_model_is_left_as_it_was(model: nn.Module) -> None:
     kernels = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
     random = torch.random.get_rng_state()
     step = random_step(model, 1e-3)
-    jvp_step(model, lambda: logits_fn(PROMPTS, RESPONSES), {n: p[1] for n, p in params.items()}, step)
+    before = {n: p[1] for n, p in params.items()}
+    jvp_step(model, lambda: logits_fn(PROMPTS, RESPONSES), before, step)
+    jvp_steps(model, lambda: logits_fn(PROMPTS, RESPONSES), before, [step, step])
     for name, value in model.named_parameters():
         parameter, data, grad = params[name]
         assert value is parameter
@@ -108,6 +136,10 @@ def test_refusals(model: nn.Module) -> None:
         jvp_step(model, lambda: logits_fn(PROMPTS, RESPONSES), {}, {"weight": torch.zeros(1)})
     with pytest.raises(UsageError, match=r"params_before: expected names of parameters of the model, got 'other'"):
         jvp_step(model, lambda: logits_fn(PROMPTS, RESPONSES), {"other": torch.zeros(1)}, {})
+    with pytest.raises(UsageError, match=r"steps: expected names of parameters of the model, got 'weight'"):
+        jvp_steps(model, lambda: logits_fn(PROMPTS, RESPONSES), {}, [{}, {"weight": torch.zeros(1)}])
+    with pytest.raises(UsageError, match=r"steps: expected at least one, got none"):
+        jvp_steps(model, lambda: logits_fn(PROMPTS, RESPONSES), {}, [])
 
     def no_rule() -> Tensor:
         raise NotImplementedError("Trying to use forward AD with _flash that does not support it\nmore")

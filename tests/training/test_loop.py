@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.errors import UsageError
 from analysis.recording import digest, load_trace
+from analysis.recording.schema import SHARES
 from analysis.training import Recipe
 from analysis.training.loop import Loop, train
 from toy_models import get_task, load_policy
@@ -195,6 +196,41 @@ def test_panel_and_batch_contexts(plain):
     assert set(with_jvp["update"]) == {0, 4}  # every second time that there are contexts of the update
     realised = with_jvp.log_prob_after - with_jvp.log_prob_before
     assert np.corrcoef(realised, with_jvp.jvp_dlog_prob)[0, 1] > 0.9
+
+
+def shares(run, column):
+    flows = run.table("flows")
+    seen = flows[flows[f"{column}_shares"].notna()]
+    return seen["update"].to_numpy(), np.stack(seen[f"{column}_shares"]).astype(float), seen[column].to_numpy(float)
+
+
+def test_shares_sum_to_the_jvp_and_stand_under_their_source(plain, tmp_path):
+    settings = {**SMALL, "record.jvp_every": 1, "record.shares_every": 2, "optimizer.weight_decay": 0.1,
+                "objective.name": "reinforce", "objective.entropy_coef": 0.01, "update.rows": "keep", "grid": "unset"}
+    both = go(tmp_path / "both", Recipe.load("tiny").set(**settings).expand()[0].config)
+    present = {
+        id(plain): {"pos_now", "pos_past"},
+        id(both): set(SHARES) - {"decay_past"},
+    }
+    for run, updates in ((plain, {0, 4}), (both, {0, 4})):
+        for column in ("jvp_dlog_prob", "jvp_dentropy"):
+            at, parts, whole = shares(run, column)
+            assert set(at) == updates
+            # parts and whole are each exact to float32 of the largest of them, through the model's own rounding
+            scale = np.abs(parts).sum(1).max()
+            np.testing.assert_allclose(parts.sum(1), whole, rtol=0, atol=1e-5 * scale)
+            assert {name for i, name in enumerate(SHARES) if parts[:, i].any()} == present[id(run)]
+            past = [i for i, name in enumerate(SHARES) if name.endswith("past")]
+            assert not parts[at == 0][:, past].any()
+            assert np.abs(parts[at == 4][:, past]).sum() > 0
+
+
+def test_shares_change_no_other_column(plain, tmp_path):
+    without = go(tmp_path / "run", tiny(**{**SMALL, "record.shares_every": 0})).table("flows")
+    assert without[["jvp_dlog_prob_shares", "jvp_dentropy_shares"]].isna().all(axis=None)
+    flows = plain.table("flows")
+    for name in flows.columns.drop(["jvp_dlog_prob_shares", "jvp_dentropy_shares"]):
+        assert flows[name].astype(str).equals(without[name].astype(str)), name
 
 
 def test_dropping_rows_is_invisible_when_the_normaliser_counts_them_out(tmp_path):
