@@ -5,31 +5,29 @@ Prompt `S T F1 F2 :`, response `d1 s1 d2 s2 … $` with s_0 = S. A response is c
 to four jumps. F1 < F2 lie strictly between S and T, so a prompt is its set (S, T, {F1, F2}).
 
 With D = T − S there are at most 525 correct responses (D = 19, 20) and one where D = 36. D is uniform over the prompts
-of the splits, while in the pretraining text (`corpus.py`) it is that of a random walk and ends at 29: longer ways are
-new to the base, and the longest, with few solutions, are hard for it.
+of the splits, while in the pretraining text it is that of a random walk and may end earlier (29 for the base «path»):
+longer ways are new to such a base, and the longest, with few solutions, are hard for it.
+
+A row of the text is a random walk (2, 3 or 4 jumps, each uniform) from a uniform S, whose end is T, with two numbers
+between as the forbidden ones. A walk may ignore these, and a sum may slip: the jump written before it is off by one or
+two.
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
-from .tokenizer import word_ids, word_tokenizer
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from .puzzle import END, PAD, PROMPT_LENGTH, Ints, PuzzleTask
 
-__all__ = ["PAD", "PathTask", "Puzzle", "SmallPathTask", "jump_sequences"]
+__all__ = ["PathTask", "Puzzle", "SmallPathTask", "Walks", "jump_sequences"]
 
-PAD, END, COLON = "<pad>", "$", ":"
 MIN_JUMPS, MAX_JUMPS = 2, 4
-# Fixed once, apart from every seed of a run: which prompts are held out must never depend on an experiment.
-SPLIT_SEED = 20250601
 
 
 class Puzzle(NamedTuple):
@@ -59,108 +57,54 @@ def _sequences_by_distance(largest_jump: int) -> dict[int, list[tuple[int, ...]]
     return found
 
 
-class PathTask:
+class Walks(NamedTuple):
+    """Walks of the pretraining text, one a row."""
+
+    start: Ints  # (n, 1)
+    jumps: Ints  # (n, 4), zero after the end
+    forbidden: Ints  # (n, 2), ascending, counted from the start
+
+    def puzzles(self) -> Ints:
+        """(n, 4): start, target and the forbidden numbers."""
+        target = self.start + self.jumps.sum(axis=1, keepdims=True)
+        return np.concatenate([self.start, target, self.start + self.forbidden], axis=1)
+
+
+class PathTask(PuzzleTask[Puzzle]):
     """The task in its own 108 tokens, or in those of a tokenizer that has a token for each of its words.
 
     Raises ValueError for a tokenizer without a token for some word, or without an end token.
     """
 
     name = "path"
+    prompt_form = "S T F1 F2 :"
     n_numbers = 96
     largest_jump = 9
-    distances = (6, 36)  # least and greatest T − S
-    corpus_distances = (6, 29)  # what pretraining shows of them
+    marks = tuple(f"+{d}" for d in range(1, 10))
+    distances: ClassVar = (6, 36)  # least and greatest T − S
     split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 2048}
     max_new_tokens = 2 * MAX_JUMPS + 1
+    corpus_settings: ClassVar = {
+        "slip": "probability that a sum slips: the jump written before it is off by one or two",
+        "ignore": "probability that a walk may land on forbidden numbers",
+        "longest": "greatest distance T − S",
+    }
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        self.words = [PAD, END, COLON]
-        self.words += [f"+{d}" for d in range(1, self.largest_jump + 1)]
-        self.words += [str(n) for n in range(self.n_numbers)]
-        if tokenizer is None:
-            self.ids = {word: i for i, word in enumerate(self.words)}
-        else:
-            if tokenizer.eos_token_id is None:
-                raise ValueError(
-                    "tokenizer: expected an end-of-sequence token, received one whose eos_token_id is None; "
-                    "set tokenizer.eos_token"
-                )
-            self.ids = {**word_ids(tokenizer, self.words[2:]), END: int(tokenizer.eos_token_id)}
-        self._tokenizer = tokenizer
-        self._word_of = {i: word for word, i in self.ids.items()}
-        self._jump_of = {self.ids[f"+{d}"]: d for d in range(1, self.largest_jump + 1)}
-        self._number_of = {self.ids[str(n)]: n for n in range(self.n_numbers)}
+    def _puzzle(self, numbers: Iterable[int]) -> Puzzle:
+        return Puzzle(*numbers)
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._tokenizer or word_tokenizer(self.words, pad=PAD, eos=END)
-
-    def prompts(self, split: str) -> list[Prompt]:
-        """The prompts of a split, in a fixed order. Raises ValueError for an unknown split."""
-        if split not in SPLITS:
-            raise ValueError(unknown_name("split", split, SPLITS))
-        return [self._prompt(puzzle, split) for puzzle in self.splits[split]]
-
-    def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
-        """Judge a response; the reason names its first error. Raises ValueError for a prompt of another form."""
-        reason = self._first_error(self.parse(prompt_ids), [int(i) for i in response_ids])
-        return Verdict(reason is None, reason or "correct")
-
-    def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]]:
-        """Every correct response, end token included. Raises ValueError for a prompt of another form."""
-        puzzle = self.parse(prompt_ids)
-        return [self.encode_path(puzzle.start, jumps) for jumps in self._valid_jumps(puzzle)]
-
-    def parse(self, prompt_ids: Sequence[int]) -> Puzzle:
-        """The numbers of a prompt. Raises ValueError where it is not `S T F1 F2 :`."""
-        ids = [int(i) for i in prompt_ids]
-        if len(ids) != 5 or ids[4] != self.ids[COLON] or not all(i in self._number_of for i in ids[:4]):
-            words = " ".join(self._word_of.get(i, f"<{i}>") for i in ids)
-            raise ValueError(f"prompt_ids: expected four numbers and a colon, 'S T F1 F2 :', received {words!r}")
-        return Puzzle(*(self._number_of[i] for i in ids[:4]))
-
-    def encode_prompt(self, puzzle: Puzzle) -> tuple[int, ...]:
-        """Token ids of a prompt."""
-        return (*(self.ids[str(n)] for n in puzzle), self.ids[COLON])
-
-    def encode_path(self, start: int, jumps: Sequence[int]) -> tuple[int, ...]:
-        """Token ids of the response that makes these jumps with right sums, end token included."""
-        ids, at = [], start
-        for jump in jumps:
-            at += jump
-            ids += [self.ids[f"+{jump}"], self.ids[str(at)]]
-        return (*ids, self.ids[END])
-
-    @cached_property
-    def splits(self) -> dict[str, list[Puzzle]]:
-        """The puzzles of each split: distinct, solvable, the same ever and everywhere."""
-        # `random()` is the one method whose sequence Python promises to keep over its versions.
-        draw = random.Random(SPLIT_SEED).random
+    def _draw_puzzle(self, draw: Callable[[], float]) -> Puzzle:
         smallest, largest = self.distances
-        seen: set[Puzzle] = set()
-        splits: dict[str, list[Puzzle]] = {split: [] for split in self.split_sizes}
-        for split, size in self.split_sizes.items():
-            while len(splits[split]) < size:
-                distance = smallest + int(draw() * (largest - smallest + 1))
-                start = int(draw() * (self.n_numbers - distance))
-                first, second = 1 + int(draw() * (distance - 1)), 1 + int(draw() * (distance - 2))
-                second += second >= first
-                low, high = sorted((first, second))
-                puzzle = Puzzle(start, start + distance, start + low, start + high)
-                if puzzle not in seen and any(self._valid_jumps(puzzle)):
-                    seen.add(puzzle)
-                    splits[split].append(puzzle)
-        return splits
+        distance = smallest + int(draw() * (largest - smallest + 1))
+        start = int(draw() * (self.n_numbers - distance))
+        first, second = 1 + int(draw() * (distance - 1)), 1 + int(draw() * (distance - 2))
+        second += second >= first
+        low, high = sorted((first, second))
+        return Puzzle(start, start + distance, start + low, start + high)
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the vocabulary and of every split: what must agree for cached weights to fit."""
-        return hashlib.sha256(repr((self.words, sorted(self.splits.items()))).encode()).hexdigest()
-
-    def _prompt(self, puzzle: Puzzle, split: str) -> Prompt:
-        ids = self.encode_prompt(puzzle)
-        text = " ".join([*map(str, puzzle), COLON])
-        return Prompt(prompt_hash(ids), ids, text, split, None)
+    def _responses(self, puzzle: Puzzle) -> Iterator[tuple[str, ...]]:
+        for jumps in self._valid_jumps(puzzle):
+            yield self.path_words(puzzle.start, jumps)
 
     def _valid_jumps(self, puzzle: Puzzle) -> Iterator[tuple[int, ...]]:
         forbidden = {puzzle.low - puzzle.start, puzzle.high - puzzle.start}
@@ -168,40 +112,90 @@ class PathTask:
             if forbidden.isdisjoint(accumulate(jumps)):
                 yield jumps
 
-    def _first_error(self, puzzle: Puzzle, response: list[int]) -> str | None:
-        end, at, n_jumps = self.ids[END], puzzle.start, 0
-        ended = bool(response) and response[-1] == end
-        body = response[:-1] if ended else response
-        for i, token in enumerate(body):
-            kind, known = ("a jump", self._jump_of) if i % 2 == 0 else ("a number", self._number_of)
+    def path_words(self, start: int, jumps: Sequence[int]) -> tuple[str, ...]:
+        """The words that make these jumps with right sums, without the end."""
+        sums = accumulate(jumps, initial=start)
+        next(sums)
+        return tuple(word for jump, at in zip(jumps, sums, strict=True) for word in (f"+{jump}", str(at)))
+
+    def _first_error(self, puzzle: Puzzle, body: list[str], ended: bool) -> str | None:
+        at, n_jumps = puzzle.start, 0
+        for i, word in enumerate(body):
             if at == puzzle.target and i % 2 == 0:
-                return f"not ended: {self._word(token)} after the target {at} is reached"
-            if token not in known:
-                return f"malformed: {self._word(token)} at position {i}, where {kind} is due"
+                return f"not ended: {word} after the target {at} is reached"
             if i % 2 == 0:
+                if word not in self.marks:
+                    return f"malformed: {word} at position {i}, where a jump is due"
                 continue
-            jump, written = self._jump_of[body[i - 1]], self._number_of[token]
+            if not word.isdecimal():
+                return f"malformed: {word} at position {i}, where a number is due"
+            jump, written = int(body[i - 1]), int(word)
             if written != at + jump:
                 return f"wrong sum: {at} + {jump} is {at + jump}, not {written}"
             at, n_jumps = written, n_jumps + 1
-            if at in (puzzle.low, puzzle.high):
-                return f"forbidden number: {at}"
-            if at > puzzle.target:
-                return f"overshoot: {at} is beyond the target {puzzle.target}"
-            if n_jumps > MAX_JUMPS:
-                return f"too many jumps: more than {MAX_JUMPS}"
+            if error := self._landing_error(puzzle, at, n_jumps):
+                return error
         if not ended:
             return "not finished: no end token"
         if len(body) % 2:
             return f"malformed: {END} at position {len(body)}, where a number is due"
+        return self._ending_error(puzzle, at, n_jumps)
+
+    def _landing_error(self, puzzle: Puzzle, at: int, n_jumps: int) -> str | None:
+        if at in (puzzle.low, puzzle.high):
+            return f"forbidden number: {at}"
+        if at > puzzle.target:
+            return f"overshoot: {at} is beyond the target {puzzle.target}"
+        if n_jumps > MAX_JUMPS:
+            return f"too many jumps: more than {MAX_JUMPS}"
+        return None
+
+    def _ending_error(self, puzzle: Puzzle, at: int, n_jumps: int) -> str | None:
         if at < puzzle.target:
             return f"stopped short: at {at}, before the target {puzzle.target}"
         if n_jumps < MIN_JUMPS:
             return f"too few jumps: {n_jumps}, at least {MIN_JUMPS} are due"
         return None
 
-    def _word(self, token: int) -> str:
-        return self._word_of.get(token, f"<{token}>")
+    def _draw_rows(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
+        walks = self._walks(n, rng, settings["ignore"], settings["longest"])
+        rows = self._prompt_rows(walks.puzzles())
+        made = walks.jumps > 0
+        sums = walks.start + walks.jumps.cumsum(axis=1)
+        written = self._slipped(walks.jumps, rng, settings["slip"])
+        first = PROMPT_LENGTH
+        rows[:, first : first + 2 * MAX_JUMPS : 2] = np.where(made, self._token_of_jump[written], self.ids[PAD])
+        rows[:, first + 1 : first + 2 * MAX_JUMPS : 2] = np.where(
+            made, self._token_of_number[np.where(made, sums, 0)], self.ids[PAD]
+        )
+        rows[np.arange(len(rows)), first + 2 * made.sum(axis=1)] = self.ids[END]
+        return rows
+
+    def _walks(self, n: int, rng: np.random.Generator, ignore: float, longest: float) -> Walks:
+        """`n` walks less those whose puzzle is held out."""
+        walks = Walks(*(np.empty((n, width), dtype=np.int64) for width in (1, MAX_JUMPS, 2)))
+        ignores = rng.random(n) < ignore
+        todo = np.arange(n)
+        while len(todo):
+            new = _draw_walks(len(todo), rng, self.n_numbers, self.largest_jump)
+            for column, values in zip(walks, new, strict=True):
+                column[todo] = values
+            distance = new.jumps.sum(axis=1)
+            fits = (distance >= self.distances[0]) & (distance <= longest)
+            todo = todo[~(fits & (ignores[todo] | ~_lands_on(new.jumps, new.forbidden)))]
+        keep = ~self._held_out(walks.puzzles())
+        return Walks(*(column[keep] for column in walks))
+
+    def _slipped(self, jumps: Ints, rng: np.random.Generator, probability: float) -> Ints:
+        """The jumps as they are written: each is off by one or two with this probability, and stays a jump."""
+        slip = rng.integers(1, 3, jumps.shape) * rng.choice([-1, 1], jumps.shape)
+        slip = np.where((jumps + slip < 1) | (jumps + slip > self.largest_jump), -slip, slip)
+        return np.where((jumps > 0) & (rng.random(jumps.shape) < probability), jumps + slip, jumps)
+
+    @property
+    def _token_of_jump(self) -> Ints:
+        """Token of each jump; padding for none."""
+        return np.array([self.ids[PAD], *(self.ids[mark] for mark in self.marks)])
 
 
 class SmallPathTask(PathTask):
@@ -210,7 +204,25 @@ class SmallPathTask(PathTask):
     name = "path-small"
     n_numbers = 24
     largest_jump = 4
-    distances = (5, 15)
-    corpus_distances = (5, 15)
+    marks = tuple(f"+{d}" for d in range(1, 5))
+    distances: ClassVar = (5, 15)
     # There are but 114 prompts at the least distance: these sizes leave half of them to pretraining.
     split_sizes: ClassVar = {"test": 128, "validation": 128, "train": 256}
+
+
+def _draw_walks(n: int, rng: np.random.Generator, n_numbers: int, largest_jump: int) -> Walks:
+    length = rng.integers(MIN_JUMPS, MAX_JUMPS + 1, (n, 1))
+    jumps = rng.integers(1, largest_jump + 1, (n, MAX_JUMPS)) * (np.arange(MAX_JUMPS) < length)
+    distance = jumps.sum(axis=1, keepdims=True)
+    start = rng.integers(0, n_numbers - distance)
+    # Walks too short for two numbers between their ends are drawn again; the bounds only keep the draw defined.
+    first = rng.integers(1, np.maximum(distance, 3))
+    second = rng.integers(1, np.maximum(distance - 1, 2))
+    second += second >= first
+    return Walks(start, jumps, np.sort(np.concatenate([first, second], axis=1), axis=1))
+
+
+def _lands_on(jumps: Ints, forbidden: Ints) -> NDArray[np.bool_]:
+    """Whether a walk lands on a forbidden number (which lie before the target, so ended walks do not matter)."""
+    sums = jumps.cumsum(axis=1)
+    return (sums[:, :, None] == forbidden[:, None, :]).any(axis=(1, 2))

@@ -17,16 +17,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from .bases import BaseRecipe
-from .corpus import corpus
-from .path import PathTask
-from .task import get_task
+from .puzzle import PuzzleTask
+from .task import built_in_task
 
 __all__ = ["build_model", "pretrain"]
 
 _REPORT_EVERY = 10
 
 
-def build_model(recipe: BaseRecipe, task: PathTask, seed: int) -> Any:
+def build_model(recipe: BaseRecipe, task: PuzzleTask, seed: int) -> Any:
     """A freshly initialised `Qwen3ForCausalLM`; the caller's random state is left as it was."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -52,8 +51,7 @@ def build_model(recipe: BaseRecipe, task: PathTask, seed: int) -> Any:
 
 def pretrain(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, float]]:
     """Train a base and save it to `out`; yields (step, mean loss in nats per response token since the last report)."""
-    task = get_task(recipe.task)
-    assert isinstance(task, PathTask)
+    task = built_in_task(recipe.task)
     model = build_model(recipe, task, seed)
     model.train()
     pad_id = task.tokenizer.pad_token_id
@@ -61,7 +59,7 @@ def pretrain(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, fl
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(recipe, step))
-    text = torch.from_numpy(corpus(task, recipe.steps * recipe.batch, np.random.default_rng(seed)))
+    text = torch.from_numpy(task.corpus(recipe.steps * recipe.batch, np.random.default_rng(seed), recipe.corpus))
     n_response = task.max_new_tokens
     recent: list[float] = []
     for step, rows in enumerate(text.split(recipe.batch), start=1):

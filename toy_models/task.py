@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "get_task", "prompt_hash", "unknown_name"]
+    from .puzzle import PuzzleTask
+
+__all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "built_in_task", "get_task", "prompt_hash", "unknown_name"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -91,5 +93,10 @@ def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Tas
     """
     if name not in _REGISTRY:
         raise ValueError(unknown_name("task", name, TASKS))
+    return built_in_task(name, tokenizer)
+
+
+def built_in_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> PuzzleTask:
+    """A task of `TASKS` with all that it has beyond a `Task`: the words, and the text that bases are pretrained on."""
     module, cls = _REGISTRY[name]
-    return cast(Task, getattr(importlib.import_module(f".{module}", __package__), cls)(tokenizer))
+    return cast("PuzzleTask", getattr(importlib.import_module(f".{module}", __package__), cls)(tokenizer))

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toy_models import TASKS, PathTask, get_task
-from toy_models.corpus import IGNORE_PROBABILITY, SLIP_PROBABILITY, corpus
 from toy_models.path import Puzzle, SmallPathTask
-from toy_models.task import SPLITS
+from toy_models.task import SPLITS, built_in_task
 from toy_models.tokenizer import word_tokenizer
 
 FIRST_TEST_PROMPTS = ["60 89 67 73 :", "26 36 28 33 :", "54 82 67 76 :"]
 FINGERPRINT = "d5f00e83de9e7f32"
+SETTINGS = {"slip": 0.05, "ignore": 0.15, "longest": 29}
 
 TASK = PathTask()
 SMALL = SmallPathTask()
@@ -153,8 +153,7 @@ def test_unknown_task_is_refused() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_splits_are_disjoint_and_solvable(name: str) -> None:
-    task = get_task(name)
-    assert isinstance(task, PathTask)
+    task = built_in_task(name)
     seen: set[tuple[int, ...]] = set()
     for split in SPLITS:
         prompts = task.prompts(split)
@@ -165,8 +164,12 @@ def test_splits_are_disjoint_and_solvable(name: str) -> None:
         assert not ids & seen
         seen |= ids
         assert all(task.solutions(p.ids) for p in prompts)
-        assert all(int(p.text.split()[2]) < int(p.text.split()[3]) for p in prompts)
     assert len({p.prompt_id for split in SPLITS for p in task.prompts(split)}) == len(seen)
+
+
+def test_forbidden_numbers_lie_between_in_order() -> None:
+    for task in (TASK, SMALL):
+        assert all(p.start < p.low < p.high < p.target for split in task.splits.values() for p in split)
 
 
 def test_splits_never_change() -> None:
@@ -182,7 +185,7 @@ def test_difficulty_has_a_tail() -> None:
 
 
 def test_corpus_excludes_every_split_and_errs_at_its_rates() -> None:
-    rows = corpus(TASK, 20_000, np.random.default_rng(0))
+    rows = TASK.corpus(20_000, np.random.default_rng(0), SETTINGS)
     assert rows.shape == (20_000, 14)
     held_out = {p.ids for split in SPLITS for p in TASK.prompts(split)}
     assert not held_out & {tuple(row) for row in rows[:, :5].tolist()}
@@ -205,15 +208,29 @@ def test_corpus_excludes_every_split_and_errs_at_its_rates() -> None:
         hits += 1
     assert lengths == {5, 7, 9}
     # Four standard errors: a false alarm in 16,000 corpora.
-    assert abs(slips / sums - SLIP_PROBABILITY) < 4 * (0.05 * 0.95 / sums) ** 0.5
+    assert abs(slips / sums - 0.05) < 4 * (0.05 * 0.95 / sums) ** 0.5
     # A path that ignores the two numbers lands on one of them in at most half of the rows.
-    assert 0.02 < forbidden / hits < IGNORE_PROBABILITY / 2
+    assert 0.02 < forbidden / hits < 0.15 / 2
 
 
 def test_corpus_is_the_generator_alone() -> None:
-    first = corpus(TASK, 300, np.random.default_rng(3))
-    assert (first == corpus(TASK, 300, np.random.default_rng(3))).all()
-    assert (first != corpus(TASK, 300, np.random.default_rng(4))).any()
+    first, same, other = (TASK.corpus(300, np.random.default_rng(seed), SETTINGS) for seed in (3, 3, 4))
+    assert (first == same).all()
+    assert (first != other).any()
+
+
+def test_corpus_without_errors_is_correct_and_ends_where_it_is_told() -> None:
+    rows = SMALL.corpus(500, np.random.default_rng(0), {"slip": 0.0, "ignore": 0.0, "longest": 9})
+    for row in rows.tolist():
+        prompt, response = row[:5], [token for token in row[5:] if token != SMALL.ids["<pad>"]]
+        assert SMALL.verify(prompt, response).correct
+        puzzle = SMALL.parse(prompt)
+        assert 5 <= puzzle.target - puzzle.start <= 9
+
+
+def test_corpus_wants_its_own_settings() -> None:
+    with pytest.raises(ValueError, match="settings: expected slip, ignore, longest for the corpus of 'path', received"):
+        TASK.corpus(1, np.random.default_rng(0), {"slip": 0.1})
 
 
 def test_another_tokenizer_that_matches() -> None:

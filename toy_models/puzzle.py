@@ -1,0 +1,183 @@
+"""What the puzzle tasks share: prompts of four numbers, splits fixed for ever, responses in words, pretraining text.
+
+A puzzle is a tuple of four numbers below `n_numbers`; its prompt is `a b c d :`, each word one token. A subclass says
+which puzzles there are, which responses are correct, what the first error of a response is, and how text is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
+from .tokenizer import word_ids, word_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["COLON", "END", "PAD", "PROMPT_LENGTH", "Ints", "PuzzleTask"]
+
+PAD, END, COLON = "<pad>", "$", ":"
+PROMPT_LENGTH = 5
+# Fixed once, apart from every seed of a run: which prompts are held out must never depend on an experiment.
+SPLIT_SEED = 20250601
+
+Ints = NDArray[np.int64]
+P = TypeVar("P", bound=tuple[int, ...])
+
+
+class PuzzleTask(ABC, Generic[P]):
+    """The task in its own words, or in the tokens of a tokenizer that has one for each of them.
+
+    Raises ValueError for a tokenizer without a token for some word, or without an end token.
+    """
+
+    name: ClassVar[str]
+    prompt_form: ClassVar[str]  # for messages
+    n_numbers: ClassVar[int]  # numbers are 0 … n_numbers − 1
+    marks: ClassVar[tuple[str, ...]]  # the words that are no numbers, besides padding, end and colon
+    formats: ClassVar[tuple[str, ...]] = (COLON,)  # words that a prompt may end with; the splits have the first
+    split_sizes: ClassVar[dict[str, int]]
+    max_new_tokens: ClassVar[int]
+    corpus_settings: ClassVar[dict[str, str]]  # what `corpus` must be told, and what it means
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self.words = [PAD, END, COLON, *self.marks, *map(str, range(self.n_numbers))]
+        if tokenizer is None:
+            self.ids = {word: i for i, word in enumerate(self.words)}
+        else:
+            if tokenizer.eos_token_id is None:
+                raise ValueError(
+                    "tokenizer: expected an end-of-sequence token, received one whose eos_token_id is None; "
+                    "set tokenizer.eos_token"
+                )
+            self.ids = {**word_ids(tokenizer, self.words[2:]), END: int(tokenizer.eos_token_id)}
+        self._tokenizer = tokenizer
+        self._word_of = {i: word for word, i in self.ids.items()}
+
+    @abstractmethod
+    def _puzzle(self, numbers: Iterable[int]) -> P:
+        """The puzzle of a prompt's numbers."""
+
+    @abstractmethod
+    def _draw_puzzle(self, draw: Callable[[], float]) -> P:
+        """A candidate for the splits, made from draws that are uniform in [0, 1)."""
+
+    @abstractmethod
+    def _responses(self, puzzle: P) -> Iterable[tuple[str, ...]]:
+        """Every correct response, once each, in words without the end."""
+
+    @abstractmethod
+    def _first_error(self, puzzle: P, body: list[str], ended: bool) -> str | None:
+        """What is first wrong with a response: its words before the end, and whether it ended."""
+
+    @abstractmethod
+    def _draw_rows(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
+        """Rows as `corpus` gives them, `n` less those whose puzzle is held out."""
+
+    def _is_fit(self, puzzle: P) -> bool:
+        """Whether a candidate for the splits may be in one: it has a solution."""
+        return any(True for _ in self._responses(puzzle))
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._tokenizer or word_tokenizer(self.words, pad=PAD, eos=END)
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """The prompts of a split, in a fixed order. Raises ValueError for an unknown split."""
+        if split not in SPLITS:
+            raise ValueError(unknown_name("split", split, SPLITS))
+        prompts = []
+        for puzzle in self.splits[split]:
+            ids = self.encode_prompt(puzzle)
+            text = " ".join([*map(str, puzzle), self.formats[0]])
+            prompts.append(Prompt(prompt_hash(ids), ids, text, split, None))
+        return prompts
+
+    def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
+        """Judge a response; the reason names its first error. Raises ValueError for a prompt of another form."""
+        words = [self._word(i) for i in response_ids]
+        ended = words[-1:] == [END]
+        reason = self._first_error(self.parse(prompt_ids), words[:-1] if ended else words, ended)
+        return Verdict(reason is None, reason or "correct")
+
+    def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]]:
+        """Every correct response, end token included. Raises ValueError for a prompt of another form."""
+        ids, end = self.ids, self.ids[END]
+        return [(*(ids[word] for word in words), end) for words in self._responses(self.parse(prompt_ids))]
+
+    def parse(self, prompt_ids: Sequence[int]) -> P:
+        """The puzzle of a prompt. Raises ValueError where it is not four numbers and a format word."""
+        words = [self._word(i) for i in prompt_ids]
+        if len(words) != PROMPT_LENGTH or words[-1] not in self.formats or not all(map(str.isdecimal, words[:-1])):
+            raise ValueError(
+                f"prompt_ids: expected four numbers and a colon, {self.prompt_form!r}, received {' '.join(words)!r}"
+            )
+        return self._puzzle(map(int, words[:-1]))
+
+    def encode_prompt(self, puzzle: P) -> tuple[int, ...]:
+        """Token ids of a prompt."""
+        return (*(self.ids[str(n)] for n in puzzle), self.ids[self.formats[0]])
+
+    @cached_property
+    def splits(self) -> dict[str, list[P]]:
+        """The puzzles of each split: distinct, solvable, the same ever and everywhere."""
+        # `random()` is the one method whose sequence Python promises to keep over its versions.
+        draw = random.Random(SPLIT_SEED).random
+        seen: set[P] = set()
+        splits: dict[str, list[P]] = {split: [] for split in self.split_sizes}
+        for split, size in self.split_sizes.items():
+            while len(splits[split]) < size:
+                puzzle = self._draw_puzzle(draw)
+                if puzzle not in seen and self._is_fit(puzzle):
+                    seen.add(puzzle)
+                    splits[split].append(puzzle)
+        return splits
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the vocabulary and of every split: what must agree for cached weights to fit."""
+        return hashlib.sha256(repr((self.words, sorted(self.splits.items()))).encode()).hexdigest()
+
+    def corpus(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
+        """Text to pretrain on: `n` rows of token ids, (n, PROMPT_LENGTH + max_new_tokens).
+
+        A row is a prompt, a response with its end, and padding; no prompt of the splits is among them. `settings` has
+        a value for each of `corpus_settings`. Raises ValueError where it has others, or fewer.
+        """
+        if set(settings) != set(self.corpus_settings):
+            raise ValueError(
+                f"settings: expected {', '.join(self.corpus_settings)} for the corpus of {self.name!r}, "
+                f"received {', '.join(settings) or 'none'}"
+            )
+        rows = np.empty((0, PROMPT_LENGTH + self.max_new_tokens), dtype=np.int64)
+        while len(rows) < n:
+            rows = np.concatenate([rows, self._draw_rows(int((n - len(rows)) * 1.1) + 64, rng, settings)])
+        return rows[:n]
+
+    def _held_out(self, puzzles: Ints) -> NDArray[np.bool_]:
+        """Which of the (n, 4) puzzles are in a split."""
+        reserved = np.array([puzzle for split in self.splits.values() for puzzle in split], dtype=np.int64)
+        place_values = self.n_numbers ** np.arange(4)
+        return np.isin(puzzles @ place_values, reserved @ place_values)
+
+    def _prompt_rows(self, puzzles: Ints) -> Ints:
+        """Rows of the corpus with their prompts written, and padding after them."""
+        rows = np.full((len(puzzles), PROMPT_LENGTH + self.max_new_tokens), self.ids[PAD], dtype=np.int64)
+        rows[:, : PROMPT_LENGTH - 1] = self._token_of_number[puzzles]
+        rows[:, PROMPT_LENGTH - 1] = self.ids[self.formats[0]]
+        return rows
+
+    @cached_property
+    def _token_of_number(self) -> Ints:
+        return np.array([self.ids[str(n)] for n in range(self.n_numbers)])
+
+    def _word(self, token: int) -> str:
+        return self._word_of.get(int(token), f"<{int(token)}>")
