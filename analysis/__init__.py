@@ -31,7 +31,7 @@ _HOME = {
     "Recipe": "training",
     "run": "training",
 }
-_ROOMS = ("laws", "objectives", "recording", "evaluation", "training", "plots", "report")
+_ROOMS = ("laws", "objectives", "recording", "evaluation", "noise", "training", "plots", "report")
 
 __all__ = ["__version__", *sorted(_HOME)]
 __getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.recording", "analysis.evaluation",
-         "analysis.training", "analysis.plots", "analysis.report", "toy_models")  # fmt: skip
+         "analysis.noise", "analysis.training", "analysis.plots", "analysis.report", "toy_models")  # fmt: skip
 
 
 @pytest.mark.parametrize("room", ROOMS)

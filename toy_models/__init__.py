@@ -27,6 +27,7 @@ _HOME = {
     "Samples": "sampling",
     "sample": "sampling",
     "Policy": "policy",
+    "evaluation_mode": "policy",
     "load_policy": "policy",
 }
 

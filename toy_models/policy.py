@@ -17,7 +17,7 @@ from .batching import response_logits, teacher_batch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Policy", "load_policy"]
+__all__ = ["Policy", "evaluation_mode", "load_policy"]
 
 
 @dataclass
@@ -81,6 +81,18 @@ def load_policy(
         raise ValueError(_unreadable(folder, "model", error)) from error
     _check_fit(folder, model, tokenizer)
     return Policy(model.to(device).eval(), tokenizer)
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Dropout off for as long as the context lasts; each module's mode is put back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

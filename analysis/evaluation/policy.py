@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from toy_models.batching import response_logits, teacher_batch
-from toy_models.policy import Policy
+from toy_models.policy import Policy, evaluation_mode
 from toy_models.sampling import Samples, sample
 from toy_models.task import Prompt, Task
 
@@ -130,15 +130,9 @@ def evaluate(
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Inference mode with dropout off; each module's mode is put back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    """Inference mode with dropout off."""
+    with evaluation_mode(model), torch.inference_mode():
+        yield
 
 
 def _own_samples(

@@ -65,6 +65,21 @@ class Objective:
         floats = rewards if rewards.is_floating_point() else rewards.float()
         return normalised(signed_value(self.name, floats, self.lambda_), self.advantage, group_size)
 
+    def contrast(self) -> float:
+        """How much more a correct response counts than a wrong one: 1 for PSR and NSR, 1 + λ, 2 for REINFORCE.
+
+        On-policy with a constant normaliser it is the factor of ∇p in the expected gradient. UsageError where the
+        advantages are normalised: then it depends on the other responses.
+
+        >>> get("w-reinforce", lambda_=0.5).contrast()
+        1.5
+        """
+        if self.advantage != "none":
+            raise UsageError(f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
+                             "so no number tells correct from wrong; take none")
+        wrong, right = signed_value(self.name, torch.tensor([0.0, 1.0], dtype=torch.float64), self.lambda_).tolist()
+        return float(right - wrong)
+
     def selected(self, advantages: Tensor) -> Tensor:
         """Rows that carry a weight: bool of the shape of `advantages`."""
         return advantages != 0

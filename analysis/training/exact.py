@@ -11,7 +11,6 @@ with n rollouts per step and a the difference between what a correct and a wrong
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..objectives import Objective
@@ -28,9 +27,9 @@ def exact_loss(objective: Objective, success: Tensor, n_rollouts: int, constant:
         n_rollouts: rollouts that the sampled estimator would use, n_prompts × group size.
         constant: the normaliser's constant C.
 
+    >>> import torch
     >>> from analysis.objectives import get
     >>> exact_loss(get("reinforce"), torch.tensor([0.25, 0.75]), n_rollouts=8, constant=4.0)
     tensor(-2.)
     """
-    wrong, right = objective.advantages(torch.tensor([0.0, 1.0]), group_size=1).tolist()
-    return -((right - wrong) * n_rollouts / constant) * success.mean()
+    return -(objective.contrast() * n_rollouts / constant) * success.mean()

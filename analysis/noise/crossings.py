@@ -1,0 +1,60 @@
+"""Where a ratio that was measured at several success probabilities passes through one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import UsageError
+
+__all__ = ["Crossing", "crossing"]
+
+_Z = 1.959963984540054  # of a 95% normal interval
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The first crossing and the ends of its interval; None where there is none within what was measured."""
+
+    at: float | None
+    low: float | None
+    high: float | None
+
+
+def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
+    """The first p at which log ratio, joined by straight lines between the points, is 0, going up in p.
+
+    The interval holds every p from the first to the last at which the pointwise 95% band of log ratio
+    (± 1.96·ratio_se/ratio) includes 0. An end is None where the band still includes 0 at the outermost point. The
+    errors are those of the points given: how bases of equal p differ from each other is not in them. Raises UsageError
+    for unequal lengths and for values that are not finite and positive.
+
+    >>> round(crossing([0.2, 0.6, 0.8], [4.0, 2.0, 0.5], [0.0, 0.0, 0.0]).at, 12)
+    0.7
+    """
+    at, values, errors = (np.asarray(one, dtype=float) for one in (p, ratio, ratio_se))
+    if not at.shape == values.shape == errors.shape or at.ndim != 1 or not at.size:
+        raise UsageError(f"crossing: expected three equally long lists of numbers, got shapes {at.shape}, "
+                         f"{values.shape}, {errors.shape}")
+    if not (np.isfinite(at).all() and np.isfinite(values).all() and np.isfinite(errors).all() and (values > 0).all()):
+        raise UsageError("ratio: expected finite positive numbers at finite p; leave out points without a value")
+    order = np.argsort(at, kind="stable")
+    at, height, half = at[order], np.log(values[order]), (_Z * errors / values)[order]
+    found = _zeros(at, height)
+    edges = sorted(_zeros(at, height - half) + _zeros(at, height + half))
+    inside = (np.abs(height) <= half)[[0, -1]].tolist()
+    return Crossing(
+        found[0] if found else None,
+        None if inside[0] or not edges else edges[0],
+        None if inside[1] or not edges else edges[-1],
+    )
+
+
+def _zeros(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Zeros of the polygon through (x, y), ascending; one that is a corner counts once."""
+    at = x[y == 0]
+    i = np.flatnonzero(y[:-1] * y[1:] < 0)
+    between = x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1])
+    return sorted([*at.tolist(), *between.tolist()])

@@ -1,0 +1,167 @@
+"""Gradient noise of a policy, measured: the exact gradient of success and replicates of its estimators beside it.
+
+Prompts x_1 … x_m are given and fixed, G responses are drawn to each, n = mG. With s = ∇θ log π_T(y | x), summed over
+the tokens of a response, and A the advantage that an objective gives it, an estimator is the mean over rollouts
+
+    g = (1/n) Σ_i A_i s_i        E g = a·∇p, ∇p = mean_x ∇p_x, a = 1 for PSR and NSR, 1 + λ, 2 for REINFORCE
+
+(constant normaliser, one update on-policy: there the log and the ratio form have the same gradient and no clip binds).
+Its *variance per sample* is n·E‖g − E g‖², the trace of the covariance times the number of rollouts. For estimators
+whose A depends on the own reward alone that is mean_x tr Cov(A·s | x), whatever n is. It leaves out how the ∇p_x
+differ between prompts: a training step that also draws its prompts has that variance on top, the same for every
+estimator. GRPO's A depends on the whole group: its variance is around its own expectation, which re-weights prompts and
+is no multiple of ∇p, and it belongs to this group size.
+
+Covariances of PSR and NSR differ by mean_x E[(2r − 1)·s sᵀ | x].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toy_models import Policy, Prompt, Task, evaluation_mode, response_logits, sample, teacher_batch
+
+from ..errors import DivergedError, UsageError
+from ..evaluation import success_probability
+from ..objectives import Objective, get
+from .moments import LEAST_REPLICATES, GradientNoise
+
+__all__ = ["gradient_noise", "standard_estimators"]
+
+_ROWS = 512  # responses in one backward pass
+
+
+def standard_estimators(group_size: int, lambda_: float = 0.1) -> dict[str, Objective]:
+    """PSR, NSR, W-REINFORCE(λ), REINFORCE, and GRPO where the group is large enough to be normalised.
+
+    >>> list(standard_estimators(1))
+    ['PSR', 'NSR', 'W-REINFORCE', 'REINFORCE']
+    """
+    found = {"PSR": get("psr"), "NSR": get("nsr"), "W-REINFORCE": get("w-reinforce", lambda_=lambda_),
+             "REINFORCE": get("reinforce")}
+    return found | ({"GRPO": get("grpo")} if group_size > 1 else {})
+
+
+def gradient_noise(
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    *,
+    generator: torch.Generator,
+    group_size: int = 8,
+    replicates: int = 16,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    estimators: Mapping[str, Objective] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> GradientNoise:
+    """Measure the noise of several estimators around the exact gradient of mean success over `prompts`.
+
+    Args:
+        generator: draws the uniforms of the rollouts, replicate by replicate.
+        replicates: K independent batches of len(prompts)·group_size rollouts; at least 3.
+        temperature: of the law that is sampled and differentiated.
+        top_p: nucleus of the law that is sampled; below 1 it is not the one that is differentiated, so that no
+            expectation is known, and projections off 1 say how far the estimators are misled.
+        estimators: by name; unset: `standard_estimators(group_size)`. Comparisons are with the first.
+        progress: receives (replicates done, of how many).
+
+    Cost: the prefix tree of the solutions forwards twice and backwards once, each rollout sampled, forwarded and
+    backwarded once, whatever the number of estimators; memory: estimators × replicates gradients in the parameters'
+    dtype. Neither parameters, their `.grad`, nor any global generator changes.
+
+    Raises:
+        UsageError: a task that cannot list its solutions, no prompts, too few replicates, or the probability form.
+        DivergedError: the policy's law is not finite.
+    """
+    estimators = standard_estimators(group_size) if estimators is None else estimators
+    solutions = _checked(task, prompts, replicates, estimators)
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    drawn = torch.zeros(len(estimators), replicates, sum(p.numel() for p in parameters),
+                        dtype=parameters[0].dtype, device=parameters[0].device)
+    with evaluation_mode(policy.model), torch.enable_grad():
+        success = success_probability(policy.model, [p.ids for p in prompts], solutions, temperature)
+        # prompts without any solution leave nothing to differentiate
+        exact = _flat_gradient(success.mean(), parameters) if success.requires_grad else torch.zeros_like(drawn[0, 0])
+        for k in range(replicates):
+            try:
+                _draw(drawn[:, k], policy, task, prompts, group_size, temperature, top_p, list(estimators.values()),
+                      generator, parameters)
+            except FloatingPointError as error:
+                raise DivergedError(f"gradient noise: {error}") from error
+            progress(k + 1, replicates)
+    wide = drawn.double()
+    known = [one.contrast() if top_p == 1 and one.advantage == "none" else np.nan for one in estimators.values()]
+    return GradientNoise(
+        estimators=tuple(estimators),
+        expected=np.array(known),
+        gram=(wide @ wide.mT).cpu().numpy(),
+        dots=(wide @ exact.double()).cpu().numpy(),
+        gradient_sq=float(exact.double().square().sum()),
+        p=success.detach().cpu().numpy(),
+        group_size=group_size,
+        temperature=temperature,
+    )
+
+
+def _draw(
+    out: Tensor,
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    group_size: int,
+    temperature: float,
+    top_p: float,
+    objectives: list[Objective],
+    generator: torch.Generator,
+    parameters: list[Tensor],
+) -> None:
+    """Add the estimates (E, P) from one batch of rollouts to `out`, which is zero."""
+    n = len(prompts) * group_size
+    samples = sample(policy.model, [p.ids for p in prompts], group_size=group_size, max_new_tokens=task.max_new_tokens,
+                     eos_id=policy.eos_id, pad_id=policy.pad_id, temperature=temperature, top_p=top_p,
+                     uniforms=torch.rand(n, task.max_new_tokens, generator=generator, dtype=torch.float64))
+    responses = [row[:length] for row, length in zip(samples.response_ids.tolist(), samples.lengths.tolist(),
+                                                     strict=True)]  # fmt: skip
+    owners = [prompts[i // group_size].ids for i in range(n)]
+    rewards = torch.tensor([float(task.verify(x, y).correct) for x, y in zip(owners, responses, strict=True)],
+                           dtype=torch.float64)
+    advantages = torch.stack([objective.advantages(rewards, group_size) for objective in objectives], 1)
+    # Rollouts that each estimator weighs alike share a backward pass: those of one reward in groups as successful.
+    kinds, kind = advantages.unique(dim=0, return_inverse=True)
+    for weights, rows in ((kinds[i], (kind == i).nonzero()[:, 0]) for i in range(len(kinds)) if kinds[i].any()):
+        for some in rows.split(_ROWS):
+            batch = teacher_batch([owners[i] for i in some], [responses[i] for i in some], policy.pad_id, out.device)
+            law = (response_logits(policy.model, batch) / temperature).log_softmax(-1)
+            chosen = law.gather(-1, batch.tokens[..., None])[..., 0].masked_fill(~batch.mask, 0)
+            score = _flat_gradient(chosen.sum(), parameters)
+            out += (weights / n).to(out)[:, None] * score
+
+
+def _flat_gradient(value: Tensor, parameters: list[Tensor]) -> Tensor:
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters)])
+
+
+def _checked(
+    task: Task, prompts: Sequence[Prompt], replicates: int, estimators: Mapping[str, Objective]
+) -> list[list[tuple[int, ...]]]:
+    """The solutions of each prompt, once the request has been found sound."""
+    if not prompts:
+        raise UsageError("prompts: expected at least one, got none")
+    if replicates < LEAST_REPLICATES:
+        raise UsageError(f"replicates: expected at least {LEAST_REPLICATES}, got {replicates}; standard errors come "
+                         "from leaving one out")
+    for name, objective in estimators.items():
+        if objective.form == "probability":
+            raise UsageError(f"estimators: {name} has form probability, which weighs tokens by their probability and "
+                             "estimates another gradient; give it form ratio or log")
+    found: list[Any] = [task.solutions(prompt.ids) for prompt in prompts]
+    if any(one is None for one in found):
+        raise UsageError(f"task: gradient noise needs the exact gradient, and {task.name} does not list its correct "
+                         "responses; take a task that does (path, countdown)")
+    return found
