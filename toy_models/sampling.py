@@ -6,20 +6,22 @@ the batch. The t-th token of rollout i is the inverse of the cumulative distribu
 else is in the batch. (A rounding difference in the logits can still turn a token whose uniform lies within it of an
 edge: about 1e-7 of draws in float32.)
 
-`log_probs` and `entropy` are of the policy's law softmax(z / T), also where a nucleus truncates the law that is
-sampled from; in nats. Greedy decoding (temperature 0) reports them at T = 1.
+Two laws stand side by side, log-probability and entropy of each, in nats: the policy's own, softmax(z / T), and the
+one that is sampled from, which top-k and top-p truncate and renormalise (`truncation.py`). Where nothing is truncated
+they are one law, and the same numbers. Greedy decoding (temperature 0) draws from no law: both are softmax(z) then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .batching import left_pad
+from .truncation import check_truncation, kept_tokens, truncates
 
 __all__ = ["Samples", "sample"]
 
@@ -35,8 +37,10 @@ class Samples:
 
     response_ids: Tensor  # (N, R) int64, pad_id after the end
     lengths: Tensor  # (N,) int64, end token included
-    log_probs: Tensor  # (N, R), 0 after the end
-    entropy: Tensor  # (N, R) nats, 0 after the end
+    log_probs: Tensor  # (N, R) log π_y of the policy, 0 after the end
+    entropy: Tensor  # (N, R) nats, of the policy, 0 after the end
+    sampling_log_probs: Tensor  # (N, R) log q_y under the law q that was sampled from, 0 after the end
+    sampling_entropy: Tensor  # (N, R) nats, of q, 0 after the end
     finished: Tensor  # (N,) bool: whether the end token was drawn
 
 
@@ -49,20 +53,27 @@ def sample(
     eos_id: int,
     pad_id: int,
     temperature: float = 1.0,
+    top_k: int = 0,
     top_p: float = 1.0,
     uniforms: Tensor | None = None,
 ) -> Samples:
     """Draw `group_size` responses to each prompt, or decode greedily where `temperature` is 0.
 
+    `top_k` (0: none) and `top_p` (1: none) truncate each step's law: temperature first, then top-k, then top-p of what
+    is left, ties to the lower id.
+
     `uniforms` is (N, max_new_tokens) float64 in [0, 1), N = len(prompts)·group_size; greedy decoding needs none. The
     width R of the result is that of the longest response. Cost: one pass over each prompt and one over each token.
     Raises ValueError for arguments out of range and FloatingPointError for logits that are no distribution.
     """
-    _check(prompts, group_size, max_new_tokens, temperature, top_p, uniforms)
+    _check(prompts, group_size, max_new_tokens, temperature, top_k, top_p, uniforms)
+    if temperature == 0.0:
+        top_k, top_p = 0, 1.0  # the most probable token stays in every truncation
     with torch.inference_mode():
-        drawn = _sample(model, prompts, group_size, max_new_tokens, eos_id, pad_id, temperature, top_p, uniforms)
+        drawn = _sample(model, prompts, group_size, max_new_tokens, eos_id, pad_id, temperature, top_k, top_p, uniforms)
     # Tensors made in inference mode cannot enter a loss; their copies can.
-    return Samples(*(getattr(drawn, field.name).clone() for field in fields(Samples)))
+    response, lengths, finished, values = (tensor.clone() for tensor in drawn)
+    return Samples(response, lengths, values[0], values[1], values[-2], values[-1], finished)
 
 
 def _sample(
@@ -73,9 +84,11 @@ def _sample(
     eos_id: int,
     pad_id: int,
     temperature: float,
+    top_k: int,
     top_p: float,
     uniforms: Tensor | None,
-) -> Samples:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Responses, lengths, whether they ended, and the values of `_next_tokens` (2 or 4, N, R)."""
     device = model.device
     ids, prompt_mask = left_pad(prompts, pad_id)
     padded = not bool(prompt_mask.all())
@@ -92,18 +105,16 @@ def _sample(
 
     dtype = torch.promote_types(logits.dtype, torch.float32)
     response = torch.full((n, max_new_tokens), pad_id, dtype=torch.int64, device=device)
-    log_probs = torch.zeros((n, max_new_tokens), dtype=dtype, device=device)
-    entropy = torch.zeros_like(log_probs)
+    values = torch.zeros((4 if truncates(top_k, top_p) else 2, n, max_new_tokens), dtype=dtype, device=device)
     draws = None if uniforms is None else uniforms.to(device, torch.float64)
     rows = torch.arange(n, device=device)  # rollout of each row of the batch
     alive = torch.ones(n, dtype=torch.bool, device=device)  # among the rows of the batch
     for t in range(max_new_tokens):
         draw = None if draws is None else draws[rows, t]
-        token, log_prob, row_entropy = _next_tokens(logits, draw, temperature, top_p)
+        token, row_values = _next_tokens(logits, draw, temperature, top_k, top_p)
         # Rows that ended but are still in the batch write padding and zeros.
         response[rows, t] = torch.where(alive, token, pad_id)
-        log_probs[rows, t] = torch.where(alive, log_prob, 0.0).to(dtype)
-        entropy[rows, t] = torch.where(alive, row_entropy, 0.0).to(dtype)
+        values[:, rows, t] = torch.where(alive, row_values, 0.0).to(dtype)
         alive &= token != eos_id
         n_alive = int(alive.sum())
         if n_alive == 0 or t == max_new_tokens - 1:
@@ -125,29 +136,30 @@ def _sample(
     ended = (response == eos_id).long()
     lengths = torch.where(finished, ended.argmax(1) + 1, max_new_tokens)
     width = int(lengths.max())
-    return Samples(response[:, :width], lengths, log_probs[:, :width], entropy[:, :width], finished)
+    return response[:, :width], lengths, finished, values[..., :width]
 
 
 def _next_tokens(
-    logits: Tensor, uniforms: Tensor | None, temperature: float, top_p: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Next token of each row, its log-probability and the entropy of its law, each (N,)."""
+    logits: Tensor, uniforms: Tensor | None, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """Next token of each row (N,); its log-probability and the entropy of its law (2, N), under the policy and, where
+    that is truncated, under the law sampled from as well (4, N)."""
     size = max(1, _CHUNK // logits.shape[1])
     if len(logits) <= size:
-        return _next_tokens_of_chunk(logits, uniforms, temperature, top_p)
+        return _next_tokens_of_chunk(logits, uniforms, temperature, top_k, top_p)
     pieces = [
         _next_tokens_of_chunk(
-            logits[i : i + size], None if uniforms is None else uniforms[i : i + size], temperature, top_p
+            logits[i : i + size], None if uniforms is None else uniforms[i : i + size], temperature, top_k, top_p
         )
         for i in range(0, len(logits), size)
     ]
-    token, log_prob, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return token, log_prob, entropy
+    token, values = zip(*pieces, strict=True)
+    return torch.cat(token), torch.cat(values, dim=1)
 
 
 def _next_tokens_of_chunk(
-    logits: Tensor, uniforms: Tensor | None, temperature: float, top_p: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor, uniforms: Tensor | None, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor]:
     z = logits.double()
     if temperature not in (0.0, 1.0):
         z /= temperature
@@ -159,16 +171,26 @@ def _next_tokens_of_chunk(
             f"logits: expected finite numbers, received NaN, +inf or only −inf in {int((~total.isfinite()).sum())} of "
             f"{len(total)} rows; the policy has diverged"
         )
-    log_total = total.log()
+    truncated = truncates(top_k, top_p)
+    sampled = probs.masked_fill(~kept_tokens(z, top_k=top_k, top_p=top_p), 0.0) if truncated else probs
     if temperature == 0.0:
         token = logits.argmax(dim=1, keepdim=True)
     else:
         assert uniforms is not None
-        token = _invert_cdf(probs if top_p == 1.0 else _nucleus(probs, top_p), uniforms)
-    log_prob = z.gather(1, token) - log_total
-    # Σ π z over finite logits only: a token of probability zero adds nothing.
-    mean = torch.linalg.vecdot(probs, z.clamp(min=-1e300)).unsqueeze(1) / total
-    return token.squeeze(1), log_prob.squeeze(1), (log_total - mean).squeeze(1)
+        token = _invert_cdf(sampled, uniforms)
+    chosen, finite = z.gather(1, token), z.clamp(min=-1e300)
+    values = _log_prob_and_entropy(probs, total, finite, chosen)
+    if truncated:
+        values += _log_prob_and_entropy(sampled, sampled.sum(dim=1, keepdim=True), finite, chosen)
+    return token.squeeze(1), torch.cat(values, dim=1).T
+
+
+def _log_prob_and_entropy(probs: Tensor, total: Tensor, z: Tensor, chosen: Tensor) -> list[Tensor]:
+    """log π_y = z_y − log Σ e^z and H = log Σ e^z − Σ π z over the tokens where `probs` = e^z is not 0, each (N, 1)."""
+    log_total = total.log()
+    # Over finite logits only: a token of probability zero adds nothing.
+    mean = torch.linalg.vecdot(probs, z).unsqueeze(1) / total
+    return [chosen - log_total, log_total - mean]
 
 
 def _invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -178,19 +200,12 @@ def _invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
 
 
-def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Zero all but the fewest most probable tokens whose mass reaches `top_p`; ties go to the lower id."""
-    ordered, order = probs.sort(dim=1, descending=True, stable=True)
-    before = ordered.cumsum(dim=1) - ordered
-    outside = before >= top_p * ordered.sum(dim=1, keepdim=True)
-    return probs.masked_fill(outside.scatter(1, order, outside), 0.0)
-
-
 def _check(
     prompts: Sequence[Sequence[int]],
     group_size: int,
     max_new_tokens: int,
     temperature: float,
+    top_k: int,
     top_p: float,
     uniforms: Tensor | None,
 ) -> None:
@@ -202,8 +217,7 @@ def _check(
         )
     if not temperature >= 0.0:
         raise ValueError(f"temperature: expected 0 (greedy) or a positive number, received {temperature}")
-    if not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p: expected a number in (0, 1], received {top_p}; 1 samples from the whole law")
+    check_truncation(top_k, top_p)
     if temperature == 0.0:
         return
     shape = (len(prompts) * group_size, max_new_tokens)

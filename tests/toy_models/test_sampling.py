@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from one_law import OneLaw
 from random_models import random_model
 
+from tests.reference.truncation_slow import entropy_of, law_of, log_of
 from toy_models import Policy, Samples, get_task, sample
 from toy_models.sampling import _next_tokens
 
@@ -25,39 +27,44 @@ def draw(model: Any, prompts: list[list[int]], group_size: int = 4, **kwargs: An
 
 
 def naive(
-    model: Any, prompt: list[int], draws: torch.Tensor, temperature: float, top_p: float = 1.0
-) -> tuple[list[int], list[float], list[float]]:
-    """One row, one token at a time, a whole forward pass for each, in Python numbers."""
-    ids, log_probs, entropies = list(prompt), [], []
+    model: Any, prompt: list[int], draws: torch.Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> tuple[list[int], list[list[float]]]:
+    """One row, one token at a time, a whole forward pass for each, in Python numbers: the tokens, and under the
+    policy's and the truncated law the log-prob of each and the entropy."""
+    ids, values = list(prompt), []
     for u in draws.tolist():
         with torch.no_grad():
-            z = model(input_ids=torch.tensor([ids])).logits[0, -1].double()
-        law = (z / (temperature or 1.0)).softmax(-1)
-        p = law.tolist()
+            z = model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
+        policy = law_of(z, temperature or 1.0)
+        truncated = law_of(z, temperature or 1.0, top_k, top_p)
         if temperature == 0.0:
-            token = max(range(len(p)), key=p.__getitem__)
+            token = max(range(len(z)), key=z.__getitem__)
         else:
-            nucleus: list[int] = []
-            for v in sorted(range(len(p)), key=lambda v: -p[v]):
-                if sum(p[w] for w in nucleus) < top_p:
-                    nucleus.append(v)
             mass, token = 0.0, -1
-            for v in sorted(nucleus):
-                mass += p[v]
-                token = v
-                if mass > u * sum(p[w] for w in nucleus):
+            for v, p in enumerate(truncated):
+                mass += p
+                token = v if p > 0 else token
+                if mass > u:
                     break
         ids.append(token)
-        log_probs.append(law[token].log().item())
-        entropies.append(-(law * law.log()).sum().item())
+        values.append([f for law in (policy, truncated) for f in (log_of(law[token]), entropy_of(law))])
         if token == END:
             break
-    return ids[len(prompt) :], log_probs, entropies
+    return ids[len(prompt) :], values
+
+
+def check_values(drawn: Samples, i: int, expected: list[list[float]], tolerance: float) -> None:
+    """The four values of each token of rollout i, and zeros after its end."""
+    n = len(expected)
+    columns = (drawn.log_probs, drawn.entropy, drawn.sampling_log_probs, drawn.sampling_entropy)
+    for found, right in zip(columns, torch.tensor(expected, dtype=torch.float64).T, strict=True):
+        assert (found[i, :n].double() - right).abs().max() <= tolerance
+        assert (found[i, n:] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
 @pytest.mark.parametrize("prompts", [PROMPTS, EQUAL], ids=["ragged", "equal"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-6)])
 def test_equals_one_forward_pass_per_token(
     kind: str, prompts: list[list[int]], dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -67,31 +74,26 @@ def test_equals_one_forward_pass_per_token(
     drawn = draw(model, prompts, group_size, temperature=temperature, uniforms=u)
     assert drawn.log_probs.dtype == dtype
     for i, row in enumerate(u):
-        ids, log_probs, entropies = naive(model, prompts[i // group_size], row, temperature)
+        ids, expected = naive(model, prompts[i // group_size], row, temperature)
         n = len(ids)
         assert drawn.response_ids[i, :n].tolist() == ids
         assert drawn.lengths[i] == n
         assert drawn.finished[i] == (ids[-1] == END)
-        assert (drawn.log_probs[i, :n].double() - torch.tensor(log_probs).double()).abs().max() <= max(tolerance, 1e-6)
-        assert (drawn.entropy[i, :n].double() - torch.tensor(entropies).double()).abs().max() <= max(tolerance, 1e-6)
         assert (drawn.response_ids[i, n:] == PAD).all()
-        assert (drawn.log_probs[i, n:] == 0).all()
-        assert (drawn.entropy[i, n:] == 0).all()
+        check_values(drawn, i, expected, tolerance)
     # Otherwise the removal of ended rows was not met.
     assert 0 < drawn.finished.sum() < len(u) or len(set(drawn.lengths.tolist())) > 2
 
 
-@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9])
-def test_nucleus(top_p: float) -> None:
-    model = random_model("qwen3", torch.float64)
-    drawn = draw(model, PROMPTS, 4, top_p=top_p, temperature=1.2)
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.05), (0, 0.5), (0, 0.9), (3, 1.0), (8, 0.8)])
+def test_truncated_laws(top_k: int, top_p: float) -> None:
+    model = random_model("gpt2", torch.float64)
+    drawn = draw(model, PROMPTS, 4, top_k=top_k, top_p=top_p, temperature=1.2)
     for i, row in enumerate(uniforms(20)):
-        ids, log_probs, entropies = naive(model, PROMPTS[i // 4], row, 1.2, top_p)
-        n = len(ids)
-        assert drawn.response_ids[i, :n].tolist() == ids
-        # The policy's own law, not the truncated one.
-        assert (drawn.log_probs[i, :n] - torch.tensor(log_probs, dtype=torch.float64)).abs().max() <= 1e-10
-        assert (drawn.entropy[i, :n] - torch.tensor(entropies, dtype=torch.float64)).abs().max() <= 1e-10
+        ids, expected = naive(model, PROMPTS[i // 4], row, 1.2, top_k, top_p)
+        assert drawn.response_ids[i, : len(ids)].tolist() == ids
+        check_values(drawn, i, expected, 1e-12)
+    assert (drawn.sampling_log_probs > drawn.log_probs + 0.01).any()
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
@@ -99,10 +101,9 @@ def test_greedy(kind: str) -> None:
     model = random_model(kind, torch.float64)
     drawn = draw(model, PROMPTS, 1, temperature=0.0, uniforms=None)
     for i, prompt in enumerate(PROMPTS):
-        ids, log_probs, entropies = naive(model, prompt, torch.zeros(N_NEW), 0.0)
+        ids, expected = naive(model, prompt, torch.zeros(N_NEW), 0.0)
         assert drawn.response_ids[i, : len(ids)].tolist() == ids
-        assert (drawn.log_probs[i, : len(ids)] - torch.tensor(log_probs, dtype=torch.float64)).abs().max() <= 1e-10
-        assert (drawn.entropy[i, : len(ids)] - torch.tensor(entropies, dtype=torch.float64)).abs().max() <= 1e-10
+        check_values(drawn, i, expected, 1e-10)
 
 
 def test_greedy_is_that_of_generate(tiny: Policy) -> None:
@@ -154,27 +155,6 @@ def test_frequencies_follow_the_law() -> None:
         assert errors.abs().max() < 5
 
 
-class OneLaw(torch.nn.Module):
-    """Logits that do not depend on the context, in the interface of transformers."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, logits: list[float]) -> None:
-        super().__init__()
-        self.row = torch.tensor(logits)
-
-    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-        class Output:
-            logits = self.row.expand(*input_ids.shape, -1)
-            past_key_values = self
-
-        return Output()
-
-    def batch_repeat_interleave(self, repeats: int) -> None: ...
-
-    def reorder_cache(self, index: torch.Tensor) -> None: ...
-
-
 INF = float("inf")
 LARGEST_UNIFORM = 1 - 2.0**-53
 
@@ -205,9 +185,9 @@ def test_the_largest_uniform_never_leaves_the_vocabulary() -> None:
     # Whatever the total mass rounds to: 2000 laws of 50 tokens, the last two without mass.
     logits = 3 * torch.randn(2000, 50, generator=torch.Generator().manual_seed(0)).double()
     logits[:, -2:] = -INF
-    token, log_prob, _ = _next_tokens(logits, torch.full((2000,), LARGEST_UNIFORM, dtype=torch.float64), 0.9, 1.0)
+    token, values = _next_tokens(logits, torch.full((2000,), LARGEST_UNIFORM, dtype=torch.float64), 0.9, 0, 1.0)
     assert token.max() <= 47
-    assert log_prob.isfinite().all()
+    assert values.isfinite().all()
 
 
 def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
