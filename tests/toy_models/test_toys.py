@@ -1,0 +1,207 @@
+"""The exact toys against the slow route: every response written out, autograd in float64, sums over responses."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toy_models import Bandit, LogLinear, Tree, tree_leaves
+
+# products of a few hundred float64 numbers of order one
+CLOSE = {"rtol": 1e-11, "atol": 1e-13}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def dense(log_probs_of, parameters, weights):
+    """Mean and covariance of w·∇ log π(y) over y, with the scores from autograd."""
+    scores = torch.autograd.functional.jacobian(log_probs_of, parameters)
+    scores = scores.flatten(0, -parameters.ndim - 1).flatten(1)
+    probs = log_probs_of(parameters).detach().exp().flatten()
+    g = weights.flatten()[:, None] * scores
+    mean = probs @ g
+    return mean, (probs[:, None] * g).T @ g - torch.outer(mean, mean)
+
+
+@pytest.mark.parametrize("arms", [1, 2, 7])
+def test_bandit(arms):
+    z, w = torch.randn(arms, generator=generator(), dtype=torch.float64) * 2, torch.randn(
+        arms, generator=generator(1), dtype=torch.float64
+    )
+    bandit = Bandit(z)
+    mean, covariance = dense(lambda t: t.log_softmax(-1), z, w)
+    torch.testing.assert_close(bandit.expected_score(w), mean, **CLOSE)
+    torch.testing.assert_close(bandit.score_covariance(w), covariance, **CLOSE)
+
+
+def test_bandit_batches_are_bandits_apart():
+    z = torch.randn(3, 4, 5, generator=generator(), dtype=torch.float64)
+    w = torch.randn(4, 5, generator=generator(1), dtype=torch.float64)
+    correct = torch.rand(4, 5, generator=generator(2)) < 0.4
+    whole = Bandit(z)
+    for s, p in itertools.product(range(3), range(4)):
+        one = Bandit(z[s, p])
+        torch.testing.assert_close(whole.expected_score(w)[s, p], one.expected_score(w[p]), **CLOSE)
+        torch.testing.assert_close(whole.score_covariance(w)[s, p], one.score_covariance(w[p]), **CLOSE)
+        torch.testing.assert_close(whole.success(correct)[s, p], one.success(correct[p]), **CLOSE)
+    assert torch.equal(whole.with_parameters(whole.parameters + 1).logits, z + 1)
+
+
+def test_log_linear():
+    features = torch.randn(4, 5, 3, generator=generator(), dtype=torch.float64)
+    theta = torch.randn(3, generator=generator(1), dtype=torch.float64)
+    w = torch.randn(4, 5, generator=generator(2), dtype=torch.float64)
+    policy = LogLinear(features, theta)
+
+    def log_probs(t):  # of a prompt drawn uniformly and its arm
+        return (features @ t).log_softmax(-1) - torch.log(torch.tensor(4.0, dtype=torch.float64))
+
+    mean, covariance = dense(log_probs, theta, w)
+    torch.testing.assert_close(policy.expected_score(w), mean, **CLOSE)
+    torch.testing.assert_close(policy.score_covariance(w), covariance, **CLOSE)
+    seeds = LogLinear(features, torch.stack([theta, 2 * theta]))
+    torch.testing.assert_close(seeds.expected_score(w)[0], mean, **CLOSE)
+    torch.testing.assert_close(seeds.score_covariance(w)[0], covariance, **CLOSE)
+
+
+def test_the_kernel_is_what_one_prompt_does_to_another():
+    features = torch.randn(2, 3, 4, generator=generator(), dtype=torch.float64)
+    policy = LogLinear(features, torch.zeros(4, dtype=torch.float64))
+    only_first = torch.tensor([[1.0, 0, 0], [0, 0, 0]], dtype=torch.float64)
+    step = 1e-3 * policy.expected_score(only_first)
+    moved = policy.with_parameters(policy.parameters + step).logits - policy.logits
+    direction = Bandit(policy.logits).expected_score(only_first) / 2  # a mean over two prompts
+    torch.testing.assert_close(moved, 1e-3 * torch.einsum("paqb,qb->pa", policy.kernel(), direction), **CLOSE)
+    assert moved[1].abs().max() > 0
+
+
+TREES = [(2, 1), (2, 4), (3, 3), (4, 2), (5, 1)]
+
+
+@pytest.mark.parametrize(("vocab", "depth"), TREES)
+def test_tree_against_every_response_written_out(vocab, depth):
+    tree = Tree.random(vocab, depth, generator=generator())
+    responses = tree.enumerate()
+    assert len(responses) == len(set(responses)) == tree_leaves(vocab, depth)
+    assert all(0 not in y[:-1] and (y[-1] == 0 or len(y) == depth) for y in responses)
+    assert tree.lengths().tolist() == [len(y) for y in responses]
+
+    contexts = [{c: i for i, c in enumerate(itertools.product(range(1, vocab), repeat=t))} for t in range(depth)]
+
+    def token_log_probs(parameters):
+        laws = [level.log_softmax(-1) for level in tree.with_parameters(parameters).levels]
+        return [[laws[t][contexts[t][y[:t]], y[t]] for t in range(len(y))] for y in responses]
+
+    def log_probs(parameters):
+        return torch.stack([torch.stack(row).sum() for row in token_log_probs(parameters)])
+
+    torch.testing.assert_close(tree.log_probs(), log_probs(tree.parameters), **CLOSE)
+    assert tree.log_probs().exp().sum().item() == pytest.approx(1, abs=1e-12)
+    w = torch.randn(len(responses), generator=generator(1), dtype=torch.float64)
+    mean, covariance = dense(log_probs, tree.parameters, w)
+    torch.testing.assert_close(tree.expected_score(w), mean, **CLOSE)
+    torch.testing.assert_close(tree.score_covariance(w), covariance, **CLOSE)
+    torch.testing.assert_close(tree.score_variance(w), covariance.trace(), **CLOSE)
+
+    per_token = torch.randn(len(responses), depth, generator=generator(2), dtype=torch.float64)
+    theta = tree.parameters.clone().requires_grad_()
+    probs = tree.log_probs().exp()
+    loss = sum(
+        probs[i] * per_token[i, t] * lp for i, row in enumerate(token_log_probs(theta)) for t, lp in enumerate(row)
+    )
+    (expected,) = torch.autograd.grad(loss, theta)
+    torch.testing.assert_close(tree.expected_token_score(per_token), expected, **CLOSE)
+
+    factors = [torch.rand(level.shape, generator=generator(3), dtype=torch.float64) for level in tree.levels]
+    local = torch.zeros(len(responses), depth, dtype=torch.float64)
+    for i, y in enumerate(responses):
+        for t in range(len(y)):
+            local[i, t] = w[i] * factors[t][contexts[t][y[:t]], y[t]]
+    torch.testing.assert_close(tree.expected_score(w, factors), tree.expected_token_score(local), **CLOSE)
+
+
+def test_tree_variance_with_factors_is_the_trace_over_responses():
+    tree = Tree.random(3, 3, generator=generator())
+    w = torch.randn(tree_leaves(3, 3), generator=generator(1), dtype=torch.float64)
+    factors = [torch.rand(level.shape, generator=generator(3), dtype=torch.float64) for level in tree.levels]
+    ones = [torch.ones_like(level) for level in tree.levels]
+    torch.testing.assert_close(tree.score_variance(w, ones), tree.score_variance(w), **CLOSE)
+    rows = []
+    for y in tree.enumerate():
+        g, context, start = torch.zeros_like(tree.parameters), 0, 0
+        for t, token in enumerate(y):
+            at = slice(start + 3 * context, start + 3 * context + 3)
+            g[at] = factors[t][context, token] * (
+                torch.eye(3, dtype=torch.float64)[token] - tree.levels[t][context].softmax(-1)
+            )
+            start, context = start + 3 * 2**t, 2 * context + token - 1
+        rows.append(g)
+    g = w[:, None] * torch.stack(rows)
+    probs = tree.log_probs().exp()
+    variance = (probs * g.square().sum(-1)).sum() - (probs @ g).square().sum()
+    torch.testing.assert_close(tree.score_variance(w, factors), variance, **CLOSE)
+
+
+def test_tree_batches_are_trees_apart():
+    tree = Tree.random(3, 3, batch=(2, 3), generator=generator())
+    w = torch.randn(3, tree_leaves(3, 3), generator=generator(1), dtype=torch.float64)
+    correct = w > 0
+    for s, p in itertools.product(range(2), range(3)):
+        one = Tree(tuple(level[s, p] for level in tree.levels))
+        for whole, apart in (
+            (tree.log_probs(), one.log_probs()),
+            (tree.parameters, one.parameters),
+            (tree.expected_score(w), one.expected_score(w[p])),
+            (tree.score_variance(w), one.score_variance(w[p])),
+            (tree.score_covariance(w), one.score_covariance(w[p])),
+            (tree.success(correct), one.success(correct[p])),
+        ):
+            torch.testing.assert_close(whole[s, p], apart, **CLOSE)
+    assert torch.equal(tree.with_parameters(tree.parameters).parameters, tree.parameters)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(TREES[1:]), st.floats(0.1, 20))
+def test_psr_and_nsr_have_one_expected_gradient(seed, shape, scale):
+    """E[r s] = E[−(1−r) s] = ∇p, since E[s] = 0; on every toy, at any logits."""
+    g = generator(seed)
+    tree = Tree.random(*shape, scale=scale, generator=g)
+    r = (torch.rand(tree_leaves(*shape), generator=g) < 0.5).double()
+    theta = tree.parameters.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(tree.with_parameters(theta).success(r.bool()), theta)
+    torch.testing.assert_close(tree.expected_score(r), grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(tree.expected_score(r - 1), grad, rtol=1e-9, atol=1e-12)
+    bandit = Bandit(scale * torch.randn(4, 6, generator=g, dtype=torch.float64))
+    r = (torch.rand(4, 6, generator=g) < 0.5).double()
+    torch.testing.assert_close(bandit.expected_score(r), bandit.expected_score(r - 1), rtol=1e-9, atol=1e-13)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"logits: expected finite logits, received nan at index \(0, 1\)"):
+        Bandit(torch.tensor([[0.0, torch.nan]]))
+    with pytest.raises(ValueError, match=r"logits: expected floating-point logits .* received torch.int64"):
+        Bandit(torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match=r"probs: expected positive numbers that sum to one .* a sum of 0\.9"):
+        Bandit.from_probs(torch.tensor([0.5, 0.4]))
+    with pytest.raises(ValueError, match=r"theta: expected \(…, F\) for features \(P, A, F\), received \(2,\)"):
+        LogLinear(torch.zeros(2, 3, 4), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"levels: expected a tree that can be enumerated, .* received \d+ × 1; lower"):
+        Tree.random(11, 9, generator=generator())
+    with pytest.raises(ValueError, match=r"levels: expected shape \(2, 3\) at level 1, received \(4, 3\)"):
+        Tree((torch.zeros(1, 3), torch.zeros(4, 3)))
+    with pytest.raises(ValueError, match=r"levels: expected at least one level"):
+        Tree(())
+    with pytest.raises(ValueError, match=r"levels: expected a vocabulary of an end token and at least one other"):
+        Tree((torch.zeros(1, 1),))
+    with pytest.raises(ValueError, match=r"factors: expected one tensor for each of 2 levels, received 1"):
+        Tree.random(3, 2, generator=generator()).expected_score(torch.ones(7), [torch.ones(1, 3)])
+    with pytest.raises(ValueError, match=r"levels: expected a tree whose covariance fits .* score_variance"):
+        Tree.random(4, 9, generator=generator()).score_covariance(torch.tensor(1.0))
+    probs = torch.tensor([0.25, 0.75])
+    torch.testing.assert_close(Bandit.from_probs(probs).logits.softmax(-1), probs)
