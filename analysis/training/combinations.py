@@ -8,10 +8,13 @@ from toy_models.bases import BASES
 
 from ..errors import UsageError
 from ..objectives.rules import check
-from .config import FIELDS, show
-from .fields import RunConfig
+from .config import FIELDS, config_to_dict, flatten, show
+from .fields import CriticFields, RunConfig
 
 __all__ = ["combination_problems"]
+
+_ONE_SIGN = "it learns from one sign alone, and less a baseline its rows would carry weights of both"
+_NO_CRITIC = {"psr": _ONE_SIGN, "nsr": _ONE_SIGN, "grpo": "its group mean is a baseline already"}
 
 
 def combination_problems(config: RunConfig) -> list[str]:
@@ -55,18 +58,21 @@ def combination_problems(config: RunConfig) -> list[str]:
          'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
          "update.drop out"),
         (config.critic.enabled and objective.name not in ("reinforce", "w-reinforce"),
-         f"critic.enabled with objective.name = {show(objective.name)}: a baseline gives both signs a weight; take "
+         f"critic.enabled with objective.name = {show(objective.name)}: {_NO_CRITIC.get(objective.name)}; take "
          "reinforce or w-reinforce"),
         (config.critic.enabled and update.rows == "drop",
          'critic.enabled with update.rows = "drop": every row has an advantage then; set update.rows = "keep"'),
         (config.critic.enabled and objective.advantage not in (None, "none"),
          f"critic.enabled with objective.advantage = {show(objective.advantage)}: two baselines; leave one out"),
-        (config.critic.enabled and objective.kl_coef > 0 and objective.kl_placement == "reward",
-         'critic.enabled with objective.kl_placement = "reward": the critic values the task\'s reward alone; place '
-         "the KL in the loss"),
         (update.autocast is not None and config.policy.dtype == "float64",
          f'update.autocast = {show(update.autocast)} with policy.dtype = "float64": mixed precision leaves float64 as '
          'it is; set policy.dtype = "float32" or leave update.autocast out'),
+        (config.critic.whiten and rows < 2,
+         "critic.whiten with rollout.prompts × rollout.group_size = 1 row: its tokens alone may be too few to "
+         "standardise; draw more rollouts or leave critic.whiten out"),
+        (not config.critic.enabled and config.critic != CriticFields(),
+         f"{', '.join(_set_in('critic', config))} without critic.enabled: no critic reads it; set critic.enabled = "
+         "true or leave it out"),
         (rollout.prompts > config.task.train_prompts,
          f"rollout.prompts = {rollout.prompts} with task.train_prompts = {config.task.train_prompts}: a step draws "
          "each prompt once at most; raise task.train_prompts or lower rollout.prompts"),
@@ -80,6 +86,12 @@ def combination_problems(config: RunConfig) -> list[str]:
     ]
     problems += [message for wrong, message in rules if wrong]
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
+
+
+def _set_in(table: str, config: RunConfig) -> list[str]:
+    """The fields of a table that are not at their defaults."""
+    values = flatten({table: config_to_dict(config)[table]})
+    return [path for path, value in values.items() if value != FIELDS[path].default]
 
 
 def _exact_problems(config: RunConfig) -> list[str]:

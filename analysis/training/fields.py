@@ -66,7 +66,8 @@ class ObjectiveFields:
     kl_coef: float = _f(0.0, "coefficient β of KL to the reference (the base)", low=0)
     kl_estimator: str = _f("k3", "sampled estimators k1, k2, k3, or the full sum over the vocabulary (loss only)",
                            choices=("k1", "k2", "k3", "full"))
-    kl_placement: str = _f("loss", "loss: β·KL per token in the loss; reward: −β·ΣKL of the response in the advantage",
+    kl_placement: str = _f("loss", "loss: β·KL per token in the loss; reward: −β·KL at collection as a reward, of each "
+                                     "token with a critic, without one summed into the response's advantage",
                            choices=("loss", "reward"))
     entropy_coef: float = _f(0.0, "coefficient of the entropy bonus", low=0)
 
@@ -77,6 +78,9 @@ class CriticFields:
                               "clipping this is PPO")
     lr: float = _f(1e-3, "learning rate of the value head's own AdamW", above=0)
     gae_lambda: float = _f(1.0, "λ of generalised advantage estimation, γ = 1", low=0, high=1)
+    whiten: bool = _f(False, "standardise the advantages over the response tokens of the rollout batch")
+    clip: float | None = _f(None, "keep the value within this of its old one while that makes the loss larger; unset: "
+                                  "not clipped", above=0)
 
 
 @dataclass(frozen=True)

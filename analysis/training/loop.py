@@ -34,9 +34,9 @@ from .minibatches import plan_minibatches
 from .optimizer import learning_rate, make_optimizer
 from .randomness import Streams
 from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
-from .regularizers import kl_penalty
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
 from .start import load_policy_and_task, pick_device, run_identity
+from .targets import fix_targets
 from .update import Updater, UpdateResult
 
 __all__ = ["Loop", "train"]
@@ -110,7 +110,7 @@ class Loop:
         self.sampler = RolloutModel(self.policy.model, getattr(torch, config.rollout.dtype or config.policy.dtype))
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
-        self.critic = Critic(self.policy.model, config.critic.lr) if config.critic.enabled else None
+        self.critic = Critic(self.policy.model, config.critic) if config.critic.enabled else None
         self.updater = Updater(self.policy, self.optimizer, self.objective, config, self.critic)
         self.step = self.update = self.updates_made = 0
         self._timings: list[dict[str, Any]] = []
@@ -192,7 +192,7 @@ class Loop:
             if exact:
                 made = self._exact_update(batch, lr)
             else:
-                self._reference_values(batch, plans)
+                fix_targets(batch, plans, self.updater, self.reference)
                 made = 0
                 for epoch, plan in enumerate(plans):
                     for minibatch, rows in enumerate(plan):
@@ -274,31 +274,6 @@ class Loop:
         """A copy of what is being trained, by name."""
         named = self.policy.model.named_parameters()
         return {name: p.detach().clone() for name, p in named if p.requires_grad}
-
-    def _reference_values(self, batch: RolloutBatch, plans: list[list[torch.Tensor]]) -> None:
-        """What updates need from the policy as it is: old and reference log-probs, values, penalties."""
-        config, width = self.config, batch.sampling_log_probs.shape[1]
-        used = sorted({i for plan in plans for rows in plan for i in rows.tolist()})
-        penalty = config.objective.kl_coef > 0 and config.objective.kl_placement == "reward"
-        if self.critic is not None:
-            self.updater.value(batch, used)
-        elif sum(len(plan) for plan in plans) > 1 or penalty:
-            # The first minibatch's rows are seen before any update: there the policy is its own old policy.
-            first = set(plans[0][0].tolist()) if plans[0] and not penalty else set()
-            rows = [i for i in used if i not in first]
-            old = torch.full((len(batch), width), torch.nan, dtype=self.updater.runner.dtype)
-            if rows:
-                old[rows] = self.updater.runner.log_probs(self.policy.model, batch, rows)
-            batch.old_log_probs = old
-        if self.reference is not None and used:
-            ref = torch.zeros(len(batch), width, dtype=self.updater.runner.dtype)
-            ref[used] = self.updater.runner.log_probs(self.reference, batch, used)
-            batch.ref_log_probs = ref
-            if penalty:
-                assert batch.old_log_probs is not None
-                old = batch.old_log_probs[used]
-                kl = kl_penalty(config.objective.kl_estimator, old, ref[used], old, None)
-                batch.advantages[used] -= config.objective.kl_coef * (kl * batch.mask()[used]).sum(1).float()
 
     # -- evaluation and books -------------------------------------------------------------------------------------
 

@@ -243,12 +243,18 @@ class Recipe:
                 values = self.values | (method.values if method else {}) | chosen
                 config = config_from_dict({path: value for path, value in values.items()
                                            if path in FIELDS and path not in skip})
-                label = method.label if method else _LABELS[config.objective.name]
+                label = method.label if method else _label(config)
                 shown = {path: value for path, value in chosen.items()
                          if path != "seed" and (method is not None or path != "objective.name")}
                 label = " ".join([label, *(f"{_short(path, grid)}={_plain(value)}" for path, value in shown.items())])
                 runs.append(PlannedRun(f"{_slug(label)}-seed{config.seed}", label, config))
         return runs
+
+
+def _label(config: RunConfig) -> str:
+    """What a method is called where the recipe does not name it: REINFORCE with a critic is PPO."""
+    name = config.objective.name
+    return "PPO" if config.critic.enabled and name == "reinforce" else _LABELS[name]
 
 
 def _weighs_both(method: Method, values: Mapping[str, Any]) -> bool:

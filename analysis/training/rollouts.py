@@ -72,8 +72,8 @@ class RolloutBatch:
     """The responses of one step; rollout i belongs to prompt i // group_size. Tensors live on the CPU.
 
     `sampling_log_probs` and `entropy` are those of softmax(z/T) as the sampler saw it; they serve the records only.
-    `old_log_probs`, `ref_log_probs`, `token_advantages` and `returns` (N, R) are filled in before the updates where
-    they are needed; token advantages (a critic's) take the place of the rollouts' `advantages`.
+    `old_log_probs`, `ref_log_probs`, `values`, `returns` and `token_advantages` (N, R) are filled in before the updates
+    where they are needed (`targets`); token advantages (a critic's) take the place of the rollouts' `advantages`.
     """
 
     step: int
@@ -92,8 +92,9 @@ class RolloutBatch:
     selected: Tensor
     old_log_probs: Tensor | None = None
     ref_log_probs: Tensor | None = None
-    token_advantages: Tensor | None = None
+    values: Tensor | None = None
     returns: Tensor | None = None
+    token_advantages: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.responses)

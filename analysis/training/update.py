@@ -6,7 +6,7 @@ extra cost. The summed losses are divided by what the recipe's normaliser says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from toy_models import Policy
 
 from ..errors import DivergedError
 from ..objectives import Objective
-from .critic import Critic, advantage_estimates, captured_hidden_states
+from .critic import Critic
 from .fields import RunConfig
 from .passes import Gradients, PassRunner, SignPass, sum_gradients
 from .rollouts import RolloutBatch
@@ -60,23 +60,6 @@ class Updater:
         self.runner = PassRunner(policy, objective, config)
         self.parameters = self.runner.parameters
 
-    def value(self, batch: RolloutBatch, rows: Sequence[int]) -> None:
-        """Fill in old log-probs, token advantages and returns of the rows, by the policy and the critic as they are."""
-        assert self.critic is not None
-        shape = (len(batch), batch.sampling_log_probs.shape[1])
-        values = torch.zeros(shape, dtype=self.runner.dtype)
-        batch.old_log_probs = torch.zeros_like(values)
-        with captured_hidden_states(self.policy.model) as hidden:
-            batch.old_log_probs[list(rows)] = self.runner.log_probs(self.policy.model, batch, rows)
-        start = 0
-        for states in hidden:
-            chosen = torch.tensor(rows[start : start + len(states)])
-            values[chosen, : states.shape[1]] = self.critic.values(states.to(values.dtype)).cpu()
-            start += len(states)
-        rewards = batch.advantages.to(values.dtype)
-        batch.token_advantages = advantage_estimates(values, rewards, batch.lengths, self.config.critic.gae_lambda)
-        batch.returns = batch.token_advantages + values
-
     def apply(self, batch: RolloutBatch, rows: Tensor, reference: torch.nn.Module | None, where: str) -> UpdateResult:
         """Make one update from the given rows; `where` names the update in errors.
 
@@ -104,12 +87,10 @@ class Updater:
         self._norms(result, gradients, total, where)
         self._step(result, total)
         if self.critic is not None and result.passes:
-            assert batch.returns is not None
             hidden = torch.cat([one.hidden[one.mask] for one in result.passes if one.hidden is not None])
-            returns = torch.cat(
-                [batch.returns[one.rows][:, : one.mask.shape[1]].to(hidden.device)[one.mask] for one in result.passes]
+            result.value_loss = self.critic.fit(
+                hidden, _of_tokens(batch.returns, result.passes), _of_tokens(batch.values, result.passes)
             )
-            result.value_loss = self.critic.fit(hidden, returns)
         return result
 
     def apply_exact(self, loss: Callable[[], Tensor], where: str) -> UpdateResult:
@@ -161,3 +142,9 @@ class Updater:
             inner = sum(float((p * n).sum()) for p, n in zip(gradients["pos"], gradients["neg"], strict=True))
             product = result.grad_norm["pos"] * result.grad_norm["neg"]
             result.grad_cos = inner / product if product > 0 else None
+
+
+def _of_tokens(stored: Tensor | None, passes: list[SignPass]) -> Tensor:
+    """Values (N, R) of a rollout batch at the real tokens of the passes, in their order."""
+    assert stored is not None
+    return torch.cat([stored[one.rows, : one.mask.shape[1]].to(one.mask.device)[one.mask] for one in passes])

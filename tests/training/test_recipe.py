@@ -188,9 +188,11 @@ class TestCombinations:
             ({"critic.enabled": True, "update.rows": "drop"}, r'critic\.enabled with update\.rows = "drop"'),
             ({"critic.enabled": True, "objective.advantage": "group_mean"}, r"critic\.enabled with .*: two baselines"),
             ({"update.autocast": "bfloat16", "policy.dtype": "float64"}, r"update\.autocast .* leaves float64"),
+            ({"critic.enabled": True, "objective.name": "grpo"}, "its group mean is a baseline already"),
+            ({"critic.lr": 0.1, "critic.clip": 0.2}, r"critic\.lr, critic\.clip without critic\.enabled"),
             (
-                {"critic.enabled": True, "objective.kl_coef": 0.1, "objective.kl_placement": "reward"},
-                r'critic\.enabled with objective\.kl_placement = "reward"',
+                {"critic.enabled": True, "critic.whiten": True, "rollout.prompts": 1, "rollout.group_size": 1},
+                r"critic\.whiten with rollout\.prompts × rollout\.group_size = 1 row",
             ),
             ({"update.drop": "after"}, r'update\.drop = "after" with update\.rows = "keep"'),
             ({"rollout.prompts": 2000}, r"rollout\.prompts = 2000 with task\.train_prompts = 1024"),

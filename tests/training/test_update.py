@@ -15,6 +15,7 @@ from analysis.training.critic import Critic
 from analysis.training.fields import CriticFields
 from analysis.training.records import UpdateIndex, pass_statistics, token_rows, update_row
 from analysis.training.regularizers import kl_penalty, policy_entropy
+from analysis.training.targets import fix_targets
 
 ROWS = torch.arange(16)
 METHODS = [
@@ -271,13 +272,13 @@ def test_critic_is_a_baseline_and_leaves_the_policy_gradient_to_the_objective():
     config = make_config(objective={"name": "reinforce"})
     config = dataclasses.replace(config, critic=CriticFields(enabled=True, lr=0.1, gae_lambda=0.7))
     updater = make_updater(config)
-    updater.critic = Critic(updater.policy.model, 0.1)
+    updater.critic = Critic(updater.policy.model, config.critic)
     g = torch.Generator().manual_seed(3)
     torch.nn.init.normal_(updater.critic.head.weight, generator=g)
     torch.nn.init.constant_(updater.critic.head.bias, 0.3)
     batch = random_batch(updater.objective)
     head = copy.deepcopy(updater.critic.head)
-    updater.value(batch, ROWS.tolist())
+    fix_targets(batch, [[ROWS]], updater, None)
     hidden = []
     for i in range(len(batch)):
         prompt, response = list(batch.prompt(i).ids), batch.responses[i]
