@@ -176,6 +176,9 @@ class PassRunner:
             if kl_on:
                 full = config.objective.kl_estimator == "full"
                 kl_weights = -config.objective.kl_coef * token_scale if full else probe.take()
+        elif ref is not None:  # the penalty is a reward: it makes no gradient here, but is worth knowing
+            kl = kl_penalty(config.objective.kl_estimator, log_probs.detach(), ref, scaled, None)
+            kl_sum = kl.masked_fill(~mask, 0).sum().item()
         probe.remove()
         one = SignPass(
             sign,

@@ -132,7 +132,7 @@ def update_row(
         if entropies:
             row[f"entropy_{name}"] = torch.cat(entropies).double().mean().item()
     tokens = row["tokens_pos"] + row["tokens_neg"]
-    with_kl = any(one.kl_weights is not None for one in result.passes)
+    with_kl = any(one.ref_log_probs is not None for one in result.passes)
     row["value_loss"] = result.value_loss
     row["kl"] = sum(one.kl_sum for one in result.passes) / tokens if with_kl else None
     return {name: [value] for name, value in row.items()}

@@ -321,6 +321,9 @@ def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
     np.testing.assert_allclose(rows.a, 1 - 0.5 * rows.k, rtol=0, atol=1e-5)
     assert rows.k.abs().max() > 1e-3
     assert shifted.kl_weight.isna().all()
+    penalty = reward.table("updates").kl
+    assert penalty[0] == 0  # the base itself
+    assert penalty[2:].abs().gt(1e-6).all()
     assert (loss.table("tokens").advantage == 1).all()
     assert loss.table("updates").grad_norm_reg[1:].gt(0).all()
 
@@ -353,6 +356,11 @@ def test_critic_resumes_with_its_state_and_learns(tmp_path):
         "objective.name": "reinforce",
         "critic.enabled": True,
         "critic.lr": 3e-3,
+        "critic.whiten": True,
+        "critic.clip": 0.2,
+        "objective.kl_coef": 0.01,
+        "objective.kl_placement": "reward",
+        "update.epochs": 2,
         "update.rows": "keep",
     }
     config = Recipe.load("tiny").set(**settings).expand()[0].config
@@ -360,6 +368,7 @@ def test_critic_resumes_with_its_state_and_learns(tmp_path):
     asked = itertools.count(1)
     train(config, tmp_path / "parts", run_id="r", label="L", should_stop=lambda: next(asked) >= 2)
     assert digest(go(tmp_path / "parts", config, resume=True).folder) == digest(whole.folder)
+    assert same_weights(load_trace(tmp_path / "parts"), whole)
     losses = whole.table("updates").value_loss
     assert losses.notna().all()
     assert losses.iloc[0] == 0.5  # V = 0 and R = ±1

@@ -16,6 +16,7 @@ from analysis.training.fields import CriticFields, RecordFields
 from analysis.training.loop import Loop, train
 from analysis.training.records import UpdateIndex, pass_statistics, update_row
 from analysis.training.rollouts import RolloutModel
+from analysis.training.targets import fix_targets
 
 ROWS = torch.arange(16)
 REGULARISED = {"name": "grpo", "kl_coef": 0.3, "kl_estimator": "full", "entropy_coef": 0.2}
@@ -32,8 +33,8 @@ def one_update(update=None, *, critic=False, **tables):
     if config.objective.kl_coef:
         batch.ref_log_probs = updater.runner.log_probs(reference.model, batch, ROWS.tolist())
     if critic:
-        updater = type(updater)(policy, updater.optimizer, updater.objective, config, Critic(policy.model, 0.1))
-        updater.value(batch, ROWS.tolist())
+        updater.critic = Critic(policy.model, config.critic)
+        fix_targets(batch, [[ROWS]], updater, reference.model)
     return updater, batch, updater.apply(batch, ROWS, reference.model, "update 0")
 
 
