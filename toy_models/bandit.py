@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Bandit", "check_logits", "expected_logit_score", "logit_score_covariance"]
+__all__ = ["Bandit", "check_logits", "draw", "expected_logit_score", "logit_score_covariance", "sampled_logit_score"]
 
 
 def expected_logit_score(probs: Tensor, weights: Tensor) -> Tensor:
@@ -35,6 +35,24 @@ def logit_score_covariance(probs: Tensor, weights: Tensor) -> Tensor:
     second = torch.diag_embed(squared) - cross - cross.mT + total * probs[..., :, None] * probs[..., None, :]
     mean = expected_logit_score(probs, weights)
     return second - mean[..., :, None] * mean[..., None, :]
+
+
+def sampled_logit_score(probs: Tensor, arms: Tensor, weights: Tensor) -> Tensor:
+    """Σ_i w_i (e_{a_i} − π) over the last axis of `arms` and `weights` (…, G): (…, A)."""
+    pushed = torch.zeros_like(probs).scatter_add_(-1, arms, weights.to(probs.dtype))
+    return pushed - probs * weights.sum(-1, keepdim=True)
+
+
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """The arm whose share of [0, 1) each uniform falls into: (…, A) and (…, G) -> (…, G) int64.
+
+    An arm of probability zero is never drawn.
+    """
+    cdf = probs.cumsum(-1)
+    # u·total < total in exact arithmetic; rounding can make them equal, which the last arm with mass then takes
+    arms = torch.searchsorted(cdf, uniforms.to(cdf.dtype) * cdf[..., -1:], right=True)
+    last = (probs > 0).to(torch.int64).cumsum(-1).argmax(-1, keepdim=True)
+    return torch.minimum(arms, last)
 
 
 def check_logits(name: str, logits: Tensor) -> None:
@@ -96,6 +114,14 @@ class Bandit:
     def success(self, correct: Tensor) -> Tensor:
         """p = Σ π over the arms where `correct` (bool, spread over (…, A)) is true: (…)."""
         return (self.logits.softmax(-1) * correct).sum(-1)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Arms (…, G) by inverting the cumulative distribution at `uniforms` (…, G) in [0, 1)."""
+        return draw(self.logits.softmax(-1), uniforms)
+
+    def sampled_score(self, arms: Tensor, weights: Tensor) -> Tensor:
+        """Σ_i w_i ∇ log π(a_i) of sampled arms (…, G), with respect to the parameters: (…, A)."""
+        return sampled_logit_score(self.logits.softmax(-1), arms, weights)
 
     def expected_score(self, weights: Tensor) -> Tensor:
         """Exact E[w_a ∇ log π_a] with respect to the parameters, (…, A)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .bandit import check_logits, expected_logit_score
+from .bandit import check_logits, draw, expected_logit_score, sampled_logit_score
 
 __all__ = ["LogLinear"]
 
@@ -58,6 +58,15 @@ class LogLinear:
     def success(self, correct: Tensor) -> Tensor:
         """p of each prompt, (…, P); `correct` bool, spread over (…, P, A)."""
         return (self.logits.softmax(-1) * correct).sum(-1)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Arms (…, P, G) by inverting the cumulative distribution at `uniforms` (…, P, G) in [0, 1)."""
+        return draw(self.logits.softmax(-1), uniforms)
+
+    def sampled_score(self, arms: Tensor, weights: Tensor) -> Tensor:
+        """Σ_i w_i ∇_θ log π_x(a_i) of sampled arms (…, P, G), the mean over prompts: (…, F)."""
+        direction = sampled_logit_score(self.logits.softmax(-1), arms, weights)
+        return torch.einsum("paf,...pa->...f", self.features, direction) / self.features.shape[0]
 
     def expected_score(self, weights: Tensor) -> Tensor:
         """Exact E[w ∇_θ log π_x(a)], the mean over prompts: (…, F); weights spread over (…, P, A)."""

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .bandit import check_logits
+from .bandit import check_logits, draw
 
-__all__ = ["Tree", "tree_leaves"]
+__all__ = ["Tree", "TreeDraws", "tree_leaves"]
 
 END = 0
 _MOST_LEAVES = 1 << 24  # of all batch entries together: 128 MB in float64, of which a sweep holds a few
@@ -38,6 +38,16 @@ def tree_leaves(vocab: int, depth: int) -> int:
     7
     """
     return sum((vocab - 1) ** t for t in range(depth - 1)) + (vocab - 1) ** (depth - 1) * vocab
+
+
+@dataclass(frozen=True)
+class TreeDraws:
+    """Sampled responses, G a batch entry; at a level that a response did not reach, `alive` is False."""
+
+    response: Tensor  # (…, G) index among the leaves
+    contexts: tuple[Tensor, ...]  # for each level (…, G): which context of it
+    tokens: tuple[Tensor, ...]  # for each level (…, G)
+    alive: tuple[Tensor, ...]  # for each level (…, G) bool
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,46 @@ class Tree:
     def success(self, correct: Tensor) -> Tensor:
         """p = Σ π(y) over the responses where `correct` (bool, spread over (…, L)) is true: (…)."""
         return (self.log_probs().exp() * correct).sum(-1)
+
+    def sample(self, uniforms: Tensor) -> TreeDraws:
+        """Responses by inverting each level's cumulative distribution at `uniforms` (…, G, depth) in [0, 1)."""
+        context = torch.zeros(uniforms.shape[:-1], dtype=torch.int64, device=uniforms.device)
+        alive = torch.ones_like(context, dtype=torch.bool)
+        response = torch.zeros_like(context)
+        contexts, tokens, alives, first = [], [], [], 0
+        for t, level in enumerate(self.levels):
+            laws = level.softmax(-1).gather(-2, context[..., None].expand(*context.shape, self.vocab))
+            token = draw(laws, uniforms[..., t : t + 1])[..., 0]
+            contexts.append(context)
+            tokens.append(token)
+            alives.append(alive)
+            last = t == self.depth - 1
+            ends = alive if last else alive & (token == END)
+            leaf = first + (context * self.vocab + token if last else context)
+            response = torch.where(ends, leaf, response)
+            first += level.shape[-2]
+            alive = alive & ~ends
+            context = torch.where(alive, context * (self.vocab - 1) + token - 1, 0)
+        return TreeDraws(response, tuple(contexts), tuple(tokens), tuple(alives))
+
+    def token_log_probs(self, draws: TreeDraws) -> Tensor:
+        """log π of each token of sampled responses, (…, G, depth), 0 after the end."""
+        out = []
+        for level, context, token, alive in zip(self.levels, draws.contexts, draws.tokens, draws.alive, strict=True):
+            chosen = level.log_softmax(-1).flatten(-2).gather(-1, context * self.vocab + token)
+            out.append(torch.where(alive, chosen, 0.0))
+        return torch.stack(out, -1)
+
+    def sampled_score(self, draws: TreeDraws, weights: Tensor) -> Tensor:
+        """Σ_i Σ_t w_it ∇ log π(y_it | y_i,<t) of sampled responses, weights (…, G, depth): (…, N)."""
+        out = []
+        for t, level in enumerate(self.levels):
+            w = torch.where(draws.alive[t], weights[..., t].to(level.dtype), 0.0)
+            visits = level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], w)
+            pushed = torch.zeros_like(level).flatten(-2)
+            pushed = pushed.scatter_add_(-1, draws.contexts[t] * self.vocab + draws.tokens[t], w)
+            out.append(pushed - (level.softmax(-1) * visits[..., None]).flatten(-2))
+        return torch.cat(out, -1)
 
     def expected_score(self, weights: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
         """Exact E[Σ_t w(y) u_t ∇ log π(y_t | y_<t)] with respect to `parameters`, (…, N).

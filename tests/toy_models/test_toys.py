@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toy_models import Bandit, LogLinear, Tree, tree_leaves
+from toy_models.bandit import draw
 
 # products of a few hundred float64 numbers of order one
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
@@ -180,6 +181,64 @@ def test_psr_and_nsr_have_one_expected_gradient(seed, shape, scale):
     bandit = Bandit(scale * torch.randn(4, 6, generator=g, dtype=torch.float64))
     r = (torch.rand(4, 6, generator=g) < 0.5).double()
     torch.testing.assert_close(bandit.expected_score(r), bandit.expected_score(r - 1), rtol=1e-9, atol=1e-13)
+
+
+DRAWS = 20_000
+
+
+def within(counts, probs):
+    """Every count within 5 standard errors of its expectation: one false alarm in some 10^4 tests of a few cells."""
+    n = counts.sum()
+    assert ((counts - n * probs).abs() <= 5 * (n * probs * (1 - probs)).sqrt() + 1).all()
+
+
+def test_sampling_follows_the_law():
+    u = torch.rand(2, DRAWS, generator=generator(), dtype=torch.float64)
+    bandit = Bandit(torch.randn(2, 6, generator=generator(1), dtype=torch.float64) * 2)
+    for row in range(2):
+        within(bandit.sample(u)[row].bincount(minlength=6), bandit.log_probs()[row].exp())
+    tree = Tree.random(3, 3, batch=(2,), generator=generator(2))
+    u = torch.rand(2, DRAWS, 3, generator=generator(3), dtype=torch.float64)
+    draws = tree.sample(u)
+    for row in range(2):
+        within(draws.response[row].bincount(minlength=tree_leaves(3, 3)), tree.log_probs()[row].exp())
+    torch.testing.assert_close(
+        tree.token_log_probs(draws).sum(-1), tree.log_probs().gather(-1, draws.response), **CLOSE
+    )
+    responses = tree.enumerate()
+    for i in range(20):
+        y = [int(draws.tokens[t][0, i]) for t in range(3) if draws.alive[t][0, i]]
+        assert tuple(y) == responses[int(draws.response[0, i])]
+
+
+def test_an_arm_without_mass_is_never_drawn():
+    probs = torch.tensor([0.0, 0.5, 0.5, 0.0])
+    u = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)  # the last rounds to 1 in float32
+    assert Bandit(torch.zeros(4)).sample(torch.tensor([0.0, 0.25, 0.999])).tolist() == [0, 1, 3]
+    assert draw(probs, u).tolist() == [1, 2, 2]
+
+
+def test_sampled_scores_are_sums_of_scores():
+    g = generator()
+    z = torch.randn(2, 3, 5, generator=g, dtype=torch.float64)
+    w = torch.randn(2, 3, 4, generator=g, dtype=torch.float64)
+    bandit = Bandit(z)
+    arms = bandit.sample(torch.rand(2, 3, 4, generator=g, dtype=torch.float64))
+    eye = torch.eye(5, dtype=torch.float64)
+    slow = sum(w[..., i, None] * (eye[arms[..., i]] - z.softmax(-1)) for i in range(4))
+    torch.testing.assert_close(bandit.sampled_score(arms, w), slow, **CLOSE)
+    policy = LogLinear(torch.randn(3, 5, 2, generator=g, dtype=torch.float64), torch.randn(2, generator=g).double())
+    arms = policy.sample(torch.rand(3, 4, generator=g, dtype=torch.float64))
+    theta = policy.theta.clone().requires_grad_()
+    chosen = policy.with_parameters(theta).log_probs().gather(-1, arms)
+    (expected,) = torch.autograd.grad((w[0] * chosen).sum() / 3, theta)
+    torch.testing.assert_close(policy.sampled_score(arms, w[0]), expected, **CLOSE)
+    tree = Tree.random(3, 3, batch=(2,), generator=g)
+    draws = tree.sample(torch.rand(2, 4, 3, generator=g, dtype=torch.float64))
+    per_token = torch.randn(2, 4, 3, generator=g, dtype=torch.float64)
+    theta = tree.parameters.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((per_token * tree.with_parameters(theta).token_log_probs(draws)).sum(), theta)
+    torch.testing.assert_close(tree.sampled_score(draws, per_token), expected, **CLOSE)
 
 
 def test_bad_input():
