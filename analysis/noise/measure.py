@@ -18,13 +18,14 @@ Covariances of PSR and NSR differ by mean_x E[(2r − 1)·s sᵀ | x].
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Task, evaluation_mode, response_logits, sample, teacher_batch
+from toy_models import Policy, Prompt, Samples, Task, evaluation_mode, response_logits, sample, teacher_batch
 
 from ..errors import DivergedError, UsageError
 from ..evaluation import success_probability
@@ -57,6 +58,8 @@ def gradient_noise(
     replicates: int = 16,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    sampler: Any = None,
     estimators: Mapping[str, Objective] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GradientNoise:
@@ -66,8 +69,11 @@ def gradient_noise(
         generator: draws the uniforms of the rollouts, replicate by replicate.
         replicates: K independent batches of len(prompts)·group_size rollouts; at least 3.
         temperature: of the law that is sampled and differentiated.
-        top_p: nucleus of the law that is sampled; below 1 it is not the one that is differentiated, so that no
-            expectation is known, and projections off 1 say how far the estimators are misled.
+        top_p: nucleus of the law that is sampled.
+        max_new_tokens: longest response; unset: the task's own. Success is that of responses no longer than this.
+        sampler: the model that draws the rollouts; unset: the policy's own. With another one, or with a nucleus, the
+            law that is sampled is not the one that is differentiated: then no expectation is known (`expected` is NaN)
+            and projections off 1 and 2 say how far the estimators are misled.
         estimators: by name; unset: `standard_estimators(group_size)`. Comparisons are with the first.
         progress: receives (replicates done, of how many).
 
@@ -80,8 +86,13 @@ def gradient_noise(
         DivergedError: the policy's law is not finite.
     """
     estimators = standard_estimators(group_size) if estimators is None else estimators
-    solutions = _checked(task, prompts, replicates, estimators)
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    limit = max_new_tokens or task.max_new_tokens
+    solutions = [[y for y in listed if len(y) <= limit] for listed in _checked(task, prompts, replicates, estimators)]
+    same_law = top_p == 1 and (sampler is None or sampler is policy.model)
+    draw = partial(sample, policy.model if sampler is None else sampler, [p.ids for p in prompts],
+                   group_size=group_size, max_new_tokens=limit, eos_id=policy.eos_id, pad_id=policy.pad_id,
+                   temperature=temperature, top_p=top_p)  # fmt: skip
+    parameters = _parameters(policy)
     drawn = torch.zeros(len(estimators), replicates, sum(p.numel() for p in parameters),
                         dtype=parameters[0].dtype, device=parameters[0].device)
     with evaluation_mode(policy.model), torch.enable_grad():
@@ -90,18 +101,18 @@ def gradient_noise(
         exact = _flat_gradient(success.mean(), parameters) if success.requires_grad else torch.zeros_like(drawn[0, 0])
         for k in range(replicates):
             try:
-                _draw(drawn[:, k], policy, task, prompts, group_size, temperature, top_p, list(estimators.values()),
-                      generator, parameters)
+                samples = draw(uniforms=torch.rand(len(prompts) * group_size, limit, generator=generator,
+                                                   dtype=torch.float64))  # fmt: skip
             except FloatingPointError as error:
                 raise DivergedError(f"gradient noise: {error}") from error
+            _add_estimates(drawn[:, k], policy, task, prompts, samples, list(estimators.values()), temperature)
             progress(k + 1, replicates)
-    wide = drawn.double()
-    known = [one.contrast() if top_p == 1 and one.advantage == "none" else np.nan for one in estimators.values()]
+    known = [one.contrast() if same_law and one.advantage == "none" else np.nan for one in estimators.values()]
     return GradientNoise(
         estimators=tuple(estimators),
         expected=np.array(known),
-        gram=(wide @ wide.mT).cpu().numpy(),
-        dots=(wide @ exact.double()).cpu().numpy(),
+        gram=np.stack([(one.double() @ one.double().T).cpu().numpy() for one in drawn]),
+        dots=np.stack([(one.double() @ exact.double()).cpu().numpy() for one in drawn]),
         gradient_sq=float(exact.double().square().sum()),
         p=success.detach().cpu().numpy(),
         group_size=group_size,
@@ -109,23 +120,19 @@ def gradient_noise(
     )
 
 
-def _draw(
+def _add_estimates(
     out: Tensor,
     policy: Policy,
     task: Task,
     prompts: Sequence[Prompt],
-    group_size: int,
-    temperature: float,
-    top_p: float,
+    samples: Samples,
     objectives: list[Objective],
-    generator: torch.Generator,
-    parameters: list[Tensor],
+    temperature: float,
 ) -> None:
     """Add the estimates (E, P) from one batch of rollouts to `out`, which is zero."""
-    n = len(prompts) * group_size
-    samples = sample(policy.model, [p.ids for p in prompts], group_size=group_size, max_new_tokens=task.max_new_tokens,
-                     eos_id=policy.eos_id, pad_id=policy.pad_id, temperature=temperature, top_p=top_p,
-                     uniforms=torch.rand(n, task.max_new_tokens, generator=generator, dtype=torch.float64))
+    n = len(samples.lengths)
+    group_size = n // len(prompts)
+    parameters = _parameters(policy)
     responses = [row[:length] for row, length in zip(samples.response_ids.tolist(), samples.lengths.tolist(),
                                                      strict=True)]  # fmt: skip
     owners = [prompts[i // group_size].ids for i in range(n)]
@@ -141,6 +148,10 @@ def _draw(
             chosen = law.gather(-1, batch.tokens[..., None])[..., 0].masked_fill(~batch.mask, 0)
             score = _flat_gradient(chosen.sum(), parameters)
             out += (weights / n).to(out)[:, None] * score
+
+
+def _parameters(policy: Policy) -> list[Tensor]:
+    return [p for p in policy.model.parameters() if p.requires_grad]
 
 
 def _flat_gradient(value: Tensor, parameters: list[Tensor]) -> Tensor:

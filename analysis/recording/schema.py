@@ -320,13 +320,46 @@ EVALS = Table(
     ),
 )
 
+def _with_se(name: str, doc: str, unit: str = "") -> tuple[Column, Column]:
+    return (_c(name, "float64", doc, unit, null=True), _c(f"{name}_se", "float64", f"standard error of {name}", unit,
+                                                          null=True))  # fmt: skip
+
+
+NOISE = Table(
+    "noise",
+    ("step", "estimator"),
+    "one estimator of the policy gradient beside the exact one ∇p on fixed validation prompts; step s is the policy "
+    "after s rollout batches. Standard errors are over replicates of its rollouts, at these prompts",
+    (
+        _STEP,
+        _c("update", "int32", "optimiser updates made until then, skipped ones not counted"),
+        _c("estimator", "str", "PSR, NSR, W-REINFORCE (λ of the run, else 0.1), REINFORCE or GRPO, by true verdicts"),
+        _c("p", "float64", "exact success probability, mean over the prompts"),
+        _c("gradient_norm", "float64", "‖∇p‖₂ of that mean"),
+        _c("prompts", "int32", "how many prompts"),
+        _c("group_size", "int32", "responses to each of them in a replicate"),
+        _c("replicates", "int32", "independent batches of rollouts"),
+        _c("temperature", "float64", "of the law that is sampled and differentiated"),
+        _c("expected", "float64", "a where the estimator's expectation is a·∇p; null where it is no multiple, or not "
+                                  "known since rollouts are drawn from another law", null=True),
+        *_with_se("projection", "⟨g, ∇p⟩/‖∇p‖² of the mean estimate g: a, unless rollouts are drawn from another law"),
+        *_with_se("variance", "trace of the covariance of g times its number of rollouts: per rollout"),
+        *_with_se("distance", "mean ‖g − a∇p‖² times the number of rollouts: the variance, and any bias"),
+        *_with_se("noise_to_signal", "variance over the squared norm of the expectation along ∇p: so many rollouts "
+                                     "make the signal as large as the noise", "rollouts"),
+        *_with_se("noise_ratio", "noise_to_signal over that of PSR; for NSR the ratio of their variances"),
+        *_with_se("cosine", "cosine of the expectation with ∇p, freed of noise: may exceed 1"),
+        *_with_se("cosine_batch", "mean cosine of one replicate's g with ∇p"),
+    ),
+)
+
 TIMINGS = Table(
     "timings",
     ("step", "phase"),
     "wall-clock of one phase of one step; never part of a run's identity",
     (
         _STEP,
-        _c("phase", "str", "rollout, update, contexts, evaluate or commit"),
+        _c("phase", "str", "rollout, update, contexts, evaluate, noise or commit"),
         _c("seconds", "float64", "duration", "s"),
         _c("tokens", "int64", "tokens processed", "tokens", null=True),
         _c("peak_rss_bytes", "int64", "peak resident memory of the process so far", "bytes"),
@@ -336,7 +369,7 @@ TIMINGS = Table(
 
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (PROMPTS, ROLLOUTS, TOKENS, CONTEXTS, FLOWS, UPDATES, STEPS, EVALS, TIMINGS)
+    for table in (PROMPTS, ROLLOUTS, TOKENS, CONTEXTS, FLOWS, UPDATES, STEPS, EVALS, NOISE, TIMINGS)
 }
 
 

@@ -81,6 +81,11 @@ def combination_problems(config: RunConfig) -> list[str]:
         (config.record.jvp_every == 0 and config.record.shares_every > 1,
          f"record.shares_every = {config.record.shares_every} with record.jvp_every = 0: no update has a JVP to share "
          "out; raise record.jvp_every or leave record.shares_every out"),
+        (config.record.noise_every == 0
+         and any(getattr(config.record, name) != FIELDS[f"record.{name}"].default
+                 for name in ("noise_prompts", "noise_replicates")),
+         "record.noise_prompts or record.noise_replicates with record.noise_every = 0: gradient noise is not measured; "
+         "set record.noise_every or leave them out"),
         (re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device) is None,
          f"device: expected auto, cpu, cuda or cuda:N, got {show(config.device)}"),
     ]

@@ -156,6 +156,10 @@ class RecordFields:
     shares_every: int = _f(1, "of the updates with a JVP, every so many also get it by source: momentum history, each "
                               "reward sign, regularisers, weight decay; 0 for none", low=0)
     rollouts: float = _f(1.0, "share of prompt groups whose rollouts are recorded", low=0, high=1)
+    noise_every: int = _f(0, "steps between measurements of gradient noise; the base and the end get one too; 0 for "
+                             "none at all", low=0)
+    noise_prompts: int = _f(16, "validation prompts of such a measurement", low=1)
+    noise_replicates: int = _f(8, "independent batches of rollout.group_size responses to each of them", low=3)
     chunk: int = _f(10, "steps between commits: what an interruption can cost", low=1)
     checkpoint: bool = _f(True, "save the final policy as a Hugging Face folder")
 

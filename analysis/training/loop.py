@@ -31,6 +31,7 @@ from .critic import Critic
 from .exact import exact_loss
 from .fields import RunConfig
 from .minibatches import plan_minibatches
+from .noise import check_enumerable, noise_rows
 from .optimizer import learning_rate, make_optimizer
 from .randomness import Streams
 from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
@@ -94,6 +95,10 @@ class Loop:
         self.validation = self._prompts("validation", config.eval.prompts, "eval.prompts")
         self.test = self._prompts("test", max(config.eval.prompts, config.eval.final_prompts), "eval.final_prompts")
         self.held_out = [*self.validation, *self.test]
+        self.noise_prompts: list[Prompt] = []
+        if config.record.noise_every:
+            self.noise_prompts = self._prompts("validation", config.record.noise_prompts, "record.noise_prompts")
+            check_enumerable(self.task, self.noise_prompts)
         self.streams = Streams(config.seed)
         self.objective = get_objective(
             config.objective.name,
@@ -137,6 +142,7 @@ class Loop:
             if not self._started:
                 self._record_prompts()
                 self._evaluate(final=True)
+                self._measure_noise(due=True)
                 self._commit(timed=False)
             while self.step < steps:
                 self._one_step()
@@ -144,6 +150,7 @@ class Loop:
                 stop = self._should_stop() and not done
                 if done or self.step % self.config.eval.every == 0:
                     self._evaluate(final=done)
+                self._measure_noise(due=done)
                 if done or stop or self.step % self.config.record.chunk == 0:
                     self._commit()
                 if stop:
@@ -322,6 +329,16 @@ class Loop:
                     update=self.updates_made,
                 ),
             )
+
+    def _measure_noise(self, *, due: bool) -> None:
+        every = self.config.record.noise_every
+        if every == 0 or not (due or self.step % every == 0):
+            return
+        self._tell("noise")
+        with self._timed("noise"):
+            columns = noise_rows(self.policy, self.sampler.current(), self.task, self.noise_prompts, self.config,
+                                 self.streams["gradient_noise"])  # fmt: skip
+        self.writer.append("noise", {"step": self.step, "update": self.updates_made, **columns})
 
     def _commit(self, *, timed: bool = True) -> None:
         if timed:

@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["PURPOSES", "Streams", "seed_of"]
 
-PURPOSES = ("prompts", "rollouts", "noise", "shuffle", "evaluation", "recording")
+PURPOSES = ("prompts", "rollouts", "noise", "shuffle", "evaluation", "recording", "gradient_noise")
 
 
 def seed_of(seed: int, purpose: str) -> int:
