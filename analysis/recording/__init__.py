@@ -22,6 +22,7 @@ _HOME = {
     "prediction_summary": "derived",
     "read_experiment": "folders",
     "read_run_json": "folders",
+    "shares_summary": "shares",
     "update_experiment": "folders",
     "write_experiment": "folders",
 }

@@ -31,7 +31,7 @@ from ..laws import (
     squeeze_boundary,
     token_prob_change,
 )
-from .schema import BUCKET_LABELS, TABLES
+from .schema import BUCKET_LABELS, SHARES, TABLES
 
 if TYPE_CHECKING:
     from ..objectives import Objective
@@ -139,6 +139,8 @@ def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:
         law_dlog_prob, law_dentropy, law_dbucket  own direction at a unit logit step: its sign and order count, its
                                                   scale does not. Missing where no weight was measured
         jvp_dlog_prob, jvp_dentropy, jvp_bucket   first order in the actual parameter step, where recorded
+        jvp_dlog_prob_shares, jvp_dentropy_shares the first two by part of the step, lists in the order of
+                                                  `schema.SHARES`
     """
     columns = [name for name in TABLES["flows"].names if not name.startswith("top_")]
     arrow = run.table("flows", columns, where, as_="arrow")
@@ -169,10 +171,11 @@ def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:
 
 
 def _matrix(rows: pa.Table, name: str) -> np.ndarray:
-    """A list column of equal lengths as float64 (n, B); rows of NaN where it is null."""
+    """A list column of equal lengths as float64 (n, length); rows of NaN where it is null."""
     column = rows.column(name).combine_chunks()
-    out = np.full((len(column), len(BUCKET_LABELS)), np.nan)
-    out[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, len(BUCKET_LABELS))
+    width = len(SHARES if name.endswith("_shares") else BUCKET_LABELS)
+    out = np.full((len(column), width), np.nan)
+    out[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, width)
     return out
 
 
@@ -195,22 +198,28 @@ def prediction_summary(run: Run, *, ranges: int = 1) -> pd.DataFrame:
 
     A statistic that its numbers do not determine (none, fewer than three for a correlation, all equal) is missing.
     """
-    if ranges < 1:
-        raise UsageError(f"ranges: expected at least 1, got {ranges}")
-    flows = context_flows(run)
+    flows = in_ranges(context_flows(run), ranges)
     if flows.empty:
         return pd.DataFrame(columns=[*_GROUP, "quantity", *_measures(*[np.empty(0)] * 3)])
-    first, last = flows["update"].min(), flows["update"].max()
-    edges = np.linspace(first, last + 1, ranges + 1)
-    index = np.searchsorted(edges, flows["update"], side="right") - 1
-    flows["first_update"] = np.ceil(edges[index]).astype(int)
-    flows["last_update"] = np.ceil(edges[index + 1]).astype(int) - 1
     flows["weights"] = np.select([flows["weight"].isna(), flows["weight"] == 0], ["unmeasured", "zero"], "nonzero")
     out = []
     for group, rows in flows.groupby(_GROUP, dropna=False, sort=True):
         for quantity, realised, law, jvp in _quantities(rows):
             out.append(dict(zip(_GROUP, group, strict=True)) | {"quantity": quantity} | _measures(realised, law, jvp))
     return pd.DataFrame(out)
+
+
+def in_ranges(flows: pd.DataFrame, ranges: int) -> pd.DataFrame:
+    """`flows` with first_update and last_update of the range that each row's update lies in, of so many equal ones."""
+    if ranges < 1:
+        raise UsageError(f"ranges: expected at least 1, got {ranges}")
+    if flows.empty:
+        return flows.assign(first_update=0, last_update=0)
+    edges = np.linspace(flows["update"].min(), flows["update"].max() + 1, ranges + 1)
+    index = np.searchsorted(edges, flows["update"], side="right") - 1
+    return flows.assign(
+        first_update=np.ceil(edges[index]).astype(int), last_update=np.ceil(edges[index + 1]).astype(int) - 1
+    )
 
 
 _GROUP = ["first_update", "last_update", "kind", "sign", "weights"]
@@ -232,23 +241,36 @@ def _measures(realised: np.ndarray, law: np.ndarray, jvp: np.ndarray) -> dict[st
     moved = r != 0
     return {
         "n": len(realised),
-        "realised_median_abs": _median(np.abs(realised)),
+        "realised_median_abs": median_or_nan(np.abs(realised)),
         "law_n": len(x),
         "law_sign_agreement": float(np.mean(np.sign(x) == np.sign(y))) if len(x) else np.nan,
         "law_spearman": _spearman(x, y),
-        "law_slope": _slope(x, y),
+        "law_slope": slope(x, y),
         "jvp_n": len(j),
-        "jvp_r2": 1 - float(((r - j) ** 2).sum() / ((r - r.mean()) ** 2).sum()) if len(r) > 1 and np.ptp(r) else np.nan,
-        "jvp_slope": _slope(j, r),
-        "jvp_median_relative_error": _median(np.abs(r - j)[moved] / np.abs(r[moved])),
+        "jvp_r2": r_squared(r, j),
+        "jvp_slope": slope(j, r),
+        "jvp_median_relative_error": median_or_nan(np.abs(r - j)[moved] / np.abs(r[moved])),
     }
 
 
-def _median(values: np.ndarray) -> float:
+def median_or_nan(values: np.ndarray) -> float:
+    """The median; NaN of nothing."""
     return float(np.median(values)) if len(values) else np.nan
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
+def r_squared(realised: np.ndarray, predicted: np.ndarray) -> float:
+    """1 − Σ(realised − predicted)² / Σ(realised − mean)², of the prediction as it is (no fit); NaN where all are equal.
+
+    >>> r_squared(np.array([0.0, 2.0]), np.array([0.0, 1.0]))
+    0.5
+    """
+    if len(realised) < 2 or not np.ptp(realised):
+        return np.nan
+    return 1 - float(((realised - predicted) ** 2).sum() / ((realised - realised.mean()) ** 2).sum())
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least-squares slope through 0 of y on x; NaN where x is 0 throughout."""
     return float((x * y).sum() / (x * x).sum()) if np.any(x) else np.nan
 
 

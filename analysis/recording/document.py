@@ -34,7 +34,7 @@ plain Parquet and can be read with pandas, pyarrow or DuckDB as well, as long as
 - Wall-clock times are in `timings` and run.json only. `analysis.recording.digest(run)` is a hash over the values of all
   other tables, whatever the chunks: runs of one recipe, seed, thread count and set of versions have equal digests.
 - First-order quantities (gradient norms, Δ log π, ΔH by the law) are not stored. They follow from w, log π_y, H, Σπ²
-  and Σπ² log π: `run.laws()`, `run.flows()`, `run.prediction_summary()`.
+  and Σπ² log π: `run.laws()`, `run.flows()`, `run.prediction_summary()`, `run.shares_summary()`.
 - Rank buckets, counted from one: {" · ".join(BUCKET_LABELS)}.
 """
 

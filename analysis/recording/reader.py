@@ -50,7 +50,7 @@ def load_trace(path: str | Path, *, verify: bool = False) -> Run | Experiment:
 
 
 class Run:
-    """One run: `table` for what was recorded, `laws`, `flows` and `prediction_summary` for what follows from it."""
+    """One run: `table` for what was recorded; `laws`, `flows` and the summaries for what follows from it."""
 
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
@@ -147,6 +147,12 @@ class Run:
         from .derived import prediction_summary
 
         return prediction_summary(self, ranges=ranges)
+
+    def shares_summary(self, *, ranges: int = 1) -> pd.DataFrame:
+        """The first order beside realised changes, by whose gradients it came from; see `shares.shares_summary`."""
+        from .shares import shares_summary
+
+        return shares_summary(self, ranges=ranges)
 
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
         """The rows of a table in order, a file's row group at a time."""

@@ -75,10 +75,11 @@ def test_parts_sum_to_the_step_of_the_optimizer(name, empty):
     assert seen == expected
 
 
+@pytest.mark.parametrize("regularized", [True, False])  # without, a single sign's gradient is the total itself
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_each_part_is_the_impulse_of_its_own_gradients(name):
+def test_each_part_is_the_impulse_of_its_own_gradients(name, regularized):
     """Every past gradient, clipped as it was, times its own power of β₁ (or μ) and the rate of the present step."""
-    updater, shares, updates = several_updates(OPTIMIZERS[name])
+    updater, shares, updates = several_updates(OPTIMIZERS[name], regularized=regularized)
     fields = OptimizerFields(**OPTIMIZERS[name])
     beta, adam = (fields.betas[0], True) if fields.name == "adamw" else (fields.momentum, False)
     pulls = []
