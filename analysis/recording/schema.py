@@ -6,8 +6,9 @@ metadata; a change to a column goes with a new version.
 
 Conventions. A value belongs to the parameters *before* the update that it is filed under. `step` counts rollout
 batches, `update` counts optimiser updates over the whole run (skipped ones included); `rollout` indexes the global
-batch of its step. Statistics are of softmax(logits / T) at the training temperature T. Positions, ranks and groups
-count from 0. Entropies are in nats. Floats are float32 unless the column says otherwise.
+batch of its step. Statistics are of the policy's law softmax(logits / T) at the training temperature T: what updates
+differentiate, whatever truncates the law that rollouts are drawn from. Positions, ranks and groups count from 0.
+Entropies are in nats. Floats are float32 unless the column says otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
     "arrow_schema",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Rank buckets, as people count: 1, 2-4, 5-16, 17-128, 129-1024, 1025+. The edges are the last rank of each bucket but
 # the last, counted from one.
@@ -155,7 +156,10 @@ TOKENS = Table(
         _c("epoch", "int32", "pass over the rollout batch"),
         _c("minibatch", "int32", "minibatch within the epoch"),
         _c("token", "int32", "token id y"),
-        _c("sampling_log_prob", "float32", "log-probability under the law that sampled it", "nats", null=True),
+        _c("sampling_log_prob", "float32", "log q_y under the law q that sampled it: temperature, top-k and top-p "
+                                           "applied, renormalised, as the sampler saw it", "nats", null=True),
+        _c("kept_mass", "float32", "Σ π over the tokens that top-k and top-p left there (1 without them), π the policy "
+                                   "that sampled: sampling_log_prob + log kept_mass = log π_y", null=True),
         _c("old_log_prob", "float32", "recomputed before the step's first update", "nats", null=True),
         _c("ref_log_prob", "float32", "under the reference policy", "nats", null=True),
         _c("log_prob", "float32", "log π_y", "nats"),
@@ -294,7 +298,14 @@ STEPS = Table(
         _c("none_solved_ratio", "float64", "share of prompts with no rollout correct"),
         _c("length_pos", "float64", "mean length of rewarded responses", "tokens", null=True),
         _c("length_neg", "float64", "mean length of unrewarded responses", "tokens", null=True),
-        _c("entropy_own", "float64", "mean H over the sampled tokens, at the rollout temperature", "nats"),
+        _c("entropy_own", "float64", "mean H of the policy, softmax(z / T), over the sampled tokens", "nats"),
+        _c("entropy_rollout", "float64", "the same of the law that was sampled from: entropy_own unless top-k or top-p "
+                                         "truncates it", "nats", null=True),
+        _c("kept_mass", "float64", "mean over the sampled tokens of the policy's mass on what top-k and top-p leave; 1 "
+                                   "without them", null=True),
+        _c("rollout_kl", "float64", "mean over the sampled tokens of log(q_y / π_y) = −log kept_mass, which is KL of "
+                                    "the law sampled from to the policy; 0 without truncation. Updates differentiate "
+                                    "the policy's law, so their mean is biased where this is not 0", "nats", null=True),
     ),
 )
 

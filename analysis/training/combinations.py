@@ -112,6 +112,7 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (objective.kl_coef == 0, "objective.kl_coef = 0"),
         (objective.entropy_coef == 0, "objective.entropy_coef = 0"),
         (config.rollout.top_p == 1, "rollout.top_p = 1"),
+        (config.rollout.top_k == 0, "rollout.top_k = 0"),
         (not config.critic.enabled, "critic.enabled = false"),
         (config.task.false_positive == 0 and config.task.false_negative == 0,
          "no verifier noise (task.false_positive = task.false_negative = 0)"),

@@ -101,7 +101,10 @@ class RolloutFields:
     prompts: int = _f(128, "prompts per step", low=1)
     group_size: int = _f(8, "responses per prompt", low=1)
     temperature: float = _f(1.0, "sampling temperature; training differentiates the law at the same one", above=0)
-    top_p: float = _f(1.0, "nucleus sampling; below 1 the sampled law is not the one that is differentiated",
+    top_k: int = _f(0, "draw from the k most probable tokens only, ties to the lower id; 0: from all. Updates still "
+                       "differentiate the policy's whole law", low=0)
+    top_p: float = _f(1.0, "nucleus: draw from the fewest most probable tokens (of the top_k) that hold this share of "
+                           "their mass; 1: from all. Updates still differentiate the policy's whole law",
                       above=0, high=1)
     max_new_tokens: int | None = _f(None, "longest response; unset: the task's own", low=1)
     dtype: str | None = _f(None, "dtype of the copy of the policy that samples; unset: the policy's. Old log-probs and "

@@ -92,6 +92,9 @@ def step_row(batch: RolloutBatch, n_updates: int) -> Columns:
         "length_pos": [mean_length(rewarded)],
         "length_neg": [mean_length(~rewarded)],
         "entropy_own": [batch.entropy[mask].double().mean().item()],
+        "entropy_rollout": [batch.sampling_entropy[mask].double().mean().item()],
+        "kept_mass": [batch.kept_mass[mask].double().mean().item()],
+        "rollout_kl": [batch.kept_mass[mask].double().reciprocal().log().mean().item()],
     }
 
 
@@ -184,6 +187,7 @@ def token_rows(
         "minibatch": index.minibatch,
         "token": pick(one.batch.tokens),
         "sampling_log_prob": batch.sampling_log_probs[one.rows[local_row], position].numpy(),
+        "kept_mass": batch.kept_mass[one.rows[local_row], position].numpy(),
         "old_log_prob": pick(one.old_log_probs),
         "ref_log_prob": pick(one.ref_log_probs),
         "log_prob": stat(statistics.log_prob),

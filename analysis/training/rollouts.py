@@ -71,7 +71,9 @@ class RolloutModel:
 class RolloutBatch:
     """The responses of one step; rollout i belongs to prompt i // group_size. Tensors live on the CPU.
 
-    `sampling_log_probs` and `entropy` are those of softmax(z/T) as the sampler saw it; they serve the records only.
+    Of the law that the tokens were drawn from, which top-k and top-p truncate: `sampling_log_probs`, `sampling_entropy`
+    and `kept_mass`, the mass under softmax(z/T) of the tokens that it leaves. `entropy` is that of softmax(z/T), the
+    policy's law and the one that updates differentiate, as the sampler saw it. All four serve the records only.
     `old_log_probs`, `ref_log_probs`, `values`, `returns` and `token_advantages` (N, R) are filled in before the updates
     where they are needed (`targets`); token advantages (a critic's) take the place of the rollouts' `advantages`.
     """
@@ -83,6 +85,8 @@ class RolloutBatch:
     lengths: Tensor
     finished: Tensor
     sampling_log_probs: Tensor
+    sampling_entropy: Tensor
+    kept_mass: Tensor
     entropy: Tensor
     verdicts: list[Verdict]
     correct: Tensor
@@ -134,6 +138,7 @@ def collect_rollouts(
             eos_id=policy.eos_id,
             pad_id=policy.pad_id,
             temperature=fields.temperature,
+            top_k=fields.top_k,
             top_p=fields.top_p,
             uniforms=streams.uniforms("rollouts", n, limit),
         )
@@ -154,7 +159,9 @@ def collect_rollouts(
         responses=responses,
         lengths=lengths,
         finished=samples.finished.cpu(),
-        sampling_log_probs=samples.log_probs.cpu().float(),
+        sampling_log_probs=samples.sampling_log_probs.cpu().float(),
+        sampling_entropy=samples.sampling_entropy.cpu().float(),
+        kept_mass=(samples.log_probs - samples.sampling_log_probs).exp().cpu().float(),
         entropy=samples.entropy.cpu().float(),
         verdicts=verdicts,
         correct=correct,

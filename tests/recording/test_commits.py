@@ -336,5 +336,5 @@ def test_folders_that_hold_no_run(tmp_path: Path, uninterrupted: Path) -> None:
     with pytest.raises(UsageError, match=r"run.json holds list instead of an object"):
         load_trace(tmp_path)
     (tmp_path / "run.json").write_text('{"schema_version": 99}')
-    with pytest.raises(UsageError, match=r"schema_version: expected 1, got 99 .*; read it with the version"):
+    with pytest.raises(UsageError, match=r"schema_version: expected 2, got 99 .*; read it with the version"):
         load_trace(tmp_path)

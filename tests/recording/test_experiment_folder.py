@@ -57,7 +57,7 @@ def test_experiment_json(folder: Path) -> None:
     info = read_experiment(folder)
     assert info["status"] == "complete"
     assert info["hash"] == "h"
-    assert info["schema_version"] == 1
+    assert info["schema_version"] == 2
     with pytest.raises(UsageError, match=r"runs: expected run_id, label and seed in each, missing seed"):
         write_experiment(folder, name="x", recipe={}, hash="h", runs=[{"run_id": "a", "label": "A"}], versions={})
 

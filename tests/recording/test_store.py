@@ -93,7 +93,7 @@ def test_part_files_are_plain_parquet_with_the_stated_encodings(tmp_path: Path) 
     tokens = tmp_path / "tokens" / "000000-000001.r0.parquet"
     assert len(pd.read_parquet(tokens)) == 20
     meta = pq.read_metadata(tokens)
-    assert meta.metadata[b"schema_version"] == b"1"
+    assert meta.metadata[b"schema_version"] == b"2"
     columns = {meta.row_group(0).column(i).path_in_schema: meta.row_group(0).column(i) for i in range(meta.num_columns)}
     assert {c.compression for c in columns.values()} == {"ZSTD"}
     assert "BYTE_STREAM_SPLIT" in columns["entropy"].encodings
@@ -196,7 +196,7 @@ def test_run_json(tmp_path: Path) -> None:
     assert run.recipe == {"steps": 4}
     assert run.folder == tmp_path
     assert run.info == writer.info
-    assert run.info["schema_version"] == 1
+    assert run.info["schema_version"] == 2
     assert run.info["threads"] == 1
     assert run.info["device"] == "cpu"
     with pytest.raises(UsageError, match=r"status: expected one of running, complete, .*, got 'done'"):

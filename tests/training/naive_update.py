@@ -65,6 +65,8 @@ def random_batch(
         lengths=lengths,
         finished=torch.ones(n, dtype=torch.bool),
         sampling_log_probs=torch.zeros(n, width),
+        sampling_entropy=torch.zeros(n, width),
+        kept_mass=torch.ones(n, width),
         entropy=torch.zeros(n, width),
         verdicts=[Verdict(bool(r), "") for r in rewards],
         correct=rewards > 0,

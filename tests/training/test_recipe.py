@@ -224,6 +224,7 @@ class TestCombinations:
             ({"objective.kl_coef": 0.1}, r"objective\.kl_coef = 0"),
             ({"objective.entropy_coef": 0.1}, r"objective\.entropy_coef = 0"),
             ({"rollout.top_p": 0.9}, r"rollout\.top_p = 1"),
+            ({"rollout.top_k": 5}, r"rollout\.top_k = 0"),
             ({"critic.enabled": True}, r"critic\.enabled = false"),
             ({"task.false_negative": 0.1}, "no verifier noise"),
         ],
