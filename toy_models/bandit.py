@@ -17,13 +17,15 @@ from torch import Tensor
 __all__ = ["Bandit", "check_logits", "draw", "expected_logit_score", "logit_score_covariance", "sampled_logit_score"]
 
 
-def expected_logit_score(probs: Tensor, weights: Tensor) -> Tensor:
-    """E[w_a (e_a − π)] = π∘w − π·(π·w) over the last axis; `weights` spread over the shape of `probs`.
+def expected_logit_score(probs: Tensor, weights: Tensor, behaviour: Tensor | None = None) -> Tensor:
+    """E[w_a (e_a − π)] = μ∘w − π·(μ·w) over the last axis; `weights` spread over the shape of `probs`.
+
+    Arms are drawn from μ = `behaviour`, π itself where it is left out.
 
     >>> expected_logit_score(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 0.0, 0.0]))
     tensor([ 0.2500, -0.1250, -0.1250])
     """
-    pushed = probs * weights
+    pushed = (probs if behaviour is None else behaviour) * weights
     return pushed - probs * pushed.sum(-1, keepdim=True)
 
 
@@ -123,9 +125,10 @@ class Bandit:
         """Σ_i w_i ∇ log π(a_i) of sampled arms (…, G), with respect to the parameters: (…, A)."""
         return sampled_logit_score(self.logits.softmax(-1), arms, weights)
 
-    def expected_score(self, weights: Tensor) -> Tensor:
-        """Exact E[w_a ∇ log π_a] with respect to the parameters, (…, A)."""
-        return expected_logit_score(self.logits.softmax(-1), weights)
+    def expected_score(self, weights: Tensor, *, behaviour: Bandit | None = None) -> Tensor:
+        """Exact E[w_a ∇ log π_a] with respect to the parameters, (…, A); arms drawn from `behaviour`, else from π."""
+        drawn = None if behaviour is None else behaviour.logits.softmax(-1)
+        return expected_logit_score(self.logits.softmax(-1), weights, drawn)
 
     def score_covariance(self, weights: Tensor) -> Tensor:
         """Exact covariance of w_a ∇ log π_a for one sampled arm, (…, A, A); that of a mean of n draws is 1/n of it."""

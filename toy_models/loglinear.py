@@ -68,9 +68,13 @@ class LogLinear:
         direction = sampled_logit_score(self.logits.softmax(-1), arms, weights)
         return torch.einsum("paf,...pa->...f", self.features, direction) / self.features.shape[0]
 
-    def expected_score(self, weights: Tensor) -> Tensor:
-        """Exact E[w ∇_θ log π_x(a)], the mean over prompts: (…, F); weights spread over (…, P, A)."""
-        direction = expected_logit_score(self.logits.softmax(-1), weights)
+    def expected_score(self, weights: Tensor, *, behaviour: LogLinear | None = None) -> Tensor:
+        """Exact E[w ∇_θ log π_x(a)], the mean over prompts: (…, F); weights spread over (…, P, A).
+
+        Arms are drawn from `behaviour`, from π itself where it is left out.
+        """
+        drawn = None if behaviour is None else behaviour.logits.softmax(-1)
+        direction = expected_logit_score(self.logits.softmax(-1), weights, drawn)
         return torch.einsum("paf,...pa->...f", self.features, direction) / self.features.shape[0]
 
     def score_covariance(self, weights: Tensor) -> Tensor:

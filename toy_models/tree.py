@@ -175,17 +175,21 @@ class Tree:
             out.append(pushed - (level.softmax(-1) * visits[..., None]).flatten(-2))
         return torch.cat(out, -1)
 
-    def expected_score(self, weights: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
+    def expected_score(
+        self, weights: Tensor, factors: Sequence[Tensor] | None = None, *, behaviour: Tree | None = None
+    ) -> Tensor:
         """Exact E[Σ_t w(y) u_t ∇ log π(y_t | y_<t)] with respect to `parameters`, (…, N).
 
         weights spread over (…, L); `factors[t]` u over (…, (V−1)^t, V), one for each level, 1 where left out. A weight
         per token is a weight per response times a factor that depends on the context and its token; any other one is a
-        sum of such (`expected_token_score`).
+        sum of such (`expected_token_score`). Responses are drawn from `behaviour`, from π itself where it is left out.
         """
         out = []
-        for visit, probs, value, factor in self._sweep(weights, factors):
+        drawn = self if behaviour is None else behaviour
+        for level, (visit, probs, value, factor) in zip(self.levels, drawn._sweep(weights, factors), strict=True):
             pushed = probs * value if factor is None else probs * value * factor
-            out.append((visit[..., None] * (pushed - probs * pushed.sum(-1, keepdim=True))).flatten(-2))
+            own = probs if behaviour is None else level.softmax(-1)
+            out.append((visit[..., None] * (pushed - own * pushed.sum(-1, keepdim=True))).flatten(-2))
         return torch.cat(out, -1)
 
     def expected_token_score(self, weights: Tensor) -> Tensor:

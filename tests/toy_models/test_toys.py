@@ -241,6 +241,23 @@ def test_sampled_scores_are_sums_of_scores():
     torch.testing.assert_close(tree.sampled_score(draws, per_token), expected, **CLOSE)
 
 
+def test_expected_scores_of_arms_drawn_from_another_policy():
+    """Σ_y μ(y) w(y) ∇ log π(y), with μ summed in by importance weights."""
+    g = generator()
+    tree, other = Tree.random(3, 3, generator=g), Tree.random(3, 3, generator=g)
+    w = torch.randn(tree_leaves(3, 3), generator=g, dtype=torch.float64)
+    ratio = (other.log_probs() - tree.log_probs()).exp()
+    torch.testing.assert_close(tree.expected_score(w, behaviour=other), tree.expected_score(w * ratio), **CLOSE)
+    z, u = torch.randn(2, 3, 5, generator=g, dtype=torch.float64)
+    w = torch.randn(3, 5, generator=g, dtype=torch.float64)
+    ratio = (u.log_softmax(-1) - z.log_softmax(-1)).exp()
+    torch.testing.assert_close(Bandit(z).expected_score(w, behaviour=Bandit(u)), Bandit(z).expected_score(w * ratio))
+    features = torch.randn(3, 5, 2, generator=g, dtype=torch.float64)
+    a, b = (LogLinear(features, torch.randn(2, generator=g, dtype=torch.float64)) for _ in range(2))
+    ratio = (b.log_probs() - a.log_probs()).exp()
+    torch.testing.assert_close(a.expected_score(w, behaviour=b), a.expected_score(w * ratio), **CLOSE)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"logits: expected finite logits, received nan at index \(0, 1\)"):
         Bandit(torch.tensor([[0.0, torch.nan]]))
