@@ -1,4 +1,4 @@
-"""Training of the toys against a plain loop: one seed at a time, autograd of the objective's loss, torch's optimisers."""
+"""Training of the toys against a plain loop: one seed at a time, autograd of the loss, the optimisers of torch."""
 
 from __future__ import annotations
 
