@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from .puzzle import PuzzleTask
 
-__all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "built_in_task", "get_task", "prompt_hash", "unknown_name"]
+__all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "built_in_task", "get_task", "prompt_hash", "unknown_name",
+           "verify_all"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -43,7 +44,11 @@ class Verdict:
 
 
 class Task(Protocol):
-    """Prompts in disjoint splits, an exact verifier and, where feasible, every correct response."""
+    """Prompts in disjoint splits, an exact verifier and, where feasible, every correct response.
+
+    A task whose verifier is slow may have `verify_many(prompts, responses)` besides, which judges one response to each
+    of the prompts (as token ids) and gives a list of verdicts, the same as `verify` one by one; see `verify_all`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -63,6 +68,22 @@ class Task(Protocol):
 
     def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]] | None:
         """Every correct response, end token included; None where they cannot be enumerated."""
+
+
+def verify_all(
+    task: Task, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> list[Verdict]:
+    """Judge one response to each prompt: by the task's `verify_many` where it has one, else one after another."""
+    many = getattr(task, "verify_many", None)
+    if many is None:
+        return [task.verify(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    verdicts: list[Verdict] = many(prompts, responses)
+    if len(verdicts) != len(responses):
+        raise ValueError(
+            f"task {task.name}: verify_many was given {len(responses)} responses and gave {len(verdicts)} verdicts; "
+            "it must give one for each, in order"
+        )
+    return verdicts
 
 
 def prompt_hash(ids: Iterable[int]) -> str:

@@ -1,0 +1,90 @@
+"""Rows of a JSON Lines or Parquet file, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Row", "read_table"]
+
+_SHOWN = 60  # characters of a broken line in a message
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the columns asked for, and where it stands."""
+
+    where: str  # "train.jsonl line 7"
+    values: dict[str, Any]
+
+    def text(self, column: str) -> str:
+        """The value as text: strings as they are, anything else as JSON."""
+        value = self.values[column]
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
+    """The rows of a file in their order; a file ending in `.parquet` is Parquet, any other JSON Lines (UTF-8).
+
+    A column `a.b` is the entry b of the objects in column a. Empty lines do not count. Raises ValueError for a file that
+    cannot be read, a broken line, and a column that is missing or null, naming the line and what there is instead.
+    """
+    path = Path(path)
+    try:
+        rows = list(_parquet(path) if path.suffix == ".parquet" else _json_lines(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    return [Row(where, {name: _value(row, name, where) for name in columns}) for where, row in rows]
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{path.name} line {number}"
+            if not line.strip():
+                continue
+            shown = line.strip() if len(line) <= _SHOWN else line[:_SHOWN] + " …"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): {shown}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: expected an object {{…}} on each line, got {shown}")
+            yield where, row
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"{path.name} row {number}", row
+
+
+def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
+    if column in row:
+        value = row[column]
+    else:
+        value = row
+        for name in column.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                raise ValueError(f"{where}: no column {column!r}; it has {', '.join(_names(row)) or 'none'}")
+            value = value[name]
+    if value is None:
+        raise ValueError(f"{where}: the column {column!r} is null")
+    return value
+
+
+def _names(row: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, value in row.items():
+        names += _names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [prefix + name]
+    return names

@@ -1,0 +1,63 @@
+"""A process of `MathVerify`: a pair [reference, response] a line in, the reason of the verdict a line out.
+
+`python -m toy_models.verifiers.math_verify_worker SECONDS`. The kernel ends it (SIGXCPU) when one pair takes more than
+SECONDS of processor time, also within code that no Python signal handler could interrupt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+import os
+import resource
+import sys
+from typing import Any
+
+__all__ = ["main"]
+
+_MEMORY_BYTES = 4 << 30  # a tower of powers must not take the machine's memory before its time is up
+
+
+def main(seconds: int) -> None:
+    """Answer until the input ends."""
+    channel = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not break the protocol
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):  # not every system lets it be set
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    logging.disable(logging.CRITICAL)  # it warns that its own time limits are off
+    from math_verify import parse, verify
+
+    @functools.lru_cache(4096)
+    def reference(text: str) -> Any:
+        return parse(text, parsing_timeout=None)
+
+    def judge(gold: str, response: str) -> str:
+        known = reference(gold)
+        if not known:
+            return "reference not understood"
+        found = parse(response, parsing_timeout=None)
+        if not found:
+            return "no answer found"
+        return "correct" if verify(known, found, timeout_seconds=None) else "wrong answer"
+
+    def send(message: str) -> None:
+        os.write(channel, (json.dumps(message) + "\n").encode())
+
+    judge(r"\boxed{1}", r"\boxed{2}")  # the first comparison imports much more
+    send("ready")
+    for line in sys.stdin:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        try:
+            send(judge(*json.loads(line)))
+        except (MemoryError, RecursionError) as error:
+            send(f"failed ({type(error).__name__})")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
