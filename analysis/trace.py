@@ -152,9 +152,12 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
 
     from .training.config import config_to_dict
     from .training.experiment import default_folder, folder_state
+    from .training.inputs import check_inputs
 
     folder = folder or default_folder(recipe)
     runs = recipe.expand()
+    for run in runs:
+        check_inputs(run.config)
     state = folder_state(folder, recipe)
     bases = {base: base_is_cached(base, seed) for base, seed in
              dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in runs) if base in BASES}
@@ -223,10 +226,12 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
 
 def _stored_recipe(folder: Path) -> Recipe:
     from .recording.folders import read_experiment
+    from .training.experiment import explain_changed_inputs
     from .training.recipe import Recipe
 
     info = read_experiment(folder)
     recipe = Recipe.from_dict(info["recipe"])
+    explain_changed_inputs(folder, info)
     if recipe.hash != info["hash"]:
         raise UsageError(f"--resume: the recipe in {folder} means something else in this version of the library "
                          f"({recipe.hash[:8]}, expected {info['hash'][:8]}); go on with the version that started it")

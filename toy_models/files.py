@@ -56,10 +56,10 @@ class DataFiles:
         """The prompt as chat messages: a string is what the user says."""
         value = row.values[self.prompt_column]
         messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-        said = [m.get("content") if isinstance(m, dict) else None for m in messages] if isinstance(messages, list) else []
-        if not said or not all(isinstance(text, str) for text in said):
-            raise ValueError(f"{row.where}: expected a string or a list of chat messages in {self.prompt_column!r}, got "
-                             f"{str(value)[:_SHOWN]!r}")
+        said = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+        if not said or len(said) < len(messages) or not all(isinstance(text, str) for text in said):
+            raise ValueError(f"{row.where}: expected a string or a list of chat messages in {self.prompt_column!r}, "
+                             f"got {str(value)[:_SHOWN]!r}")
         if not any(text.strip() for text in said if text):
             raise ValueError(f"{row.where}: the prompt ({self.prompt_column!r}) is empty")
         return list(messages)
@@ -105,8 +105,8 @@ class FileTask:
         train = self._splits["train"]
         tenth = max(1, len(train) // HELD_OUT_SHARE)
         if len(train) <= tenth * len(missing):
-            raise ValueError(f"{self.files.train} has {len(train)} prompts, too few to hold out {' and '.join(missing)} "
-                             "prompts; add prompts, or files for those splits")
+            raise ValueError(f"{self.files.train} has {len(train)} prompts, too few to hold some out for "
+                             f"{' and '.join(reversed(missing))}; add prompts, or files for those splits")
         by_hash = sorted(train, key=lambda item: prompt_hash(item.ids))
         for i, split in enumerate(missing):
             self._splits[split] = by_hash[i * tenth : (i + 1) * tenth]
@@ -164,7 +164,7 @@ class FileTask:
         elif isinstance(row.values[self.files.prompt_column], str):
             rendered = question
         else:
-            raise ValueError(f"{row.where}: a prompt of chat messages needs the chat template; set chat_template = true")
+            raise ValueError(f"{row.where}: a prompt of chat messages needs a template; set chat_template = true")
         try:
             encoded: Any = self.tokenizer.encode(rendered, add_special_tokens=False)
         except Exception as error:  # tokenizers raises a bare Exception for a word it cannot encode

@@ -29,8 +29,8 @@ class Row:
 def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
     """The rows of a file in their order; a file ending in `.parquet` is Parquet, any other JSON Lines (UTF-8).
 
-    A column `a.b` is the entry b of the objects in column a. Empty lines do not count. Raises ValueError for a file that
-    cannot be read, a broken line, and a column that is missing or null, naming the line and what there is instead.
+    A column `a.b` is the entry b of the objects in column a. Empty lines do not count. Raises ValueError for a file
+    that cannot be read, a broken line, and a column that is missing or null, naming the line and what there is instead.
     """
     path = Path(path)
     try:
@@ -49,7 +49,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 continue
             shown = line.strip() if len(line) <= _SHOWN else line[:_SHOWN] + " …"
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): {shown}") from None
             if not isinstance(row, dict):

@@ -19,7 +19,7 @@ from torch import Tensor
 from toy_models.batching import response_logits, teacher_batch
 from toy_models.policy import Policy, evaluation_mode
 from toy_models.sampling import Samples, sample
-from toy_models.task import Prompt, Task
+from toy_models.task import Prompt, Task, verify_all
 
 from ..errors import DivergedError, UsageError
 from .enumeration import effective_solutions, solution_log_probs
@@ -150,7 +150,8 @@ def _responses(drawn: Samples) -> list[list[int]]:
 def _verdicts(task: Task, prompts: Sequence[Prompt], drawn: Samples) -> list[bool]:
     responses = _responses(drawn)
     group = len(responses) // len(prompts)
-    return [task.verify(prompts[i // group].ids, response).correct for i, response in enumerate(responses)]
+    owners = [prompt.ids for prompt in prompts for _ in range(group)]
+    return [verdict.correct for verdict in verify_all(task, owners, responses)]
 
 
 def _enumerated(

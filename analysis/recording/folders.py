@@ -147,8 +147,12 @@ def write_experiment(
     runs: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str],
     status: str = "running",
+    inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Make an experiment folder with its experiment.json; `runs` are dicts with run_id, label and seed, in order."""
+    """Make an experiment folder with its experiment.json; `runs` are dicts with run_id, label and seed, in order.
+
+    `inputs` are the files that the runs read: path, absolute or relative to the folder -> sha256.
+    """
     folder = Path(folder)
     for run in runs:
         if missing := {"run_id", "label", "seed"} - run.keys():
@@ -160,6 +164,7 @@ def write_experiment(
         "hash": hash,
         "status": status,
         "runs": [dict(run) for run in runs],
+        "inputs": dict(inputs or {}),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(versions),
     }

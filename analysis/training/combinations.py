@@ -9,7 +9,8 @@ from toy_models.bases import BASES
 from ..errors import UsageError
 from ..objectives.rules import check
 from .config import FIELDS, config_to_dict, flatten, show
-from .fields import CriticFields, RunConfig
+from .fields import GIVEN, CriticFields, RunConfig
+from .task_rules import task_problems
 
 __all__ = ["combination_problems"]
 
@@ -30,7 +31,7 @@ def combination_problems(config: RunConfig) -> list[str]:
         problems.append(str(error))
     base = BASES.get(config.policy.base)
     rules = [
-        (base is not None and base.task != config.task.name,
+        (base is not None and config.task.name not in (base.task, GIVEN),
          f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
          f"{show(base and base.task)}; set task.name to it or take another base"),
         (objective.kl_estimator == "full" and objective.kl_placement == "reward",
@@ -90,6 +91,7 @@ def combination_problems(config: RunConfig) -> list[str]:
          f"device: expected auto, cpu, cuda or cuda:N, got {show(config.device)}"),
     ]
     problems += [message for wrong, message in rules if wrong]
+    problems += task_problems(config)
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
 
 

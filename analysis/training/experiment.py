@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,15 +17,20 @@ from toy_models.bases import BASES, ensure_base
 
 from ..errors import InterruptedRunError, UsageError, nearest
 from ..recording.folders import make_folder, read_experiment, read_run_json, update_experiment, write_experiment
+from .fields import GIVEN
+from .given import adopted, write_given
+from .inputs import changed_inputs, check_inputs, input_digests
 from .machine import cores, versions
 from .pool import Job, Outcome, StopRequests, run_jobs
 from .progress import Progress
 from .recipe import PlannedRun, Recipe
 
 if TYPE_CHECKING:
+    from toy_models import Policy, Task
+
     from ..recording import Experiment
 
-__all__ = ["RunFailedError", "default_folder", "folder_state", "resume_command", "run"]
+__all__ = ["RunFailedError", "default_folder", "explain_changed_inputs", "folder_state", "resume_command", "run"]
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -49,6 +54,8 @@ class RunFailedError(RuntimeError):
 def run(
     recipe: Recipe | str | Path,
     *,
+    task: Task | None = None,
+    policy: Policy | None = None,
     out: str | Path | None = None,
     workers: int | None = None,
     resume: bool = False,
@@ -58,6 +65,9 @@ def run(
     train: str = _TRAIN,
 ) -> Experiment:
     """Train and record every run of a recipe; the experiment's records.
+
+    `task` and `policy` are objects of your own in the place of a named task and base: the recipe must not name these
+    then. They are kept in the experiment folder as pickles (see `given`), so that it can be resumed from a shell.
 
     `out` is `runs/<name>-<hash8>` unless given. At most `workers` runs go on at once (by default as many as cores /
     threads); records do not depend on it. `resume` continues an unfinished experiment, `force` deletes one and starts
@@ -71,16 +81,20 @@ def run(
     step and are committed; a second Ctrl-C kills them.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    given = {kind: thing for kind, thing in (("task", task), ("policy", policy)) if thing is not None}
+    recipe = adopted(recipe, given)
     planned = recipe.expand()
     folder = Path(out) if out is not None else default_folder(recipe)
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
     for planned_run in planned:
         _check_base(planned_run.config.policy.base)
+        check_inputs(planned_run.config)
+    _check_given(folder, planned, given, anew=force)
     if force or folder_state(folder, recipe) != "complete":
         make_folder(folder)
         with _locked(folder):
-            _prepare(folder, recipe, resume=resume, force=force)
+            _prepare(folder, recipe, given, resume=resume, force=force)
             count = workers or max(1, cores() // max(one.config.threads for one in planned))
             with Progress(planned, quiet=quiet) as progress:
                 _train_all(folder, planned, train, count, [progress, *callbacks])
@@ -107,11 +121,12 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
     if not (folder / "experiment.json").exists():
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"out: expected a folder, got the file {folder}")
-        if folder.is_dir() and any(path.name != _LOCK for path in folder.iterdir()):
+        if folder.is_dir() and any(path.name not in (_LOCK, GIVEN) for path in folder.iterdir()):
             raise UsageError(f"out: {folder} holds files that are no experiment; choose another folder with --out")
         return "absent"
     info = read_experiment(folder)
     if info["hash"] != recipe.hash:
+        explain_changed_inputs(folder, info)
         raise UsageError(
             f"out: {folder} holds the experiment {info['name']} ({info['hash'][:8]}), expected {recipe.name} "
             f"({recipe.hash[:8]}); choose another folder with --out, or --force to delete what is there"
@@ -120,13 +135,20 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
     return "complete" if finished else "unfinished"
 
 
+def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
+    """UsageError where files that an experiment reads hold something else than when it was started."""
+    if changed := changed_inputs(folder, info.get("inputs", {})):
+        raise UsageError(f"out: {folder} holds an experiment with other content of {', '.join(changed)}; restore it, "
+                         "or start another experiment with --out, or anew with --force")
+
+
 def _run_status(folder: Path) -> str:
     return str(read_run_json(folder)["status"]) if (folder / "run.json").exists() else "waiting"
 
 
 def _check_base(base: str) -> None:
     """Refuse what is plainly no base before anything is started; the loader says what else may be wrong."""
-    if base in BASES:
+    if base in BASES or base == GIVEN:
         return
     folder = Path(base).expanduser()
     if not (folder / "config.json").is_file():
@@ -152,7 +174,21 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _prepare(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
+def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, Any], *, anew: bool) -> None:
+    """Refuse a recipe of objects that were not handed over nor are in the folder, or that cannot do what it asks."""
+    config = planned[0].config
+    for kind, name in (("task", config.task.name), ("policy", config.policy.base)):
+        if name == GIVEN and kind not in given and (anew or not (folder / "experiment.json").exists()):
+            raise UsageError(f"{kind}: the recipe asks for a {kind} object; hand it over with "
+                             f"analysis.run(recipe, {kind}=…)")
+    if "task" in given and any(one.config.update.estimator == "exact" for one in planned):
+        task = given["task"]
+        if task.solutions(task.prompts("train")[0].ids) is None:
+            raise UsageError(f'update.estimator = "exact": the task {task.name} does not list its correct responses '
+                             '(solutions gave None); take "sampled"')
+
+
+def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: bool, force: bool) -> None:
     """Bring a locked folder into the state from which its unfinished runs can be trained."""
     if force and (folder / "experiment.json").exists():
         read_experiment(folder)  # refuses what is not recognisably an experiment
@@ -165,8 +201,12 @@ def _prepare(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> None
                                   f"  {resume_command(folder)}\nor start anew with --force")
     if state == "absent":
         runs = [{"run_id": one.run_id, "label": one.label, "seed": one.config.seed} for one in recipe.expand()]
+        files = [found for one in recipe.expand() for found in input_digests(one.config).values()]
+        inputs = {found["path"]: found["sha256"] for found in files} | write_given(folder, given)
         write_experiment(folder, name=recipe.name, recipe=recipe.to_dict(), hash=recipe.hash, runs=runs,
-                         versions=versions())
+                         versions=versions(), inputs=inputs)
+    else:  # the hash knows the recipe's files, not the pickles
+        explain_changed_inputs(folder, read_experiment(folder))
 
 
 def _train_all(

@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from toy_models.files import FILE_TASK
 from toy_models.task import TASKS
 
 __all__ = [
+    "GIVEN",
     "CriticFields",
     "EvalFields",
     "ObjectiveFields",
@@ -25,6 +27,8 @@ __all__ = [
     "TaskFields",
     "UpdateFields",
 ]
+
+GIVEN = "given"  # name of a task or base that was handed over as an object
 
 
 def _f(default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None,
@@ -39,14 +43,24 @@ class PolicyFields:
     base: str = _f("path", "a built-in base (path, tiny) or a folder with a Hugging Face causal LM and its tokenizer")
     seed: int = _f(0, "seed of the built-in base's weights and pretraining, apart from the run's seed", low=0)
     dtype: str = _f("float32", "dtype of parameters and updates", choices=("float32", "float64"))
+    digest: str | None = _f(None, "identity of the policy handed to `analysis.run(…, policy=…)`, which writes it")
 
 
 @dataclass(frozen=True)
 class TaskFields:
-    name: str = _f("path", "the task: its prompts and verifier", choices=TASKS)
+    name: str = _f("path", "the task: its prompts and verifier", choices=(*TASKS, FILE_TASK, GIVEN))
     train_prompts: int = _f(1024, "how many training prompts the run may draw from", low=1)
     false_positive: float = _f(0.0, "verifier noise: probability that a wrong response is rewarded", low=0, high=1)
     false_negative: float = _f(0.0, "verifier noise: probability that a correct response is not", low=0, high=1)
+    train_file: str | None = _f(None, "of the task file: JSON Lines or Parquet with prompts and answers")
+    validation_file: str | None = _f(None, "likewise; unset: a tenth of the training file, by the prompts' hash")
+    test_file: str | None = _f(None, "likewise; unset: another tenth of the training file")
+    prompt_column: str = _f("prompt", "column of the prompts; a.b for the entry b of objects in column a")
+    answer_column: str = _f("answer", "column of the answers")
+    chat_template: bool = _f(False, "put prompts into the tokenizer's chat template; else nothing is added to them")
+    verifier: str = _f("exact", "exact (the response is the answer, white space around it apart), math (math-verify), "
+                                "file.py:function or package.module:function")
+    digest: str | None = _f(None, "identity of the task handed to `analysis.run(…, task=…)`, which writes it")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from .optimizer import learning_rate, make_optimizer
 from .randomness import Streams
 from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
-from .start import load_policy_and_task, pick_device, run_identity
+from .start import check_fit, load_policy_and_task, pick_device, run_identity
 from .targets import fix_targets
 from .update import Updater, UpdateResult
 
@@ -90,7 +90,7 @@ class Loop:
         self.config, self._report, self._should_stop = config, report, should_stop
         self.on_update: Callable[[UpdateIndex, RolloutBatch, UpdateResult], None] | None = None
         self.device = pick_device(config.device)
-        self.policy, self.task = load_policy_and_task(config, self.device)
+        self.policy, self.task = load_policy_and_task(config, self.device, folder.parent)
         self.train_prompts = self._prompts("train", config.task.train_prompts, "task.train_prompts")
         self.validation = self._prompts("validation", config.eval.prompts, "eval.prompts")
         self.test = self._prompts("test", max(config.eval.prompts, config.eval.final_prompts), "eval.final_prompts")
@@ -99,6 +99,8 @@ class Loop:
         if config.record.noise_every:
             self.noise_prompts = self._prompts("validation", config.record.noise_prompts, "record.noise_prompts")
             check_enumerable(self.task, self.noise_prompts)
+        longest = max(config.rollout.max_new_tokens or 0, self.task.max_new_tokens)
+        check_fit(self.policy.model, self.task, [*self.train_prompts, *self.held_out], longest)
         self.streams = Streams(config.seed)
         self.objective = get_objective(
             config.objective.name,
@@ -119,7 +121,8 @@ class Loop:
         self.updater = Updater(self.policy, self.optimizer, self.objective, config, self.critic)
         self.step = self.update = self.updates_made = 0
         self._timings: list[dict[str, Any]] = []
-        self.writer = RunWriter(folder, resume=resume, run_json=run_identity(config, self.policy.model, run_id, label))
+        identity = run_identity(config, self.policy.model, self.task, run_id, label)
+        self.writer = RunWriter(folder, resume=resume, run_json=identity)
         stored = self.writer.resume_state()
         if stored is None:
             self.fixed = FixedPrefixes.from_samples(
@@ -287,7 +290,8 @@ class Loop:
     def _prompts(self, split: str, count: int, name: str) -> list[Prompt]:
         prompts = self.task.prompts(split)
         if count > len(prompts):
-            raise UsageError(f"{name}: task {self.task.name} has {len(prompts)} {split} prompts, got {count}")
+            raise UsageError(f"{name}: task {self.task.name} has {len(prompts)} {split} prompts, got {count}; set it "
+                             "to as many at most")
         return prompts[:count]
 
     def _follower(self) -> ContextFollower:

@@ -34,8 +34,9 @@ from typing import Any
 
 from ..errors import UsageError, nearest
 from .combinations import combination_problems
-from .config import FIELDS, UNSET, config_from_dict, config_to_dict, flatten, read_value, show
+from .config import FIELDS, UNSET, config_from_dict, flatten, read_value, show
 from .fields import RunConfig
+from .inputs import anchored, identified
 
 __all__ = ["RECIPE_SCHEMA", "PlannedRun", "Recipe"]
 
@@ -87,7 +88,10 @@ class Recipe:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Recipe:
-        """A built-in recipe by name, or a recipe file by path (it ends in `.toml` or exists)."""
+        """A built-in recipe by name, or a recipe file by path (it ends in `.toml` or exists).
+
+        Relative paths in a recipe file are relative to its folder.
+        """
         given = str(name_or_path)
         path = _BUILT_IN / f"{given}.toml" if given in cls.names() else Path(name_or_path)
         if not path.is_file():
@@ -99,7 +103,7 @@ class Recipe:
             raise UsageError(f"recipe {path}: not valid TOML: {error}") from None
         except OSError as error:
             raise UsageError(f"recipe {path}: cannot be read: {error.strerror}") from None
-        return cls.from_dict({"name": path.stem} | data)
+        return cls.from_dict({"name": path.stem} | data)._anchored(path.parent)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -143,8 +147,11 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the resolved runs: equal for recipes that ask for the same experiment."""
-        runs = sorted((run.run_id, run.label, config_to_dict(run.config)) for run in self.expand())
+        """SHA-256 (hex) of the resolved runs: equal for recipes that ask for the same experiment.
+
+        Files of prompts and verifiers count by their content; UsageError where one cannot be read.
+        """
+        runs = sorted((run.run_id, run.label, identified(run.config)) for run in self.expand())
         canonical = json.dumps({"schema": RECIPE_SCHEMA, "runs": runs}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -153,7 +160,7 @@ class Recipe:
 
         A field that the grid varies stops varying; a value that methods set is replaced in each. `objective.lambda`
         belongs to W-REINFORCE and, where some methods are that, reaches only those. `"unset"` restores the default;
-        `grid.<field>` takes a list, `grid="unset"` leaves one run.
+        `grid.<field>` takes a list, `grid="unset"` leaves one run. Relative paths are relative to the current folder.
         """
         notes = {key: dotted.pop(key) for key in _NOTES if key in dotted}
         values, grid, methods = dict(self.values), dict(self.grid), self.methods
@@ -161,6 +168,7 @@ class Recipe:
             del dotted["grid"]
             grid, methods = {}, ()
         for path, value in flatten(dotted).items():
+            value = anchored(path.removeprefix("grid."), value, Path.cwd())
             if path == "grid.method" and value == UNSET:
                 methods = ()
             elif path.startswith("grid."):
@@ -175,6 +183,14 @@ class Recipe:
                                 for method in methods)
                 values[path] = value
         return replace(self, **notes, values=values, grid=grid, methods=methods)
+
+    def _anchored(self, folder: Path) -> Recipe:
+        """A copy whose relative paths are absolute, taken from `folder`."""
+        def of(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {path: anchored(path, value, folder) for path, value in values.items()}
+
+        methods = tuple(replace(method, values=of(method.values)) for method in self.methods)
+        return replace(self, values=of(self.values), grid=of(self.grid), methods=methods)
 
     def override(self, *settings: str) -> Recipe:
         """A copy with `"update.epochs=4"`-like settings: the value is a TOML literal, or else taken as a string."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Task, Verdict, sample
+from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
 
 from ..errors import DivergedError, UsageError
 from ..objectives import Objective
@@ -146,7 +146,7 @@ def collect_rollouts(
         raise DivergedError(f"step {step}: {error}; a lower optimizer.lr usually helps") from error
     lengths = samples.lengths.cpu()
     responses = [ids[:length] for ids, length in zip(samples.response_ids.tolist(), lengths.tolist(), strict=True)]
-    verdicts = [task.verify(prompts[i // fields.group_size].ids, response) for i, response in enumerate(responses)]
+    verdicts = verify_all(task, [p.ids for p in prompts for _ in range(fields.group_size)], responses)
     correct = torch.tensor([v.correct for v in verdicts])
     flip_probability = torch.where(correct, config.task.false_negative, config.task.false_positive)
     flipped = streams.uniforms("noise", n) < flip_probability

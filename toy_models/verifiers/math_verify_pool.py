@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -46,9 +45,7 @@ class MathVerify:
             raise ValueError("verifier: \"math\" needs the package math-verify; pip install 'rlvr-dynamics[math]'")
         # `-P` keeps the caller's folder from shadowing ours
         command = [sys.executable, "-P", "-m", f"{__package__}.math_verify_worker", str(seconds)]
-        room = Path(__file__).resolve().parents[2]
-        path = os.pathsep.join(filter(None, [str(room), os.environ.get("PYTHONPATH")]))
-        self._pool = WorkerPool(command, workers, seconds * _WALL, dict(os.environ, PYTHONPATH=path))
+        self._pool = WorkerPool(command, workers, seconds * _WALL, str(Path(__file__).resolve().parents[2]))
         self._seconds = seconds
 
     @property

@@ -82,6 +82,9 @@ class FunctionVerifier:
         self._function = _load(target, path)
         self.identity: dict[str, Any] = {"name": target, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FunctionVerifier, (self.target,)  # its module has no name that another process could import
+
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Raises VerifierError where the function raises, or returns neither a truth value nor a Verdict."""
         return [self._judge(case) for case in cases]

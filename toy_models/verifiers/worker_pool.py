@@ -83,17 +83,21 @@ class WorkerPool:
     """At most `workers` processes of `command`, started when they are first needed.
 
     A request whose process says nothing for `seconds` of wall-clock time is a `Failure`; a process may also limit
-    itself in processor time (SIGXCPU), which does not depend on what else the machine does.
+    itself in processor time (SIGXCPU), which does not depend on what else the machine does. Modules are found in the
+    folder `import_from` first. A pool can be pickled; what comes back starts processes of its own.
     """
 
     command: Sequence[str]
     workers: int
     seconds: float
-    environment: dict[str, str] | None = None
+    import_from: str = ""
     _idle: list[_Worker] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         weakref.finalize(self, _end_all, self._idle)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerPool, (self.command, self.workers, self.seconds, self.import_from)
 
     def ask(self, requests: Sequence[Any]) -> list[Any]:
         """The answer to each request, in their order, or a `Failure`.
@@ -132,9 +136,10 @@ class WorkerPool:
         return answers
 
     def _start(self) -> _Worker:
+        path = os.pathsep.join(filter(None, [self.import_from, os.environ.get("PYTHONPATH")]))
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         popen = subprocess.Popen(list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                                 env=self.environment, start_new_session=True)
+                                 env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
         worker = _Worker(popen, stderr, deadline=_now() + START_SECONDS)
         assert popen.stdout is not None
         with selectors.DefaultSelector() as selector:

@@ -1,0 +1,156 @@
+"""Tasks and policies that were written in Python, in a notebook say, and handed to `run(…, task=…, policy=…)`.
+
+Runs are trained in processes of their own, so the objects travel as pickles (cloudpickle: classes of the main module
+go by value, those of importable modules by name), which stay in the experiment folder: `<out>/given/task.pkl` and
+`policy.pkl`. With them an experiment goes on from a shell. Loading a pickle executes what it holds: resume only such
+folders as you trust.
+
+What identifies them is not the pickle, whose bytes differ from session to session, but a digest: of a task its name,
+its longest response, all of its prompts and the source of its class; of a policy its weights, its vocabulary and the
+source of its class. What a class calls elsewhere is not part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toy_models.task import SPLITS
+
+from ..errors import UsageError
+from ..recording.folders import make_folder, write_durably
+from .config import UNSET, show
+from .fields import GIVEN
+from .recipe import Recipe
+
+__all__ = ["FOLDER", "adopted", "load_given", "weights_hash", "write_given"]
+
+FOLDER = "given"
+# what is asked of an object, and how the message describes it
+_MEMBERS = {
+    "task": {
+        "name": "a string",
+        "max_new_tokens": "the length of the longest correct response, end token included",
+        "tokenizer": "a tokenizer of transformers",
+        "prompts": "prompts(split) -> list of toy_models.Prompt for train, validation and test",
+        "verify": "verify(prompt_ids, response_ids) -> toy_models.Verdict",
+        "solutions": "solutions(prompt_ids) -> every correct response, or None where they cannot be listed",
+    },
+    "policy": {
+        "model": "a causal language model of transformers",
+        "tokenizer": "its tokenizer",
+        "eos_id": "id of the end token",
+        "pad_id": "id of the padding token",
+        "save": "save(folder), for the checkpoint",
+    },
+}
+_FIELD = {"task": "task.name", "policy": "policy.base"}
+
+
+def adopted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with the objects handed over ("task", "policy") in the place of a named task and base.
+
+    Raises UsageError for an object that lacks something, and where the recipe names another task or base itself.
+    """
+    for kind, thing in given.items():
+        field = _FIELD[kind]
+        named = {values.get(field, UNSET) for values in (recipe.values, *(method.values for method in recipe.methods))}
+        named |= set(recipe.grid.get(field, ()))
+        if other := named - {UNSET, GIVEN}:
+            raise UsageError(f"{kind}: the recipe {recipe.name} says {field} = {show(sorted(other)[0])}, but a {kind} "
+                             f'was handed over too; take one of them (recipe.set(**{{"{field}": "unset"}}))')
+        _check_members(kind, thing)
+        identity = _task_identity(thing) if kind == "task" else _policy_identity(thing)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        recipe = recipe.set(**{field: GIVEN, f"{kind}.digest": digest})
+    return recipe
+
+
+def write_given(folder: Path, given: Mapping[str, Any]) -> dict[str, str]:
+    """Write the objects into an experiment folder; path there -> sha256. UsageError for one that cannot be pickled."""
+    import cloudpickle
+
+    digests = {}
+    for kind, thing in given.items():
+        try:
+            data = cloudpickle.dumps(thing)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise UsageError(f"{kind}: {type(thing).__name__} cannot be handed to the processes that train: "
+                             f"{type(error).__name__}: {error}; keep open files, locks and processes out of it, or "
+                             "give it a __reduce__") from error
+        path = f"{FOLDER}/{kind}.pkl"
+        make_folder(folder / FOLDER)
+        _, digests[path] = write_durably(folder / path, data)
+    return digests
+
+
+def load_given(folder: Path, kind: str) -> Any:
+    """The object of an experiment folder. UsageError where it is missing or cannot be loaded."""
+    path = folder / FOLDER / f"{kind}.pkl"
+    try:
+        return pickle.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{kind}: expected the {kind} that was handed over in {path}, but it is not there; hand it "
+                         f"over again: analysis.run(recipe, {kind}=…)") from None
+    except Exception as error:  # whatever unpickling runs
+        raise UsageError(f"{kind}: {path} cannot be loaded: {type(error).__name__}: {error}; modules that its class "
+                         "comes from must be importable here (PYTHONPATH)") from error
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names and values of a model's parameters and buffers."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_members(kind: str, thing: Any) -> None:
+    lacking = [f"{name}: {what}" for name, what in _MEMBERS[kind].items() if not hasattr(thing, name)]
+    if lacking:
+        listed = "".join(f"\n  - {line}" for line in lacking)
+        raise UsageError(f"{kind}: {type(thing).__name__} is no {kind}, it lacks{listed}")
+
+
+def _task_identity(task: Any) -> dict[str, Any]:
+    content = hashlib.sha256()
+    for split in SPLITS:
+        prompts = task.prompts(split)
+        for prompt in prompts:
+            for name in ("prompt_id", "ids", "text", "split", "answer"):
+                if not hasattr(prompt, name):
+                    raise UsageError(f"task.prompts({split!r}): expected toy_models.Prompt objects, got "
+                                     f"{type(prompt).__name__} without {name}")
+            content.update(repr((split, tuple(map(int, prompt.ids)), prompt.text, prompt.answer)).encode())
+        if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
+            raise UsageError(f"task.prompts({split!r}): expected distinct prompts, got some twice; records know a "
+                             "prompt by its prompt_id")
+        if not prompts:
+            raise UsageError(f"task.prompts({split!r}): expected at least one prompt, got none")
+    verdict = task.verify(prompts[0].ids, (int(task.tokenizer.eos_token_id),))
+    if not hasattr(verdict, "correct") or not hasattr(verdict, "reason"):
+        raise UsageError(f"task.verify: expected a toy_models.Verdict (correct, reason), got {type(verdict).__name__}")
+    return {"name": task.name, "max_new_tokens": int(task.max_new_tokens), "prompts": content.hexdigest(),
+            "source": _source(task)}
+
+
+def _policy_identity(policy: Any) -> dict[str, Any]:
+    vocabulary = json.dumps(sorted(policy.tokenizer.get_vocab().items()))
+    return {"weights": weights_hash(policy.model), "eos_id": int(policy.eos_id),
+            "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(), "source": _source(policy)}
+
+
+def _source(thing: Any) -> str | None:
+    """SHA-256 of the source of an object's class; None where it is not to be had."""
+    try:
+        return hashlib.sha256(inspect.getsource(type(thing)).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
