@@ -37,8 +37,8 @@ def task_problems(config: RunConfig) -> list[str]:
             (config.update.estimator == "exact",
              f'{name} with update.estimator = "exact": its correct responses cannot be listed; take "sampled"'),
             (config.record.noise_every > 0,
-             f"{name} with record.noise_every = {config.record.noise_every}: gradient noise is measured around the exact "
-             "gradient, which needs every correct response; set it to 0"),
+             f"{name} with record.noise_every = {config.record.noise_every}: gradient noise is measured around the "
+             "exact gradient, which needs every correct response; set it to 0"),
             (task.verifier not in VERIFIERS and ":" not in task.verifier,
              f"task.verifier: expected {', '.join(VERIFIERS)}, file.py:function or package.module:function, got "
              f"{show(task.verifier)}"),
