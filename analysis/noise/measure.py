@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from toy_models import Policy, Prompt, Samples, Task, evaluation_mode, response_logits, sample, teacher_batch
+from toy_models.truncation import truncates
 
 from ..errors import DivergedError, UsageError
 from ..evaluation import success_probability
@@ -57,6 +58,7 @@ def gradient_noise(
     group_size: int = 8,
     replicates: int = 16,
     temperature: float = 1.0,
+    top_k: int = 0,
     top_p: float = 1.0,
     max_new_tokens: int | None = None,
     sampler: Any = None,
@@ -69,9 +71,9 @@ def gradient_noise(
         generator: draws the uniforms of the rollouts, replicate by replicate.
         replicates: K independent batches of len(prompts)·group_size rollouts; at least 3.
         temperature: of the law that is sampled and differentiated.
-        top_p: nucleus of the law that is sampled.
+        top_k, top_p: truncation of the law that is sampled; 0 and 1 for none.
         max_new_tokens: longest response; unset: the task's own. Success is that of responses no longer than this.
-        sampler: the model that draws the rollouts; unset: the policy's own. With another one, or with a nucleus, the
+        sampler: the model that draws the rollouts; unset: the policy's own. With another one, or with a truncation, the
             law that is sampled is not the one that is differentiated: then no expectation is known (`expected` is NaN)
             and projections off 1 and 2 say how far the estimators are misled.
         estimators: by name; unset: `standard_estimators(group_size)`. Comparisons are with the first.
@@ -88,10 +90,10 @@ def gradient_noise(
     estimators = standard_estimators(group_size) if estimators is None else estimators
     limit = max_new_tokens or task.max_new_tokens
     solutions = [[y for y in listed if len(y) <= limit] for listed in _checked(task, prompts, replicates, estimators)]
-    same_law = top_p == 1 and (sampler is None or sampler is policy.model)
+    same_law = not truncates(top_k, top_p) and (sampler is None or sampler is policy.model)
     draw = partial(sample, policy.model if sampler is None else sampler, [p.ids for p in prompts],
                    group_size=group_size, max_new_tokens=limit, eos_id=policy.eos_id, pad_id=policy.pad_id,
-                   temperature=temperature, top_p=top_p)  # fmt: skip
+                   temperature=temperature, top_k=top_k, top_p=top_p)  # fmt: skip
     parameters = _parameters(policy)
     drawn = torch.zeros(len(estimators), replicates, sum(p.numel() for p in parameters),
                         dtype=parameters[0].dtype, device=parameters[0].device)

@@ -47,6 +47,7 @@ def noise_rows(
         group_size=rollout.group_size,
         replicates=config.record.noise_replicates,
         temperature=rollout.temperature,
+        top_k=rollout.top_k,
         top_p=rollout.top_p,
         max_new_tokens=rollout.max_new_tokens,
         sampler=sampler,

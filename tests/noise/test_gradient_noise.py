@@ -182,6 +182,12 @@ def test_nucleus_knows_no_expectation_and_moves_the_projection(world):
     assert abs(frame.projection["PSR"] - 1) > 6 * frame.projection_se["PSR"]
 
 
+def test_top_k_of_one_draws_the_same_each_time(world):
+    noise = measure(world, replicates=3, top_k=1)
+    assert np.isnan(noise.expected).all()
+    np.testing.assert_allclose(noise.dots, noise.dots[:, :1].repeat(3, 1), rtol=1e-12, atol=1e-14)
+
+
 def test_replicates_do_not_depend_on_how_many_follow(world):
     few, many = measure(world, replicates=3), measure(world, replicates=4)
     np.testing.assert_allclose(few.dots, many.dots[:, :3], rtol=1e-12, atol=1e-14)  # sums of products, in any order
