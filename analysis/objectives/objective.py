@@ -133,13 +133,13 @@ class Objective:
             assert old_log_probs is not None  # _spread has seen to it
             x = torch.exp(log_probs - old_log_probs.detach())
             scale = torch.ones_like(x)
+        if self.dual_clip is not None:  # not torch.maximum afterwards, which halves the gradient of a ratio at the bound
+            x = torch.where(a < 0, torch.clamp(x, max=scale * self.dual_clip), x)
         surrogate = a * x
         if self.clip_low is not None or self.clip_high is not None:
             low = None if self.clip_low is None else scale * (1 - self.clip_low)
             high = None if self.clip_high is None else scale * (1 + self.clip_high)
             surrogate = torch.minimum(surrogate, a * torch.clamp(x, low, high))
-        if self.dual_clip is not None:
-            surrogate = torch.where(a < 0, torch.maximum(surrogate, a * scale * self.dual_clip), surrogate)
         return -surrogate
 
     @property

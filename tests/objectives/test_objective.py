@@ -108,6 +108,24 @@ def test_clips_by_hand() -> None:
     torch.testing.assert_close(eq6.weight, 0.3 * down.weight)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_clip_takes_the_weight_beyond_its_boundary_on_its_own_side_alone(sign: float) -> None:
+    """Zero iff A > 0 and ρ > 1 + high, or A < 0 and ρ < 1 − low or ρ > dual; a ratio at a boundary is still inside."""
+    edges = torch.tensor([0.8, 1.28, 1.9], dtype=torch.float64).log()
+    low, high, dual = edges.exp().tolist()  # so that 1 − clip_low and 1 + clip_high are ratios that do occur, exactly
+    clips = {"clip_low": 1 - low, "clip_high": high - 1, "dual_clip": dual}
+    assert (1 - clips["clip_low"], 1 + clips["clip_high"]) == (low, high)
+    around = edges[:, None] + torch.tensor([-1e-12, 0.0, 1e-12], dtype=torch.float64)
+    log_probs = torch.cat([around.flatten(), torch.tensor([-20.0, 0.0, 5.0], dtype=torch.float64)])[None]
+    clipped = [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1] if sign > 0 else [1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1]
+    objective, old = get("reinforce", **clips), torch.zeros_like(log_probs)
+    leaf = log_probs.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(objective.loss(leaf, old, torch.tensor([sign])).sum(), leaf)
+    expected = sign * log_probs.exp() * (1 - torch.tensor([clipped], dtype=torch.float64))
+    for weight in (objective.weights(log_probs, old, torch.tensor([sign])).weight, -grad):
+        torch.testing.assert_close(weight, expected, rtol=1e-14, atol=0)
+
+
 def test_forms_by_hand() -> None:
     log_probs = torch.tensor([[0.25]], dtype=torch.float64).log()
     a = torch.tensor([-2.0])

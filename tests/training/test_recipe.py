@@ -264,6 +264,10 @@ class TestGrid:
         recipe = Recipe.from_dict({"schema": 1, "grid": {"objective": {"name": ["psr", "nsr"]}}})
         assert [(run.run_id, run.label) for run in recipe.expand()] == [("psr-seed0", "PSR"), ("nsr-seed0", "NSR")]
 
+    def test_reinforce_with_a_critic_is_called_ppo(self) -> None:
+        recipe = Recipe.from_dict({"schema": 1, "grid": {"critic": {"enabled": [False, True]}}})
+        assert [run.label for run in recipe.expand()] == ["REINFORCE enabled=false", "PPO enabled=true"]
+
     def test_equal_last_names_are_spelled_out(self) -> None:
         grid = {"objective.name": ["psr"], "optimizer.name": ["sgd", "adamw"]}
         runs = Recipe.from_dict({"schema": 1, "grid": grid}).expand()
