@@ -133,7 +133,7 @@ class Objective:
             assert old_log_probs is not None  # _spread has seen to it
             x = torch.exp(log_probs - old_log_probs.detach())
             scale = torch.ones_like(x)
-        if self.dual_clip is not None:  # not torch.maximum afterwards, which halves the gradient of a ratio at the bound
+        if self.dual_clip is not None:  # torch.maximum of surrogates would halve the gradient at the bound
             x = torch.where(a < 0, torch.clamp(x, max=scale * self.dual_clip), x)
         surrogate = a * x
         if self.clip_low is not None or self.clip_high is not None:
