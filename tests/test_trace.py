@@ -101,7 +101,10 @@ class TestRun:
         train("failing")
         assert trace.main(["--run", "tiny", "--quiet", "--out", "x"]) == 1
         out, err = capsys.readouterr()
-        assert err == "psr-seed0 failed: no luck (more in x/psr-seed0/error.txt)\n"
+        assert err == (
+            "psr-seed0 failed: no luck (more in x/psr-seed0/error.txt)\nwhen that is mended, go on with\n"
+            "  python -m analysis.trace --resume x\n"
+        )
         assert "table of" in out
 
     def test_diverged_run(self, train: Any, capsys: pytest.CaptureFixture[str]) -> None:

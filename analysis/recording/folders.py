@@ -14,10 +14,12 @@ it: readers and resumption ignore everything else. Nothing here needs torch or p
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +46,7 @@ __all__ = [
 RUN_FILE = "run.json"
 EXPERIMENT_FILE = "experiment.json"
 TEMPORARY = ".tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes | memoryview) -> tuple[int, str]:
-    """Write a file so that `path` is either absent, as before or complete, also after a power cut: (bytes, sha256)."""
+    """Write a file so that `path` is either absent, as before or complete, also after a power cut: (bytes, sha256).
+
+    OSError of the same errno where that fails, with what was being written and, on a full disk, how much is free.
+    """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with temporary.open("wb") as file:
@@ -88,10 +94,13 @@ def write_durably(path: Path, data: bytes | memoryview) -> tuple[int, str]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:  # a full disk wants the half-written file back
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # a full disk wants the half-written file back
+            temporary.unlink(missing_ok=True)
+        free = f" ({shutil.disk_usage(path.parent).free:,} are free)" if error.errno in FULL else ""
+        what = f"cannot write {path}, {len(data):,} bytes: {error.strerror or error}{free}"
+        raise OSError(error.errno, what) from error
     return len(data), hashlib.sha256(data).hexdigest()
 
 
@@ -216,6 +225,13 @@ def files_below(folder: Path) -> Iterator[Path]:
     """The plain files directly in `folder`, none where it does not exist."""
     if folder.is_dir():
         yield from (path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def drop_resume_state(folder: Path) -> None:
+    """Delete what a complete run no longer needs; what cannot be deleted stays, and does no harm."""
+    with contextlib.suppress(OSError):
+        for path in files_below(folder / "state"):
+            path.unlink()
 
 
 def check_part(folder: Path, part: PartFile, *, verify: bool) -> None:

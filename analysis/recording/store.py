@@ -20,11 +20,13 @@ import pyarrow as pa
 from ..errors import UsageError
 from .encoding import parquet_bytes, record_batch
 from .folders import (
+    FULL,
     RUN_FILE,
     TEMPORARY,
     Commit,
     PartFile,
     check_part,
+    drop_resume_state,
     files_below,
     make_folder,
     read_commits,
@@ -66,7 +68,8 @@ class RunWriter:
             self._info |= dict(run_json)
         for name in (*TABLES, "commits", "state"):
             make_folder(self.folder / name)
-        self._delete_uncommitted()
+        with self._explained():
+            self._delete_uncommitted()
         self.update_run_json(status="running")
 
     def _reopen(self, run_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +161,7 @@ class RunWriter:
         self._buffers.clear()
         self.update_run_json(status=status)
         if status == "complete":
-            for path in files_below(self.folder / "state"):
-                path.unlink()
+            drop_resume_state(self.folder)
 
     def _delete_uncommitted(self) -> None:
         keep = {part.path for commit in self._commits for part in commit.parts}
@@ -177,12 +179,10 @@ class RunWriter:
         try:
             yield
         except OSError as error:
+            what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
             kept = "nothing is committed yet" if not self._commits else f"steps before {self.committed_step} are safe"
-            raise OSError(
-                error.errno,
-                f"cannot write the records: {error.strerror or error}; {kept}; make room, then resume",
-                str(error.filename or self.folder),
-            ) from error
+            cure = "make room" if error.errno in FULL else "mend that"
+            raise OSError(error.errno, f"{what}; {kept}; {cure}, then resume") from error
 
 
 def _dump(state: Mapping[str, Any]) -> memoryview:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..recording.folders import read_experiment
+from ..recording.folders import read_experiment, write_durably
 
 __all__ = ["main"]
 
@@ -60,7 +60,7 @@ def _write_page(folder: Path, tables: str, figures: Sequence[Path]) -> None:
     """summary.md: the tables, then the figures that lie in the experiment's own folder."""
     own = [path for path in figures if path.parent == folder / "figures"]
     pictures = [f"![{path.stem.replace('_', ' ')}](figures/{path.name})\n" for path in own]
-    (folder / "summary.md").write_text("\n".join([tables, *pictures]), encoding="utf-8")
+    write_durably(folder / "summary.md", "\n".join([tables, *pictures]).encode())
 
 
 def _latest(runs: Path) -> Path:

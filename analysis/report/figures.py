@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..recording.folders import write_durably
 from . import compose
 from .compose import NothingToDraw
 from .contexts import FlowData
@@ -63,4 +65,6 @@ def _save(figure: Figure, path: Path) -> None:
     if layout is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    write_durably(path, picture.getbuffer())

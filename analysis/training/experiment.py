@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +17,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from toy_models.bases import BASES, ensure_base
 
 from ..errors import InterruptedRunError, UsageError, nearest
-from ..recording.folders import make_folder, read_experiment, read_run_json, update_experiment, write_experiment
+from ..recording.folders import (
+    EXPERIMENT_FILE,
+    RUN_FILE,
+    TEMPORARY,
+    drop_resume_state,
+    make_folder,
+    read_experiment,
+    read_run_json,
+    update_experiment,
+    write_experiment,
+)
 from .fields import GIVEN
 from .given import adopted, write_given
 from .inputs import changed_inputs, check_inputs, input_digests
 from .machine import cores, versions
-from .pool import Job, Outcome, StopRequests, run_jobs
+from .pool import FINAL, Job, Outcome, StopRequests, run_jobs
 from .progress import Progress
 from .recipe import PlannedRun, Recipe
 
@@ -36,7 +47,8 @@ Callback = Callable[[dict[str, Any]], None]
 
 _TRAIN = "analysis.training.loop:train"
 _LOCK = ".lock"
-_FINAL = ("complete", "diverged")
+_DELETED = ".deleted"  # where --force puts what it deletes, so that being killed halfway leaves nothing half deleted
+_OURS = (_LOCK, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may lie in a folder without an experiment
 
 
 class RunFailedError(RuntimeError):
@@ -47,8 +59,9 @@ class RunFailedError(RuntimeError):
         lines = []
         for run_id, outcome in outcomes.items():
             first, *_ = outcome.message.strip().splitlines() or [outcome.kind]
-            lines.append(f"{run_id} failed: {first} (more in {folder / run_id / 'error.txt'})")
-        super().__init__("\n".join(lines))
+            more = folder / run_id / "error.txt"
+            lines.append(f"{run_id} failed: {first}" + (f" (more in {more})" if more.exists() else ""))
+        super().__init__("\n".join([*lines, "when that is mended, go on with", f"  {resume_command(folder)}"]))
 
 
 def run(
@@ -98,6 +111,8 @@ def run(
             count = workers or max(1, cores() // max(one.config.threads for one in planned))
             with Progress(planned, quiet=quiet) as progress:
                 _train_all(folder, planned, train, count, [progress, *callbacks])
+    elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
+        _settle(folder, planned)
     from ..recording import Experiment
 
     return Experiment(folder)
@@ -118,10 +133,10 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
 
     Raises UsageError where it holds anything else: another experiment, other files, or a damaged one.
     """
-    if not (folder / "experiment.json").exists():
+    if not (folder / EXPERIMENT_FILE).exists():
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"out: expected a folder, got the file {folder}")
-        if folder.is_dir() and any(path.name not in (_LOCK, GIVEN) for path in folder.iterdir()):
+        if folder.is_dir() and any(path.name not in _OURS for path in folder.iterdir()):
             raise UsageError(f"out: {folder} holds files that are no experiment; choose another folder with --out")
         return "absent"
     info = read_experiment(folder)
@@ -131,7 +146,7 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
             f"out: {folder} holds the experiment {info['name']} ({info['hash'][:8]}), expected {recipe.name} "
             f"({recipe.hash[:8]}); choose another folder with --out, or --force to delete what is there"
         )
-    finished = all(_run_status(folder / one["run_id"]) in _FINAL for one in info["runs"])
+    finished = all(_run_status(folder / one["run_id"]) in FINAL for one in info["runs"])
     return "complete" if finished else "unfinished"
 
 
@@ -143,7 +158,7 @@ def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def _run_status(folder: Path) -> str:
-    return str(read_run_json(folder)["status"]) if (folder / "run.json").exists() else "waiting"
+    return str(read_run_json(folder)["status"]) if (folder / RUN_FILE).exists() else "waiting"
 
 
 def _check_base(base: str) -> None:
@@ -178,7 +193,7 @@ def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, An
     """Refuse a recipe of objects that were not handed over nor are in the folder, or that cannot do what it asks."""
     config = planned[0].config
     for kind, name in (("task", config.task.name), ("policy", config.policy.base)):
-        if name == GIVEN and kind not in given and (anew or not (folder / "experiment.json").exists()):
+        if name == GIVEN and kind not in given and (anew or not (folder / EXPERIMENT_FILE).exists()):
             raise UsageError(f"{kind}: the recipe asks for a {kind} object; hand it over with "
                              f"analysis.run(recipe, {kind}=…)")
     if "task" in given and any(one.config.update.estimator == "exact" for one in planned):
@@ -190,11 +205,10 @@ def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, An
 
 def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: bool, force: bool) -> None:
     """Bring a locked folder into the state from which its unfinished runs can be trained."""
-    if force and (folder / "experiment.json").exists():
-        read_experiment(folder)  # refuses what is not recognisably an experiment
-        for path in folder.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if force and (folder / EXPERIMENT_FILE).exists():
+        _set_aside(folder)
+    if (folder / _DELETED).exists():
+        shutil.rmtree(folder / _DELETED)
     state = folder_state(folder, recipe)
     if state == "unfinished" and not resume:
         raise InterruptedRunError(f"out: {folder} holds an unfinished experiment of this recipe; go on with\n"
@@ -209,6 +223,16 @@ def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: 
         explain_changed_inputs(folder, read_experiment(folder))
 
 
+def _set_aside(folder: Path) -> None:
+    """Move everything into a folder to be deleted, the mark of an experiment last."""
+    read_experiment(folder)  # refuses what is not recognisably an experiment
+    (folder / _DELETED).mkdir(exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder / _DELETED))
+    paths = [path for path in folder.iterdir() if path.name not in (_LOCK, _DELETED, EXPERIMENT_FILE)]
+    for path in [*paths, folder / EXPERIMENT_FILE]:
+        path.rename(aside / path.name)
+
+
 def _train_all(
     folder: Path, planned: list[PlannedRun], train: str, workers: int, callbacks: Sequence[Callback]
 ) -> None:
@@ -216,8 +240,8 @@ def _train_all(
         for callback in callbacks:
             callback(event)
 
-    todo = [one for one in planned if _run_status(folder / one.run_id) not in _FINAL]
-    jobs = [Job(one, folder / one.run_id, (folder / one.run_id / "run.json").exists(), train) for one in todo]
+    todo = [one for one in planned if _run_status(folder / one.run_id) not in FINAL]
+    jobs = [Job(one, folder / one.run_id, (folder / one.run_id / RUN_FILE).exists(), train) for one in todo]
     update_experiment(folder, status="running")
     try:
         with StopRequests() as requests:
@@ -230,16 +254,26 @@ def _train_all(
             raise KeyboardInterrupt(_go_on(folder)) from None
         raise
     failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
-    statuses = [_run_status(folder / one.run_id) for one in planned]
-    unfinished = failed or any(status not in _FINAL for status in statuses)
-    _note_status(folder, "interrupted" if unfinished else "diverged" if "diverged" in statuses else "complete")
+    status = _settle(folder, planned)
     if failed:
         causes = {(outcome.kind, outcome.message) for outcome in failed.values()}
         if len(failed) == len(jobs) and len(causes) == 1 and failed[jobs[0].run.run_id].kind == "UsageError":
             raise UsageError(causes.pop()[1])
         raise RunFailedError(folder, failed)
-    if unfinished:
+    if status not in FINAL:
         raise KeyboardInterrupt(_go_on(folder))
+
+
+def _settle(folder: Path, planned: list[PlannedRun]) -> str:
+    """What the runs have come to, written down as the experiment's status; complete ones lose their resume state."""
+    statuses = {one.run_id: _run_status(folder / one.run_id) for one in planned}
+    for run_id, status in statuses.items():
+        if status == "complete":
+            drop_resume_state(folder / run_id)
+    ended = set(statuses.values())
+    status = "interrupted" if ended - {*FINAL} else "diverged" if "diverged" in ended else "complete"
+    _note_status(folder, status)
+    return status
 
 
 def _note_status(folder: Path, status: str) -> None:

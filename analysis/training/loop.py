@@ -120,6 +120,7 @@ class Loop:
         self.critic = Critic(self.policy.model, config.critic) if config.critic.enabled else None
         self.updater = Updater(self.policy, self.optimizer, self.objective, config, self.critic)
         self.step = self.update = self.updates_made = 0
+        self._diverged: str | None = None  # why, and so that a run killed right after that commit ends likewise
         self._timings: list[dict[str, Any]] = []
         identity = run_identity(config, self.policy.model, self.task, run_id, label)
         self.writer = RunWriter(folder, resume=resume, run_json=identity)
@@ -147,7 +148,7 @@ class Loop:
                 self._evaluate(final=True)
                 self._measure_noise(due=True)
                 self._commit(timed=False)
-            while self.step < steps:
+            while self.step < steps and self._diverged is None:
                 self._one_step()
                 done = self.step == steps
                 stop = self._should_stop() and not done
@@ -161,10 +162,12 @@ class Loop:
                     return "interrupted"
         except DivergedError as error:
             self.step += 1  # the step that broke off is the run's last
+            self._diverged = str(error)
             self._commit(timed=False)
-            self.writer.update_run_json(error=str(error))
+        if self._diverged is not None:
+            self.writer.update_run_json(error=self._diverged)
             self.writer.finish("diverged")
-            self._report({"phase": "diverged", "step": self.step, "steps": steps, "error": str(error)})
+            self._report({"phase": "diverged", "step": self.step, "steps": steps, "error": self._diverged})
             return "diverged"
         if self.config.record.checkpoint:
             with self._timed("commit"):
@@ -362,6 +365,7 @@ class Loop:
                     "cursor": self.cursor.state_dict(),
                     "contexts": self.contexts.state_dict(),
                     "fixed": asdict(self.fixed),
+                    "diverged": self._diverged,
                     "step": self.step,
                     "update": self.update,
                     "updates_made": self.updates_made,
@@ -378,6 +382,7 @@ class Loop:
         self.streams.load_state_dict(state["streams"])
         self.cursor.load_state_dict(state["cursor"])
         self.contexts.load_state_dict(state["contexts"])
+        self._diverged = state["diverged"]
         self.step, self.update, self.updates_made = state["step"], state["update"], state["updates_made"]
 
     def _decode(self, ids: list[int]) -> str:

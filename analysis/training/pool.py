@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ..errors import UsageError
+from ..recording.folders import read_run_json
 from .config import config_to_dict
 from .recipe import PlannedRun
 
@@ -25,7 +27,11 @@ _START = (
     "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
 )
 _POLL_SECONDS = 0.2
+_END_SECONDS = 0.005  # between a process's closing of its output and its end
 _ERROR_TAIL = 4000  # characters of a dead process's stderr that are kept
+_MESSAGES = ({"event"}, {"status"}, {"error", "kind"})  # see `worker`
+_OUT_OF_MEMORY = ": perhaps out of memory; --workers 1 needs less, fewer rollout.prompts or smaller minibatches too"
+FINAL = ("complete", "diverged")  # statuses of a run that is done
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,13 @@ class StopRequests:
             raise KeyboardInterrupt
 
 
-@dataclass
+@dataclass(eq=False)
 class _Process:
     job: Job
     popen: subprocess.Popen[bytes]
     stderr: IO[bytes]
     data: bytes = b""
+    closed: bool = False  # its output; that of a process which is gone may stay open in one that it forked
     outcome: Outcome | None = None
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -94,23 +101,27 @@ class _Process:
             self.popen.stdin.write(b"stop\n")
             self.popen.stdin.flush()
 
-    def messages(self) -> Iterator[dict[str, Any]] | None:
-        """What has arrived since the last call; None once the process has closed its output."""
+    def messages(self) -> list[dict[str, Any]]:
+        """What has arrived since the last call, without what something else has written there."""
         assert self.popen.stdout is not None
-        piece = os.read(self.popen.stdout.fileno(), 65536)
-        if not piece:
-            return None
-        *lines, self.data = (self.data + piece).split(b"\n")
-        return map(json.loads, lines)
+        with contextlib.suppress(BlockingIOError):
+            while not self.closed:
+                piece = os.read(self.popen.stdout.fileno(), 65536)
+                self.data += piece
+                self.closed = not piece
+        *lines, self.data = self.data.split(b"\n")
+        return [message for line in lines if (message := _message(line)) is not None]
 
     def end(self) -> Outcome:
-        """Wait for the process, and explain its end where it did not do so itself."""
-        code = self.popen.wait()
+        """How the process, which is gone, has ended: explained here where it did not do so itself."""
+        code = self.popen.returncode
+        if self.outcome is None and (status := self._final_status()) is not None:
+            self.outcome = Outcome(status)
         if self.outcome is None:
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             where = f" in step {self.last['step']}" if "step" in self.last else ""
-            hint = " (perhaps out of memory)" if code == -signal.SIGKILL else ""
-            self.outcome = Outcome("failed", f"its process was {how}{where}{hint}", "ProcessDied")
+            hint = _OUT_OF_MEMORY if code == -signal.SIGKILL else ""
+            self.outcome = Outcome("failed", f"its process {how}{where}{hint}", "ProcessDied")
             self.stderr.seek(0)
             tail = self.stderr.read().decode(errors="replace")[-_ERROR_TAIL:]
             with contextlib.suppress(OSError):
@@ -118,9 +129,17 @@ class _Process:
                 (self.job.folder / "error.txt").write_text(f"{self.outcome.message}\n{tail}", encoding="utf-8")
         return self.outcome
 
+    def _final_status(self) -> str | None:
+        """complete or diverged where the run got there before its process could say so."""
+        with contextlib.suppress(UsageError, OSError):
+            status = read_run_json(self.job.folder).get("status")
+            return status if status in FINAL else None
+        return None
+
     def close(self) -> None:
-        if self.popen.poll() is None:
-            self.popen.kill()
+        """Kill the process, where it still is, and whatever it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
         for stream in (self.popen.stdin, self.popen.stdout, self.stderr):
             with contextlib.suppress(BrokenPipeError):
@@ -150,13 +169,14 @@ def run_jobs(
                     assert process.popen.stdout is not None
                     selector.register(process.popen.stdout, selectors.EVENT_READ, process)
                     on_event(_named(process.job, {"phase": "start", "steps": process.job.run.config.steps}))
-                for key, _ in selector.select(_POLL_SECONDS):
-                    process = key.data
-                    messages = process.messages()
-                    for message in messages or ():
+                ended = [process for process in running if process.popen.poll() is not None]
+                spoken = [key.data for key, _ in selector.select(_wait_seconds(running, ended))]
+                for process in dict.fromkeys(spoken + ended):
+                    for message in process.messages():
                         _take(process, message, on_event)
-                    if messages is None:
-                        selector.unregister(key.fileobj)
+                    if (process.closed or process in ended) and process.popen.stdout in selector.get_map():
+                        selector.unregister(process.popen.stdout)
+                    if process in ended:
                         running.remove(process)
                         outcome = process.end()
                         process.close()
@@ -166,6 +186,7 @@ def run_jobs(
                     asked = True
                     for process in running:
                         process.ask_to_stop()
+                        on_event(_named(process.job, {"phase": "stopping", "note": "Ctrl-C again kills it"}))
                 if requests.count > 1:
                     break
         finally:
@@ -191,6 +212,8 @@ def _start(job: Job) -> _Process:
         start_new_session=True,  # Ctrl-C reaches the parent only
     )
     assert popen.stdin is not None
+    assert popen.stdout is not None
+    os.set_blocking(popen.stdout.fileno(), False)
     process = _Process(job, popen, stderr)
     with contextlib.suppress(BrokenPipeError):  # it died at once; its closed output tells
         popen.stdin.write(job.to_json().encode())
@@ -206,6 +229,21 @@ def _take(process: _Process, message: dict[str, Any], on_event: Callable[[dict[s
         process.outcome = Outcome(message["status"], process.last.get("error", ""))
     else:
         process.outcome = Outcome("failed", message["error"], message["kind"])
+
+
+def _wait_seconds(running: list[_Process], ended: list[_Process]) -> float:
+    if ended:
+        return 0.0
+    return _END_SECONDS if any(process.closed for process in running) else _POLL_SECONDS
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """A line of the worker's output; None for what something else has written there."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and message.keys() in _MESSAGES else None
 
 
 def _named(job: Job, event: dict[str, Any]) -> dict[str, Any]:

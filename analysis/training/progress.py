@@ -69,7 +69,7 @@ class Progress:
             self._tasks[run_id] = bars.add_task(self._title(event), total=event.get("steps"), phase="", numbers="")
         task = self._tasks[run_id]
         bars.update(task, phase=event["phase"], total=event.get("steps"))
-        if numbers := _numbers(event):
+        if numbers := event.get("note") or _numbers(event):
             bars.update(task, numbers=numbers)
         if "step" in event:
             bars.update(task, completed=event["step"])
@@ -86,7 +86,8 @@ class Progress:
         parts = [self._title(event), str(event["phase"])]
         if "step" in event:
             parts.append(f"{event['step']}/{event['steps']}")
-        parts += [text for text in (_numbers(event), self._left(event), event.get("error")) if text]
+        parts += [text for text in (_numbers(event), self._left(event), event.get("error"), event.get("note"))
+                  if text]
         return "  ".join(parts)
 
     def _title(self, event: dict[str, Any]) -> str:

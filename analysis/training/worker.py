@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -37,7 +37,12 @@ def main() -> None:
     threading.Thread(target=_watch, args=(stop, rest), daemon=True).start()
 
     def send(message: dict[str, Any]) -> None:
-        os.write(channel, (json.dumps(message) + "\n").encode())
+        data = (json.dumps(message) + "\n").encode()
+        try:
+            while data:  # a signal may cut a long write short
+                data = data[os.write(channel, data) :]
+        except BrokenPipeError:
+            _leave()
 
     folder = Path(job["folder"])
     try:
@@ -97,5 +102,12 @@ def _watch(stop: threading.Event, data: bytes) -> None:
             stop.set()
         piece = os.read(0, 4096)
         if not piece:
-            os._exit(1)
+            _leave()
         data += piece
+
+
+def _leave() -> NoReturn:
+    """End at once, with whatever this process has started: the parent is gone."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)

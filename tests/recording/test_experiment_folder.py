@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from breaking import break_at
 from rows import RUN_JSON, some_rows
 
 from analysis import UsageError
@@ -60,6 +63,31 @@ def test_experiment_json(folder: Path) -> None:
     assert info["schema_version"] == 2
     with pytest.raises(UsageError, match=r"runs: expected run_id, label and seed in each, missing seed"):
         write_experiment(folder, name="x", recipe={}, hash="h", runs=[{"run_id": "a", "label": "A"}], versions={})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_refusal_of_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """At each of open, write, fsync and replace, and fsync of the folder: the old content or, at the last, the new."""
+    statuses = []
+    for at in range(5):
+        update_experiment(folder, status="running")
+        with monkeypatch.context() as patch:
+            break_at(patch, at, OSError(number, os.strerror(number)))
+            with pytest.raises(OSError, match=rf"cannot write {folder}/experiment.json, [\d,]+ bytes: ") as caught:
+                update_experiment(folder, status="complete")
+        assert caught.value.errno == number
+        assert ("are free" in str(caught.value)) == (number != errno.EIO)
+        statuses.append(read_experiment(folder)["status"])
+        assert not list(folder.rglob("*.tmp"))
+    assert statuses == ["running"] * 4 + ["complete"]
+
+
+def test_an_experiment_that_cannot_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        break_at(patch, 1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), lasting=True)
+        with pytest.raises(OSError, match=r"experiment.json, [\d,]+ bytes: No space left on device \([\d,]+ are"):
+            write_experiment(tmp_path, name="mine", recipe={}, hash="h", runs=RUNS, versions={})
+    assert not (tmp_path / "experiment.json").exists()
 
 
 def test_faults(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
