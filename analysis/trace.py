@@ -212,16 +212,18 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
     from . import report
 
     summary = report.summarize(experiment)
-    figures = [str(path) for path in report.write_figures(experiment)]
-    if as_json:
-        runs = {run_id: run.status for run_id, run in experiment.runs.items()}
-        _print_json({"folder": str(experiment.folder), "status": experiment.status, "runs": runs, "figures": figures,
-                     "summary": summary.to_json()})
-        return
-    from rich.console import Console
+    if not as_json:
+        from rich.console import Console
 
-    summary.render(Console())
-    print("\n".join(["", f"records  {experiment.folder}", *(f"figure   {path}" for path in figures)]))
+        summary.render(Console())
+        print(f"\nrecords  {experiment.folder}", flush=True)
+    figures = [str(path) for path in report.write_figures(experiment)]
+    if not as_json:
+        print("\n".join(f"figure   {path}" for path in figures))
+        return
+    runs = {run_id: run.status for run_id, run in experiment.runs.items()}
+    _print_json({"folder": str(experiment.folder), "status": experiment.status, "runs": runs, "figures": figures,
+                 "summary": summary.to_json()})
 
 
 def _stored_recipe(folder: Path) -> Recipe:

@@ -125,7 +125,7 @@ class Life:
             return []
 
     def kill(self, victim: str, draw: random.Random) -> bool:
-        """Kill the parent, one of its children or all, and wait until all are gone that must be; whether there was one."""
+        """Kill the parent, one of its children or all, and see those gone who must be; whether there was one."""
         family = self.processes()
         parent, children = family[:1], family[1:]
         order = draw.sample(family, len(family)) if victim == "all" else (

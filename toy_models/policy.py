@@ -48,10 +48,18 @@ class Policy:
         return chosen.masked_fill(~batch.mask, 0.0), batch.mask
 
     def save(self, folder: str | Path) -> None:
-        """Write model and tokenizer as a Hugging Face folder, which `load_policy` reads back."""
-        with _no_progress_bar():
-            self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write model and tokenizer as a Hugging Face folder, which `load_policy` reads back.
+
+        Raises OSError, with the folder, where it cannot be written (safetensors has an error of its own for that).
+        """
+        from safetensors import SafetensorError
+
+        try:
+            with _no_progress_bar():
+                self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"cannot save the policy in {folder}: {error}") from error
 
 
 def load_policy(

@@ -17,7 +17,7 @@ _DEFAULT_RECIPE = "default"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 for a request that cannot be met as stated."""
+    """The command line; returns the exit status: 0, 2 for a request that cannot be met as stated, 1 for a full disk."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
         description="Tables and figures of a recorded experiment; writes its summary.md and figures/.",
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return _report(arguments.experiment or _latest(Path("runs")), arguments.figures, as_json=arguments.json)
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UsageError) else 1
 
 
 def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:

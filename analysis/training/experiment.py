@@ -253,7 +253,8 @@ def _train_all(
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(_go_on(folder)) from None
         raise
-    failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
+    ended = ((one.run_id, outcomes[one.run_id]) for one in todo)
+    failed = {run_id: outcome for run_id, outcome in ended if outcome.status == "failed"}
     status = _settle(folder, planned)
     if failed:
         causes = {(outcome.kind, outcome.message) for outcome in failed.values()}

@@ -241,7 +241,7 @@ def _message(line: bytes) -> dict[str, Any] | None:
     """A line of the worker's output; None for what something else has written there."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) and message.keys() in _MESSAGES else None
 

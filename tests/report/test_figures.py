@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -118,6 +121,25 @@ def test_figures_elsewhere_and_those_that_have_no_records(
     token, flow = said.err.splitlines()
     assert "token_gradient.png: no update recorded a context" in token
     assert "mass_flow.png: no contexts were followed" in flow
+
+
+def test_a_full_disk_leaves_the_old_pictures(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = shutil.copytree(experiment.folder, tmp_path / "e")
+    (folder / "figures").mkdir(exist_ok=True)
+    picture, page = folder / "figures" / "dynamics.png", folder / "summary.md"
+    for path in (picture, page):
+        path.write_text("old")
+    monkeypatch.setattr(os, "replace", refuse)
+    assert main([str(folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"error: .*cannot write {picture}, .* bytes: No space left on device \(.* are free\)", line)
+    assert (picture.read_text(), page.read_text()) == ("old", "old")
+    assert not list(folder.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

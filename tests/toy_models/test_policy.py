@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from random_models import random_model
+from safetensors import SafetensorError
 
 from toy_models import Policy, get_task, load_policy
 from toy_models.tokenizer import word_tokenizer
@@ -49,6 +50,16 @@ def test_padding_falls_back_to_the_end_token(folder: Path) -> None:
     policy = load_policy(folder)
     policy.tokenizer.pad_token = None
     assert policy.pad_id == policy.eos_id == 1
+
+
+def test_a_policy_that_cannot_be_saved(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    policy = load_policy(folder)
+    monkeypatch.setattr(policy.model, "save_pretrained", refuse)
+    with pytest.raises(OSError, match=rf"cannot save the policy in {tmp_path}/full: .*No space left"):
+        policy.save(tmp_path / "full")
 
 
 def test_neither_base_nor_folder() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
+import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,11 +40,45 @@ def refusing(config: Any, folder: Path, **job: Any) -> str:
 
 
 def dying(config: Any, folder: Path, **job: Any) -> str:
+    return _go(config, folder, "complete", at_step_2=lambda: os.kill(os.getpid(), signal.SIGKILL), **job)
+
+
+def faulting(config: Any, folder: Path, **job: Any) -> str:
+    return _go(config, folder, "complete", at_step_2=lambda: os.kill(os.getpid(), signal.SIGSEGV), **job)
+
+
+def leaving(config: Any, folder: Path, **job: Any) -> str:
+    return _go(config, folder, "complete", at_step_2=lambda: os._exit(3), **job)
+
+
+def mute(config: Any, folder: Path, **job: Any) -> str:
     if config.objective.name == "psr":
-        job["report"]({"phase": "update", "step": 2, "steps": config.steps})
-        print("last words", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
     return _go(config, folder, "complete", **job)
+
+
+def silent(config: Any, folder: Path, **job: Any) -> str:
+    _go(config, folder, "complete", **job)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def noisy(config: Any, folder: Path, **job: Any) -> str:
+    for line in (b"\n", b"hello\n", b"3\n", b'{"who": 1}\n', b"\xff\xfe\n", b"[" * 100_000 + b"\n"):
+        for channel in _channels():
+            os.write(channel, line)
+    return _go(config, folder, "complete", **job)
+
+
+def forking(config: Any, folder: Path, **job: Any) -> str:
+    def helper() -> None:
+        if (pid := os.fork()) == 0:
+            time.sleep(60)
+            os._exit(0)
+        (folder / "helper.txt").write_text(str(pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return _go(config, folder, "complete", at_step_2=helper, **job)
 
 
 def chatty(config: Any, folder: Path, **job: Any) -> str:
@@ -54,12 +92,49 @@ def slow(config: Any, folder: Path, **job: Any) -> str:
 
 
 def stubborn(config: Any, folder: Path, **job: Any) -> str:
-    return _go(config, folder, "complete", seconds=60.0, **{**job, "should_stop": lambda: False})
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (folder / "ready.txt").touch()
+    return _go(config, folder, "complete", seconds=0.05 if job["resume"] else 60.0,
+               **{**job, "should_stop": lambda: False})
 
 
-def _go(config: Any, folder: Path, end: str, *, seconds: float = 0.0, run_id: str, label: str, resume: bool,
-        report: Any, should_stop: Any) -> str:
-    """Steps of `seconds` in all; `calls.txt` notes each call with its process, `steps.txt` each step."""
+def frozen(config: Any, folder: Path, **job: Any) -> str:
+    def stop() -> bool:
+        (folder / "ready.txt").touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return False
+
+    return _go(config, folder, "complete", seconds=60.0, **{**job, "should_stop": stop})
+
+
+def deaf(config: Any, folder: Path, **job: Any) -> str:
+    def close() -> bool:
+        if not (folder / "ready.txt").exists():
+            for channel in _channels():
+                os.close(channel)
+            (folder / "ready.txt").touch()
+        return False
+
+    return _go(config, folder, "complete", seconds=60.0, **{**job, "should_stop": close})
+
+
+def _channels() -> list[int]:
+    """The pipes on which this process can speak to its parent."""
+    found = []
+    for number in range(3, 64):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(number).st_mode) and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_WRONLY:
+                found.append(number)
+    assert found
+    return found
+
+
+def _go(config: Any, folder: Path, end: str, *, seconds: float = 0.0, at_step_2: Any = None, run_id: str, label: str,
+        resume: bool, report: Any, should_stop: Any) -> str:
+    """Steps of `seconds` in all; `calls.txt` notes each call with its process, `steps.txt` each step.
+
+    `at_step_2` is what the run of PSR does then, after its last words.
+    """
     info = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "label": label, "seed": config.seed}
     write_json(folder / "run.json", info | {"status": "running"})
     with (folder / "calls.txt").open("a") as calls:
@@ -69,6 +144,9 @@ def _go(config: Any, folder: Path, end: str, *, seconds: float = 0.0, run_id: st
     status = end
     for step in range(done, config.steps):
         report({"phase": "rollout", "step": step, "steps": config.steps, "reward": 0.5, "entropy": 1.0})
+        if step == 2 and at_step_2 is not None and config.objective.name == "psr":
+            print("last words", file=sys.stderr, flush=True)
+            at_step_2()
         wake = time.monotonic() + seconds / config.steps
         while time.monotonic() < wake and not should_stop():
             time.sleep(0.01)

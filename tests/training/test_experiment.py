@@ -10,64 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_experiments import FAILED, WAIT_SECONDS, alive, calls, go, script, wait_for
 
 from analysis import InterruptedRunError, UsageError
-from analysis.recording.folders import read_experiment, read_run_json
-from analysis.training import Recipe, RunFailedError, run
+from analysis.recording.folders import read_experiment, read_run_json, update_experiment
+from analysis.training import Recipe, RunFailedError, experiment
 from analysis.training.experiment import default_folder, folder_state, resume_command
-
-HERE = Path(__file__).parent
-WAIT_SECONDS = 30.0
-FAILED = r"^psr-seed0 failed: {} \(more in .*error\.txt\)\nwhen that is mended, go on with\n  python .* --resume \S+$"
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(HERE)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Recipe:
-    """Two runs of four steps; its base is a folder, so that none is pretrained."""
-    base = tmp_path / "base"
-    base.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (base / name).write_text("{}")
-    return Recipe.load("tiny").set(name="fake", steps=4, **{"policy.base": str(base)})
-
-
-def go(recipe: Recipe, train: str = "complete", **options: Any) -> Any:
-    return run(recipe, train=f"fake_training:{train}", quiet=True, **options)
-
-
-def calls(folder: Path, run_id: str) -> list[list[str]]:
-    return [line.split() for line in (folder / run_id / "calls.txt").read_text().splitlines()]
-
-
-def script(recipe: Recipe, train: str, **options: Any) -> str:
-    """A script without a main guard, which a start method that imports the main module again would run for ever."""
-    return (
-        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "from analysis.training import Recipe, run\n"
-        f"recipe = Recipe.from_dict({recipe.to_dict()!r})\n"
-        f"print(run(recipe, train='fake_training:{train}', quiet=True, **{options!r}).status)\n"
-    )
-
-
-def wait_for(condition: Any, seconds: float = WAIT_SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+def recipe(fake_recipe: Recipe) -> Recipe:
+    return fake_recipe
 
 
 class TestStates:
@@ -75,10 +28,10 @@ class TestStates:
         folder = default_folder(recipe)
         assert folder == Path("runs") / f"fake-{recipe.hash[:8]}"
         assert folder_state(folder, recipe) == "absent"
-        experiment = go(recipe)
-        assert experiment.folder == folder
-        assert experiment.status == "complete"
-        assert list(experiment.runs) == ["psr-seed0", "nsr-seed0"]
+        made = go(recipe)
+        assert made.folder == folder
+        assert made.status == "complete"
+        assert list(made.runs) == ["psr-seed0", "nsr-seed0"]
         assert folder_state(folder, recipe) == "complete"
         info = read_experiment(folder)
         assert info["hash"] == recipe.hash
@@ -151,6 +104,52 @@ class TestStates:
             go(recipe, out="x")
 
 
+class TestKilledMoments:
+    """What a kill of the parent leaves behind between two of its own writes."""
+
+    def test_while_the_experiment_is_first_written(self, recipe: Recipe) -> None:
+        folder = default_folder(recipe)
+        folder.mkdir(parents=True)
+        for name in (".lock", "experiment.json.tmp"):
+            (folder / name).touch()
+        assert go(recipe).status == "complete"
+        assert not (folder / "experiment.json.tmp").exists()
+
+    def test_after_the_last_run_ended(self, recipe: Recipe) -> None:
+        folder = go(recipe).folder
+        update_experiment(folder, status="running")
+        state = folder / "psr-seed0" / "state" / "000004.pt"
+        state.parent.mkdir()
+        state.touch()
+        assert go(recipe, "failing").status == "complete"
+        assert read_experiment(folder)["status"] == "complete"
+        assert not state.exists()
+
+    @pytest.mark.parametrize("at", range(4))
+    def test_while_force_deletes(self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        """At the renames of two runs and of experiment.json, and at the deletion: whole runs or none."""
+        folder = go(recipe).folder
+        moves = []
+
+        def rename(self: Path, target: Path) -> None:
+            if len(moves) == at:
+                raise KeyboardInterrupt
+            moves.append(self.name)
+            os.rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            if at == 3:
+                patch.setattr(experiment.shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                go(recipe, force=True)
+        assert folder_state(folder, recipe) == ("absent" if at == 3 else "complete" if at == 0 else "unfinished")
+        assert ("experiment.json" in moves) == (at == 3)
+        assert go(recipe, resume=True, force=at == 0).status == "complete"
+        assert [len(calls(folder, run_id)) for run_id in ("psr-seed0", "nsr-seed0")] == [1, 1]
+        assert not (folder / ".deleted").exists()
+
+
 class TestRuns:
     def test_each_in_its_own_process_with_its_threads(self, recipe: Recipe) -> None:
         folder = go(recipe.set(threads=3), workers=2).folder
@@ -192,27 +191,19 @@ class TestRuns:
     def test_failed_run_can_be_resumed(self, recipe: Recipe) -> None:
         with pytest.raises(RunFailedError):
             go(recipe, "failing")
-        experiment = go(recipe, resume=True)
-        assert experiment.status == "complete"
-        assert len(calls(experiment.folder, "nsr-seed0")) == 1
-        assert not (experiment.folder / "psr-seed0" / "error.txt").exists()
-
-    def test_killed_process_is_noticed(self, recipe: Recipe) -> None:
-        killed = FAILED.format("its process was killed by SIGKILL in step 2: perhaps out of memory; --workers 1 .*")
-        with pytest.raises(RunFailedError, match=killed) as caught:
-            go(recipe, "dying")
-        folder = caught.value.folder
-        assert "last words" in (folder / "psr-seed0" / "error.txt").read_text()
-        assert read_run_json(folder / "nsr-seed0")["status"] == "complete"
+        made = go(recipe, resume=True)
+        assert made.status == "complete"
+        assert len(calls(made.folder, "nsr-seed0")) == 1
+        assert not (made.folder / "psr-seed0" / "error.txt").exists()
 
     def test_diverged_run_leaves_its_siblings_alone(self, recipe: Recipe) -> None:
         events: list[dict[str, Any]] = []
-        experiment = go(recipe, "diverging", callbacks=[events.append])
-        assert {run_id: one.status for run_id, one in experiment.runs.items()} == {
+        made = go(recipe, "diverging", callbacks=[events.append])
+        assert {run_id: one.status for run_id, one in made.runs.items()} == {
             "psr-seed0": "diverged", "nsr-seed0": "complete",
         }
-        assert experiment.status == "diverged"
-        assert folder_state(experiment.folder, recipe) == "complete"
+        assert made.status == "diverged"
+        assert folder_state(made.folder, recipe) == "complete"
 
     def test_what_every_run_refuses_is_one_usage_error(self, recipe: Recipe) -> None:
         with pytest.raises(UsageError, match=r"^task\.train_prompts: expected at most 7, got 9$"):
@@ -265,23 +256,6 @@ class TestSignals:
         assert go(recipe, "slow", resume=True).status == "complete"
         assert [call[1] for call in calls(folder, "psr-seed0")] == ["False", "True"]
         assert (folder / "psr-seed0" / "steps.txt").read_text() == "0\n1\n2\n3\n"
-
-    def test_second_kills(self, recipe: Recipe) -> None:
-        process = self.start(recipe, "stubborn", workers=2)
-        process.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=0.7)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=WAIT_SECONDS)
-        assert resume_command(default_folder(recipe)) in errors
-        assert not any(map(alive, self.workers(recipe)))
-
-    def test_runs_die_with_their_parent(self, recipe: Recipe) -> None:
-        process = self.start(recipe, "stubborn", workers=2)
-        process.kill()
-        process.communicate(timeout=WAIT_SECONDS)
-        wait_for(lambda: not any(map(alive, self.workers(recipe))), seconds=5)  # a step takes 15
-        assert go(recipe, resume=True).status == "complete"
 
     def test_handlers_are_restored(self, recipe: Recipe) -> None:
         before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)

@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.errors import UsageError
-from analysis.recording import digest, load_trace
+from analysis.recording import RunWriter, digest, load_trace
 from analysis.recording.schema import SHARES
 from analysis.training import Recipe
 from analysis.training.loop import Loop, train
@@ -262,6 +262,31 @@ def test_divergence_is_a_status_with_its_reason(tmp_path):
     assert "update" in info["error"]
     assert events[-1]["phase"] == "diverged"
     assert len(load_trace(tmp_path / "run").table("updates")) >= 1
+
+
+def test_killed_right_after_the_commit_of_a_divergence(tmp_path, monkeypatch):
+    """What is committed then is a policy that cannot go on; resumed, the run ends as it would have."""
+    config = tiny(**{**SMALL, "optimizer.lr": 1e30, "optimizer.max_grad_norm": "unset"})
+    assert train(config, tmp_path / "whole", run_id="r", label="L") == "diverged"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(self, **fields):
+        if "error" in fields:
+            raise Killed
+        original(self, **fields)
+
+    original = RunWriter.update_run_json
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "update_run_json", kill)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "run", run_id="r", label="L")
+    assert load_trace(tmp_path / "run").status == "running"
+    assert train(config, tmp_path / "run", run_id="r", label="L", resume=True) == "diverged"
+    ended, whole = load_trace(tmp_path / "run"), load_trace(tmp_path / "whole")
+    assert (ended.status, ended.info["error"]) == ("diverged", whole.info["error"])
+    assert digest(ended) == digest(whole)
 
 
 def test_exact_estimator_takes_the_gradient_of_the_success_probability(tmp_path):
