@@ -24,6 +24,7 @@ _HOME = {
     "Matched": "matching",
     "matched": "matching",
     "METRICS": "metrics",
+    "get_metric": "metrics",
     "curves": "metrics",
     "final": "metrics",
 }

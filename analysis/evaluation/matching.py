@@ -7,6 +7,9 @@ metrics are of the *test* prompts, so that noise of the matching does not leak i
 the per-prompt values of each metric are interpolated with the same a; metrics are then joined over prompts. Only
 prompts that are present at every evaluation of every run count.
 
+Where success was not enumerated, `estimated=True` matches at the share of correct samples instead. That is noisy, and
+a first crossing follows the noise: it tends to come too early, by about a standard error of the estimate.
+
 A run that never gets to a level, or starts above it, has not reached it: `reached` is False and its values are NaN.
 
 Levels unless given, a rule fixed before any result was seen. Pass@1: the common range goes from the largest value at
@@ -28,7 +31,7 @@ import pandas as pd
 
 from ..errors import UsageError
 from .intervals import LEAST_PROMPTS, bootstrap_weights
-from .metrics import EXACT_P, Metric, Panel, Recorded, evals_of, get_metric
+from .metrics import EXACT_P, METRICS, Metric, Panel, Recorded, evals_of, get_metric
 
 __all__ = ["EmptyRangeError", "Matched", "matched"]
 
@@ -86,13 +89,15 @@ def matched(
     levels: Sequence[float] | None = None,
     temperature: float = 1.0,
     match_temperature: float = 1.0,
+    estimated: bool = False,
     confidence: float = 0.95,
     resamples: int = 2000,
     generator: np.random.Generator | int = 0,
 ) -> Matched:
     """Compare runs (name → run or its table evals, as in `Experiment.runs`) at equal Pass@1, update or step.
 
-    `temperature` is that of the metrics, `match_temperature` that of the Pass@1 matched at. See the module for the
+    `temperature` is that of the metrics, `match_temperature` that of the Pass@1 matched at, which `estimated` allows to
+    come from samples where p was not enumerated. See the module for the
     matching rule, the levels and the intervals. Raises UsageError for an unknown metric or `at`, levels out of range,
     a temperature that was not evaluated, a metric or p that is missing there; EmptyRangeError as above.
     """
@@ -109,11 +114,13 @@ def matched(
         if list(panel.steps) != list(validation[name].steps):
             raise UsageError(f"runs: expected validation and test prompts evaluated at the same steps, got "
                              f"{list(validation[name].steps)} and {list(panel.steps)} in run {name}")
-    pass_at_1 = {name: panel.values(EXACT_P).mean(axis=1) for name, panel in validation.items()}
+    pass_at_1 = {name: _pass_at_1(panel, estimated=estimated).mean(axis=1) for name, panel in validation.items()}
     missing = [name for name, x in pass_at_1.items() if np.isnan(x).any()]
     if at == "pass@1" and missing:
-        raise UsageError(f"runs: expected exact success probabilities p of the validation prompts, got missing ones in "
-                         f"run {missing[0]}; without them the matching would follow the noise of samples")
+        got = "neither p nor samples" if estimated else "missing ones"
+        raise UsageError(f"runs: expected exact success probabilities p of the validation prompts, got {got} in run "
+                         f"{missing[0]}; without them the matching follows the noise of samples, which estimated=True "
+                         "allows where there are samples")
     series = {(name, m.name): panel.values(m) for name, panel in test.items() for m in metrics}
     for (name, metric_name), known in series.items():
         if np.isnan(known).all(axis=1).any():
@@ -143,6 +150,11 @@ def matched(
     columns = ["at", "level", "run", "reached", "step", "update", "pass@1", "metric", "temperature", "value", "low",
                "high"]
     return Matched(pd.DataFrame(rows, columns=columns), prompt_ids, values, weights, confidence)
+
+
+def _pass_at_1(panel: Panel, *, estimated: bool) -> np.ndarray:
+    exact = panel.values(EXACT_P)
+    return np.where(np.isnan(exact), panel.values(METRICS["pass@1"]), exact) if estimated else exact
 
 
 @dataclass(frozen=True)

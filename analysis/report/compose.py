@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import plots
 from .contexts import FlowData, TokenPicture, token_picture
-from .curves import DYNAMICS, dynamics, pass_at_k_curves, validation_pass_at_1
+from .curves import DYNAMICS, dynamics, pass_at_k_curves, samples_per_prompt, validation_pass_at_1
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ DYNAMICS_CAPTION = """Top: against steps (rollout batches). Bottom: the same aga
 interpolated between evaluations; arrows in the direction of time. Greedy accuracy and entropy H, on
 fixed prefixes and on own rollouts: test prompts; ratios: training rollouts, some steps together."""
 
-PASS_AT_K_CAPTION = """Exact Pass@k of the base and of the last policies on test prompts; the upper axis is spaced by
+PASS_AT_K_CAPTION = """{} of the base and of the last policies on test prompts; the upper axis is spaced by
 failures, −log(1 − Pass@k). Below: difference to the base."""
 
 TOKEN_CAPTION = """★ the sampled token y and its weight w = −∂L/∂log π(y). Arrows, each on its own scale: the descent
@@ -54,8 +54,9 @@ def dynamics_figure(runs: Sequence[Run]) -> Figure:
     from matplotlib.figure import Figure
 
     quantities, reached = dynamics(runs), validation_pass_at_1(runs)
+    samples = samples_per_prompt(run.table("evals") for run in runs)
     if reached.empty:
-        raise NothingToDraw("no evaluation was recorded")
+        raise NothingToDraw("no evaluation with Pass@1 was recorded")
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 3.5))
         axes = figure.subplots(2, len(DYNAMICS), sharey="col")
@@ -65,9 +66,10 @@ def dynamics_figure(runs: Sequence[Run]) -> Figure:
             plots.path(over_reached, data.assign(reached=_interpolated(data, reached)), x="reached")
             plots.heading(over_time, title)
             over_time.set_xlabel("step")
-            over_reached.set_xlabel("Pass@1")
+            over_reached.set_xlabel("Pass@1" if samples is None else "Pass@1, estimated")
         plots.legend(figure, [axes[0, 0]])
-        plots.caption(figure, DYNAMICS_CAPTION + uncertainty(runs, "prompts"))
+        estimate = "" if samples is None else f" Pass@1 is estimated, from {samples} samples a prompt."
+        plots.caption(figure, DYNAMICS_CAPTION + estimate + uncertainty(runs, "prompts"))
         return figure
 
 
@@ -85,8 +87,9 @@ def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
     from matplotlib.figure import Figure
 
     data = pass_at_k_curves(runs)
-    if data.empty:
-        raise NothingToDraw("no evaluation with exact success probabilities was recorded")
+    if data["k"].nunique() < 2:
+        raise NothingToDraw("no evaluation with success probabilities, or with several samples a prompt, was recorded")
+    samples = samples_per_prompt(run.table("evals") for run in runs)
     temperatures = list(dict.fromkeys(data["temperature"]))
     with plots.style():
         figure = Figure(figsize=(plots.COLUMN_INCHES if len(temperatures) == 1 else plots.PAGE_INCHES, 4.2))
@@ -101,7 +104,9 @@ def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
         axes[0, 0].set_ylabel("Pass@k")
         axes[1, 0].set_ylabel("Pass@k − base")
         plots.legend(figure, [axes[0, 0]])
-        plots.caption(figure, PASS_AT_K_CAPTION + uncertainty(runs, "prompts (bootstrap; paired below)"))
+        what = "Exact Pass@k" if samples is None else f"Pass@k, estimated from {samples} samples a prompt,"
+        caption = PASS_AT_K_CAPTION.format(what)
+        plots.caption(figure, caption + uncertainty(runs, "prompts (bootstrap; paired below)"))
         return figure
 
 

@@ -6,7 +6,7 @@ mean over other prompts is another quantity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +78,12 @@ def rollout_groups(runs: Sequence[Run]) -> pd.DataFrame:
             part = steps.rename(columns={"correct_ratio": "correct", "fully_solved_ratio": "solved"})
         parts.append(part.assign(label=run.label, seed=run.seed))
     return pd.concat(parts, ignore_index=True)
+
+
+def samples_per_prompt(evals: Iterable[pd.DataFrame]) -> int | None:
+    """How many samples Pass@k is estimated from, the fewest of any run; None where success was enumerated."""
+    fewest = [int(rows["n"].min()) if rows["n"].notna().any() else 0 for rows in evals if rows["p"].isna().any()]
+    return min(fewest, default=None)
 
 
 def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
-from ..evaluation import EmptyRangeError, curves, interval, matched
+from ..evaluation import EmptyRangeError, curves, get_metric, interval, matched
 from ..plots import BASE
 from .bands import band
-from .curves import rollout_groups
+from .curves import rollout_groups, samples_per_prompt
 from .tables import Cell, Table
 from .times import time_table
 
@@ -31,14 +31,12 @@ __all__ = ["Summary", "summarize"]
 
 KS = (1, 8, 64, 256)
 KS_BESIDE = (1, 8)  # at the second temperature
-_METRICS = (*(f"pass@{k}" for k in KS), "entropy_fixed", "effective_solutions")
-_METRICS_BESIDE = tuple(f"pass@{k}" for k in KS_BESIDE)
 RATIO_STEPS = 5  # the correct ratio is that of the rollouts of so many steps
 
 _NOTE = (
     "Test prompts, T = {} unless said; ± half of a 95% interval over {}. opt. steps: optimiser updates; H: entropy on "
-    "fixed prefixes; eff. sol.: effective number of correct responses; corr. ratio: correct training rollouts of the "
-    f"{RATIO_STEPS} steps before, of the first step for the base."
+    f"fixed prefixes; {{}}corr. ratio: correct training rollouts of the {RATIO_STEPS} steps before, of the first step "
+    "for the base."
 )
 _MEASURES = {"law_sign_agreement": "sign", "law_spearman": "ρ", "law_slope": "slope", "jvp_r2": "JVP R²"}
 _PREDICTION_NOTE = (
@@ -88,7 +86,8 @@ def summarize(experiment: Experiment) -> Summary:
     evals = {run_id: run.table("evals") for run_id, run in done.items()}
     seeds = max(len(members) for members in _members(done).values())
     temperature = _temperatures(evals)[0]
-    note = _NOTE.format(f"{temperature:g}", "prompts (one seed)" if seeds == 1 else f"{seeds} seeds (t)")
+    note = _NOTE.format(f"{temperature:g}", "prompts (one seed)" if seeds == 1 else f"{seeds} seeds (t)",
+                        "eff. sol.: effective number of correct responses; " if "eff. sol." in _columns(evals) else "")
     notes = [f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
              for run_id, run in runs.items() if run_id not in done or run.status != "complete"]
     tables = [_at_steps(done, evals, note)]
@@ -109,22 +108,32 @@ def _temperatures(evals: Mapping[str, pd.DataFrame]) -> list[float]:
 
 
 def _compare(evals: Mapping[str, pd.DataFrame], at: Any, levels: Sequence[float] | None) -> pd.DataFrame:
-    """Rows of `matched` for the metrics of the tables, at one temperature and some of them at the second."""
-    first, *second = _temperatures(evals)
-    parts = [matched(evals, _METRICS, at, levels=levels, temperature=first, match_temperature=first).table]
-    parts += [
-        matched(evals, _METRICS_BESIDE, at, levels=levels, temperature=t, match_temperature=first).table
-        for t in second
+    """Rows of `matched` for the metrics of the tables, at each of their temperatures."""
+    first = _temperatures(evals)[0]
+    by_temperature: dict[float, list[str]] = {}
+    for metric, temperature in _columns(evals).values():
+        by_temperature.setdefault(temperature, []).append(metric)
+    parts = [
+        matched(evals, metrics, at, levels=levels, temperature=temperature, match_temperature=first, estimated=True)
+        for temperature, metrics in by_temperature.items()
     ]
-    return pd.concat(parts)
+    return pd.concat([part.table for part in parts])
 
 
-def _columns(temperatures: Sequence[float]) -> dict[str, tuple[str, float]]:
-    """Heading -> (metric, temperature)."""
-    first, *second = temperatures
-    columns = {f"Pass @{k}": (f"pass@{k}", first) for k in KS}
+def _columns(evals: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, float]]:
+    """Heading -> (metric, temperature): those that all runs have. Of samples, Pass@k exists up to their number."""
+    first, *second = _temperatures(evals)
+    samples = samples_per_prompt(evals.values())
+    ks = KS if samples is None else sorted({1, samples // 4, samples // 2, samples} - {0})
+    columns = {f"Pass @{k}": (f"pass@{k}", first) for k in ks}
     columns |= {f"T={t:g} @{k}": (f"pass@{k}", t) for t in second for k in KS_BESIDE}
-    return columns | {"H nats": ("entropy_fixed", first), "eff. sol.": ("effective_solutions", first)}
+    columns |= {"H nats": ("entropy_fixed", first), "eff. sol.": ("effective_solutions", first)}
+    return {heading: of for heading, of in columns.items() if all(_has(rows, *of) for rows in evals.values())}
+
+
+def _has(rows: pd.DataFrame, metric: str, temperature: float) -> bool:
+    at = rows[(rows["split"] == "test") & (rows["temperature"] == temperature)]
+    return bool(np.isfinite(get_metric(metric).values(at)).any())
 
 
 def _headings(columns: Mapping[str, tuple[str, float]]) -> tuple[str, ...]:
@@ -165,28 +174,49 @@ def _at_steps(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame], note: 
     if len(ends) == 1:  # more prompts are evaluated at the start and the end than in between
         evals = {run_id: rows[rows["step"].isin(next(iter(ends)))] for run_id, rows in evals.items()}
     last = min(float(rows["step"].max()) for rows in evals.values())
-    rows, columns = _compare(evals, "step", [last]), _columns(_temperatures(evals))
+    rows, columns = _compare(evals, "step", [last]), _columns(evals)
     lines = [_base_row(runs, evals), *_rows(runs, rows, columns)]
     return Table(f"at matched steps ({last:.0f})", _headings(columns), tuple(lines), note)
 
 
 def _at_pass_at_1(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> list[Table]:
-    columns = _columns(_temperatures(evals))
+    columns = _columns(evals)
     rising = {run_id: evals[run_id] for run_id in _rising(evals)}
     levels = sorted(_compare(rising, "pass@1", None)["level"].unique())
     matched_rows = _compare(evals, "pass@1", levels)
     rows = matched_rows[matched_rows["level"] == levels[-1]]
     lines = [_base_row(runs, evals), *_rows(runs, rows, columns)]
-    main = Table(f"at matched Pass@1 = {levels[-1]:.3f} on validation prompts", _headings(columns), tuple(lines),
-                 "As above, interpolated between evaluations. never: the level was not reached.")
-    shown = {f"{name} @ {level:.3f}": (metric, level)
-             for name, metric in (("H", "entropy_fixed"), ("eff", "effective_solutions")) for level in levels}
+    note = "As above, interpolated between evaluations. never: the level was not reached."
+    samples, estimate = samples_per_prompt(evals.values()), ""
+    if samples is not None:
+        estimate = f", estimated from {samples} {'samples' if samples > 1 else 'sample'} each"
+        note += (" The level is reached where the estimate first reaches it, early by about its standard error"
+                 f"{_standard_error(evals)}.")
+    main = Table(f"at matched Pass@1 = {levels[-1]:.3f} on validation prompts{estimate}", _headings(columns),
+                 tuple(lines), note)
+    across_levels = [(name, metric) for name, metric in (("H", "entropy_fixed"), ("eff", "effective_solutions"))
+                     if metric in set(rows["metric"])]
+    shown = {f"{name} @ {level:.3f}": (metric, level) for name, metric in across_levels for level in levels}
     across: list[tuple[Cell | str, ...]] = []
     for label, members in _members(runs).items():
         of = matched_rows[matched_rows["run"].isin(members)]
         cells = [_over_seeds(of[(of["metric"] == metric) & (of["level"] == level)]) for metric, level in shown.values()]
         across.append((label, *cells))
     return [main, Table("at every level of matched Pass@1", ("", *shown), tuple(across))]
+
+
+def _standard_error(evals: Mapping[str, pd.DataFrame]) -> str:
+    """That of one estimate of Pass@1 on the validation prompts given the prompts, as text; none from one sample each.
+
+    √(Σ_x p̂_x(1 − p̂_x)/(n − 1)) / N, the unbiased estimate of each prompt's binomial variance.
+    """
+    rows = next(iter(evals.values()))
+    rows = rows[(rows["split"] == "validation") & (rows["temperature"] == _temperatures(evals)[0])]
+    rows = rows[(rows["step"] == rows["step"].max()) & (rows["n"] > 1)]
+    if rows.empty:
+        return ""
+    n, p = rows["n"].to_numpy(float), (rows["c"] / rows["n"]).to_numpy(float)
+    return f" ({np.sqrt((p * (1 - p) / (n - 1)).sum()) / len(rows):.3f} at the end of the first run)"
 
 
 def _rising(evals: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -210,7 +240,7 @@ def _base_row(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> tup
     """The base on the same prompts: any run before its first step."""
     rows = _compare(evals, "step", [0.0])
     first = rows["run"].iloc[0]
-    return _row(BASE, {first: runs[first]}, rows[rows["run"] == first], _columns(_temperatures(evals)))
+    return _row(BASE, {first: runs[first]}, rows[rows["run"] == first], _columns(evals))
 
 
 def _members(runs: Mapping[str, Run]) -> dict[str, dict[str, Run]]:

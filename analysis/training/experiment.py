@@ -196,10 +196,13 @@ def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, An
         if name == GIVEN and kind not in given and (anew or not (folder / EXPERIMENT_FILE).exists()):
             raise UsageError(f"{kind}: the recipe asks for a {kind} object; hand it over with "
                              f"analysis.run(recipe, {kind}=…)")
-    if "task" in given and any(one.config.update.estimator == "exact" for one in planned):
-        task = given["task"]
-        if task.solutions(task.prompts("train")[0].ids) is None:
-            raise UsageError(f'update.estimator = "exact": the task {task.name} does not list its correct responses '
+    if "task" in given and given["task"].solutions(given["task"].prompts("train")[0].ids) is None:
+        name = given["task"].name
+        if any(one.config.eval.samples == 0 for one in planned):
+            raise UsageError(f"eval.samples = 0: the task {name} does not list its correct responses (solutions gave "
+                             "None), so Pass@k is estimated from samples; set it to 1 at least")
+        if any(one.config.update.estimator == "exact" for one in planned):
+            raise UsageError(f'update.estimator = "exact": the task {name} does not list its correct responses '
                              '(solutions gave None); take "sampled"')
 
 

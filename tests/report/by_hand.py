@@ -119,13 +119,32 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
         _append(writer, "flows", flows)
 
 
-def _append_evals(writer: RunWriter, label: str, step: int) -> None:
+def sampled_correct(label: str, step: int, prompt: int) -> int:
+    """c of the four samples of a prompt, for experiments without p: rises by two thirds under PSR, by a third else."""
+    return min(4, prompt // 2 + (prompt % 3 < step * (2 if label == "PSR" else 1)))
+
+
+def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None) -> None:
+    if samples is not None:
+        _append_sampled_evals(writer, label, step, samples)
+        return
     _append(writer, "evals", [
         {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
          "top_p": 1.0, "p": success(label, step, i, temperature),
          "effective_solutions": 10.0 - step * (2 if label == "PSR" else 1),
          "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
          **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {})}
+        for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES
+    ])
+
+
+def _append_sampled_evals(writer: RunWriter, label: str, step: int, samples: int) -> None:
+    """As evaluations of a task are that cannot list its solutions: no p, samples at the first temperature alone."""
+    _append(writer, "evals", [
+        {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
+         "top_p": 1.0, "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
+         **({"n": samples, "c": min(samples, sampled_correct(label, step, i)), "entropy_own": 0.8 - 0.1 * step}
+            if samples and temperature == 1.0 else {})}
         for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES
     ])
 
@@ -154,7 +173,8 @@ def _append_step(writer: RunWriter, step: int) -> None:
     ])
 
 
-def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: str) -> None:
+def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: str,
+              samples: int | None = None) -> None:
     """One run with an evaluation before each step and after the last; one that is not complete ends a step early."""
     writer = RunWriter(folder, run_json={
         "run_id": folder.name, "label": label, "engine": "small", "recipe": None, "hash": "0" * 64, "seed": seed,
@@ -163,24 +183,27 @@ def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: st
     ids = [{"prompt_id": prompt, "split": split, "text": "w1 w2", "token_ids": [1, 2]}
            for split, prompts in (*PROMPTS.items(), ("train", ["r0", "r1", "r2", "r3"])) for prompt in prompts]
     _append(writer, "prompts", ids)
-    _append_evals(writer, label, 0)
+    _append_evals(writer, label, 0, samples)
     writer.commit(0, {})
     for step in range(STEPS if status == "complete" else 1):
         _append_step(writer, step)
         if contexts:
             _append_contexts(writer, label, step)
-        _append_evals(writer, label, step + 1)
+        _append_evals(writer, label, step + 1, samples)
     writer.commit(STEPS, {})
     writer.finish(status)
 
 
 def make_experiment(folder: Path, labels: tuple[str, ...] = ("PSR", "NSR"), seeds: tuple[int, ...] = (0,), *,
-                    contexts: bool = True, statuses: dict[str, str] | None = None) -> Experiment:
-    """An experiment of these methods and seeds; `statuses` names those that did not end well."""
+                    contexts: bool = True, statuses: dict[str, str] | None = None,
+                    samples: int | None = None) -> Experiment:
+    """An experiment of these methods and seeds; `statuses` names those that did not end well. With `samples` its task
+    is one that cannot list its solutions."""
     planned = [(f"{label.lower()}-seed{seed}", label, seed) for label in labels for seed in seeds]
     runs = [{"run_id": run_id, "label": label, "seed": seed} for run_id, label, seed in planned]
     write_experiment(folder, name="by-hand", recipe={}, hash="0" * 64, runs=runs, versions={})
     for run_id, label, seed in planned:
-        write_run(folder / run_id, label, seed, contexts=contexts, status=(statuses or {}).get(label, "complete"))
+        write_run(folder / run_id, label, seed, contexts=contexts, status=(statuses or {}).get(label, "complete"),
+                  samples=samples)
     update_experiment(folder, status="complete")
     return Experiment(folder)
