@@ -1,0 +1,174 @@
+"""Running cells: every method in every cell, on the problem of every seed at once.
+
+Learning rates hold the expected first step fixed as far as a constant can: W-REINFORCE is divided by 1 + λ and
+REINFORCE by 2 (their expected gradients are those multiples of ∇p), GRPO multiplied by √(p(1−p)) at the base; the
+probability form, whose weights carry π_y, is multiplied by the ratio of the two forms' expected gradient norms at the
+base. Adam and Lion do not see such constants.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from toy_models.tree import Tree
+
+from ..objectives import Objective, get
+from ..training.randomness import seed_of
+from ..training.tabular import TableHistory, TableSettings, train_table
+from .factors import Cell, cell_name
+from .problems import Problem, make_problem
+
+__all__ = ["METHODS", "CellRun", "Cells", "run_cells"]
+
+METHODS = ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO")
+LAMBDA = 0.1  # of W-REINFORCE, as in the paper
+RATES = {"sgd": 0.2, "momentum": 0.02, "adam": 0.012, "lion": 0.006}  # see docs: p from 0.35 to about 0.75 in half a run
+_LOGLINEAR_RATE = {"sgd": 20.0, "momentum": 20.0, "adam": 1.0, "lion": 1.0}  # gradients are means over prompts there
+_UPDATES = 4  # of one batch, where it is reused
+_CLIP = 0.2
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is run: the policy and its size, the methods and the settings that all cells share."""
+
+    policy: str = "bandit"
+    methods: tuple[str, ...] = METHODS
+    seeds: int = 20
+    prompts: int = 256
+    arms: int = 40
+    steps: int = 200
+    group_size: int = 8
+    optimizer: str = "adam"  # what the factor `optimizer` switches on
+    eval_every: int = 4
+    seed: int = 0
+
+    def problem(self) -> Problem:
+        return make_problem(self.policy, seeds=self.seeds, prompts=self.prompts, arms=self.arms, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """One method in one cell: means over prompts at each evaluation E, for every seed S."""
+
+    cell: str
+    method: str
+    steps: np.ndarray  # (E,)
+    updates: np.ndarray  # (E, S)
+    values: dict[str, np.ndarray]  # pass@1, pass@8, entropy, entropy_correct, kl, p_std: (E, S)
+
+
+def run_cells(
+    cells: Sequence[Cell], settings: Cells, *, workers: int = 1, progress: Callable[[str], None] = lambda name: None
+) -> Iterator[CellRun]:
+    """Train every method in every cell; results as they come. `progress` is told the name of each that is done.
+
+    With several workers each has a process of its own with one thread; results do not depend on their number.
+    """
+    jobs = [(cell, method) for cell in cells for method in settings.methods]
+    if workers == 1:
+        problem = settings.problem()
+        for cell, method in jobs:
+            yield _run(cell, method, settings, problem)
+            progress(f"{cell_name(cell)} {method}")
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(settings,)) as pool:
+        futures = [pool.submit(_run_here, cell, method) for cell, method in jobs]
+        try:
+            for future, (cell, method) in zip(futures, jobs, strict=True):
+                yield future.result()
+                progress(f"{cell_name(cell)} {method}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_here: dict[str, tuple[Cells, Problem]] = {}  # of a worker process: its problem, made once
+
+
+def _start(settings: Cells) -> None:
+    torch.set_num_threads(1)
+    _here["all"] = settings, settings.problem()
+
+
+def _run_here(cell: Cell, method: str) -> CellRun:
+    settings, problem = _here["all"]
+    return _run(cell, method, settings, problem)
+
+
+def _run(cell: Cell, method: str, settings: Cells, problem: Problem) -> CellRun:
+    table = _table_settings(cell, method, settings, problem)
+    generator = torch.Generator().manual_seed(seed_of(settings.seed, f"ladder {settings.policy} rollouts"))
+    history = train_table(problem.policy, problem.correct, table, generator)
+    return CellRun(cell_name(cell), method, history.steps.numpy(), history.updates.numpy(), _means(history))
+
+
+def _means(history: TableHistory) -> dict[str, np.ndarray]:
+    p = history.success.clamp(max=1.0)
+    values = {
+        "pass@1": p.mean(-1),
+        "pass@8": (1 - (1 - p) ** 8).mean(-1),
+        "entropy": history.entropy.mean(-1),
+        "entropy_correct": history.entropy_correct.mean(-1),
+        "kl": history.kl.mean(-1),
+        "p_std": p.std(-1),
+    }
+    return {name: value.double().numpy() for name, value in values.items()}
+
+
+def _table_settings(cell: Cell, method: str, settings: Cells, problem: Problem) -> TableSettings:
+    optimizer = settings.optimizer if "optimizer" in cell else "sgd"
+    form = "probability" if "form" in cell else "ratio"
+    objective = _objective(method, form, clip="clip" in cell)
+    rate = RATES[optimizer] * (_LOGLINEAR_RATE[optimizer] if settings.policy == "loglinear" else 1.0)
+    if optimizer in ("sgd", "momentum"):
+        rate *= _scale(method, problem)
+        if form == "probability":
+            rate *= _form_scale(problem)
+    if "reuse" in cell:
+        rate /= _UPDATES
+    return TableSettings(
+        objective,
+        optimizer,
+        rate,
+        group_size=settings.group_size if "noise" in cell else None,
+        updates=_UPDATES if "reuse" in cell else 1,
+        rows="drop" if "drop" in cell else "keep",
+        length_mean="length" in cell,
+        steps=settings.steps,
+        eval_every=settings.eval_every,
+    )
+
+
+def _objective(method: str, form: str, *, clip: bool) -> Objective:
+    clips = {"clip_low": _CLIP, "clip_high": _CLIP} if clip else {}
+    lambda_ = LAMBDA if method == "W-REINFORCE" else None
+    return get(method.lower(), form=form, lambda_=lambda_, **clips)
+
+
+def _scale(method: str, problem: Problem) -> float:
+    p = problem.policy.success(problem.correct)
+    spread = float((p * (1 - p)).sqrt().mean())
+    return {"W-REINFORCE": 1 / (1 + LAMBDA), "REINFORCE": 0.5, "GRPO": spread}.get(method, 1.0)
+
+
+def _form_scale(problem: Problem) -> float:
+    """‖E[A s]‖ / ‖E[A·Σ_t π_t s_t]‖ at the base, for PSR and NSR together."""
+    policy, right = problem.policy, problem.correct.to(problem.policy.parameters.dtype)
+    norms = []
+    for weights in (right, right - 1):
+        if isinstance(policy, Tree):
+            factors = [level.softmax(-1) for level in policy.levels]
+            forms = policy.expected_score(weights), policy.expected_score(weights, factors)
+        else:
+            forms = policy.expected_score(weights), policy.expected_score(weights * policy.log_probs().exp())
+        norms.append([float(form.norm()) for form in forms])
+    (a, b), (c, d) = norms
+    return (a + c) / (b + d)

@@ -1,0 +1,101 @@
+"""The factors of the PSR–NSR gap, and the cells of their factorial.
+
+With all factors off (expected gradients of the log form, one SGD update of the whole batch, rows kept) PSR and NSR make
+the same run: their gap is zero by the identity E g_PSR = E g_NSR = ∇p. A cell is the set of factors that are on. A
+clip needs batches that are used more than once, so that cells with `clip` and without `reuse` do not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+__all__ = ["FACTORS", "Cell", "Factor", "cell_name", "factors_of", "full_factorial", "one_factor_cells", "orders"]
+
+Cell = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One switch: what off and on mean, and the factor that it needs to be on."""
+
+    name: str
+    off: str
+    on: str
+    needs: str | None = None
+    sequences: bool = False  # only where responses have lengths
+
+
+FACTORS: tuple[Factor, ...] = (
+    Factor("noise", "the expected gradient", "a group of sampled responses to each prompt"),
+    Factor("form", "ratio: w = A·π/π_old", "probability (Eq. 6): w = A·π"),
+    Factor("length", "a response's tokens are summed", "their mean is taken", sequences=True),
+    Factor("reuse", "one update a batch", "four updates a batch, three of them off-policy"),
+    Factor("clip", "no clip", "the ratio clipped to [0.8, 1.2]", needs="reuse"),
+    Factor("optimizer", "SGD", "Adam (or the optimiser that was asked for)"),
+    Factor("drop", "rows of the other sign kept in the batch", "dropped before it is cut into updates of one size"),
+)
+
+
+def factors_of(policy: str) -> tuple[Factor, ...]:
+    """The factors that exist for a policy: the length mean is nothing where every response is one token."""
+    return tuple(factor for factor in FACTORS if policy == "tree" or not factor.sequences)
+
+
+def cell_name(cell: Cell) -> str:
+    """Factors in their order.
+
+    >>> cell_name(frozenset({"optimizer", "noise"}))
+    'noise+optimizer'
+    """
+    return "+".join(factor.name for factor in FACTORS if factor.name in cell) or "none"
+
+
+def _exists(cell: Cell) -> bool:
+    return all(factor.needs is None or factor.needs in cell for factor in FACTORS if factor.name in cell)
+
+
+def full_factorial(factors: Sequence[Factor]) -> list[Cell]:
+    """Every cell that exists, small ones first.
+
+    >>> len(full_factorial(factors_of("bandit"))), len(full_factorial(factors_of("tree")))
+    (48, 96)
+    """
+    names = [factor.name for factor in factors]
+    every = (frozenset(chosen) for n in range(len(names) + 1) for chosen in combinations(names, n))
+    return [cell for cell in every if _exists(cell)]
+
+
+def one_factor_cells(factors: Sequence[Factor]) -> list[Cell]:
+    """The cells from which every first-in and last-out effect follows.
+
+    First in: a factor alone (together with what it needs) against that alone or nothing. Last out: everything against
+    everything without it (and without what needs it).
+    """
+    names = frozenset(factor.name for factor in factors)
+    cells: dict[Cell, None] = {frozenset(): None, names: None}
+    for first, second in (pair for f in factors for pair in (first_in(f), last_out(f, names))):
+        cells |= {first: None, second: None}
+    return sorted(cells, key=lambda cell: (len(cell), cell_name(cell)))
+
+
+def first_in(factor: Factor) -> tuple[Cell, Cell]:
+    """The cells with and without the factor, as little else on as may be."""
+    below = frozenset({factor.needs}) if factor.needs else frozenset[str]()
+    return below | {factor.name}, below
+
+
+def last_out(factor: Factor, everything: Cell) -> tuple[Cell, Cell]:
+    """The cells with and without the factor, as much else on as may be; what needs it goes first."""
+    above = everything - {other.name for other in FACTORS if other.needs == factor.name}
+    return above, above - {factor.name}
+
+
+def orders(factors: Sequence[Factor]) -> Iterator[tuple[str, ...]]:
+    """Every order in which the factors can be switched on one by one, each after what it needs."""
+    needs = {factor.name: factor.needs for factor in factors}
+    for order in permutations(needs):
+        place = {name: i for i, name in enumerate(order)}
+        if all(need is None or place[need] < place[name] for name, need in needs.items()):
+            yield order

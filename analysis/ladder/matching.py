@@ -1,0 +1,70 @@
+"""Gaps between methods, at matched Pass@1 and at matched steps.
+
+At matched Pass@1: each seed's curve of a metric against its own Pass@1, interpolated at the first crossing of each
+level, the difference to PSR averaged over the levels that both methods of the seed reached. A level is reached only if
+it lies above the start. Where two methods of a seed share no level the gap is missing (NaN) and counted as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .cells import CellRun
+
+__all__ = ["LEVELS", "METRICS", "gaps"]
+
+LEVELS: tuple[float, ...] = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+METRICS = ("entropy_correct", "entropy", "pass@8")
+
+
+def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: str = "PSR") -> pd.DataFrame:
+    """One row for each cell, method, metric and seed: the method's value minus that of `against`.
+
+    Columns cell, method, metric, seed, matched (over `levels`; NaN where none is common), levels (how many were),
+    last (at the last step), updates (of the method at the end).
+    """
+    by_cell: dict[str, dict[str, CellRun]] = {}
+    for run in runs:
+        by_cell.setdefault(run.cell, {})[run.method] = run
+    rows = []
+    for cell, methods in by_cell.items():
+        reference = methods[against]
+        for method, run in methods.items():
+            if method == against:
+                continue
+            for metric in METRICS:
+                ours, theirs = (_at_levels(one, metric, levels) for one in (run, reference))
+                difference = ours - theirs
+                count = np.isfinite(difference).sum(0)
+                total = np.nansum(difference, axis=0)
+                rows += [
+                    {
+                        "cell": cell,
+                        "method": method,
+                        "metric": metric,
+                        "seed": seed,
+                        "matched": total[seed] / count[seed] if count[seed] else np.nan,
+                        "levels": int(count[seed]),
+                        "last": run.values[metric][-1, seed] - reference.values[metric][-1, seed],
+                        "updates": int(run.updates[-1, seed]),
+                    }
+                    for seed in range(difference.shape[1])
+                ]
+    return pd.DataFrame(rows)
+
+
+def _at_levels(run: CellRun, metric: str, levels: Sequence[float]) -> np.ndarray:
+    """(levels, S): the metric where each seed's Pass@1 first crosses a level, NaN where it does not."""
+    p, values = run.values["pass@1"], run.values[metric]
+    out = np.full((len(levels), p.shape[1]), np.nan)
+    for i, level in enumerate(levels):
+        above = p >= level
+        first = above.argmax(0)
+        for seed in np.flatnonzero(above.any(0) & (first > 0)):
+            e = first[seed]
+            share = (level - p[e - 1, seed]) / (p[e, seed] - p[e - 1, seed])
+            out[i, seed] = (1 - share) * values[e - 1, seed] + share * values[e, seed]
+    return out
