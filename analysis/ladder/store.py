@@ -1,0 +1,100 @@
+"""The folder of a factorial: what was run, the curves of every cell as they come, then gaps, shares and pictures.
+
+    ladder.json                  settings, versions, whether it is complete
+    cells/<cell>--<method>.parquet  one row for each evaluation and seed
+    gaps.parquet  shares.parquet  interactions.parquet  summary.md  factorial.png
+
+A cell is written whole (a temporary file, then renamed) and is not run again, so an interrupted factorial goes on where
+it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import UsageError
+from ..training.machine import machine_info
+from .cells import CellRun, Cells
+
+__all__ = ["LadderFolder"]
+
+_FORMAT = 1
+
+
+class LadderFolder:
+    """A folder for the factorial of some settings, new or begun before. Raises UsageError where it holds another."""
+
+    def __init__(self, path: Path, settings: Cells) -> None:
+        self.path = path
+        self._about = {"format": _FORMAT, "settings": json.loads(json.dumps(asdict(settings)))}
+        file = path / "ladder.json"
+        if file.exists():
+            try:
+                known = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UsageError(f"out: {file} is damaged ({error}); choose another folder") from error
+            if {key: known.get(key) for key in self._about} != self._about:
+                raise UsageError(f"out: {path} holds a factorial with other settings; choose another folder with --out")
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"out: expected a new or empty folder, got {path}; choose another with --out")
+        (path / "cells").mkdir(parents=True, exist_ok=True)
+        self._note("unfinished")
+
+    @staticmethod
+    def default(settings: Cells) -> Path:
+        """`runs/ladder-<policy>-<hash8>` below the current folder."""
+        digest = hashlib.sha256(json.dumps([_FORMAT, asdict(settings)], sort_keys=True).encode()).hexdigest()
+        return Path("runs") / f"ladder-{settings.policy}-{digest[:8]}"
+
+    def _note(self, status: str) -> None:
+        text = json.dumps(self._about | {"status": status} | machine_info(), indent=1)
+        _replace(self.path / "ladder.json", lambda file: file.write_text(text, encoding="utf-8"))
+
+    def _file(self, cell: str, method: str) -> Path:
+        return self.path / "cells" / f"{cell}--{method.lower()}.parquet"
+
+    def has(self, cell: str, method: str) -> bool:
+        """Whether the cell was run before."""
+        return self._file(cell, method).exists()
+
+    def save(self, run: CellRun) -> None:
+        """Keep a cell that was run."""
+        evaluations, seeds = run.updates.shape
+        rows: dict[str, Any] = {
+            "cell": run.cell,
+            "method": run.method,
+            "step": np.repeat(run.steps, seeds),
+            "seed": np.tile(np.arange(seeds), evaluations),
+            "updates": run.updates.ravel(),
+        } | {name: values.ravel() for name, values in run.values.items()}
+        frame = pd.DataFrame(rows)
+        _replace(self._file(run.cell, run.method), lambda file: frame.to_parquet(file, index=False))
+
+    def load(self, cell: str, method: str) -> CellRun:
+        """A cell that was run before."""
+        rows = pd.read_parquet(self._file(cell, method))
+        seeds = int(rows["seed"].max()) + 1
+        grid = {name: rows[name].to_numpy().reshape(-1, seeds) for name in rows.columns[3:]}
+        values = {name: grid[name] for name in grid if name not in ("seed", "updates")}
+        return CellRun(cell, method, rows["step"].to_numpy()[::seeds], grid["updates"], values)
+
+    def finish(self, **tables: pd.DataFrame) -> None:
+        """Write the tables and note that the factorial is complete."""
+        for name, table in tables.items():
+            _replace(self.path / f"{name}.parquet", lambda file, table=table: table.to_parquet(file, index=False))
+        self._note("complete")
+
+
+def _replace(file: Path, write: Any) -> None:
+    """Write beside the file, then take its place: what is there is whole."""
+    beside = file.with_name(f".{file.name}.tmp")
+    write(beside)
+    os.replace(beside, file)
