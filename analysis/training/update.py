@@ -126,12 +126,11 @@ class Updater:
         if update.normalizer == "constant":
             assert update.constant is not None
             divisor = update.constant
-        elif update.normalizer == "selected_tokens":
-            divisor = float(lengths[batch.selected[rows]].sum())
         else:
-            divisor = float(lengths.sum())
-        result.normalizer = max(divisor, 1.0)  # no token carries a weight: any divisor gives the same zero
-        return torch.full_like(lengths, 1 / result.normalizer)
+            counted = lengths[batch.selected[rows]] if update.normalizer == "selected_tokens" else lengths
+            divisor = max(float(counted.sum()), 1.0)  # no token carries a weight: any divisor gives the same zero
+        result.normalizer = divisor
+        return torch.full_like(lengths, 1 / divisor)
 
     def _norms(self, result: UpdateResult, gradients: dict[str, Gradients], total: Gradients, where: str) -> None:
         for name, gradient in [*gradients.items(), ("total", total)]:

@@ -42,7 +42,7 @@ def projections(name: str, temperature: float, top_p: float = 1.0) -> torch.Tens
     streams = Streams(5)
     out = []
     for step in range(BATCHES):
-        batch = collect_rollouts(policy, task, prompts, objective, config, streams, step)
+        batch = collect_rollouts(policy, policy.model, task, prompts, objective, config, streams, step)
         updater.apply(batch, torch.arange(len(batch)), None, f"update {step}")
         out.append(sum(float(((q.detach() - s) * g).sum()) for q, s, g in
                        zip(updater.parameters, start, exact, strict=True)) / norm)  # fmt: skip
