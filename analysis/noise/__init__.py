@@ -9,6 +9,7 @@ _HOME = {
     "Crossing": "crossings",
     "GradientNoise": "moments",
     "crossing": "crossings",
+    "crossing_by_task": "crossings",
     "gradient_noise": "measure",
     "standard_estimators": "measure",
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..errors import UsageError
 
-__all__ = ["Crossing", "crossing"]
+__all__ = ["Crossing", "crossing", "crossing_by_task"]
 
 _Z = 1.959963984540054  # of a 95% normal interval
 
@@ -21,6 +22,17 @@ class Crossing:
     at: float | None
     low: float | None
     high: float | None
+
+    def words(self) -> str:
+        """The crossing of NSR's variance with PSR's as a sentence.
+
+        >>> Crossing(0.7, 0.65, None).words()
+        'the variance of NSR is that of PSR at p = 0.700 (95% interval 0.650 to beyond)'
+        """
+        if self.at is None:
+            return "the variances of NSR and PSR do not meet within these success probabilities"
+        ends = " to ".join("beyond" if end is None else f"{end:.3f}" for end in (self.low, self.high))
+        return f"the variance of NSR is that of PSR at p = {self.at:.3f} (95% interval {ends})"
 
 
 def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
@@ -50,6 +62,17 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
         None if inside[0] or not edges else edges[0],
         None if inside[1] or not edges else edges[-1],
     )
+
+
+def crossing_by_task(frame: pd.DataFrame) -> dict[str, Crossing]:
+    """For each task with several measurements (rows of `GradientNoise.frame()` with a column `task`), where
+    `noise_ratio` of NSR passes one."""
+    rows = frame[(frame["estimator"] == "NSR") & (frame["noise_ratio"] > 0)]
+    return {
+        str(task): crossing(of["p"], of["noise_ratio"], of["noise_ratio_se"])
+        for task, of in rows.groupby("task", sort=False)
+        if of["p"].nunique() > 1
+    }
 
 
 def _zeros(x: np.ndarray, y: np.ndarray) -> list[float]:

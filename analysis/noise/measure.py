@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from toy_models import Policy, Prompt, Samples, Task, evaluation_mode, response_logits, sample, teacher_batch
-from toy_models.truncation import truncates
+from toy_models.truncation import check_truncation, truncates
 
 from ..errors import DivergedError, UsageError
 from ..evaluation import success_probability
@@ -73,9 +73,9 @@ def gradient_noise(
         temperature: of the law that is sampled and differentiated.
         top_k, top_p: truncation of the law that is sampled; 0 and 1 for none.
         max_new_tokens: longest response; unset: the task's own. Success is that of responses no longer than this.
-        sampler: the model that draws the rollouts; unset: the policy's own. With another one, or with a truncation, the
-            law that is sampled is not the one that is differentiated: then no expectation is known (`expected` is NaN)
-            and projections off 1 and 2 say how far the estimators are misled.
+        sampler: the model that draws the rollouts; unset: the policy's own. With another one, or truncated, the law
+            that is sampled is not the one that is differentiated: projections off their expectation say how far the
+            estimators are misled.
         estimators: by name; unset: `standard_estimators(group_size)`. Comparisons are with the first.
         progress: receives (replicates done, of how many).
 
@@ -89,8 +89,12 @@ def gradient_noise(
     """
     estimators = standard_estimators(group_size) if estimators is None else estimators
     limit = max_new_tokens or task.max_new_tokens
-    solutions = [[y for y in listed if len(y) <= limit] for listed in _checked(task, prompts, replicates, estimators)]
-    same_law = not truncates(top_k, top_p) and (sampler is None or sampler is policy.model)
+    try:
+        check_truncation(top_k, top_p)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    listed = _checked(task, prompts, group_size, replicates, estimators)
+    solutions = [[y for y in known if len(y) <= limit] for known in listed]
     draw = partial(sample, policy.model if sampler is None else sampler, [p.ids for p in prompts],
                    group_size=group_size, max_new_tokens=limit, eos_id=policy.eos_id, pad_id=policy.pad_id,
                    temperature=temperature, top_k=top_k, top_p=top_p)  # fmt: skip
@@ -109,16 +113,16 @@ def gradient_noise(
                 raise DivergedError(f"gradient noise: {error}") from error
             _add_estimates(drawn[:, k], policy, task, prompts, samples, list(estimators.values()), temperature)
             progress(k + 1, replicates)
-    known = [one.contrast() if same_law and one.advantage == "none" else np.nan for one in estimators.values()]
     return GradientNoise(
         estimators=tuple(estimators),
-        expected=np.array(known),
+        expected=np.array([one.contrast() if one.advantage == "none" else np.nan for one in estimators.values()]),
         gram=np.stack([(one.double() @ one.double().T).cpu().numpy() for one in drawn]),
         dots=np.stack([(one.double() @ exact.double()).cpu().numpy() for one in drawn]),
         gradient_sq=float(exact.double().square().sum()),
         p=success.detach().cpu().numpy(),
         group_size=group_size,
         temperature=temperature,
+        on_policy=not truncates(top_k, top_p) and (sampler is None or sampler is policy.model),
     )
 
 
@@ -161,11 +165,13 @@ def _flat_gradient(value: Tensor, parameters: list[Tensor]) -> Tensor:
 
 
 def _checked(
-    task: Task, prompts: Sequence[Prompt], replicates: int, estimators: Mapping[str, Objective]
+    task: Task, prompts: Sequence[Prompt], group_size: int, replicates: int, estimators: Mapping[str, Objective]
 ) -> list[list[tuple[int, ...]]]:
     """The solutions of each prompt, once the request has been found sound."""
     if not prompts:
         raise UsageError("prompts: expected at least one, got none")
+    if group_size < 1:
+        raise UsageError(f"group_size: expected at least 1, got {group_size}")
     if replicates < LEAST_REPLICATES:
         raise UsageError(f"replicates: expected at least {LEAST_REPLICATES}, got {replicates}; standard errors come "
                          "from leaving one out")

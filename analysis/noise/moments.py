@@ -5,9 +5,10 @@ inner products ⟨g_j, g_k⟩ and ⟨g_k, ∇p⟩ alone. With hats for unbiased 
 
     ‖E g‖²            Σ_{j≠k} ⟨g_j, g_k⟩ / (K(K − 1)), free of the noise that ‖mean g‖² contains
     variance          n·Σ_k ‖g_k − mean g‖² / (K − 1) = n·(mean ‖g_k‖² − ‖E g‖²ˆ)
-    distance          n·mean_k ‖g_k − a∇p‖², where the expectation a∇p is known
+    distance          n·mean_k ‖g_k − a∇p‖², for estimators whose expectation on-policy is a∇p: variance and any bias
     projection        mean_k ⟨g_k, ∇p⟩ / ‖∇p‖²: 1 for PSR and NSR
-    signal            a²‖∇p‖², or where a is not known (Σ_{j≠k} ⟨g_j, ∇p⟩⟨g_k, ∇p⟩ / (K(K − 1))) / ‖∇p‖²
+    signal            a²‖∇p‖²; for GRPO, and where rollouts come from another law than the one that is differentiated,
+                      (Σ_{j≠k} ⟨g_j, ∇p⟩⟨g_k, ∇p⟩ / (K(K − 1))) / ‖∇p‖²
     noise_to_signal   variance / signal
     cosine            of the expectation: mean_k ⟨g_k, ∇p⟩ / (‖∇p‖·√‖E g‖²ˆ); a ratio, biased by O(1/K)
     cosine_batch      of one batch of n rollouts: mean_k ⟨g_k, ∇p⟩ / (‖∇p‖·‖g_k‖), 0 where g_k = 0
@@ -34,7 +35,8 @@ _Values = dict[str, np.ndarray]
 class GradientNoise:
     """The inner products of one measurement; `frame()` gives what follows from them.
 
-    `expected` is a, the factor of ∇p in an estimator's expectation, NaN where the expectation is not a multiple of it.
+    `expected` is a, the factor of ∇p in an estimator's expectation on-policy, NaN where that is not a multiple of ∇p;
+    `on_policy` says whether the rollouts were drawn from the law that is differentiated.
     """
 
     estimators: tuple[str, ...]  # E names
@@ -45,6 +47,7 @@ class GradientNoise:
     p: np.ndarray  # (prompts,): exact success probability of each
     group_size: int
     temperature: float
+    on_policy: bool = True
 
     @property
     def replicates(self) -> int:
@@ -85,7 +88,7 @@ class GradientNoise:
         variance = self.rollouts * (squares.mean(1) - mean_sq)
         known = self.expected**2 * self.gradient_sq
         along = (dots.sum(1) ** 2 - np.square(dots).sum(1)) / pairs / self.gradient_sq
-        noise_to_signal = variance / np.where(np.isnan(known), along, known)
+        noise_to_signal = variance / (np.where(np.isnan(known), along, known) if self.on_policy else along)
         norm = self.gradient_sq**0.5
         values = {
             "projection": dots.mean(1) / self.gradient_sq,

@@ -20,6 +20,8 @@ _HOME = {
     "style": "appearance",
     "curve": "lines",
     "path": "lines",
+    "crossing_mark": "noise",
+    "noise_curve": "noise",
     "pass_at_k": "passk",
     "pass_at_k_difference": "passk",
     "logit_arrows": "tokens",

@@ -354,8 +354,8 @@ NOISE = Table(
         _c("group_size", "int32", "responses to each of them in a replicate"),
         _c("replicates", "int32", "independent batches of rollouts"),
         _c("temperature", "float64", "of the law that is sampled and differentiated"),
-        _c("expected", "float64", "a where the estimator's expectation is a·∇p; null where it is no multiple, or not "
-                                  "known since rollouts are drawn from another law", null=True),
+        _c("expected", "float64", "a, where the estimator's expectation is a·∇p as long as rollouts are drawn from the "
+                                  "law that is differentiated; null for GRPO, whose is no multiple", null=True),
         *_with_se("projection", "⟨g, ∇p⟩/‖∇p‖² of the mean estimate g: a, unless rollouts are drawn from another law"),
         *_with_se("variance", "trace of the covariance of g times its number of rollouts: per rollout"),
         *_with_se("distance", "mean ‖g − a∇p‖² times the number of rollouts: the variance, and any bias"),

@@ -13,6 +13,8 @@ _HOME = {
     "summarize": "summary",
     "token_picture": "contexts",
     "write_figures": "figures",
+    "save_figure": "figures",
+    "noise_figure": "noise",
     "dynamics_figure": "compose",
     "mass_flow_figure": "compose",
     "pass_at_k_figure": "compose",

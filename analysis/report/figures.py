@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..recording import Experiment, Run
 
-__all__ = ["write_figures"]
+__all__ = ["save_figure", "write_figures"]
 
 DPI = 200
 
@@ -53,14 +53,17 @@ def write_figures(
         except NothingToDraw as reason:
             tell(f"no {path}: {reason}")
             continue
-        target.mkdir(parents=True, exist_ok=True)
-        _save(figure, path)
+        save_figure(figure, path)
         written.append(path)
     return written
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write a figure whose layout is settled once; `savefig` alone settles it twice, in half of the whole time."""
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, its folder included.
+
+    Its layout is settled once; `savefig` alone settles it twice, in half of the whole time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)

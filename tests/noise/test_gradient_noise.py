@@ -174,17 +174,24 @@ def test_measured_noise_is_the_exact_one(world):
     assert np.isnan(frame.expected["GRPO"])
 
 
-def test_nucleus_knows_no_expectation_and_moves_the_projection(world):
+def test_truncation_moves_the_projection_and_is_in_the_distance(world):
     """Fixed beforehand: 100 replicates; the law that is sampled lost a good part of its tail."""
     frame = measure(world, replicates=100, top_p=0.6).frame().set_index("estimator")
-    assert frame.expected.isna().all()
-    assert frame.distance.isna().all()
-    assert abs(frame.projection["PSR"] - 1) > 6 * frame.projection_se["PSR"]
+    assert abs(frame.projection["PSR"] - frame.expected["PSR"]) > 6 * frame.projection_se["PSR"]
+    assert frame.distance["PSR"] > frame.variance["PSR"] + 6 * frame.distance_se["PSR"]
+    signal = (frame.variance / frame.noise_to_signal) / frame.gradient_norm**2  # of the projection as it is
+    np.testing.assert_allclose(signal["PSR"], frame.projection["PSR"] ** 2, rtol=0.01)
+
+
+def test_what_counts_as_another_law(world):
+    """A truncation or another model, even one that is the same."""
+    assert measure(world, replicates=3, sampler=world.policy.model).on_policy
+    for changes in ({"top_k": 3}, {"top_p": 0.9}, {"sampler": random_policy().model}):
+        assert not measure(world, replicates=3, **changes).on_policy
 
 
 def test_top_k_of_one_draws_the_same_each_time(world):
     noise = measure(world, replicates=3, top_k=1)
-    assert np.isnan(noise.expected).all()
     np.testing.assert_allclose(noise.dots, noise.dots[:, :1].repeat(3, 1), rtol=1e-12, atol=1e-14)
 
 
@@ -215,6 +222,7 @@ def test_progress_counts_replicates(world):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"group_size": 0}, "group_size: expected at least 1, got 0"),
         ({"replicates": 2}, "replicates: expected at least 3, got 2"),
         ({"estimators": {"mine": get("psr", form="probability")}}, "estimators: mine has form probability"),
         ({"estimators": standard_estimators(2), "group_size": 1}, "rollout.group_size: grpo .* got 1"),

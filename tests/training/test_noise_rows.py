@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -76,15 +75,13 @@ def test_resumed_run_measures_the_same(run, tmp_path):
     assert digest(go(tmp_path / "run", tiny(**MEASURED), resume=True).folder) == digest(run.folder)
 
 
-def test_rollouts_are_drawn_as_the_run_draws_them(tmp_path):
-    changes = {"rollout.top_p": 0.8, "rollout.temperature": 0.7, "steps": 0}
-    table = go(tmp_path / "run", tiny(**MEASURED, **changes)).table("noise")
-    assert table.temperature.eq(0.7).all()
-    assert table.expected.isna().all()
-    assert table.distance.isna().all()
-    copied = go(tmp_path / "copied", tiny(**MEASURED, **{"rollout.dtype": "bfloat16", "steps": 0})).table("noise")
-    assert copied.expected.isna().all()
-    assert np.isfinite(copied.projection).all()
+@pytest.mark.parametrize("changes", [{"rollout.top_p": 0.6}, {"rollout.top_k": 3}, {"rollout.dtype": "bfloat16"},
+                                     {"rollout.temperature": 0.7}, {"rollout.max_new_tokens": 5}])  # fmt: skip
+def test_rollouts_are_drawn_as_the_run_draws_them(run, tmp_path, changes):
+    """The same uniforms under another law, from another model or cut off: another measurement."""
+    table = go(tmp_path / "run", tiny(**MEASURED, **changes, steps=0)).table("noise")
+    assert (table.projection - run.table("noise").query("step == 0").projection).abs().max() > 1e-4
+    assert table.temperature.eq(changes.get("rollout.temperature", 1.0)).all()
 
 
 def test_lambda_of_the_run_is_that_of_the_measurement(tmp_path):
