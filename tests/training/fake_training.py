@@ -17,6 +17,8 @@ from analysis.errors import DivergedError, UsageError
 from analysis.recording.folders import write_json
 from analysis.recording.schema import SCHEMA_VERSION
 
+ROWS = {"psr": 20, "nsr": 400}  # of tokens that `recording` writes a step
+
 
 def complete(config: Any, folder: Path, **job: Any) -> str:
     return _go(config, folder, "complete", **job)
@@ -89,6 +91,24 @@ def chatty(config: Any, folder: Path, **job: Any) -> str:
 
 def slow(config: Any, folder: Path, **job: Any) -> str:
     return _go(config, folder, "complete", seconds=0.05 if job["resume"] else 60.0, **job)
+
+
+def recording(config: Any, folder: Path, **job: Any) -> str:
+    """Rows that follow from their step and a state of 200 kB, by the real store."""
+    import torch
+    from rows import RUN_JSON, some_rows  # type: ignore[import-not-found]
+
+    from analysis.recording import RunWriter
+
+    run_json = RUN_JSON | {"run_id": job["run_id"], "label": job["label"], "seed": config.seed}
+    writer = RunWriter(folder, run_json=run_json, resume=job["resume"])
+    stored = writer.resume_state()
+    for step in range(stored[0] if stored else 0, config.steps):
+        job["report"]({"phase": "update", "step": step, "steps": config.steps})
+        writer.append("tokens", some_rows("tokens", ROWS[config.objective.name], step))
+        writer.commit(step + 1, {"weights": torch.arange(50_000.0)})
+    writer.finish("complete")
+    return "complete"
 
 
 def stubborn(config: Any, folder: Path, **job: Any) -> str:
