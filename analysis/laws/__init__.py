@@ -4,7 +4,9 @@ A weight is w = −∂L/∂log π_y (positive pushes the sampled token up), a st
 nats. Faulty input raises `UsageError`, which names the first bad index.
 """
 
+from .boundaries import BoundaryCurves, boundary_curves, entropy_sign_boundary, first_order_reach
 from .buckets import BucketSums, bucket_membership, bucket_sums, sum_by_bucket
+from .diffusion import covariance_gap, entropy_hessian, second_order_entropy_change
 from .entropy import (
     EntropyChange,
     EntropyParts,
@@ -16,6 +18,7 @@ from .entropy import (
     kl_divergence,
     kl_vector,
 )
+from .flows import ExpectedFlow, conserved_differences, expected_direction, expected_flow
 from .gradient import GradientNorms, batch_logit_step, gradient_norms, logit_gradient
 from .mass_flow import (
     bucket_flow,
@@ -28,22 +31,36 @@ from .mass_flow import (
     token_prob_change,
 )
 from .softmax import TokenStatistics, token_statistics
+from .success import AlternativeFlow, SequenceEntropy, alternative_flow, sequence_entropy, success_change
 
 __all__ = [
+    "AlternativeFlow",
+    "BoundaryCurves",
     "BucketSums",
     "EntropyChange",
     "EntropyParts",
+    "ExpectedFlow",
     "GradientNorms",
+    "SequenceEntropy",
     "TokenStatistics",
+    "alternative_flow",
     "batch_logit_step",
+    "boundary_curves",
     "bucket_flow",
     "bucket_membership",
     "bucket_sums",
+    "conserved_differences",
+    "covariance_gap",
     "entropy",
     "entropy_change",
     "entropy_change_parts",
+    "entropy_hessian",
     "entropy_parts",
+    "entropy_sign_boundary",
     "entropy_vector",
+    "expected_direction",
+    "expected_flow",
+    "first_order_reach",
     "gradient_norms",
     "kl_divergence",
     "kl_vector",
@@ -53,7 +70,10 @@ __all__ = [
     "mass_flow",
     "other_prob_change",
     "rises",
+    "second_order_entropy_change",
+    "sequence_entropy",
     "squeeze_boundary",
+    "success_change",
     "sum_by_bucket",
     "token_prob_change",
     "token_statistics",

@@ -1,0 +1,122 @@
+"""What one sample does to the probability of being right, and where its mass goes among correct and wrong tokens.
+
+One context with a set of correct tokens; p = Σ π over them, c₊ and c₋ the sums of π² over correct and over wrong ones.
+Under Δz = ηw(e_y − π), to first order (derived here)
+
+    y correct   dp = ηw·[π_y(1 − p) − (1 − p)c₊ + p·c₋]
+    y wrong     dp = ηw·[−π_y·p     − (1 − p)c₊ + p·c₋]
+
+so that reinforcing a correct token can lower p (where c₊ outweighs), and so can suppressing a wrong one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .checks import check_logits, check_tokens
+from .mass_flow import mass_flow
+
+__all__ = ["AlternativeFlow", "SequenceEntropy", "alternative_flow", "sequence_entropy", "success_change"]
+
+
+class AlternativeFlow(NamedTuple):
+    """Change of probability mass, (…) each; the three add up to zero."""
+
+    token: Tensor  # of the sampled token
+    correct: Tensor  # of the correct tokens other than it
+    wrong: Tensor  # of the wrong tokens other than it
+
+
+class SequenceEntropy(NamedTuple):
+    """H(Y) = binary + p·correct + (1 − p)·wrong, in nats, (…) each."""
+
+    total: Tensor
+    binary: Tensor  # h(p), of whether the response is correct
+    correct: Tensor  # H(Y | correct); exp of it is the effective number of correct responses
+    wrong: Tensor  # H(Y | wrong)
+
+
+@torch.no_grad()
+def success_change(
+    logits: Tensor, correct: Tensor, tokens: Tensor, weight: float | Tensor, step: float | Tensor, *,
+    exact: bool = False,
+) -> Tensor:  # fmt: skip
+    """dp (…) of one sample: to first order, or p' − p of the finite step; correct bool (…, vocab).
+
+    >>> z = torch.tensor([0.6, 0.1, 0.3]).log()  # 0 and 1 correct; reinforcing the rare one feeds the wrong one
+    >>> success_change(z, torch.tensor([True, True, False]), torch.tensor(1), 1.0, 0.1) < 0
+    tensor(True)
+    """
+    flow = alternative_flow(logits, correct, tokens, weight, step, exact=exact)
+    own = _at(correct, tokens)
+    # p rises by what the correct side gains, which is what the wrong side loses: the one with fewer cancelling terms
+    return torch.where(own, -flow.wrong, flow.correct)
+
+
+@torch.no_grad()
+def alternative_flow(
+    logits: Tensor, correct: Tensor, tokens: Tensor, weight: float | Tensor, step: float | Tensor, *,
+    exact: bool = False,
+) -> AlternativeFlow:  # fmt: skip
+    """Where the mass goes under one sample: to or from the token, correct alternatives, wrong alternatives.
+
+    To first order these are sums of Δπ_v = −ηw·π_v(π_v + π_y − c); `exact` sums the finite step.
+    Raises UsageError for a mask of another shape than the logits.
+
+    >>> z = torch.tensor([0.5, 0.25, 0.25]).log()
+    >>> flow = alternative_flow(z, torch.tensor([False, False, True]), torch.tensor(1), -1.0, 1.0)
+    >>> flow.token, flow.correct, flow.wrong
+    (tensor(-0.2188), tensor(0.0312), tensor(0.1875))
+    """
+    check_tokens(logits, tokens)
+    if correct.dtype != torch.bool or correct.shape != logits.shape:
+        raise UsageError(
+            f"correct: expected a bool mask of the shape of logits, {tuple(logits.shape)}, got {correct.dtype} of "
+            f"shape {tuple(correct.shape)}"
+        )
+    change = mass_flow(logits, tokens, weight, step, exact=exact)
+    y = tokens.long().unsqueeze(-1)
+    others = change.scatter(-1, y, 0)
+    return AlternativeFlow(
+        change.gather(-1, y).squeeze(-1), (others * correct).sum(-1), (others * ~correct).sum(-1)
+    )
+
+
+def _at(correct: Tensor, tokens: Tensor) -> Tensor:
+    return correct.gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
+
+
+@torch.no_grad()
+def sequence_entropy(log_probs: Tensor, correct: Tensor) -> SequenceEntropy:
+    """The entropy of a law over whole responses, split by whether they are correct; log_probs (…, responses).
+
+    With p = 0 (or 1) the entropy given correct (or wrong) is 0 by convention: there is no such law.
+    Raises UsageError for log-probs that do not sum to one.
+
+    >>> parts = sequence_entropy(torch.tensor([0.25, 0.25, 0.5]).log(), torch.tensor([True, True, False]))
+    >>> [round(part.item() / 0.6931472, 3) for part in parts]  # in bits
+    [1.5, 1.0, 1.0, 0.0]
+    """
+    z = check_logits(log_probs, "log_probs").double()
+    total = z.exp().sum(-1)
+    if bool(((total - 1).abs() > 1e-4).any()):
+        worst = float(total.flatten()[(total - 1).abs().argmax()])
+        raise UsageError(f"log_probs: expected a law over all responses, got probabilities that sum to {worst:.6g}")
+    probs = z.exp()
+    right = (probs * correct).sum(-1)
+    wrong = (probs * ~correct).sum(-1)
+    binary = torch.special.entr(right) + torch.special.entr(wrong)
+    given = [_entropy_given(z, mask) for mask in (correct.expand_as(z), ~correct.expand_as(z))]
+    parts = (torch.special.entr(probs).sum(-1), binary, *given)
+    return SequenceEntropy(*(part.to(log_probs.dtype) for part in parts))
+
+
+def _entropy_given(log_probs: Tensor, mask: Tensor) -> Tensor:
+    within = log_probs.masked_fill(~mask, float("-inf"))
+    known = within.amax(-1) > float("-inf")
+    law = torch.where(known.unsqueeze(-1), within, 0.0).softmax(-1)
+    return torch.where(known, torch.special.entr(law).sum(-1), 0.0)
