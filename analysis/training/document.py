@@ -41,8 +41,9 @@ objective.lambda = 0.1
 
 `--set field=value` (from Python `Recipe.load(name).set(**{"update.epochs": 2})`) sets a field for all runs: a TOML
 literal, or a bare word as a string. A field that the grid varies stops varying; `objective.lambda` reaches only the
-methods that are w-reinforce. `unset` restores the default. `grid.seed=[0,1,2]` varies a field, `grid=unset` leaves a
-single run. The folder of an experiment carries a hash of all fields of all runs: equal hashes are equal experiments.
+methods that are w-reinforce, a setting of the critic only those with one. `unset` restores the default.
+`grid.seed=[0,1,2]` varies a field, `grid=unset` leaves a single run. The folder of an experiment carries a hash of all
+fields of all runs: equal hashes are equal experiments.
 """
 
 

@@ -159,8 +159,9 @@ class Recipe:
         """A copy with fields set for all of its runs: `recipe.set(steps=4, **{"update.epochs": 2})`.
 
         A field that the grid varies stops varying; a value that methods set is replaced in each. `objective.lambda`
-        belongs to W-REINFORCE and, where some methods are that, reaches only those. `"unset"` restores the default;
-        `grid.<field>` takes a list, `grid="unset"` leaves one run. Relative paths are relative to the current folder.
+        belongs to W-REINFORCE and the settings of [critic] to methods that enable one: where some methods are that,
+        they reach only those. `"unset"` restores the default; `grid.<field>` takes a list, `grid="unset"` leaves one
+        run. Relative paths are relative to the current folder.
         """
         notes = {key: dotted.pop(key) for key in _NOTES if key in dotted}
         values, grid, methods = dict(self.values), dict(self.grid), self.methods
@@ -174,9 +175,9 @@ class Recipe:
             elif path.startswith("grid."):
                 grid.pop(path[5:], None)
                 grid |= {} if value == UNSET else {path[5:]: value}
-            elif path == "objective.lambda" and any(_weighs_both(method, values) for method in methods):
+            elif any(_owns(method, path, values) for method in methods):
                 methods = tuple(replace(method, values=method.values | {path: value})
-                                if _weighs_both(method, values) else method for method in methods)
+                                if _owns(method, path, values) else method for method in methods)
             else:
                 grid.pop(path, None)
                 methods = tuple(replace(method, values={key: old for key, old in method.values.items() if key != path})
@@ -273,9 +274,12 @@ def _label(config: RunConfig) -> str:
     return "PPO" if config.critic.enabled and name == "reinforce" else _LABELS[name]
 
 
-def _weighs_both(method: Method, values: Mapping[str, Any]) -> bool:
-    """Whether the method is W-REINFORCE, the one that has a λ."""
-    return bool(method.values.get("objective.name", values.get("objective.name")) == "w-reinforce")
+def _owns(method: Method, path: str, values: Mapping[str, Any]) -> bool:
+    """Whether a field is one that only some methods have, and this one does: λ, or the settings of a critic."""
+    own = {**values, **method.values}
+    if path == "objective.lambda":
+        return bool(own.get("objective.name") == "w-reinforce")
+    return path.startswith("critic.") and path != "critic.enabled" and own.get("critic.enabled") is True
 
 
 class RecipeError(UsageError):

@@ -310,6 +310,12 @@ class TestOverride:
         lambdas = [run.config.objective.lambda_ for run in default.set(**{"objective.lambda": 0.5}).expand()]
         assert lambdas == [None, None, 0.5, None]
 
+    def test_settings_of_the_critic_reach_those_that_have_one(self) -> None:
+        runs = Recipe.load("ppo").override("critic.lr=0.01").expand()
+        assert {run.label: run.config.critic.lr for run in runs} == {
+            "REINFORCE": 1e-3, "GRPO": 1e-3, "PPO": 0.01, "PPO clip-higher": 0.01,
+        }  # fmt: skip
+
     def test_unset(self, default: Recipe) -> None:
         configs = [run.config for run in default.override("objective.clip_low=unset", "steps=unset").expand()]
         assert {config.objective.clip_low for config in configs} == {None}
