@@ -79,8 +79,8 @@ class PathTask(PuzzleTask[Puzzle]):
     name = "path"
     prompt_form = "S T F1 F2 :"
     n_numbers = 96
-    largest_jump = 9
-    marks = tuple(f"+{d}" for d in range(1, 10))
+    jumps: ClassVar = tuple(f"+{d}" for d in range(1, 10))
+    marks = jumps
     distances: ClassVar = (6, 36)  # least and greatest T − S
     split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 2048}
     max_new_tokens = 2 * MAX_JUMPS + 1
@@ -108,7 +108,7 @@ class PathTask(PuzzleTask[Puzzle]):
 
     def _valid_jumps(self, puzzle: Puzzle) -> Iterator[tuple[int, ...]]:
         forbidden = {puzzle.low - puzzle.start, puzzle.high - puzzle.start}
-        for jumps in jump_sequences(puzzle.target - puzzle.start, self.largest_jump):
+        for jumps in jump_sequences(puzzle.target - puzzle.start, len(self.jumps)):
             if forbidden.isdisjoint(accumulate(jumps)):
                 yield jumps
 
@@ -118,13 +118,15 @@ class PathTask(PuzzleTask[Puzzle]):
         next(sums)
         return tuple(word for jump, at in zip(jumps, sums, strict=True) for word in (f"+{jump}", str(at)))
 
-    def _first_error(self, puzzle: Puzzle, body: list[str], ended: bool) -> str | None:
+    def _first_error(self, puzzle: Puzzle, body: list[str], ended: bool, opening: int = 0) -> str | None:
+        """What is first wrong with the walk after `opening` words."""
         at, n_jumps = puzzle.start, 0
-        for i, word in enumerate(body):
-            if at == puzzle.target and i % 2 == 0:
+        for i in range(opening, len(body)):
+            word, jump_is_due = body[i], (i - opening) % 2 == 0
+            if at == puzzle.target and jump_is_due:
                 return f"not ended: {word} after the target {at} is reached"
-            if i % 2 == 0:
-                if word not in self.marks:
+            if jump_is_due:
+                if word not in self.jumps:
                     return f"malformed: {word} at position {i}, where a jump is due"
                 continue
             if not word.isdecimal():
@@ -137,7 +139,7 @@ class PathTask(PuzzleTask[Puzzle]):
                 return error
         if not ended:
             return "not finished: no end token"
-        if len(body) % 2:
+        if (len(body) - opening) % 2:
             return f"malformed: {END} at position {len(body)}, where a number is due"
         return self._ending_error(puzzle, at, n_jumps)
 
@@ -160,16 +162,16 @@ class PathTask(PuzzleTask[Puzzle]):
     def _draw_rows(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
         walks = self._walks(n, rng, settings["ignore"], settings["longest"])
         rows = self._prompt_rows(walks.puzzles())
-        made = walks.jumps > 0
-        sums = walks.start + walks.jumps.cumsum(axis=1)
-        written = self._slipped(walks.jumps, rng, settings["slip"])
-        first = PROMPT_LENGTH
-        rows[:, first : first + 2 * MAX_JUMPS : 2] = np.where(made, self._token_of_jump[written], self.ids[PAD])
-        rows[:, first + 1 : first + 2 * MAX_JUMPS : 2] = np.where(
-            made, self._token_of_number[np.where(made, sums, 0)], self.ids[PAD]
-        )
-        rows[np.arange(len(rows)), first + 2 * made.sum(axis=1)] = self.ids[END]
+        self._write(rows, PROMPT_LENGTH, walks, self._slipped(walks.jumps, rng, settings["slip"]))
         return rows
+
+    def _write(self, rows: Ints, first: int, walks: Walks, written: Ints) -> None:
+        """Write walks into rows from column `first` on, with the jumps `written` before the sums."""
+        made, end = walks.jumps > 0, first + 2 * MAX_JUMPS
+        sums = np.where(made, walks.start + walks.jumps.cumsum(axis=1), 0)
+        rows[:, first:end:2] = np.where(made, self._token_of_jump[written], self.ids[PAD])
+        rows[:, first + 1 : end : 2] = np.where(made, self._token_of_number[sums], self.ids[PAD])
+        rows[np.arange(len(rows)), first + 2 * made.sum(axis=1)] = self.ids[END]
 
     def _walks(self, n: int, rng: np.random.Generator, ignore: float, longest: float) -> Walks:
         """`n` walks less those whose puzzle is held out."""
@@ -177,7 +179,7 @@ class PathTask(PuzzleTask[Puzzle]):
         ignores = rng.random(n) < ignore
         todo = np.arange(n)
         while len(todo):
-            new = _draw_walks(len(todo), rng, self.n_numbers, self.largest_jump)
+            new = _draw_walks(len(todo), rng, self.n_numbers, len(self.jumps))
             for column, values in zip(walks, new, strict=True):
                 column[todo] = values
             distance = new.jumps.sum(axis=1)
@@ -189,13 +191,13 @@ class PathTask(PuzzleTask[Puzzle]):
     def _slipped(self, jumps: Ints, rng: np.random.Generator, probability: float) -> Ints:
         """The jumps as they are written: each is off by one or two with this probability, and stays a jump."""
         slip = rng.integers(1, 3, jumps.shape) * rng.choice([-1, 1], jumps.shape)
-        slip = np.where((jumps + slip < 1) | (jumps + slip > self.largest_jump), -slip, slip)
+        slip = np.where((jumps + slip < 1) | (jumps + slip > len(self.jumps)), -slip, slip)
         return np.where((jumps > 0) & (rng.random(jumps.shape) < probability), jumps + slip, jumps)
 
     @property
     def _token_of_jump(self) -> Ints:
         """Token of each jump; padding for none."""
-        return np.array([self.ids[PAD], *(self.ids[mark] for mark in self.marks)])
+        return np.array([self.ids[PAD], *(self.ids[jump] for jump in self.jumps)])
 
 
 class SmallPathTask(PathTask):
@@ -203,8 +205,8 @@ class SmallPathTask(PathTask):
 
     name = "path-small"
     n_numbers = 24
-    largest_jump = 4
-    marks = tuple(f"+{d}" for d in range(1, 5))
+    jumps: ClassVar = tuple(f"+{d}" for d in range(1, 5))
+    marks = jumps
     distances: ClassVar = (5, 15)
     # There are but 114 prompts at the least distance: these sizes leave half of them to pretraining.
     split_sizes: ClassVar = {"test": 128, "validation": 128, "train": 256}

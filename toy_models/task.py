@@ -20,7 +20,14 @@ __all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "built_in_task", "get
 SPLITS = ("train", "validation", "test")
 
 # name -> (module, class); the class is imported when it is asked for
-_REGISTRY = {"path": ("path", "PathTask"), "path-small": ("path", "SmallPathTask")}
+_REGISTRY = {
+    "path": ("path", "PathTask"),
+    "path-small": ("path", "SmallPathTask"),
+    "countdown": ("countdown", "CountdownTask"),
+    "countdown-small": ("countdown", "SmallCountdownTask"),
+    "two-modes": ("two_modes", "TwoModesTask"),
+    "two-modes-small": ("two_modes", "SmallTwoModesTask"),
+}
 TASKS = tuple(_REGISTRY)
 
 

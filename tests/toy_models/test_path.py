@@ -63,7 +63,7 @@ def test_every_word_survives_alone() -> None:
 
 def test_solutions_against_all_texts() -> None:
     rng = random.Random(0)
-    jumps = range(1, SMALL.largest_jump + 1)
+    jumps = range(1, len(SMALL.jumps) + 1)
     for prompt in rng.sample(SMALL.prompts("train"), 6):
         start = int(prompt.text.split()[0])
         expected = set()
@@ -73,7 +73,7 @@ def test_solutions_against_all_texts() -> None:
             for seq in frontier:
                 walk = [start + sum(seq[: i + 1]) for i in range(len(seq))]
                 text = " ".join(f"+{j} {s}" for j, s in zip(seq, walk, strict=True)) + " $"
-                if text_is_correct(prompt.text, text, SMALL.largest_jump):
+                if text_is_correct(prompt.text, text, len(SMALL.jumps)):
                     expected.add(text)
         found = [SMALL.tokenizer.decode(s) for s in SMALL.solutions(prompt.ids)]
         assert set(found) == expected

@@ -1,0 +1,192 @@
+"""The «countdown» task: reach a target by arithmetic on three numbers, step by step.
+
+Prompt `a b c T :` with a ≤ b ≤ c, response `x o y = r … $`: one or two steps, each of which takes two of the numbers
+there are (the given ones, and what an earlier step made of two of them), o one of + − ×, and leaves its result r in
+their place. A response is correct iff each r is right and positive, the last one is T, and `$` follows as soon as one
+is. Two of the numbers may do, so responses have 6 or 11 tokens. `2 + 3 = 5` and `3 + 2 = 5` are two responses.
+
+Puzzles of the splits have at least four correct responses; T is none of the three numbers, and uniform up to that.
+
+A row of the pretraining text is a random play from three uniform numbers, T what it ends with. A result may slip (it
+is off by one or two, and the play goes on from there), and a second step may reuse a number that the first one used
+up instead of the one that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import permutations
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from .puzzle import END, PAD, PROMPT_LENGTH, Ints, PuzzleTask
+
+__all__ = ["Countdown", "CountdownTask", "SmallCountdownTask"]
+
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+}
+EQUALS = "="
+MAX_STEPS = 2
+STEP_LENGTH = 5
+FEWEST_SOLUTIONS = 4
+
+
+class Countdown(NamedTuple):
+    """What a prompt asks, as numbers."""
+
+    a: int
+    b: int
+    c: int
+    target: int
+
+
+class CountdownTask(PuzzleTask[Countdown]):
+    """The task in its own words, or in the tokens of a tokenizer that has one for each of them.
+
+    Raises ValueError for a tokenizer without a token for some word, or without an end token.
+    """
+
+    name = "countdown"
+    prompt_form = "a b c T :"
+    n_numbers = 100
+    largest_given = 15
+    marks = (*OPERATIONS, EQUALS)
+    split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 1024}
+    max_new_tokens = MAX_STEPS * STEP_LENGTH + 1
+    corpus_settings: ClassVar = {
+        "slip": "probability that a result slips: it is off by one or two",
+        "reuse": "probability that a second step takes a number that is used up",
+        "largest": "greatest target T",
+    }
+
+    def _puzzle(self, numbers: Iterable[int]) -> Countdown:
+        return Countdown(*numbers)
+
+    def _draw_puzzle(self, draw: Callable[[], float]) -> Countdown:
+        a, b, c = sorted(1 + int(draw() * self.largest_given) for _ in range(3))
+        return Countdown(a, b, c, 1 + int(draw() * (self.n_numbers - 1)))
+
+    def _is_fit(self, puzzle: Countdown) -> bool:
+        return puzzle.target not in puzzle[:3] and len(self._plays(puzzle[:3], puzzle.target)) >= FEWEST_SOLUTIONS
+
+    def _responses(self, puzzle: Countdown) -> Iterable[tuple[str, ...]]:
+        return self._plays(puzzle[:3], puzzle.target)
+
+    def _plays(self, numbers: tuple[int, ...], target: int) -> dict[tuple[str, ...], None]:
+        """Every way to the target, in order of discovery; equal numbers give equal ways, which count once."""
+        found: dict[tuple[str, ...], None] = {}
+        for i, j in permutations(range(len(numbers)), 2):
+            for sign, operation in OPERATIONS.items():
+                x, y = numbers[i], numbers[j]
+                result = operation(x, y)
+                if not 0 < result < self.n_numbers:
+                    continue
+                step = (str(x), sign, str(y), EQUALS, str(result))
+                if result == target:
+                    found[step] = None
+                elif len(numbers) > 2:
+                    rest = tuple(number for k, number in enumerate(numbers) if k not in (i, j))
+                    found |= dict.fromkeys((*step, *others) for others in self._plays((*rest, result), target))
+        return found
+
+    def _first_error(self, puzzle: Countdown, body: list[str], ended: bool) -> str | None:
+        there, result = list(puzzle[:3]), None
+        for i, word in enumerate(body):
+            place = i % STEP_LENGTH
+            if place == 0 and result == puzzle.target:
+                return f"not ended: {word} after the target {result} is reached"
+            if place == 1 or place == 3:
+                if word not in (OPERATIONS if place == 1 else (EQUALS,)):
+                    due = "an operation" if place == 1 else EQUALS
+                    return f"malformed: {word} at position {i}, where {due} is due"
+                continue
+            if not word.isdecimal():
+                return f"malformed: {word} at position {i}, where a number is due"
+            if place != 4:
+                if int(word) not in there:
+                    return f"not there: {word} is none of {', '.join(map(str, there))}"
+                there.remove(int(word))
+                continue
+            x, sign, y = body[i - 4 : i - 1]
+            result = OPERATIONS[sign](int(x), int(y))
+            if int(word) != result:
+                return f"wrong result: {x} {sign} {y} is {result}, not {word}"
+            if result == 0:
+                return f"not positive: {x} {sign} {y} is 0"
+            there.append(result)
+            if len(there) == 1 and result != puzzle.target:
+                return f"missed: {result} is left, not the target {puzzle.target}"
+        if not ended:
+            return "not finished: no end token"
+        if len(body) % STEP_LENGTH:
+            return f"malformed: {END} at position {len(body)}, where a step is under way"
+        if result != puzzle.target:
+            return f"stopped short: {', '.join(map(str, there))} are left, the target {puzzle.target} is not reached"
+        return None
+
+    def _draw_rows(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
+        columns = np.empty((n, 1 + 3 + MAX_STEPS * 4), dtype=np.int64)
+        reuses = rng.random(n) < settings["reuse"]
+        todo = np.arange(n)
+        while len(todo):
+            columns[todo], fits = self._draw_plays(len(todo), rng, settings["slip"], reuses[todo])
+            todo = todo[~(fits & (_target(columns[todo]) <= settings["largest"]))]
+        puzzles = np.concatenate([columns[:, 1:4], _target(columns)[:, None]], axis=1)
+        keep = ~self._held_out(puzzles)
+        columns, rows = columns[keep], self._prompt_rows(puzzles[keep])
+        sign = np.array([self.ids[word] for word in OPERATIONS])
+        two = columns[:, 0] == 2
+        for step in range(MAX_STEPS):
+            x, o, y, r = columns[:, 4 + 4 * step : 8 + 4 * step].T
+            number = self._token_of_number
+            words = np.stack([number[x], sign[o], number[y], np.full_like(x, self.ids[EQUALS]), number[r]], axis=1)
+            at = PROMPT_LENGTH + step * STEP_LENGTH
+            rows[:, at : at + STEP_LENGTH] = np.where(two[:, None] | (step == 0), words, self.ids[PAD])
+        rows[np.arange(len(rows)), PROMPT_LENGTH + STEP_LENGTH * columns[:, 0]] = self.ids[END]
+        return rows
+
+    def _draw_plays(
+        self, n: int, rng: np.random.Generator, slip: float, reuses: np.ndarray
+    ) -> tuple[Ints, np.ndarray]:
+        """Plays (n, 12): number of steps, the given numbers, then x, operation, y and r of each step; and which fit."""
+        steps = rng.integers(1, MAX_STEPS + 1, n)
+        given = np.sort(rng.integers(1, self.largest_given + 1, (n, 3)), axis=1)
+        order = rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1)
+        x, y, left = np.take_along_axis(given, order, axis=1).T
+        first = self._draw_step(x, y, rng, slip)
+        made = first[:, 3]
+        other = np.where(reuses, np.where(rng.random(n) < 0.5, x, y), left)
+        swap = rng.random(n) < 0.5
+        second = self._draw_step(np.where(swap, other, made), np.where(swap, made, other), rng, slip)
+        second[steps == 1] = 0
+        plays = np.concatenate([steps[:, None], given, first, second], axis=1)
+        target = _target(plays)
+        fits = (made > 0) & (made < self.n_numbers) & (target > 0) & (target < self.n_numbers)
+        fits &= (given != target[:, None]).all(axis=1) & ((steps == 1) | (made != target))
+        return plays, fits
+
+    @staticmethod
+    def _draw_step(x: Ints, y: Ints, rng: np.random.Generator, slip: float) -> Ints:
+        """x, a random operation, y and its result, which slips with that probability: (n, 4)."""
+        o = rng.integers(0, len(OPERATIONS), len(x))
+        right = np.choose(o, [operation(x, y) for operation in OPERATIONS.values()])  # type: ignore[arg-type]
+        off = rng.integers(1, 3, len(x)) * rng.choice([-1, 1], len(x))
+        return np.stack([x, o, y, np.where(rng.random(len(x)) < slip, right + off, right)], axis=1)
+
+
+class SmallCountdownTask(CountdownTask):
+    """The same task on smaller numbers, for bases that a test can afford to pretrain."""
+
+    name = "countdown-small"
+    n_numbers = 25
+    largest_given = 6
+    split_sizes: ClassVar = {"test": 48, "validation": 48, "train": 96}
+
+
+def _target(plays: Ints) -> Ints:
+    """What each play ends with."""
+    return np.where(plays[:, 0] == 2, plays[:, 11], plays[:, 7])
