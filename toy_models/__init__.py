@@ -20,6 +20,8 @@ _HOME = {
     "DataFiles": "files",
     "FileTask": "files",
     "PathTask": "path",
+    "CountdownTask": "countdown",
+    "TwoModesTask": "two_modes",
     "BASES": "bases",
     "BaseRecipe": "bases",
     "base_is_cached": "bases",

@@ -14,7 +14,7 @@ up instead of the one that is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 from typing import ClassVar, NamedTuple
 

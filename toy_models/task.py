@@ -14,8 +14,19 @@ if TYPE_CHECKING:
 
     from .puzzle import PuzzleTask
 
-__all__ = ["SPLITS", "TASKS", "Prompt", "Task", "Verdict", "built_in_task", "get_task", "prompt_hash", "unknown_name",
-           "verify_all"]
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Prompt",
+    "Task",
+    "Verdict",
+    "built_in_task",
+    "get_task",
+    "mode_prefix",
+    "prompt_hash",
+    "unknown_name",
+    "verify_all",
+]
 
 SPLITS = ("train", "validation", "test")
 
@@ -55,6 +66,9 @@ class Task(Protocol):
 
     A task whose verifier is slow may have `verify_many(prompts, responses)` besides, which judges one response to each
     of the prompts (as token ids) and gives a list of verdicts, the same as `verify` one by one; see `verify_all`.
+
+    A task whose responses come in two modes may name one of them: an attribute `mode_prefix`, the tokens that every
+    response in it opens with. See `mode_prefix`.
     """
 
     @property
@@ -91,6 +105,12 @@ def verify_all(
             "it must give one for each, in order"
         )
     return verdicts
+
+
+def mode_prefix(task: Task) -> tuple[int, ...] | None:
+    """The tokens that responses in the task's named mode open with; None for a task that names none."""
+    prefix: tuple[int, ...] | None = getattr(task, "mode_prefix", None)
+    return prefix
 
 
 def prompt_hash(ids: Iterable[int]) -> str:

@@ -56,6 +56,15 @@ def _share(rows: pd.DataFrame) -> np.ndarray:
     return _column("c")(rows) / _column("n")(rows)
 
 
+def _p_outside(rows: pd.DataFrame) -> np.ndarray:
+    """Success probability given any other mode than the task's own: (p − mass·p_mode) / (1 − mass)."""
+    p, mass, p_mode = (_column(name)(rows) for name in ("p", "mode_mass", "mode_p"))
+    outside = 1.0 - mass
+    joint = np.where(mass == 0.0, 0.0, mass * p_mode)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(outside > 0.0, np.clip((p - joint) / outside, 0.0, 1.0), np.nan)
+
+
 def _fully_solved(rows: pd.DataFrame) -> np.ndarray:
     share = _share(rows)
     return np.where(np.isnan(share), np.nan, share == 1.0)
@@ -87,6 +96,9 @@ METRICS: dict[str, Metric] = {
         Metric("tail_mass", _column("tail_mass")),
         Metric("effective_solutions", _column("effective_solutions"), "geometric"),
         Metric("log_effective_solutions", lambda rows: np.log(_column("effective_solutions")(rows))),
+        Metric("mode_mass", _column("mode_mass")),
+        Metric("mode_p", _column("mode_p")),
+        Metric("outside_p", _p_outside),
         Metric("greedy_accuracy", _column("greedy_correct")),
         Metric("correct_ratio", _share),
         Metric("fully_solved_ratio", _fully_solved),

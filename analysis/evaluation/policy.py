@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from toy_models.batching import response_logits, teacher_batch
 from toy_models.policy import Policy, evaluation_mode
 from toy_models.sampling import Samples, sample
-from toy_models.task import Prompt, Task, verify_all
+from toy_models.task import Prompt, Task, mode_prefix, verify_all
 
 from ..errors import DivergedError, UsageError
 from .enumeration import effective_solutions, solution_log_probs
@@ -76,10 +76,11 @@ def evaluate(
     """Columns of the table `evals`, one row per prompt and temperature (prompt first); `step` and `update` are copied.
 
     `p` and `effective_solutions` are null where the task cannot enumerate its solutions, `effective_solutions` also
-    where there are none; `n`, `c` and `entropy_own` come from `samples` responses per prompt at the first temperature
-    and are null at the others, everywhere if `samples` is 0. Entropies are means over tokens, in nats. `generator`
-    supplies the uniforms of the samples, prompt by prompt, so that a prompt's samples do not depend on how many
-    prompts follow it. Cost: the prefix tree, one greedy and `samples` sampled decodings, one pass over `fixed`.
+    where there are none, `mode_mass` and `mode_p` where the task names no mode; `n`, `c` and `entropy_own` come from
+    `samples` responses per prompt at the first temperature and are null at the others, everywhere if `samples` is 0.
+    Entropies are means over tokens, in nats. `generator` supplies the uniforms of the samples, prompt by prompt, so
+    that a prompt's samples do not depend on how many prompts follow it. Cost: the prefix tree, one greedy and
+    `samples` sampled decodings, one pass over `fixed`.
 
     Raises UsageError for no or repeated prompts, a prompt without fixed prefixes, samples without a generator; and
     DivergedError where the policy's law is not finite.
@@ -113,10 +114,12 @@ def evaluate(
             "split": prompt.split,
             "temperature": temperature,
             "top_p": 1.0,
-            "p": exact[i][j][0],
+            "p": exact[i][j].p,
             "n": own[i][0] if j == 0 else None,
             "c": own[i][1] if j == 0 else None,
-            "effective_solutions": exact[i][j][1],
+            "effective_solutions": exact[i][j].effective_solutions,
+            "mode_mass": exact[i][j].mode_mass,
+            "mode_p": exact[i][j].mode_p,
             "greedy_correct": greedy_correct[i],
             "entropy_fixed": on_fixed[i][j][0],
             "entropy_own": own[i][2] if j == 0 else None,
@@ -154,20 +157,40 @@ def _verdicts(task: Task, prompts: Sequence[Prompt], drawn: Samples) -> list[boo
     return [verdict.correct for verdict in verify_all(task, owners, responses)]
 
 
+class _Exact(NamedTuple):
+    """What enumeration says of one prompt at one temperature: columns of the table."""
+
+    p: float | None
+    effective_solutions: float | None
+    mode_mass: float | None
+    mode_p: float | None
+
+
 def _enumerated(
     policy: Policy, task: Task, prompts: Sequence[Prompt], temperatures: list[float], max_rows: int
-) -> list[list[tuple[float | None, float | None]]]:
-    """(p, effective solutions) of each prompt at each temperature."""
+) -> list[list[_Exact]]:
+    """The exact columns of each prompt at each temperature."""
     solutions = [task.solutions(prompt.ids) for prompt in prompts]
-    log_probs = solution_log_probs(policy.model, [prompt.ids for prompt in prompts],
-                                   [group or [] for group in solutions], temperatures, max_rows=max_rows)
-    out: list[list[tuple[float | None, float | None]]] = []
+    prefix = mode_prefix(task)
+    # The opening of the mode is walked along with the responses, as one more of them: the last.
+    walked = [[*(group or []), *([prefix] if prefix else [])] for group in solutions]
+    log_probs = solution_log_probs(policy.model, [prompt.ids for prompt in prompts], walked, temperatures,
+                                   max_rows=max_rows)
+    out: list[list[_Exact]] = []
     for group, values in zip(solutions, log_probs, strict=True):
+        mode: list[tuple[float | None, float | None]] = [(None, None)] * len(temperatures)
+        if prefix:
+            values, opening = values[:, :-1], values[:, -1]
+            inside = [i for i, response in enumerate(group or []) if response[: len(prefix)] == prefix]
+            given = (values[:, inside] - opening[:, None]).exp().sum(-1).clamp(max=1.0)
+            mode = [(m, None if group is None or m == 0 else g)
+                    for m, g in zip(opening.exp().tolist(), given.tolist(), strict=True)]
         if not group:
-            out.append([(None if group is None else 0.0, None)] * len(temperatures))
+            out.append([_Exact(None if group is None else 0.0, None, *of_mode) for of_mode in mode])
             continue
         success = values.exp().sum(-1).clamp(max=1.0)  # rounding alone can take the sum above 1
-        out.append(list(zip(success.tolist(), effective_solutions(values).tolist(), strict=True)))
+        out.append([_Exact(*found) for found in zip(success.tolist(), effective_solutions(values).tolist(),
+                                                    *zip(*mode, strict=True), strict=True)])
     return out
 
 

@@ -327,6 +327,8 @@ EVALS = Table(
         _c("n", "int32", "samples drawn at this temperature", null=True),
         _c("c", "int32", "correct among them", null=True),
         _c("effective_solutions", "float64", "exp of the entropy of π given correct", null=True),
+        _c("mode_mass", "float64", "exact probability of the tokens that the task's named mode opens with", null=True),
+        _c("mode_p", "float64", "exact success probability given that mode", null=True),
         _c("greedy_correct", "bool", "whether greedy decoding is correct"),
         _c("entropy_fixed", "float64", "mean H over the fixed prefixes of the prompt", "nats"),
         _c("entropy_own", "float64", "mean H over the n own samples", "nats", null=True),

@@ -31,6 +31,7 @@ __all__ = ["Summary", "summarize"]
 
 KS = (1, 8, 64, 256)
 KS_BESIDE = (1, 8)  # at the second temperature
+_MODE_COLUMNS = {"mode": "mode_mass", "p in": "mode_p", "p out": "outside_p"}  # of tasks that name a mode
 RATIO_STEPS = 5  # the correct ratio is that of the rollouts of so many steps
 
 _NOTE = (
@@ -38,6 +39,7 @@ _NOTE = (
     f"fixed prefixes; {{}}corr. ratio: correct training rollouts of the {RATIO_STEPS} steps before, of the first step "
     "for the base."
 )
+_MODE_NOTE = "mode: exact probability of entering the task's named mode; p in, p out: success given that mode or not; "
 _MEASURES = {"law_sign_agreement": "sign", "law_spearman": "ρ", "law_slope": "slope", "jvp_r2": "JVP R²"}
 _PREDICTION_NOTE = (
     "Contexts whose token had a weight, of rewarded (+) and unrewarded (−) responses. Law, the token's own direction "
@@ -86,8 +88,10 @@ def summarize(experiment: Experiment) -> Summary:
     evals = {run_id: run.table("evals") for run_id, run in done.items()}
     seeds = max(len(members) for members in _members(done).values())
     temperature = _temperatures(evals)[0]
+    columns = _columns(evals)
     note = _NOTE.format(f"{temperature:g}", "prompts (one seed)" if seeds == 1 else f"{seeds} seeds (t)",
-                        "eff. sol.: effective number of correct responses; " if "eff. sol." in _columns(evals) else "")
+                        ("eff. sol.: effective number of correct responses; " if "eff. sol." in columns else "")
+                        + (_MODE_NOTE if "mode" in columns else ""))
     notes = [f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
              for run_id, run in runs.items() if run_id not in done or run.status != "complete"]
     tables = [_at_steps(done, evals, note)]
@@ -128,6 +132,7 @@ def _columns(evals: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, float]]:
     columns = {f"Pass @{k}": (f"pass@{k}", first) for k in ks}
     columns |= {f"T={t:g} @{k}": (f"pass@{k}", t) for t in second for k in KS_BESIDE}
     columns |= {"H nats": ("entropy_fixed", first), "eff. sol.": ("effective_solutions", first)}
+    columns |= {heading: (metric, first) for heading, metric in _MODE_COLUMNS.items()}
     return {heading: of for heading, of in columns.items() if all(_has(rows, *of) for rows in evals.values())}
 
 

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import qwen3
 
 from analysis.errors import DivergedError, UsageError
 from analysis.evaluation import FixedPrefixes, evaluate, pass_at_k, pass_at_k_exact
+from analysis.evaluation.metrics import METRICS
 from analysis.evaluation.policy import TAIL_RANK
 from analysis.recording.schema import BUCKETS, EVALS
 from toy_models import Policy, Prompt, Verdict
@@ -107,6 +109,46 @@ def test_success_probability_and_effective_solutions():
         else:
             q = np.array(probabilities) / sum(probabilities)
             assert math.isclose(columns["effective_solutions"][row], np.exp(-(q * np.log(q)).sum()), rel_tol=1e-8)
+
+
+class ModeTask(SumTask):
+    """The same with a name for the responses that open with the token 2."""
+
+    mode_prefix = (2,)
+
+
+def test_mass_of_a_mode_and_success_in_it():
+    policy, task = make_policy(), ModeTask()
+    plain, columns = run(SumTask(), policy), run(task, policy)
+    assert plain["mode_mass"] == plain["mode_p"] == [None] * 8
+    for name in plain.keys() - {"mode_mass", "mode_p"}:
+        assert columns[name] == plain[name]
+    outside = METRICS["outside_p"].values(pd.DataFrame(columns))
+    for row, (prompt, temperature) in enumerate(itertools.product(task.prompts("test"), TEMPERATURES)):
+        mass = float(law(policy, prompt.ids, temperature)[2])
+        joint = {True: 0.0, False: 0.0}
+        for response in task.solutions(prompt.ids):
+            probability = math.prod(float(law(policy, (*prompt.ids, *response[:t]), temperature)[token])
+                                    for t, token in enumerate(response))
+            joint[response[0] == 2] += probability
+        assert math.isclose(columns["mode_mass"][row], mass, rel_tol=1e-9)
+        assert math.isclose(columns["mode_p"][row], joint[True] / mass, rel_tol=1e-9, abs_tol=0)
+        assert math.isclose(outside[row], joint[False] / (1 - mass), rel_tol=1e-6, abs_tol=1e-15)
+
+
+def test_a_mode_without_enumeration_or_without_mass():
+    columns = run(ModeTask(enumerable=False))
+    assert columns["p"] == columns["mode_p"] == [None] * 8
+    assert None not in columns["mode_mass"]
+    policy = make_policy()
+    never_two = torch.zeros(VOCAB, dtype=torch.float64)
+    never_two[2] = -1e4  # exp underflows to 0; −∞ would make the entropy of the law NaN
+    policy.model.lm_head.bias = torch.nn.Parameter(never_two)
+    never = run(ModeTask(), policy)
+    assert never["mode_mass"] == [0.0] * 8
+    assert never["mode_p"] == [None] * 8
+    outside = METRICS["outside_p"].values(pd.DataFrame(never))
+    assert outside.tolist() == pytest.approx(never["p"])
 
 
 def test_entropy_and_tail_on_fixed_prefixes():

@@ -124,7 +124,7 @@ def sampled_correct(label: str, step: int, prompt: int) -> int:
     return min(4, prompt // 2 + (prompt % 3 < step * (2 if label == "PSR" else 1)))
 
 
-def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None) -> None:
+def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None, modes: bool) -> None:
     if samples is not None:
         _append_sampled_evals(writer, label, step, samples)
         return
@@ -133,7 +133,8 @@ def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None)
          "top_p": 1.0, "p": success(label, step, i, temperature),
          "effective_solutions": 10.0 - step * (2 if label == "PSR" else 1),
          "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
-         **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {})}
+         **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {}),
+         **({"mode_mass": 0.1 * (step + 1), "mode_p": 0.8} if modes else {})}
         for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES
     ])
 
@@ -174,7 +175,7 @@ def _append_step(writer: RunWriter, step: int) -> None:
 
 
 def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: str,
-              samples: int | None = None) -> None:
+              samples: int | None = None, modes: bool = False) -> None:
     """One run with an evaluation before each step and after the last; one that is not complete ends a step early."""
     writer = RunWriter(folder, run_json={
         "run_id": folder.name, "label": label, "engine": "small", "recipe": None, "hash": "0" * 64, "seed": seed,
@@ -183,27 +184,28 @@ def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: st
     ids = [{"prompt_id": prompt, "split": split, "text": "w1 w2", "token_ids": [1, 2]}
            for split, prompts in (*PROMPTS.items(), ("train", ["r0", "r1", "r2", "r3"])) for prompt in prompts]
     _append(writer, "prompts", ids)
-    _append_evals(writer, label, 0, samples)
+    _append_evals(writer, label, 0, samples, modes)
     writer.commit(0, {})
     for step in range(STEPS if status == "complete" else 1):
         _append_step(writer, step)
         if contexts:
             _append_contexts(writer, label, step)
-        _append_evals(writer, label, step + 1, samples)
+        _append_evals(writer, label, step + 1, samples, modes)
     writer.commit(STEPS, {})
     writer.finish(status)
 
 
 def make_experiment(folder: Path, labels: tuple[str, ...] = ("PSR", "NSR"), seeds: tuple[int, ...] = (0,), *,
                     contexts: bool = True, statuses: dict[str, str] | None = None,
-                    samples: int | None = None) -> Experiment:
+                    samples: int | None = None, modes: bool = False) -> Experiment:
     """An experiment of these methods and seeds; `statuses` names those that did not end well. With `samples` its task
-    is one that cannot list its solutions."""
+    is one that cannot list its solutions; with `modes` it has a mode of mass 0.1 at the start and 0.1 more after each
+    step, with p = 0.8 in it."""
     planned = [(f"{label.lower()}-seed{seed}", label, seed) for label in labels for seed in seeds]
     runs = [{"run_id": run_id, "label": label, "seed": seed} for run_id, label, seed in planned]
     write_experiment(folder, name="by-hand", recipe={}, hash="0" * 64, runs=runs, versions={})
     for run_id, label, seed in planned:
         write_run(folder / run_id, label, seed, contexts=contexts, status=(statuses or {}).get(label, "complete"),
-                  samples=samples)
+                  samples=samples, modes=modes)
     update_experiment(folder, status="complete")
     return Experiment(folder)

@@ -75,6 +75,16 @@ def test_where_the_time_went(summary: Summary) -> None:
     assert found == {"update": 4, "evaluate": 2, "rollout": 1, "all": 7, "rollout tok/s": 200, "ms an update": 1000}
 
 
+def test_a_task_with_modes_shows_them(summary: Summary, tmp_path: Path) -> None:
+    rows = table(summarize(make_experiment(tmp_path / "e", modes=True)), "at matched steps")
+    assert rows["base"]["mode"]["value"] == pytest.approx(0.1)
+    assert rows["PSR"]["mode"]["value"] == pytest.approx(0.3)
+    assert rows["PSR"]["p in"]["value"] == pytest.approx(0.8)
+    p = np.mean([success("PSR", STEPS, i, 1.0) for i in range(6)])
+    assert rows["PSR"]["p out"]["value"] == pytest.approx((p - 0.3 * 0.8) / 0.7)
+    assert "mode" not in table(summary, "at matched steps")["PSR"]
+
+
 def test_several_seeds_give_intervals_over_seeds(three_seeds: Experiment) -> None:
     summary = summarize(three_seeds)
     assert summary.seeds == 3
