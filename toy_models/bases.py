@@ -185,5 +185,7 @@ def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> flo
             raise
         if child.wait() != 0:
             errors.seek(0)
-            raise RuntimeError(f"pretraining of the base {name!r} failed:\n{errors.read()[-4000:]}")
+            words = errors.read()[-4000:].strip()
+            last = words.splitlines()[-1] if words else f"its process ended with status {child.returncode}"
+            raise RuntimeError(f"pretraining of the base {name!r} failed: {last}\n{words}")
     return loss
