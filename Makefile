@@ -51,6 +51,7 @@ figures: .venv/.ready-run
 docs: .venv/.ready-run
 	@$(PY) -m analysis.recording
 	@$(PY) -m analysis.training
+	@$(PY) -m analysis.ladder.conservation
 
 bench: .venv/.ready-dev
 	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name -q -s $(ARGS)
