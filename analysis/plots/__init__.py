@@ -29,6 +29,8 @@ _HOME = {
     "bucket_flow": "flows",
     "realised_and_jvp": "flows",
     "law_agreement": "flows",
+    "part_lines": "predictions",
+    "unexplained": "predictions",
 }
 
 __all__ = sorted(_HOME)

@@ -18,6 +18,7 @@ _HOME = {
     "dynamics_figure": "compose",
     "mass_flow_figure": "compose",
     "pass_at_k_figure": "compose",
+    "prediction_figure": "compose",
     "token_figure": "compose",
 }
 

@@ -14,6 +14,7 @@ import pandas as pd
 from .. import plots
 from .contexts import FlowData, TokenPicture, token_picture
 from .curves import DYNAMICS, dynamics, pass_at_k_curves, samples_per_prompt, validation_pass_at_1
+from .predictions import explained, shares_over_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
     from ..recording import Run
 
-__all__ = ["NothingToDraw", "dynamics_figure", "mass_flow_figure", "pass_at_k_figure", "token_figure"]
+__all__ = [
+    "NothingToDraw",
+    "dynamics_figure",
+    "mass_flow_figure",
+    "pass_at_k_figure",
+    "prediction_figure",
+    "token_figure",
+]
 
 
 LONGEST_PREFIX = 34  # characters
@@ -43,6 +51,13 @@ panel contexts. Middle: each change of one update against its first-order predic
 step (colour: rank). Bottom: the law, a token's own direction w(e_y − π), against the realised change at its context,
 for log π(y), entropy H and the mass of each rank: share of contexts that moved its way minus share that did not, and
 Spearman's ρ; ▲ contexts of rewarded, ▼ of unrewarded responses."""
+
+PREDICTION_CAPTION = """The prediction is the JVP: first order in the actual parameter step. Top: the part of the
+variance of the realised changes of one update that it leaves unexplained (0.01 is R² = 0.99), all contexts. Below:
+whose gradients the predicted Δ log π(y) came from, at contexts of rewarded responses, of unrewarded ones and of the
+held-out panel: share Σ x·j / Σ j² of the whole change j for a part x of the step. A source has the whole impulse of
+its gradients, momentum included, with Adam's v̂ as it was; the sources add to one. Dotted: all that came from earlier
+updates' gradients."""
 
 
 class NothingToDraw(Exception):
@@ -188,4 +203,37 @@ def mass_flow_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figur
         axes[2, 0].legend(loc="lower left", borderaxespad=0.0)
         plots.legend(figure, [axes[0, 0]], title="rank before the update")
         plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the panel"))
+        return figure
+
+
+def prediction_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figure:
+    """What the first order left unexplained over training, and whose gradients its predictions came from.
+
+    `data`, where it was read already, may hold more runs than are drawn.
+    """
+    from matplotlib.figure import Figure
+
+    runs = [run for run in runs if run.rows("flows")]
+    if not runs:
+        raise NothingToDraw("no contexts were followed through updates (record.contexts)")
+    data = FlowData.of(runs) if data is None else data.only(run.run_id for run in runs)
+    left, parts = explained(data.flows), shares_over_time(data.flows)
+    if parts.empty:
+        raise NothingToDraw("no update recorded its JVP by source (record.jvp_every, record.shares_every)")
+    labels = list(dict.fromkeys(run.label for run in runs))
+    with plots.style():
+        figure = Figure(figsize=(plots.COLUMN_INCHES if len(labels) == 1 else plots.PAGE_INCHES, 5.9))
+        axes = figure.subplots(4, len(labels), squeeze=False, sharey="row", sharex="col")
+        for label, (first, *below) in zip(labels, axes.T, strict=True):
+            plots.heading(first, label)
+            plots.unexplained(first, left[left["label"] == label], among=left)
+            for ax, contexts in zip(below, ("rewarded", "unrewarded", "panel"), strict=True):
+                at = parts[parts["contexts"] == contexts]
+                plots.part_lines(ax, at[at["label"] == label], among=at)
+            below[-1].set_xlabel("optimiser update")
+        for ax, name in zip(axes[:, 0], ("", "rewarded", "unrewarded", "panel"), strict=True):
+            ax.set_ylabel(f"share,\n{name}" if name else "1 − R²")
+        axes[0, 0].legend(loc="upper right", borderaxespad=0.0)
+        plots.legend(figure, list(axes[1:].flat))
+        plots.caption(figure, PREDICTION_CAPTION + uncertainty(runs, "prompts (jackknife)"))
         return figure

@@ -41,6 +41,7 @@ def write_figures(
         "pass_at_k": compose.pass_at_k_figure,
         "token_gradient": compose.token_figure,
         "mass_flow": lambda of: compose.mass_flow_figure(of, flows),
+        "prediction_and_outcome": lambda of: compose.prediction_figure(of, flows),
     }
     wanted = [(experiment.folder / "figures" if folder is None else Path(folder), name, runs) for name in figures]
     if folder is None:

@@ -19,6 +19,7 @@ from ..evaluation import EmptyRangeError, curves, get_metric, interval, matched
 from ..plots import BASE
 from .bands import band
 from .curves import rollout_groups, samples_per_prompt
+from .predictions import QUANTITIES, early_and_late, explained_between
 from .tables import Cell, Table
 from .times import time_table
 
@@ -44,6 +45,11 @@ _MEASURES = {"law_sign_agreement": "sign", "law_spearman": "ρ", "law_slope": "s
 _PREDICTION_NOTE = (
     "Contexts whose token had a weight, of rewarded (+) and unrewarded (−) responses. Law, the token's own direction "
     "at a unit logit step: share of equal signs, Spearman's ρ, fitted slope. JVP: first order in the parameter step."
+)
+_FIRST_ORDER_NOTE = (
+    "R² of the realised changes of one update explained by the JVP, first order in the parameter step, at contexts of "
+    "its own batch and of the held-out panel; early, late: first and last third of the updates with a JVP; in brackets "
+    "a 95% interval over {}."
 )
 
 
@@ -101,6 +107,8 @@ def summarize(experiment: Experiment) -> Summary:
         notes.append(f"No table at matched Pass@1: {error}")
     if (predictions := _predictions(done)) is not None:
         tables.append(predictions)
+    if (first_order := _first_order(done)) is not None:
+        tables.append(first_order)
     if (times := time_table({label: list(of.values()) for label, of in _members(done).items()})) is not None:
         tables.append(times)
     return Summary(experiment.name, seeds, tuple(tables), tuple(notes))
@@ -273,3 +281,19 @@ def _predictions(runs: Mapping[str, Run]) -> Table | None:
         return None
     columns = tuple(f"{of}: {name}" for of in ("log π", "H") for name in _MEASURES.values())
     return Table("law and JVP against what happened", ("", "n", *columns), tuple(rows), _PREDICTION_NOTE)
+
+
+def _first_order(runs: Mapping[str, Run]) -> Table | None:
+    """How much of the realised changes the JVP explained, early and late; None where no update recorded one."""
+    parts = [run.flows().assign(label=run.label, seed=run.seed) for run in runs.values() if run.rows("flows")]
+    if not parts or all(flows["jvp_dlog_prob"].isna().all() for flows in parts):
+        return None
+    rows: list[tuple[Cell | str, ...]] = []
+    for (label, kind), of in pd.concat(parts).groupby(["label", "kind"], sort=False):
+        found = [explained_between(part, column) for column in QUANTITIES for part in early_and_late(of)]
+        cells = [Cell(one.estimate, one.low, one.high, digits=4) for one in found]
+        rows.append((f"{label}, {'panel' if kind == 'panel' else 'own batch'}", *cells))
+    columns = tuple(f"{name} {when}" for name in QUANTITIES.values() for when in ("early", "late"))
+    seeds = max(len(members) for members in _members(runs).values())
+    note = _FIRST_ORDER_NOTE.format("prompts (one seed, jackknife)" if seeds == 1 else f"{seeds} seeds (t)")
+    return Table("R² of the first order", ("", *columns), tuple(rows), note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,19 +15,24 @@ __all__ = ["Cell", "Table", "number"]
 
 @dataclass(frozen=True)
 class Cell:
-    """An estimate with the ends of its interval, each NaN where there is none. As text, ± is half the interval's width.
+    """An estimate with the ends of its interval, each NaN where there is none. As text, ± is half the interval's width;
+    with `digits` (for intervals that are far from even) the ends themselves are given, to so many decimals.
 
-    >>> str(Cell(0.534, 0.49, 0.57)), str(Cell(12.0)), str(Cell(math.nan))
-    ('0.53 ±.04', '12', '–')
+    >>> str(Cell(0.534, 0.49, 0.57)), str(Cell(12.0)), str(Cell(math.nan)), str(Cell(0.98, 0.9, 0.99, digits=2))
+    ('0.53 ±.04', '12', '–', '0.98 (0.90 to 0.99)')
     """
 
     value: float
     low: float = math.nan
     high: float = math.nan
+    digits: int | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         if not math.isfinite(self.value):
             return "–"
+        if self.digits is not None:
+            value, low, high = (f"{number:.{self.digits}f}" for number in (self.value, self.low, self.high))
+            return f"{value} ({low} to {high})" if math.isfinite(self.high - self.low) else value
         half = (self.high - self.low) / 2
         if not math.isfinite(half):
             return number(self.value)

@@ -79,7 +79,7 @@ def combination_problems(config: RunConfig) -> list[str]:
          "each prompt once at most; raise task.train_prompts or lower rollout.prompts"),
         (len(set(config.eval.temperatures)) < len(config.eval.temperatures),
          f"eval.temperatures = {show(config.eval.temperatures)}: each temperature once"),
-        (config.record.jvp_every == 0 and config.record.shares_every > 1,
+        (config.record.jvp_every == 0 and config.record.shares_every not in (0, FIELDS["record.shares_every"].default),
          f"record.shares_every = {config.record.shares_every} with record.jvp_every = 0: no update has a JVP to share "
          "out; raise record.jvp_every or leave record.shares_every out"),
         (config.record.noise_every == 0

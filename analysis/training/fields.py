@@ -170,7 +170,7 @@ class RecordFields:
     contexts: int = _f(64, "contexts followed through updates, half of them the fixed panel; 0 for none", low=0)
     contexts_every: int = _f(2, "updates between those with contexts of their own; the panel follows all", low=1)
     jvp_every: int = _f(4, "of those updates, every so many also get the JVP of the step; 0 for none", low=0)
-    shares_every: int = _f(1, "of the updates with a JVP, every so many also get it by source: momentum history, each "
+    shares_every: int = _f(2, "of the updates with a JVP, every so many also get it by source: momentum history, each "
                               "reward sign, regularisers, weight decay; 0 for none", low=0)
     rollouts: float = _f(1.0, "share of prompt groups whose rollouts are recorded", low=0, high=1)
     noise_every: int = _f(0, "steps between measurements of gradient noise; the base and the end get one too; 0 for "

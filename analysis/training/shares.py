@@ -17,7 +17,7 @@ Cost: a copy of the parameters for each source that ever had a gradient, and one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,6 @@ from .fields import OptimizerFields
 from .update import UpdateResult
 
 __all__ = ["StepShares"]
-
-Values = dict[str, Tensor]  # by name of the parameter
 
 
 class StepShares:
@@ -44,76 +42,77 @@ class StepShares:
         self._parameters, self._optimizer, self._fields = dict(parameters), optimizer, fields
         self._adam = fields.name == "adamw"
         self._keep = fields.betas[0] if self._adam else fields.momentum
-        self._moments: dict[str, Values] = {}
+        self._moments: dict[str, Tensor] = {}  # of each source, over all parameters in a row
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments by source and parameter."""
+        """The moments by source."""
         return {"moments": self._moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the moments over, to the parameters' devices."""
-        self._moments = {
-            source: {name: value.to(self._parameters[name].device) for name, value in moment.items()}
-            for source, moment in state["moments"].items()
-        }
+        """Take the moments over, to the parameters' device."""
+        device = next(iter(self._parameters.values())).device
+        self._moments = {source: moment.to(device) for source, moment in state["moments"].items()}
 
     @torch.no_grad()
     def take(
         self, result: UpdateResult, before: Mapping[str, Tensor], *, split: bool = False
-    ) -> dict[str, Values]:
+    ) -> dict[str, dict[str, Tensor]]:
         """Take in the update that the optimiser has just made from the parameters `before`.
 
-        With `split`, the parts of its step by names of `recording.schema.SHARES`, which sum to Δθ; parts that are zero
-        throughout are left out.
+        With `split`, the parts of its step by names of `recording.schema.SHARES` and then of parameters; they sum to
+        Δθ, and parts that are zero throughout are left out.
         """
         if result.skipped:
             return {}
-        past = self._fade(copied=split)
-        now = dict(self._pulls(result, before))
-        for source, pull in now.items():
+        for moment in self._moments.values():
+            moment *= self._keep
+        parts = {f"{source}_past": moment.clone() for source, moment in self._moments.items()} if split else {}
+        for source, pull in self._pulls(result, before):
+            parts[f"{source}_now"] = pull
             if source in self._moments:
-                for name, value in pull.items():
-                    self._moments[source][name] += value
+                self._moments[source] += pull
             elif self._keep:
-                self._moments[source] = {name: value.clone() for name, value in pull.items()}
+                self._moments[source] = pull.clone()
         if not split:
             return {}
-        parts = {f"{source}_now": pull for source, pull in now.items()}
-        parts |= {f"{source}_past": moment for source, moment in past.items()}
-        rates = {name: self._rate(parameter) for name, parameter in self._parameters.items()}
-        steps = {part: {name: rates[name] * value for name, value in of.items()} for part, of in parts.items()}
+        rate = self._rate()
+        steps = {part: rate * pull for part, pull in parts.items()}
         if self._adam and self._fields.weight_decay:
-            steps["decay_now"] = {name: -self._lr * self._fields.weight_decay * before[name] for name in rates}
-        return steps
+            steps["decay_now"] = -self._lr * self._fields.weight_decay * self._row(before)
+        return {part: self._by_parameter(step) for part, step in steps.items()}
 
-    def _fade(self, *, copied: bool) -> dict[str, Values]:
-        """Multiply the moments by β₁ or μ, and give copies of what is left of them."""
-        for moment in self._moments.values():
-            for value in moment.values():
-                value *= self._keep
-        if not copied:
-            return {}
-        return {s: {name: value.clone() for name, value in moment.items()} for s, moment in self._moments.items()}
-
-    def _pulls(self, result: UpdateResult, before: Mapping[str, Tensor]) -> Iterator[tuple[str, Values]]:
+    def _pulls(self, result: UpdateResult, before: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """What each source adds to the moment in this update; sources without a gradient are left out."""
         assert result.clip_coef is not None
         gain = (1 - self._keep if self._adam else 1.0) * result.clip_coef
         for source, gradients in result.gradients.items():
             if result.grad_norm[source] > 0:
-                yield source, {n: gain * g for n, g in zip(self._parameters, gradients, strict=True)}
+                yield source, gain * _joined(gradients)
         if self._fields.weight_decay and not self._adam:
-            yield "decay", {name: self._fields.weight_decay * before[name] for name in self._parameters}
+            yield "decay", self._fields.weight_decay * self._row(before)
 
     @property
     def _lr(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def _rate(self, parameter: Tensor) -> Tensor | float:
+    def _rate(self) -> Tensor | float:
         """∂Δθ/∂m of the step just made, at its v̂."""
         if not self._adam:
             return -self._lr
-        state, (beta1, beta2) = self._optimizer.state[parameter], self._fields.betas
-        t = float(state["step"])
-        root = (state["exp_avg_sq"] / (1 - beta2**t)).sqrt()
+        beta1, beta2 = self._fields.betas
+        states = [self._optimizer.state[parameter] for parameter in self._parameters.values()]
+        t = float(states[0]["step"])
+        root = (_joined([state["exp_avg_sq"] for state in states]) / (1 - beta2**t)).sqrt()
         return -self._lr / (1 - beta1**t) / (root + self._fields.eps)
+
+    def _row(self, values: Mapping[str, Tensor]) -> Tensor:
+        return _joined([values[name] for name in self._parameters])
+
+    def _by_parameter(self, row: Tensor) -> dict[str, Tensor]:
+        pieces = row.split([parameter.numel() for parameter in self._parameters.values()])
+        named = zip(self._parameters.items(), pieces, strict=True)
+        return {name: piece.view_as(parameter) for (name, parameter), piece in named}
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

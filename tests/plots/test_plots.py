@@ -202,3 +202,29 @@ def test_legend_has_each_label_once(ax: Axes) -> None:
     (made,) = ax.get_figure().legends  # type: ignore[union-attr]
     assert [text.get_text() for text in made.get_texts()] == ["PSR"]
     assert made.get_title().get_text() == "method"
+
+
+def test_unexplained_is_one_minus_r2_on_an_axis_for_the_lines_of_all(ax: Axes) -> None:
+    data = pd.DataFrame({"quantity": ["Δ log π"] * 2 + ["ΔH"] * 2, "update": [0, 8] * 2,
+                         "value": [0.999, 0.9999, 0.99, 0.999], "low": [0.99, 0.999, -5.0, 0.9], "high": [0.9999] * 4})
+    among = pd.concat([data, data.assign(value=0.7)])
+    plots.unexplained(ax, data, among=among)
+    lines = {line.get_label(): line for line in ax.lines}
+    assert np.asarray(lines["Δ log π"].get_ydata()) == pytest.approx([1e-3, 1e-4])
+    assert np.asarray(lines["ΔH"].get_ydata()) == pytest.approx([1e-2, 1e-3])
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylim() == pytest.approx((1e-4 / 3, 0.9))
+    band = np.asarray(ax.collections[1].get_paths()[0].vertices)[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((1e-4, 6.0))
+
+
+def test_part_lines_draw_the_parts_that_are_there(ax: Axes) -> None:
+    data = pd.DataFrame({"part": ["pos", "pos", "history"], "update": [0, 8, 8], "value": [1.3, 1.0, -0.5],
+                         "low": [1.0, 0.9, np.nan], "high": [1.6, 1.1, np.nan]})
+    plots.part_lines(ax, data)
+    named = {line.get_label(): line for line in ax.lines if not str(line.get_label()).startswith("_")}
+    assert list(named) == ["rewarded samples", "momentum history"]
+    assert np.asarray(named["rewarded samples"].get_ydata()) == pytest.approx([1.3, 1.0])
+    assert to_hex(named["rewarded samples"].get_color()) == plots.look("PSR").color.lower()
+    assert len(ax.collections) == 1  # a band where there is an interval
+    assert ax.get_ylim() == pytest.approx((-0.7, 1.5))

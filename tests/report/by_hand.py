@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from analysis.recording import Experiment, RunWriter, update_experiment, write_experiment
-from analysis.recording.schema import BUCKETS
+from analysis.recording.schema import BUCKETS, SHARES
 
 VOCABULARY = 20
 STEPS = 2
+NOW = 0.25  # of a JVP; the rest is the momentum of earlier updates
 TEMPERATURES = (1.0, 0.6)
 PROMPTS = {"validation": [f"v{i}" for i in range(6)], "test": [f"t{i}" for i in range(6)]}
 WORDS = [f"w{i}" for i in range(VOCABULARY)]
@@ -47,7 +48,8 @@ def _by_bucket(values: np.ndarray, before: np.ndarray) -> list[float]:
 
 
 def _flow(update: int, context: int, token: int, before: np.ndarray, after: np.ndarray, weight: float | None,
-          jvp: bool) -> dict[str, Any]:
+          jvp: str | None) -> dict[str, Any]:
+    """A row of `flows`; with a JVP, which is the whole realised change, where `jvp` names its gradients' source."""
     top = np.unique(np.concatenate([np.argsort(-before)[:4], np.argsort(-after)[:4], [token]]))
     row: dict[str, Any] = {
         "update": update,
@@ -75,13 +77,15 @@ def _flow(update: int, context: int, token: int, before: np.ndarray, after: np.n
             f"collision_log_prob_{name}": float((law**2 * np.log(law)).sum()),
             f"argmax_prob_{name}": float(law.max()),
         }
-    if jvp:
+    if jvp is not None:
         change = after - before
         row |= {
             "jvp_dlog_prob": row["log_prob_after"] - row["log_prob_before"],
             "jvp_dentropy": row["entropy_after"] - row["entropy_before"],
             "jvp_bucket": _by_bucket(change, before),
         }
+        parts = np.array([{f"{jvp}_now": NOW, f"{jvp}_past": 1 - NOW}.get(name, 0.0) for name in SHARES])
+        row |= {f"{name}_shares": (parts * row[name]).tolist() for name in ("jvp_dlog_prob", "jvp_dentropy")}
     return row
 
 
@@ -103,7 +107,7 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
     rng = np.random.default_rng([2, step])
     sign = 1 if label == "PSR" else -1
     for update in (2 * step, 2 * step + 1):
-        jvp = update % 2 == 0
+        jvp = None if update % 2 else "pos" if sign > 0 else "neg"
         flows = [_flow(update, i, i, law, panel_after(law, sign), None, jvp=jvp) for i, law in enumerate(laws)]
         for context, reward in zip(range(4 + 3 * update, 7 + 3 * update), (sign, sign, -sign), strict=True):
             law, token = _law(rng), int(rng.integers(VOCABULARY))

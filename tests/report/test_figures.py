@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from by_hand import make_experiment, success
+from by_hand import NOW, make_experiment, success
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -24,13 +24,15 @@ from analysis.report import (
     dynamics_figure,
     mass_flow_figure,
     pass_at_k_figure,
+    prediction_figure,
     token_figure,
 )
 from analysis.report.__main__ import main
+from analysis.report.compose import NothingToDraw
 
-NAMES = ("dynamics", "pass_at_k", "token_gradient", "mass_flow")
+NAMES = ("dynamics", "pass_at_k", "token_gradient", "mass_flow", "prediction_and_outcome")
 DRAW: dict[str, Callable[[Sequence[Run]], Figure]] = dict(
-    zip(NAMES, (dynamics_figure, pass_at_k_figure, token_figure, mass_flow_figure), strict=True)
+    zip(NAMES, (dynamics_figure, pass_at_k_figure, token_figure, mass_flow_figure, prediction_figure), strict=True)
 )
 
 
@@ -68,7 +70,7 @@ def test_tick_labels_of_an_axis_do_not_overlap(experiment: Experiment, name: str
                 assert not any(box.overlaps(other) for other in boxes[i + 1 :]), (name, shown[i].get_text())
 
 
-@pytest.mark.parametrize("name", ["dynamics", "pass_at_k", "mass_flow"])
+@pytest.mark.parametrize("name", ["dynamics", "pass_at_k", "mass_flow", "prediction_and_outcome"])
 def test_the_caption_says_what_the_bands_are(experiment: Experiment, three_seeds: Experiment, name: str) -> None:
     one, three = (DRAW[name](list(e.runs.values())).get_supxlabel() for e in (experiment, three_seeds))
     assert "One seed; bands: 95% intervals over prompts" in " ".join(one.split())
@@ -88,6 +90,24 @@ def test_lower_row_of_the_dynamics_is_against_pass_at_1_of_the_same_step(experim
 def test_token_figure_shows_a_positive_beside_a_negative_weight(experiment: Experiment) -> None:
     titles = [ax.get_title(loc="left") for ax in token_figure(list(experiment.runs.values())).axes]
     assert [title.split(",")[0] for title in titles if title] == ["PSR: w = +0.1", "NSR: w = −0.1"]
+
+
+def test_prediction_figure_shows_each_method_its_own_sources(experiment: Experiment) -> None:
+    figure = prediction_figure(list(experiment.runs.values()))
+    psr, nsr = ({line.get_label(): line.get_ydata() for line in figure.axes[at].lines} for at in (2, 3))
+    assert {label for label in psr if not str(label).startswith("_")} == {"rewarded samples", "momentum history"}
+    assert {label for label in nsr if not str(label).startswith("_")} == {"unrewarded samples", "momentum history"}
+    assert np.asarray(psr["rewarded samples"]) == pytest.approx([1, 1])
+    assert np.asarray(nsr["momentum history"]) == pytest.approx([1 - NOW, 1 - NOW])
+
+
+def test_without_shares_there_is_no_prediction_figure(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = experiment.runs["psr-seed0"]
+    flows = run.flows()
+    flows["jvp_dlog_prob_shares"] = [np.full(8, np.nan)] * len(flows)
+    monkeypatch.setattr(run, "flows", lambda: flows)
+    with pytest.raises(NothingToDraw, match=r"no update recorded its JVP by source .*record.shares_every"):
+        prediction_figure([run])
 
 
 def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path: Path, experiment: Experiment) -> None:
@@ -118,9 +138,10 @@ def test_figures_elsewhere_and_those_that_have_no_records(
     assert data["figures"] == [str(tmp_path / "f" / f"{name}.png") for name in ("dynamics", "pass_at_k")]
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["dynamics.png", "pass_at_k.png"]
     assert not (folder / "psr-seed0" / "figures").exists()
-    token, flow = said.err.splitlines()
+    token, flow, prediction = said.err.splitlines()
     assert "token_gradient.png: no update recorded a context" in token
     assert "mass_flow.png: no contexts were followed" in flow
+    assert "prediction_and_outcome.png: no contexts were followed" in prediction
 
 
 def test_a_full_disk_leaves_the_old_pictures(

@@ -85,6 +85,14 @@ def test_a_task_with_modes_shows_them(summary: Summary, tmp_path: Path) -> None:
     assert "mode" not in table(summary, "at matched steps")["PSR"]
 
 
+def test_the_first_order_early_and_late(summary: Summary) -> None:
+    rows = table(summary, "R² of the first order")
+    assert set(rows) == {f"{label}, {kind}" for label in ("PSR", "NSR") for kind in ("own batch", "panel")}
+    for name, cell in rows["PSR, own batch"].items():
+        if name:  # the JVP is the whole change here, up to the rounding of the records
+            assert cell["value"] == pytest.approx(1.0, abs=1e-6)
+
+
 def test_several_seeds_give_intervals_over_seeds(three_seeds: Experiment) -> None:
     summary = summarize(three_seeds)
     assert summary.seeds == 3
@@ -147,6 +155,8 @@ def test_json_has_no_nan(summary: Summary) -> None:
     (Cell(2.5, -1.0, 6.0), "2.50 ±3.50"),
     (Cell(160.0), "160"),
     (Cell(0.5), "0.50"),
+    (Cell(0.9994, 0.9948, 0.99991, digits=4), "0.9994 (0.9948 to 0.9999)"),
+    (Cell(0.9994, digits=3), "0.999"),
     (Cell(float("nan")), "–"),
 ])
 def test_compact_notation(cell: Cell, text: str) -> None:

@@ -37,6 +37,7 @@ def tiny(method: str = "PSR", **changes):
 
 SMALL = {
     "record.jvp_every": 2,
+    "record.shares_every": 1,
     "steps": 4,
     "eval.prompts": 4,
     "eval.final_prompts": 6,

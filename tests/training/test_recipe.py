@@ -176,7 +176,7 @@ class TestCombinations:
             ({"objective.advantage": "group_mean", "rollout.group_size": 1}, r"rollout\.group_size.*group_mean"),
             ({"objective.form": "log", "objective.clip_low": 0.2}, r"objective\.clip_low.*log"),
             ({"objective.kl_estimator": "full", "objective.kl_placement": "reward"}, "needs a sampled estimator"),
-            ({"record.jvp_every": 0, "record.shares_every": 2}, r"record.shares_every = 2 with record.jvp_every"),
+            ({"record.jvp_every": 0, "record.shares_every": 1}, r"record.shares_every = 1 with record.jvp_every"),
             ({"optimizer.momentum": 0.9}, r'optimizer\.momentum = 0\.9 with optimizer\.name = "adamw"'),
             ({"optimizer.name": "sgd", "optimizer.betas": [0.8, 0.9]}, r"sgd takes momentum"),
             ({"update.minibatches": 2, "update.minibatch_size": 8}, r"update\.minibatches with update\.minibatch_size"),

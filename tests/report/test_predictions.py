@@ -1,0 +1,123 @@
+"""R² and shares over training against slow loops, their jackknife, and its coverage on data of known R²."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.recording.schema import SHARES
+from analysis.report.predictions import early_and_late, explained, explained_between, shares_over_time
+
+
+def flows(*, label: str = "PSR", seeds: Sequence[int] = (0,), updates: int = 6, prompts: int = 7, noise: float = 0.3,
+          common: float = 0.5, draw: int = 0) -> pd.DataFrame:  # fmt: skip
+    """Contexts whose realised change is the JVP and noise, part of its variance common to a prompt; every second update
+    has a JVP."""
+    rng = np.random.default_rng(draw)
+    rows = []
+    for seed in seeds:
+        of_prompt = rng.normal(size=(2, prompts)) * noise * np.sqrt(common)
+        for update in range(updates):
+            for context in range(3 * prompts):
+                prompt, group = context % prompts, context % 3
+                shares = rng.normal(size=(2, len(SHARES))) / np.sqrt(len(SHARES))
+                shares[:, SHARES.index("reg_now")] = shares[:, SHARES.index("reg_past")] = 0
+                jvp = shares.sum(1)
+                realised = jvp + of_prompt[:, prompt] + noise * np.sqrt(1 - common) * rng.normal(size=2)
+                known = update % 2 == 0
+                row = {"label": label, "seed": seed, "update": update, "prompt_id": f"p{prompt}",
+                       "kind": "panel" if group == 2 else "batch", "sign": [1, -1, None][group]}  # fmt: skip
+                for i, name in enumerate(("dlog_prob", "dentropy")):
+                    row |= {name: realised[i], f"jvp_{name}": jvp[i] if known else np.nan,
+                            f"jvp_{name}_shares": shares[i] if known else np.full(len(SHARES), np.nan)}  # fmt: skip
+                rows.append(row)
+    return pd.DataFrame(rows).astype({"sign": "Int8"})
+
+
+def r2(rows: pd.DataFrame, column: str) -> float:
+    r, j = rows[column].to_numpy(), rows[f"jvp_{column}"].to_numpy()
+    return 1 - ((r - j) ** 2).sum() / ((r - r.mean()) ** 2).sum()
+
+
+@pytest.mark.parametrize("column", ["dlog_prob", "dentropy"])
+def test_r2_and_its_jackknife_prompt_by_prompt(column: str) -> None:
+    rows = flows()
+    known = rows[rows["jvp_dlog_prob"].notna()]
+    found = explained_between(rows, column)
+    assert found.estimate == pytest.approx(r2(known, column), rel=1e-12)
+    without = np.log([1 - r2(known[known["prompt_id"] != p], column) for p in known["prompt_id"].unique()])
+    half = stats.t.ppf(0.975, 6) * np.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum())
+    middle = np.log(1 - r2(known, column))
+    assert found.low == pytest.approx(1 - np.exp(middle + half), rel=1e-9)
+    assert found.high == pytest.approx(1 - np.exp(middle - half), rel=1e-9)
+    assert found.low < found.estimate < found.high < 1
+
+
+def test_several_seeds_are_the_unit() -> None:
+    rows = flows(seeds=(0, 1, 2))
+    logs = [np.log(1 - r2(of[of["jvp_dlog_prob"].notna()], "dlog_prob")) for _, of in rows.groupby("seed")]
+    found = explained_between(rows, "dlog_prob")
+    middle, half = np.mean(logs), stats.t.ppf(0.975, 2) * np.std(logs, ddof=1) / np.sqrt(3)
+    assert found.estimate == pytest.approx(1 - np.exp(middle))
+    assert (found.low, found.high) == pytest.approx((1 - np.exp(middle + half), 1 - np.exp(middle - half)))
+
+
+def test_one_prompt_has_no_interval_and_a_perfect_prediction_is_not_infinite() -> None:
+    found = explained_between(flows(prompts=1), "dlog_prob")
+    assert np.isnan([found.low, found.high]).all()
+    perfect = explained_between(flows(noise=0.0), "dlog_prob")
+    assert perfect.estimate == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_changes_that_are_all_equal_have_no_r2(seeds: tuple[int, ...]) -> None:
+    assert np.isnan(explained_between(flows(seeds=seeds).assign(dlog_prob=0.1), "dlog_prob").estimate)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """R² of a JVP of variance 6/8 and noise of variance 0.09, common to a prompt's contexts. 200 draws of 12 prompts,
+    fixed before looking: 95% of them are 190 with a standard error of 3.1. The jackknife of a log is not exact, so 85%
+    to 100% passes; over contexts instead of prompts 160 of these 200 cover."""
+    truth = 1 - 0.09 / (6 / 8 + 0.09)
+    covered = 0
+    for draw in range(200):
+        found = explained_between(flows(prompts=12, updates=1, common=1.0, draw=draw), "dlog_prob")
+        covered += found.low <= truth <= found.high
+    assert 170 <= covered <= 200, covered
+
+
+def test_curves_take_successive_updates_together() -> None:
+    rows = pd.concat([flows(updates=30), flows(label="GRPO", updates=4, draw=1)])
+    data = explained(rows)
+    psr = data[(data["label"] == "PSR") & (data["quantity"] == "Δ log π")]
+    # 15 updates with a JVP, 0 to 28, in six parts of 3, 3, 3, 2, 2, 2
+    assert psr["update"].tolist() == [2, 8, 14, 19, 23, 27]
+    assert data.loc[data["label"] == "GRPO", "update"].tolist() == [0, 0, 2, 2]
+    third = rows[(rows["label"] == "PSR") & rows["update"].isin([12, 14, 16])]
+    assert psr["value"].iloc[2] == pytest.approx(r2(third, "dlog_prob"), rel=1e-12)
+    data = shares_over_time(rows)
+    assert set(data["contexts"]) == {"rewarded", "unrewarded", "panel"}
+    assert set(data["part"]) == {"pos", "neg", "decay", "history"}  # no regulariser anywhere
+    one = data[(data["label"] == "PSR") & (data["contexts"] == "unrewarded") & (data["update"] == 14)]
+    at = third[third["sign"] == -1]
+    shares = dict(zip(SHARES, np.stack(at["jvp_dlog_prob_shares"].tolist()).T, strict=True))
+    whole = at["jvp_dlog_prob"].to_numpy()
+    parts = {source: shares[f"{source}_now"] + shares[f"{source}_past"] for source in ("pos", "neg", "decay")}
+    parts["history"] = sum(values for name, values in shares.items() if name.endswith("_past"))
+    for part, values in parts.items():
+        row = one[one["part"] == part].iloc[0]
+        assert row["value"] == pytest.approx((values @ whole) / (whole @ whole), rel=1e-9)
+        assert row["low"] < row["value"] < row["high"]
+    sources = one[one["part"] != "history"]["value"].sum()
+    assert sources == pytest.approx(1, rel=1e-9)
+
+
+def test_early_and_late_are_thirds_of_the_updates_with_a_jvp() -> None:
+    early, late = early_and_late(flows(updates=14))
+    assert (set(early["update"]), set(late["update"])) == ({0, 2}, {10, 12})
+    early, late = early_and_late(flows(updates=2))
+    assert set(early["update"]) == set(late["update"]) == {0}
