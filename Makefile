@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test check figures docs bench clean
+.PHONY: help trace test check figures noise docs bench clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -16,6 +16,7 @@ help:
 	@echo "make trace    set up .venv, run the default recipe (ARGS='--seed 1' adds options)"
 	@echo "make test     set up .venv, run linters, type checker and tests"
 	@echo "make figures  draw the pictures of figures/ from the main job's records"
+	@echo "make noise    measure gradient noise on the row of bases, draw figures/gradient_noise.png"
 	@echo "make docs     write the generated pages of docs/"
 	@echo "make bench    run the benchmarks"
 	@echo "make clean    remove .venv"
@@ -47,6 +48,9 @@ test: check
 figures: .venv/.ready-run
 	@$(PY) -m analysis.trace --run --resume --quiet >/dev/null
 	@$(PY) -m analysis.report --figures figures
+
+noise: .venv/.ready-run
+	@$(PY) -m analysis.noise --base 'path*' --figure figures/gradient_noise.png $(ARGS)
 
 docs: .venv/.ready-run
 	@$(PY) -m analysis.recording

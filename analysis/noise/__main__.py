@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ examples:
   python -m analysis.noise --base path
   python -m analysis.noise --base path --replicates 64 --out noise.parquet
   python -m analysis.noise --base runs/default-1a2b3c4d/nsr-seed0/checkpoints/final --task path
-  python -m analysis.noise --base path --base tiny --figure noise.png
+  python -m analysis.noise --base 'path*' --figure noise.png        every built-in base of that name
   python -m analysis.noise --read noise.parquet --figure noise.png
 
 what the table shows, each with its standard error over replicates (title: replicates × prompts × group size):
@@ -80,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--base", action="append", default=[], metavar="BASE", dest="bases",
-        help="a built-in base, or a folder with a Hugging Face causal LM and its tokenizer, such as a run's "
-             "checkpoints/final; may be repeated")
+        help="a built-in base, a pattern such as 'path*' for several, or a folder with a Hugging Face causal LM and "
+             "its tokenizer, such as a run's checkpoints/final; may be repeated")
     add("--read", action="append", default=[], metavar="FILE", type=Path, help="measurements that --out wrote; may be "
         "repeated, and joins those of --base")
     add("--task", metavar="TASK", help="the task of folders (default: path); a built-in base has its own")
@@ -170,7 +171,7 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
     device = pick_device(arguments.device)
     console = Console(stderr=True)
     with Progress(console=console, disable=arguments.quiet or not console.is_terminal, transient=True) as progress:
-        for base in arguments.bases:
+        for base in _named(arguments.bases):
             bar = progress.add_task(base, total=None)
 
             def show(done: int, total: int, *_: float, bar: Any = bar) -> None:
@@ -198,6 +199,19 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
             for at, (column, value) in enumerate({"base": base, "task": task.name, "seed": arguments.seed}.items()):
                 frame.insert(at, column, value)
             yield frame
+
+
+def _named(bases: Sequence[str]) -> list[str]:
+    """Bases and folders as given, once each, patterns replaced by the built-in bases that match them."""
+    from toy_models import BASES
+
+    found: dict[str, None] = {}
+    for base in bases:
+        matching = [name for name in BASES if fnmatchcase(name, base)] if any(c in base for c in "*?[") else [base]
+        if not matching:
+            raise UsageError(f"--base {base}: no built-in base has such a name; known: {', '.join(BASES)}")
+        found |= dict.fromkeys(matching)
+    return list(found)
 
 
 def _task_of(base: str, asked: str | None) -> str:

@@ -76,6 +76,12 @@ def test_figure_and_crossing_of_several_policies(measured, tmp_path, capsys):
     assert (tmp_path / "figures" / "noise.png").stat().st_size > 10_000
 
 
+def test_patterns_name_built_in_bases(measured, capsys):
+    assert main(["--base", "tin[y]", *QUICK, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["measurements"]
+    assert [row["base"] for row in rows] == ["tiny"] * 5  # once, though named twice
+
+
 def test_alarm(measured, tmp_path, capsys):
     frame = pd.read_parquet(measured)
     frame.loc[1, ["projection", "projection_se"]] = 1.5, 0.1
@@ -88,6 +94,7 @@ def test_alarm(measured, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to do: expected --base BASE or --read FILE"),
+        (["--base", "no*"], "--base no*: no built-in base has such a name; known: path, "),
         (["--base", "nope"], "--base nope: base: expected a built-in base"),
         (["--base", "tiny", "--task", "path"], "--task path with --base tiny: that base speaks path-small"),
         (["--base", "tiny", "--prompts", "0"], "--prompts: expected 1 to 128"),
