@@ -129,6 +129,8 @@ def collect_rollouts(
     fields = config.rollout
     n = len(prompts) * fields.group_size
     limit = fields.max_new_tokens or task.max_new_tokens
+    # As many as for the task's longest response, so that a lower limit cuts the same responses short.
+    uniforms = streams.uniforms("rollouts", n, max(limit, task.max_new_tokens))
     try:
         samples = sample(
             sampler,
@@ -140,7 +142,7 @@ def collect_rollouts(
             temperature=fields.temperature,
             top_k=fields.top_k,
             top_p=fields.top_p,
-            uniforms=streams.uniforms("rollouts", n, limit),
+            uniforms=uniforms[:, :limit],
         )
     except FloatingPointError as error:
         raise DivergedError(f"step {step}: {error}; a lower optimizer.lr usually helps") from error

@@ -265,8 +265,10 @@ def most_probable(b: Seen, a: Seen) -> None:
 
 
 def truncated(b: Seen, a: Seen) -> None:
+    """The same responses cut short, and those that have not ended told apart."""
     batch = a.batches[0]
     assert batch.lengths.max() == 2 < b.batches[0].lengths.max()
+    assert batch.responses == [response[:2] for response in b.batches[0].responses]
     ends = {r[-1] for r, done in zip(b.batches[0].responses, b.batches[0].finished, strict=True) if done}
     assert len(ends) == 1
     assert batch.finished.tolist() == [r[-1] in ends for r in batch.responses]
