@@ -20,6 +20,7 @@ _HOME = {
     "evaluate": "policy",
     "Interval": "intervals",
     "interval": "intervals",
+    "Law": "law",
     "EmptyRangeError": "matching",
     "Matched": "matching",
     "matched": "matching",

@@ -6,8 +6,12 @@ cache of the model: every distinct prefix is forwarded once, a response's last t
 branches for t tokens, those are forwarded together. The rows of one forward pass always have equal length (prompts
 are grouped by length), so nothing is padded or masked and any causal language model of `transformers` will do.
 
-The values are those of the full teacher-forced law (no top-p). With gradients enabled they are differentiable, so
-∇p = ∇ Σ_y π(y|x) is the exact policy gradient; enumerate under `torch.inference_mode()` to evaluate.
+With top-k or top-p each step's law is truncated and renormalised as in sampling: a response with a token outside the
+kept set has −inf. Whether a token is kept can hang on a rounding of its logit, in 1 of 10⁷ steps or so in float32.
+
+With gradients enabled the values are differentiable, so ∇p = ∇ Σ_y π(y|x) is the exact policy gradient; under a
+truncated law it is the gradient of that law's success with every kept set held constant, which is right wherever no
+token is just entering or leaving one. Enumerate under `torch.inference_mode()` to evaluate.
 """
 
 from __future__ import annotations
@@ -21,7 +25,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from toy_models.truncation import check_truncation, kept_tokens, truncates
+
 from ..errors import UsageError
+from .law import Law
 
 __all__ = ["effective_solutions", "solution_log_probs", "success_probability"]
 
@@ -44,6 +51,8 @@ def solution_log_probs(
     solutions: Sequence[Sequence[Sequence[int]]],
     temperatures: Sequence[float],
     *,
+    top_k: int = 0,
+    top_p: float = 1.0,
     max_rows: int = 2048,
 ) -> list[Tensor]:
     """log π_T(solution | prompt) for every solution of every prompt at every temperature.
@@ -54,17 +63,19 @@ def solution_log_probs(
 
         for y in solutions[i]:
             z = model(prompts[i] + y[:-1]).logits[-len(y):]
+            z[~kept_tokens(z, temperature=T, top_k=top_k, top_p=top_p)] = -inf
             sum(log_softmax(z / T)[range(len(y)), y])
 
     At most `max_rows` rows are forwarded at a time, which bounds memory; a prompt with more solutions than that is
-    walked in several parts. Raises UsageError for an empty prompt or solution, a repeated solution, temperatures ≤ 0.
+    walked in several parts. Raises UsageError for an empty prompt or solution, a repeated solution, temperatures ≤ 0,
+    top_k or top_p out of range.
     """
-    temperatures = _check(prompts, solutions, temperatures, max_rows)
+    laws = _check(prompts, solutions, temperatures, top_k, top_p, max_rows)
     device = next(model.parameters()).device
     counts = [len(group) for group in solutions]
-    flat = torch.zeros(len(temperatures), sum(counts), dtype=torch.float64, device=device)
+    flat = torch.zeros(len(laws), sum(counts), dtype=torch.float64, device=device)
     for chunk in _chunks(prompts, solutions, max_rows):
-        values = _walk(model, prompts, chunk, temperatures, device)
+        values = _walk(model, prompts, chunk, laws, device)
         flat = flat.index_copy(1, torch.as_tensor(chunk.response, device=device), values)
     return list(flat.split(counts, dim=1))
 
@@ -75,6 +86,8 @@ def success_probability(
     solutions: Sequence[Sequence[Sequence[int]]],
     temperature: float = 1.0,
     *,
+    top_k: int = 0,
+    top_p: float = 1.0,
     max_rows: int = 2048,
 ) -> Tensor:
     """p_x = Σ_y π_T(y | x) over the solutions of each prompt: float64 (n_prompts,), differentiable.
@@ -83,15 +96,15 @@ def success_probability(
     the chunks are checkpointed: the backward pass walks each again, so memory is that of one chunk of `max_rows`
     solutions and time that of two forward passes and one backward. Errors as in `solution_log_probs`.
     """
-    temperatures = _check(prompts, solutions, [temperature], max_rows)
+    laws = _check(prompts, solutions, [temperature], top_k, top_p, max_rows)
     device = next(model.parameters()).device
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device)
     for chunk in _chunks(prompts, solutions, max_rows):
         if torch.is_grad_enabled():
-            values = checkpoint(_walk, model, prompts, chunk, temperatures, device,
+            values = checkpoint(_walk, model, prompts, chunk, laws, device,
                                 use_reentrant=False, preserve_rng_state=False)
         else:
-            values = _walk(model, prompts, chunk, temperatures, device)
+            values = _walk(model, prompts, chunk, laws, device)
         owner = torch.as_tensor(np.asarray(chunk.prompts)[chunk.prompt_row], device=device)
         total = total.index_add(0, owner, values[0].exp())
     return total
@@ -101,7 +114,8 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
     """Effective number of correct responses: exp of the entropy of π given correct, over the last axis.
 
     exp(−Σ q log q) with q = softmax(log_probs): n for n equally likely responses, 1 when one has all the mass; free of
-    the scale of p, so it is stable where every probability underflows. Raises UsageError for an empty axis.
+    the scale of p, so it is stable where every probability underflows. 0 where none has any (all −inf, out of the reach
+    of a truncated law). Raises UsageError for an empty axis.
 
     >>> [round(v, 6) for v in effective_solutions(torch.tensor([[-900.0, -900.0], [0.0, -900.0]])).tolist()]
     [2.0, 1.0]
@@ -109,19 +123,27 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
     if log_probs.shape[-1] == 0:
         raise UsageError("log_probs: expected at least one solution on the last axis, got none; "
                          "a prompt without correct responses has no law given correct")
-    return torch.special.entr(log_probs.softmax(-1)).sum(-1).exp()
+    out_of_reach = log_probs.isneginf().all(-1, keepdim=True)
+    given_correct = log_probs.masked_fill(out_of_reach, 0.0).softmax(-1)
+    return torch.special.entr(given_correct).sum(-1).exp().masked_fill(out_of_reach[..., 0], 0.0)
 
 
 def _check(
     prompts: Sequence[Sequence[int]],
     solutions: Sequence[Sequence[Sequence[int]]],
     temperatures: Sequence[float],
+    top_k: int,
+    top_p: float,
     max_rows: int,
-) -> tuple[float, ...]:
+) -> tuple[Law, ...]:
     if len(prompts) != len(solutions):
         raise UsageError(f"solutions: expected one list for each of {len(prompts)} prompts, got {len(solutions)}")
     if max_rows < 1:
         raise UsageError(f"max_rows: expected at least 1, got {max_rows}")
+    try:
+        check_truncation(top_k, top_p)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     values = tuple(float(t) for t in temperatures)
     if not values or not all(t > 0 and np.isfinite(t) for t in values):
         raise UsageError(f"temperatures: expected positive numbers, got {list(temperatures)}; "
@@ -133,7 +155,7 @@ def _check(
         if any(len(solution) == 0 for solution in group):
             raise UsageError(f"solutions: expected at least the end token in every solution, got an empty one for "
                              f"prompt {i}")
-    return values
+    return tuple(Law(t, top_k, top_p) for t in values)
 
 
 def _chunks(
@@ -167,14 +189,14 @@ def _chunks(
 
 
 def _walk(
-    model: Any, prompts: Sequence[Sequence[int]], chunk: _Chunk, temperatures: tuple[float, ...], device: torch.device
+    model: Any, prompts: Sequence[Sequence[int]], chunk: _Chunk, laws: tuple[Law, ...], device: torch.device
 ) -> Tensor:
-    """Log-probabilities (n_temperatures, N) of a chunk's responses."""
+    """Log-probabilities (n_laws, N) of a chunk's responses."""
     count, longest = chunk.tokens.shape
     tokens = torch.as_tensor(chunk.tokens, device=device)
     levels = _levels(chunk)
     inputs = torch.tensor([list(prompts[i]) for i in chunk.prompts], device=device)
-    total = torch.zeros(len(temperatures), count, dtype=torch.float64, device=device)
+    total = torch.zeros(len(laws), count, dtype=torch.float64, device=device)
     cache, depth, ahead = None, 0, 1  # the last `ahead` positions of a forward pass are levels depth, depth + 1, …
     while True:
         out = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=ahead)
@@ -183,7 +205,7 @@ def _walk(
         for offset in range(ahead):
             level = levels[depth + offset]
             rows, node = torch.as_tensor(level.rows, device=device), torch.as_tensor(level.node, device=device)
-            values = _log_probs(logits[:, offset], node, tokens[rows, depth + offset], temperatures)
+            values = _log_probs(logits[:, offset], node, tokens[rows, depth + offset], laws)
             total = total.index_add(1, rows, values)
         depth += ahead
         if depth == longest:
@@ -194,13 +216,19 @@ def _walk(
         inputs = tokens[torch.as_tensor(first, device=device), depth - 1 : depth - 1 + ahead]
 
 
-def _log_probs(logits: Tensor, node: Tensor, token: Tensor, temperatures: tuple[float, ...]) -> Tensor:
-    """log softmax(logits / T)[node, token] for each temperature: (n_temperatures, n_rows) float64."""
+def _log_probs(logits: Tensor, node: Tensor, token: Tensor, laws: tuple[Law, ...]) -> Tensor:
+    """log softmax(logits / T)[node, token] for each law, −inf where it leaves the token out: (n_laws, n_rows) float64.
+    """
     chosen = logits[node, token].double()
     values = []
-    for temperature in temperatures:
-        scaled = logits if temperature == 1 else logits / temperature
-        values.append(chosen / temperature - scaled.logsumexp(-1).double()[node])
+    for law in laws:
+        scaled = logits if law.temperature == 1 else logits / law.temperature
+        of_token = chosen / law.temperature
+        if truncates(law.top_k, law.top_p):
+            kept = kept_tokens(logits, **law._asdict())
+            scaled = scaled.masked_fill(~kept, -torch.inf)
+            of_token = of_token.masked_fill(~kept[node, token], -torch.inf)
+        values.append(of_token - scaled.logsumexp(-1).double()[node])
     return torch.stack(values)
 
 

@@ -31,6 +31,7 @@ import pandas as pd
 
 from ..errors import UsageError
 from .intervals import LEAST_PROMPTS, bootstrap_weights
+from .law import Law
 from .metrics import EXACT_P, METRICS, Metric, Panel, Recorded, evals_of, get_metric
 
 __all__ = ["EmptyRangeError", "Matched", "matched"]
@@ -47,8 +48,8 @@ class EmptyRangeError(UsageError):
 class Matched:
     """`table`: one row per level, run and metric, with the columns
 
-    at, level, run, reached, step, update, pass@1 (validation, at the match temperature), metric, temperature, value,
-    low, high. `difference` compares two runs prompt by prompt.
+    at, level, run, reached, step, update, pass@1 (validation, at the match temperature), metric, temperature, top_k,
+    top_p, value, low, high. `difference` compares two runs prompt by prompt.
     """
 
     table: pd.DataFrame
@@ -89,6 +90,8 @@ def matched(
     levels: Sequence[float] | None = None,
     temperature: float = 1.0,
     match_temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
     estimated: bool = False,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -97,9 +100,9 @@ def matched(
     """Compare runs (name → run or its table evals, as in `Experiment.runs`) at equal Pass@1, update or step.
 
     `temperature` is that of the metrics, `match_temperature` that of the Pass@1 matched at, which `estimated` allows to
-    come from samples where p was not enumerated. See the module for the
-    matching rule, the levels and the intervals. Raises UsageError for an unknown metric or `at`, levels out of range,
-    a temperature that was not evaluated, a metric or p that is missing there; EmptyRangeError as above.
+    come from samples where p was not enumerated; `top_k` and `top_p` say which truncated law both are of. See the
+    module for the matching rule, the levels and the intervals. Raises UsageError for an unknown metric or `at`, levels
+    out of range, a law that was not evaluated, a metric or p that is missing there; EmptyRangeError as above.
     """
     names = [metric] if isinstance(metric, str) else list(metric)
     metrics = [get_metric(name) for name in names]
@@ -108,8 +111,8 @@ def matched(
     if not runs or not names:
         raise UsageError(f"runs, metric: expected at least one of each, got {len(runs)} and {len(names)}")
     evals = {name: evals_of(run) for name, run in runs.items()}
-    validation = _panels(evals, "validation", match_temperature)
-    test = _panels(evals, "test", temperature)
+    validation = _panels(evals, "validation", Law(match_temperature, top_k, top_p))
+    test = _panels(evals, "test", Law(temperature, top_k, top_p))
     for name, panel in test.items():
         if list(panel.steps) != list(validation[name].steps):
             raise UsageError(f"runs: expected validation and test prompts evaluated at the same steps, got "
@@ -124,8 +127,8 @@ def matched(
     series = {(name, m.name): panel.values(m) for name, panel in test.items() for m in metrics}
     for (name, metric_name), known in series.items():
         if np.isnan(known).all(axis=1).any():
-            raise UsageError(f"metric: {metric_name} is missing at temperature {temperature} in run {name}; metrics of "
-                             "own samples exist at the first temperature, those of p where solutions are enumerated")
+            raise UsageError(f"metric: {metric_name} is missing at temperature {temperature:g} in run {name}; metrics "
+                             "of own samples exist at the first temperature, those of p where solutions are enumerated")
     axis = pass_at_1 if at == "pass@1" else {
         name: (panel.updates if at == "update" else panel.steps).astype(np.float64) for name, panel in test.items()
     }
@@ -146,9 +149,9 @@ def matched(
                 if found is not None:
                     values[level, name, m.name] = found
                 rows.append((at, level, name, crossing is not None, *where, m.name, temperature,
-                             *_interval(m, [found], weights, confidence)))
-    columns = ["at", "level", "run", "reached", "step", "update", "pass@1", "metric", "temperature", "value", "low",
-               "high"]
+                             top_k, top_p, *_interval(m, [found], weights, confidence)))
+    columns = ["at", "level", "run", "reached", "step", "update", "pass@1", "metric", "temperature", "top_k", "top_p",
+               "value", "low", "high"]
     return Matched(pd.DataFrame(rows, columns=columns), prompt_ids, values, weights, confidence)
 
 
@@ -179,16 +182,16 @@ def _first_crossing(x: np.ndarray, level: float) -> _Crossing | None:
     return _Crossing(after - 1, after, float((level - x[after - 1]) / (x[after] - x[after - 1])))
 
 
-def _panels(evals: Mapping[str, pd.DataFrame], split: str, temperature: float) -> dict[str, Panel]:
-    """Each run's rows of one split and temperature, over the prompts that all evaluations of all runs share."""
+def _panels(evals: Mapping[str, pd.DataFrame], split: str, law: Law) -> dict[str, Panel]:
+    """Each run's rows of one split and law, over the prompts that all evaluations of all runs share."""
     parts = {}
     for name, rows in evals.items():
-        at = rows[(rows["split"] == split) & (rows["top_p"] == 1.0)]
-        parts[name] = at[np.isclose(at["temperature"], temperature, rtol=1e-9, atol=0)]
+        at = rows[rows["split"] == split]
+        parts[name] = law.rows(at)
         if parts[name].empty:
-            known = ", ".join(map(str, sorted(at["temperature"].unique()))) or "none"
-            raise UsageError(f"temperature: expected one at which the {split} prompts of run {name} were evaluated "
-                             f"({known}), got {temperature}")
+            known = "; ".join(map(str, sorted(Law.all_in(at)))) or "none"
+            raise UsageError(f"temperature, top_k, top_p: expected a law under which the {split} prompts of run {name} "
+                             f"were evaluated ({known}), got {law}")
     common = set.intersection(*(set(Panel.of(rows).prompt_ids) for rows in parts.values()))
     return {name: Panel.of(rows, common) for name, rows in parts.items()}
 

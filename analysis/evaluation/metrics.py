@@ -126,7 +126,7 @@ def evals_of(run: Recorded | pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Panel:
-    """Rows of one split, temperature and nucleus: the same prompts, in the same order, at every step."""
+    """Rows of one split and law: the same prompts, in the same order, at every step."""
 
     steps: np.ndarray  # (E,)
     updates: np.ndarray  # (E,)
@@ -152,7 +152,8 @@ class Panel:
 
 
 def curves(run: Recorded | pd.DataFrame) -> pd.DataFrame:
-    """One row per split, temperature and evaluation: step, update, number of prompts and every metric of METRICS.
+    """One row per split, law (temperature, top_p, top_k) and evaluation: step, update, number of prompts and every
+    metric of METRICS.
 
     Only prompts present at every evaluation count. NaN where a metric does not exist; prompts without correct
     responses have no effective_solutions and are left out of it.
@@ -168,10 +169,11 @@ def final(run: Recorded | pd.DataFrame) -> pd.DataFrame:
 
 def _curves(evals: pd.DataFrame) -> pd.DataFrame:
     parts = []
-    for (split, temperature, top_p), rows in evals.groupby(["split", "temperature", "top_p"], sort=True):
+    key = ["split", "temperature", "top_p", "top_k"]
+    for group, rows in evals.groupby(key, sort=True):
         panel = Panel.of(rows)
-        columns: dict[str, Any] = {"split": split, "temperature": temperature, "top_p": top_p, "step": panel.steps,
-                                   "update": panel.updates, "prompts": len(panel.prompt_ids)}
+        columns: dict[str, Any] = {**dict(zip(key, group, strict=True)), "step": panel.steps, "update": panel.updates,
+                                   "prompts": len(panel.prompt_ids)}
         for name, metric in METRICS.items():
             values = panel.values(metric)
             exists = ~np.isnan(values).any(axis=0)

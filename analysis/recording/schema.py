@@ -314,8 +314,9 @@ STEPS = Table(
 
 EVALS = Table(
     "evals",
-    ("step", "prompt_id", "temperature", "top_p"),
-    "one prompt at one evaluation; step s is the policy after s rollout batches, 0 the base",
+    ("step", "prompt_id", "temperature", "top_p", "top_k"),
+    "one prompt under one law at one evaluation; step s is the policy after s rollout batches, 0 the base. All but "
+    "greedy_correct is of the row's law, truncated and renormalised step by step",
     (
         _STEP,
         _c("update", "int32", "optimiser updates made until then, skipped ones not counted"),
@@ -323,10 +324,12 @@ EVALS = Table(
         _c("split", "str", "validation (for matching) or test (for reporting)"),
         _c("temperature", "float64", "temperature of the evaluated law"),
         _c("top_p", "float64", "nucleus of the evaluated law, 1 for none"),
+        _c("top_k", "int32", "the evaluated law keeps the k most probable tokens, 0 for all; before top_p"),
         _c("p", "float64", "exact success probability", null=True),
         _c("n", "int32", "samples drawn at this temperature", null=True),
         _c("c", "int32", "correct among them", null=True),
-        _c("effective_solutions", "float64", "exp of the entropy of π given correct", null=True),
+        _c("effective_solutions", "float64", "exp of the entropy of the law given correct; null where it reaches no "
+                                             "correct response", null=True),
         _c("mode_mass", "float64", "exact probability of the tokens that the task's named mode opens with", null=True),
         _c("mode_p", "float64", "exact success probability given that mode", null=True),
         _c("greedy_correct", "bool", "whether greedy decoding is correct"),

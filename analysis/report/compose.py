@@ -98,23 +98,23 @@ def _interpolated(data: pd.DataFrame, reached: pd.DataFrame) -> np.ndarray:
 
 
 def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
-    """Pass@k of the base and of the last policies, and its difference to the base, one column a temperature."""
+    """Pass@k of the base and of the last policies, and its difference to the base, one column a law."""
     from matplotlib.figure import Figure
 
     data = pass_at_k_curves(runs)
     if data["k"].nunique() < 2:
         raise NothingToDraw("no evaluation with success probabilities, or with several samples a prompt, was recorded")
     samples = samples_per_prompt(run.table("evals") for run in runs)
-    temperatures = list(dict.fromkeys(data["temperature"]))
+    laws = list(dict.fromkeys(data["law"]))
     with plots.style():
-        figure = Figure(figsize=(plots.COLUMN_INCHES if len(temperatures) == 1 else plots.PAGE_INCHES, 4.2))
-        axes = figure.subplots(2, len(temperatures), squeeze=False, sharex=True, sharey="row")
+        figure = Figure(figsize=(plots.COLUMN_INCHES if len(laws) == 1 else plots.PAGE_INCHES, 4.2))
+        axes = figure.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
         every = data[data["quantity"] == "value"]
-        for temperature, (values, differences) in zip(temperatures, axes.T, strict=True):
-            rows = data[data["temperature"] == temperature]
-            plots.pass_at_k(values, every[every["temperature"] == temperature], among=every)
+        for law, (values, differences) in zip(laws, axes.T, strict=True):
+            rows = data[data["law"] == law]
+            plots.pass_at_k(values, every[every["law"] == law], among=every)
             plots.pass_at_k_difference(differences, rows[rows["quantity"] == "difference"])
-            plots.heading(values, f"T = {temperature:g}")
+            plots.heading(values, law)
             differences.set_xlabel("k (responses per prompt)")
         axes[0, 0].set_ylabel("Pass@k")
         axes[1, 0].set_ylabel("Pass@k − base")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..evaluation import K_GRID, METRICS, interval
+from ..evaluation import K_GRID, METRICS, Law, interval
 from ..evaluation.intervals import bootstrap_weights
 from ..plots import BASE
 from .bands import band
@@ -54,12 +54,13 @@ def validation_pass_at_1(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def evaluations(runs: Sequence[Run], split: str) -> pd.DataFrame:
-    """Rows of `evals` of a split at the first temperature evaluated, with label and seed, common prompts only."""
-    rows = pd.concat([
-        run.table("evals", where=[("split", "==", split)]).assign(run_id=run.run_id, label=run.label, seed=run.seed)
-        for run in runs
-    ])
-    rows = rows[rows["temperature"] == rows["temperature"].iloc[0]] if len(rows) else rows
+    """Rows of `evals` of a split under each run's first law, with label and seed, common prompts only."""
+    parts = []
+    for run in runs:
+        part = run.table("evals", where=[("split", "==", split)])
+        part = Law.all_in(part)[0].rows(part) if len(part) else part
+        parts.append(part.assign(run_id=run.run_id, label=run.label, seed=run.seed))
+    rows = pd.concat(parts)
     seen = rows.groupby("prompt_id")["step"].size()
     evaluated = len(rows[["run_id", "step"]].drop_duplicates())
     return rows[rows["prompt_id"].isin(seen.index[seen == evaluated])]
@@ -88,7 +89,7 @@ def samples_per_prompt(evals: Iterable[pd.DataFrame]) -> int | None:
 
 def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
     """Pass@k of the base and of each run's last policy on the test prompts, k = 1 … 1024, and the difference to the
-    base: columns temperature, quantity (`value` or `difference`), label, k, value, low, high.
+    base: columns law (as text), quantity (`value` or `difference`), label, k, value, low, high.
 
     Exact in k where success was enumerated, else estimated for k up to the number of samples. Intervals are bootstrap
     percentiles over prompts (the same resampled prompts for all, so that differences are paired), or t over the seeds
@@ -97,7 +98,7 @@ def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
     ends = _ends(runs)
     weights = bootstrap_weights(ends["prompt_id"].nunique(), 0)
     parts = []
-    for temperature, at in ends.groupby("temperature", sort=False):
+    for law, at in ends.groupby("law", sort=False):
         curves: dict[str, np.ndarray] = {}  # label -> (seeds, prompts, k)
         for label in at["label"].unique():
             rows = at[at["label"] == label].sort_values(["seed", "prompt_id"])
@@ -107,19 +108,22 @@ def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
         for quantity, of in (("value", curves), ("difference", differences)):
             for label, curve in of.items():
                 value, low, high = _interval(curve, weights)
-                parts.append(pd.DataFrame({"temperature": temperature, "quantity": quantity, "label": label,
+                parts.append(pd.DataFrame({"law": law, "quantity": quantity, "label": label,
                                            "k": K_GRID, "value": value, "low": low, "high": high}))
     return pd.concat(parts).dropna(subset=["value"])
 
 
 def _ends(runs: Sequence[Run]) -> pd.DataFrame:
-    """Rows of `evals` of the first evaluation (of one run, labelled base) and of each run's last, on the test prompts
-    that all of them share."""
+    """Rows of `evals` under each law (column `law`): of the first evaluation (of one run, labelled base) and of each
+    run's last, on the test prompts that all of them share."""
     tests = [
         run.table("evals", where=[("split", "==", "test")]).assign(label=run.label, seed=run.seed) for run in runs
     ]
-    ends = [tests[0][tests[0]["step"] == 0].assign(label=BASE)]
-    ends += [rows[rows["step"] == rows["step"].max()] for rows in tests if len(rows) and rows["step"].max() > 0]
+    ends = []
+    for law in dict.fromkeys(law for rows in tests for law in Law.all_in(rows)):
+        under = [part.assign(law=str(law)) for rows in tests if len(part := law.rows(rows))]
+        ends.append(under[0][under[0]["step"] == 0].assign(label=BASE))
+        ends += [rows[rows["step"] == rows["step"].max()] for rows in under if rows["step"].max() > 0]
     shared = set.intersection(*(set(rows["prompt_id"]) for rows in ends))
     rows = pd.concat(ends)
     return rows[rows["prompt_id"].isin(shared)]

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
-from ..evaluation import EmptyRangeError, curves, get_metric, interval, matched
+from ..evaluation import EmptyRangeError, Law, curves, get_metric, interval, matched
 from ..plots import BASE
-from .bands import band
-from .curves import rollout_groups, samples_per_prompt
+from .curves import samples_per_prompt
 from .predictions import QUANTITIES, early_and_late, explained_between
+from .rollouts import RATIO_STEPS, ROLLOUT_KL, ROLLOUT_KL_NOTE, OfRollouts, of_rollouts
 from .tables import Cell, Table
 from .times import time_table
 
@@ -33,10 +33,9 @@ __all__ = ["Summary", "summarize"]
 KS = (1, 8, 64, 256)
 KS_BESIDE = (1, 8)  # at the second temperature
 _MODE_COLUMNS = {"mode": "mode_mass", "p in": "mode_p", "p out": "outside_p"}  # of tasks that name a mode
-RATIO_STEPS = 5  # the correct ratio is that of the rollouts of so many steps
 
 _NOTE = (
-    "Test prompts, T = {} unless said; ± half of a 95% interval over {}. opt. steps: optimiser updates; H: entropy on "
+    "Test prompts, {} unless said; ± half of a 95% interval over {}. opt. steps: optimiser updates; H: entropy on "
     f"fixed prefixes; {{}}corr. ratio: correct training rollouts of the {RATIO_STEPS} steps before, of the first step "
     "for the base."
 )
@@ -93,18 +92,16 @@ def summarize(experiment: Experiment) -> Summary:
         raise UsageError(f"experiment: no run in {experiment.folder} was evaluated yet; wait for the first evaluation")
     evals = {run_id: run.table("evals") for run_id, run in done.items()}
     seeds = max(len(members) for members in _members(done).values())
-    temperature = _temperatures(evals)[0]
-    columns = _columns(evals)
-    note = _NOTE.format(f"{temperature:g}", "prompts (one seed)" if seeds == 1 else f"{seeds} seeds (t)",
-                        ("eff. sol.: effective number of correct responses; " if "eff. sol." in columns else "")
-                        + (_MODE_NOTE if "mode" in columns else ""))
     notes = [f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
              for run_id, run in runs.items() if run_id not in done or run.status != "complete"]
-    tables = [_at_steps(done, evals, note)]
-    try:
-        tables += _at_pass_at_1(done, evals)
-    except EmptyRangeError as error:
-        notes.append(f"No table at matched Pass@1: {error}")
+    tables = []
+    for under in _by_truncation(evals):  # values under different laws are not compared
+        some = {run_id: done[run_id] for run_id in under}
+        tables.append(_at_steps(some, under, "prompts (one seed)" if seeds == 1 else f"{seeds} seeds (t)"))
+        try:
+            tables += _at_pass_at_1(some, under)
+        except EmptyRangeError as error:
+            notes.append(f"No table at matched Pass@1: {error}")
     if (predictions := _predictions(done)) is not None:
         tables.append(predictions)
     if (first_order := _first_order(done)) is not None:
@@ -114,6 +111,25 @@ def summarize(experiment: Experiment) -> Summary:
     return Summary(experiment.name, seeds, tuple(tables), tuple(notes))
 
 
+def _by_truncation(evals: Mapping[str, pd.DataFrame]) -> list[dict[str, pd.DataFrame]]:
+    """The runs apart by what truncates the first law that each was evaluated under, with their rows of it."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for run_id, rows in evals.items():
+        first, *others = Law.all_in(rows) or [Law()]
+        parts = [law.rows(rows) for law in (first, *others) if law.truncation == first.truncation]
+        found.setdefault(first.truncation, {})[run_id] = pd.concat(parts)
+    return list(found.values())
+
+
+def _first_law(evals: Mapping[str, pd.DataFrame]) -> Law:
+    return (Law.all_in(next(iter(evals.values()))) or [Law()])[0]
+
+
+def _title(where: str, evals: Mapping[str, pd.DataFrame]) -> str:
+    truncation = _first_law(evals).truncation
+    return f"{where}, evaluated at {truncation}" if truncation else where
+
+
 def _temperatures(evals: Mapping[str, pd.DataFrame]) -> list[float]:
     """The first two temperatures evaluated."""
     return [float(t) for t in next(iter(evals.values()))["temperature"].unique()[:2]]
@@ -121,12 +137,13 @@ def _temperatures(evals: Mapping[str, pd.DataFrame]) -> list[float]:
 
 def _compare(evals: Mapping[str, pd.DataFrame], at: Any, levels: Sequence[float] | None) -> pd.DataFrame:
     """Rows of `matched` for the metrics of the tables, at each of their temperatures."""
-    first = _temperatures(evals)[0]
+    first = _first_law(evals)
     by_temperature: dict[float, list[str]] = {}
     for metric, temperature in _columns(evals).values():
         by_temperature.setdefault(temperature, []).append(metric)
     parts = [
-        matched(evals, metrics, at, levels=levels, temperature=temperature, match_temperature=first, estimated=True)
+        matched(evals, metrics, at, levels=levels, temperature=temperature, match_temperature=first.temperature,
+                top_k=first.top_k, top_p=first.top_p, estimated=True)
         for temperature, metrics in by_temperature.items()
     ]
     return pd.concat([part.table for part in parts])
@@ -149,22 +166,24 @@ def _has(rows: pd.DataFrame, metric: str, temperature: float) -> bool:
     return bool(np.isfinite(get_metric(metric).values(at)).any())
 
 
-def _headings(columns: Mapping[str, tuple[str, float]]) -> tuple[str, ...]:
-    return ("", "step", "opt. steps", *columns, "corr. ratio")
+def _headings(columns: Mapping[str, tuple[str, float]], beside: Mapping[str, OfRollouts]) -> tuple[str, ...]:
+    return ("", "step", "opt. steps", *columns, *beside)
 
 
-def _row(label: str, members: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]]
-         ) -> tuple[Cell | str, ...]:
-    """One line: where it was matched, the metrics, and the correct ratio of the rollouts before."""
+def _row(label: str, members: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]],
+         beside: Mapping[str, OfRollouts]) -> tuple[Cell | str, ...]:
+    """One line: where it was matched, the metrics, and what `beside` takes from the rollouts before."""
     where = rows.groupby("run")[["reached", "step", "update"]].first()
     reached = int(where["reached"].sum())
     if reached < len(where):
-        return (label, f"{reached} of {len(where)}" if reached else "never", *["–"] * (len(columns) + 2))
+        return (label, f"{reached} of {len(where)}" if reached else "never", *["–"] * (len(columns) + len(beside) + 1))
     cells = [Cell(round(float(where["step"].mean()), 1)), Cell(round(float(where["update"].mean())))]
     for metric, temperature in columns.values():
         cells.append(_over_seeds(rows[(rows["metric"] == metric) & (rows["temperature"] == temperature)]))
-    ratios = pd.concat([_correct_ratio(run, float(where["step"][run_id])) for run_id, run in members.items()])
-    return (label, *cells, _over_seeds(ratios))
+    for taken in beside.values():
+        parts = [taken(run, float(where["step"][run_id])) for run_id, run in members.items()]
+        cells.append(_over_seeds(pd.concat(parts)))
+    return (label, *cells)
 
 
 def _over_seeds(rows: pd.DataFrame) -> Cell:
@@ -175,21 +194,18 @@ def _over_seeds(rows: pd.DataFrame) -> Cell:
     return Cell(found.estimate, found.low, found.high)
 
 
-def _correct_ratio(run: Run, step: float) -> pd.DataFrame:
-    """Share of correct rollouts in the `RATIO_STEPS` steps before `step`; at the start, in the first step."""
-    groups = rollout_groups([run])
-    end = max(int(np.ceil(step)), 1)
-    return band(groups[(groups["step"] < end) & (groups["step"] >= end - RATIO_STEPS)], [], "correct")
-
-
-def _at_steps(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame], note: str) -> Table:
+def _at_steps(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame], over: str) -> Table:
     ends = {(rows["step"].min(), rows["step"].max()) for rows in evals.values()}
     if len(ends) == 1:  # more prompts are evaluated at the start and the end than in between
         evals = {run_id: rows[rows["step"].isin(next(iter(ends)))] for run_id, rows in evals.items()}
     last = min(float(rows["step"].max()) for rows in evals.values())
-    rows, columns = _compare(evals, "step", [last]), _columns(evals)
+    rows, columns, beside = _compare(evals, "step", [last]), _columns(evals), of_rollouts(runs)
     lines = [_base_row(runs, evals), *_rows(runs, rows, columns)]
-    return Table(f"at matched steps ({last:.0f})", _headings(columns), tuple(lines), note)
+    note = _NOTE.format(_first_law(evals), over,
+                        ("eff. sol.: effective number of correct responses; " if "eff. sol." in columns else "")
+                        + (_MODE_NOTE if "mode" in columns else ""))
+    note += ROLLOUT_KL_NOTE if ROLLOUT_KL in beside else ""
+    return Table(_title(f"at matched steps ({last:.0f})", evals), _headings(columns, beside), tuple(lines), note)
 
 
 def _at_pass_at_1(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> list[Table]:
@@ -205,8 +221,8 @@ def _at_pass_at_1(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) ->
         estimate = f", estimated from {samples} {'samples' if samples > 1 else 'sample'} each"
         note += (" The level is reached where the estimate first reaches it, early by about its standard error"
                  f"{_standard_error(evals)}.")
-    main = Table(f"at matched Pass@1 = {levels[-1]:.3f} on validation prompts{estimate}", _headings(columns),
-                 tuple(lines), note)
+    title = _title(f"at matched Pass@1 = {levels[-1]:.3f} on validation prompts{estimate}", evals)
+    main = Table(title, _headings(columns, of_rollouts(runs)), tuple(lines), note)
     across_levels = [(name, metric) for name, metric in (("H", "entropy_fixed"), ("eff", "effective_solutions"))
                      if metric in set(rows["metric"])]
     shown = {f"{name} @ {level:.3f}": (metric, level) for name, metric in across_levels for level in levels}
@@ -215,7 +231,7 @@ def _at_pass_at_1(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) ->
         of = matched_rows[matched_rows["run"].isin(members)]
         cells = [_over_seeds(of[(of["metric"] == metric) & (of["level"] == level)]) for metric, level in shown.values()]
         across.append((label, *cells))
-    return [main, Table("at every level of matched Pass@1", ("", *shown), tuple(across))]
+    return [main, Table(_title("at every level of matched Pass@1", evals), ("", *shown), tuple(across))]
 
 
 def _standard_error(evals: Mapping[str, pd.DataFrame]) -> str:
@@ -246,14 +262,16 @@ def _rising(evals: Mapping[str, pd.DataFrame]) -> list[str]:
 
 def _rows(runs: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]]
           ) -> list[tuple[Cell | str, ...]]:
-    return [_row(label, members, rows[rows["run"].isin(members)], columns) for label, members in _members(runs).items()]
+    beside = of_rollouts(runs)
+    return [_row(label, members, rows[rows["run"].isin(members)], columns, beside)
+            for label, members in _members(runs).items()]
 
 
 def _base_row(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> tuple[Cell | str, ...]:
     """The base on the same prompts: any run before its first step."""
     rows = _compare(evals, "step", [0.0])
     first = rows["run"].iloc[0]
-    return _row(BASE, {first: runs[first]}, rows[rows["run"] == first], _columns(evals))
+    return _row(BASE, {first: runs[first]}, rows[rows["run"] == first], _columns(evals), of_rollouts(runs))
 
 
 def _members(runs: Mapping[str, Run]) -> dict[str, dict[str, Run]]:

@@ -155,6 +155,9 @@ class EvalFields:
     prompts: int = _f(64, "validation prompts at every evaluation, and test prompts at those during training", low=1)
     final_prompts: int = _f(128, "test prompts at the start and at the end", low=1)
     temperatures: tuple[float, ...] = _f((1.0, 0.6), "temperatures, all from one forward pass", above=0)
+    top_k: int = _f(0, "evaluate the law of the k most probable tokens at every temperature, exactly and by samples; "
+                       "0: of all", low=0)
+    top_p: float = _f(1.0, "nucleus of the evaluated law, after top_k, likewise; 1: none", above=0, high=1)
     samples: int = _f(4, "own responses per prompt at the first temperature (own entropy, estimated Pass@k)",
                       low=0)
 

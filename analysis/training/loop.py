@@ -330,6 +330,8 @@ class Loop:
                     prompts,
                     fixed=self.fixed,
                     temperatures=fields.temperatures,
+                    top_k=fields.top_k,
+                    top_p=fields.top_p,
                     samples=fields.samples,
                     generator=self.streams["evaluation"],
                     step=self.step,

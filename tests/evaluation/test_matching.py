@@ -33,7 +33,7 @@ def evals(
                     shift = OFFSETS[i] if i < prompts else 0.01
                     rows.append({
                         "step": steps[e], "update": updates[e], "prompt_id": f"{split}{i}", "split": split,
-                        "temperature": temperature, "top_p": 1.0,
+                        "temperature": temperature, "top_p": 1.0, "top_k": 0,
                         "p": p + shift if temperature == 1.0 else min(1.0, p + shift + 0.1),
                         "n": 4 if temperature == 1.0 else None, "c": (i + e) % 5 if temperature == 1.0 else None,
                         "effective_solutions": None if i in drop else (effective[e] if effective else 10.0) * (i + 1),
@@ -262,7 +262,8 @@ def test_runs_may_be_anything_with_tables():
         ({"levels": [1.2]}, "levels: expected numbers from 0 to 1, got 1.2"),
         ({"levels": [-1], "at": "step"}, "levels: expected numbers from 0 up, got -1"),
         ({"levels": [0.5, 0.5]}, "levels: expected distinct levels"),
-        ({"temperature": 0.7}, r"which the test prompts of run a were evaluated \(0.6, 1.0\), got 0.7"),
+        ({"temperature": 0.7}, r"which the test prompts of run a were evaluated \(T = 0.6; T = 1\), got T = 0.7"),
+        ({"top_p": 0.9}, r"which the validation prompts of run a were evaluated \(.*\), got T = 1, top-p 0.9"),
         ({"metric": "entropy_own", "temperature": 0.6}, "entropy_own is missing at temperature 0.6 in run a"),
     ],
 )

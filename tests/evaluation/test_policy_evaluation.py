@@ -16,6 +16,7 @@ from conftest import qwen3
 
 from analysis.errors import DivergedError, UsageError
 from analysis.evaluation import FixedPrefixes, evaluate, pass_at_k, pass_at_k_exact
+from analysis.evaluation.law import Law
 from analysis.evaluation.metrics import METRICS
 from analysis.evaluation.policy import TAIL_RANK
 from analysis.recording.schema import BUCKETS, EVALS
@@ -260,11 +261,11 @@ def test_fixed_prefixes_survive_json():
 def test_a_vocabulary_smaller_than_the_tail_rank_has_no_tail():
     from analysis.evaluation.policy import _entropy_and_tail
 
-    assert _entropy_and_tail(torch.zeros(1, 5), 1.0).tolist() == [[pytest.approx(math.log(5)), 0.0]]
+    assert _entropy_and_tail(torch.zeros(1, 5), Law()).tolist() == [[pytest.approx(math.log(5)), 0.0]]
     # 1 − Σ head is 0 in float32 at a gap of 40
     logits = torch.zeros(1, VOCAB)
     logits[0, :16] = 40.0
-    assert _entropy_and_tail(logits, 1.0)[0, 1] == pytest.approx((VOCAB - 16) / 16 * math.exp(-40), rel=1e-5)
+    assert _entropy_and_tail(logits, Law())[0, 1] == pytest.approx((VOCAB - 16) / 16 * math.exp(-40), rel=1e-5)
 
 
 def test_bad_input():

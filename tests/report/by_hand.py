@@ -134,7 +134,7 @@ def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None,
         return
     _append(writer, "evals", [
         {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
-         "top_p": 1.0, "p": success(label, step, i, temperature),
+         "top_p": 1.0, "top_k": 0, "p": success(label, step, i, temperature),
          "effective_solutions": 10.0 - step * (2 if label == "PSR" else 1),
          "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
          **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {}),
@@ -147,7 +147,7 @@ def _append_sampled_evals(writer: RunWriter, label: str, step: int, samples: int
     """As evaluations of a task are that cannot list its solutions: no p, samples at the first temperature alone."""
     _append(writer, "evals", [
         {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
-         "top_p": 1.0, "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
+         "top_p": 1.0, "top_k": 0, "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
          **({"n": samples, "c": min(samples, sampled_correct(label, step, i)), "entropy_own": 0.8 - 0.1 * step}
             if samples and temperature == 1.0 else {})}
         for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES

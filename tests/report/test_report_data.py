@@ -81,7 +81,7 @@ def test_only_prompts_of_every_evaluation_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_pass_at_k_of_base_and_last_policies(experiment: Experiment, temperature: float) -> None:
     found = curves.pass_at_k_curves(list(experiment.runs.values()))
-    found = found[found["temperature"] == temperature].set_index(["quantity", "label", "k"])
+    found = found[found["law"] == f"T = {temperature:g}"].set_index(["quantity", "label", "k"])
     for label, step in (("base", 0), ("NSR", STEPS)):
         p = np.array([success("NSR", step, i, temperature) for i in range(6)])
         assert found.loc[("value", label, 8), "value"] == pytest.approx(np.mean(1 - (1 - p) ** 8))
@@ -94,7 +94,7 @@ def test_pass_at_k_of_base_and_last_policies(experiment: Experiment, temperature
 
 def test_pass_at_k_over_seeds(three_seeds: Experiment) -> None:
     found = curves.pass_at_k_curves(list(three_seeds.runs.values()))
-    row = found.set_index(["temperature", "quantity", "label", "k"]).loc[(1.0, "value", "PSR", 1)]
+    row = found.set_index(["law", "quantity", "label", "k"]).loc[("T = 1", "value", "PSR", 1)]
     assert row["value"] == pytest.approx(np.mean([success("PSR", STEPS, i, 1.0) for i in range(6)]))
     assert row["high"] == pytest.approx(row["low"])  # the seeds are equal here
 
