@@ -6,18 +6,19 @@ go by value, those of importable modules by name), which stay in the experiment 
 folders as you trust.
 
 What identifies them is not the pickle, whose bytes differ from session to session, but a digest: of a task its name,
-its longest response, all of its prompts and the source of its class; of a policy its weights, its vocabulary and the
-source of its class. What a class calls elsewhere is not part of it.
+its longest response, all of its prompts and the code of its class; of a policy its weights, its vocabulary and the code
+of its class. Code is taken as Python compiled it, without comments and line numbers; what it calls elsewhere is not
+part of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 from toy_models.task import SPLITS
@@ -139,18 +140,32 @@ def _task_identity(task: Any) -> dict[str, Any]:
     if not hasattr(verdict, "correct") or not hasattr(verdict, "reason"):
         raise UsageError(f"task.verify: expected a toy_models.Verdict (correct, reason), got {type(verdict).__name__}")
     return {"name": task.name, "max_new_tokens": int(task.max_new_tokens), "prompts": content.hexdigest(),
-            "source": _source(task)}
+            "code": _class_digest(task)}
 
 
 def _policy_identity(policy: Any) -> dict[str, Any]:
     vocabulary = json.dumps(sorted(policy.tokenizer.get_vocab().items()))
     return {"weights": weights_hash(policy.model), "eos_id": int(policy.eos_id),
-            "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(), "source": _source(policy)}
+            "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(), "code": _class_digest(policy)}
 
 
-def _source(thing: Any) -> str | None:
-    """SHA-256 of the source of an object's class; None where it is not to be had."""
-    try:
-        return hashlib.sha256(inspect.getsource(type(thing)).encode()).hexdigest()
-    except (OSError, TypeError):
-        return None
+def _class_digest(thing: Any) -> str:
+    """SHA-256 over methods and plain attributes of an object's class and of the classes that it comes from.
+
+    Of compiled code, since the source of a class in a notebook cell is not to be had before Python 3.13.
+    """
+    members = [(name, member) for cls in type(thing).__mro__ if cls.__module__ not in ("builtins", "typing")
+               for name, member in sorted(vars(cls).items())]
+    found = [(name, repr(member)) for name, member in members
+             if isinstance(member, str | int | float | tuple) and not name.startswith("__")]
+    found += [(name, repr(_code(part.__code__))) for name, member in members
+              for part in (member, *(getattr(member, of, None) for of in ("__func__", "fget", "func")))
+              if isinstance(part, FunctionType)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _code(code: CodeType) -> Any:
+    """What a function does, as plain values that are the same in every session of one version of Python."""
+    constants = [_code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+                 for c in code.co_consts]
+    return code.co_code.hex(), code.co_names, constants
