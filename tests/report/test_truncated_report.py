@@ -1,0 +1,41 @@
+"""Experiments whose runs were drawn from or evaluated under different truncated laws."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from by_hand import make_experiment
+
+from analysis.report.curves import pass_at_k_curves
+from analysis.report.summary import summarize
+
+
+def test_laws_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) -> None:
+    experiment = make_experiment(tmp_path / "e", contexts=False)
+    assert all("rollout KL" not in table.columns for table in summarize(experiment).tables)
+    runs = dict(experiment.runs)
+    truncated = runs["nsr-seed0"]
+    read = truncated.table
+
+    def table(name: str, *arguments: Any, **options: Any) -> Any:
+        rows = read(name, *arguments, **options)
+        if name == "steps" and "rollout_kl" in rows:
+            return rows.assign(rollout_kl=0.04)
+        return rows.assign(top_p=0.9) if name == "evals" else rows
+
+    truncated.table = table  # type: ignore[method-assign]
+    changed: Any = SimpleNamespace(runs=runs, name="e", folder=experiment.folder)
+    tables = {one.title: one for one in summarize(changed).tables}
+    whole, part = tables["at matched steps (2)"], tables["at matched steps (2), evaluated at top-p 0.9"]
+    assert [row[0] for row in whole.rows][1:] == ["PSR"]
+    assert [row[0] for row in part.rows][1:] == ["NSR"]
+    assert "rollout KL" not in whole.columns
+    assert part.columns[-1] == "rollout KL"
+    assert part.rows[-1][-1].value == pytest.approx(0.04)
+    assert "log(rollout law / policy)" in part.note
+    laws = pass_at_k_curves(list(runs.values())).groupby("law")["label"].unique().map(set)
+    assert {law: labels - {"base"} for law, labels in laws.items() if "T = 1" in law} == {
+        "T = 1": {"PSR"}, "T = 1, top-p 0.9": {"NSR"}
+    }
