@@ -49,6 +49,14 @@ def test_a_base_has_its_own_line() -> None:
     )
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stop_says_how_to_get_the_prompt_back_at_once(terminal: bool) -> None:
+    stopping = {"run_id": "psr-seed0", "label": "PSR", "phase": "stopping", "note": "Ctrl-C again kills it"}
+    text = shown(EVENT, stopping, terminal=terminal)
+    assert "stopping" in text
+    assert "Ctrl-C again kills it" in text
+
+
 def test_equal_labels_are_told_apart_by_their_run() -> None:
     assert shown(EVENT, seeds="[0, 1]").startswith("psr-seed0  update")
 
