@@ -92,13 +92,14 @@ class Life:
         self.commits = self._count_commits()
 
     def _count_commits(self) -> int:
-        return len(list(self.folder.glob("*/commits/*.json")))
+        """Those after steps; what is committed before the first one holds no state to lose."""
+        return len([path for path in self.folder.glob("*/commits/*.json") if int(path.stem) > 0])
 
     def over(self) -> bool:
         return self.process.poll() is not None
 
     def committed(self) -> bool:
-        """Whether it has made a commit."""
+        """Whether it has made a commit after a step."""
         return self._count_commits() > self.commits
 
     def committing(self) -> bool:
@@ -146,7 +147,7 @@ class Life:
 def next_kill(number: int, draw: random.Random) -> tuple[str, str]:
     """When and what: the first ones within pretraining or, where there are only three, of each sort."""
     if not MANY:
-        return [("commit", "all"), ("training", "worker"), ("start", "parent")][number % 3]
+        return [("training", "all"), ("training", "worker"), ("commit", "parent")][number % 3]
     if number < KILLS // 10:
         return "base", draw.choice(["all", "parent"])
     return draw.choice(["start", "training", "commit", "commit"]), draw.choice(["all", "parent", "worker"])
@@ -158,16 +159,19 @@ def content(run: Run, table: str, rows: int) -> str:
     return hashed.hexdigest()
 
 
-def check_committed(folder: Path, whole: Experiment) -> None:
-    """What can be read is the beginning of the uninterrupted runs, up to a commit."""
+def check_committed(folder: Path, whole: Experiment) -> int:
+    """What can be read is the beginning of the uninterrupted runs, up to a commit; how many runs are midway."""
     if not (folder / "experiment.json").exists():
-        return
+        return 0
+    midway = 0
     for run_id, run in load_trace(folder, verify=True).runs.items():
         of_whole = [c for c in read_commits(whole.runs[run_id].folder) if c.step <= (run.committed_step or 0)]
+        midway += run.status != "complete" and (run.committed_step or 0) > 0
         for table in set(TABLES) - {"timings"}:
             rows = sum(part.rows for commit in of_whole for part in commit.parts if part.table == table)
             assert run.rows(table) == (rows if run.committed_step is not None else 0)
             assert content(run, table, rows) == content(whole.runs[run_id], table, run.rows(table)), (run_id, table)
+    return midway
 
 
 def check_complete(folder: Path, whole: Experiment) -> None:
@@ -198,7 +202,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     draw = random.Random(20)
     kills: collections.Counter[tuple[str, str]] = collections.Counter()
     cache = tmp_path / "cache" if MANY else None
-    folder, experiments = tmp_path / "killed", 0
+    folder, experiments, midway = tmp_path / "killed", 0, 0
     begun = time.monotonic()
     while True:
         life = Life(recipe, folder, cache, "--resume", "--workers", str(draw.choice([1, 1, 2]) if MANY else 2))
@@ -209,11 +213,11 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
             if moment == "start":
                 time.sleep(draw.uniform(0, started))
             elif life.wait(reached[moment], 0.005):
-                time.sleep(draw.uniform(0, {"base": 5.0, "training": 1.0, "commit": 0.03}[moment]))
+                time.sleep(draw.uniform(0, {"base": 5.0, "training": 0.3, "commit": 0.03}[moment]))
             if life.kill(victim, draw):
                 kills[moment, victim] += 1
                 worker_killed |= victim == "worker"
-                check_committed(folder, whole)
+                midway += check_committed(folder, whole) > 0
                 print(f"{kills.total():4d} {moment} {victim}", flush=True)
             if victim != "worker":
                 break
@@ -230,7 +234,8 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
                 folder = tmp_path / f"killed-{experiments}"
             else:
                 assert status == -9, life.errors.read_text()
-    print(f"\n{kills.total()} kills over {experiments} experiments, none with a difference; "
+    assert midway > 0, "no run was killed between its first and its last commit"
+    print(f"\n{kills.total()} kills over {experiments} experiments, {midway} with runs midway, none with a difference; "
           f"{(time.monotonic() - begun) / KILLS:.1f} s a kill")
     for (moment, victim), count in sorted(kills.items()):
         print(f"{count:4d}  {moment:<8}  {victim}")
