@@ -29,6 +29,13 @@ _HOME = {
     "bucket_flow": "flows",
     "realised_and_jvp": "flows",
     "law_agreement": "flows",
+    "push_bars": "laws",
+    "flow_against_prior": "laws",
+    "boundary_lines": "laws",
+    "entropy_sign_lines": "laws",
+    "metric_against_success": "ladder",
+    "factor_effects": "ladder",
+    "interaction_grid": "ladder",
     "part_lines": "predictions",
     "unexplained": "predictions",
 }
