@@ -18,7 +18,7 @@ __all__ = ["boundary_lines", "entropy_sign_lines", "flow_against_prior", "push_b
 
 
 def push_bars(ax: Axes, values: np.ndarray, token: int, label: str, *, unit: str) -> None:
-    """One bar a token in order of their prior, the sampled one hatched; `label` is the method, which gives the colour."""
+    """One bar a token in order of their prior, the sampled one hatched; `label` is the method, giving its colour."""
     colors = [look(label).color] * len(values)
     bars = ax.bar(np.arange(len(values)), values, color=colors, width=0.8)
     bars[token].set_hatch("////")
