@@ -14,6 +14,7 @@ _HOME = {
     "token_picture": "contexts",
     "write_figures": "figures",
     "save_figure": "figures",
+    "noise_dynamics_figure": "noise",
     "noise_figure": "noise",
     "dynamics_figure": "compose",
     "mass_flow_figure": "compose",

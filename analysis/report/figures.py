@@ -12,6 +12,7 @@ from ..recording.folders import write_durably
 from . import compose
 from .compose import NothingToDraw
 from .contexts import FlowData
+from .noise import noise_dynamics_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +44,8 @@ def write_figures(
         "mass_flow": lambda of: compose.mass_flow_figure(of, flows),
         "prediction_and_outcome": lambda of: compose.prediction_figure(of, flows),
     }
+    if any(run.rows("noise") for run in runs):
+        figures["noise_over_steps"] = noise_dynamics_figure
     wanted = [(experiment.folder / "figures" if folder is None else Path(folder), name, runs) for name in figures]
     if folder is None:
         wanted += [(run.folder / "figures", name, [run]) for run in runs for name in figures]

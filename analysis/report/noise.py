@@ -1,19 +1,24 @@
-"""The figure of gradient noise: policies of different accuracy, on one task or several."""
+"""Figures of gradient noise: policies of different accuracy, on one task or several, and runs over their steps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from .. import plots
+from ..evaluation import interval
 from ..noise.crossings import Crossing, crossing_by_task
 from .compose import NothingToDraw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["noise_figure"]
+    from ..recording import Run
+
+__all__ = ["noise_dynamics_figure", "noise_figure"]
 
 _SHOWN = ("PSR", "NSR", "GRPO")
 _Z = 1.96
@@ -23,6 +28,13 @@ NSR over that of PSR; both have the same expectation, the exact gradient ∇p. D
 lines between points; grey: where its 95% band holds 1. Bottom: per-rollout variance over the squared signal, hence the
 rollouts that make the signal as large as the noise. Bars: 95% intervals over replicates of the rollouts, prompts fixed;
 how policies of equal p differ is not in them."""
+
+OVER_STEPS_CAPTION = """Noise of the estimators PSR and NSR of the policy that each method has trained so far, on fixed
+validation prompts: per-rollout variance of NSR over that of PSR, and of each over the squared signal, hence the
+rollouts that make the signal as large as the noise. Bands: 95% intervals, """
+
+_PANELS = (("NSR", "noise_ratio", "variance, NSR / PSR"), ("PSR", "noise_to_signal", "noise / signal, PSR"),
+           ("NSR", "noise_to_signal", "noise / signal, NSR"))  # fmt: skip
 
 
 def noise_figure(frame: pd.DataFrame) -> Figure:
@@ -54,11 +66,49 @@ def noise_figure(frame: pd.DataFrame) -> Figure:
         return figure
 
 
+def noise_dynamics_figure(runs: Sequence[Run]) -> Figure:
+    """Variance ratio and noise-to-signal of both signs over steps, one line a method.
+
+    Raises NothingToDraw where no run recorded gradient noise.
+    """
+    from matplotlib.figure import Figure
+
+    found = [run.table("noise").assign(label=run.label, seed=run.seed) for run in runs if run.rows("noise")]
+    if not found:
+        raise NothingToDraw("no run measured gradient noise (record.noise_every)")
+    rows = pd.concat(found, ignore_index=True)
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 2.5))
+        for ax, (estimator, quantity, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+            plots.curve(ax, _over_steps(rows[rows["estimator"] == estimator], quantity), x="step")
+            ax.set_yscale("log")
+            ax.set_xlabel("step")
+            plots.heading(ax, title)
+        plots.legend(figure, figure.axes[:1])
+        seeds = rows.groupby("label")["seed"].nunique().max()
+        plots.caption(figure, OVER_STEPS_CAPTION + (f"over {seeds} seeds." if seeds > 1 else
+                                                    "one seed, over replicates of the rollouts."))  # fmt: skip
+        return figure
+
+
+def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Mean of the logarithm at each step of a method: over seeds a t interval, from the standard error for one seed."""
+    out = []
+    for (label, step), of in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
+        middle = np.log(of[quantity])
+        half = _Z * float((of[f"{quantity}_se"] / of[quantity]).iloc[0])
+        ends = (middle.mean() - half, middle.mean() + half)
+        if len(of) > 1:
+            over_seeds = interval(middle, over="seeds")
+            ends = (over_seeds.low, over_seeds.high)
+        out.append({"label": label, "step": step, "value": np.exp(middle.mean()), "low": np.exp(ends[0]),
+                    "high": np.exp(ends[1])})  # fmt: skip
+    return pd.DataFrame(out, columns=["label", "step", "value", "low", "high"])
+
+
 def _points(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Points with 95% intervals on the logarithm, which keeps them positive."""
-    from numpy import exp
-
     value = rows[quantity]
-    factor = exp(_Z * (rows[f"{quantity}_se"] / value))
+    factor = np.exp(_Z * (rows[f"{quantity}_se"] / value))
     return pd.DataFrame({"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor,
                          "high": value * factor}).dropna()  # fmt: skip
