@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test check figures noise docs bench clean
+.PHONY: help trace test check figures noise ladder docs bench clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -17,6 +17,7 @@ help:
 	@echo "make test     set up .venv, run linters, type checker and tests"
 	@echo "make figures  draw the pictures of figures/ from the main job's records"
 	@echo "make noise    measure gradient noise on the row of bases, draw figures/gradient_noise.png"
+	@echo "make ladder   run the full factorial on exact policies, draw figures/factorial.png"
 	@echo "make docs     write the generated pages of docs/"
 	@echo "make bench    run the benchmarks"
 	@echo "make clean    remove .venv"
@@ -51,6 +52,9 @@ figures: .venv/.ready-run
 
 noise: .venv/.ready-run
 	@$(PY) -m analysis.noise --base 'path*' --figure figures/gradient_noise.png $(ARGS)
+
+ladder: .venv/.ready-run
+	@$(PY) -m analysis.ladder --full --figure figures/factorial.png $(ARGS)
 
 docs: .venv/.ready-run
 	@$(PY) -m analysis.recording

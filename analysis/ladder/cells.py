@@ -24,10 +24,13 @@ from ..training.tabular import TableHistory, TableSettings, train_table
 from .factors import Cell, cell_name
 from .problems import Problem, make_problem
 
-__all__ = ["METHODS", "CellRun", "Cells", "run_cells"]
+__all__ = ["BASELINES", "METHODS", "CellRun", "Cells", "run_cells"]
 
 METHODS = ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO")
 LAMBDA = 0.1  # of W-REINFORCE, as in the paper
+# A constant baseline b gives a correct response the weight 1 − b and a wrong one −b: PSR is b = 0, NSR b = 1. Up to a
+# factor that is W-REINFORCE with λ = (1 − b)/b, so the paper's λ = 0.1 is b = 0.91, and REINFORCE is b = 0.5.
+BASELINES = {"baseline 0.25": 3.0, "baseline 0.75": 1 / 3}
 # Times `lr_scale`. At 1 exact PSR goes from p = 0.35 to 0.75 in about 100 steps, and no ratio ever leaves [0.8, 1.2].
 RATES = {"sgd": 0.2, "momentum": 0.02, "adam": 0.012, "lion": 0.006}
 _LOGLINEAR_RATE = {"sgd": 20.0, "momentum": 20.0, "adam": 1.0, "lion": 1.0}  # gradients are means over prompts there
@@ -148,14 +151,16 @@ def _table_settings(cell: Cell, method: str, settings: Cells, problem: Problem) 
 
 def _objective(method: str, form: str, *, clip: bool) -> Objective:
     clips = {"clip_low": _CLIP, "clip_high": _CLIP} if clip else {}
-    lambda_ = LAMBDA if method == "W-REINFORCE" else None
-    return get(method.lower(), form=form, lambda_=lambda_, **clips)
+    lambda_ = {"W-REINFORCE": LAMBDA, **BASELINES}.get(method)
+    name = "w-reinforce" if lambda_ is not None else method.lower()
+    return get(name, form=form, lambda_=lambda_, **clips)
 
 
 def _scale(method: str, problem: Problem) -> float:
     p = problem.policy.success(problem.correct)
     spread = float((p * (1 - p)).sqrt().mean())
-    return {"W-REINFORCE": 1 / (1 + LAMBDA), "REINFORCE": 0.5, "GRPO": spread}.get(method, 1.0)
+    family = {name: 1 / (1 + lambda_) for name, lambda_ in ({"W-REINFORCE": LAMBDA} | BASELINES).items()}
+    return (family | {"REINFORCE": 0.5, "GRPO": spread}).get(method, 1.0)
 
 
 def _form_scale(problem: Problem) -> float:

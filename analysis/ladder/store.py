@@ -59,7 +59,7 @@ class LadderFolder:
         _replace(self.path / "ladder.json", lambda file: file.write_text(text, encoding="utf-8"))
 
     def _file(self, cell: str, method: str) -> Path:
-        return self.path / "cells" / f"{cell}--{method.lower()}.parquet"
+        return self.path / "cells" / f"{cell}--{method.lower().replace(' ', '')}.parquet"
 
     def has(self, cell: str, method: str) -> bool:
         """Whether the cell was run before."""
