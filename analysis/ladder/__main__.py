@@ -54,8 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--optimizer", default="adam", help="what the factor switches on: adam, lion, momentum (adam)")
     parser.add_argument("--lr-scale", type=float, default=4.0,
                         help="learning rates of all optimisers times this; 1: about 100 steps to p = 0.75 (4)")
-    parser.add_argument("--methods", help="comma-separated, PSR and NSR among them (PSR,NSR,W-REINFORCE,REINFORCE,GRPO); "
-                        "also 'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1)")
+    parser.add_argument("--methods",
+                        help="comma-separated, PSR and NSR among them (PSR,NSR,W-REINFORCE,REINFORCE,GRPO); also "
+                        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and draws (0)")
     parser.add_argument("--workers", type=int, help="processes (as many as cores)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="its folder (runs/ladder-<policy>-<hash8>)")
@@ -78,7 +79,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from .store import LadderFolder
 
     methods = tuple(arguments.methods.split(",")) if arguments.methods else METHODS
-    _check(arguments, methods, known=(*METHODS, *BASELINES), policies=POLICIES, optimizers=[n for n in RATES if n != "sgd"])
+    optimizers = [name for name in RATES if name != "sgd"]
+    _check(arguments, methods, known=(*METHODS, *BASELINES), policies=POLICIES, optimizers=optimizers)
     given = {name: value for name, value in vars(arguments).items() if name in {f.name for f in fields(Cells)}}
     given["prompts"] = arguments.prompts or {"bandit": 256, "tree": 64, "loglinear": 32}[arguments.policy]
     settings = Cells(**given | {"methods": methods})

@@ -141,7 +141,8 @@ def test_matching_at_the_first_crossing_of_common_levels():
 
 @pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
 def test_without_any_factor_there_is_no_gap(policy):
-    settings = Cells(policy=policy, seeds=3, prompts=4, arms=40, steps=60, methods=("PSR", "NSR", "W-REINFORCE", "baseline 0.25"))
+    methods = ("PSR", "NSR", "W-REINFORCE", "baseline 0.25")
+    settings = Cells(policy=policy, seeds=3, prompts=4, arms=40, steps=60, methods=methods)
     none = [(frozenset(), method) for method in settings.methods]
     table = gaps(run_cells(none, settings))
     # float32 rounding over 60 steps; constant baselines take the same path at a learning rate divided by 1 + λ
