@@ -60,6 +60,7 @@ docs: .venv/.ready-run
 	@$(PY) -m analysis.recording
 	@$(PY) -m analysis.training
 	@$(PY) -m analysis.ladder.conservation
+	@$(PY) -m analysis.evaluation
 
 bench: .venv/.ready-dev
 	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name -q -s $(ARGS)

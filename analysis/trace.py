@@ -136,6 +136,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
 
 def _list(*, as_json: bool) -> int:
+    from toy_models.bases import BASES
+
     from .training.recipe import Recipe
 
     recipes = [Recipe.load(name) for name in Recipe.names()]
@@ -144,6 +146,7 @@ def _list(*, as_json: bool) -> int:
         return 0
     for recipe in recipes:
         print(f"{recipe.name}\n  {recipe.about}\n  {len(recipe.expand())} runs; {recipe.cost}")
+    print(f"\nbases (policy.base, described in docs/bases.md): {', '.join(BASES)}")
     return 0
 
 

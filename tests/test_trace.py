@@ -14,6 +14,7 @@ import analysis.report
 from analysis import __version__, trace
 from analysis.training import Recipe, experiment
 from analysis.training.__main__ import main as document
+from toy_models import BASES
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -228,6 +229,7 @@ class TestWithoutRunning:
         text = capsys.readouterr().out
         for recipe in map(Recipe.load, Recipe.names()):
             assert f"{recipe.name}\n  {recipe.about}\n  {len(recipe.expand())} runs; {recipe.cost}\n" in text
+        assert all(base in text for base in BASES)
 
     def test_list_json(self, capsys: pytest.CaptureFixture[str]) -> None:
         trace.main(["--list", "--json"])

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -61,18 +61,31 @@ class BaseRecipe:
     threads: int
 
 
+_SMALL = BaseRecipe(
+    task="path", corpus={"slip": 0.05, "ignore": 0.15, "longest": 29},
+    layers=2, hidden=64, heads=4, head_dim=16, intermediate=192, init_std=0.1,
+    steps=2800, batch=64, lr=1e-2, warmup_steps=40, weight_decay=0.01, threads=1,
+)  # fmt: skip
+_TINY = replace(
+    _SMALL, task="path-small", corpus={"slip": 0.05, "ignore": 0.15, "longest": 15}, layers=1, intermediate=128,
+    steps=300, lr=8e-3, warmup_steps=20,
+)  # fmt: skip
+_COUNTDOWN = replace(_SMALL, task="countdown", corpus={"slip": 0.0, "reuse": 0.0, "largest": 99}, steps=2000)
+_TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_tagged": 0.95, "aloud_plain": 0.03}
+
+# A name such as path-p20 says how often the base is right, in per cent, on validation prompts (docs/bases.md).
 BASES: dict[str, BaseRecipe] = {
-    "path": BaseRecipe(
-        task="path", corpus={"slip": 0.05, "ignore": 0.15, "longest": 29},
-        layers=2, hidden=64, heads=4, head_dim=16, intermediate=192, init_std=0.1,
-        steps=2800, batch=64, lr=1e-2, warmup_steps=40, weight_decay=0.01, threads=1,
-    ),
-    "tiny": BaseRecipe(
-        task="path-small", corpus={"slip": 0.05, "ignore": 0.15, "longest": 15},
-        layers=1, hidden=64, heads=4, head_dim=16, intermediate=128, init_std=0.1,
-        steps=300, batch=64, lr=8e-3, warmup_steps=20, weight_decay=0.01, threads=1,
-    ),
-}  # fmt: skip
+    "path": _SMALL,
+    "path-p20": replace(_SMALL, corpus={"slip": 0.11, "ignore": 0.15, "longest": 29}),
+    "path-p55": replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 29}),
+    "path-p60": replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 36}),
+    "countdown-p20": replace(_COUNTDOWN, corpus={"slip": 0.15, "reuse": 0.1, "largest": 99}),
+    "countdown-p40": _COUNTDOWN,
+    "two-modes": replace(_SMALL, task="two-modes", corpus={**_TWO_MODES, "longest": 20}, steps=2200),
+    "tiny": _TINY,
+    "tiny-countdown": replace(_TINY, task="countdown-small", corpus={"slip": 0.0, "reuse": 0.0, "largest": 24}),
+    "tiny-two-modes": replace(_TINY, task="two-modes-small", corpus={**_TWO_MODES, "longest": 15}),
+}
 
 
 def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -> Path:

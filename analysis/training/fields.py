@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from toy_models.bases import BASES
 from toy_models.files import FILE_TASK
 from toy_models.task import TASKS
 
@@ -40,7 +41,8 @@ def _f(default: Any, doc: str, *, low: float | None = None, high: float | None =
 
 @dataclass(frozen=True)
 class PolicyFields:
-    base: str = _f("path", "a built-in base (path, tiny) or a folder with a Hugging Face causal LM and its tokenizer")
+    base: str = _f("path", f"a built-in base ({', '.join(BASES)}; docs/bases.md says what they know) or a folder with "
+                           "a Hugging Face causal LM and its tokenizer")
     seed: int = _f(0, "seed of the built-in base's weights and pretraining, apart from the run's seed", low=0)
     dtype: str = _f("float32", "dtype of parameters and updates", choices=("float32", "float64"))
     digest: str | None = _f(None, "identity of the policy handed to `analysis.run(…, policy=…)`, which writes it")

@@ -8,11 +8,14 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
 from toy_models import BASES, Policy, base_is_cached, bases, ensure_base, get_task, load_policy, sample
+from toy_models.pretraining import build_model
+from toy_models.task import built_in_task
 
 
 @pytest.fixture
@@ -175,10 +178,29 @@ def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_bad_requests() -> None:
-    with pytest.raises(ValueError, match="base: expected one of path, tiny, received 'tinny'; did you mean tiny"):
+    with pytest.raises(ValueError, match=r"base: expected one of path, .*received 'tinny'; did you mean tiny"):
         ensure_base("tinny")
     with pytest.raises(ValueError, match="seed: expected a number from 0 up, received -1"):
         base_is_cached("tiny", -1)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_recipes_fit_their_tasks(name: str) -> None:
+    recipe = BASES[name]
+    task = built_in_task(recipe.task)
+    rows = task.corpus(20, np.random.default_rng(0), recipe.corpus)
+    assert rows.shape[0] == 20
+    model = build_model(dataclasses.replace(recipe, layers=1), task, seed=0)
+    assert model.config.vocab_size == len(task.words)
+    assert rows.shape[1] <= model.config.max_position_embeddings
+
+
+def test_code_of_another_task_changes_no_base(fake: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+    before = {name: bases._folder(name, 0) for name in ("tiny", "tiny-countdown", "tiny-two-modes")}
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "path.py"))
+    changed = {name for name, folder in before.items() if bases._folder(name, 0) != folder}
+    assert changed == {"tiny", "tiny-two-modes"}  # walking aloud or not is built on «path»
 
 
 def test_tiny_is_right_often_enough_and_wrong_often_enough(tiny: Policy) -> None:
