@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from analysis import UsageError
 from analysis.recording import digest, load_trace
@@ -15,6 +17,7 @@ from analysis.recording.folders import read_experiment, read_run_json
 from analysis.trace import main
 from analysis.training import Recipe, run, train
 from analysis.training.experiment import default_folder
+from analysis.training.start import load_policy_and_task
 from toy_models import ensure_base, get_task
 
 HERE = Path(__file__).parent
@@ -236,6 +239,25 @@ class TestRun:
     def test_what_the_loop_refuses(self, trained: Path, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             self.go(recipe(trained, **settings), trained / "out")
+
+    def test_each_field_reaches_the_task(self, trained: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(trained / "base")
+        tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %} :"
+        tokenizer.save_pretrained(trained / "base")
+        texts = [p.text for p in get_task("path-small").prompts("train")]
+        for i, split in enumerate(("train", "validation", "test")):
+            rows = [{"q": text, "a": {"b": f"{split} {n}"}} for n, text in enumerate(texts[70 * i : 70 * (i + 1)])]
+            (trained / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        files = {f"task.{split}_file": str(trained / f"{split}.jsonl") for split in ("train", "validation", "test")}
+        mine = recipe(trained, **files, **{"task.prompt_column": "q", "task.answer_column": "a.b",
+                                           "task.chat_template": True, "task.verifier": "exact"})
+        _, task = load_policy_and_task(mine.expand()[0].config, torch.device("cpu"))
+        for i, split in enumerate(("train", "validation", "test")):
+            prompts = task.prompts(split)
+            assert [(p.text, p.answer) for p in prompts] == [
+                (f"{text} :", f"{split} {n}") for n, text in enumerate(texts[70 * i : 70 * (i + 1)])]
+        assert task.verify(prompts[0].ids, [1]).reason == "wrong answer"
+        assert task.max_new_tokens == 9
 
     def test_a_prompt_may_be_as_long_as_the_model_allows(self, trained: Path) -> None:
         mine = recipe(trained, **{"rollout.max_new_tokens": 60, "steps": 0, "record.contexts": 0})
