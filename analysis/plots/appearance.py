@@ -138,14 +138,14 @@ def reference_line(ax: Axes, value: float = 0.0, *, axis: str = "y") -> None:
     draw(value, color="#999999", linewidth=0.6, zorder=0)
 
 
-def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None) -> None:
-    """One legend above the figure with every label once, in order of first appearance."""
+def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None, columns: int = MOST_COLUMNS) -> None:
+    """One legend above the figure with every label once, in order of first appearance, in so many columns at most."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     figure.legend(found.values(), found.keys(), loc="outside upper center", title=title,
-                  ncols=min(len(found), MOST_COLUMNS), columnspacing=1.2)
+                  ncols=min(len(found), columns), columnspacing=1.2)
 
 
 def caption(figure: Figure, text: str) -> None:

@@ -22,11 +22,11 @@ __all__ = ["part_lines", "unexplained"]
 _QUANTITIES = (("#000000", "o"), ("#8A5FBF", "s"))
 # part -> (label, colour, line style); a sign's colour is that of the method that learns from it alone
 _PARTS: dict[str, tuple[str, str, str | tuple[int, tuple[float, ...]]]] = {
-    "pos": ("rewarded samples", "#0072B2", "-"),
-    "neg": ("unrewarded samples", "#D55E00", "-"),
+    "pos": ("rewarded", "#0072B2", "-"),
+    "neg": ("unrewarded", "#D55E00", "-"),
     "reg": ("regularisers", "#009E73", "-"),
     "decay": ("weight decay", "#E69F00", "-"),
-    "history": ("momentum history", "#555555", (0, (1.2, 1.0))),
+    "history": ("history", "#555555", (0, (1.2, 1.0))),
 }
 
 

@@ -56,7 +56,7 @@ PREDICTION_CAPTION = """The prediction is the JVP: first order in the actual par
 variance of the realised changes of one update that it leaves unexplained (0.01 is R² = 0.99), all contexts. Below:
 whose gradients the predicted Δ log π(y) came from, at contexts of rewarded responses, of unrewarded ones and of the
 held-out panel: share Σ x·j / Σ j² of the whole change j for a part x of the step. A source has the whole impulse of
-its gradients, momentum included, with Adam's v̂ as it was; the sources add to one. Dotted: all that came from earlier
+its gradients, momentum included, with Adam's v̂ as it was; the sources add to one. History: all that came from earlier
 updates' gradients."""
 
 
@@ -222,7 +222,8 @@ def prediction_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figu
         raise NothingToDraw("no update recorded its JVP by source (record.jvp_every, record.shares_every)")
     labels = list(dict.fromkeys(run.label for run in runs))
     with plots.style():
-        figure = Figure(figsize=(plots.COLUMN_INCHES if len(labels) == 1 else plots.PAGE_INCHES, 5.9))
+        alone = len(labels) == 1
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 6.4) if alone else (plots.PAGE_INCHES, 5.9))
         axes = figure.subplots(4, len(labels), squeeze=False, sharey="row", sharex="col")
         for label, (first, *below) in zip(labels, axes.T, strict=True):
             plots.heading(first, label)
@@ -234,6 +235,6 @@ def prediction_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figu
         for ax, name in zip(axes[:, 0], ("", "rewarded", "unrewarded", "panel"), strict=True):
             ax.set_ylabel(f"share,\n{name}" if name else "1 − R²")
         axes[0, 0].legend(loc="upper right", borderaxespad=0.0)
-        plots.legend(figure, list(axes[1:].flat))
+        plots.legend(figure, list(axes[1:].flat), title="gradients of", columns=3 if alone else 5)
         plots.caption(figure, PREDICTION_CAPTION + uncertainty(runs, "prompts (jackknife)"))
         return figure

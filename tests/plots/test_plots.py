@@ -223,8 +223,8 @@ def test_part_lines_draw_the_parts_that_are_there(ax: Axes) -> None:
                          "low": [1.0, 0.9, np.nan], "high": [1.6, 1.1, np.nan]})
     plots.part_lines(ax, data)
     named = {line.get_label(): line for line in ax.lines if not str(line.get_label()).startswith("_")}
-    assert list(named) == ["rewarded samples", "momentum history"]
-    assert np.asarray(named["rewarded samples"].get_ydata()) == pytest.approx([1.3, 1.0])
-    assert to_hex(named["rewarded samples"].get_color()) == plots.look("PSR").color.lower()
+    assert list(named) == ["rewarded", "history"]
+    assert np.asarray(named["rewarded"].get_ydata()) == pytest.approx([1.3, 1.0])
+    assert to_hex(named["rewarded"].get_color()) == plots.look("PSR").color.lower()
     assert len(ax.collections) == 1  # a band where there is an interval
     assert ax.get_ylim() == pytest.approx((-0.7, 1.5))

@@ -95,10 +95,28 @@ def test_token_figure_shows_a_positive_beside_a_negative_weight(experiment: Expe
 def test_prediction_figure_shows_each_method_its_own_sources(experiment: Experiment) -> None:
     figure = prediction_figure(list(experiment.runs.values()))
     psr, nsr = ({line.get_label(): line.get_ydata() for line in figure.axes[at].lines} for at in (2, 3))
-    assert {label for label in psr if not str(label).startswith("_")} == {"rewarded samples", "momentum history"}
-    assert {label for label in nsr if not str(label).startswith("_")} == {"unrewarded samples", "momentum history"}
-    assert np.asarray(psr["rewarded samples"]) == pytest.approx([1, 1])
-    assert np.asarray(nsr["momentum history"]) == pytest.approx([1 - NOW, 1 - NOW])
+    assert {label for label in psr if not str(label).startswith("_")} == {"rewarded", "history"}
+    assert {label for label in nsr if not str(label).startswith("_")} == {"unrewarded", "history"}
+    assert np.asarray(psr["rewarded"]) == pytest.approx([1, 1])
+    assert np.asarray(nsr["history"]) == pytest.approx([1 - NOW, 1 - NOW])
+
+
+def test_prediction_figure_of_one_run_has_room_for_every_source(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = experiment.runs["psr-seed0"]
+    flows = run.flows()
+    rng = np.random.default_rng(0)
+    flows["jvp_dlog_prob_shares"] = [known + rng.normal(size=8) for known in flows["jvp_dlog_prob_shares"]]
+    monkeypatch.setattr(run, "flows", lambda: flows)
+    figure = prediction_figure([run])
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert set(names) == {"rewarded", "unrewarded", "regularisers", "weight decay", "history"}
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
 
 
 def test_without_shares_there_is_no_prediction_figure(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
