@@ -53,7 +53,7 @@ def well_formed_steps() -> list[str]:
     return [f"{x} {o} {y} = {r}" for x, o, y, r in itertools.product(numbers, "+-*", numbers, numbers)]
 
 
-@pytest.mark.parametrize("puzzle", [(1, 2, 3, 6), (2, 2, 3, 1), (1, 2, 3, 5)])
+@pytest.mark.parametrize("puzzle", [(1, 2, 3, 6), (2, 2, 3, 3), (1, 2, 3, 5)])
 def test_verifier_and_solutions_against_all_short_texts(puzzle: tuple[int, int, int, int]) -> None:
     prompt = TINY.encode_prompt(Countdown(*puzzle))
     text = TINY.tokenizer.decode(prompt)
