@@ -25,9 +25,10 @@ from analysis.ladder import (
     run_cells,
 )
 from analysis.ladder.__main__ import main
-from analysis.ladder.cells import CellRun
+from analysis.ladder.cells import CellRun, _table_settings
 from analysis.ladder.factors import factors_of, first_in, last_out, orders
 from analysis.ladder.store import LadderFolder
+from analysis.training.tabular import TableOptimizer, _expected_step
 
 SMALL = Cells(seeds=3, prompts=4, arms=10, steps=40, methods=("PSR", "NSR"))
 
@@ -136,7 +137,27 @@ def test_matching_at_the_first_crossing_of_common_levels():
     assert np.isnan(rows.loc[1, "matched"])
     assert rows.loc[1, "levels"] == 0
     assert rows.loc[0, "last"] == pytest.approx(9.0)
+    # a level that lies at or below the start was never crossed
+    assert gaps([psr, nsr], levels=(0.3, 0.4))["levels"].max() == 0
     assert set(table["method"]) == {"NSR"}
+
+
+@pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
+def test_learning_rates_hold_the_first_expected_step_fixed(policy):
+    """Every constant baseline makes the step of PSR; the probability form one of the same norm, PSR and NSR together."""
+    settings = Cells(policy=policy, seeds=3, prompts=4)
+    problem = settings.problem()
+
+    def first_step(cell, method):
+        table = _table_settings(frozenset(cell), method, settings, problem)
+        return _expected_step(problem.policy, problem.correct, table, TableOptimizer("sgd", table.lr))[0].parameters
+
+    start = problem.policy.parameters
+    plain = {m: first_step([], m) - start for m in ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "baseline 0.75")}
+    for step in plain.values():
+        torch.testing.assert_close(step, plain["PSR"], rtol=1e-3, atol=1e-5)
+    formed = sum(float((first_step(["form"], m) - start).norm()) for m in ("PSR", "NSR"))
+    assert formed == pytest.approx(2 * float(plain["PSR"].norm()), rel=1e-3)
 
 
 @pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
