@@ -144,7 +144,7 @@ def test_matching_at_the_first_crossing_of_common_levels():
 
 @pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
 def test_learning_rates_hold_the_first_expected_step_fixed(policy):
-    """Every constant baseline makes the step of PSR; the probability form makes one of that norm, both signs together."""
+    """Every constant baseline makes the step of PSR; the probability form one of that norm, both signs together."""
     settings = Cells(policy=policy, seeds=3, prompts=4)
     problem = settings.problem()
 
