@@ -213,6 +213,12 @@ def test_a_policy_that_never_succeeds_has_no_signal(world):
     assert frame.variance["NSR"] > 0
 
 
+def test_success_is_that_of_responses_within_the_limit(world):
+    noise = measure(world, replicates=3, max_new_tokens=2)
+    short = torch.tensor([len(y) <= 2 for y in every_response()])
+    np.testing.assert_allclose(noise.p, (world.probs * world.rewards * short).sum(1), rtol=1e-12)
+
+
 def test_progress_counts_replicates(world):
     seen = []
     measure(world, replicates=3, progress=lambda *at: seen.append(at))
