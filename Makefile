@@ -51,7 +51,7 @@ figures: .venv/.ready-run
 	@$(PY) -m analysis.report --figures figures
 
 noise: .venv/.ready-run
-	@$(PY) -m analysis.noise --base 'path*' --figure figures/gradient_noise.png $(ARGS)
+	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --figure figures/gradient_noise.png $(ARGS)
 
 ladder: .venv/.ready-run
 	@$(PY) -m analysis.ladder --full --figure figures/factorial.png $(ARGS)
