@@ -33,6 +33,14 @@ def test_a_measured_one_is_a_crossing():
     assert crossing([0.2, 0.4, 0.6], [2.0, 1.0, 0.5], [0.0, 0.0, 0.0]) == Crossing(0.4, 0.4, 0.4)
 
 
+def test_each_point_has_its_own_error():
+    """Two points: relative errors 0.1 at the right and 0.3 at the left; the zeros of both edges of the band by hand."""
+    found = crossing([0.6, 0.2], [0.5, 2.0], [0.05, 0.6])
+    up, left, right = np.log(2), 1.959964 * 0.3, 1.959964 * 0.1
+    assert found.low == pytest.approx(0.2 + 0.4 * (up - left) / (2 * up - left + right), abs=1e-6)
+    assert found.high == pytest.approx(0.2 + 0.4 * (up + left) / (2 * up + left - right), abs=1e-6)
+
+
 def test_none_within_the_range_and_open_ends():
     assert crossing(P, falling(P) * 100, SHARP) == Crossing(None, None, None)
     far = crossing(P, falling(P) * 8, 2.0 * falling(P))  # the band reaches one at the right end, the ratio does not
