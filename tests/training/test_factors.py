@@ -376,6 +376,19 @@ def more_samples(b: Seen, a: Seen) -> None:
     assert set(changed) <= {"n", "c", "entropy_own"}
 
 
+def truncated_evaluation(column: str, value: float) -> Callable[[Seen, Seen], None]:
+    """The law is another one, with less entropy on the same prefixes; greedy decoding is not."""
+
+    def check(b: Seen, a: Seen) -> None:
+        was, now = b.tables["evals"], a.tables["evals"]
+        assert set(now[column]) == {value}
+        assert (now.entropy_fixed < was.entropy_fixed).all()
+        assert not same(was[["p"]], now[["p"]])
+        assert same(was[["greedy_correct"]], now[["greedy_correct"]])
+
+    return check
+
+
 def only_tables(*names: str) -> Callable[[Seen, Seen], None]:
     """Which tables differ. Contexts and groups are drawn from one stream, so drawing other contexts moves later groups
     on to other rollouts: the table tokens follows."""
@@ -458,6 +471,8 @@ FACTORS = {
     "eval.prompts": Factor(4, "evaluations", evaluated("validation", base=4, middle=4, end=4), EVALUATED),
     "eval.final_prompts": Factor(5, "evaluations", evaluated("test", base=5, middle=2, end=5), EVALUATED),
     "eval.temperatures": Factor((1.0, 0.3), "evaluations", other_temperatures, EVALUATED),
+    "eval.top_p": Factor(0.5, "evaluations", truncated_evaluation("top_p", 0.5), EVALUATED),
+    "eval.top_k": Factor(2, "evaluations", truncated_evaluation("top_k", 2), EVALUATED),
     "eval.samples": Factor(3, "evaluations", more_samples, EVALUATED),
     "record.tokens": Factor(1.0, "records", only_tables("tokens"), RECORDED),
     "record.columns": Factor("core", "records", only_tables("tokens"), RECORDED),
