@@ -220,7 +220,9 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
 
         summary.render(Console())
         print(f"\nrecords  {experiment.folder}", flush=True)
-    figures = [str(path) for path in report.write_figures(experiment)]
+    paths = report.write_figures(experiment)
+    report.write_page(experiment.folder, summary.to_markdown(), paths)
+    figures = [str(path) for path in paths]
     if not as_json:
         print("\n".join(f"figure   {path}" for path in figures))
         return

@@ -29,6 +29,9 @@ class FakeSummary:
     def to_json(self) -> dict[str, Any]:
         return {"rows": self.runs}
 
+    def to_markdown(self) -> str:
+        return f"# {' '.join(self.runs)}\n"
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,6 +89,14 @@ class TestRun:
             "folder": "x", "status": "complete", "runs": {"psr-seed0": "complete", "nsr-seed0": "complete"},
             "figures": ["x/figures/a.png"], "summary": {"rows": ["psr-seed0", "nsr-seed0"]},
         }
+
+    def test_page(self, train: Any) -> None:
+        for more in ([], ["--json"]):
+            assert trace.main(["--run", "tiny", "--quiet", "--out", "x", *more]) == 0
+            page = Path("x/summary.md").read_text()
+            assert "psr-seed0 nsr-seed0" in page
+            assert "(figures/a.png)" in page
+            Path("x/summary.md").unlink()
 
     def test_settings(self, train: Any) -> None:
         arguments = ["--run", "tiny", "--quiet", "--out", "x", "--seed", "7", "--set", "steps=2", "--set", "threads=2"]

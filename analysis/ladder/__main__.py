@@ -70,6 +70,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..report import save_figure
     from ..training.machine import cores
     from .cells import BASELINES, METHODS, RATES, Cells, run_cells
     from .factors import cell_name, factors_of, full_factorial, one_factor_cells
@@ -102,15 +103,12 @@ def _run(arguments: argparse.Namespace) -> None:
     runs = {(cell_name(cell), method): folder.load(cell_name(cell), method) for cell, method in wanted}
     table = gaps(runs.values())
     found = findings(table, factors, settings)
-    folder.finish(gaps=table, shares=found.shares, interactions=found.interactions)
-    title = f"What makes PSR and NSR differ: {settings.policy}"
-    (folder.path / "summary.md").write_text(found.to_markdown(title) + "\n![factorial](factorial.png)\n",
-                                            encoding="utf-8")
+    page = found.to_markdown(f"What makes PSR and NSR differ: {settings.policy}") + "\n![factorial](factorial.png)\n"
     pictures = [folder.path / "factorial.png", *([arguments.figure] if arguments.figure else [])]
     drawn = figure(found, runs, factors)
     for path in pictures:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path, dpi=200, metadata={"Software": None})
+        save_figure(drawn, path)
+    folder.finish(page, gaps=table, shares=found.shares, interactions=found.interactions)
     if arguments.json:
         print(json.dumps({"folder": str(folder.path), "tables": [t.to_json() for t in found.tables]}, allow_nan=False))
         return

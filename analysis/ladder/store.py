@@ -4,15 +4,13 @@
     cells/<cell>--<method>.parquet  one row for each evaluation and seed
     gaps.parquet  shares.parquet  interactions.parquet  summary.md  factorial.png
 
-A cell is written whole (a temporary file, then renamed) and is not run again, so an interrupted factorial goes on where
-it stopped.
+A cell is written whole and not run again, so that an interrupted factorial goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
+from ..recording.folders import write_durably
 from ..training.machine import machine_info
 from .cells import CellRun, Cells
 
@@ -56,7 +55,7 @@ class LadderFolder:
 
     def _note(self, status: str) -> None:
         text = json.dumps(self._about | {"status": status} | machine_info(), indent=1)
-        _replace(self.path / "ladder.json", lambda file: file.write_text(text, encoding="utf-8"))
+        write_durably(self.path / "ladder.json", text.encode())
 
     def _file(self, cell: str, method: str) -> Path:
         return self.path / "cells" / f"{cell}--{method.lower().replace(' ', '')}.parquet"
@@ -75,8 +74,7 @@ class LadderFolder:
             "seed": np.tile(np.arange(seeds), evaluations),
             "updates": run.updates.ravel(),
         } | {name: values.ravel() for name, values in run.values.items()}
-        frame = pd.DataFrame(rows)
-        _replace(self._file(run.cell, run.method), lambda file: frame.to_parquet(file, index=False))
+        write_durably(self._file(run.cell, run.method), pd.DataFrame(rows).to_parquet(index=False))
 
     def load(self, cell: str, method: str) -> CellRun:
         """A cell that was run before."""
@@ -86,15 +84,9 @@ class LadderFolder:
         values = {name: grid[name] for name in grid if name not in ("seed", "updates")}
         return CellRun(cell, method, rows["step"].to_numpy()[::seeds], grid["updates"], values)
 
-    def finish(self, **tables: pd.DataFrame) -> None:
-        """Write the tables and note that the factorial is complete."""
+    def finish(self, page: str, **tables: pd.DataFrame) -> None:
+        """Write the tables and the page that shows them, and note that the factorial is complete."""
         for name, table in tables.items():
-            _replace(self.path / f"{name}.parquet", lambda file, table=table: table.to_parquet(file, index=False))
+            write_durably(self.path / f"{name}.parquet", table.to_parquet(index=False))
+        write_durably(self.path / "summary.md", page.encode())
         self._note("complete")
-
-
-def _replace(file: Path, write: Any) -> None:
-    """Write beside the file, then take its place: what is there is whole."""
-    beside = file.with_name(f".{file.name}.tmp")
-    write(beside)
-    os.replace(beside, file)

@@ -13,6 +13,7 @@ _HOME = {
     "summarize": "summary",
     "token_picture": "contexts",
     "write_figures": "figures",
+    "write_page": "figures",
     "save_figure": "figures",
     "noise_dynamics_figure": "noise",
     "noise_figure": "noise",

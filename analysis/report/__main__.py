@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..recording.folders import read_experiment, write_durably
+from ..recording.folders import read_experiment
 
 __all__ = ["main"]
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:
     from ..recording import Experiment, load_trace
-    from . import summarize, write_figures
+    from . import summarize, write_figures, write_page
 
     experiment = load_trace(folder)
     if not isinstance(experiment, Experiment):
@@ -45,7 +45,7 @@ def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:
                          "give the folder above it")
     summary = summarize(experiment)
     paths = write_figures(experiment, figures)
-    _write_page(experiment.folder, summary.to_markdown(), paths)
+    write_page(experiment.folder, summary.to_markdown(), paths)
     if as_json:
         print(json.dumps(summary.to_json() | {"figures": list(map(str, paths))}, indent=1, allow_nan=False))
     else:
@@ -54,13 +54,6 @@ def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:
         summary.render(Console())
         print("\n".join(f"figure  {path}" for path in paths))
     return 0
-
-
-def _write_page(folder: Path, tables: str, figures: Sequence[Path]) -> None:
-    """summary.md: the tables, then the figures that lie in the experiment's own folder."""
-    own = [path for path in figures if path.parent == folder / "figures"]
-    pictures = [f"![{path.stem.replace('_', ' ')}](figures/{path.name})\n" for path in own]
-    write_durably(folder / "summary.md", "\n".join([tables, *pictures]).encode())
 
 
 def _latest(runs: Path) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..recording import Experiment, Run
 
-__all__ = ["save_figure", "write_figures"]
+__all__ = ["save_figure", "write_figures", "write_page"]
 
 DPI = 200
 
@@ -75,3 +75,10 @@ def save_figure(figure: Figure, path: Path) -> None:
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
     write_durably(path, picture.getbuffer())
+
+
+def write_page(folder: Path, tables: str, figures: Sequence[Path]) -> None:
+    """summary.md of an experiment: its tables, then those of the figures that lie in its own figures/."""
+    own = [path for path in figures if path.parent == folder / "figures"]
+    pictures = [f"![{path.stem.replace('_', ' ')}](figures/{path.name})\n" for path in own]
+    write_durably(folder / "summary.md", "\n".join([tables, *pictures]).encode())
