@@ -70,7 +70,7 @@ class Table:
         least = max(map(len, columns[0])) + sum(  # two spaces between columns, no word broken
             2 + max(len(word) for text in column for word in text.split()) for column in columns[1:]
         )
-        if least > width:
+        if least + 2 > width:  # the box has a column of its own on either side
             grid = columns
         table = RichTable(title=self.title, title_justify="left", title_style="bold", caption=self.note or None,
                           caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
