@@ -140,7 +140,7 @@ def train_table(
     and settings out of range.
     """
     _check(settings)
-    start = policy.log_probs()
+    start = policy.log_probs().double()
     if start.ndim != 3:
         raise UsageError(
             f"policy: expected a seed and a prompt axis before the responses, got log-probs of {tuple(start.shape)}"
@@ -181,11 +181,13 @@ def _check(settings: TableSettings) -> None:
 def _state(policy: Toy, correct: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     log_probs = policy.log_probs().double()
     probs = log_probs.exp()
+    surprise = probs * log_probs
     success = (probs * correct).sum(-1)
-    entropy = -(probs * log_probs).sum(-1)
-    given = log_probs.masked_fill(~correct, -math.inf).softmax(-1)
-    entropy_correct = torch.special.entr(given).sum(-1)
-    return success, entropy, entropy_correct, (probs * (log_probs - start.double())).sum(-1)
+    # H(Y | correct) = log p − Σ_correct π log π / p
+    known = success > 0
+    given = success.log() - (surprise * correct).sum(-1) / success
+    entropy_correct = torch.where(known, given, 0.0).clamp(min=0)
+    return success, -surprise.sum(-1), entropy_correct, (surprise - probs * start).sum(-1)
 
 
 # -- drawn responses ---------------------------------------------------------------------------------------------------
@@ -314,8 +316,11 @@ def _expected_gradient(
                 total = total + policy.expected_score(one_sided, factors, behaviour=behaviour)
         return total
     assert not isinstance(behaviour, Tree)
-    up, down = (_token_weights(settings.objective, policy.logits, behaviour.logits, sign) for sign in (1, -1))
-    weights = of_response.abs() * torch.where(of_response > 0, up, down)
+    weights = torch.zeros_like(of_response)
+    for sign in (1, -1):
+        one_sided = (sign * of_response).clamp(min=0)
+        if bool((one_sided > 0).any()):
+            weights = weights + one_sided * _token_weights(settings.objective, policy.logits, behaviour.logits, sign)
     if isinstance(policy, LogLinear):
         assert isinstance(behaviour, LogLinear)
         return policy.expected_score(weights, behaviour=behaviour)
