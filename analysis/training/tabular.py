@@ -12,7 +12,6 @@ All seeds train at once, each with its own batch entry of the policy; they share
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
