@@ -26,16 +26,33 @@ from filelock import FileLock
 
 from .task import built_in_task, unknown_name
 
-__all__ = ["BASES", "BaseRecipe", "base_is_cached", "ensure_base"]
+__all__ = ["BASES", "BaseRecipe", "Refinement", "base_is_cached", "ensure_base"]
 
-# (step, steps, loss in nats per response token)
+# (step, steps and rounds in all, loss in nats per response token)
 Progress = Callable[[int, int, float], None]
 
 _ROOM = Path(__file__).resolve().parent
 _PACKAGE = f"{__package__}."
 _PROGRAM = f"{_PACKAGE}pretraining"
+_REFINING_PROGRAM = f"{_PACKAGE}refinement"
 _CODE = ("pretraining.py", "tokenizer.py")  # besides the modules of the task
+_REFINING_CODE = ("refinement.py", "sampling.py", "truncation.py")  # for a base with the second stage, besides
 _LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Expert iteration after pretraining (`refinement.py`): how many rounds, and what each of them does.
+
+    How many there are is what places a base at its accuracy.
+    """
+
+    rounds: int
+    prompts: int  # a round, drawn afresh
+    samples: int  # responses to each; the first correct one is learnt from
+    temperature: float  # that they are drawn at; below 1 sharpens the law
+    batch: int
+    lr: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,12 @@ class BaseRecipe:
     warmup_steps: int
     weight_decay: float
     threads: int
+    refinement: Refinement | None = None  # the second stage, where there is one
+
+    @property
+    def reports_until(self) -> int:
+        """What the progress of making the base counts to: steps of pretraining, then rounds of refinement."""
+        return self.steps + (self.refinement.rounds if self.refinement else 0)
 
 
 _SMALL = BaseRecipe(
@@ -70,17 +93,22 @@ _TINY = replace(
     _SMALL, task="path-small", corpus={"slip": 0.05, "ignore": 0.15, "longest": 15}, layers=1, intermediate=128,
     steps=300, lr=8e-3, warmup_steps=20,
 )  # fmt: skip
+_WHOLE = replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 36})
 _COUNTDOWN = replace(_SMALL, task="countdown", corpus={"slip": 0.0, "reuse": 0.0, "largest": 99}, steps=2000)
 _TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_tagged": 0.95, "aloud_plain": 0.03}
+# Sampling below T = 1 got further: with what it learns from at T = 1, «path» stopped at 0.73 after 30 rounds.
+_REFINE = Refinement(rounds=4, prompts=1024, samples=4, temperature=0.8, batch=64, lr=1e-3)
 
 # A name such as path-p20 says how often the base is right, in per cent, on validation prompts (docs/bases.md).
 BASES: dict[str, BaseRecipe] = {
     "path": _SMALL,
     "path-p20": replace(_SMALL, corpus={"slip": 0.11, "ignore": 0.15, "longest": 29}),
     "path-p55": replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 29}),
-    "path-p60": replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 36}),
+    "path-p60": _WHOLE,
+    "path-p75": replace(_WHOLE, refinement=_REFINE),
     "countdown-p20": replace(_COUNTDOWN, corpus={"slip": 0.15, "reuse": 0.1, "largest": 99}),
     "countdown-p40": _COUNTDOWN,
+    "countdown-p55": replace(_COUNTDOWN, refinement=replace(_REFINE, rounds=8, prompts=512)),
     "two-modes": replace(_SMALL, task="two-modes", corpus={**_TWO_MODES, "longest": 20}, steps=2200),
     "tiny": _TINY,
     "tiny-countdown": replace(_TINY, task="countdown-small", corpus={"slip": 0.0, "reuse": 0.0, "largest": 24}),
@@ -144,15 +172,22 @@ def _identity(name: str, seed: int) -> dict[str, object]:
     task = built_in_task(BASES[name].task)
     # A change of the code that makes the weights must not meet weights of before.
     modules = {Path(inspect.getfile(cls)).name for cls in type(task).__mro__ if cls.__module__.startswith(_PACKAGE)}
-    code = b"".join((_ROOM / file).read_bytes() for file in sorted(modules | set(_CODE)))
+    modules |= {*_CODE, *(_REFINING_CODE if BASES[name].refinement else ())}
+    code = b"".join((_ROOM / file).read_bytes() for file in sorted(modules))
     return {
         "base": name,
         "seed": seed,
-        "recipe": asdict(BASES[name]),
+        "recipe": _fields(BASES[name]),
         "task": task.fingerprint,
         "code": hashlib.sha256(code).hexdigest(),
         "versions": {library: version(library) for library in _LIBRARIES},
     }
+
+
+def _fields(recipe: BaseRecipe) -> dict[str, object]:
+    """The recipe as JSON takes it; a base without a second stage does not tell of one, nor does its cache name."""
+    fields = asdict(recipe)
+    return fields if recipe.refinement else {name: value for name, value in fields.items() if name != "refinement"}
 
 
 def _write_card(folder: Path, name: str, seed: int, loss: float) -> None:
@@ -174,15 +209,15 @@ def _digest(file: Path) -> str:
 
 
 def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> float:
-    """Run `pretraining.py` in a process of its own, relay its progress, return its final loss."""
+    """Run the program of the recipe's stages in a process of its own, relay its progress, return its final loss."""
     recipe = BASES[name]
     env = dict(os.environ, OMP_NUM_THREADS=str(recipe.threads), MKL_NUM_THREADS=str(recipe.threads))
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOM.parent), env.get("PYTHONPATH")]))
-    request = json.dumps({"recipe": asdict(recipe), "seed": seed, "out": str(out)})
+    request = json.dumps({"recipe": _fields(recipe), "seed": seed, "out": str(out)})
     loss = float("nan")
     # A plain child, not a spawned worker: it does not import the caller's main module again, and may be started from
     # a daemonic worker. `-P` keeps the caller's folder from shadowing ours.
-    command = [sys.executable, "-P", "-m", _PROGRAM, request]
+    command = [sys.executable, "-P", "-m", _REFINING_PROGRAM if recipe.refinement else _PROGRAM, request]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
@@ -192,7 +227,7 @@ def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> flo
             for line in child.stdout:
                 step, loss = json.loads(line)
                 if progress is not None:
-                    progress(step, recipe.steps, loss)
+                    progress(step, recipe.reports_until, loss)
         except BaseException:
             child.kill()
             raise
