@@ -2,8 +2,7 @@
 
 A round draws fresh prompts by the law of the task's splits, none of which is among them; samples responses from the
 model itself; keeps the first correct one to each prompt, if any; and takes AdamW steps of cross entropy on these, in
-one pass. Accuracy rises and diversity falls, round by round. (The prompts of the corpus, of shorter distances and
-easier targets, raised it on the corpus more than on the splits.)
+one pass. Accuracy rises and diversity falls, round by round.
 
 Run by `ensure_base` as `python -m toy_models.refinement REQUEST` in place of `toy_models.pretraining`, whose stage it
 goes through first; it reports as that does, a round counting as one step more.

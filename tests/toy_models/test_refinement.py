@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,12 @@ def test_only_correct_responses_to_prompts_of_no_split_are_learnt(
 ) -> None:
     learnt: list[torch.Tensor] = []
     find = refinement._own_successes
-    monkeypatch.setattr(refinement, "_own_successes", lambda *given: learnt.append(find(*given)) or learnt[-1])
+
+    def find_and_tell(*given: Any) -> torch.Tensor:
+        learnt.append(find(*given))
+        return learnt[-1]
+
+    monkeypatch.setattr(refinement, "_own_successes", find_and_tell)
     list(refine(copy.deepcopy(tiny.model), TASK, dataclasses.replace(STAGE, rounds=2), 0))
     held_out = {prompt.ids for split in ("train", "validation", "test") for prompt in TASK.prompts(split)}
     rows = [row.tolist() for round_rows in learnt for row in round_rows]
