@@ -59,6 +59,7 @@ ladder: .venv/.ready-run
 docs: .venv/.ready-run
 	@$(PY) -m analysis.recording
 	@$(PY) -m analysis.training
+	@$(PY) -m analysis.objectives --page
 	@$(PY) -m analysis.ladder.conservation
 	@$(PY) -m analysis.evaluation
 

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="learning rates of all optimisers times this; 1: about 100 steps to p = 0.75 (4)")
     parser.add_argument("--methods",
                         help="comma-separated, PSR and NSR among them (PSR,NSR,W-REINFORCE,REINFORCE,GRPO); also "
-                        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1)")
+                        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1); other "
+                        "objectives by name, or a loss of one's own, file.py:name: those ignore the factors form and "
+                        "clip")
     parser.add_argument("--seed", type=int, default=0, help="of problems and draws (0)")
     parser.add_argument("--workers", type=int, help="processes (as many as cores)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="its folder (runs/ladder-<policy>-<hash8>)")
@@ -126,9 +128,12 @@ def _check(
     from ..errors import nearest
 
     for name, value, options in [("--policy", arguments.policy, policies), ("--optimizer", arguments.optimizer,
-                                 optimizers), *(("--methods", method, known) for method in methods)]:
+                                 optimizers)]:
         if value not in options:
             raise UsageError(f"{name}: expected one of {', '.join(options)}, got {value!r} ({nearest(value, options)})")
+    for method in methods:
+        if method not in known:
+            _check_method(method, arguments.policy)
     if "PSR" not in methods or "NSR" not in methods:
         raise UsageError(f"--methods: expected PSR and NSR among them, whose gap is asked for, got {','.join(methods)}")
     if not 0 < arguments.lr_scale < float("inf"):
@@ -138,6 +143,27 @@ def _check(
         if value is not None and value < (2 if name in ("seeds", "arms", "group_size") else 1):
             raise UsageError(f"--{name.replace('_', '-')}: expected at least "
                              f"{2 if name in ('seeds', 'arms', 'group_size') else 1}, got {value}")
+
+
+def _check_method(method: str, policy: str) -> None:
+    """UsageError for a method that is no objective, or none that every cell can run."""
+    from ..errors import nearest
+    from ..objectives import get, names
+    from ..objectives.rules import is_own
+    from .cells import BASELINES, METHODS
+
+    if method not in names() and not is_own(method):
+        known = [*METHODS, *BASELINES]
+        raise UsageError(f"--methods: expected one of {', '.join(known)}, another objective or file.py:name, got "
+                         f"{method!r} ({nearest(method, [*known, *names()])})")
+    try:
+        objective = get(method)
+        objective.check_use(f"--policy {policy}")
+    except UsageError as error:
+        raise UsageError(f"--methods: {error}") from error
+    if objective.entry.coupling != "token":
+        raise UsageError(f"--methods: {method} weighs a token by its whole response, which the cells of exact "
+                         "expectations do not follow; take another")
 
 
 if __name__ == "__main__":

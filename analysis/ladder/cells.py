@@ -132,7 +132,7 @@ def _table_settings(cell: Cell, method: str, settings: Cells, problem: Problem) 
         rate *= _LOGLINEAR_RATE[optimizer]
     if optimizer in ("sgd", "momentum"):
         rate *= _scale(method, problem)
-        if form == "probability":
+        if form == "probability" and method in (*METHODS, *BASELINES):
             rate *= _form_scale(problem)
     if "reuse" in cell:
         rate /= _UPDATES
@@ -150,6 +150,8 @@ def _table_settings(cell: Cell, method: str, settings: Cells, problem: Problem) 
 
 
 def _objective(method: str, form: str, *, clip: bool) -> Objective:
+    if method not in (*METHODS, *BASELINES):  # has no forms: the same in every cell
+        return get(method)
     clips = {"clip_low": _CLIP, "clip_high": _CLIP} if clip else {}
     lambda_ = {"W-REINFORCE": LAMBDA, **BASELINES}.get(method)
     name = "w-reinforce" if lambda_ is not None else method.lower()

@@ -17,7 +17,7 @@ from torch import Tensor
 from toy_models.bandit import Bandit, draw
 from toy_models.tree import END, Tree
 
-from ..objectives import Objective, get
+from ..objectives import Objective, TokenBatch, get
 from ..pages import page_command
 
 __all__ = ["CONDITIONS", "Condition", "conservation_page", "measure"]
@@ -123,7 +123,7 @@ def _train(condition: Condition) -> tuple[Tensor, Tensor]:
         for _ in range(condition.reuse):
             logits = _stacked(parameters)
             now = logits.log_softmax(-1).gather(-1, arms)
-            weights = condition.objective.weights(now, old, advantages).weight
+            weights = condition.objective.weights(TokenBatch(now, old, advantages)).weight
             direction = Bandit(logits).sampled_score(arms, weights) / GROUP
             if condition.entropy_bonus:
                 pi = logits.softmax(-1)

@@ -44,8 +44,8 @@ def standard_estimators(group_size: int, lambda_: float = 0.1) -> dict[str, Obje
     >>> list(standard_estimators(1))
     ['PSR', 'NSR', 'W-REINFORCE', 'REINFORCE']
     """
-    found = {"PSR": get("psr"), "NSR": get("nsr"), "W-REINFORCE": get("w-reinforce", lambda_=lambda_),
-             "REINFORCE": get("reinforce")}
+    found = {"PSR": get("psr-log"), "NSR": get("nsr-log"),
+             "W-REINFORCE": get("w-reinforce-log", lambda_=lambda_), "REINFORCE": get("reinforce-log")}
     return found | ({"GRPO": get("grpo")} if group_size > 1 else {})
 
 
@@ -179,6 +179,9 @@ def _checked(
         if objective.form == "probability":
             raise UsageError(f"estimators: {name} has form probability, which weighs tokens by their probability and "
                              "estimates another gradient; give it form ratio or log")
+        if objective.form is None:
+            raise UsageError(f"estimators: {name} is {objective.name}, whose weights are no plain advantages; take one "
+                             "of form ratio or log")
     found: list[Any] = [task.solutions(prompt.ids) for prompt in prompts]
     if any(one is None for one in found):
         raise UsageError(f"task: gradient noise needs the exact gradient, and {task.name} does not list its correct "

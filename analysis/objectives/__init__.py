@@ -1,14 +1,19 @@
 """Objectives as a weight for each token and as a loss, two independent routes to the same update.
 
-`names` and `rules` load no torch; `get` and the classes do, on first use.
+`names`, `entry` and `check` load no torch; `get` and the classes do, on first use. `python -m analysis.objectives`
+prints them all.
 """
 
 from __future__ import annotations
 
 from ..lazy import lazy_names
-from .rules import check, names
+from .entries import Entry
+from .rules import check, entry, names
 
-_HOME = {"Objective": "objective", "TokenWeights": "objective", "get": "objective"}
+_HOME = {"Analysis": "scalar_form", "Example": "scalar_form", "Objective": "objective", "TokenBatch": "batch",
+         "TokenWeights": "batch", "accuracy_of": "batch", "analyze": "scalar_form", "get": "objective",
+         "register": "own"}
 
-__all__ = ["Objective", "TokenWeights", "check", "get", "names"]
+__all__ = ["Analysis", "Entry", "Example", "Objective", "TokenBatch", "TokenWeights", "accuracy_of", "analyze",
+           "check", "entry", "get", "names", "register"]
 __getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)

@@ -1,69 +1,149 @@
-"""PSR, NSR, W-REINFORCE, REINFORCE and GRPO: the weight w = −∂L/∂log π_y of each token, and the loss it comes from.
+"""An objective: advantages from rewards, the weight w = −∂L/∂log π_y of each token in closed form, and the loss.
 
-With A the advantage, π_y the probability of the sampled token, ρ = π_y/π_old,y and 1[·] the clip:
-
-    form         loss per token (no clip)     w                   source
-    ratio        −A·ρ                         A·ρ·1[not clipped]  the paper's released code (a PPO loss)
-    probability  −A·π_y                       A·π_y·1[…]          Zhu et al. (arXiv 2506.01347) Eq. 6
-    log          −A·log π_y                   A                   the textbook score function
-
-The clip is PPO's: it binds where A > 0 and ρ > 1 + clip_high, or A < 0 and ρ < 1 − clip_low; dual_clip adds A < 0 and
-ρ > dual_clip. The probability form is π_old times the ratio form, hence clipped alike.
+`weights` and `loss` are independent routes to the same update: the loss is written as its paper or its code has it, the
+weight is not its derivative by autograd. `entries` lists the objectives with formula and source.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .advantages import normalised, signed_value
-from .rules import check, default_advantage
+from . import clipped, gated, own, sequences, vectors
+from .advantages import STD_EPSILON, advantages_of, prompt_weight, signed_value
+from .batch import TokenBatch, TokenWeights
+from .entries import Entry
+from .rules import entry, is_own, settings
+from .selection import select
 
-__all__ = ["Objective", "TokenWeights", "get"]
+__all__ = ["Objective", "get"]
 
-
-class TokenWeights(NamedTuple):
-    """Closed-form weights of tokens, all of the shape of `log_probs`."""
-
-    weight: Tensor  # w = −∂L/∂log π_y, positive pushes y up; before any normaliser of the loss
-    ratio: Tensor | None  # ρ, None where no old log-probs were given
-    clip: Tensor  # int8: where the clip bound, −1 below, 0 not, +1 above (dual_clip too)
+_SCALAR: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]] = {
+    "policy_gradient": (clipped.policy_gradient_weight, clipped.policy_gradient_loss),
+    "selected_tokens": (clipped.selected_weight, clipped.selected_loss),
+    "unselected_tokens": (clipped.unselected_weight, clipped.unselected_loss),
+    "kl_cov": (clipped.kl_cov_weight, clipped.kl_cov_loss),
+    "cispo": (gated.cispo_weight, gated.cispo_loss),
+    "sapo": (gated.sapo_weight, gated.sapo_loss),
+    "nft": (gated.nft_weight, gated.nft_loss),
+    "oreal": (gated.oreal_weight, gated.oreal_loss),
+    "unlikelihood": (gated.unlikelihood_weight, gated.unlikelihood_loss),
+    "kl_k1": (gated.kl_k1_weight, gated.kl_k1_loss),
+    "kl_k2": (gated.kl_k2_weight, gated.kl_k2_loss),
+    "kl_k3": (gated.kl_k3_weight, gated.kl_k3_loss),
+    "kl_corrected": (gated.kl_corrected_weight, gated.kl_corrected_loss),
+    "gspo": (sequences.gspo_weight, sequences.gspo_loss),
+    "topr": (sequences.topr_weight, sequences.topr_loss),
+    "sequence_nft": (sequences.sequence_nft_weight, sequences.sequence_nft_loss),
+    "dpo": (sequences.dpo_weight, sequences.dpo_loss),
+}
+_VECTOR = {
+    "entropy_bonus": (vectors.entropy_vector, vectors.entropy_loss),
+    "kl_full": (vectors.kl_full_vector, vectors.kl_full_loss),
+}
+_HINTS = {
+    "old_log_probs": "with one update per batch pass log_probs.detach()",
+    "advantages": "make them with objective.advantages(rewards, group_size)",
+    "accuracy": "the mean reward of each response's group: accuracy_of(rewards, group_size)",
+    "selection": "make it for the whole minibatch with objective.prepare(batch, generator)",
+    "ref_log_probs": "log-probs of the same tokens under the reference policy",
+}
 
 
 @dataclass(frozen=True)
 class Objective:
     """One objective with its settings resolved; make it with `get`, which checks them."""
 
-    name: str
-    form: str
-    advantage: str
-    lambda_: float | None = None
-    clip_low: float | None = None
-    clip_high: float | None = None
-    dual_clip: float | None = None
+    entry: Entry
+    parameters: dict[str, Any]
+    function: Callable[[Tensor, TokenBatch], Tensor] | None = field(default=None, repr=False)
 
-    def advantages(self, rewards: Tensor, group_size: int) -> Tensor:
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def form(self) -> str | None:
+        """ratio, probability or log, None where it is none of these."""
+        form: str | None = self.parameters.get("form", self.entry.form)
+        return form
+
+    @property
+    def advantage(self) -> str:
+        """How rewards are normalised; none for an objective that has no such choice."""
+        how: str = self.parameters.get("advantage", "none")
+        return how
+
+    def needs(self) -> tuple[str, ...]:
+        """The fields of `TokenBatch` that `weights` and `loss` read with these settings."""
+        if self.entry.rule == "policy_gradient":
+            clips = any(self.parameters.get(name) is not None for name in ("clip_low", "clip_high", "dual_clip"))
+            return ("advantages", "old_log_probs") if self.form == "ratio" or clips else ("advantages",)
+        return self.entry.needs
+
+    def check_use(self, where: str) -> None:
+        """UsageError where single responses are all there is (`where`): no pairs, minibatch, reference or reward-free
+        regulariser."""
+        for wrong, why in (
+            (not self.entry.scalar, "is a regulariser"),
+            (self.entry.coupling == "pair", "compares pairs of responses"),
+            (self.entry.coupling == "minibatch", "chooses tokens over a minibatch"),
+            ("ref_log_probs" in self.entry.needs, "refers to a reference policy"),
+        ):
+            if wrong:
+                raise UsageError(f"objective: {self.name} {why}, which {where} does not have; take another")
+
+    # -- advantages ------------------------------------------------------------------------------------------------
+
+    def advantages(self, rewards: Tensor, group_size: int, *, mean_log_probs: Tensor | None = None) -> Tensor:
         """A (n,) from rewards (n,) in {0, 1}, whose responses to one prompt stand next to each other.
 
+        `mean_log_probs` (n,), the mean log-prob of a response's tokens, is read by rewarding-unlikely alone.
         Raises UsageError for non-finite rewards, another shape than whole groups, or a group too small to compare.
 
-        >>> get("reinforce").advantages(torch.tensor([1.0, 0.0]), group_size=2)
+        >>> get("reinforce", form="ratio").advantages(torch.tensor([1.0, 0.0]), group_size=2)
         tensor([ 1., -1.])
         """
-        check(name=self.name, form=self.form, lambda_=self.lambda_, advantage=self.advantage, group_size=group_size)
+        settings(self.entry, self._given(), group_size)
         if group_size < 1 or rewards.ndim != 1 or rewards.numel() % group_size:
             raise UsageError(
                 f"rewards: expected shape (n,) with n a multiple of group_size {group_size}, got {tuple(rewards.shape)}"
             )
-        if not torch.isfinite(rewards).all():
-            index = int(torch.nonzero(~torch.isfinite(rewards))[0])
-            raise UsageError(f"rewards: expected finite numbers, got {float(rewards[index])} at index {index}")
+        _check_finite("rewards", rewards)
+        if self.entry.value == "unlikely" and mean_log_probs is None:
+            raise UsageError(f"mean_log_probs: {self.name} ranks the responses of a group by them, got None")
         floats = rewards if rewards.is_floating_point() else rewards.float()
-        return normalised(signed_value(self.name, floats, self.lambda_), self.advantage, group_size)
+        return advantages_of(self.entry.value, floats, group_size, self.parameters, mean_log_probs)
+
+    def limit_advantages(self, success: Tensor) -> Tensor:
+        """A of a wrong and of a correct response in an infinite group, (…, 2), for success probabilities (…).
+
+        UsageError where A depends on more than rewards.
+        """
+        value, p = self.entry.value, self.parameters
+        if value == "unlikely":
+            raise UsageError(f"objective: {self.name} ranks the responses of a group; in expectation there is none")
+        if value == "nft":
+            weight = prompt_weight(p["prompt_weight"], success)
+            return torch.stack([-weight, weight], -1)
+        if value == "oreal":
+            return torch.stack([-p["negative_weight"] * success, torch.full_like(success, p["positive_weight"])], -1)
+        wrong, right = signed_value(value, torch.tensor([0.0, 1.0], dtype=success.dtype), p)
+        pair = torch.stack([wrong.expand_as(success), right.expand_as(success)], -1)
+        if self.advantage == "none":
+            return pair
+        if self.advantage == "constant":
+            return pair - p["baseline"]
+        pair = pair - ((1 - success) * wrong + success * right)[..., None]
+        if self.advantage != "group_mean_std":
+            return pair
+        std = (right - wrong).abs() * (success * (1 - success)).sqrt()
+        return pair / (std + STD_EPSILON)[..., None]
 
     def contrast(self) -> float:
         """How much more a correct response counts than a wrong one: 1 for PSR and NSR, 1 + λ, 2 for REINFORCE.
@@ -71,124 +151,139 @@ class Objective:
         On-policy with a constant normaliser it is the factor of ∇p in the expected gradient. UsageError where the
         advantages are normalised: then it depends on the other responses.
 
-        >>> get("w-reinforce", lambda_=0.5).contrast()
+        >>> get("w-reinforce", form="log", lambda_=0.5).contrast()
         1.5
         """
-        if self.advantage != "none":
+        if self.advantage not in ("none", "constant") or self.entry.rule != "policy_gradient":
             raise UsageError(f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
                              "so no number tells correct from wrong; take none")
-        wrong, right = signed_value(self.name, torch.tensor([0.0, 1.0], dtype=torch.float64), self.lambda_).tolist()
+        wrong, right = signed_value(self.entry.value, torch.tensor([0.0, 1.0], dtype=torch.float64), self.parameters)
         return float(right - wrong)
 
     def selected(self, advantages: Tensor) -> Tensor:
         """Rows that carry a weight: bool of the shape of `advantages`."""
         return advantages != 0
 
-    @torch.no_grad()
-    def weights(self, log_probs: Tensor, old_log_probs: Tensor | None, advantages: Tensor) -> TokenWeights:
+    # -- weights and losses ----------------------------------------------------------------------------------------
+
+    def prepare(self, batch: TokenBatch, generator: torch.Generator | None = None) -> TokenBatch:
+        """The batch with the `selection` that an objective coupled over the minibatch makes; others get it back as is.
+
+        `batch` is the whole minibatch, its rows may be split afterwards. `generator` draws for clip-cov alone.
+        """
+        if "selection" not in self.entry.needs:
+            return batch
+        needs = {*self.entry.needs, *(("entropy",) if self.entry.rule == "selected_tokens" else ())} - {"selection"}
+        self._check(batch, tuple(sorted(needs)))
+        return replace(batch, selection=select(self.entry.rule, batch, self.parameters, generator))
+
+    def weights(self, batch: TokenBatch) -> TokenWeights:
         """Closed-form weights of tokens; the independent route to `loss`, not its derivative by autograd.
 
-        log_probs (n, R) = log π_y; old_log_probs the same under the policy that ρ refers to (with one update per
-        batch `log_probs.detach()`), None where neither the form nor a clip needs it; advantages (n,), one per row, or
-        a tensor (n, 1) or (n, R). Padded positions come out like any other: masking is the caller's.
+        Padded positions come out like any other, coupled objectives leave them out of sums: masking the weights is the
+        caller's. Of a loss of one's own, which has no closed form, this is the derivative by autograd.
 
-        >>> objective = get("nsr", clip_low=0.2)
+        Raises UsageError for missing inputs, wrong shapes, inputs that are not finite, and objectives without weights.
+
+        >>> objective = get("nsr", form="ratio", clip_low=0.2)
         >>> old = torch.tensor([[0.5, 0.5]]).log()
-        >>> weight, ratio, clip = objective.weights(torch.tensor([[0.45, 0.3]]).log(), old, torch.tensor([-1.0]))
+        >>> batch = TokenBatch(torch.tensor([[0.45, 0.3]]).log(), old, torch.tensor([-1.0]))
+        >>> weight, ratio, clip = objective.weights(batch)
         >>> weight, ratio, clip.tolist()
         (tensor([[-0.9000,  0.0000]]), tensor([[0.9000, 0.6000]]), [[0, -1]])
         """
-        a = self._spread(log_probs, old_log_probs, advantages)
-        ratio = None if old_log_probs is None else torch.exp(log_probs - old_log_probs)
-        clip = torch.zeros(log_probs.shape, dtype=torch.int8, device=log_probs.device)
-        if ratio is not None:
-            if self.clip_high is not None:
-                clip[(a > 0) & (ratio > 1 + self.clip_high)] = 1
-            if self.clip_low is not None:
-                clip[(a < 0) & (ratio < 1 - self.clip_low)] = -1
-            if self.dual_clip is not None:
-                clip[(a < 0) & (ratio > self.dual_clip)] = 1
-        if self.form == "log":
-            weight = a.clone()
-        elif self.form == "probability":
-            weight = a * log_probs.exp()
+        self._check(batch, self.needs())
+        for name in ("log_probs", *self.needs()):
+            _check_finite(name, getattr(batch, name), batch.real())
+        if self.function is not None:
+            weight = own.weight_of(self.function, batch)
+            clip = torch.zeros(weight.shape, dtype=torch.int8, device=weight.device)
         else:
-            assert ratio is not None  # _spread has seen to it
-            weight = a * ratio
-        return TokenWeights(torch.where(clip == 0, weight, 0.0), ratio, clip)
+            with torch.no_grad():
+                weight, clip = _SCALAR[self.entry.rule][0](batch, self._formula_parameters())
+        old = batch.old_log_probs
+        ratio = None if old is None else torch.exp(batch.log_probs.detach() - old.detach())
+        return TokenWeights(weight, ratio, clip)
 
-    def loss(self, log_probs: Tensor, old_log_probs: Tensor | None, advantages: Tensor) -> Tensor:
-        """Loss of each token (n, R), differentiable in `log_probs` alone; arguments as in `weights`.
+    def loss(self, log_probs: Tensor, batch: TokenBatch) -> Tensor:
+        """Loss of each token, of the shape of `log_probs`, differentiable in `log_probs` alone.
 
-        −min(A·x, A·clamp(x, x_old·(1 − clip_low), x_old·(1 + clip_high))) with x = ρ, x_old = 1 in ratio form and
-        x = π_y, x_old = π_old,y in probability form; dual_clip bounds it by −A·x_old·dual_clip where A < 0.
+        The weight of a token is minus the derivative of the sum over all unmasked positions. Raises as `weights`, but
+        for inputs that are not finite: neither is the loss.
         """
-        a = self._spread(log_probs, old_log_probs, advantages)
-        if self.form == "log":
-            return -a * log_probs
-        if self.form == "probability":
-            x = log_probs.exp()
-            scale = torch.ones_like(x) if old_log_probs is None else old_log_probs.detach().exp()
-        else:
-            assert old_log_probs is not None  # _spread has seen to it
-            x = torch.exp(log_probs - old_log_probs.detach())
-            scale = torch.ones_like(x)
-        if self.dual_clip is not None:  # torch.maximum of surrogates would halve the gradient at the bound
-            x = torch.where(a < 0, torch.clamp(x, max=scale * self.dual_clip), x)
-        surrogate = a * x
-        if self.clip_low is not None or self.clip_high is not None:
-            low = None if self.clip_low is None else scale * (1 - self.clip_low)
-            high = None if self.clip_high is None else scale * (1 + self.clip_high)
-            surrogate = torch.minimum(surrogate, a * torch.clamp(x, low, high))
-        return -surrogate
+        self._check(batch, self.needs())
+        if log_probs.shape != batch.log_probs.shape:
+            raise UsageError(f"log_probs: expected the shape of the batch's, {tuple(batch.log_probs.shape)}, got "
+                             f"{tuple(log_probs.shape)}")
+        if self.function is not None:
+            return own.checked_loss(self.function, log_probs, batch)
+        return _SCALAR[self.entry.rule][1](log_probs, batch, self._formula_parameters())
 
-    @property
-    def needs_old_log_probs(self) -> bool:
-        """Whether `weights` and `loss` need the old log-probs: for the ratio form and for any clip."""
-        return self.form == "ratio" or any(c is not None for c in (self.clip_low, self.clip_high, self.dual_clip))
+    def vector(self, logits: Tensor, ref_logits: Tensor | None = None) -> Tensor:
+        """r = ∂L/∂z (…, V) of a regulariser at logits (…, V), in closed form; UsageError for a scalar objective."""
+        return self._of_logits(0, logits, ref_logits)
 
-    def _spread(self, log_probs: Tensor, old_log_probs: Tensor | None, advantages: Tensor) -> Tensor:
-        """Advantages of the shape of `log_probs`, once the shapes have been checked."""
-        if old_log_probs is None:
-            if self.needs_old_log_probs:
-                raise UsageError(
-                    f"old_log_probs: {self.name} in form {self.form} with these clips needs them, got None; "
-                    "with one update per batch pass log_probs.detach()"
-                )
-        elif old_log_probs.shape != log_probs.shape:
-            raise UsageError(
-                f"old_log_probs: expected the shape of log_probs, {tuple(log_probs.shape)}, got "
-                f"{tuple(old_log_probs.shape)}"
-            )
-        a = advantages.detach().to(log_probs.dtype)
-        if a.ndim == 1 and log_probs.ndim == 2:
-            a = a[:, None]
-        shapes = zip(a.shape, log_probs.shape, strict=False)
-        if a.ndim != log_probs.ndim or any(got not in (1, want) for got, want in shapes):
-            raise UsageError(
-                f"advantages: expected one for each row, shape ({log_probs.shape[0]},), or a shape that spreads over "
-                f"{tuple(log_probs.shape)}, got {tuple(advantages.shape)}"
-            )
-        return a.expand(log_probs.shape)
+    def logits_loss(self, logits: Tensor, ref_logits: Tensor | None = None) -> Tensor:
+        """Loss (…) of a regulariser, differentiable in the logits (…, V); the independent route to `vector`."""
+        return self._of_logits(1, logits, ref_logits)
+
+    def _of_logits(self, which: int, logits: Tensor, ref_logits: Tensor | None) -> Tensor:
+        if self.entry.scalar:
+            raise UsageError(f"objective: {self.name} is a weight of each token; use weights and loss")
+        if "ref_logits" in self.entry.needs and (ref_logits is None or ref_logits.shape != logits.shape):
+            got = None if ref_logits is None else tuple(ref_logits.shape)
+            raise UsageError(f"ref_logits: {self.name} needs them, of the shape {tuple(logits.shape)}, got {got}")
+        return _VECTOR[self.entry.rule][which](logits, ref_logits, self.parameters)
+
+    def _formula_parameters(self) -> dict[str, Any]:
+        return self.parameters | {"form": self.form}
+
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self.parameters.items() if value is not None}
+
+    def _check(self, batch: TokenBatch, needs: tuple[str, ...]) -> None:
+        if not self.entry.scalar:
+            raise UsageError(f"objective: {self.name} has a vector over the vocabulary, not a weight of each token; "
+                             "use vector and logits_loss")
+        for name in needs:
+            if getattr(batch, name) is None:
+                form = f" in form {self.form} with these clips" if self.entry.rule == "policy_gradient" else ""
+                raise UsageError(f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
+                                 f"{_HINTS.get(name, 'give them in the batch')}")
+        shape = batch.log_probs.shape
+        for name in ("old_log_probs", "ref_log_probs", "entropy", "selection", "mask"):
+            value = getattr(batch, name)
+            if value is not None and value.shape != shape:
+                raise UsageError(f"{name}: expected the shape of log_probs, {tuple(shape)}, got {tuple(value.shape)}")
+        for name in ("advantages", "rewards", "accuracy"):
+            if getattr(batch, name) is not None:
+                batch.per_token(name)
 
 
-def get(
-    name: str,
-    *,
-    form: str = "ratio",
-    lambda_: float | None = None,
-    clip_low: float | None = None,
-    clip_high: float | None = None,
-    dual_clip: float | None = None,
-    advantage: str | None = None,
-) -> Objective:
-    """The objective `name` (see `names()`) with these settings, those of a recipe's [objective].
+def _check_finite(name: str, values: Tensor, real: Tensor | None = None) -> None:
+    """UsageError for the first number that is not finite, masked positions apart."""
+    bad = ~torch.isfinite(values)
+    if real is not None and real.shape == values.shape:
+        bad = bad & real
+    if bad.any():
+        index = tuple(torch.nonzero(bad)[0].tolist())
+        where = index[0] if len(index) == 1 else index
+        raise UsageError(f"{name}: expected finite numbers, got {float(values[index])} at index {where}")
 
-    `advantage` unset is group_mean_std for grpo and none for the others. Raises UsageError as `rules.check` does.
+
+def get(name: str, **parameters: Any) -> Objective:
+    """The objective `name` (see `names()`) with these parameters, those of a recipe's [objective]; None is unset.
+
+    psr, nsr, w-reinforce and reinforce need `form`, or are named with it: psr-ratio. A function of one's own is
+    "file.py:name", "package.module:name", or the name that `register` gave it.
+
+    Raises UsageError as `rules.check` does, and where there is no such function.
 
     >>> get("grpo").advantage
     'group_mean_std'
     """
-    check(name=name, form=form, lambda_=lambda_, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip,
-          advantage=advantage)
-    return Objective(name, form, advantage or default_advantage(name), lambda_, clip_low, clip_high, dual_clip)
+    if is_own(name) or own.registered(name):
+        found, function = own.load(name)
+        return Objective(found, settings(found, parameters), function)
+    found = entry(name, parameters.get("form"))
+    return Objective(found, settings(found, parameters))

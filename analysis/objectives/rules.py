@@ -5,102 +5,154 @@ Field names in the messages are those of a recipe (`objective.lambda`), the argu
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 from ..errors import UsageError, nearest
+from .entries import ENTRIES, FAMILIES, Entry
+from .parameters import ADVANTAGES, FORMS, PARAMETERS
 
-__all__ = ["ADVANTAGES", "FORMS", "NAMES", "check", "default_advantage", "names"]
+__all__ = ["ADVANTAGES", "FORMS", "check", "entry", "is_own", "names", "not_trainable", "settings"]
 
-NAMES = ("psr", "nsr", "w-reinforce", "reinforce", "grpo")
-FORMS = ("ratio", "probability", "log")
-ADVANTAGES = ("none", "group_mean", "group_mean_std", "batch_mean_std")
+_CLIPS = ("clip_low", "clip_high", "dual_clip")
+_ALIASES = {alias: one.name for one in ENTRIES.values() for alias in one.aliases}
 
 
 def names() -> tuple[str, ...]:
     """Names of the objectives.
 
-    >>> names()
-    ('psr', 'nsr', 'w-reinforce', 'reinforce', 'grpo')
+    >>> names()[:3]
+    ('psr-ratio', 'psr-probability', 'psr-log')
     """
-    return NAMES
+    return tuple(ENTRIES)
 
 
-def default_advantage(name: str) -> str:
-    """The normalisation of rewards that an objective has when `advantage` is left unset."""
-    return "group_mean_std" if name == "grpo" else "none"
+def is_own(name: object) -> bool:
+    """Whether a name is that of a function of the user's own, file.py:name or package.module:name."""
+    return isinstance(name, str) and ":" in name
 
 
-def check(
-    *,
-    name: str,
-    form: str = "ratio",
-    lambda_: float | None = None,
-    clip_low: float | None = None,
-    clip_high: float | None = None,
-    dual_clip: float | None = None,
-    advantage: str | None = None,
-    group_size: int | None = None,
-) -> None:
+def entry(name: str, form: str | None = None) -> Entry:
+    """The entry `name`, or that of the family psr, nsr, w-reinforce or reinforce in `form`.
+
+    Raises UsageError for an unknown name, with the nearest; for a family without a form, whose forms are different
+    updates; and for a form that the name excludes.
+
+    >>> entry("psr", "probability").name
+    'psr-probability'
+    >>> entry("psr")
+    Traceback (most recent call last):
+    analysis.errors.UsageError: objective.form: psr has three that differ; take ratio, probability or log
+    """
+    PARAMETERS["form"].check(form)
+    if name in FAMILIES:
+        if form is None:
+            raise UsageError(f"objective.form: {name} has three that differ; take ratio, probability or log")
+        return ENTRIES[f"{name}-{form}"]
+    found = ENTRIES.get(_ALIASES.get(name, name))
+    if found is None:
+        known = [*ENTRIES, *FAMILIES, *_ALIASES]
+        hint = nearest(name, known) if isinstance(name, str) else f"known: {', '.join(names())}"
+        raise UsageError(f"objective.name: unknown value {name!r}; {hint}"
+                         " A function of your own is written file.py:name or package.module:name")
+    if form is not None and form != found.form and "form" not in found.defaults:
+        fixed = f"is of form {found.form}" if found.form else "has no forms"
+        raise UsageError(f"objective.form: {found.name} {fixed}, got {form}; leave it unset")
+    return found
+
+
+def settings(found: Entry, given: dict[str, Any], group_size: int | None = None) -> dict[str, Any]:
+    """Every parameter of the entry, as given or by default.
+
+    Raises UsageError for one that it does not have, out of range, missing, or at odds with another; `group_size` is
+    left out where it is not known yet.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if name not in PARAMETERS:
+            raise UsageError(f"objective.{name}: unknown parameter; {nearest(name, found.defaults)}")
+        PARAMETERS[name].check(value)
+    values = found.defaults | {name: value for name, value in given.items() if name in found.defaults}
+    form = given.get("form", found.form)
+    for name, value in given.items():
+        if name in _CLIPS and form == "log":
+            raise UsageError(_no_ratio(name, value))
+        if name not in found.defaults and name != "form":
+            raise UsageError(_stray(found, name, value))
+    if form == "log":
+        values |= {name: None for name in _CLIPS if name in values}
+    for one in found.parameters:
+        if one.required and values[one.name] is None:
+            why = {"lambda_": ", the weight of correct samples; the paper uses 0.1"}.get(one.name, f": {one.doc}")
+            raise UsageError(f"{one.field}: {found.name} needs it{why}")
+    if "advantage" in values:
+        _check_advantage(found, values, group_size)
+    elif group_size == 1 and (found.value == "oreal" or "accuracy" in found.needs):
+        raise UsageError(f"rollout.group_size: {found.name} compares the responses of one prompt, so it needs a group "
+                         "of at least 2, got 1")
+    return values
+
+
+def _stray(found: Entry, name: str, value: Any) -> str:
+    owners = [other.name for other in ENTRIES.values() if name in other.defaults]
+    if name == "lambda_":
+        owners = ["w-reinforce"]
+    shown = ", ".join(owners[:6]) + (" and others" if len(owners) > 6 else "")
+    return (f"{PARAMETERS[name].field}: only {shown} {'has' if len(owners) == 1 else 'have'} it, got {value} with "
+            f"{found.name}; leave it unset")
+
+
+def _no_ratio(name: str, value: Any) -> str:
+    return (f"objective.{name}: the form log has no ratio to clip, got {value}; leave it unset or use the form "
+            "ratio or probability")
+
+
+def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | None) -> None:
+    how, constant = values["advantage"], values["advantage"] == "constant"
+    if constant and values["baseline"] is None:
+        raise UsageError("objective.baseline: the advantage constant needs it, the b of v − b")
+    if not constant and values["baseline"] is not None:
+        raise UsageError(f"objective.baseline: only the advantage constant has it, got {values['baseline']} with "
+                         f"{how}; leave it unset")
+    if found.name in ("grpo", "dr-grpo", "dapo", "rloo") and how == "none":
+        raise UsageError(f"objective.advantage: {found.name} is defined by its group normalisation, got none; use "
+                         f"{found.defaults['advantage']} (or unset), another normalisation, or the objective reinforce "
+                         "or psr")
+    compared = how.startswith("group_") or how == "leave_one_out"
+    if group_size == 1 and (found.name == "grpo" or found.value == "unlikely" or compared):
+        raise UsageError(f"rollout.group_size: {found.name} with advantage {how} compares the responses of one prompt, "
+                         "so it needs a group of at least 2, got 1")
+
+
+def check(*, name: str, group_size: int | None = None, **given: Any) -> None:
     """Raise UsageError for an unknown name or value, a number out of range or settings that contradict each other.
 
-    `group_size` is left out where it is not known yet.
+    Of a function of the user's own only the settings are checked, not the function.
 
-    >>> check(name="w-reinforce", lambda_=0.1, clip_low=0.2, clip_high=0.28)
-    >>> check(name="psr", lambda_=0.1)
+    >>> check(name="w-reinforce", form="ratio", lambda_=0.1, clip_low=0.2, clip_high=0.28)
+    >>> check(name="psr", form="ratio", lambda_=0.1)
     Traceback (most recent call last):
-    analysis.errors.UsageError: objective.lambda: only w-reinforce has it, got 0.1 with psr; leave it unset
+    analysis.errors.UsageError: objective.lambda: only w-reinforce has it, got 0.1 with psr-ratio; leave it unset
     """
-    _one_of("objective.name", name, NAMES)
-    _one_of("objective.form", form, FORMS)
-    if advantage is not None:
-        _one_of("objective.advantage", advantage, ADVANTAGES)
-    _number("objective.lambda", lambda_, "a number ≥ 0", low=0)
-    _number("objective.clip_low", clip_low, "a number in [0, 1]", low=0, high=1)
-    _number("objective.clip_high", clip_high, "a number ≥ 0", low=0)
-    _number("objective.dual_clip", dual_clip, "a number > 1", above=1)
-
-    if name == "w-reinforce" and lambda_ is None:
-        raise UsageError("objective.lambda: w-reinforce needs it, the weight of correct samples; the paper uses 0.1")
-    if name != "w-reinforce" and lambda_ is not None:
-        raise UsageError(f"objective.lambda: only w-reinforce has it, got {lambda_} with {name}; leave it unset")
-    if form == "log":
-        for field, value in (("clip_low", clip_low), ("clip_high", clip_high), ("dual_clip", dual_clip)):
-            if value is not None:
-                raise UsageError(
-                    f"objective.{field}: the form log has no ratio to clip, got {value}; leave it unset or use the "
-                    "form ratio or probability"
-                )
-    if name == "grpo" and advantage == "none":
-        raise UsageError(
-            "objective.advantage: grpo is defined by its group normalisation, got none; use group_mean_std (or unset), "
-            "group_mean or batch_mean_std, or the objective reinforce or psr"
-        )
-    normalisation = advantage or default_advantage(name)
-    if group_size == 1 and (name == "grpo" or normalisation.startswith("group_")):
-        raise UsageError(
-            f"rollout.group_size: {name} with advantage {normalisation} compares the responses of one prompt, so it "
-            "needs a group of at least 2, got 1"
-        )
+    form = given.get("form")
+    settings(own_entry(name) if is_own(name) else entry(name, form), given, group_size)
 
 
-def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        hint = nearest(value, known) if isinstance(value, str) else f"known: {', '.join(known)}"
-        raise UsageError(f"{field}: unknown value {value!r}; {hint}")
+def own_entry(name: str, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Entry:
+    """The entry of a loss function of the user's own: A = ±1 unless its `advantage` says otherwise."""
+    parameters = (PARAMETERS["advantage"].with_(default="none"), PARAMETERS["baseline"])
+    return Entry(name, name.rpartition(":")[2], "of a loss of one's own", "one's own", "own", parameters, "2r-1", needs,
+                 coupling, homogeneous=False)
 
 
-def _number(
-    field: str,
-    value: float | None,
-    expected: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{field}: expected {expected}, got {value!r} ({type(value).__name__})")
-    if not (math.isfinite(value) and low <= value <= high and value > above):
-        raise UsageError(f"{field}: expected {expected}, got {value}")
+def not_trainable(name: str, form: str | None) -> str | None:
+    """Why the training loop cannot train on it, or None where it can."""
+    if is_own(name):
+        return None
+    found = entry(name, form)
+    if found.coupling == "pair":
+        return f"{found.name} compares pairs of a chosen and a rejected response, which the loop does not collect"
+    if not found.scalar:
+        bonus = found.rule == "entropy_bonus"
+        field = "objective.entropy_coef" if bonus else 'objective.kl_coef and objective.kl_estimator = "full"'
+        return f"{found.name} is a regulariser; set {field} beside an objective that has rewards"
+    return None

@@ -68,7 +68,7 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
     elif rows["weight"].isna().any():
         raise UsageError(
             "objective: expected a name, since the weights of this trace were not all measured; "
-            "for example run.laws('reinforce')"
+            "for example run.laws('reinforce-ratio')"
         )
     else:
         weight = _tensor(rows["weight"])
@@ -100,10 +100,14 @@ def _statistics(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
 
 
 def _assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) -> Tensor:
-    if isinstance(objective, str):
-        from ..objectives import get
+    from ..objectives import TokenBatch, accuracy_of, get
 
+    if isinstance(objective, str):
         objective = get(objective)
+    objective.check_use("a trace")
+    if objective.entry.coupling != "token" or objective.entry.value == "unlikely":
+        raise UsageError(f"objective: {objective.name} needs whole responses, and a trace has a share of the tokens; "
+                         "take one that weighs each token by itself")
     rollouts = run.table("rollouts", ["step", "rollout", "group", "reward"])
     if rollouts["reward"].isna().any():
         raise UsageError(f"objective: {objective.name} needs rewards, and rollouts of this trace have none")
@@ -118,16 +122,22 @@ def _assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) -
         sizes = sorted(batch.groupby("group").size().unique().tolist())
         if len(sizes) > 1:
             raise UsageError(f"objective: expected groups of one size, step {step} has groups of {sizes}")
-        advantages = objective.advantages(_tensor(batch["reward"]), sizes[0])
-        parts.append(batch[["step", "rollout"]].assign(advantage=advantages.numpy()))
-    known = pd.concat(parts) if parts else pd.DataFrame({"step": [], "rollout": [], "advantage": []})
-    advantage = rows[["step", "rollout"]].merge(known, how="left")["advantage"]
-    if advantage.isna().any():
+        rewards = _tensor(batch["reward"])
+        parts.append(batch[["step", "rollout"]].assign(
+            advantage=objective.advantages(rewards, sizes[0]).numpy(), reward=rewards.numpy(),
+            accuracy=accuracy_of(rewards, sizes[0]).numpy(),
+        ))
+    empty = pd.DataFrame({"step": [], "rollout": [], "advantage": [], "reward": [], "accuracy": []})
+    found = rows[["step", "rollout"]].merge(pd.concat(parts) if parts else empty, how="left")
+    if found["advantage"].isna().any():
         raise UsageError("objective: expected the rollout of every token among the recorded rollouts, some are missing")
     log_probs = _tensor(rows["log_prob"])
     # one update per batch records no old log-probs: the ratio is 1
     old = _tensor(rows["old_log_prob"].fillna(rows["log_prob"]))
-    return objective.weights(log_probs[:, None], old[:, None], _tensor(advantage)).weight[:, 0]
+    columns = (_tensor(found[name]) for name in ("advantage", "reward", "accuracy"))
+    advantage, reward, accuracy = columns
+    batch = TokenBatch(log_probs[:, None], old[:, None], advantage, None, reward, accuracy)
+    return objective.weights(batch).weight[:, 0]
 
 
 def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:

@@ -7,15 +7,15 @@ import re
 from toy_models.bases import BASES
 
 from ..errors import UsageError
-from ..objectives.rules import check
+from ..objectives.entries import ENTRIES, FAMILIES
+from ..objectives.parameters import FORMS
+from ..objectives.rules import check, not_trainable
 from .config import FIELDS, config_to_dict, flatten, show
-from .fields import GIVEN, CriticFields, RunConfig
+from .fields import GIVEN, CriticFields, ObjectiveFields, RunConfig, objective_settings
 from .task_rules import task_problems
 
 __all__ = ["combination_problems"]
 
-_ONE_SIGN = "it learns from one sign alone, and less a baseline its rows would carry weights of both"
-_NO_CRITIC = {"psr": _ONE_SIGN, "nsr": _ONE_SIGN, "grpo": "its group mean is a baseline already"}
 
 
 def combination_problems(config: RunConfig) -> list[str]:
@@ -24,12 +24,12 @@ def combination_problems(config: RunConfig) -> list[str]:
     rows = rollout.prompts * rollout.group_size
     problems = []
     try:
-        check(name=objective.name, form=objective.form, lambda_=objective.lambda_, clip_low=objective.clip_low,
-              clip_high=objective.clip_high, dual_clip=objective.dual_clip, advantage=objective.advantage,
-              group_size=rollout.group_size)
+        check(name=objective.name, group_size=rollout.group_size, **objective_settings(objective))
+        if (why := not_trainable(objective.name, objective.form)) is not None:
+            problems.append(f"objective.name = {show(objective.name)}: {why}")
     except UsageError as error:
         problems.append(str(error))
-    base = BASES.get(config.policy.base)
+    base, without = BASES.get(config.policy.base), _no_critic(objective)
     rules = [
         (base is not None and config.task.name not in (base.task, GIVEN),
          f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
@@ -58,9 +58,8 @@ def combination_problems(config: RunConfig) -> list[str]:
         (update.drop == "after" and update.rows == "keep",
          'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
          "update.drop out"),
-        (config.critic.enabled and objective.name not in ("reinforce", "w-reinforce"),
-         f"critic.enabled with objective.name = {show(objective.name)}: {_NO_CRITIC.get(objective.name)}; take "
-         "reinforce or w-reinforce"),
+        (config.critic.enabled and without is not None,
+         f"critic.enabled with objective.name = {show(objective.name)}: {without}; take reinforce, w-reinforce or ppo"),
         (config.critic.enabled and update.rows == "drop",
          'critic.enabled with update.rows = "drop": every row has an advantage then; set update.rows = "keep"'),
         (config.critic.enabled and objective.advantage not in (None, "none"),
@@ -95,10 +94,31 @@ def combination_problems(config: RunConfig) -> list[str]:
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
 
 
+def _no_critic(objective: ObjectiveFields) -> str | None:
+    """Why a learned baseline does not go with the objective, or None where it does."""
+    name = _family(objective) or objective.name
+    if name in ("reinforce", "w-reinforce", "ppo"):
+        return None
+    if name in ("psr", "nsr"):
+        return "it learns from one sign alone, and less a baseline its rows would carry weights of both"
+    how = ENTRIES[name].defaults.get("advantage", "none") if name in ENTRIES else "none"
+    grouped = how == "leave_one_out" or str(how).startswith("group_")
+    return "its group mean is a baseline already" if grouped else "its weights are not advantages of a critic's kind"
+
+
 def _set_in(table: str, config: RunConfig) -> list[str]:
     """The fields of a table that are not at their defaults."""
     values = flatten({table: config_to_dict(config)[table]})
     return [path for path, value in values.items() if value != FIELDS[path].default]
+
+
+def _family(objective: ObjectiveFields) -> str | None:
+    """psr, nsr, w-reinforce or reinforce, or None where the name is of another objective."""
+    return next((family for family in FAMILIES if objective.name in (family, *(f"{family}-{f}" for f in FORMS))), None)
+
+
+def _form(objective: ObjectiveFields) -> str | None:
+    return objective.form or next((form for form in FORMS if objective.name.endswith(f"-{form}")), None)
 
 
 def _exact_problems(config: RunConfig) -> list[str]:
@@ -109,8 +129,9 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (update.minibatches in (None, 1) and update.minibatch_size is None, "one minibatch (update.minibatches = 1)"),
         (update.rows == "keep", 'update.rows = "keep"'),
         (update.normalizer == "constant", 'update.normalizer = "constant" (the other divisors depend on the sample)'),
-        (objective.form != "probability", 'objective.form = "ratio" or "log"'),
-        (objective.name != "grpo" and objective.advantage in (None, "none"), 'objective.advantage = "none", not grpo'),
+        (_family(objective) is None or _form(objective) != "probability", 'objective.form = "ratio" or "log"'),
+        (_family(objective) is not None, f"objective.name = {', '.join(FAMILIES)}, not grpo or another"),
+        (objective.advantage in (None, "none", "constant"), 'objective.advantage = "none"'),
         (objective.kl_coef == 0, "objective.kl_coef = 0"),
         (objective.entropy_coef == 0, "objective.entropy_coef = 0"),
         (config.rollout.top_p == 1, "rollout.top_p = 1"),

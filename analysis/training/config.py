@@ -40,6 +40,7 @@ class Field:
     above: float | None = None
     below: float | None = None
     choices: tuple[Any, ...] = ()
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def range(self) -> str:
@@ -162,8 +163,11 @@ def _scalar(field: Field, value: Any, whole: Any) -> Any:
         value = float(value)
     if type(value) is not field.kind or (isinstance(value, float) and not math.isfinite(value)):
         raise _wrong(field, whole)
+    if isinstance(value, str):
+        value = field.aliases.get(value, value)
     if field.choices and value not in field.choices:
-        raise _wrong(field, whole, hint=nearest(value, field.choices) if isinstance(value, str) else "")
+        known = [*field.choices, *field.aliases]
+        raise _wrong(field, whole, hint=nearest(value, known) if isinstance(value, str) else "")
     outside = isinstance(value, int | float) and (
         (field.low is not None and value < field.low)
         or (field.high is not None and value > field.high)

@@ -29,7 +29,7 @@ def exact_loss(objective: Objective, success: Tensor, n_rollouts: int, constant:
 
     >>> import torch
     >>> from analysis.objectives import get
-    >>> exact_loss(get("reinforce"), torch.tensor([0.25, 0.75]), n_rollouts=8, constant=4.0)
+    >>> exact_loss(get("reinforce-log"), torch.tensor([0.25, 0.75]), n_rollouts=8, constant=4.0)
     tensor(-2.)
     """
     return -(objective.contrast() * n_rollouts / constant) * success.mean()

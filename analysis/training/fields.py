@@ -8,12 +8,17 @@ write "unset" to undo a value that a recipe sets.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from toy_models.bases import BASES
 from toy_models.files import FILE_TASK
 from toy_models.task import TASKS
+
+from ..objectives.aggregation import ADVANTAGE_ALIASES, NORMALIZER_ALIASES, NORMALIZERS
+from ..objectives.entries import ENTRIES
+from ..objectives.parameters import ADVANTAGES, FORMS, PARAMETERS
 
 __all__ = [
     "GIVEN",
@@ -27,16 +32,29 @@ __all__ = [
     "RunConfig",
     "TaskFields",
     "UpdateFields",
+    "objective_settings",
 ]
 
 GIVEN = "given"  # name of a task or base that was handed over as an object
 
 
 def _f(default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None,
-       below: float | None = None, choices: tuple[Any, ...] | None = None, key: str | None = None) -> Any:
-    """A field with its meaning; `low` and `high` are inclusive bounds, `above` and `below` exclusive ones."""
-    meta = {"doc": doc, "low": low, "high": high, "above": above, "below": below, "choices": choices, "key": key}
+       below: float | None = None, choices: tuple[Any, ...] | None = None, key: str | None = None,
+       aliases: dict[str, str] | None = None) -> Any:
+    """A field with its meaning; `low` and `high` are inclusive bounds, `above` and `below` exclusive ones; `aliases`
+    are other names of choices."""
+    meta = {"doc": doc, "low": low, "high": high, "above": above, "below": below, "choices": choices, "key": key,
+            "aliases": aliases}
     return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
+
+
+def _of_parameter(name: str) -> Any:
+    """A parameter of some objectives as a field; unset is the objective's default."""
+    one = PARAMETERS[name]
+    owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.rule != "dpo")
+    limits = (("low", one.low), ("high", one.high), ("above", one.above))
+    bounds: dict[str, Any] = {key: value for key, value in limits if math.isfinite(value)}
+    return _f(None, f"of {owners}: {one.doc}", choices=one.choices or None, **bounds)
 
 
 @dataclass(frozen=True)
@@ -67,18 +85,35 @@ class TaskFields:
 
 @dataclass(frozen=True)
 class ObjectiveFields:
-    name: str = _f("reinforce", "which samples carry a weight, and its sign",
-                   choices=("psr", "nsr", "w-reinforce", "reinforce", "grpo"))
-    form: str = _f("ratio", "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π",
-                   choices=("ratio", "probability", "log"))
+    name: str = _f("reinforce-ratio", "which objective: docs/objectives.md lists them; a loss of one's own is "
+                                      "file.py:function or package.module:function")
+    form: str | None = _f(None, "of psr, nsr, w-reinforce and reinforce, which have no default, and some others: ratio "
+                                "A·π/π_old (the released code), probability A·π (the paper's Eq. 6), log A·log π",
+                          choices=FORMS)
     lambda_: float | None = _f(None, "weight of correct samples in w-reinforce (0.1 in the paper)", low=0, key="lambda")
     clip_low: float | None = _f(None, "clip where A < 0 and π/π_old < 1 − clip_low; unset: no clipping below",
                                 low=0, high=1)
     clip_high: float | None = _f(None, "clip where A > 0 and π/π_old > 1 + clip_high; unset: no clipping above", low=0)
     dual_clip: float | None = _f(None, "clip where A < 0 and π/π_old > dual_clip; unset: none", above=1)
-    advantage: str | None = _f(None, "normalisation of rewards within the group or batch; unset: group_mean_std for "
-                                     "grpo, none for the others",
-                               choices=("none", "group_mean", "group_mean_std", "batch_mean_std"))
+    advantage: str | None = _f(None, "normalisation of rewards within the group or batch, or less a constant; unset: "
+                                     "the objective's own, none for psr, nsr, w-reinforce and reinforce",
+                               choices=ADVANTAGES, aliases=ADVANTAGE_ALIASES)
+    baseline: float | None = _f(None, "the constant of advantage = constant, and V of asymre")
+    tau_pos: float | None = _of_parameter("tau_pos")
+    tau_neg: float | None = _of_parameter("tau_neg")
+    share: float | None = _of_parameter("share")
+    cov_low: float | None = _of_parameter("cov_low")
+    cov_high: float | None = _of_parameter("cov_high")
+    kappa: float | None = _of_parameter("kappa")
+    ratio_floor: float | None = _of_parameter("ratio_floor")
+    epsilon: float | None = _of_parameter("epsilon")
+    prompt_weight: str | None = _of_parameter("prompt_weight")
+    positive_weight: float | None = _of_parameter("positive_weight")
+    negative_weight: float | None = _of_parameter("negative_weight")
+    rank_penalty: float | None = _of_parameter("rank_penalty")
+    floor: float | None = _of_parameter("floor")
+    beta: float | None = _of_parameter("beta")
+    clamp: float | None = _of_parameter("clamp")
     kl_coef: float = _f(0.0, "coefficient β of KL to the reference (the base)", low=0)
     kl_estimator: str = _f("k3", "sampled estimators k1, k2, k3, or the full sum over the vocabulary (loss only)",
                            choices=("k1", "k2", "k3", "full"))
@@ -86,6 +121,11 @@ class ObjectiveFields:
                                      "token with a critic, without one summed into the response's advantage",
                            choices=("loss", "reward"))
     entropy_coef: float = _f(0.0, "coefficient of the entropy bonus", low=0)
+
+
+def objective_settings(fields: ObjectiveFields) -> dict[str, Any]:
+    """The parameters of the objective, as `objectives.get` and `objectives.check` take them."""
+    return {name: getattr(fields, name) for name in PARAMETERS if hasattr(fields, name)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +181,7 @@ class UpdateFields:
                     choices=("skip", "step"))
     normalizer: str = _f("batch_tokens", "what the summed loss is divided by: tokens of the minibatch's rows, tokens "
                                          "of rows with a weight, per-row length and number of rows, or a constant",
-                         choices=("batch_tokens", "selected_tokens", "per_sequence", "constant"))
+                         choices=NORMALIZERS, aliases=NORMALIZER_ALIASES)
     constant: float | None = _f(None, "the constant of normalizer = constant", above=0)
     micro_batch: int | None = _f(None, "rows per forward and backward pass, whose gradients add up; unset: all rows of "
                                        "a sign at once. Bounds memory, changes rounding only", low=1)

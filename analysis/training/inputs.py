@@ -15,9 +15,11 @@ from typing import Any
 
 from toy_models.bases import BASES
 from toy_models.files import FILE_TASK, DataFiles
+from toy_models.functions import source_file as source_of
 from toy_models.verifiers.verifier import VERIFIERS, get_verifier, source_file
 
 from ..errors import UsageError
+from ..objectives.rules import is_own
 from .config import UNSET, config_to_dict
 from .fields import GIVEN, RunConfig, TaskFields
 
@@ -34,7 +36,8 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
         return value
     if path.removeprefix("task.") in _FILES:
         return str(_absolute(value, folder))
-    if path == "task.verifier" and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
+    function = path in ("task.verifier", "objective.name")
+    if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
     if path == "policy.base" and value not in (*BASES, GIVEN) and _absolute(value, folder).is_dir():
         return str(_absolute(value, folder))
@@ -53,6 +56,10 @@ def data_files(task: TaskFields) -> DataFiles:
 
 def check_inputs(config: RunConfig) -> None:
     """Refuse files and verifiers that cannot be read, before anything is started; UsageError names field and line."""
+    if is_own(config.objective.name):
+        from ..objectives import get
+
+        get(config.objective.name)
     if config.task.name == FILE_TASK:
         try:
             data_files(config.task).read()
@@ -66,14 +73,13 @@ def check_inputs(config: RunConfig) -> None:
 
 def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     """field -> path and sha256 of each file that the run reads; UsageError where one is missing."""
-    if config.task.name != FILE_TASK:
-        return {}
-    files = {f"task.{name}": Path(value) for name in _FILES if (value := getattr(config.task, name)) is not None}
-    if config.task.verifier not in VERIFIERS:
+    files = {}
+    if is_own(config.objective.name):
         try:
-            files["task.verifier"] = source_file(config.task.verifier)
+            files["objective.name"] = source_of(config.objective.name, "objective")
         except ValueError as error:
-            raise UsageError(f"task.verifier = {config.task.verifier!r}: {error}") from error
+            raise UsageError(f"objective.name = {config.objective.name!r}: {error}") from error
+    files |= _task_files(config)
     found = {}
     for field, path in files.items():
         try:
@@ -83,12 +89,24 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     return found
 
 
+def _task_files(config: RunConfig) -> dict[str, Path]:
+    if config.task.name != FILE_TASK:
+        return {}
+    files = {f"task.{name}": Path(value) for name in _FILES if (value := getattr(config.task, name)) is not None}
+    if config.task.verifier not in VERIFIERS:
+        try:
+            files["task.verifier"] = source_file(config.task.verifier)
+        except ValueError as error:
+            raise UsageError(f"task.verifier = {config.task.verifier!r}: {error}") from error
+    return files
+
+
 def identified(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain data in which files stand by their content: what hashes are made of."""
     plain = config_to_dict(config)
     for field, found in input_digests(config).items():
         table, _, name = field.partition(".")
-        function = plain[table][name].rpartition(":")[2] + "@" if field == "task.verifier" else ""
+        function = plain[table][name].rpartition(":")[2] + "@" if field in ("task.verifier", "objective.name") else ""
         plain[table][name] = f"{function}sha256:{found['sha256']}"
     return plain
 

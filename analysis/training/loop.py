@@ -29,7 +29,7 @@ from ..recording import RunWriter
 from .contexts import ContextFollower
 from .critic import Critic
 from .exact import exact_loss
-from .fields import RunConfig
+from .fields import RunConfig, objective_settings
 from .minibatches import plan_minibatches
 from .noise import check_enumerable, noise_rows
 from .optimizer import learning_rate, make_optimizer
@@ -102,23 +102,16 @@ class Loop:
         longest = max(config.rollout.max_new_tokens or 0, self.task.max_new_tokens)
         check_fit(self.policy.model, self.task, [*self.train_prompts, *self.held_out], longest)
         self.streams = Streams(config.seed)
-        self.objective = get_objective(
-            config.objective.name,
-            form=config.objective.form,
-            lambda_=config.objective.lambda_,
-            clip_low=config.objective.clip_low,
-            clip_high=config.objective.clip_high,
-            dual_clip=config.objective.dual_clip,
-            advantage=config.objective.advantage,
-        )
-        self.reference = (
-            copy.deepcopy(self.policy.model).requires_grad_(False) if config.objective.kl_coef > 0 else None
-        )
+        self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
+        referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
+        self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if referred else None
         self.sampler = RolloutModel(self.policy.model, getattr(torch, config.rollout.dtype or config.policy.dtype))
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
         self.critic = Critic(self.policy.model, config.critic) if config.critic.enabled else None
-        self.updater = Updater(self.policy, self.optimizer, self.objective, config, self.critic)
+        self.updater = Updater(
+            self.policy, self.optimizer, self.objective, config, self.critic, self.streams["objective"]
+        )
         self.step = self.update = self.updates_made = 0
         self._diverged: str | None = None  # why, and so that a run killed right after that commit ends likewise
         self._timings: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from torch import Tensor
 from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
 
 from ..errors import DivergedError
-from ..objectives import Objective
+from ..objectives import Objective, TokenBatch
 from ..recording.weights import WeightProbe
 from .critic import captured_hidden_states
 from .fields import RunConfig
@@ -80,6 +80,35 @@ class PassRunner:
             values, _ = self._token_log_probs(self._logits(model, teacher), teacher)
             out[start : start + len(values), : values.shape[1]] = values.masked_fill(~teacher.mask, 0).cpu()
         return out
+
+    @torch.no_grad()
+    def select(self, batch: RolloutBatch, rows: Tensor, generator: torch.Generator | None) -> None:
+        """Fill in `batch.selection`, the tokens that the objective chooses over the whole minibatch, where it does.
+
+        One more forward pass over the rows; everything that the choice is made of is detached.
+        """
+        if "selection" not in self.objective.entry.needs:
+            return
+        shape = batch.sampling_log_probs.shape
+        if batch.selection is None:
+            batch.selection = torch.zeros(shape, dtype=torch.bool)
+        if len(rows) == 0:
+            return
+        log_probs, entropy = torch.zeros(2, len(rows), shape[1], dtype=self.dtype)
+        chunk = self.config.update.micro_batch or _ROWS_WITHOUT_GRADIENTS
+        for start in range(0, len(rows), chunk):
+            teacher = self._teacher(batch, rows[start : start + chunk].tolist())
+            values, scaled = self._token_log_probs(self._logits(self.policy.model, teacher), teacher)
+            here = slice(start, start + len(values)), slice(0, values.shape[1])
+            log_probs[here] = values.masked_fill(~teacher.mask, 0).cpu()
+            entropy[here] = policy_entropy(scaled).masked_fill(~teacher.mask, 0).cpu()
+        old = log_probs if batch.old_log_probs is None else batch.old_log_probs[rows]
+        old = torch.where(torch.isnan(old), log_probs, old)
+        advantages = batch.advantages if batch.token_advantages is None else batch.token_advantages
+        tokens = TokenBatch(log_probs, old, advantages[rows].to(self.dtype), batch.mask()[rows], entropy=entropy)
+        chosen = self.objective.prepare(tokens, generator).selection
+        assert chosen is not None
+        batch.selection[rows] = chosen
 
     def run(
         self,
@@ -145,16 +174,21 @@ class PassRunner:
         else:
             advantages = batch.token_advantages[rows, :width].to(device)
         token_scale = (scale.to(device=device, dtype=log_probs.dtype)[:, None] * mask).detach()
-        token_loss = self.objective.loss(log_probs, old, advantages).masked_fill(~mask, 0)
+        ref = batch.ref_log_probs[rows, :width].to(device) if batch.ref_log_probs is not None else None
+        selection = batch.selection[rows, :width].to(device) if batch.selection is not None else None
+        tokens = TokenBatch(
+            log_probs.detach(), old, advantages, mask, batch.rewards[rows].to(device),
+            batch.accuracy()[rows].to(device), ref_log_probs=ref, selection=selection,
+        )  # fmt: skip
+        token_loss = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()
         _check_tokens(loss, token_loss, log_probs, teacher, indices, where)
 
         entropy_on, kl_on = config.objective.entropy_coef > 0, self._kl_in_loss()
         loss.backward(retain_graph=entropy_on or kl_on)
         gradient, weights = self._take_gradients(), probe.take()
-        closed = self.objective.weights(log_probs.detach(), old, advantages)
+        closed = self.objective.weights(tokens)
 
-        ref = batch.ref_log_probs[rows, :width].to(device) if batch.ref_log_probs is not None else None
         regularizer, kl_weights, entropy_weights, kl_sum, total_loss = None, None, None, 0.0, loss.item()
         if entropy_on or kl_on:
             extra = log_probs.new_zeros(())
@@ -176,7 +210,7 @@ class PassRunner:
             if kl_on:
                 full = config.objective.kl_estimator == "full"
                 kl_weights = -config.objective.kl_coef * token_scale if full else probe.take()
-        elif ref is not None:  # the penalty is a reward: it makes no gradient here, but is worth knowing
+        elif ref is not None and config.objective.kl_coef > 0:  # a reward: no gradient here, but worth knowing
             kl = kl_penalty(config.objective.kl_estimator, log_probs.detach(), ref, scaled, None)
             kl_sum = kl.masked_fill(~mask, 0).sum().item()
         probe.remove()

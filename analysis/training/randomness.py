@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["PURPOSES", "Streams", "seed_of"]
 
-PURPOSES = ("prompts", "rollouts", "noise", "shuffle", "evaluation", "recording", "gradient_noise")
+PURPOSES = ("prompts", "rollouts", "noise", "shuffle", "evaluation", "recording", "gradient_noise", "objective")
 
 
 def seed_of(seed: int, purpose: str) -> int:

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
+from ..objectives.rules import entry as objective_entry
 from .combinations import combination_problems
 from .config import FIELDS, UNSET, config_from_dict, flatten, read_value, show
 from .fields import RunConfig
@@ -271,14 +272,21 @@ class Recipe:
 def _label(config: RunConfig) -> str:
     """What a method is called where the recipe does not name it: REINFORCE with a critic is PPO."""
     name = config.objective.name
-    return "PPO" if config.critic.enabled and name == "reinforce" else _LABELS[name]
+    if config.critic.enabled and name in ("reinforce", "reinforce-ratio"):
+        return "PPO"
+    if name in _LABELS:
+        return _LABELS[name]
+    try:
+        return objective_entry(name).title
+    except UsageError:  # a loss of one's own, or a name that is refused elsewhere
+        return name.rpartition(":")[2] or "unknown"
 
 
 def _owns(method: Method, path: str, values: Mapping[str, Any]) -> bool:
     """Whether a field is one that only some methods have, and this one does: λ, or the settings of a critic."""
     own = {**values, **method.values}
     if path == "objective.lambda":
-        return bool(own.get("objective.name") == "w-reinforce")
+        return str(own.get("objective.name")).startswith("w-reinforce")
     return path.startswith("critic.") and path != "critic.enabled" and own.get("critic.enabled") is True
 
 

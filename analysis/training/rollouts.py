@@ -17,7 +17,7 @@ from torch import Tensor
 from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
 
 from ..errors import DivergedError, UsageError
-from ..objectives import Objective
+from ..objectives import Objective, accuracy_of
 from .fields import RunConfig
 from .randomness import Streams
 
@@ -75,7 +75,8 @@ class RolloutBatch:
     and `kept_mass`, the mass under softmax(z/T) of the tokens that it leaves. `entropy` is that of softmax(z/T), the
     policy's law and the one that updates differentiate, as the sampler saw it. All four serve the records only.
     `old_log_probs`, `ref_log_probs`, `values`, `returns` and `token_advantages` (N, R) are filled in before the updates
-    where they are needed (`targets`); token advantages (a critic's) take the place of the rollouts' `advantages`.
+    where they are needed (`targets`), `selection` (N, R) before each (`passes`); token advantages (a critic's) take the
+    place of the rollouts' `advantages`.
     """
 
     step: int
@@ -99,12 +100,17 @@ class RolloutBatch:
     values: Tensor | None = None
     returns: Tensor | None = None
     token_advantages: Tensor | None = None
+    selection: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.responses)
 
     def prompt(self, rollout: int) -> Prompt:
         return self.prompts[rollout // self.group_size]
+
+    def accuracy(self) -> Tensor:
+        """(N,) mean reward of each rollout's group."""
+        return accuracy_of(self.rewards, self.group_size)
 
     def mask(self) -> Tensor:
         """Bool (N, R): which positions hold response tokens."""
@@ -153,7 +159,9 @@ def collect_rollouts(
     flip_probability = torch.where(correct, config.task.false_negative, config.task.false_positive)
     flipped = streams.uniforms("noise", n) < flip_probability
     rewards = (correct ^ flipped).float()
-    advantages = objective.advantages(rewards, fields.group_size)
+    drawn = torch.arange(samples.log_probs.shape[1]) < lengths[:, None]
+    means = samples.log_probs.cpu().float().where(drawn, 0.0).sum(1) / lengths
+    advantages = objective.advantages(rewards, fields.group_size, mean_log_probs=means)
     return RolloutBatch(
         step=step,
         prompts=prompts,

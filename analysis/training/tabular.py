@@ -23,8 +23,7 @@ from toy_models.loglinear import LogLinear
 from toy_models.tree import Tree, TreeDraws
 
 from ..errors import UsageError
-from ..objectives import Objective
-from ..objectives.advantages import STD_EPSILON, signed_value
+from ..objectives import Objective, TokenBatch, accuracy_of
 
 __all__ = ["TABLE_OPTIMIZERS", "TableHistory", "TableOptimizer", "TableSettings", "train_table"]
 
@@ -139,6 +138,7 @@ def train_table(
     and settings out of range.
     """
     _check(settings)
+    settings.objective.check_use("a toy")
     start = policy.log_probs().double()
     if start.ndim != 3:
         raise UsageError(
@@ -166,6 +166,9 @@ def _check(settings: TableSettings) -> None:
         raise UsageError(
             "objective: expected advantages by response or by group, got batch_mean_std; a batch of a toy mixes seeds"
         )
+    if settings.group_size is None and settings.objective.entry.coupling != "token":
+        raise UsageError(f"objective: {settings.objective.name} weighs a token by its whole response, which the exact "
+                         "expectation does not follow; draw responses (group_size)")
     if settings.group_size is not None and settings.group_size < 1:
         raise UsageError(f"group_size: expected at least 1, or None for the expectation, got {settings.group_size}")
     if settings.updates < 1 or settings.steps < 1 or settings.eval_every < 1:
@@ -201,15 +204,20 @@ def _sampled_step(
     u = torch.rand((seeds, prompts, group, width), generator=generator, dtype=torch.float64)
     draws = policy.sample(u) if isinstance(policy, Tree) else policy.sample(u[..., 0])
     rewards = correct.gather(-1, _responses(draws)).to(policy.parameters.dtype)
-    advantages = settings.objective.advantages(rewards.flatten(), group).view(rewards.shape)
+    scores = _token_log_probs(policy, draws)
+    advantages = settings.objective.advantages(
+        rewards.flatten(), group, mean_log_probs=_mean_log_probs(scores, draws).flatten()
+    ).view(rewards.shape)
+    accuracy = accuracy_of(rewards.flatten(), group).view(rewards.shape)
     part, rows = _parts(advantages != 0, settings)
     if settings.length_mean:
         advantages = advantages / _lengths(draws)
-    old = _token_log_probs(policy, draws)
+    old = scores
     made = torch.zeros(seeds, dtype=torch.int64)
     for j in range(rows.shape[1]):
         now = old if j == 0 else _token_log_probs(policy, draws)
-        weights = settings.objective.weights(now, old, advantages[..., None]).weight
+        tokens = TokenBatch(now, old, advantages, _alive(draws), rewards, accuracy)
+        weights = settings.objective.weights(tokens).weight
         weights = weights * (part == j)[..., None] * _per_seed(prompts / rows[:, j].clamp(min=1), weights)
         gradient = _sampled_score(policy, draws, weights)
         moves = rows[:, j] > 0
@@ -242,6 +250,15 @@ def _lengths(draws: Tensor | TreeDraws) -> Tensor:
     return torch.ones_like(draws)
 
 
+def _alive(draws: Tensor | TreeDraws) -> Tensor | None:
+    return torch.stack(draws.alive, -1) if isinstance(draws, TreeDraws) else None
+
+
+def _mean_log_probs(log_probs: Tensor, draws: Tensor | TreeDraws) -> Tensor:
+    alive = _alive(draws)
+    return log_probs.mean(-1) if alive is None else log_probs.where(alive, 0.0).sum(-1) / alive.sum(-1)
+
+
 def _token_log_probs(policy: Toy, draws: Tensor | TreeDraws) -> Tensor:
     """(S, P, G, T)."""
     if isinstance(policy, Tree):
@@ -267,7 +284,7 @@ def _expected_step(
 ) -> tuple[Toy, Tensor]:
     """The limit of a large batch: expected gradients, and as many updates as the expected share of rows makes."""
     behaviour, success = policy, policy.success(correct)
-    advantages = _limit_advantages(settings.objective, success)
+    advantages = settings.objective.limit_advantages(success)
     share = torch.ones(len(success), dtype=torch.float64)
     if settings.rows == "drop":
         chances = torch.stack([1 - success, success], -1).double()
@@ -285,22 +302,11 @@ def _expected_step(
     return policy, made
 
 
-def _limit_advantages(objective: Objective, success: Tensor) -> Tensor:
-    """A of a wrong and of a correct response in an infinite group, (S, P, 2)."""
-    wrong, right = signed_value(objective.name, torch.tensor([0.0, 1.0], dtype=success.dtype), objective.lambda_)
-    pair = torch.stack([wrong.expand_as(success), right.expand_as(success)], -1)
-    if objective.advantage == "none":
-        return pair
-    pair = pair - ((1 - success) * wrong + success * right)[..., None]
-    if objective.advantage == "group_mean":
-        return pair
-    std = (right - wrong).abs() * (success * (1 - success)).sqrt()
-    return pair / (std + STD_EPSILON)[..., None]
-
-
 def _expected_gradient(
     policy: Toy, behaviour: Toy, correct: Tensor, advantages: Tensor, settings: TableSettings
 ) -> Tensor:
+    if not settings.objective.entry.homogeneous:
+        return _side_by_side(policy, behaviour, correct, advantages, settings)
     of_response = torch.where(correct, advantages[..., 1:], advantages[..., :1])
     if isinstance(policy, Tree):
         assert isinstance(behaviour, Tree)
@@ -327,7 +333,47 @@ def _expected_gradient(
     return policy.expected_score(weights, behaviour=behaviour)
 
 
+def _side_by_side(
+    policy: Toy, behaviour: Toy, correct: Tensor, advantages: Tensor, settings: TableSettings
+) -> Tensor:
+    """The expected gradient where a weight is no multiple of A: wrong and correct responses apart, each at its A."""
+    accuracy = behaviour.success(correct)
+    total = torch.zeros_like(policy.parameters)
+    for reward, of_side in ((0.0, ~correct), (1.0, correct)):
+        a = advantages[..., int(reward)]
+        share = of_side.to(policy.parameters.dtype)
+        if isinstance(policy, Tree):
+            assert isinstance(behaviour, Tree)
+            share = share / policy.lengths() if settings.length_mean else share
+            factors = [_weights_at(settings.objective, new, old, a, reward, accuracy)
+                       for new, old in zip(policy.levels, behaviour.levels, strict=True)]
+            total = total + policy.expected_score(share, factors, behaviour=behaviour)
+            continue
+        assert not isinstance(behaviour, Tree)
+        weights = share * _weights_at(settings.objective, policy.logits, behaviour.logits, a, reward, accuracy)
+        if isinstance(policy, LogLinear):
+            assert isinstance(behaviour, LogLinear)
+            total = total + policy.expected_score(weights, behaviour=behaviour)
+        else:
+            assert isinstance(behaviour, Bandit)
+            total = total + policy.expected_score(weights, behaviour=behaviour)
+    return total
+
+
+def _weights_at(
+    objective: Objective, logits: Tensor, old_logits: Tensor, a: Tensor, reward: float, accuracy: Tensor
+) -> Tensor:
+    """The weight of every arm, of the shape of `logits` (S, P, …), at advantages and accuracies (S, P)."""
+    now, old = logits.log_softmax(-1), old_logits.log_softmax(-1)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.view(*values.shape, *[1] * (now.ndim - values.ndim)).expand(*now.shape[:-1], 1)
+
+    return objective.weights(TokenBatch(now, old, spread(a), None, spread(torch.full_like(a, reward)),
+                                        spread(accuracy))).weight
+
+
 def _token_weights(objective: Objective, logits: Tensor, old_logits: Tensor, sign: int) -> Tensor:
     """The objective's weight of every arm at A = ±1, of the shape of `logits`."""
     now, old = logits.log_softmax(-1), old_logits.log_softmax(-1)
-    return objective.weights(now, old, torch.full_like(now[..., :1], float(sign))).weight
+    return objective.weights(TokenBatch(now, old, torch.full_like(now[..., :1], float(sign)))).weight

@@ -17,6 +17,7 @@ from toy_models import Policy
 
 from ..errors import DivergedError
 from ..objectives import Objective
+from ..objectives.aggregation import row_scale
 from .critic import Critic
 from .fields import RunConfig
 from .passes import Gradients, PassRunner, SignPass, sum_gradients
@@ -54,9 +55,11 @@ class Updater:
         objective: Objective,
         config: RunConfig,
         critic: Critic | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
+        """`generator` draws for objectives that choose tokens at random."""
         self.policy, self.optimizer, self.objective, self.config = policy, optimizer, objective, config
-        self.critic = critic
+        self.critic, self._generator = critic, generator
         self.runner = PassRunner(policy, objective, config)
         self.parameters = self.runner.parameters
 
@@ -71,6 +74,7 @@ class Updater:
             result.skipped = True
             return result
         scale = self._row_scale(batch, rows, result)
+        self.runner.select(batch, rows, self._generator)
         positive = batch.rewards[rows] > 0
         gradients = result.gradients
         for sign, name, chosen in ((1, "pos", positive), (-1, "neg", ~positive)):
@@ -120,17 +124,10 @@ class Updater:
     def _row_scale(self, batch: RolloutBatch, rows: Tensor, result: UpdateResult) -> Tensor:
         """(B,) factor of each row's summed token losses; fills in `result.normalizer` where it is one number."""
         update = self.config.update
-        lengths = batch.lengths[rows].double()
-        if update.normalizer == "per_sequence":
-            return 1 / (lengths * len(rows))
-        if update.normalizer == "constant":
-            assert update.constant is not None
-            divisor = update.constant
-        else:
-            counted = lengths[batch.selected[rows]] if update.normalizer == "selected_tokens" else lengths
-            divisor = max(float(counted.sum()), 1.0)  # no token carries a weight: any divisor gives the same zero
-        result.normalizer = divisor
-        return torch.full_like(lengths, 1 / divisor)
+        scale, divisor = row_scale(update.normalizer, batch.lengths[rows], batch.selected[rows], update.constant)
+        if divisor is not None:
+            result.normalizer = divisor
+        return scale
 
     def _norms(self, result: UpdateResult, gradients: dict[str, Gradients], total: Gradients, where: str) -> None:
         for name, gradient in [*gradients.items(), ("total", total)]:

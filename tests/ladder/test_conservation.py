@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.ladder.conservation import CONDITIONS, conservation_page, measure, measure_tree
-from analysis.objectives import get
+from analysis.objectives import TokenBatch, get
 from analysis.training.tabular import TableOptimizer
 from toy_models.bandit import Bandit, draw
 
@@ -48,7 +48,7 @@ def test_any_history_any_problem(seed, optimizer, sign, form, arms_a_side, group
         arms = draw(logits.softmax(-1), torch.rand(1, group, generator=g, dtype=torch.float64))
         advantages = objective.advantages(rewarded.expand(1, -1).gather(-1, arms).double().flatten(), group)
         now = logits.log_softmax(-1).gather(-1, arms)
-        weights = objective.weights(now, now, advantages.view(1, group)).weight
+        weights = objective.weights(TokenBatch(now, now, advantages.view(1, group))).weight
         direction = Bandit(logits).sampled_score(arms, weights)
         logits = logits + own.step(direction, direction.any(-1))
     change = logits.log_softmax(-1)[:, kept] - start

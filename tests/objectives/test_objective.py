@@ -9,9 +9,10 @@ import torch
 
 from analysis import objectives
 from analysis.laws import logit_gradient
+from analysis.objectives import TokenBatch
 from tests.reference import advantages_slow
 
-NAMES = objectives.names()
+NAMES = ("psr", "nsr", "w-reinforce", "reinforce", "grpo")
 FORMS = ("ratio", "probability", "log")
 CLIPS = (
     {},
@@ -27,7 +28,8 @@ NORMALISATIONS = ("none", "group_mean", "group_mean_std", "batch_mean_std")
 
 
 def get(name: str, **settings: object) -> objectives.Objective:
-    return objectives.get(name, lambda_=0.1 if name == "w-reinforce" else None, **settings)
+    given = {"form": "ratio", "lambda_": 0.1 if name == "w-reinforce" else None, **settings}
+    return objectives.get(name, **given)
 
 
 def cases() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -49,8 +51,8 @@ def test_weight_is_minus_the_derivative_of_the_loss(form: str, clips: dict[str, 
     log_probs, old, advantages = cases()
     objective = get("reinforce", form=form, **clips)
     leaf = log_probs.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(objective.loss(leaf, old, advantages).sum(), leaf)
-    weight, ratio, clip = objective.weights(log_probs, old, advantages)
+    (grad,) = torch.autograd.grad(objective.loss(leaf, TokenBatch(leaf.detach(), old, advantages)).sum(), leaf)
+    weight, ratio, clip = objective.weights(TokenBatch(log_probs, old, advantages))
     assert ratio is not None
     torch.testing.assert_close(weight, -grad, rtol=1e-12, atol=1e-300)
     torch.testing.assert_close(ratio, torch.exp(log_probs - old))
@@ -83,8 +85,9 @@ def test_weight_and_direction_make_the_gradient_of_the_logits(form: str) -> None
     clips = {} if form == "log" else {"clip_low": 0.1, "clip_high": 0.1}
     objective = get("reinforce", form=form, **clips)
     leaf = logits.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(objective.loss(log_probs_of(leaf), old, advantages).sum(), leaf)
-    weight = objective.weights(log_probs_of(logits), old, advantages).weight
+    loss = objective.loss(log_probs_of(leaf), TokenBatch(log_probs_of(logits), old, advantages))
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    weight = objective.weights(TokenBatch(log_probs_of(logits), old, advantages)).weight
     error = (logit_gradient(logits, tokens, weight) + grad).abs().amax(-1)
     assert (error <= 1e-10 * weight.abs().clamp(min=1)).all()
 
@@ -94,16 +97,16 @@ def test_clips_by_hand() -> None:
     old = torch.full_like(ratio, 0.3).log()
     log_probs = ratio.log() + old
     clips = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}
-    up = get("psr", **clips).weights(log_probs, old, torch.tensor([1.0]))
+    up = get("psr", **clips).weights(TokenBatch(log_probs, old, torch.tensor([1.0])))
     assert up.clip.tolist() == [[0, 0, 0, 0, 0, 1, 1]]
     expected = torch.tensor([[0.5, 0.79, 0.81, 1, 1.19, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(up.weight, expected, rtol=1e-12, atol=0)
-    down = get("nsr", **clips).weights(log_probs, old, torch.tensor([-1.0]))
+    down = get("nsr", **clips).weights(TokenBatch(log_probs, old, torch.tensor([-1.0])))
     assert down.clip.tolist() == [[-1, -1, 0, 0, 0, 0, 1]]
     expected = torch.tensor([[0, 0, 0.81, 1, 1.19, 1.21, 0]], dtype=torch.float64)
     torch.testing.assert_close(-down.weight, expected, rtol=1e-12, atol=0)
     # probability form: π_old times the ratio form, hence the same clip
-    eq6 = get("nsr", form="probability", **clips).weights(log_probs, old, torch.tensor([-1.0]))
+    eq6 = get("nsr", form="probability", **clips).weights(TokenBatch(log_probs, old, torch.tensor([-1.0])))
     assert torch.equal(eq6.clip, down.clip)
     torch.testing.assert_close(eq6.weight, 0.3 * down.weight)
 
@@ -120,9 +123,10 @@ def test_a_clip_takes_the_weight_beyond_its_boundary_on_its_own_side_alone(sign:
     clipped = [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1] if sign > 0 else [1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1]
     objective, old = get("reinforce", **clips), torch.zeros_like(log_probs)
     leaf = log_probs.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(objective.loss(leaf, old, torch.tensor([sign])).sum(), leaf)
+    loss = objective.loss(leaf, TokenBatch(log_probs, old, torch.tensor([sign])))
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
     expected = sign * log_probs.exp() * (1 - torch.tensor([clipped], dtype=torch.float64))
-    for weight in (objective.weights(log_probs, old, torch.tensor([sign])).weight, -grad):
+    for weight in (objective.weights(TokenBatch(log_probs, old, torch.tensor([sign]))).weight, -grad):
         torch.testing.assert_close(weight, expected, rtol=1e-14, atol=0)
 
 
@@ -131,10 +135,10 @@ def test_forms_by_hand() -> None:
     a = torch.tensor([-2.0])
     for form, weight, loss in (("log", -2.0, 2 * float(log_probs)), ("probability", -0.5, 0.5)):
         objective = get("reinforce", form=form)
-        assert objective.weights(log_probs, None, a).ratio is None
-        assert float(objective.weights(log_probs, None, a).weight) == pytest.approx(weight)
-        assert float(objective.loss(log_probs, None, a)) == pytest.approx(loss)
-    ratio = get("reinforce").weights(log_probs, log_probs - 0.5, a)
+        assert objective.weights(TokenBatch(log_probs, None, a)).ratio is None
+        assert float(objective.weights(TokenBatch(log_probs, None, a)).weight) == pytest.approx(weight)
+        assert float(objective.loss(log_probs, TokenBatch(log_probs.detach(), None, a))) == pytest.approx(loss)
+    ratio = get("reinforce").weights(TokenBatch(log_probs, log_probs - 0.5, a))
     assert float(ratio.weight) == pytest.approx(-2 * 2.718281828459045**0.5)
 
 
@@ -145,7 +149,7 @@ def test_advantages_against_the_slow_definition(name: str, how: str) -> None:
     rewards = [1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0]
     objective = get(name, advantage=how)
     expected = torch.tensor(
-        advantages_slow.advantages(name, how, rewards, 4, objective.lambda_), dtype=torch.float64
+        advantages_slow.advantages(name, how, rewards, 4, objective.parameters.get("lambda_")), dtype=torch.float64
     )
     values = objective.advantages(torch.tensor(rewards, dtype=torch.float64), 4)
     torch.testing.assert_close(values, expected, rtol=1e-13, atol=1e-15)
@@ -172,20 +176,21 @@ def test_defaults_and_selection() -> None:
     for name, rows in {"psr": [1, 0, 1, 1], "nsr": [0, 1, 0, 0], "reinforce": [1] * 4, "grpo": [1, 1, 0, 0]}.items():
         objective = get(name)
         assert objective.selected(objective.advantages(rewards, 2)).tolist() == [bool(r) for r in rows]
-    assert not get("w-reinforce", form="log").needs_old_log_probs
-    assert get("psr").needs_old_log_probs
-    assert get("psr", form="probability", clip_high=0.2).needs_old_log_probs
+    assert "old_log_probs" not in get("w-reinforce", form="log").needs()
+    assert "old_log_probs" in get("psr").needs()
+    assert "old_log_probs" in get("psr", form="probability", clip_high=0.2).needs()
 
 
 def test_advantages_spread_over_positions() -> None:
     log_probs, old, advantages = cases()
     objective = get("reinforce", clip_low=0.2)
-    base = objective.weights(log_probs, old, advantages).weight
+    base = objective.weights(TokenBatch(log_probs, old, advantages)).weight
     for shape in (advantages[:, None], advantages[:, None].expand(30, 40)):
-        assert torch.equal(objective.weights(log_probs, old, shape).weight, base)
-    square = objective.weights(log_probs[:, :30], old[:, :30], advantages)  # one per row, not one per position
+        assert torch.equal(objective.weights(TokenBatch(log_probs, old, shape)).weight, base)
+    # one per row, not one per position
+    square = objective.weights(TokenBatch(log_probs[:, :30], old[:, :30], advantages))
     assert torch.equal(square.weight, base[:, :30])
-    flat = objective.weights(log_probs[:, 3], old[:, 3], advantages)
+    flat = objective.weights(TokenBatch(log_probs[:, 3], old[:, 3], advantages))
     assert torch.equal(flat.weight, base[:, 3])
 
 
@@ -193,16 +198,16 @@ def test_loss_is_differentiable_in_the_new_log_probs_alone() -> None:
     log_probs, old, advantages = (t.clone().requires_grad_() for t in cases())
     for form in ("ratio", "probability"):
         objective = get("reinforce", form=form, clip_low=0.2, clip_high=0.2)
-        loss = objective.loss(log_probs, old, advantages).sum()
+        loss = objective.loss(log_probs, TokenBatch(log_probs.detach(), old, advantages)).sum()
         grads = torch.autograd.grad(loss, (log_probs, old, advantages), allow_unused=True)
         assert [g is not None for g in grads] == [True, False, False]
-        assert not objective.weights(log_probs, old, advantages).weight.requires_grad
+        assert not objective.weights(TokenBatch(log_probs, old, advantages)).weight.requires_grad
 
 
 def test_same_log_probs_give_ratio_one_and_no_clip() -> None:
     log_probs = cases()[0].float()
     objective = get("grpo", clip_low=0.0, clip_high=0.0, dual_clip=1.1)
-    weight, ratio, clip = objective.weights(log_probs, log_probs.detach(), cases()[2])
+    weight, ratio, clip = objective.weights(TokenBatch(log_probs, log_probs.detach(), cases()[2]))
     assert ratio is not None
     assert (ratio == 1).all()
     assert not clip.any()
@@ -213,8 +218,8 @@ def test_bfloat16_weights_against_float64() -> None:
     log_probs, old, advantages = (t[:, :4] if t.ndim == 2 else t for t in cases())
     log_probs, old = log_probs.bfloat16(), old.bfloat16()
     objective = get("reinforce")
-    weight = objective.weights(log_probs, old, advantages).weight
-    exact = objective.weights(log_probs.double(), old.double(), advantages.bfloat16().double()).weight
+    weight = objective.weights(TokenBatch(log_probs, old, advantages)).weight
+    exact = objective.weights(TokenBatch(log_probs.double(), old.double(), advantages.bfloat16().double())).weight
     # the difference of the log-probs and its exponential each round to 2^-9, the former absolutely on its own scale
     scale = exact.abs() * (1 + (log_probs.double() - old.double()).abs())
     assert ((weight.double() - exact).abs() <= 3 * 2**-8 * scale).all()
@@ -225,7 +230,7 @@ def expected_gradient(name: str, form: str, logits: torch.Tensor, rewards: torch
     vocab = len(logits)
     log_probs = torch.log_softmax(logits, -1)[:, None]
     objective = get(name, form=form)
-    weight = objective.weights(log_probs, log_probs, objective.advantages(rewards, 1)).weight[:, 0]
+    weight = objective.weights(TokenBatch(log_probs, log_probs, objective.advantages(rewards, 1))).weight[:, 0]
     directions = logit_gradient(logits.repeat(vocab, 1), torch.arange(vocab), weight)
     return torch.softmax(logits, -1) @ directions
 
@@ -251,15 +256,26 @@ def test_psr_and_nsr_are_the_same_update_in_expectation() -> None:
 def test_bad_input_is_named() -> None:
     objective, x = get("reinforce"), torch.zeros(3, 4)
     a = torch.ones(3)
-    for method in (objective.weights, objective.loss):
-        with pytest.raises(ValueError, match=r"old_log_probs: reinforce in form ratio .* needs them, got None"):
-            method(x, None, a)
+    methods = (objective.weights, lambda batch: objective.loss(batch.log_probs, batch))
+    nan = torch.zeros_like(x).index_fill(1, torch.tensor(2), torch.nan)
+    with pytest.raises(ValueError, match=r"old_log_probs: expected finite numbers, got nan at index \(0, 2\)"):
+        objective.weights(TokenBatch(x, nan, a))
+    with pytest.raises(ValueError, match=r"log_probs: expected finite numbers, got nan at index \(0, 2\)"):
+        objective.weights(TokenBatch(nan, x, a))
+    with pytest.raises(ValueError, match="advantages: expected finite numbers, got nan at index 2"):
+        objective.weights(TokenBatch(x, x, torch.tensor([1.0, 0.0, torch.nan])))
+    assert torch.isfinite(objective.weights(TokenBatch(x, nan, a, ~torch.isnan(nan))).weight[:, :2]).all()
+    for method in methods:
+        with pytest.raises(ValueError, match="advantages: reinforce-ratio needs them, got None; make them with"):
+            method(TokenBatch(x, x))
+        with pytest.raises(ValueError, match=r"old_log_probs: reinforce-ratio in form ratio .* needs them, got None"):
+            method(TokenBatch(x, None, a))
         with pytest.raises(ValueError, match=r"old_log_probs: expected the shape of log_probs, \(3, 4\), got \(3, 1\)"):
-            method(x, x[:, :1], a)
+            method(TokenBatch(x, x[:, :1], a))
         with pytest.raises(ValueError, match=r"advantages: expected one for each row, shape \(3,\).*got \(4,\)"):
-            method(x, x, torch.ones(4))
+            method(TokenBatch(x, x, torch.ones(4)))
         with pytest.raises(ValueError, match=r"advantages: expected one for each row.*got \(3, 4, 1\)"):
-            method(x, x, torch.ones(3, 4, 1))
+            method(TokenBatch(x, x, torch.ones(3, 4, 1)))
     with pytest.raises(ValueError, match=r"rewards: expected shape \(n,\) with n a multiple of .* 2, got \(3,\)"):
         objective.advantages(a, 2)
     with pytest.raises(ValueError, match="rewards: expected finite numbers, got nan at index 1"):

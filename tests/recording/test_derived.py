@@ -111,9 +111,9 @@ def rewarded(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nsr", lambda r: np.where(r == 1, 0.0, -1.0)),
-        ("psr", lambda r: np.where(r == 1, 1.0, 0.0)),
-        ("reinforce", lambda r: 2 * r - 1),
+        ("nsr-ratio", lambda r: np.where(r == 1, 0.0, -1.0)),
+        ("psr-ratio", lambda r: np.where(r == 1, 1.0, 0.0)),
+        ("reinforce-ratio", lambda r: 2 * r - 1),
         ("grpo", None),
     ],
 )
@@ -141,16 +141,16 @@ def test_weights_that_cannot_be_had(tmp_path: Path, case: tuple[Tensor, Tensor, 
     writer.append("steps", steps)
     writer.commit(2, {})
     with pytest.raises(UsageError, match=r"objective: batch_mean_std needs every rollout of a step, 40 of 80"):
-        opened(tmp_path / "a").laws(get("reinforce", advantage="batch_mean_std"))
+        opened(tmp_path / "a").laws(get("reinforce-ratio", advantage="batch_mean_std"))
     run = write_tokens(tmp_path / "b", logits, tokens, None, rollouts=rewarded(reward=[None, *[1.0] * 39]))
-    with pytest.raises(UsageError, match=r"objective: nsr needs rewards, and rollouts of this trace have none"):
-        run.laws("nsr")
+    with pytest.raises(UsageError, match=r"objective: nsr-ratio needs rewards, and rollouts of this trace have none"):
+        run.laws("nsr-ratio")
     run = write_tokens(tmp_path / "c", logits, tokens, None, rollouts=rewarded(group=[0] * 3 + [1] * 37))
     with pytest.raises(UsageError, match=r"objective: expected groups of one size, step 0 has groups of \[3, 37\]"):
-        run.laws("nsr")
+        run.laws("nsr-ratio")
     run = write_tokens(tmp_path / "d", logits, tokens, None)
     with pytest.raises(UsageError, match=r"objective: expected the rollout of every token among the recorded"):
-        run.laws("nsr")
+        run.laws("nsr-ratio")
 
 
 class TablePolicy(nn.Module):

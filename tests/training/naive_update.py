@@ -9,7 +9,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.objectives import get
-from analysis.training.fields import ObjectiveFields, OptimizerFields, RolloutFields, RunConfig, UpdateFields
+from analysis.training.fields import (
+    ObjectiveFields,
+    OptimizerFields,
+    RolloutFields,
+    RunConfig,
+    UpdateFields,
+    objective_settings,
+)
 from analysis.training.optimizer import make_optimizer
 from analysis.training.rollouts import RolloutBatch
 from analysis.training.update import Updater
@@ -105,7 +112,7 @@ def naive_log_probs(model, batch: RolloutBatch, temperature: float = 1.0) -> lis
 def make_config(**tables) -> RunConfig:
     """RunConfig with some fields of some tables replaced: make_config(objective={"name": "psr"})."""
     base = {
-        "objective": ObjectiveFields(clip_low=0.2, clip_high=0.2),
+        "objective": ObjectiveFields(name="reinforce", form="ratio", clip_low=0.2, clip_high=0.2),
         "optimizer": OptimizerFields(name="sgd", lr=0.1),
         "rollout": RolloutFields(prompts=4, group_size=4),
         "update": UpdateFields(),
@@ -115,14 +122,5 @@ def make_config(**tables) -> RunConfig:
 
 def make_updater(config: RunConfig, policy: Policy | None = None) -> Updater:
     policy = policy or random_policy()
-    o = config.objective
-    objective = get(
-        o.name,
-        form=o.form,
-        lambda_=o.lambda_,
-        clip_low=o.clip_low,
-        clip_high=o.clip_high,
-        dual_clip=o.dual_clip,
-        advantage=o.advantage,
-    )
+    objective = get(config.objective.name, **objective_settings(config.objective))
     return Updater(policy, make_optimizer(policy.model.parameters(), config.optimizer), objective, config)

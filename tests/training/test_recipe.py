@@ -73,10 +73,11 @@ class TestBuiltIn:
 
 class TestLoad:
     def test_path(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "mine.toml", "schema = 1\nsteps = 3\n[objective]\nname = 'nsr'\n")
+        path = write(tmp_path / "mine.toml", "schema = 1\nsteps = 3\n[objective]\nname = 'nsr-ratio'\n")
         recipe = Recipe.load(path)
         assert recipe.name == "mine"
-        assert recipe.expand() == [PlannedRun("nsr-seed0", "NSR", one_run(steps=3, **{"objective.name": "nsr"}))]
+        config = one_run(steps=3, **{"objective.name": "nsr-ratio"})
+        assert recipe.expand() == [PlannedRun("nsr-seed0", "NSR", config)]
 
     def test_unknown_name(self) -> None:
         with pytest.raises(UsageError, match=r"recipe 'defualt': expected a built-in .*did you mean default\?"):
@@ -144,7 +145,6 @@ class TestValues:
             ("eval.temperatures", [1.0, -1.0], r"each > 0, got \[1.0, -1.0\]"),
             ("policy.base", 7, "policy.base: expected a string, got 7"),
             ("record.checkpoint", 1, "record.checkpoint: expected true or false, got 1"),
-            ("objective.name", "pser", r"expected one of psr, nsr.* got \"pser\" \(did you mean psr\?\)"),
             ("update.rows", 3, "update.rows: expected one of keep, drop, got 3"),
             ("update.epoch", 3, r"update.epoch: unknown field \(did you mean epochs\?\)"),
             ("betas", 3, r"betas: unknown field \(did you mean optimizer.betas\?\)"),
@@ -161,7 +161,7 @@ class TestValues:
             assert read_value(path, field.default) == field.default
 
     def test_lambda_is_spelled_without_underscore(self) -> None:
-        config = one_run(**{"objective.name": "w-reinforce", "objective.lambda": 0.5})
+        config = one_run(**{"objective.name": "w-reinforce-ratio", "objective.lambda": 0.5})
         assert config.objective.lambda_ == 0.5
         assert config_to_dict(config)["objective"]["lambda"] == 0.5
 
@@ -170,11 +170,19 @@ class TestCombinations:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"objective.lambda": 0.1, "objective.name": "psr"}, r"objective\.lambda.*psr"),
-            ({"objective.name": "w-reinforce"}, r"objective\.lambda.*w-reinforce"),
+            ({"objective.name": "pser"}, "objective.name: unknown value 'pser'; did you mean psr"),
+            ({"objective.name": "psr"}, "objective.form: psr has three that differ; take ratio, probability or log"),
+            ({"objective.name": "dpo"}, 'objective.name = "dpo": dpo compares pairs of a chosen and a rejected'),
+            ({"objective.name": "entropy-bonus"}, "is a regulariser; set objective.entropy_coef beside an objective"),
+            ({"objective.name": "kl-full"}, "is a regulariser; set objective.kl_coef and objective.kl_estimator"),
+            ({"objective.name": "sapo", "objective.kappa": 2.0}, "objective.kappa: only kl-cov has it, got 2.0 with"),
+            ({"objective.name": "gspo", "critic.enabled": True}, "its group mean is a baseline already"),
+            ({"objective.name": "nft", "critic.enabled": True}, "its weights are not advantages of a critic's kind"),
+            ({"objective.lambda": 0.1, "objective.name": "psr-ratio"}, r"objective\.lambda.*psr"),
+            ({"objective.name": "w-reinforce-log"}, r"objective\.lambda.*w-reinforce"),
             ({"objective.name": "grpo", "rollout.group_size": 1}, r"rollout\.group_size.*grpo"),
             ({"objective.advantage": "group_mean", "rollout.group_size": 1}, r"rollout\.group_size.*group_mean"),
-            ({"objective.form": "log", "objective.clip_low": 0.2}, r"objective\.clip_low.*log"),
+            ({"objective.name": "psr-log", "objective.clip_low": 0.2}, r"objective\.clip_low.*log"),
             ({"objective.kl_estimator": "full", "objective.kl_placement": "reward"}, "needs a sampled estimator"),
             ({"record.jvp_every": 0, "record.shares_every": 1}, r"record.shares_every = 1 with record.jvp_every"),
             ({"optimizer.momentum": 0.9}, r'optimizer\.momentum = 0\.9 with optimizer\.name = "adamw"'),
@@ -218,7 +226,7 @@ class TestCombinations:
             ({"update.minibatch_size": 64}, "one minibatch"),
             ({"update.rows": "drop"}, r'update\.rows = "keep"'),
             ({"update.normalizer": "batch_tokens", "update.constant": "unset"}, r'update\.normalizer = "constant"'),
-            ({"objective.form": "probability"}, r"objective\.form"),
+            ({"objective.name": "psr-probability"}, r"objective\.form"),
             ({"objective.name": "grpo"}, "not grpo"),
             ({"objective.advantage": "batch_mean_std"}, r'objective\.advantage = "none"'),
             ({"objective.kl_coef": 0.1}, r"objective\.kl_coef = 0"),
@@ -261,7 +269,7 @@ class TestGrid:
         assert (runs[3].config.optimizer.lr, runs[3].config.seed) == (2e-4, 1)
 
     def test_without_methods_the_objective_is_the_label(self) -> None:
-        recipe = Recipe.from_dict({"schema": 1, "grid": {"objective": {"name": ["psr", "nsr"]}}})
+        recipe = Recipe.from_dict({"schema": 1, "grid": {"objective": {"name": ["psr-ratio", "nsr-ratio"]}}})
         assert [(run.run_id, run.label) for run in recipe.expand()] == [("psr-seed0", "PSR"), ("nsr-seed0", "NSR")]
 
     def test_reinforce_with_a_critic_is_called_ppo(self) -> None:
@@ -269,7 +277,7 @@ class TestGrid:
         assert [run.label for run in recipe.expand()] == ["REINFORCE enabled=false", "PPO enabled=true"]
 
     def test_equal_last_names_are_spelled_out(self) -> None:
-        grid = {"objective.name": ["psr"], "optimizer.name": ["sgd", "adamw"]}
+        grid = {"objective.name": ["psr-ratio"], "optimizer.name": ["sgd", "adamw"]}
         runs = Recipe.from_dict({"schema": 1, "grid": grid}).expand()
         assert [run.run_id for run in runs] == ["psr-optimizer.namesgd-seed0", "psr-optimizer.nameadamw-seed0"]
 
@@ -353,7 +361,7 @@ class TestHash:
         assert default.hash == renamed.hash == spelled.hash
 
     def test_sees_every_field(self) -> None:
-        plain = Recipe.from_dict({"schema": 1, "objective": {"name": "w-reinforce", "lambda": 0.2}})
+        plain = Recipe.from_dict({"schema": 1, "objective": {"name": "w-reinforce-ratio", "lambda": 0.2}})
         changes = {"steps": 41, "seed": 1, "threads": 2, "device": "cpu", "objective.lambda": 0.3, "record.tokens": 0.5,
                    "objective.clip_low": 0.2, "eval.temperatures": [1.0], "policy.seed": 1, "update.rows": "drop"}
         hashes = {plain.set(**{path: value}).hash for path, value in changes.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analysis.errors import UsageError
-from analysis.objectives import get
+from analysis.objectives import TokenBatch, get
 from analysis.training.tabular import TABLE_OPTIMIZERS, TableOptimizer, TableSettings, train_table
 from toy_models import Bandit, LogLinear, Tree
 
@@ -34,8 +34,8 @@ def tree():
 
 TOYS = {"bandit": bandit, "loglinear": loglinear, "tree": tree}
 OBJECTIVES = {
-    "psr": get("psr", clip_high=0.2),
-    "nsr": get("nsr", clip_low=0.2),
+    "psr": get("psr-ratio", clip_high=0.2),
+    "nsr": get("nsr-ratio", clip_low=0.2),
     "eq6": get("nsr", form="probability"),
     "log": get("w-reinforce", lambda_=0.1, form="log"),
     "grpo": get("grpo", clip_low=0.2, clip_high=0.2),
@@ -94,7 +94,8 @@ def plain_training(policy, correct, settings, uniforms):
             loss = torch.zeros((), dtype=torch.float64)
             for p, g in rows:
                 length = int(mask[p, g].sum())
-                one = settings.objective.loss(lp[p, g][None], old[p, g][None], a[p, g][None])
+                row = TokenBatch(lp[p, g].detach()[None], old[p, g][None], a[p, g][None])
+                one = settings.objective.loss(lp[p, g][None], row)
                 one = (one[0] * mask[p, g]).sum() / (length if settings.length_mean else 1)
                 loss = loss + one / len(rows) * PROMPTS
             if isinstance(policy, LogLinear):
@@ -150,7 +151,7 @@ def test_optimizers_are_those_of_torch_and_leave_resting_seeds_alone(name):
         ours = ours + optimizer.step(gradient, moves)
     for seed in range(2):
         parameter = torch.nn.Parameter(start[seed].clone())
-        theirs = make_optimizer(TableSettings(get("psr"), name, 0.1), parameter)
+        theirs = make_optimizer(TableSettings(get("psr-ratio"), name, 0.1), parameter)
         for gradient, moves in zip(gradients, moving, strict=True):
             if moves[seed]:
                 parameter.grad = -gradient[seed]
@@ -190,7 +191,7 @@ def test_in_expectation_psr_and_nsr_make_one_run(toy, optimizer):
     correct = correct_of(policy)
     runs = [
         train_table(policy, correct, TableSettings(get(n), optimizer, 0.1, group_size=None, steps=20), generator())
-        for n in ("psr", "nsr")
+        for n in ("psr-ratio", "nsr-ratio")
     ]
     torch.testing.assert_close(runs[0].success, runs[1].success, rtol=0, atol=1e-9)
     torch.testing.assert_close(runs[0].entropy, runs[1].entropy, rtol=0, atol=1e-8)
@@ -204,7 +205,7 @@ def test_in_expectation_psr_and_nsr_make_one_run(toy, optimizer):
 def test_what_the_history_holds():
     policy = bandit()
     correct = correct_of(policy)
-    history = train_table(policy, correct, TableSettings(get("psr"), "sgd", 0.5, steps=5, eval_every=2), generator())
+    history = train_table(policy, correct, TableSettings(get("psr-ratio"), "sgd", 0.5, steps=5, eval_every=2), generator())
     assert history.steps.tolist() == [0, 2, 4, 5]
     assert history.updates[:, 0].tolist() == [0, 2, 4, 5]
     law = policy.logits.softmax(-1)
@@ -218,7 +219,7 @@ def test_what_the_history_holds():
 
 def test_bad_settings():
     policy = bandit()
-    good = {"objective": get("psr")}
+    good = {"objective": get("psr-ratio")}
     for change, message in (
         ({"optimizer": "adamw"}, "optimizer: expected one of sgd, momentum, adam, lion, got 'adamw'"),
         ({"rows": "lose"}, "rows: expected keep or drop, got 'lose'"),
@@ -231,7 +232,7 @@ def test_bad_settings():
     with pytest.raises(UsageError, match="it needs a group of at least 2, got 1"):
         train_table(policy, correct_of(policy), TableSettings(get("grpo"), group_size=1), generator())
     with pytest.raises(UsageError, match="policy: expected a seed and a prompt axis"):
-        train_table(Bandit(torch.zeros(3, 4)), torch.ones(4), TableSettings(get("psr")), generator())
+        train_table(Bandit(torch.zeros(3, 4)), torch.ones(4), TableSettings(get("psr-ratio")), generator())
 
 
 def test_adam_conserves_what_never_receives_a_weight_of_its_own():
@@ -240,7 +241,7 @@ def test_adam_conserves_what_never_receives_a_weight_of_its_own():
     policy = bandit()
     correct = torch.tensor([True, True, True, False, False])
     for optimizer, conserved in (("adam", True), ("sgd", False)):
-        settings = TableSettings(get("nsr", clip_low=0.2), optimizer, 0.1, group_size=8, updates=4, steps=10)
+        settings = TableSettings(get("nsr-ratio", clip_low=0.2), optimizer, 0.1, group_size=8, updates=4, steps=10)
         history = train_table(policy, correct, settings, generator())
         moved = (history.entropy_correct[-1] - history.entropy_correct[0]).abs().max()
         assert bool(moved < 1e-6) is conserved

@@ -31,7 +31,7 @@ def tiny(**changes):
 def collect(config) -> tuple[Policy, RolloutBatch]:
     policy = load_policy(config.policy.base)
     task = get_task(config.task.name, policy.tokenizer)
-    batch = collect_rollouts(policy, policy.model, task, task.prompts("train")[:4], get("nsr"), config, Streams(0), 0)
+    batch = collect_rollouts(policy, policy.model, task, task.prompts("train")[:4], get("nsr-ratio"), config, Streams(0), 0)
     return policy, batch
 
 
@@ -137,14 +137,14 @@ def expected_step(name: str, q: torch.Tensor, correct: torch.Tensor) -> torch.Te
 @pytest.fixture(scope="module")
 def setting():
     policy = random_policy()
-    prompt = random_batch(get("psr"), groups=1).prompts[0].ids
+    prompt = random_batch(get("psr-ratio"), groups=1).prompts[0].ids
     correct = torch.tensor([sum(y) % 3 == 0 for y in every_response()])
     return policy, prompt, correct
 
 
 def autograd(policy: Policy, prompt: tuple[int, ...], weights: torch.Tensor) -> torch.Tensor:
     """∇ Σ_y weights_y·log π(y), from one forward pass a response."""
-    batch = dataclasses.replace(random_batch(get("psr"), groups=1, group_size=len(weights)),
+    batch = dataclasses.replace(random_batch(get("psr-ratio"), groups=1, group_size=len(weights)),
                                 responses=every_response())  # fmt: skip
     total = sum(w * lp.sum() for w, lp in zip(weights, naive_log_probs(policy.model, batch), strict=True) if w != 0)
     return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(policy.model.parameters()))])

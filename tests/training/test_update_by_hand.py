@@ -48,7 +48,7 @@ def gradient(batch, rows, policy=None, **tables):
 class TestNormalisers:
     """The summed loss of PSR with wrong rows kept, divided in four ways: ratios of gradients are ratios of divisors."""
 
-    batch = random_batch(get("psr"))
+    batch = random_batch(get("psr-ratio"))
 
     def test_tokens_of_all_rows_of_selected_rows_and_a_constant(self):
         tokens = int(self.batch.lengths.sum())
@@ -91,7 +91,7 @@ class TestOptimiserSteps:
     @pytest.mark.parametrize(("name", "steps"), [("psr", 4), ("nsr", 1), ("w-reinforce", 4)])
     @pytest.mark.parametrize(("rows", "size"), [(8192, 2048), (40, 10)])
     def test_at_80_percent_psr_takes_four_where_nsr_takes_one(self, name, steps, rows, size):
-        objective = get(name, lambda_=LAMBDA.get(name))
+        objective = get(name, form="ratio", lambda_=LAMBDA.get(name))
         rewards = (torch.arange(rows) % 5 > 0).float()
         fields = UpdateFields(rows="keep" if name == "w-reinforce" else "drop", minibatch_size=size)
         selected = objective.selected(objective.advantages(rewards, 8))
@@ -110,7 +110,7 @@ class TestOptimiserSteps:
     def test_a_number_of_minibatches_gives_every_sign_as_many(self):
         rewards = (torch.arange(40) % 5 > 0).float()
         for name in ("psr", "nsr"):
-            objective = get(name)
+            objective = get(name, form="ratio")
             selected = objective.selected(objective.advantages(rewards, 8))
             plan = plan_minibatches(selected, UpdateFields(rows="drop", minibatches=4), torch.Generator())
             assert len(plan) == 4
@@ -195,7 +195,7 @@ def test_sgd_by_hand():
 
 def test_entropy_and_kl_leave_the_weights_of_the_objective_alone():
     """Regularisers add vectors: every token's measured weight is the same with them and without, bit for bit."""
-    batch = random_batch(get("reinforce"))
+    batch = random_batch(get("reinforce-ratio"))
     plain, with_both = (
         gradient(batch, ROWS, objective={"name": "reinforce", "entropy_coef": coef, "kl_coef": coef,
                                          "kl_estimator": "full"}) if coef == 0 else _regularised(batch, coef)
@@ -225,7 +225,7 @@ def test_verifier_noise_flips_at_its_rates_and_touches_no_verdict():
     prompts = task.prompts("train")[:64]
     rates = {"task.false_positive": 0.3, "task.false_negative": 0.2}
     exact, noisy = (
-        collect_rollouts(policy, policy.model, task, prompts, get("reinforce"), config, Streams(0), 0)
+        collect_rollouts(policy, policy.model, task, prompts, get("reinforce-ratio"), config, Streams(0), 0)
         for config in (Recipe.load("tiny").set(**settings, **more).expand()[0].config for more in ({}, rates))
     )
     assert exact.responses == noisy.responses

@@ -11,14 +11,13 @@ A verifier judges cases: what was asked, what was answered and what the answer s
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ..task import Verdict, unknown_name
+from .. import functions
+from ..functions import load_function
+from ..task import Verdict
 
 __all__ = ["VERIFIERS", "Case", "ExactMatch", "FunctionVerifier", "Verifier", "VerifierError", "get_verifier",
            "source_file"]
@@ -79,7 +78,7 @@ class FunctionVerifier:
     def __init__(self, target: str) -> None:
         self.target = target
         path = source_file(target)
-        self._function = _load(target, path)
+        self._function = load_function(target, "verifier", VERIFIERS)
         self.identity: dict[str, Any] = {"name": target, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,48 +118,8 @@ def get_verifier(name: str, *, workers: int = 1) -> Verifier:
 
 
 def source_file(target: str) -> Path:
-    """The file that holds a function "file.py:name" or "package.module:name"; the module is not imported.
-
-    Raises ValueError where `target` has another form or nothing is found.
-    """
-    where, colon, name = target.rpartition(":")
-    if not colon or not where or not name.isidentifier():
-        raise ValueError(f"{unknown_name('verifier', target, VERIFIERS)}; a function of your own is written "
-                         "file.py:name or package.module:name")
-    if where.endswith(".py"):
-        path = Path(where).expanduser()
-        if not path.is_file():
-            raise ValueError(f"verifier: expected a Python file, but there is no {path.absolute()}")
-        return path
-    try:
-        spec = importlib.util.find_spec(where)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise ValueError(f"verifier: there is no module {where!r} to import; write file.py:{name}, or add its folder "
-                         "to PYTHONPATH")
-    return Path(spec.origin)
-
-
-def _load(target: str, path: Path) -> Callable[[str, str, str], Any]:
-    where, _, name = target.rpartition(":")
-    try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"_verifier_{path.stem}", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module.__name__] = module  # dataclasses look their module up
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
-    except Exception as error:
-        raise ValueError(f"verifier: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{unknown_name('verifier', name, known)} in {path}")
-    return function
+    """The file that holds a verifier "file.py:name" or "package.module:name"; ValueError where there is none."""
+    return functions.source_file(target, "verifier", VERIFIERS)
 
 
 def _described(case: Case) -> str:

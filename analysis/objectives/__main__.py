@@ -1,0 +1,47 @@
+"""`python -m analysis.objectives`: the objectives with their formulas, or one of them with its parameters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..errors import UsageError
+from ..pages import page_command
+from .document import objectives_page, one_entry, table
+from .entries import ENTRIES, FAMILIES
+from .rules import entry
+
+__all__ = ["main"]
+
+_ABOUT = """\
+Prints every objective with its weight per token and its source; with a name, that objective with its inputs and
+parameters. --page [--check] writes (compares) docs/objectives.md.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0, 2 for an unknown name."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.objectives", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument("name", nargs="?", help="an objective")
+    parser.add_argument("--page", action="store_true", help="write docs/objectives.md instead (before --check, --path)")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--page"]:
+        return page_command("analysis.objectives --page", "docs/objectives.md", objectives_page, _ABOUT, given[1:])
+    options = parser.parse_args(given)
+    if options.name is None:
+        from rich.console import Console
+
+        Console().print(table())
+        return 0
+    try:
+        members = [one for one in ENTRIES.values() if one.name.removesuffix(f"-{one.form}") == options.name]
+        print("\n\n".join(map(one_entry, members if options.name in FAMILIES else [entry(options.name)])))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

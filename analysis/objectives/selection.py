@@ -1,0 +1,54 @@
+"""Which tokens of a minibatch an objective chooses, from detached values of the whole minibatch.
+
+    high-entropy   H_t at least the ⌈share·N⌉-th greatest of the N tokens                      arXiv 2506.01939
+    clip-cov       max(1, ⌊share·N⌋) drawn at random of the tokens that PPO had not clipped and whose covariance lies
+                   in (cov_low, cov_high)                                                      arXiv 2505.22617, code
+    kl-cov         the max(1, ⌊share·N⌋) tokens of greatest covariance                         arXiv 2505.22617, code
+
+with covariance (A − mean A)(log π_y − mean log π_y), means over the N tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batch import TokenBatch
+from .clipped import clip_of
+
+__all__ = ["covariance", "select"]
+
+
+def covariance(batch: TokenBatch) -> Tensor:
+    """(A − mean A)(log π_y − mean log π_y) of each token, −inf where masked."""
+    real, a, log_probs = batch.real(), batch.per_token("advantages"), batch.log_probs.detach()
+    product = (a - a[real].mean()) * (log_probs - log_probs[real].mean())
+    return product.masked_fill(~real, -torch.inf)
+
+
+def select(rule: str, batch: TokenBatch, p: Mapping[str, Any], generator: torch.Generator | None) -> Tensor:
+    """Bool (B, T), never true at masked positions; a minibatch of no tokens selects none."""
+    real = batch.real()
+    count = int(real.sum())
+    if count == 0:
+        return torch.zeros_like(real)
+    if rule == "selected_tokens":
+        assert batch.entropy is not None
+        entropy = batch.entropy.detach().masked_fill(~real, -torch.inf)
+        least = entropy.flatten().topk(math.ceil(p["share"] * count)).values[-1]
+        return (entropy >= least) & real
+    wanted = max(1, int(p["share"] * count))
+    cov = covariance(batch)
+    chosen = torch.zeros(real.numel(), dtype=torch.bool, device=real.device)
+    if rule == "kl_cov":
+        chosen[cov.flatten().topk(wanted).indices] = True
+    else:
+        open_ = (cov > p["cov_low"]) & (cov < p["cov_high"]) & (clip_of(batch, p) == 0)
+        places = open_.flatten().nonzero()[:, 0]
+        order = torch.randperm(len(places), generator=generator)[:wanted]
+        chosen[places[order.to(places.device)]] = True
+    return chosen.view_as(real)

@@ -1,0 +1,113 @@
+"""Every objective that a recipe may name trains, and the weight that the hook measured is the closed form's.
+
+The tiny base in float64, one step of two epochs, rows of a sign through the model in micro-batches: so tokens that are
+chosen over a whole minibatch must have been chosen before its passes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analysis.errors import UsageError
+from analysis.objectives.entries import ENTRIES
+from analysis.objectives.rules import not_trainable
+from analysis.training import Recipe
+from analysis.training.inputs import check_inputs, identified, input_digests
+from analysis.training.loop import Loop
+
+TRAINABLE = [name for name in ENTRIES if not_trainable(name, None) is None]
+SMALL: dict[str, Any] = {
+    "grid": "unset", "steps": 1, "policy.dtype": "float64", "objective.form": "unset", "objective.clip_low": "unset",
+    "objective.clip_high": "unset", "optimizer.name": "sgd", "optimizer.lr": 2.0, "optimizer.max_grad_norm": "unset",
+    "rollout.prompts": 8, "update.rows": "keep", "update.epochs": 2, "update.minibatches": 2, "update.micro_batch": 5,
+    "eval.every": 10, "eval.prompts": 1, "eval.final_prompts": 1, "eval.samples": 0, "record.tokens": 0.0,
+    "record.contexts": 0, "record.checkpoint": False,
+}  # fmt: skip
+NEEDS: dict[str, dict[str, Any]] = {
+    **{name: {"objective.lambda": 0.1} for name in TRAINABLE if name.startswith("w-reinforce")},
+    "asymre": {"objective.baseline": 0.25}, "high-entropy": {"objective.share": 0.3}, "kl-cov": {"objective.share": 0.2},
+    "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
+}  # fmt: skip
+SOURCE = "def square(log_probs, batch):\n    return -batch.per_token('advantages') * log_probs.exp() ** 2\n"
+
+
+def passes_of(settings: dict[str, Any], folder: Path) -> tuple[Loop, list[Any]]:
+    (planned,) = Recipe.load("tiny").set(**SMALL).set(**settings).expand()
+    loop = Loop(planned.config, folder, run_id="r", label="L")
+    updates: list[Any] = []
+    loop.on_update = lambda index, batch, result: updates.append((batch, result))
+    assert loop.run() == "complete"
+    return loop, updates
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_measured_weight_is_the_closed_form(name: str, tmp_path: Path) -> None:
+    _, updates = passes_of({"objective.name": name, **NEEDS.get(name, {})}, tmp_path / "run")
+    assert len(updates) == 4
+    largest = 0.0
+    for _, result in updates:
+        for one in result.passes:
+            scale = one.closed_form.abs().clamp(min=1e-3)
+            assert ((one.weights - one.closed_form).abs() <= 1e-12 * scale).all(), name
+            largest = max(largest, float(one.weights.abs().max()))
+    assert largest > 0
+
+
+def test_tokens_are_chosen_over_the_whole_minibatch(tmp_path: Path) -> None:
+    """The passes have five rows at most; the share of the tokens with a weight is that of the minibatch."""
+    _, updates = passes_of({"objective.name": "high-entropy", "objective.share": 0.25}, tmp_path / "run")
+    for batch, result in updates[:2]:
+        rows = torch.cat([one.rows for one in result.passes])
+        mask = batch.mask()[rows]
+        chosen = batch.selection[rows]
+        assert len(result.passes) > 2
+        assert not chosen[~mask].any()
+        least = -(-int(mask.sum()) // 4)
+        assert least <= int(chosen.sum()) < least + 4  # first tokens of one prompt have equal entropies
+
+
+def test_rewards_decide_by_rank(tmp_path: Path) -> None:
+    _, updates = passes_of({"objective.name": "rewarding-unlikely", "objective.rank_penalty": 1.0}, tmp_path / "run")
+    batch = updates[0][0]
+    rewards, a = batch.rewards.view(-1, 4), batch.advantages.view(-1, 4)
+    mean = (batch.sampling_log_probs * batch.mask()).sum(1).div(batch.lengths).view(-1, 4)
+    groups = [g for g in range(len(rewards)) if rewards[g].sum() == 2 and mean[g].unique().numel() == 4]
+    assert groups
+    for g in groups:
+        right = (rewards[g] > 0).nonzero()[:, 0]
+        low, high = right[mean[g][right].argsort()]
+        assert a[g][low] > a[g][high]
+
+
+def test_a_loss_of_one_s_own_by_its_file(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(SOURCE)
+    loop, updates = passes_of({"objective.name": f"{source}:square"}, tmp_path / "run")
+    for _, result in updates:
+        for one in result.passes:
+            torch.testing.assert_close(one.weights, one.closed_form, rtol=1e-12, atol=1e-15)
+            expected = 2 * one.advantages[:, None].double() * one.log_probs.exp() ** 2 / result.normalizer
+            torch.testing.assert_close(one.weights[one.mask], expected[one.mask], rtol=1e-9, atol=1e-15)
+    config = loop.config
+    assert set(input_digests(config)) == {"objective.name"}
+    before = identified(config)["objective"]["name"]
+    assert before.startswith("square@sha256:")
+    source.write_text(SOURCE + "\n")
+    assert identified(config)["objective"]["name"] != before
+    check_inputs(config)
+    source.unlink()
+    with pytest.raises(UsageError, match=r"objective.name = .*mine.py:square.*there is no"):
+        check_inputs(config)
+
+
+@pytest.mark.parametrize(("field", "ours", "theirs"), [
+    ("update.normalizer", "batch_tokens", "token-mean"), ("update.normalizer", "per_sequence", "seq-mean-token-mean"),
+    ("objective.advantage", "leave_one_out", "rloo"), ("objective.advantage", "group_mean", "dr_grpo"),
+])  # fmt: skip
+def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, theirs: str) -> None:
+    recipe = Recipe.load("tiny").set(grid="unset")
+    assert recipe.set(**{field: ours}).hash == recipe.set(**{field: theirs}).hash
