@@ -492,6 +492,12 @@ FACTORS = {
 }  # fmt: skip
 
 # Covered by a test of their own: its file under tests/ and its name.
+OF_SOME_OBJECTIVES = tuple(
+    f"objective.{name}"
+    for name in ("baseline", "tau_pos", "tau_neg", "share", "cov_low", "cov_high", "kappa", "ratio_floor", "epsilon",
+                 "prompt_weight", "positive_weight", "negative_weight", "rank_penalty", "floor", "beta", "clamp")
+)  # fmt: skip
+_REACHES = "training/test_objectives_in_the_loop.py::test_each_parameter_reaches_the_weights"
 ELSEWHERE = {
     "threads": "training/test_experiment.py::test_each_in_its_own_process_with_its_threads",
     "device": "training/test_factors.py::test_device",
@@ -505,6 +511,7 @@ ELSEWHERE = {
     "task.prompt_column": "training/test_factors.py::test_what_a_run_starts_from",
     "task.answer_column": "training/test_factors.py::test_what_a_run_starts_from",
     "task.chat_template": "training/test_factors.py::test_what_a_run_starts_from",
+    **dict.fromkeys(OF_SOME_OBJECTIVES, _REACHES),
     "task.verifier": "training/test_factors.py::test_what_a_run_starts_from",
     "task.digest": "training/test_factors.py::test_what_a_run_starts_from",
     "optimizer.betas": "training/test_update_by_hand.py::test_adamw_by_hand",

@@ -111,3 +111,22 @@ def test_a_loss_of_one_s_own_by_its_file(tmp_path: Path) -> None:
 def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, theirs: str) -> None:
     recipe = Recipe.load("tiny").set(grid="unset")
     assert recipe.set(**{field: ours}).hash == recipe.set(**{field: theirs}).hash
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [
+    ("asymre", "baseline", 0.75), ("sapo", "tau_pos", 3.0), ("sapo", "tau_neg", 3.0), ("high-entropy", "share", 0.6),
+    ("clip-cov", "cov_low", -0.5), ("clip-cov", "cov_high", 0.5), ("kl-cov", "kappa", 5.0), ("nft", "ratio_floor", 1.1),
+    ("nft", "epsilon", 0.5), ("nft", "prompt_weight", "sqrt"), ("oreal", "positive_weight", 2.0),
+    ("oreal", "negative_weight", 2.0), ("rewarding-unlikely", "rank_penalty", 1.0), ("unlikelihood", "floor", 0.5),
+    ("kl-k3", "beta", 0.5), ("kl-k3", "clamp", 1e-12),
+])  # fmt: skip
+def test_each_parameter_reaches_the_weights(name: str, field: str, value: Any, tmp_path: Path) -> None:
+    """The same rollouts, and from some update on other weights: those of the parameter, as the test above shows."""
+    given = {"objective.name": name, **NEEDS.get(name, {})}
+    _, before = passes_of(given, tmp_path / "a")
+    loop, after = passes_of(given | {f"objective.{field}": value}, tmp_path / "b")
+    assert loop.objective.parameters[field] == value
+    assert before[0][0].responses == after[0][0].responses
+    pairs = [(x, y) for (_, b), (_, a) in zip(before, after, strict=True)
+             for x, y in zip(b.passes, a.passes, strict=True)]
+    assert any(not torch.equal(x.weights, y.weights) for x, y in pairs)
