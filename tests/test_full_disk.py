@@ -71,10 +71,10 @@ steps = {STEPS}
 policy.base = {str(base)!r}
 [[grid.method]]
 label = "PSR"
-objective.name = "psr"
+objective.name = "psr-ratio"
 [[grid.method]]
 label = "NSR"
-objective.name = "nsr"
+objective.name = "nsr-ratio"
 """)
     environment = os.environ | {"PYTHON": sys.executable, "COMMAND": COMMAND, "TMPDIR": str(tmp_path)}
     subprocess.run([*namespace, "sh", "-c", SCRIPT], cwd=tmp_path, env=environment, check=True, capture_output=True)

@@ -55,12 +55,12 @@ jvp_every = 2
 chunk = 2
 [[grid.method]]
 label = "PPO"
-objective = {{ name = "reinforce", kl_coef = 0.01, clip_low = 0.2, clip_high = 0.2 }}
+objective = {{ name = "reinforce-ratio", kl_coef = 0.01, clip_low = 0.2, clip_high = 0.2 }}
 critic = {{ enabled = true, gae_lambda = 0.9 }}
 optimizer = {{ lr = 1e-3, schedule = "cosine", weight_decay = 0.01 }}
 [[grid.method]]
 label = "NSR"
-objective.name = "nsr"
+objective.name = "nsr-ratio"
 optimizer = {{ name = "sgd", lr = 0.05, momentum = 0.9, warmup_steps = 3 }}
 update.rows = "drop"
 """

@@ -30,12 +30,12 @@ seed = [0, 1]
 
 [[grid.method]]               # and so do methods: a label, and the fields that it sets
 label = "PSR"
-objective.name = "psr"
+objective.name = "psr-ratio"
 update.rows = "drop"
 
 [[grid.method]]
 label = "W-REINFORCE"
-objective.name = "w-reinforce"
+objective.name = "w-reinforce-ratio"
 objective.lambda = 0.1
 ```
 

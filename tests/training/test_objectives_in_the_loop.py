@@ -29,8 +29,8 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
     **{name: {"objective.lambda": 0.1} for name in TRAINABLE if name.startswith("w-reinforce")},
-    "asymre": {"objective.baseline": 0.25}, "high-entropy": {"objective.share": 0.3}, "kl-cov": {"objective.share": 0.2},
-    "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
+    "asymre": {"objective.baseline": 0.25}, "high-entropy": {"objective.share": 0.3},
+    "kl-cov": {"objective.share": 0.2}, "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
 }  # fmt: skip
 SOURCE = "def square(log_probs, batch):\n    return -batch.per_token('advantages') * log_probs.exp() ** 2\n"
 
