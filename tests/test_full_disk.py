@@ -69,12 +69,13 @@ def test_a_disk_that_fills_up(tmp_path: Path, namespace: list[str], monkeypatch:
 schema = 1
 steps = {STEPS}
 policy.base = {str(base)!r}
+objective.form = "ratio"
 [[grid.method]]
 label = "PSR"
-objective.name = "psr-ratio"
+objective.name = "psr"
 [[grid.method]]
 label = "NSR"
-objective.name = "nsr-ratio"
+objective.name = "nsr"
 """)
     environment = os.environ | {"PYTHON": sys.executable, "COMMAND": COMMAND, "TMPDIR": str(tmp_path)}
     subprocess.run([*namespace, "sh", "-c", SCRIPT], cwd=tmp_path, env=environment, check=True, capture_output=True)

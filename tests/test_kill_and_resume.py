@@ -71,7 +71,7 @@ objective = { name = "grpo", entropy_coef = 0.01, kl_coef = 0.02, kl_placement =
 optimizer.lr = 1e-3
 [[grid.method]]
 label = "W-REINFORCE"
-objective = { name = "w-reinforce", lambda = 0.1, clip_low = 0.2, clip_high = 0.2 }
+objective = { name = "w-reinforce-ratio", lambda = 0.1, clip_low = 0.2, clip_high = 0.2 }
 optimizer = { lr = 1e-3, schedule = "linear" }
 task = { false_positive = 0.1, false_negative = 0.1 }
 """

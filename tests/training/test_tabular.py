@@ -205,7 +205,8 @@ def test_in_expectation_psr_and_nsr_make_one_run(toy, optimizer):
 def test_what_the_history_holds():
     policy = bandit()
     correct = correct_of(policy)
-    history = train_table(policy, correct, TableSettings(get("psr-ratio"), "sgd", 0.5, steps=5, eval_every=2), generator())
+    settings = TableSettings(get("psr-ratio"), "sgd", 0.5, steps=5, eval_every=2)
+    history = train_table(policy, correct, settings, generator())
     assert history.steps.tolist() == [0, 2, 4, 5]
     assert history.updates[:, 0].tolist() == [0, 2, 4, 5]
     law = policy.logits.softmax(-1)

@@ -31,7 +31,8 @@ def tiny(**changes):
 def collect(config) -> tuple[Policy, RolloutBatch]:
     policy = load_policy(config.policy.base)
     task = get_task(config.task.name, policy.tokenizer)
-    batch = collect_rollouts(policy, policy.model, task, task.prompts("train")[:4], get("nsr-ratio"), config, Streams(0), 0)
+    prompts, objective = task.prompts("train")[:4], get("nsr-ratio")
+    batch = collect_rollouts(policy, policy.model, task, prompts, objective, config, Streams(0), 0)
     return policy, batch
 
 
