@@ -30,7 +30,8 @@ SMALL: dict[str, Any] = {
 NEEDS: dict[str, dict[str, Any]] = {
     **{name: {"objective.lambda": 0.1} for name in TRAINABLE if name.startswith("w-reinforce")},
     # the policy starts at the reference and would stay there
-    **{name: {"objective.entropy_coef": 0.05} for name in TRAINABLE if name.startswith("kl-k")},
+    **{name: {"objective.entropy_coef": 0.5, "optimizer.lr": 0.05}
+       for name in TRAINABLE if name.startswith("kl-k")},
     "asymre": {"objective.baseline": 0.25}, "high-entropy": {"objective.share": 0.3},
     "kl-cov": {"objective.share": 0.2}, "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
 }  # fmt: skip
