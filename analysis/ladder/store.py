@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ class LadderFolder:
         write_durably(self.path / "ladder.json", text.encode())
 
     def _file(self, cell: str, method: str) -> Path:
-        return self.path / "cells" / f"{cell}--{method.lower().replace(' ', '')}.parquet"
+        name = re.sub(r"[^a-z0-9.-]+", "-", method.lower().replace(" ", ""))
+        if ":" in method:  # two files may hold functions of one name
+            name = f"{name[-40:]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}"
+        return self.path / "cells" / f"{cell}--{name}.parquet"
 
     def has(self, cell: str, method: str) -> bool:
         """Whether the cell was run before."""

@@ -305,7 +305,8 @@ def _expected_step(
 def _expected_gradient(
     policy: Toy, behaviour: Toy, correct: Tensor, advantages: Tensor, settings: TableSettings
 ) -> Tensor:
-    if not settings.objective.entry.homogeneous:
+    entry = settings.objective.entry
+    if not entry.homogeneous or {"rewards", "accuracy"} & {*entry.needs}:
         return _side_by_side(policy, behaviour, correct, advantages, settings)
     of_response = torch.where(correct, advantages[..., 1:], advantages[..., :1])
     if isinstance(policy, Tree):

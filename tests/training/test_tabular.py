@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 
@@ -246,3 +249,19 @@ def test_adam_conserves_what_never_receives_a_weight_of_its_own():
         history = train_table(policy, correct, settings, generator())
         moved = (history.entropy_correct[-1] - history.entropy_correct[0]).abs().max()
         assert bool(moved < 1e-6) is conserved
+
+
+@pytest.mark.parametrize("kind", [bandit, loglinear, tree])
+def test_expectations_of_weights_that_are_no_multiple_of_the_advantage(kind: Any) -> None:
+    """Wrong and correct responses apart give what one pass gives, where a weight is such a multiple; NFT trains too."""
+    policy = kind()
+    correct = correct_of(policy)
+
+    def last(objective: Any) -> torch.Tensor:
+        settings = TableSettings(objective, "sgd", 0.5, group_size=None, updates=2, steps=5)
+        return train_table(policy, correct, settings, generator()).success[-1]
+
+    cispo = get("cispo", clip_high=0.1)
+    apart = dataclasses.replace(cispo, entry=dataclasses.replace(cispo.entry, homogeneous=False))
+    torch.testing.assert_close(last(apart), last(cispo), rtol=1e-10, atol=1e-12)
+    assert (last(get("nft")).mean() > policy.success(correct).mean()).all()
