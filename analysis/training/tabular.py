@@ -147,7 +147,8 @@ def train_table(
     right = correct.to(torch.bool).expand(start.shape)
     optimizer = TableOptimizer(settings.optimizer, settings.lr)
     made = torch.zeros(start.shape[0], dtype=torch.int64)
-    evaluations = [(0, made, *_state(policy, right, start))]
+    of_right = right.double()  # a product with a bool mask costs three of these
+    evaluations = [(0, made, *_state(policy, of_right, start))]
     for step in range(1, settings.steps + 1):
         if settings.group_size is None:
             policy, count = _expected_step(policy, right, settings, optimizer)
@@ -155,7 +156,7 @@ def train_table(
             policy, count = _sampled_step(policy, right, settings, optimizer, generator)
         made = made + count
         if step % settings.eval_every == 0 or step == settings.steps:
-            evaluations.append((step, made, *_state(policy, right, start)))
+            evaluations.append((step, made, *_state(policy, of_right, start)))
         progress(step)
     steps, updates, *values = zip(*evaluations, strict=True)
     return TableHistory(torch.tensor(steps), torch.stack(updates), *(torch.stack(value) for value in values))
