@@ -20,7 +20,8 @@ _HOME = {
     "logit_gradient": "laws",
     "mass_flow": "laws",
     "squeeze_boundary": "laws",
-    "token_statistics": "laws",
+    "available_backends": "token_stats",
+    "token_statistics": "token_stats",
     "interval": "evaluation",
     "matched": "evaluation",
     "pass_at_k": "evaluation",
@@ -31,7 +32,7 @@ _HOME = {
     "Recipe": "training",
     "run": "training",
 }
-_ROOMS = ("laws", "objectives", "recording", "evaluation", "noise", "training", "plots", "report")
+_ROOMS = ("laws", "token_stats", "objectives", "recording", "evaluation", "noise", "training", "plots", "report")
 
 __all__ = ["__version__", *sorted(_HOME)]
 __getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import UsageError
 
 __all__ = [
+    "INTEGERS",
     "check_logits",
     "check_temperature",
     "check_tokens",
@@ -21,7 +22,7 @@ __all__ = [
     "raise_bad_token",
 ]
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def first_index(bad: Tensor) -> tuple[int, ...]:
@@ -52,7 +53,7 @@ def check_tokens(logits: Tensor, tokens: Tensor) -> None:
 
 def check_tokens_shape(logits: Tensor, tokens: Tensor) -> None:
     _check_shape_and_dtype(logits, "logits")
-    if tokens.dtype not in _INTEGERS:
+    if tokens.dtype not in INTEGERS:
         raise UsageError(f"tokens: expected integer ids, got {tokens.dtype}")
     if tokens.shape != logits.shape[:-1]:
         raise UsageError(

@@ -8,7 +8,9 @@ are taken relative to the runner-up, so that squares survive in float32 beyond t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .checks import check_temperature, check_tokens_shape, first_index, raise_bad_row, raise_bad_token
 
-__all__ = ["TokenStatistics", "token_statistics"]
+__all__ = ["ResidualSums", "TokenStatistics", "dense_statistics", "largest", "statistics_from_sums", "token_statistics"]
 
 # Deeper than any gap whose exponential is representable (745 in float64), and finite, so that 0·s is 0.
 FAR = 1e4
@@ -42,11 +44,21 @@ class TokenStatistics:
     top_ids: Tensor | None = None  # (…, top_k), most probable first, ties by the lower id
     top_probs: Tensor | None = None  # (…, top_k)
     covariance: Tensor | None = None  # nats
+    probs_of: Tensor | None = None  # (…, listed), of the tokens that `token_stats` was asked for
 
     @property
     def prob(self) -> Tensor:
         """π_y."""
         return self.log_prob.exp()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TokenStatistics:
+        """The same statistics with `change` done to every tensor that is there."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return TokenStatistics(**{name: None if x is None else change(x) for name, x in tensors.items()})
+
+    def reshape(self, shape: Sequence[int]) -> TokenStatistics:
+        """Statistics of n rows as those of tokens of another leading shape."""
+        return self.map(lambda x: x.reshape((*shape, *x.shape[1:])))
 
 
 @torch.no_grad()
@@ -90,27 +102,65 @@ def token_statistics(
     z = z.float() if z.dtype.itemsize < 4 else z
     y = tokens.reshape(-1, 1).long()
 
-    top, a = z.max(-1, keepdim=True)
+    top = z.amax(-1, keepdim=True)
     in_range = (y >= 0) & (y < vocab)
     z_y = z.gather(-1, y.clamp(0, vocab - 1))
     if not (torch.isfinite(top) & torch.isfinite(z_y) & in_range).all():
         _raise_first_fault(logits, tokens, top, in_range, z_y)
 
+    stats = dense_statistics(z, y.squeeze(-1), temperature=temperature, top_k=min(top_k, vocab), rank=rank)
+    return stats.reshape(shape)
+
+
+def dense_statistics(z: Tensor, y: Tensor, *, temperature: float, top_k: int, rank: bool) -> TokenStatistics:
+    """`token_statistics` of rows z (n, vocab) and their tokens y (n,), without checks: faulty rows are not finite."""
+    y = y[:, None]
+    top, a = z.max(-1, keepdim=True)
+    z_y = z.gather(-1, y)
     runner_up = z.scatter(-1, a, float("-inf")).amax(-1, keepdim=True).maximum(top - FAR)
     t = (z - runner_up).mul_(1 / temperature).clamp_(min=-FAR)
     e = t.exp().scatter_(-1, a, 0)
     e_sq = e * e
     e0, e2 = e.sum(-1).double(), e_sq.sum(-1).double()
     t1, q1 = e.mul_(t).sum(-1).double(), e_sq.mul_(t).sum(-1).double()
+    gap = ((top.double() - runner_up.double()) / temperature).squeeze(-1)
+    s_y = ((z_y.double() - top.double()) / temperature).squeeze(-1)
+    stats, total = statistics_from_sums(
+        ResidualSums(gap, e0, t1, e2, q1), s_y, a.squeeze(-1), (y == a).squeeze(-1), dtype=z.dtype
+    )
 
-    # From here on (n,) vectors in float64, whatever the dtype of the logits.
-    top64 = top.double()
-    gap = ((top64 - runner_up.double()) / temperature).squeeze(-1)
-    s_y = ((z_y.double() - top64) / temperature).squeeze(-1)
-    is_top = (y == a).squeeze(-1)
-    near = torch.exp(-gap)
-    r0, r2 = near * e0, near.square() * e2
-    s1, q = near * (t1 - gap * e0), near.square() * (q1 - gap * e2)
+    if top_k:
+        values, ids = largest(z, top_k)
+        probs = torch.exp((values.double() - top.double()) / temperature) / total[:, None]
+        stats = replace(stats, top_ids=ids, top_probs=probs.to(z.dtype))
+    if rank:
+        stats = replace(stats, token_rank=_rank(z, y, z_y))
+    return stats
+
+
+class ResidualSums(NamedTuple):
+    """Sums over a row without its argmax a, relative to a reference r: t_v = (z_v − r)/T. Float64, (n,) each.
+
+    r is the runner-up, or near it: where it lies far above, squares underflow; far below, exponentials overflow.
+    """
+
+    gap: Tensor  # (z_a − r)/T
+    e0: Tensor  # Σ e^t
+    t1: Tensor  # Σ e^t·t
+    e2: Tensor  # Σ e^{2t}
+    q1: Tensor  # Σ e^{2t}·t
+
+
+def statistics_from_sums(
+    sums: ResidualSums, s_y: Tensor, argmax_token: Tensor, is_top: Tensor, *, dtype: torch.dtype
+) -> tuple[TokenStatistics, Tensor]:
+    """The statistics of n rows from their residual sums, and Σ_v e^{(z_v − z_a)/T}, by which any π_v follows.
+
+    s_y = (z_y − z_a)/T in float64; is_top says where y is a. All (n,); the statistics come in `dtype`.
+    """
+    near = torch.exp(-sums.gap)
+    r0, r2 = near * sums.e0, near.square() * sums.e2
+    s1, q = near * (sums.t1 - sums.gap * sums.e0), near.square() * (sums.q1 - sums.gap * sums.e2)
     total = 1 + r0
     log_total = torch.log1p(r0)
     mean_s = s1 / total
@@ -119,7 +169,7 @@ def token_statistics(
     one_minus_prob = torch.where(is_top, r0, 1 + r0 - e_y) / total
     direction_norm = torch.where(
         is_top,
-        near * torch.sqrt(e0.square() + e2) / total,
+        near * torch.sqrt(sums.e0.square() + sums.e2) / total,
         torch.sqrt(one_minus_prob.square() + (1 + r2 - e_y.square()) / total.square()),
     )
     collision = (1 + r2) / total.square()
@@ -129,30 +179,18 @@ def token_statistics(
         -mean_s * (r0 - r2) / total.square() - q_mean,
         e_y / total * (s_y - mean_s) - (q_mean - collision * mean_s),
     )
-
-    def out(values: Tensor) -> Tensor:
-        return values.to(z.dtype).reshape(shape)
-
-    top_ids = top_probs = None
-    if top_k:
-        values, ids = _top(z, min(top_k, vocab))
-        top_ids = ids.reshape(*shape, -1)
-        weights = torch.exp((values.double() - top64) / temperature)
-        top_probs = (weights / total[:, None]).to(z.dtype).reshape(*shape, -1)
-    return TokenStatistics(
-        log_prob=out(s_y - log_total),
-        one_minus_prob=out(one_minus_prob),
-        entropy=out(log_total - mean_s),
-        collision=out(collision),
-        collision_log_prob=out(q_mean - collision * log_total),
-        direction_norm=out(direction_norm),
-        argmax_token=a.reshape(shape),
-        argmax_prob=out(1 / total),
-        token_rank=_rank(z, y, z_y).reshape(shape) if rank else None,
-        top_ids=top_ids,
-        top_probs=top_probs,
-        covariance=out(covariance),
+    stats = TokenStatistics(
+        log_prob=(s_y - log_total).to(dtype),
+        one_minus_prob=one_minus_prob.to(dtype),
+        entropy=(log_total - mean_s).to(dtype),
+        collision=collision.to(dtype),
+        collision_log_prob=(q_mean - collision * log_total).to(dtype),
+        direction_norm=direction_norm.to(dtype),
+        argmax_token=argmax_token,
+        argmax_prob=(1 / total).to(dtype),
+        covariance=covariance.to(dtype),
     )
+    return stats, total
 
 
 def _rank(z: Tensor, y: Tensor, z_y: Tensor) -> Tensor:
@@ -160,7 +198,7 @@ def _rank(z: Tensor, y: Tensor, z_y: Tensor) -> Tensor:
     return ((z > z_y) | ((z == z_y) & (ids < y))).sum(-1)
 
 
-def _top(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest per row; `topk` leaves open which of equal values it takes, so tied rows are sorted again."""
     values, ids = z.topk(min(k + 1, z.shape[-1]), dim=-1)
     tied = (values[:, 1:] == values[:, :-1]).any(-1)
