@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,7 +54,8 @@ class TokenStatistics:
     def map(self, change: Callable[[Tensor], Tensor]) -> TokenStatistics:
         """The same statistics with `change` done to every tensor that is there."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TokenStatistics(**{name: None if x is None else change(x) for name, x in tensors.items()})
+        changed: dict[str, Any] = {name: None if x is None else change(x) for name, x in tensors.items()}
+        return TokenStatistics(**changed)
 
     def reshape(self, shape: Sequence[int]) -> TokenStatistics:
         """Statistics of n rows as those of tokens of another leading shape."""

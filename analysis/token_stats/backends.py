@@ -6,7 +6,7 @@ that the same call gives the same bits.
 
 from __future__ import annotations
 
-import functools
+import importlib.util
 import shutil
 from collections.abc import Callable
 
@@ -15,9 +15,10 @@ import torch
 from ..errors import UsageError, nearest
 from ..laws.softmax import TokenStatistics
 from .kernels import EagerKernels
+from .native import NativeKernels, find_compiler
 from .reference import reference
 from .small import SMALL_VOCABULARY, small_vocabulary
-from .sources import Source
+from .sources import Source, compute_dtype
 from .streaming import Request, Tiles, stream
 
 __all__ = ["BACKENDS", "available_backends", "run_backend"]
@@ -26,14 +27,16 @@ _CPU_TILES = Tiles(512, 2048)
 _CUDA_TILES = Tiles(8192, 4096)
 
 
-def available_backends(device: torch.device | str = "cpu") -> dict[str, str | None]:
-    """Each back end and why it cannot run on `device`; None where it can.
+def available_backends(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, str | None]:
+    """Each back end and why it cannot run for input of `dtype` on `device`; None where it can.
 
     >>> available_backends()["eager"] is None
     True
     """
-    device = torch.device(device)
-    return {name: obstacle(device) for name, (_, obstacle) in BACKENDS.items()}
+    device, dtype = torch.device(device), compute_dtype(dtype)
+    return {name: obstacle(device, dtype) for name, (_, obstacle) in BACKENDS.items()}
 
 
 def run_backend(name: str, source: Source, request: Request) -> TokenStatistics:
@@ -43,13 +46,15 @@ def run_backend(name: str, source: Source, request: Request) -> TokenStatistics:
     elif name not in BACKENDS:
         raise UsageError(f"backend: expected auto or one of {', '.join(BACKENDS)}, got {name!r}; {_hint(name)}")
     run, obstacle = BACKENDS[name]
-    reason = obstacle(source.device)
+    reason = obstacle(source.device, source.dtype)
     if reason is not None:
         raise UsageError(f"backend: {name!r} cannot run here: {reason}; leave it out, or take backend=\"eager\"")
     return run(source, request)
 
 
 def _automatic(device: torch.device, dtype: torch.dtype) -> str:
+    if device.type == "cuda" and _no_triton(device, dtype) is None:
+        return "triton"
     return "eager"
 
 
@@ -69,16 +74,25 @@ def _compiled(source: Source, request: Request) -> TokenStatistics:
     return stream(source, request, CompiledKernels(), _tiles(source))
 
 
+def _native(source: Source, request: Request) -> TokenStatistics:
+    return stream(source, request, NativeKernels(), _tiles(source))
+
+
+def _triton(source: Source, request: Request) -> TokenStatistics:
+    from .triton_kernels import TritonKernels
+
+    return stream(source, request, TritonKernels(), _tiles(source))
+
+
 def _tiles(source: Source) -> Tiles:
     return _CUDA_TILES if source.device.type == "cuda" else _CPU_TILES
 
 
-def _nothing(device: torch.device) -> str | None:
+def _nothing(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-@functools.cache
-def _no_compiler(device: torch.device) -> str | None:
+def _no_compiler(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
         return f"it is for the CPU, the tensors are on {device}"
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -86,11 +100,35 @@ def _no_compiler(device: torch.device) -> str | None:
     return None
 
 
+def _no_c_compiler(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype != torch.float32:
+        return f"it computes in float32, the input is {dtype}"
+    if device.type != "cpu":
+        return f"it is for the CPU, the tensors are on {device}"
+    if find_compiler() is None:
+        return "it is built with a C compiler (gcc, clang or cc), and there is none on the PATH"
+    return None
+
+
+def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype != torch.float32:
+        return f"it computes in float32, the input is {dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed (a CUDA build of torch brings it)"
+    from triton import knobs
+
+    if device.type != "cuda" and not knobs.runtime.interpret:
+        return f"it needs a CUDA device, the tensors are on {device} (TRITON_INTERPRET=1 checks it on a CPU, slowly)"
+    return None
+
+
 # name -> how it runs, what stands in its way on a device
 BACKENDS: dict[
-    str, tuple[Callable[[Source, Request], TokenStatistics], Callable[[torch.device], str | None]]
+    str, tuple[Callable[[Source, Request], TokenStatistics], Callable[[torch.device, torch.dtype], str | None]]
 ] = {
     "reference": (reference, _nothing),
     "eager": (_eager, _nothing),
+    "native": (_native, _no_c_compiler),
     "compiled": (_compiled, _no_compiler),
+    "triton": (_triton, _no_triton),
 }

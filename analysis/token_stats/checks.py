@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -73,8 +73,8 @@ def check_call(
         raise UsageError(f"{plain}: expected a nested tensor beside a nested {ragged}, got a plain one")
     offsets = None
     if states.is_nested:
-        offsets = states.offsets() if states.layout == torch.jagged else None
-        if offsets is None or tokens.layout != torch.jagged or not torch.equal(offsets, tokens.offsets()):
+        offsets, others = (x.offsets() if x.layout == torch.jagged else None for x in cast("list[Any]", [states, tokens]))
+        if offsets is None or others is None or not torch.equal(offsets, others):
             raise UsageError(
                 f"{name}, tokens: expected jagged nested tensors of the same lengths "
                 "(torch.nested.nested_tensor(…, layout=torch.jagged))"

@@ -1,40 +1,52 @@
-"""The two passes through torch.compile: each becomes one loop over a row, vectorised by the C++ compiler.
+"""The two passes over a block of logits through torch.compile, each one loop over a row in vectorised C++.
 
-Shapes are marked dynamic, so that a ragged last chunk does not compile again. The first call takes some ten seconds.
+The first call of a process takes some ten seconds; shapes are marked dynamic, so that others do not compile again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..laws.softmax import FAR
-from .kernels import SLAB, EagerKernels, Scan, Sums
+from .kernels import SLAB, EagerKernels
+from .partial import NEGLIGIBLE
 
 __all__ = ["CompiledKernels"]
 
+# Rows at a time: fewer, and the call of a compiled function costs more than its work.
+_ROWS = 128
 
-class CompiledKernels:
+
+class CompiledKernels(EagerKernels):
     """The kernels of `kernels.py` for float32 on the CPU."""
 
-    def __init__(self) -> None:
-        self._eager = EagerKernels()
-
-    def scan(self, z: Tensor, threshold: Tensor | None) -> Scan:
-        if z.shape[1] % SLAB:
-            return self._eager.scan(z, threshold)
+    def _scan(self, z: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if z.shape[1] % SLAB:  # the end of the vocabulary
+            return super()._scan(z, threshold)
         if threshold is None:
-            return Scan(_compiled(_slab_maxima)(z), None)
-        return Scan(*_compiled(_slab_maxima_and_count)(z, threshold))
+            maxima = _compiled(_slab_maxima)
+            return torch.cat([maxima(part) for part in z.split(_ROWS)]), None
+        scan = _compiled(_slab_maxima_and_count)
+        parts = [scan(part, level) for part, level in zip(z.split(_ROWS), threshold.split(_ROWS), strict=True)]
+        slab_max, above = (torch.cat(column) for column in zip(*parts, strict=True))
+        return slab_max, above
 
-    def sums(self, z: Tensor, reference: Tensor, leave_out: Tensor, inv_temperature: float, masked: bool) -> Sums:
-        if z.shape[1] % SLAB:
-            return self._eager.sums(z, reference, leave_out, inv_temperature, masked)
-        return Sums(*_compiled(_residual_sums)(z, reference, leave_out, inv_temperature))
+    def _sums(
+        self, z: Tensor, peak: Tensor, column: Tensor, runner_up: Tensor, inv_temperature: float
+    ) -> Sequence[Tensor]:
+        residual = _compiled(_residual_sums)
+        parts = [
+            residual(part, level, inv_temperature)
+            for part, level in zip(z.split(_ROWS), runner_up.split(_ROWS), strict=True)
+        ]
+        e0, t1, e2, q1 = (torch.cat(sums) for sums in zip(*parts, strict=True))
+        # All above the runner-up is left out, which is the peak; where both are equal both were added, 1 each.
+        twice = (peak == runner_up).to(z.dtype)
+        return e0 - twice, t1, e2 - twice, q1
 
 
 def _slab_maxima(z: Tensor) -> Tensor:
@@ -45,10 +57,9 @@ def _slab_maxima_and_count(z: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor
     return _slab_maxima(z), (z > threshold[:, None]).to(z.dtype).sum(-1)
 
 
-def _residual_sums(z: Tensor, reference: Tensor, leave_out: Tensor, inv_t: float) -> tuple[Tensor, ...]:
-    t = ((z - reference[:, None]) * inv_t).clamp(min=-FAR)
-    columns = torch.arange(z.shape[1], device=z.device)
-    e = torch.where(columns != leave_out[:, None], t.exp(), 0.0)
+def _residual_sums(z: Tensor, reference: Tensor, inv_t: float) -> tuple[Tensor, ...]:
+    t = ((z - reference[:, None]) * inv_t).clamp(min=NEGLIGIBLE)
+    e = torch.where(t > 0, 0.0, t.exp())
     et = e * t
     return e.sum(-1), et.sum(-1), (e * e).sum(-1), (et * e).sum(-1)
 

@@ -1,86 +1,92 @@
-"""The two passes that each back end does over a block of logits, in plain torch operations.
+"""What each back end does with a block of logits, and how plain torch operations do it.
 
-`scan` finds maxima by slabs and counts what lies above a threshold; `sums` exponentiates. Both go through a few rows
-at a time, so that every operation after the first finds its operands in cache (three times faster on a CPU).
+For every row: maxima by slab, how many logits lie above the row's threshold, the largest logit, its column and the
+runner-up, and the residual sums of all but the largest relative to the runner-up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..laws.softmax import FAR
+from .partial import NEGLIGIBLE, VOID
 
-__all__ = ["SLAB", "EagerKernels", "Kernels", "Scan", "Sums"]
+__all__ = ["SLAB", "Chunk", "EagerKernels", "Kernels", "slabs_of"]
 
 SLAB = 64  # columns whose maximum is taken together
-_ROWS = 64  # rows at a time: 64 × 2048 numbers are half a megabyte
+# Rows that go through the passes at a time, so that all after the first find their operands in cache (three times
+# faster on a CPU): 64 × 2048 numbers are half a megabyte.
+_ROWS = 64
 
 
-class Scan(NamedTuple):
-    slab_max: Tensor  # (n, slabs)
-    above: Tensor | None  # (n,) how many logits lie above the row's threshold
+class Chunk(NamedTuple):
+    """Of a block of logits (n, C); (n,) unless said otherwise. t = (z − runner_up)/T."""
 
-
-class Sums(NamedTuple):
-    """(n,) each, over all columns but one; t = (z − reference)/T."""
-
-    e0: Tensor  # Σ e^t
+    slab_max: Tensor  # (n, ⌈C/SLAB⌉)
+    above: Tensor | None  # how many logits lie above the threshold, where there is one
+    peak: Tensor  # the largest logit
+    column: Tensor  # where it stands, the lower of equal ones
+    runner_up: Tensor  # the largest of the others, VOID where all of them are masked
+    e0: Tensor  # Σ e^t, here and below over all columns but that of the peak
     t1: Tensor  # Σ e^t·t
     e2: Tensor  # Σ e^{2t}
     q1: Tensor  # Σ e^{2t}·t
 
 
 class Kernels(Protocol):
-    def scan(self, z: Tensor, threshold: Tensor | None) -> Scan: ...
-
-    def sums(self, z: Tensor, reference: Tensor, leave_out: Tensor, inv_temperature: float, masked: bool) -> Sums: ...
+    def chunk(self, z: Tensor, threshold: Tensor | None, inv_temperature: float) -> Chunk:
+        """z (n, C) is left as it is, −inf a masked token; threshold (n,)."""
 
 
 class EagerKernels:
-    """torch operations on the device of the logits z (n, C)."""
+    """torch operations on the device of the logits."""
 
     def __init__(self) -> None:
         self._first = self._second = torch.empty(0)
 
-    def scan(self, z: Tensor, threshold: Tensor | None) -> Scan:
-        """z (n, C), threshold (n,)."""
-        n, width = z.shape
-        whole = width // SLAB
+    def chunk(self, z: Tensor, threshold: Tensor | None, inv_temperature: float) -> Chunk:
+        slab_max, above = self._scan(z, threshold)
+        peak, column, runner_up = _two_largest(z, slab_max)
+        sums = self._sums(z, peak, column, runner_up, inv_temperature)
+        return Chunk(slab_max, above, peak, column, runner_up, *sums)
+
+    def _scan(self, z: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Maxima by slab, and how many logits lie above the threshold."""
+        whole = z.shape[1] // SLAB
         slabs = z[:, : whole * SLAB].unflatten(1, (whole, SLAB))
         slab_max = torch.cat([part.amax(-1) for part in slabs.split(_ROWS)])
-        if width % SLAB:
+        if whole * SLAB < z.shape[1]:
             slab_max = torch.cat([slab_max, z[:, whole * SLAB :].amax(-1, keepdim=True)], 1)
         if threshold is None:
-            return Scan(slab_max, None)
-        above = torch.empty(n, dtype=z.dtype, device=z.device)
-        for part, level, out in zip(z.split(_ROWS), threshold[:, None].split(_ROWS), above.split(_ROWS), strict=True):
+            return slab_max, None
+        above = torch.empty(len(z), dtype=z.dtype, device=z.device)
+        for part, level, out in zip(*(x.split(_ROWS) for x in (z, threshold[:, None], above)), strict=True):
             flags, _ = self._scratch(part)
             torch.sum(torch.gt(part, level, out=flags), -1, out=out)
-        return Scan(slab_max, above)
+        return slab_max, above
 
-    def sums(self, z: Tensor, reference: Tensor, leave_out: Tensor, inv_temperature: float, masked: bool) -> Sums:
-        """reference (n,) in the units of z, leave_out (n,) a column of each row; `masked`: z may hold −inf."""
+    def _sums(
+        self, z: Tensor, peak: Tensor, column: Tensor, runner_up: Tensor, inv_temperature: float
+    ) -> Sequence[Tensor]:
+        """The residual sums e0, t1, e2, q1."""
         out = torch.empty((4, len(z)), dtype=z.dtype, device=z.device)
-        inputs = (z, reference[:, None], leave_out[:, None], *out)
-        blocks = zip(*(x.split(_ROWS) for x in inputs), strict=True)
-        for part, level, column, e0, t1, e2, q1 in blocks:
+        inputs = (z, runner_up[:, None], column[:, None], *out)
+        for part, level, left_out, e0, t1, e2, q1 in zip(*(x.split(_ROWS) for x in inputs), strict=True):
             t, e = self._scratch(part)
             torch.sub(part, level, out=t)
-            t.scatter_(1, column, -FAR)
             if inv_temperature != 1:
                 t.mul_(inv_temperature)
-            if masked:
-                t.clamp_(min=-FAR)
+            t.clamp_(min=NEGLIGIBLE).scatter_(1, left_out, NEGLIGIBLE)
             torch.exp(t, out=e)
             torch.sum(e, -1, out=e0)
             torch.linalg.vector_norm(e, dim=-1, out=e2)
             torch.sum(t.mul_(e), -1, out=t1)
             torch.sum(t.mul_(e), -1, out=q1)
         out[2].square_()
-        return Sums(*out)
+        return out.unbind()
 
     def _scratch(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Two arrays of the shape of `like`, kept while the shape stays."""
@@ -88,3 +94,27 @@ class EagerKernels:
             self._first = torch.empty(like.shape, dtype=like.dtype, device=like.device)
             self._second = torch.empty_like(self._first)
         return self._first, self._second
+
+
+def slabs_of(z: Tensor, rows: Tensor, slabs: Tensor) -> Tensor:
+    """Columns [slab·SLAB, (slab + 1)·SLAB) of some rows of z (n, C), (rows, SLAB); −inf beyond the last column."""
+    whole = z.shape[1] // SLAB
+    if whole * SLAB == z.shape[1]:
+        return z.unflatten(1, (whole, SLAB))[rows, slabs]
+    values = z.new_full((len(rows), SLAB), float("-inf"))
+    inner = torch.nonzero(slabs < whole).squeeze(1)
+    if whole:
+        values[inner] = z[:, : whole * SLAB].unflatten(1, (whole, SLAB))[rows[inner], slabs[inner]]
+    last = torch.nonzero(slabs == whole).squeeze(1)
+    values[last, : z.shape[1] - whole * SLAB] = z[rows[last], whole * SLAB :]
+    return values
+
+
+def _two_largest(z: Tensor, slab_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Peak, its column and the runner-up, from the slabs' maxima and the one slab that holds the peak."""
+    peak, slab = slab_max.max(1)  # the first of equals
+    values = slabs_of(z, torch.arange(len(z), device=z.device), slab)
+    lane = values.argmax(1, keepdim=True)  # likewise
+    rest = values.scatter_(1, lane, float("-inf")).amax(1)
+    others = slab_max.scatter(1, slab[:, None], float("-inf")).amax(1)
+    return peak, slab * SLAB + lane.squeeze(1), torch.maximum(rest, others).clamp(min=VOID)

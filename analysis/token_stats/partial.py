@@ -14,10 +14,13 @@ from torch import Tensor
 
 from ..laws.softmax import FAR, ResidualSums
 
-__all__ = ["Partial", "merge", "residual_sums"]
+__all__ = ["NEGLIGIBLE", "VOID", "Partial", "merge", "residual_sums"]
 
 # Stands for "nothing there": far below any logit, and finite, so that 0·VOID is 0.
 VOID = -1e30
+# What t is held above: e^-87 beside the runner-up's 1 is nothing at any precision, and still a normal float32 (below,
+# a processor's exponential takes thirty times longer). Masked tokens, whose logit is −inf, end there too.
+NEGLIGIBLE = -87.0
 
 
 class Partial(NamedTuple):

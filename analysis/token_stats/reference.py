@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 
 from ..laws.softmax import TokenStatistics, dense_statistics
+from .finishing import concatenate
 from .sources import Source
-from .streaming import Request, concatenate
+from .streaming import Request
 
 __all__ = ["reference"]
 

@@ -6,7 +6,7 @@ Neither is ever copied as a whole: rows are views where the layout allows it and
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,8 @@ class Rows:
         index = self._keep[start:stop]
         if self._flat is not None:
             return self._flat[index, columns]
-        return self._tensor[(*torch.unravel_index(index, self._tensor.shape[:-1]), columns)]
+        at: tuple[Any, ...] = (*torch.unravel_index(index, self._tensor.shape[:-1]), columns)
+        return self._tensor[at]
 
     def values(self, start: int, stop: int, ids: Tensor) -> Tensor:
         """Entry ids[i] (rows, k) of each row, (rows, k)."""
@@ -135,6 +136,12 @@ class HeadSource:
         if self._bias is not None:
             z.add_(self._bias[first:last])
         self._finish(z)
+        return z if self._blocked is None else z.masked_fill_(self._blocked[first:last], float("-inf"))
+
+    def exact_chunk(self, first: int, last: int) -> Tensor:
+        """`chunk` from a product in float64, rounded once."""
+        z = self._hidden.double() @ self._head[first:last].double().t()
+        z = self._finish(z if self._bias is None else z + self._bias[first:last].double()).to(self.dtype)
         return z if self._blocked is None else z.masked_fill_(self._blocked[first:last], float("-inf"))
 
     def token_logits(self, ids: Tensor) -> Tensor:

@@ -83,13 +83,11 @@ def token_statistics(
     source: Source
     if call.logits is not None:
         source = LogitSource(call.logits, keep, blocked, dtype or compute_dtype(call.logits.dtype))
-        masked = True  # −inf among them would be seen only by looking at all
     else:
         assert call.hidden is not None
         assert head is not None
         dtype = dtype or compute_dtype(torch.promote_types(call.hidden.dtype, head.dtype))
         source = HeadSource(call.hidden, head, bias, keep, blocked, dtype, scale=logit_scale, softcap=softcap)
-        masked = blocked is not None or (bias is not None and bool(torch.isinf(bias).any()))
 
     y = call.tokens.reshape(-1).long()
     listed = call.probs_of
@@ -98,7 +96,7 @@ def token_statistics(
     if keep is not None:
         y = y[keep]
         listed = listed[keep] if listed is not None and listed.ndim > 1 else listed
-    request = Request(y, temperature, min(top_k, source.vocab), rank, listed, masked)
+    request = Request(y, temperature, min(top_k, source.vocab), rank, listed)
 
     stats = run_backend(backend, source, request)
     if not torch.isfinite(stats.log_prob).all():

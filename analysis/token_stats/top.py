@@ -1,7 +1,8 @@
 """The k most probable tokens of each row, kept while the vocabulary goes by in chunks.
 
 Once k are there, only slabs whose maximum exceeds the row's k-th value are looked at, which are few: of the k best of
-j chunks, k/j are expected to come from the last. Equal values keep the lower id.
+j chunks, k/j are expected to come from the last. What exceeds it waits until enough has gathered to be sorted in.
+Equal values keep the lower id.
 """
 
 from __future__ import annotations
@@ -10,67 +11,67 @@ import torch
 from torch import Tensor
 
 from ..laws.softmax import largest
+from .kernels import SLAB, slabs_of
 
-__all__ = ["RunningTop", "slabs_of"]
+__all__ = ["RunningTop"]
 
-
-def slabs_of(z: Tensor, rows: Tensor, slabs: Tensor, width: int) -> Tensor:
-    """Columns [slab·width, (slab + 1)·width) of some rows of z (n, C), (rows, width); −inf beyond the last column."""
-    whole = z.shape[1] // width
-    if whole * width == z.shape[1]:
-        return z.unflatten(1, (whole, width))[rows, slabs]
-    values = z.new_full((len(rows), width), float("-inf"))
-    inner = torch.nonzero(slabs < whole).squeeze(1)
-    if whole:
-        values[inner] = z[:, : whole * width].unflatten(1, (whole, width))[rows[inner], slabs[inner]]
-    last = torch.nonzero(slabs == whole).squeeze(1)
-    values[last, : z.shape[1] - whole * width] = z[rows[last], whole * width :]
-    return values
+# As a share of n·k: with more waiting, the k-th value is out of date and too much passes for a candidate.
+_SORT_AT = 1
 
 
 class RunningTop:
-    """`values` and `ids` (n, ≤ k) of the largest logits so far, largest first, ties by the lower id."""
+    """The k largest logits of each row so far and their ids, largest first, ties by the lower id."""
 
-    def __init__(self, n: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.values = torch.empty((n, 0), dtype=dtype, device=device)
-        self.ids = torch.empty((n, 0), dtype=torch.int64, device=device)
+    def __init__(self, k: int) -> None:
         self._k = k
+        self._values: Tensor | None = None  # (n, ≤ k)
+        self._ids: Tensor | None = None
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, ids and values above the k-th, chunk by chunk
 
-    def add(self, z: Tensor, first: int, slab_max: Tensor, width: int) -> None:
-        """Take in logits z (n, C) of the tokens from `first` on, whose maxima by slabs of `width` are `slab_max`."""
-        if not self.values.shape[1]:
-            self.values, at = largest(z, min(self._k, z.shape[1]))
-            self.ids = at + first
+    def add(self, z: Tensor, first: int, slab_max: Tensor) -> None:
+        """Take in logits z (n, C) of the tokens from `first` on, whose maxima by slab are `slab_max`."""
+        if self._values is None or self._ids is None:
+            self._values, at = largest(z, min(self._k, z.shape[1]))
+            self._ids = at + first
             return
-        if self.values.shape[1] < self._k:
+        if self._values.shape[1] < self._k:
             ids = torch.arange(first, first + z.shape[1], device=z.device).expand_as(z)
-            self._keep(slice(None), torch.cat([self.values, z], 1), torch.cat([self.ids, ids], 1))
+            values, ids = torch.cat([self._values, z], 1), torch.cat([self._ids, ids], 1)
+            self._values, at = largest(values, min(self._k, values.shape[1]))
+            self._ids = ids.gather(1, at)
             return
-        rows, slabs = torch.nonzero(slab_max > self.values[:, -1:], as_tuple=True)
+        rows, slabs = torch.nonzero(slab_max > self._values[:, -1:], as_tuple=True)
         if not len(rows):
             return
-        values = slabs_of(z, rows, slabs, width)
-        which, lane = torch.nonzero(values > self.values[rows, -1:], as_tuple=True)
-        self._insert(rows[which], slabs[which] * width + lane + first, values[which, lane])
+        values = slabs_of(z, rows, slabs)
+        which, lane = torch.nonzero(values > self._values[rows, -1:], as_tuple=True)
+        self._waiting.append((rows[which], slabs[which] * SLAB + lane + first, values[which, lane]))
+        if sum(len(rows) for rows, _, _ in self._waiting) >= _SORT_AT * self._values.numel():
+            self._sort_in()
 
-    def _insert(self, rows: Tensor, ids: Tensor, values: Tensor) -> None:
-        """Candidates, ordered by row and then by id, join the entries of their rows."""
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """(values, ids), (n, k) each."""
+        if self._waiting:
+            self._sort_in()
+        assert self._values is not None
+        assert self._ids is not None
+        return self._values, self._ids
+
+    def _sort_in(self) -> None:
+        assert self._values is not None
+        assert self._ids is not None
+        rows, ids, values = (torch.cat(column) for column in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        # Stable: within a row ids stay in order, so that `largest` sees the lower ones further left.
+        rows, order = rows.sort(stable=True)
         affected, counts = torch.unique_consecutive(rows, return_counts=True)
         starts = counts.cumsum(0) - counts
-        row = torch.repeat_interleave(torch.arange(len(affected), device=rows.device), counts)
+        row = torch.repeat_interleave(counts)
         lane = torch.arange(len(rows), device=rows.device) - starts[row]
         shape = (len(affected), int(counts.max()))
         new_values = torch.full(shape, float("-inf"), dtype=values.dtype, device=values.device)
         new_ids = torch.zeros(shape, dtype=torch.int64, device=values.device)
-        new_values[row, lane], new_ids[row, lane] = values, ids
-        self._keep(
-            affected, torch.cat([self.values[affected], new_values], 1), torch.cat([self.ids[affected], new_ids], 1)
-        )
-
-    def _keep(self, rows: Tensor | slice, values: Tensor, ids: Tensor) -> None:
-        """The k largest of some rows; what stands further left has the lower id."""
-        best, at = largest(values, min(self._k, values.shape[1]))
-        if best.shape[1] != self.values.shape[1]:  # all rows, while there are fewer than k
-            self.values, self.ids = best, ids.gather(1, at)
-        else:
-            self.values[rows], self.ids[rows] = best, ids.gather(1, at)
+        new_values[row, lane], new_ids[row, lane] = values[order], ids[order]
+        best, at = largest(torch.cat([self._values[affected], new_values], 1), self._k)
+        self._values[affected] = best
+        self._ids[affected] = torch.cat([self._ids[affected], new_ids], 1).gather(1, at)

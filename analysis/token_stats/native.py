@@ -1,0 +1,95 @@
+"""The native back end: `kernels.c`, built for this processor with the machine's C compiler, one visit to each row.
+
+The build takes half a second and is made once a process, in a temporary folder. Rows are shared out to as many threads
+as torch uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .kernels import SLAB, Chunk
+from .partial import NEGLIGIBLE, VOID
+
+__all__ = ["NativeKernels", "find_compiler"]
+
+_FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+
+def find_compiler() -> str | None:
+    """Path of the C compiler, or None."""
+    return next(filter(None, map(shutil.which, ("gcc", "clang", "cc"))), None)
+
+
+class NativeKernels:
+    """The kernels of `kernels.py` for float32 on the CPU."""
+
+    def __init__(self) -> None:
+        self._function = _library()
+        self._threads = torch.get_num_threads()
+
+    def chunk(self, z: Tensor, threshold: Tensor | None, inv_temperature: float) -> Chunk:
+        n, width = z.shape
+        z = z if z.stride(1) == 1 else z.contiguous()
+        slab_max = torch.empty((n, -(-width // SLAB)))
+        above = None if threshold is None else torch.empty(n)
+        peak, runner_up, sums = torch.empty(n), torch.empty(n), torch.empty((4, n))
+        column = torch.empty(n, dtype=torch.int64)
+
+        def run(first: int, last: int) -> None:
+            self._function(
+                _at(z, first), last - first, width, z.stride(0), _at(threshold, first), inv_temperature,
+                NEGLIGIBLE, VOID, _at(slab_max, first), _at(above, first), _at(peak, first), _at(column, first),
+                _at(runner_up, first), _at(sums, 0, first), n,
+            )  # fmt: skip
+
+        if self._threads == 1:
+            run(0, n)
+        else:
+            share = -(-n // self._threads)
+            starts = range(0, n, share)
+            list(_pool(self._threads).map(run, starts, [min(start + share, n) for start in starts]))
+        return Chunk(slab_max, above, peak, column, runner_up, *sums)
+
+
+def _at(x: Tensor | None, *index: int) -> int | None:
+    """Address of an entry of a tensor."""
+    if x is None:
+        return None
+    return x.data_ptr() + x.element_size() * sum(i * stride for i, stride in zip(index, x.stride(), strict=False))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="token-stats")
+
+
+@functools.cache
+def _library() -> Callable[..., None]:
+    """The compiled function; raises RuntimeError with the compiler's words where it fails."""
+    compiler = find_compiler()
+    assert compiler is not None, "a back end is asked for its obstacles before it runs"
+    source = Path(__file__).with_name("kernels.c")
+    with tempfile.TemporaryDirectory(prefix="token-stats-") as folder:
+        built = Path(folder) / "kernels.so"
+        done = subprocess.run([compiler, *_FLAGS, str(source), "-o", str(built)], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} could not build {source.name}: {done.stderr.strip()[-2000:]}")
+        function = ctypes.CDLL(str(built)).chunk
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [
+        pointer, number, number, number, pointer, ctypes.c_float, ctypes.c_float, ctypes.c_float,
+        pointer, pointer, pointer, pointer, pointer, pointer, number,
+    ]  # fmt: skip
+    function.restype = None
+    return function
