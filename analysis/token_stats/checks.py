@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -73,7 +73,8 @@ def check_call(
         raise UsageError(f"{plain}: expected a nested tensor beside a nested {ragged}, got a plain one")
     offsets = None
     if states.is_nested:
-        offsets, others = (x.offsets() if x.layout == torch.jagged else None for x in cast("list[Any]", [states, tokens]))
+        pair: list[Any] = [states, tokens]  # `offsets` is not among the attributes that torch declares
+        offsets, others = (x.offsets() if x.layout == torch.jagged else None for x in pair)
         if offsets is None or others is None or not torch.equal(offsets, others):
             raise UsageError(
                 f"{name}, tokens: expected jagged nested tensors of the same lengths "
