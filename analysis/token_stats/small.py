@@ -107,12 +107,12 @@ def _largest(z: Tensor, k: int, left: Tensor, flags: Tensor) -> tuple[Tensor, Te
         torch.eq(left, values[i], out=flags)
         torch.mv(flags.t(), numbers, out=ids[i])  # where one token has the value, its number
         left.add_(flags, alpha=_TAKEN)
-    # Where equal values were taken in one pass, and where nothing is a number or not masked, passes went wrong.
-    taken = torch.lt(left, _TAKEN / 2, out=flags).sum(0)
+    # Passes go wrong where they take equal values at once, or one a second time (the others are masked), and with NaN.
     ids = ids.long()
-    if (taken != k).any():
-        taken -= torch.eq(z, float("-inf"), out=flags).sum(0)
-    wrong = torch.nonzero(taken != k).squeeze(1)
+    wrong = torch.lt(left, _TAKEN / 2, out=flags).sum(0) != k
+    if wrong.any():
+        wrong = torch.logical_and(flags, z > float("-inf")).sum(0) != k
+    wrong = torch.nonzero(wrong | (values[-1] < _TAKEN / 2)).squeeze(1)
     if len(wrong):
         values[:, wrong], ids[:, wrong] = _largest_by_sorting(z[:, wrong], k)
     return values, ids
