@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats", "analysis.recording", "analysis.evaluation",
-         "analysis.noise", "analysis.training", "analysis.ladder", "analysis.plots", "analysis.report",
+ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats",
+         "analysis.recording", "analysis.evaluation", "analysis.noise", "analysis.training", "analysis.ladder", "analysis.plots", "analysis.report",
          "toy_models")  # fmt: skip
 
 
