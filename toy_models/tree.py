@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .bandit import check_logits, draw
+from .arms import check_logits, draw
 
 __all__ = ["Tree", "TreeDraws", "tree_leaves"]
 

@@ -28,7 +28,9 @@ from analysis.ladder.__main__ import main
 from analysis.ladder.cells import CellRun, _table_settings
 from analysis.ladder.factors import factors_of, first_in, last_out, orders
 from analysis.ladder.store import LadderFolder
-from analysis.training.tabular import TableOptimizer, _expected_step
+from analysis.training.table_optimizer import TableOptimizer
+from analysis.training.tabular import _expected_step
+from analysis.training.toy_laws import law_of
 
 SMALL = Cells(seeds=3, prompts=4, arms=10, steps=40, methods=("PSR", "NSR"))
 
@@ -150,7 +152,8 @@ def test_learning_rates_hold_the_first_expected_step_fixed(policy):
 
     def first_step(cell, method):
         table = _table_settings(frozenset(cell), method, settings, problem)
-        return _expected_step(problem.policy, problem.correct, table, TableOptimizer("sgd", table.lr))[0].parameters
+        right = problem.correct.to(problem.policy.parameters.dtype)
+        return _expected_step(law_of(problem.policy), right, table, TableOptimizer("sgd", table.lr))[0].parameters
 
     start = problem.policy.parameters
     plain = {m: first_step([], m) - start for m in ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "baseline 0.75")}

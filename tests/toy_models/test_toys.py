@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toy_models import Bandit, LogLinear, Tree, tree_leaves
-from toy_models.bandit import draw
+from toy_models.arms import draw
 
 # products of a few hundred float64 numbers of order one
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}

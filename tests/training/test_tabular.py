@@ -10,7 +10,8 @@ import torch
 
 from analysis.errors import UsageError
 from analysis.objectives import TokenBatch, get
-from analysis.training.tabular import TABLE_OPTIMIZERS, TableOptimizer, TableSettings, train_table
+from analysis.training.table_optimizer import TABLE_OPTIMIZERS, TableOptimizer
+from analysis.training.tabular import TableSettings, train_table
 from toy_models import Bandit, LogLinear, Tree
 
 SEEDS, PROMPTS, GROUP, STEPS = 2, 3, 4, 3
