@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .passk import pass_at_k
+
 __all__ = ["ArmPolicy", "check_logits", "draw", "expected_logit_score", "logit_score_covariance", "sampled_logit_score"]
 
 
@@ -108,6 +110,10 @@ class ArmPolicy(ABC):
     def success(self, correct: Tensor) -> Tensor:
         """p = Σ π over the arms where `correct` (bool, spread over (…, A)) is true: (…)."""
         return (self.probs() * correct).sum(-1)
+
+    def pass_at_k(self, correct: Tensor, k: int) -> Tensor:
+        """Pass@k of each prompt, (…): exact, over all that k responses can be."""
+        return pass_at_k(self.success(correct), k)
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Arms (…, G) by inverting the cumulative distribution at `uniforms` (…, G) in [0, 1)."""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .arms import check_logits, draw
+from .passk import pass_at_k
 
 __all__ = ["Tree", "TreeDraws", "tree_leaves"]
 
@@ -134,6 +135,10 @@ class Tree:
     def success(self, correct: Tensor) -> Tensor:
         """p = Σ π(y) over the responses where `correct` (bool, spread over (…, L)) is true: (…)."""
         return (self.log_probs().exp() * correct).sum(-1)
+
+    def pass_at_k(self, correct: Tensor, k: int) -> Tensor:
+        """Pass@k of each batch entry, (…): exact, over all that k responses can be."""
+        return pass_at_k(self.success(correct), k)
 
     def sample(self, uniforms: Tensor) -> TreeDraws:
         """Responses by inverting each level's cumulative distribution at `uniforms` (…, G, depth) in [0, 1)."""

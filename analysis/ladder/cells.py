@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from toy_models.passk import pass_at_k
 from toy_models.tree import Tree
 
 from ..objectives import Objective, get
@@ -114,7 +115,7 @@ def _means(history: TableHistory) -> dict[str, np.ndarray]:
     p = history.success.clamp(max=1.0)
     values = {
         "pass@1": p.mean(-1),
-        "pass@8": (1 - (1 - p) ** 8).mean(-1),
+        "pass@8": pass_at_k(p, 8).mean(-1),
         "entropy": history.entropy.mean(-1),
         "entropy_correct": history.entropy_correct.mean(-1),
         "kl": history.kl.mean(-1),
