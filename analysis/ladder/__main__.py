@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from .report import figure, findings
     from .store import LadderFolder
 
-    methods = tuple(arguments.methods.split(",")) if arguments.methods else METHODS
+    methods = tuple(name.strip() for name in arguments.methods.split(",")) if arguments.methods else METHODS
     optimizers = [name for name in RATES if name != "sgd"]
     _check(arguments, methods, known=(*METHODS, *BASELINES), policies=POLICIES, optimizers=optimizers)
     given = {name: value for name, value in vars(arguments).items() if name in {f.name for f in fields(Cells)}}
@@ -134,6 +134,8 @@ def _check(
     for method in methods:
         if method not in known:
             _check_method(method, arguments.policy)
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"--methods: expected each once, got {','.join(methods)}")
     if "PSR" not in methods or "NSR" not in methods:
         raise UsageError(f"--methods: expected PSR and NSR among them, whose gap is asked for, got {','.join(methods)}")
     if not 0 < arguments.lr_scale < float("inf"):
@@ -147,6 +149,8 @@ def _check(
 
 def _check_method(method: str, policy: str) -> None:
     """UsageError for a method that is no objective, or none that every cell can run."""
+    import torch
+
     from ..errors import nearest
     from ..objectives import get, names
     from ..objectives.rules import is_own
@@ -159,6 +163,7 @@ def _check_method(method: str, policy: str) -> None:
     try:
         objective = get(method)
         objective.check_use(f"--policy {policy}")
+        objective.limit_advantages(torch.tensor([0.5]))
     except UsageError as error:
         raise UsageError(f"--methods: {error}") from error
     if objective.entry.coupling != "token":

@@ -19,7 +19,9 @@ import torch
 from toy_models.passk import pass_at_k
 from toy_models.tree import Tree
 
+from ..errors import UsageError
 from ..objectives import Objective, get
+from ..objectives.own import registered
 from ..training.randomness import seed_of
 from ..training.tabular import TableHistory, TableSettings, train_table
 from .factors import Cell, cell_name
@@ -74,7 +76,12 @@ def run_cells(jobs: Sequence[tuple[Cell, str]], settings: Cells, *, workers: int
     """Train methods in cells, (cell, method) each; the results in that order, as they come.
 
     With several workers each has a process of its own with one thread; results do not depend on their number.
+    Raises UsageError for several workers and a method that `objectives.register` named in this process alone.
     """
+    here = [method for _, method in jobs if registered(method)]
+    if here and workers > 1:
+        raise UsageError(f"methods: {here[0]!r} is registered in this process alone, and workers have their own; "
+                         f"name it file.py:{here[0]}, or take workers = 1")
     if workers == 1 or len(jobs) < 2:
         problem = settings.problem()
         for cell, method in jobs:

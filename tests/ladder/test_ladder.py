@@ -28,6 +28,7 @@ from analysis.ladder.__main__ import main
 from analysis.ladder.cells import CellRun, _table_settings
 from analysis.ladder.factors import factors_of, first_in, last_out, orders
 from analysis.ladder.store import LadderFolder
+from analysis.objectives import own
 from analysis.training.table_optimizer import TableOptimizer
 from analysis.training.tabular import _expected_step
 from analysis.training.toy_laws import law_of
@@ -188,6 +189,71 @@ def test_adam_with_exact_gradients_makes_no_gap_and_with_noise_it_does():
     assert abs(values["noise"][0]) < values["noise+optimizer"][0] / 2
 
 
+OWN = """
+from analysis import objectives
+
+@objectives.register("mine", needs=("old_log_probs", "rewards"))
+def mine(log_probs, batch):
+    return -batch.per_token("rewards") * (log_probs - batch.old_log_probs).exp()
+
+@objectives.register("whole", coupling="response")
+def whole(log_probs, batch):
+    return -batch.per_token("advantages") * log_probs.sum(-1, keepdim=True).exp()
+
+def shapeless(log_probs, batch):
+    return log_probs.sum()
+"""
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "_OWN", {})
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    return path
+
+
+@pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
+def test_a_loss_of_one_s_own_in_the_cells(policy, source):
+    """PSR's loss written by hand is PSR, with exact gradients and with drawn ones, on- and off-policy."""
+    method = f"{source}:mine"
+    settings = Cells(policy=policy, seeds=2, prompts=3, arms=40, steps=10)
+    for cell in ({}, {"noise"}, {"reuse", "optimizer"}, {"noise", "reuse", "optimizer"}):
+        ours, psr = run_cells([(frozenset(cell), name) for name in (method, "PSR")], settings)
+        assert ours.method == method
+        for name, value in psr.values.items():
+            np.testing.assert_allclose(ours.values[name], value, atol=1e-4)  # float32, and Adam at small gradients
+        assert np.abs(psr.values["pass@1"][-1] - psr.values["pass@1"][0]).max() > 0.01
+    by_name = next(iter(run_cells([(frozenset({"noise"}), "mine")], settings)))
+    assert by_name.method == "mine"  # loading the file has registered it
+    with pytest.raises(UsageError, match=r"methods: 'mine' is registered in this process alone.* name it file.py:mine"):
+        list(run_cells([(frozenset(), "mine"), (frozenset(), "PSR")], settings, workers=2))
+
+
+def test_a_loss_of_one_s_own_by_the_command(source, tmp_path, monkeypatch, capsys):
+    """Worker processes load it by its file; its cells have files of their own."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*ARGUMENTS, "--workers", "2", "--out", "f", "--methods", "PSR, NSR,mine.py:mine", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (table,) = [table for table in said["tables"] if table["title"] == "every method against PSR"]
+    assert "mine.py:mine" in json.dumps(table)
+    assert len(list((tmp_path / "f/cells").iterdir())) == 3 * len(one_factor_cells(factors_of("bandit")))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("whole", r"--methods: mine.py:whole weighs a token by its whole response"),
+        ("shapeless", r"shapeless: expected a loss for each token, shape .* got \(\)"),
+        ("min", r"--methods: .*expected one of mine, whole, shapeless, received 'min'"),
+    ],
+)
+def test_a_loss_of_one_s_own_that_will_not_do(source, tmp_path, monkeypatch, capsys, name, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([*ARGUMENTS, "--out", "f", "--methods", f"PSR,NSR,mine.py:{name}"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_problems_are_fixed_by_their_seed():
     one, two = (make_problem("bandit", seeds=2, prompts=3, arms=10, seed=0) for _ in range(2))
     assert torch.equal(one.policy.logits, two.policy.logits)
@@ -241,7 +307,22 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["--optimizer", "sgd"], r"--optimizer: expected one of .* got 'sgd'"),
         (["--methods", "PSR,NSR,GRP"], r"--methods: expected one of .* got 'GRP' \(did you mean GRPO"),
         (["--methods", "PSR,GRPO"], r"--methods: expected PSR and NSR among them"),
+        (["--methods", "PSR,NSR,psr"], r"--methods: expected one of .* got 'psr' \(did you mean PSR"),
+        (["--methods", "PSR,NSR,PSR"], r"--methods: expected each once, got PSR,NSR,PSR"),
+        (["--methods", "PSR,NSR,gspo"], r"--methods: gspo weighs a token by its whole response"),
+        (["--methods", "PSR,NSR,dpo"], r"--methods: objective: dpo compares pairs of responses, which --policy bandit"),
+        (["--methods", "PSR,NSR,kl-k2"], r"--methods: objective: kl-k2 refers to a reference policy"),
+        (["--methods", "PSR,NSR,kl-cov"], r"--methods: objective: kl-cov chooses tokens over a minibatch"),
+        (["--methods", "PSR,NSR,entropy-bonus"], r"--methods: objective: entropy-bonus is a regulariser"),
+        (["--methods", "PSR,NSR,rewarding-unlikely"], r"--methods: objective: rewarding-unlikely ranks the responses"),
+        (["--methods", "PSR,NSR,asymre"], r"--methods: objective.baseline: asymre needs it"),
+        (["--methods", "PSR,NSR,no.py:f"], r"--methods: .*expected a Python file, but there is no"),
         (["--seeds", "1"], r"--seeds: expected at least 2, got 1"),
+        (["--prompts", "0"], r"--prompts: expected at least 1, got 0"),
+        (["--arms", "1"], r"--arms: expected at least 2, got 1"),
+        (["--steps", "0"], r"--steps: expected at least 1, got 0"),
+        (["--group-size", "1"], r"--group-size: expected at least 2, got 1"),
+        (["--workers", "0"], r"--workers: expected at least 1, got 0"),
         (["--lr-scale", "0"], r"--lr-scale: expected a positive number, got 0"),
         (["--policy", "tree", "--arms", "10"], r"arms: the tree has 40 responses to a prompt, got arms = 10"),
     ],

@@ -163,6 +163,18 @@ def test_optimizers_are_those_of_torch_and_leave_resting_seeds_alone(name):
         torch.testing.assert_close(ours[seed], parameter.detach(), rtol=1e-10, atol=1e-12)
 
 
+def test_lion_leaves_resting_seeds_alone():
+    """A seed that rests in between makes the steps of one that did not have the gradients in between."""
+    gradients = torch.randn(4, 2, 3, generator=generator(), dtype=torch.float64)
+    both, alone = TableOptimizer("lion", 0.1), TableOptimizer("lion", 0.1)
+    for i, gradient in enumerate(gradients):
+        step = both.step(gradient, torch.tensor([True, i != 1]))
+        if i == 1:
+            assert not step[1].any()
+        else:
+            assert torch.equal(step[1], alone.step(gradient[1:], torch.tensor([True]))[0])
+
+
 def test_lion_by_hand():
     optimizer, moves = TableOptimizer("lion", 0.5), torch.tensor([True])
     first, second = torch.tensor([[1.0, -2.0]]), torch.tensor([[-0.05, -3.0]])
