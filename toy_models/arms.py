@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .passk import pass_at_k
 
-__all__ = ["ArmPolicy", "check_logits", "draw", "expected_logit_score", "logit_score_covariance", "sampled_logit_score"]
+__all__ = ["ArmPolicy", "check_logits", "draw", "expected_logit_score", "logit_score_covariance", "net_weight",
+           "sampled_logit_score"]
 
 
 def expected_logit_score(probs: Tensor, weights: Tensor, behaviour: Tensor | None = None) -> Tensor:
@@ -44,8 +45,22 @@ def logit_score_covariance(probs: Tensor, weights: Tensor) -> Tensor:
 
 def sampled_logit_score(probs: Tensor, arms: Tensor, weights: Tensor) -> Tensor:
     """Σ_i w_i (e_{a_i} − π) over the last axis of `arms` and `weights` (…, G): (…, A)."""
-    pushed = torch.zeros_like(probs).scatter_add_(-1, arms, weights.to(probs.dtype))
-    return pushed - probs * weights.sum(-1, keepdim=True)
+    w = weights.to(probs.dtype)
+    pushed = torch.zeros_like(probs).scatter_add_(-1, arms, w)
+    return pushed - probs * net_weight(w.sum(-1, keepdim=True), w.abs().sum(-1, keepdim=True), w.shape[-1])
+
+
+def net_weight(total: Tensor, sizes: Tensor, terms: int) -> Tensor:
+    """`total` of at most `terms` weights whose sizes |w| add up to `sizes`: 0 where it is not more than their rounding.
+
+    Weights of a group that cancel (GRPO) would leave a few last bits to every arm that was not drawn, and an optimiser
+    that divides a gradient by its own size (Adam, Lion) would make whole steps of them.
+
+    >>> w = torch.tensor([0.7, -0.1, -0.6])
+    >>> bool(w.sum()), net_weight(w.sum(), w.abs().sum(), 3)
+    (True, tensor(0.))
+    """
+    return total.masked_fill(total.abs() <= 2 * terms * torch.finfo(total.dtype).eps * sizes, 0.0)
 
 
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .arms import check_logits, draw
+from .arms import check_logits, draw, net_weight
 from .passk import pass_at_k
 
 __all__ = ["Tree", "TreeDraws", "tree_leaves"]
@@ -174,7 +174,9 @@ class Tree:
         out = []
         for t, level in enumerate(self.levels):
             w = torch.where(draws.alive[t], weights[..., t].to(level.dtype), 0.0)
-            visits = level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], w)
+            visits, sizes = (level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], x)
+                             for x in (w, w.abs()))  # fmt: skip
+            visits = net_weight(visits, sizes, w.shape[-1])
             pushed = torch.zeros_like(level).flatten(-2)
             pushed = pushed.scatter_add_(-1, draws.contexts[t] * self.vocab + draws.tokens[t], w)
             out.append(pushed - (level.softmax(-1) * visits[..., None]).flatten(-2))

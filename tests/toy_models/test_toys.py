@@ -333,6 +333,28 @@ def test_any_shape_dtype_and_law_of_trees(batch, vocab, depth, dtype, kind, seed
         assert score.abs().max() <= eps * (1 + w.abs().max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_cancel_leave_alone_what_was_not_drawn(dtype):
+    """To the last bit: Adam and Lion would make a step of it. A net weight ten times its rounding is kept."""
+    g = generator(8)
+    w = torch.randn(50, 8, generator=g, dtype=dtype)
+    w = w - w.mean(-1, keepdim=True)
+    assert w.sum(-1).any()
+    arms = torch.randint(3, (50, 8), generator=g)
+    score = Bandit(torch.randn(50, 6, generator=g, dtype=dtype)).sampled_score(arms, w)
+    assert not score[:, 3:].any()
+    assert score[:, :3].any(-1).all()
+    tree = Tree.random(3, 2, batch=(50,), generator=g, dtype=dtype)
+    draws = tree.sample(torch.rand(50, 8, 2, generator=g, dtype=torch.float64))
+    root = tree.sampled_score(draws, w[..., None].expand(50, 8, 2))[:, :3]
+    never = (draws.tokens[0][:, :, None] != torch.arange(3)).all(1)
+    assert never.any()
+    assert not root[never].any()
+    kept = w.clone()
+    kept[:, 0] += 160 * torch.finfo(dtype).eps * w.abs().sum(-1)
+    assert Bandit(torch.zeros(50, 6, dtype=dtype)).sampled_score(arms, kept)[:, 3:].all()
+
+
 def test_expected_scores_of_arms_drawn_from_another_policy():
     """Σ_y μ(y) w(y) ∇ log π(y), with μ summed in by importance weights."""
     g = generator()

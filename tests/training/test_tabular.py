@@ -234,6 +234,17 @@ def test_what_the_history_holds():
     assert (history.kl[-1] > 0).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "lion"])
+def test_precision_does_not_decide_where_a_group_s_weights_cancel(optimizer):
+    """GRPO on arms that are rarely drawn: float32 makes the run of float64."""
+    z = 2 * torch.randn(2, 8, 40, generator=generator(), dtype=torch.float64)
+    correct = torch.rand(8, 40, generator=generator(5)) < 0.4
+    settings = TableSettings(get("grpo"), optimizer, 0.03, group_size=8, steps=20)
+    single, double = (train_table(Bandit(one), correct, settings, generator()).entropy for one in (z.float(), z))
+    torch.testing.assert_close(single, double, rtol=0, atol=1e-4)
+    assert (double[-1] - double[0]).abs().max() > 0.1
+
+
 def test_bad_settings():
     policy = bandit()
     good = {"objective": get("psr-ratio")}
