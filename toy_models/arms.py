@@ -15,10 +15,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .checks import check_correct, check_uniforms, check_weights
 from .passk import pass_at_k
 
-__all__ = ["ArmPolicy", "check_logits", "draw", "expected_logit_score", "logit_score_covariance", "net_weight",
-           "sampled_logit_score"]
+__all__ = ["ArmPolicy", "draw", "expected_logit_score", "logit_score_covariance", "net_weight", "sampled_logit_score"]
 
 
 def expected_logit_score(probs: Tensor, weights: Tensor, behaviour: Tensor | None = None) -> Tensor:
@@ -77,28 +77,11 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.minimum(arms, last)
 
 
-def check_logits(name: str, logits: Tensor) -> None:
-    """Raises ValueError, naming the argument and the first bad index, for logits that are no policy."""
-    if not logits.is_floating_point() or logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(
-            f"{name}: expected floating-point logits (…, arms) with at least one arm, received {logits.dtype} of shape "
-            f"{tuple(logits.shape)}"
-        )
-    if bool(torch.isfinite(logits.sum())):  # one pass; a sum that overflows is looked at closely
-        return
-    bad = ~torch.isfinite(logits)
-    if bool(bad.any()):
-        index = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"{name}: expected finite logits, received {float(logits[index])} at index {index}; leave an arm "
-            "out rather than give it −inf"
-        )
-
-
 class ArmPolicy(ABC):
     """A policy that draws one arm for each prompt; a subclass has parameters θ and says how its log π depends on them.
 
-    `sampled_score` and `expected_score` are gradients with respect to θ.
+    `sampled_score` and `expected_score` are gradients with respect to θ. Raises ValueError for masks and weights that
+    do not spread over the arms, weights that are not finite and uniforms outside [0, 1).
     """
 
     @property
@@ -124,7 +107,9 @@ class ArmPolicy(ABC):
 
     def success(self, correct: Tensor) -> Tensor:
         """p = Σ π over the arms where `correct` (bool, spread over (…, A)) is true: (…)."""
-        return (self.probs() * correct).sum(-1)
+        probs = self.probs()
+        check_correct(correct, probs.shape)
+        return (probs * correct).sum(-1)
 
     def pass_at_k(self, correct: Tensor, k: int) -> Tensor:
         """Pass@k of each prompt, (…): exact, over all that k responses can be."""
@@ -132,7 +117,9 @@ class ArmPolicy(ABC):
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Arms (…, G) by inverting the cumulative distribution at `uniforms` (…, G) in [0, 1)."""
-        return draw(self.probs(), uniforms)
+        probs = self.probs()
+        check_uniforms(uniforms, probs.shape[:-1])
+        return draw(probs, uniforms)
 
     def sampled_score(self, arms: Tensor, weights: Tensor) -> Tensor:
         """Σ_i w_i ∇_θ log π(a_i) of sampled arms (…, G)."""
@@ -141,4 +128,5 @@ class ArmPolicy(ABC):
     def expected_score(self, weights: Tensor, *, behaviour: Self | None = None) -> Tensor:
         """Exact E[w_a ∇_θ log π_a], weights spread over (…, A); arms drawn from `behaviour`, else from π."""
         drawn = None if behaviour is None else behaviour.probs()
-        return self.pull_back(expected_logit_score(self.probs(), weights, drawn))
+        probs = self.probs()
+        return self.pull_back(expected_logit_score(probs, check_weights(weights, probs.shape), drawn))

@@ -10,7 +10,8 @@ from typing import Self
 
 from torch import Tensor
 
-from .arms import ArmPolicy, check_logits, logit_score_covariance
+from .arms import ArmPolicy, logit_score_covariance
+from .checks import check_logits, check_weights
 
 __all__ = ["Bandit"]
 
@@ -35,7 +36,7 @@ class Bandit(ArmPolicy):
     def from_probs(cls, probs: Tensor) -> Bandit:
         """The bandit with these probabilities. Raises ValueError where they are not positive or do not sum to one."""
         sums = probs.sum(-1)
-        if bool((probs <= 0).any()) or bool(((sums - 1).abs() > 1e-6).any()):
+        if not (bool((probs > 0).all()) and bool(((sums - 1).abs() <= 1e-6).all())):
             worst = float(sums.flatten()[(sums - 1).abs().argmax()])
             raise ValueError(
                 f"probs: expected positive numbers that sum to one over the last axis, received a least one of "
@@ -62,4 +63,4 @@ class Bandit(ArmPolicy):
 
     def score_covariance(self, weights: Tensor) -> Tensor:
         """Exact covariance of w_a ∇ log π_a for one sampled arm, (…, A, A); that of a mean of n draws is 1/n of it."""
-        return logit_score_covariance(self.probs(), weights)
+        return logit_score_covariance(self.probs(), check_weights(weights, self.logits.shape))

@@ -14,7 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .arms import ArmPolicy, check_logits
+from .arms import ArmPolicy
+from .checks import check_logits, check_weights
 
 __all__ = ["LogLinear"]
 
@@ -68,7 +69,7 @@ class LogLinear(ArmPolicy):
         probs = self.probs()
         centre = torch.einsum("paf,...pa->...pf", self.features, probs)
         scores = self.features - centre[..., None, :]
-        scaled = probs * torch.as_tensor(weights).square() / self.features.shape[0]
+        scaled = probs * check_weights(weights, probs.shape).square() / self.features.shape[0]
         second = torch.einsum("...pa,...paf,...pag->...fg", scaled, scores, scores)
         mean = self.expected_score(weights)
         return second - mean[..., :, None] * mean[..., None, :]

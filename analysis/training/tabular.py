@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from toy_models.checks import check_correct
+
 from ..errors import UsageError
 from ..objectives import Objective, TokenBatch, accuracy_of
 from .table_optimizer import TableOptimizer, per_seed
@@ -69,13 +71,13 @@ def train_table(
 
     Args:
         policy: a Bandit with logits (S, P, A), a LogLinear with theta (S, F), or a Tree with batch (S, P).
-        correct: bool, spread over the responses (S, P, Y).
+        correct: bool mask that spreads over the responses (S, P, Y).
         generator: draws one uniform for each seed, prompt, response and position in canonical order, whatever the
             objective, so that methods with equal seeds are paired; none where the expectation is exact.
         progress: told every step.
 
     Raises UsageError for an objective whose advantages are normalised over a batch, one normalised over groups of one,
-    and settings out of range.
+    settings out of range and a learning rate under which parameters overflow; ValueError for another mask.
     """
     _check(settings)
     settings.objective.check_use("a toy")
@@ -85,7 +87,8 @@ def train_table(
         raise UsageError(
             f"policy: expected a seed and a prompt axis before the responses, got log-probs of {tuple(start.shape)}"
         )
-    right = correct.to(torch.bool).expand(start.shape).to(policy.parameters.dtype)
+    check_correct(correct, start.shape)
+    right = correct.expand(start.shape).to(policy.parameters.dtype)
     of_right = right.double()
     optimizer = TableOptimizer(settings.optimizer, settings.lr)
     made = torch.zeros(start.shape[0], dtype=torch.int64)
@@ -118,8 +121,17 @@ def _check(settings: TableSettings) -> None:
             f"updates, steps, eval_every: expected at least 1, got {settings.updates}, {settings.steps}, "
             f"{settings.eval_every}"
         )
+    if not 0 < settings.lr < float("inf"):
+        raise UsageError(f"lr: expected a positive number, got {settings.lr:g}")
     if settings.rows not in ("keep", "drop"):
         raise UsageError(f"rows: expected keep or drop, got {settings.rows!r}")
+
+
+def _moved(law: ToyLaw, displacement: Tensor) -> ToyLaw:
+    try:
+        return law.moved(displacement)
+    except ValueError as error:
+        raise UsageError(f"lr: the parameters left the finite numbers ({error}); lower the learning rate") from error
 
 
 def _state(law: ToyLaw, correct: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,7 +175,7 @@ def _sampled_step(
         weights = settings.objective.weights(tokens).weight
         weights = weights * ((part == j)[..., None] * per_seed(prompts / rows[:, j].clamp(min=1), weights))
         moves = rows[:, j] > 0
-        law = law.moved(optimizer.step(law.sampled_gradient(drawn, weights), moves))
+        law = _moved(law, optimizer.step(law.sampled_gradient(drawn, weights), moves))
         made += moves
     return law, made
 
@@ -208,6 +220,6 @@ def _expected_step(
         )
         if settings.rows == "drop":
             gradient = gradient / per_seed(share.clamp(min=1e-12), gradient)
-        law = law.moved(optimizer.step(gradient, moves))
+        law = _moved(law, optimizer.step(gradient, moves))
         made += moves
     return law, made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -261,6 +262,21 @@ def test_problems_are_fixed_by_their_seed():
     assert one.correct.sum(-1).unique().tolist() == [4]
     other = make_problem("bandit", seeds=2, prompts=3, arms=10, seed=1)
     assert not torch.equal(one.policy.logits, other.policy.logits)
+
+
+@pytest.mark.parametrize(
+    ("cell", "change", "message"),
+    [
+        ({"nosie"}, {}, "jobs: a cell of bandit has no factor 'nosie'; did you mean noise"),
+        ({"length"}, {}, "jobs: a cell of bandit has no factor 'length'; known: clip, drop, form, noise"),
+        ({"clip"}, {}, "jobs: the factor clip needs reuse to be on, got clip"),
+        ({"optimizer"}, {"optimizer": "adamw"}, "optimizer: expected one of sgd, momentum, adam, lion, got 'adamw'"),
+        ({"noise"}, {"policy": "tre"}, "policy: expected one of bandit, tree, loglinear, got 'tre'"),
+    ],
+)
+def test_cells_that_do_not_exist(cell, change, message):
+    with pytest.raises(UsageError, match=message):
+        list(run_cells([(frozenset(cell), "PSR")], dataclasses.replace(SMALL, **change)))
 
 
 def test_workers_and_resumption_change_nothing(tmp_path):

@@ -372,6 +372,35 @@ def test_expected_scores_of_arms_drawn_from_another_policy():
     torch.testing.assert_close(a.expected_score(w, behaviour=b), a.expected_score(w * ratio), **CLOSE)
 
 
+@pytest.mark.parametrize("toy", ["bandit", "log-linear", "tree"])
+def test_masks_weights_and_uniforms_that_will_not_do(toy):
+    policy, n, u = {
+        "bandit": lambda: (Bandit(torch.zeros(2, 3, 7)), 7, (2, 3, 4)),
+        "log-linear": lambda: (LogLinear(torch.zeros(3, 7, 5), torch.zeros(2, 5)), 7, (2, 3, 4)),
+        "tree": lambda: (Tree.random(3, 2, batch=(2, 3), generator=generator()), 7, (2, 3, 4, 2)),
+    }[toy]()
+    good = torch.ones(n, dtype=torch.bool)
+    shapes = r"expected a shape that spreads over the responses \(2, 3, 7\), received"
+    for call, message in (
+        (lambda: policy.success(good[:5]), rf"correct: {shapes} \(5,\)"),
+        (lambda: policy.success(good.expand(4, 2, 3, n)), rf"correct: {shapes} \(4, 2, 3, 7\)"),
+        (lambda: policy.success(good.double()), r"correct: expected a bool mask, received torch.float64"),
+        (lambda: policy.pass_at_k(good[:5], 2), rf"correct: {shapes}"),
+        (lambda: policy.expected_score(torch.ones(3)), rf"weights: {shapes} \(3,\)"),
+        (lambda: policy.score_covariance(torch.ones(3)), rf"weights: {shapes} \(3,\)"),
+        (lambda: policy.expected_score(torch.where(good, torch.inf, 0.0)), r"weights: .* received inf at index \(0,\)"),
+        (lambda: policy.sample(torch.full(u, 1.0)), r"uniforms: expected numbers in \[0, 1\), received 1 to 1"),
+        (lambda: policy.sample(torch.full(u, -0.5)), r"uniforms: expected numbers in \[0, 1\), received -0.5"),
+        (lambda: policy.sample(torch.full(u, torch.nan)), r"uniforms: expected numbers in \[0, 1\), received nan"),
+        (lambda: policy.sample(torch.zeros(u[1:])), r"uniforms: expected batch axes \(2, 3\) before the draws"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    if toy == "tree":
+        with pytest.raises(ValueError, match="uniforms: expected one for each of 2 positions on the last axis"):
+            policy.sample(torch.zeros(2, 3, 4, 3))
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"logits: expected finite logits, received nan at index \(0, 1\)"):
         Bandit(torch.tensor([[0.0, torch.nan]]))
@@ -393,5 +422,7 @@ def test_bad_input():
         Tree.random(3, 2, generator=generator()).expected_score(torch.ones(7), [torch.ones(1, 3)])
     with pytest.raises(ValueError, match=r"levels: expected a tree whose covariance fits .* score_variance"):
         Tree.random(4, 9, generator=generator()).score_covariance(torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"probs: expected positive numbers that sum to one .* a least one of nan"):
+        Bandit.from_probs(torch.tensor([0.5, torch.nan]))
     probs = torch.tensor([0.25, 0.75])
     torch.testing.assert_close(Bandit.from_probs(probs).logits.softmax(-1), probs)

@@ -252,15 +252,23 @@ def test_bad_settings():
         ({"optimizer": "adamw"}, "optimizer: expected one of sgd, momentum, adam, lion, got 'adamw'"),
         ({"rows": "lose"}, "rows: expected keep or drop, got 'lose'"),
         ({"group_size": 0}, "group_size: expected at least 1, or None for the expectation, got 0"),
+        ({"lr": 0.0}, "lr: expected a positive number, got 0"),
+        ({"lr": float("nan")}, "lr: expected a positive number, got nan"),
         ({"updates": 0}, "updates, steps, eval_every: expected at least 1"),
         ({"objective": get("grpo", advantage="batch_mean_std")}, "objective: expected advantages by response"),
     ):
         with pytest.raises(UsageError, match=message):
             train_table(policy, correct_of(policy), TableSettings(**{**good, **change}), generator())
+    with pytest.raises(ValueError, match=r"correct: expected a shape that spreads over the responses \(2, 3, 5\)"):
+        train_table(policy, torch.ones(3, 4, dtype=torch.bool), TableSettings(get("psr-ratio")), generator())
     with pytest.raises(UsageError, match="it needs a group of at least 2, got 1"):
         train_table(policy, correct_of(policy), TableSettings(get("grpo"), group_size=1), generator())
     with pytest.raises(UsageError, match="policy: expected a seed and a prompt axis"):
-        train_table(Bandit(torch.zeros(3, 4)), torch.ones(4), TableSettings(get("psr-ratio")), generator())
+        train_table(Bandit(torch.zeros(3, 4)), correct_of(policy)[0], TableSettings(get("psr-ratio")), generator())
+    for size in (8, None):
+        wild = TableSettings(get("psr-ratio"), lr=1e39, group_size=size)
+        with pytest.raises(UsageError, match=r"lr: the parameters left the finite numbers .*; lower the learning rate"):
+            train_table(Bandit(policy.logits.float()), correct_of(policy), wild, generator())
 
 
 def test_adam_conserves_what_never_receives_a_weight_of_its_own():
