@@ -144,6 +144,9 @@ def test_matching_at_the_first_crossing_of_common_levels():
     # a level that lies at or below the start was never crossed
     assert gaps([psr, nsr], levels=(0.3, 0.4))["levels"].max() == 0
     assert set(table["method"]) == {"NSR"}
+    for runs in ([psr], [nsr, curve("GRPO", [[0.4], [0.6]], [[1.0], [1.0]])]):
+        with pytest.raises(UsageError, match=r"runs: expected PSR and another method in each cell, got .* in none"):
+            gaps(runs)
 
 
 @pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
