@@ -26,7 +26,7 @@ class DivergedError(ArithmeticError):
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Suggestion text for an unknown name: its closest matches, or all known names where none is close.
+    """Suggestion text for an unknown name: its closest matches whatever their case, or all known names.
 
     >>> nearest("lamda", ["lambda", "form", "clip_low"])
     'did you mean lambda?'
@@ -34,5 +34,8 @@ def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
     'known: form, name'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    folded: dict[str, str] = {}
+    for one in names:
+        folded.setdefault(one.casefold(), one)
+    close = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"

@@ -9,17 +9,19 @@ block-diagonal only where prompts share no feature. All leading axes of θ are b
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from .bandit import check_logits, draw, expected_logit_score, sampled_logit_score
+from .arms import ArmPolicy
+from .checks import check_logits, check_weights
 
 __all__ = ["LogLinear"]
 
 
 @dataclass(frozen=True)
-class LogLinear:
+class LogLinear(ArmPolicy):
     """π_x = softmax(Φ_x θ); features (P, A, F), theta (…, F).
 
     Raises ValueError for shapes that do not fit and numbers that are not finite.
@@ -42,7 +44,7 @@ class LogLinear:
         """θ (…, F)."""
         return self.theta
 
-    def with_parameters(self, parameters: Tensor) -> LogLinear:
+    def with_parameters(self, parameters: Tensor) -> Self:
         """The same policy at other parameters."""
         return replace(self, theta=parameters)
 
@@ -55,26 +57,8 @@ class LogLinear:
         """log π of each arm of each prompt, (…, P, A) in nats."""
         return self.logits.log_softmax(-1)
 
-    def success(self, correct: Tensor) -> Tensor:
-        """p of each prompt, (…, P); `correct` bool, spread over (…, P, A)."""
-        return (self.logits.softmax(-1) * correct).sum(-1)
-
-    def sample(self, uniforms: Tensor) -> Tensor:
-        """Arms (…, P, G) by inverting the cumulative distribution at `uniforms` (…, P, G) in [0, 1)."""
-        return draw(self.logits.softmax(-1), uniforms)
-
-    def sampled_score(self, arms: Tensor, weights: Tensor) -> Tensor:
-        """Σ_i w_i ∇_θ log π_x(a_i) of sampled arms (…, P, G), the mean over prompts: (…, F)."""
-        direction = sampled_logit_score(self.logits.softmax(-1), arms, weights)
-        return torch.einsum("paf,...pa->...f", self.features, direction) / self.features.shape[0]
-
-    def expected_score(self, weights: Tensor, *, behaviour: LogLinear | None = None) -> Tensor:
-        """Exact E[w ∇_θ log π_x(a)], the mean over prompts: (…, F); weights spread over (…, P, A).
-
-        Arms are drawn from `behaviour`, from π itself where it is left out.
-        """
-        drawn = None if behaviour is None else behaviour.logits.softmax(-1)
-        direction = expected_logit_score(self.logits.softmax(-1), weights, drawn)
+    def pull_back(self, direction: Tensor) -> Tensor:
+        """Φᵀ of a gradient with respect to the logits (…, P, A), the mean over prompts: (…, F)."""
         return torch.einsum("paf,...pa->...f", self.features, direction) / self.features.shape[0]
 
     def score_covariance(self, weights: Tensor) -> Tensor:
@@ -82,10 +66,10 @@ class LogLinear:
 
         That is the noise of a sample whose prompt is random too; the prompt's own part is in it.
         """
-        probs = self.logits.softmax(-1)
+        probs = self.probs()
         centre = torch.einsum("paf,...pa->...pf", self.features, probs)
         scores = self.features - centre[..., None, :]
-        scaled = probs * torch.as_tensor(weights).square() / self.features.shape[0]
+        scaled = probs * check_weights(weights, probs.shape).square() / self.features.shape[0]
         second = torch.einsum("...pa,...paf,...pag->...fg", scaled, scores, scores)
         mean = self.expected_score(weights)
         return second - mean[..., :, None] * mean[..., None, :]

@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .bandit import check_logits, draw
+from .arms import draw, net_weight
+from .checks import check_correct, check_logits, check_uniforms, check_weights
+from .passk import pass_at_k
 
 __all__ = ["Tree", "TreeDraws", "tree_leaves"]
 
@@ -133,10 +135,20 @@ class Tree:
 
     def success(self, correct: Tensor) -> Tensor:
         """p = Σ π(y) over the responses where `correct` (bool, spread over (…, L)) is true: (…)."""
-        return (self.log_probs().exp() * correct).sum(-1)
+        probs = self.log_probs().exp()
+        check_correct(correct, probs.shape)
+        return (probs * correct).sum(-1)
+
+    def pass_at_k(self, correct: Tensor, k: int) -> Tensor:
+        """Pass@k of each batch entry, (…): exact, over all that k responses can be."""
+        return pass_at_k(self.success(correct), k)
 
     def sample(self, uniforms: Tensor) -> TreeDraws:
         """Responses by inverting each level's cumulative distribution at `uniforms` (…, G, depth) in [0, 1)."""
+        check_uniforms(uniforms, self.batch_shape)
+        if uniforms.shape[-1] != self.depth:
+            raise ValueError(f"uniforms: expected one for each of {self.depth} positions on the last axis, received "
+                             f"{tuple(uniforms.shape)}")
         context = torch.zeros(uniforms.shape[:-1], dtype=torch.int64, device=uniforms.device)
         alive = torch.ones_like(context, dtype=torch.bool)
         response = torch.zeros_like(context)
@@ -169,7 +181,9 @@ class Tree:
         out = []
         for t, level in enumerate(self.levels):
             w = torch.where(draws.alive[t], weights[..., t].to(level.dtype), 0.0)
-            visits = level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], w)
+            visits, sizes = (level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], x)
+                             for x in (w, w.abs()))  # fmt: skip
+            visits = net_weight(visits, sizes, w.shape[-1])
             pushed = torch.zeros_like(level).flatten(-2)
             pushed = pushed.scatter_add_(-1, draws.contexts[t] * self.vocab + draws.tokens[t], w)
             out.append(pushed - (level.softmax(-1) * visits[..., None]).flatten(-2))
@@ -224,8 +238,9 @@ class Tree:
                 f"levels: expected a tree whose covariance fits into memory, received {n_parameters} parameters and "
                 f"{n_leaves} responses (× {batch}); score_variance gives its trace"
             )
+        w = check_weights(weights, torch.Size((*self.batch_shape, n_leaves)))
         scores = self.scores()
-        weighted = scores * torch.as_tensor(weights)[..., None]
+        weighted = scores * w[..., None]
         second = torch.einsum("...l,...ln,...lm->...nm", self.log_probs().exp(), weighted, weighted)
         mean = self.expected_score(weights)
         return second - mean[..., :, None] * mean[..., None, :]
@@ -253,9 +268,8 @@ class Tree:
         if factors is not None and len(factors) != self.depth:
             raise ValueError(f"factors: expected one tensor for each of {self.depth} levels, received {len(factors)}")
         probs = [level.softmax(-1) for level in self.levels]
-        leaves = torch.as_tensor(weights, dtype=probs[0].dtype, device=probs[0].device)
-        n_leaves = tree_leaves(self.vocab, self.depth)
-        leaves = leaves.expand(torch.broadcast_shapes(leaves.shape, (*self.batch_shape, n_leaves)))
+        shape = torch.Size((*self.batch_shape, tree_leaves(self.vocab, self.depth)))
+        leaves = check_weights(weights, shape).to(probs[0]).expand(shape)
         counts = [p.shape[-2] * (self.vocab if t == self.depth - 1 else 1) for t, p in enumerate(probs)]
         by_level = leaves.split(counts, dim=-1)
         values: list[Tensor] = [by_level[-1].unflatten(-1, (-1, self.vocab))]

@@ -16,13 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from toy_models.passk import pass_at_k
 from toy_models.tree import Tree
 
+from ..errors import UsageError, nearest
 from ..objectives import Objective, get
+from ..objectives.own import registered
 from ..training.randomness import seed_of
 from ..training.tabular import TableHistory, TableSettings, train_table
-from .factors import Cell, cell_name
-from .problems import Problem, make_problem
+from .factors import Cell, cell_name, factors_of
+from .problems import POLICIES, Problem, make_problem
 
 __all__ = ["BASELINES", "METHODS", "CellRun", "Cells", "run_cells"]
 
@@ -73,7 +76,14 @@ def run_cells(jobs: Sequence[tuple[Cell, str]], settings: Cells, *, workers: int
     """Train methods in cells, (cell, method) each; the results in that order, as they come.
 
     With several workers each has a process of its own with one thread; results do not depend on their number.
+    Raises UsageError for a cell that does not exist, an unknown optimiser, and for several workers and a method that
+    `objectives.register` named in this process alone.
     """
+    _check(jobs, settings)
+    here = [method for _, method in jobs if registered(method)]
+    if here and workers > 1:
+        raise UsageError(f"methods: {here[0]!r} is registered in this process alone, and workers have their own; "
+                         f"name it file.py:{here[0]}, or take workers = 1")
     if workers == 1 or len(jobs) < 2:
         problem = settings.problem()
         for cell, method in jobs:
@@ -88,6 +98,21 @@ def run_cells(jobs: Sequence[tuple[Cell, str]], settings: Cells, *, workers: int
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _check(jobs: Sequence[tuple[Cell, str]], settings: Cells) -> None:
+    if settings.optimizer not in RATES:
+        raise UsageError(f"optimizer: expected one of {', '.join(RATES)}, got {settings.optimizer!r}")
+    if settings.policy not in POLICIES:
+        raise UsageError(f"policy: expected one of {', '.join(POLICIES)}, got {settings.policy!r}")
+    factors = {factor.name: factor for factor in factors_of(settings.policy)}
+    for cell in {cell for cell, _ in jobs}:
+        for name in sorted(cell):
+            if name not in factors:
+                raise UsageError(f"jobs: a cell of {settings.policy} has no factor {name!r}; {nearest(name, factors)}")
+            need = factors[name].needs
+            if need is not None and need not in cell:
+                raise UsageError(f"jobs: the factor {name} needs {need} to be on, got {'+'.join(sorted(cell))}")
 
 
 _here: dict[str, tuple[Cells, Problem]] = {}  # of a worker process: its problem, made once
@@ -114,7 +139,7 @@ def _means(history: TableHistory) -> dict[str, np.ndarray]:
     p = history.success.clamp(max=1.0)
     values = {
         "pass@1": p.mean(-1),
-        "pass@8": (1 - (1 - p) ** 8).mean(-1),
+        "pass@8": pass_at_k(p, 8).mean(-1),
         "entropy": history.entropy.mean(-1),
         "entropy_correct": history.entropy_correct.mean(-1),
         "kl": history.kl.mean(-1),

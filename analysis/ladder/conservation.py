@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toy_models.bandit import Bandit, draw
+from toy_models.arms import draw
+from toy_models.bandit import Bandit
 from toy_models.tree import END, Tree
 
 from ..objectives import Objective, TokenBatch, get

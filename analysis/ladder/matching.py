@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from ..errors import UsageError
 from .cells import CellRun
 
 __all__ = ["LEVELS", "METRICS", "gaps"]
@@ -24,13 +25,16 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
     """One row for each cell, method, metric and seed: the method's value minus that of `against`.
 
     Columns cell, method, metric, seed, matched (over `levels`; NaN where none is common), levels (how many were),
-    last (at the last step), updates (of the method at the end).
+    last (at the last step), updates (of the method at the end). Raises UsageError for a cell without a pair to compare.
     """
     by_cell: dict[str, dict[str, CellRun]] = {}
     for run in runs:
         by_cell.setdefault(run.cell, {})[run.method] = run
     rows = []
     for cell, methods in by_cell.items():
+        if against not in methods or len(methods) < 2:
+            raise UsageError(f"runs: expected {against} and another method in each cell, got {', '.join(methods)} in "
+                             f"{cell}")
         reference = methods[against]
         for method, run in methods.items():
             if method == against:
@@ -39,21 +43,17 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
                 ours, theirs = (_at_levels(one, metric, levels) for one in (run, reference))
                 difference = ours - theirs
                 count = np.isfinite(difference).sum(0)
-                total = np.nansum(difference, axis=0)
-                rows += [
-                    {
-                        "cell": cell,
-                        "method": method,
-                        "metric": metric,
-                        "seed": seed,
-                        "matched": total[seed] / count[seed] if count[seed] else np.nan,
-                        "levels": int(count[seed]),
-                        "last": run.values[metric][-1, seed] - reference.values[metric][-1, seed],
-                        "updates": int(run.updates[-1, seed]),
-                    }
-                    for seed in range(difference.shape[1])
-                ]
-    return pd.DataFrame(rows)
+                rows.append(pd.DataFrame({
+                    "cell": cell,
+                    "method": method,
+                    "metric": metric,
+                    "seed": np.arange(difference.shape[1]),
+                    "matched": np.where(count > 0, np.nansum(difference, axis=0) / np.maximum(count, 1), np.nan),
+                    "levels": count,
+                    "last": run.values[metric][-1] - reference.values[metric][-1],
+                    "updates": run.updates[-1],
+                }))
+    return pd.concat(rows, ignore_index=True)
 
 
 def _at_levels(run: CellRun, metric: str, levels: Sequence[float]) -> np.ndarray:
@@ -61,10 +61,9 @@ def _at_levels(run: CellRun, metric: str, levels: Sequence[float]) -> np.ndarray
     p, values = run.values["pass@1"], run.values[metric]
     out = np.full((len(levels), p.shape[1]), np.nan)
     for i, level in enumerate(levels):
-        above = p >= level
-        first = above.argmax(0)
-        for seed in np.flatnonzero(above.any(0) & (first > 0)):
-            e = first[seed]
-            share = (level - p[e - 1, seed]) / (p[e, seed] - p[e - 1, seed])
-            out[i, seed] = (1 - share) * values[e - 1, seed] + share * values[e, seed]
+        first = (p >= level).argmax(0)  # 0 too where it is never reached
+        (crossed,) = np.nonzero(first)
+        after, before = (first[crossed], crossed), (first[crossed] - 1, crossed)
+        share = (level - p[before]) / (p[after] - p[before])
+        out[i, crossed] = (1 - share) * values[before] + share * values[after]
     return out

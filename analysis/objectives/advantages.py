@@ -65,7 +65,9 @@ def normalised(values: Tensor, how: str, group_size: int, baseline: float | None
     if how == "leave_one_out":
         centred = centred * (width / (width - 1))
     elif how != "group_mean":
-        centred = centred / (groups.std(-1, keepdim=True) + STD_EPSILON)
+        # torch.std, of one pass, takes six times as long over rows this short
+        std = (centred.square().sum(-1, keepdim=True) / (width - 1)).sqrt()
+        centred = centred / (std + STD_EPSILON)
     equal = groups.amax(-1, keepdim=True) == groups.amin(-1, keepdim=True)
     return torch.where(equal, 0.0, centred).reshape(-1).to(values.dtype)
 

@@ -21,7 +21,7 @@ __all__ = ["ADVANTAGE_ALIASES", "CORRESPONDENCE", "NORMALIZERS", "NORMALIZER_ALI
 
 NORMALIZERS = ("batch_tokens", "selected_tokens", "per_sequence", "constant")
 NORMALIZER_ALIASES = {"token-mean": "batch_tokens", "bnpo": "batch_tokens", "seq-mean-token-mean": "per_sequence",
-                      "seq-mean-token-sum-norm": "constant"}
+                      "seq-mean-token-sum": "constant", "seq-mean-token-sum-norm": "constant"}
 ADVANTAGE_ALIASES = {"rloo": "leave_one_out", "grpo": "group_mean_std", "dr_grpo": "group_mean"}
 
 # what, ours, TRL, verl
@@ -31,8 +31,11 @@ CORRESPONDENCE = (
     ("mean over the tokens of rows with a weight", "update.normalizer = selected_tokens", "none", "none"),
     ("mean over responses of their token means", "update.normalizer = per_sequence", "loss_type = grpo",
      "loss_agg_mode = seq-mean-token-mean"),
+    ("mean over responses of their token sums", "update.normalizer = constant, update.constant = B", "none",
+     "loss_agg_mode = seq-mean-token-sum"),
     ("sum over a constant", "update.normalizer = constant, update.constant",
-     "loss_type = dr_grpo (B × max_completion_length)", "loss_agg_mode = seq-mean-token-sum-norm (B × width)"),
+     "loss_type = dr_grpo (B × max_completion_length)",
+     "loss_agg_mode = seq-mean-token-sum-norm (B × loss_scale_factor, the width where unset; once the width alone)"),
     ("rewards as they are", "objective.advantage = none", "none", "adv_estimator = reinforce_plus_plus unwhitened"),
     ("less the group's mean", "objective.advantage = group_mean", "scale_rewards = none",
      "adv_estimator = grpo, norm_adv_by_std_in_grpo = False"),

@@ -7,6 +7,7 @@ them. `mask` says which positions hold tokens (unset: all).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,13 @@ class TokenBatch:
     def real(self) -> Tensor:
         """The mask, all true where there is none."""
         return torch.ones_like(self.log_probs, dtype=torch.bool) if self.mask is None else self.mask
+
+    @cached_property
+    def ratio(self) -> Tensor | None:
+        """ρ = π_y/π_old,y of the shape of `log_probs`, detached; None without `old_log_probs`. Worked out once."""
+        if self.old_log_probs is None:
+            return None
+        return (self.log_probs.detach() - self.old_log_probs.detach()).exp_()
 
     def per_token(self, name: str) -> Tensor:
         """The field `name`, detached and spread over the shape of `log_probs`; UsageError where it cannot be."""

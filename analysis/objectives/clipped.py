@@ -30,16 +30,21 @@ Parameters = Mapping[str, Any]
 def clip_of(batch: TokenBatch, p: Parameters) -> Tensor:
     """int8 of the shape of the log-probs: where PPO's clip takes the weight away, −1 below, +1 above."""
     clip = torch.zeros(batch.log_probs.shape, dtype=torch.int8, device=batch.log_probs.device)
-    if batch.old_log_probs is None or all(p.get(name) is None for name in ("clip_low", "clip_high", "dual_clip")):
+    if batch.ratio is None or not _clips(p):
         return clip
-    a, ratio = batch.per_token("advantages"), torch.exp(batch.log_probs - batch.old_log_probs)
+    a, ratio = batch.per_token("advantages"), batch.ratio
+    # no token is clipped twice; sums of masks cost a tenth of assignments through them
     if p.get("clip_high") is not None:
-        clip[(a > 0) & (ratio > 1 + p["clip_high"])] = 1
+        clip += (a > 0) & (ratio > 1 + p["clip_high"])
     if p.get("clip_low") is not None:
-        clip[(a < 0) & (ratio < 1 - p["clip_low"])] = -1
+        clip -= ((a < 0) & (ratio < 1 - p["clip_low"])).to(torch.int8)
     if p.get("dual_clip") is not None:
-        clip[(a < 0) & (ratio > p["dual_clip"])] = 1
+        clip += (a < 0) & (ratio > p["dual_clip"])
     return clip
+
+
+def _clips(p: Parameters) -> bool:
+    return any(p.get(name) is not None for name in ("clip_low", "clip_high", "dual_clip"))
 
 
 def policy_gradient_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
@@ -50,9 +55,9 @@ def policy_gradient_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Te
     elif p["form"] == "probability":
         weight = a * batch.log_probs.exp()
     else:
-        assert batch.old_log_probs is not None
-        weight = a * torch.exp(batch.log_probs - batch.old_log_probs)
-    return torch.where(clip == 0, weight, 0.0), clip
+        assert batch.ratio is not None
+        weight = a * batch.ratio
+    return (weight.masked_fill_(clip.bool(), 0.0) if _clips(p) else weight), clip
 
 
 def policy_gradient_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:

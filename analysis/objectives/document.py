@@ -117,7 +117,8 @@ def objectives_page() -> str:
         aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
         lines.append(_row(f"`{entry.name}`{aliases}", entry.weight, entry.source, parameters, _notes(entry)))
     lines += ["\n## What TRL and verl call it\n", "Their names of normalisers (token-mean, bnpo, seq-mean-token-mean, "
-              "seq-mean-token-sum-norm) and of advantages (grpo,\ndr_grpo, rloo) are accepted in recipes as well.\n",
+              "seq-mean-token-sum,\nseq-mean-token-sum-norm) and of advantages (grpo, dr_grpo, rloo) are accepted in "
+              "recipes as well; B is the number of\nresponses of a minibatch.\n",
               "| what | here | TRL | verl |", "|:--|:--|:--|:--|"]
     lines += [_row(*row) for row in CORRESPONDENCE]
     return "\n".join([*lines, "", _OWN, _DIFFERENCES])

@@ -28,13 +28,18 @@ def _ratio(log_probs: Tensor, batch: TokenBatch) -> Tensor:
     return torch.exp(log_probs - batch.old_log_probs.detach())
 
 
+def _known_ratio(batch: TokenBatch) -> Tensor:
+    assert batch.ratio is not None
+    return batch.ratio
+
+
 def _no_clip(like: Tensor) -> Tensor:
     return torch.zeros(like.shape, dtype=torch.int8, device=like.device)
 
 
 def cispo_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
     """A·clip(ρ): where the clip binds the ratio is the bound, and the weight stays."""
-    ratio = _ratio(batch.log_probs, batch)
+    ratio = _known_ratio(batch)
     if p["clip_low"] is not None:
         ratio = torch.where(ratio < 1 - p["clip_low"], 1 - p["clip_low"], ratio)
     if p["clip_high"] is not None:
@@ -51,7 +56,7 @@ def cispo_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
 
 def sapo_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
     """4·A·ρ·σ(1 − σ) with σ = sigmoid(τ(ρ − 1))."""
-    a, ratio = batch.per_token("advantages"), _ratio(batch.log_probs, batch)
+    a, ratio = batch.per_token("advantages"), _known_ratio(batch)
     x = torch.where(a > 0, p["tau_pos"], p["tau_neg"]).to(a) * (ratio - 1)
     return 4 * a * ratio * torch.sigmoid(x) * torch.sigmoid(-x), _no_clip(a)
 
@@ -169,7 +174,7 @@ def kl_k3_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
 def kl_corrected_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
     """−β·ρ·log(π_y/ref_y)."""
     gap = batch.log_probs - batch.per_token("ref_log_probs")
-    return -p["beta"] * _ratio(batch.log_probs, batch) * gap, _no_clip(gap)
+    return -p["beta"] * _known_ratio(batch) * gap, _no_clip(gap)
 
 
 def kl_corrected_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:

@@ -201,9 +201,7 @@ class Objective:
         else:
             with torch.no_grad():
                 weight, clip = _SCALAR[self.entry.rule][0](batch, self._formula_parameters())
-        old = batch.old_log_probs
-        ratio = None if old is None else torch.exp(batch.log_probs.detach() - old.detach())
-        return TokenWeights(weight, ratio, clip)
+        return TokenWeights(weight, batch.ratio, clip)
 
     def loss(self, log_probs: Tensor, batch: TokenBatch) -> Tensor:
         """Loss of each token, of the shape of `log_probs`, differentiable in `log_probs` alone.

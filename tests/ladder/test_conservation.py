@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from analysis.ladder.conservation import CONDITIONS, conservation_page, measure, measure_tree
 from analysis.objectives import TokenBatch, get
-from analysis.training.tabular import TableOptimizer
-from toy_models.bandit import Bandit, draw
+from analysis.training.table_optimizer import TableOptimizer
+from toy_models.arms import draw
+from toy_models.bandit import Bandit
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda c: c.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -28,7 +29,10 @@ from analysis.ladder.__main__ import main
 from analysis.ladder.cells import CellRun, _table_settings
 from analysis.ladder.factors import factors_of, first_in, last_out, orders
 from analysis.ladder.store import LadderFolder
-from analysis.training.tabular import TableOptimizer, _expected_step
+from analysis.objectives import own
+from analysis.training.table_optimizer import TableOptimizer
+from analysis.training.tabular import _expected_step
+from analysis.training.toy_laws import law_of
 
 SMALL = Cells(seeds=3, prompts=4, arms=10, steps=40, methods=("PSR", "NSR"))
 
@@ -140,6 +144,9 @@ def test_matching_at_the_first_crossing_of_common_levels():
     # a level that lies at or below the start was never crossed
     assert gaps([psr, nsr], levels=(0.3, 0.4))["levels"].max() == 0
     assert set(table["method"]) == {"NSR"}
+    for runs in ([psr], [nsr, curve("GRPO", [[0.4], [0.6]], [[1.0], [1.0]])]):
+        with pytest.raises(UsageError, match=r"runs: expected PSR and another method in each cell, got .* in none"):
+            gaps(runs)
 
 
 @pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
@@ -150,7 +157,8 @@ def test_learning_rates_hold_the_first_expected_step_fixed(policy):
 
     def first_step(cell, method):
         table = _table_settings(frozenset(cell), method, settings, problem)
-        return _expected_step(problem.policy, problem.correct, table, TableOptimizer("sgd", table.lr))[0].parameters
+        right = problem.correct.to(problem.policy.parameters.dtype)
+        return _expected_step(law_of(problem.policy), right, table, TableOptimizer("sgd", table.lr))[0].parameters
 
     start = problem.policy.parameters
     plain = {m: first_step([], m) - start for m in ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "baseline 0.75")}
@@ -185,6 +193,71 @@ def test_adam_with_exact_gradients_makes_no_gap_and_with_noise_it_does():
     assert abs(values["noise"][0]) < values["noise+optimizer"][0] / 2
 
 
+OWN = """
+from analysis import objectives
+
+@objectives.register("mine", needs=("old_log_probs", "rewards"))
+def mine(log_probs, batch):
+    return -batch.per_token("rewards") * (log_probs - batch.old_log_probs).exp()
+
+@objectives.register("whole", coupling="response")
+def whole(log_probs, batch):
+    return -batch.per_token("advantages") * log_probs.sum(-1, keepdim=True).exp()
+
+def shapeless(log_probs, batch):
+    return log_probs.sum()
+"""
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "_OWN", {})
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    return path
+
+
+@pytest.mark.parametrize("policy", ["bandit", "tree", "loglinear"])
+def test_a_loss_of_one_s_own_in_the_cells(policy, source):
+    """PSR's loss written by hand is PSR, with exact gradients and with drawn ones, on- and off-policy."""
+    method = f"{source}:mine"
+    settings = Cells(policy=policy, seeds=2, prompts=3, arms=40, steps=10)
+    for cell in ({}, {"noise"}, {"reuse", "optimizer"}, {"noise", "reuse", "optimizer"}):
+        ours, psr = run_cells([(frozenset(cell), name) for name in (method, "PSR")], settings)
+        assert ours.method == method
+        for name, value in psr.values.items():
+            np.testing.assert_allclose(ours.values[name], value, atol=1e-4)  # float32, and Adam at small gradients
+        assert np.abs(psr.values["pass@1"][-1] - psr.values["pass@1"][0]).max() > 0.01
+    by_name = next(iter(run_cells([(frozenset({"noise"}), "mine")], settings)))
+    assert by_name.method == "mine"  # loading the file has registered it
+    with pytest.raises(UsageError, match=r"methods: 'mine' is registered in this process alone.* name it file.py:mine"):
+        list(run_cells([(frozenset(), "mine"), (frozenset(), "PSR")], settings, workers=2))
+
+
+def test_a_loss_of_one_s_own_by_the_command(source, tmp_path, monkeypatch, capsys):
+    """Worker processes load it by its file; its cells have files of their own."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*ARGUMENTS, "--workers", "2", "--out", "f", "--methods", "PSR, NSR,mine.py:mine", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (table,) = [table for table in said["tables"] if table["title"] == "every method against PSR"]
+    assert "mine.py:mine" in json.dumps(table)
+    assert len(list((tmp_path / "f/cells").iterdir())) == 3 * len(one_factor_cells(factors_of("bandit")))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("whole", r"--methods: mine.py:whole weighs a token by its whole response"),
+        ("shapeless", r"shapeless: expected a loss for each token, shape .* got \(\)"),
+        ("min", r"--methods: .*expected one of mine, whole, shapeless, received 'min'"),
+    ],
+)
+def test_a_loss_of_one_s_own_that_will_not_do(source, tmp_path, monkeypatch, capsys, name, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([*ARGUMENTS, "--out", "f", "--methods", f"PSR,NSR,mine.py:{name}"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_problems_are_fixed_by_their_seed():
     one, two = (make_problem("bandit", seeds=2, prompts=3, arms=10, seed=0) for _ in range(2))
     assert torch.equal(one.policy.logits, two.policy.logits)
@@ -192,6 +265,21 @@ def test_problems_are_fixed_by_their_seed():
     assert one.correct.sum(-1).unique().tolist() == [4]
     other = make_problem("bandit", seeds=2, prompts=3, arms=10, seed=1)
     assert not torch.equal(one.policy.logits, other.policy.logits)
+
+
+@pytest.mark.parametrize(
+    ("cell", "change", "message"),
+    [
+        ({"nosie"}, {}, "jobs: a cell of bandit has no factor 'nosie'; did you mean noise"),
+        ({"length"}, {}, "jobs: a cell of bandit has no factor 'length'; known: clip, drop, form, noise"),
+        ({"clip"}, {}, "jobs: the factor clip needs reuse to be on, got clip"),
+        ({"optimizer"}, {"optimizer": "adamw"}, "optimizer: expected one of sgd, momentum, adam, lion, got 'adamw'"),
+        ({"noise"}, {"policy": "tre"}, "policy: expected one of bandit, tree, loglinear, got 'tre'"),
+    ],
+)
+def test_cells_that_do_not_exist(cell, change, message):
+    with pytest.raises(UsageError, match=message):
+        list(run_cells([(frozenset(cell), "PSR")], dataclasses.replace(SMALL, **change)))
 
 
 def test_workers_and_resumption_change_nothing(tmp_path):
@@ -238,7 +326,22 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["--optimizer", "sgd"], r"--optimizer: expected one of .* got 'sgd'"),
         (["--methods", "PSR,NSR,GRP"], r"--methods: expected one of .* got 'GRP' \(did you mean GRPO"),
         (["--methods", "PSR,GRPO"], r"--methods: expected PSR and NSR among them"),
+        (["--methods", "PSR,NSR,psr"], r"--methods: expected one of .* got 'psr' \(did you mean PSR"),
+        (["--methods", "PSR,NSR,PSR"], r"--methods: expected each once, got PSR,NSR,PSR"),
+        (["--methods", "PSR,NSR,gspo"], r"--methods: gspo weighs a token by its whole response"),
+        (["--methods", "PSR,NSR,dpo"], r"--methods: objective: dpo compares pairs of responses, which --policy bandit"),
+        (["--methods", "PSR,NSR,kl-k2"], r"--methods: objective: kl-k2 refers to a reference policy"),
+        (["--methods", "PSR,NSR,kl-cov"], r"--methods: objective: kl-cov chooses tokens over a minibatch"),
+        (["--methods", "PSR,NSR,entropy-bonus"], r"--methods: objective: entropy-bonus is a regulariser"),
+        (["--methods", "PSR,NSR,rewarding-unlikely"], r"--methods: objective: rewarding-unlikely ranks the responses"),
+        (["--methods", "PSR,NSR,asymre"], r"--methods: objective.baseline: asymre needs it"),
+        (["--methods", "PSR,NSR,no.py:f"], r"--methods: .*expected a Python file, but there is no"),
         (["--seeds", "1"], r"--seeds: expected at least 2, got 1"),
+        (["--prompts", "0"], r"--prompts: expected at least 1, got 0"),
+        (["--arms", "1"], r"--arms: expected at least 2, got 1"),
+        (["--steps", "0"], r"--steps: expected at least 1, got 0"),
+        (["--group-size", "1"], r"--group-size: expected at least 2, got 1"),
+        (["--workers", "0"], r"--workers: expected at least 1, got 0"),
         (["--lr-scale", "0"], r"--lr-scale: expected a positive number, got 0"),
         (["--policy", "tree", "--arms", "10"], r"arms: the tree has 40 responses to a prompt, got arms = 10"),
     ],

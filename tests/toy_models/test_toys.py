@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toy_models import Bandit, LogLinear, Tree, tree_leaves
-from toy_models.bandit import draw
+from toy_models.arms import draw
 
 # products of a few hundred float64 numbers of order one
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
@@ -241,6 +242,119 @@ def test_sampled_scores_are_sums_of_scores():
     torch.testing.assert_close(tree.sampled_score(draws, per_token), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_pass_at_k_over_every_tuple_of_responses(k):
+    """The probabilities of all k-tuples that hold a correct response, added up."""
+    g = generator(4)
+    features = torch.randn(2, 5, 3, generator=g, dtype=torch.float64)
+    for policy in (
+        Bandit(torch.randn(2, 5, generator=g, dtype=torch.float64)),
+        LogLinear(features, torch.randn(3, generator=g, dtype=torch.float64)),
+        Tree.random(3, 2, batch=(2,), generator=g),
+    ):
+        probs = policy.log_probs().exp()
+        correct = torch.rand(probs.shape, generator=g) < 0.4
+        correct[0] = False
+        correct[1, 0] = True
+        found = policy.pass_at_k(correct, k)
+        for law, right, one in zip(probs.tolist(), correct.tolist(), found.tolist(), strict=True):
+            tuples = itertools.product(range(len(law)), repeat=k)
+            total = sum(math.prod(law[y] for y in drawn) for drawn in tuples if any(right[y] for y in drawn))
+            assert one == pytest.approx(total, abs=1e-14)
+    assert Bandit(torch.zeros(3)).pass_at_k(torch.tensor([True] * 3), 2) == 1
+    for bad in (0, 1.5):
+        with pytest.raises(ValueError, match="k: expected a whole number of responses, at least 1, received"):
+            Bandit(torch.zeros(3)).pass_at_k(torch.tensor([True] * 3), bad)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.integers(1, 3), max_size=2), st.integers(1, 6), st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from(["normal", "ties", "one-hot"]), st.integers(0, 10**6),
+)  # fmt: skip
+def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
+    """Ties, one arm alone and an arm with all the mass: laws sum to one, scores to zero, draws are possible arms."""
+    g = generator(seed)
+    z = torch.randn(*batch, arms, generator=g, dtype=dtype)
+    if kind == "ties":
+        z = torch.zeros_like(z)
+    elif kind == "one-hot":
+        z[..., 0] = 300.0
+    bandit = Bandit(z)
+    log_linear = LogLinear(torch.eye(arms, dtype=dtype).expand(1, arms, arms), z)  # the same law, of one prompt
+    w = torch.randn(*batch, arms, generator=g, dtype=dtype)
+    correct = torch.rand(*batch, arms, generator=g) < 0.5
+    u = torch.rand(*batch, 4, generator=g, dtype=torch.float64)
+    eps = 30 * arms * torch.finfo(dtype).eps
+    for policy, at in ((bandit, lambda x: x), (log_linear, lambda x: x.unsqueeze(-2))):
+        law, score = policy.probs(), policy.expected_score(at(w))
+        assert law.dtype == score.dtype == policy.log_probs().dtype == dtype
+        assert (law.sum(-1) - 1).abs().max() <= eps
+        assert score.shape == z.shape
+        assert score.sum(-1).abs().max() <= eps * (1 + w.abs().max())
+        if kind == "one-hot" or arms == 1:
+            assert score.abs().max() <= eps * (1 + w.abs().max())
+        p = policy.success(at(correct))
+        assert ((p >= 0) & (p <= 1 + eps)).all()
+        drawn = policy.sample(at(u))
+        assert drawn.shape == at(u).shape
+        assert (law.gather(-1, drawn) > 0).all()
+        covariance = policy.score_covariance(at(w))
+        assert covariance.dtype == dtype
+        assert torch.isfinite(covariance).all()
+        assert torch.diagonal(covariance, dim1=-2, dim2=-1).min() >= -eps * (1 + w.square().max())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 2), max_size=2), st.integers(2, 4), st.integers(1, 3),
+    st.sampled_from([torch.float32, torch.float64]), st.sampled_from(["normal", "ties", "one-hot"]),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_any_shape_dtype_and_law_of_trees(batch, vocab, depth, dtype, kind, seed):
+    g = generator(seed)
+    tree = Tree.random(vocab, depth, batch=batch, generator=g, dtype=dtype, scale=0.0 if kind == "ties" else 1.0)
+    if kind == "one-hot":
+        tree = Tree(tuple(torch.cat([level[..., :1] + 300, level[..., 1:]], -1) for level in tree.levels))
+    n = tree_leaves(vocab, depth)
+    w = torch.randn(*batch, n, generator=g, dtype=dtype)
+    eps = 60 * n * torch.finfo(dtype).eps
+    assert tree.log_probs().shape == (*batch, n)
+    assert (tree.log_probs().exp().sum(-1) - 1).abs().max() <= eps
+    score = tree.expected_score(w)
+    assert score.dtype == tree.log_probs().dtype == tree.score_variance(w).dtype == dtype
+    assert score.sum(-1).abs().max() <= eps * (1 + w.abs().max())
+    assert (tree.score_variance(w) >= -eps * (1 + w.square().max())).all()
+    drawn = tree.sample(torch.rand(*batch, 4, depth, generator=g, dtype=torch.float64))
+    assert ((drawn.response >= 0) & (drawn.response < n)).all()
+    assert (tree.log_probs().exp().gather(-1, drawn.response) > 0).all()
+    if kind == "one-hot":  # every response is its end, at once
+        assert not drawn.response.any()
+        assert score.abs().max() <= eps * (1 + w.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_cancel_leave_alone_what_was_not_drawn(dtype):
+    """To the last bit: Adam and Lion would make a step of it. A net weight ten times its rounding is kept."""
+    g = generator(8)
+    w = torch.randn(50, 8, generator=g, dtype=dtype)
+    w = w - w.mean(-1, keepdim=True)
+    assert w.sum(-1).any()
+    arms = torch.randint(3, (50, 8), generator=g)
+    score = Bandit(torch.randn(50, 6, generator=g, dtype=dtype)).sampled_score(arms, w)
+    assert not score[:, 3:].any()
+    assert score[:, :3].any(-1).all()
+    tree = Tree.random(3, 2, batch=(50,), generator=g, dtype=dtype)
+    draws = tree.sample(torch.rand(50, 8, 2, generator=g, dtype=torch.float64))
+    root = tree.sampled_score(draws, w[..., None].expand(50, 8, 2))[:, :3]
+    never = (draws.tokens[0][:, :, None] != torch.arange(3)).all(1)
+    assert never.any()
+    assert not root[never].any()
+    kept = w.clone()
+    kept[:, 0] += 160 * torch.finfo(dtype).eps * w.abs().sum(-1)
+    assert Bandit(torch.zeros(50, 6, dtype=dtype)).sampled_score(arms, kept)[:, 3:].all()
+
+
 def test_expected_scores_of_arms_drawn_from_another_policy():
     """Σ_y μ(y) w(y) ∇ log π(y), with μ summed in by importance weights."""
     g = generator()
@@ -256,6 +370,35 @@ def test_expected_scores_of_arms_drawn_from_another_policy():
     a, b = (LogLinear(features, torch.randn(2, generator=g, dtype=torch.float64)) for _ in range(2))
     ratio = (b.log_probs() - a.log_probs()).exp()
     torch.testing.assert_close(a.expected_score(w, behaviour=b), a.expected_score(w * ratio), **CLOSE)
+
+
+@pytest.mark.parametrize("toy", ["bandit", "log-linear", "tree"])
+def test_masks_weights_and_uniforms_that_will_not_do(toy):
+    policy, n, u = {
+        "bandit": lambda: (Bandit(torch.zeros(2, 3, 7)), 7, (2, 3, 4)),
+        "log-linear": lambda: (LogLinear(torch.zeros(3, 7, 5), torch.zeros(2, 5)), 7, (2, 3, 4)),
+        "tree": lambda: (Tree.random(3, 2, batch=(2, 3), generator=generator()), 7, (2, 3, 4, 2)),
+    }[toy]()
+    good = torch.ones(n, dtype=torch.bool)
+    shapes = r"expected a shape that spreads over the responses \(2, 3, 7\), received"
+    for call, message in (
+        (lambda: policy.success(good[:5]), rf"correct: {shapes} \(5,\)"),
+        (lambda: policy.success(good.expand(4, 2, 3, n)), rf"correct: {shapes} \(4, 2, 3, 7\)"),
+        (lambda: policy.success(good.double()), r"correct: expected a bool mask, received torch.float64"),
+        (lambda: policy.pass_at_k(good[:5], 2), rf"correct: {shapes}"),
+        (lambda: policy.expected_score(torch.ones(3)), rf"weights: {shapes} \(3,\)"),
+        (lambda: policy.score_covariance(torch.ones(3)), rf"weights: {shapes} \(3,\)"),
+        (lambda: policy.expected_score(torch.where(good, torch.inf, 0.0)), r"weights: .* received inf at index \(0,\)"),
+        (lambda: policy.sample(torch.full(u, 1.0)), r"uniforms: expected numbers in \[0, 1\), received 1 to 1"),
+        (lambda: policy.sample(torch.full(u, -0.5)), r"uniforms: expected numbers in \[0, 1\), received -0.5"),
+        (lambda: policy.sample(torch.full(u, torch.nan)), r"uniforms: expected numbers in \[0, 1\), received nan"),
+        (lambda: policy.sample(torch.zeros(u[1:])), r"uniforms: expected batch axes \(2, 3\) before the draws"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    if toy == "tree":
+        with pytest.raises(ValueError, match="uniforms: expected one for each of 2 positions on the last axis"):
+            policy.sample(torch.zeros(2, 3, 4, 3))
 
 
 def test_bad_input():
@@ -279,5 +422,7 @@ def test_bad_input():
         Tree.random(3, 2, generator=generator()).expected_score(torch.ones(7), [torch.ones(1, 3)])
     with pytest.raises(ValueError, match=r"levels: expected a tree whose covariance fits .* score_variance"):
         Tree.random(4, 9, generator=generator()).score_covariance(torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"probs: expected positive numbers that sum to one .* a least one of nan"):
+        Bandit.from_probs(torch.tensor([0.5, torch.nan]))
     probs = torch.tensor([0.25, 0.75])
     torch.testing.assert_close(Bandit.from_probs(probs).logits.softmax(-1), probs)

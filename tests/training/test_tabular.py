@@ -10,7 +10,8 @@ import torch
 
 from analysis.errors import UsageError
 from analysis.objectives import TokenBatch, get
-from analysis.training.tabular import TABLE_OPTIMIZERS, TableOptimizer, TableSettings, train_table
+from analysis.training.table_optimizer import TABLE_OPTIMIZERS, TableOptimizer
+from analysis.training.tabular import TableSettings, train_table
 from toy_models import Bandit, LogLinear, Tree
 
 SEEDS, PROMPTS, GROUP, STEPS = 2, 3, 4, 3
@@ -162,6 +163,18 @@ def test_optimizers_are_those_of_torch_and_leave_resting_seeds_alone(name):
         torch.testing.assert_close(ours[seed], parameter.detach(), rtol=1e-10, atol=1e-12)
 
 
+def test_lion_leaves_resting_seeds_alone():
+    """A seed that rests in between makes the steps of one that did not have the gradients in between."""
+    gradients = torch.randn(4, 2, 3, generator=generator(), dtype=torch.float64)
+    both, alone = TableOptimizer("lion", 0.1), TableOptimizer("lion", 0.1)
+    for i, gradient in enumerate(gradients):
+        step = both.step(gradient, torch.tensor([True, i != 1]))
+        if i == 1:
+            assert not step[1].any()
+        else:
+            assert torch.equal(step[1], alone.step(gradient[1:], torch.tensor([True]))[0])
+
+
 def test_lion_by_hand():
     optimizer, moves = TableOptimizer("lion", 0.5), torch.tensor([True])
     first, second = torch.tensor([[1.0, -2.0]]), torch.tensor([[-0.05, -3.0]])
@@ -221,6 +234,17 @@ def test_what_the_history_holds():
     assert (history.kl[-1] > 0).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "lion"])
+def test_precision_does_not_decide_where_a_group_s_weights_cancel(optimizer):
+    """GRPO on arms that are rarely drawn: float32 makes the run of float64."""
+    z = 2 * torch.randn(2, 8, 40, generator=generator(), dtype=torch.float64)
+    correct = torch.rand(8, 40, generator=generator(5)) < 0.4
+    settings = TableSettings(get("grpo"), optimizer, 0.03, group_size=8, steps=20)
+    single, double = (train_table(Bandit(one), correct, settings, generator()).entropy for one in (z.float(), z))
+    torch.testing.assert_close(single, double, rtol=0, atol=1e-4)
+    assert (double[-1] - double[0]).abs().max() > 0.1
+
+
 def test_bad_settings():
     policy = bandit()
     good = {"objective": get("psr-ratio")}
@@ -228,15 +252,23 @@ def test_bad_settings():
         ({"optimizer": "adamw"}, "optimizer: expected one of sgd, momentum, adam, lion, got 'adamw'"),
         ({"rows": "lose"}, "rows: expected keep or drop, got 'lose'"),
         ({"group_size": 0}, "group_size: expected at least 1, or None for the expectation, got 0"),
+        ({"lr": 0.0}, "lr: expected a positive number, got 0"),
+        ({"lr": float("nan")}, "lr: expected a positive number, got nan"),
         ({"updates": 0}, "updates, steps, eval_every: expected at least 1"),
         ({"objective": get("grpo", advantage="batch_mean_std")}, "objective: expected advantages by response"),
     ):
         with pytest.raises(UsageError, match=message):
             train_table(policy, correct_of(policy), TableSettings(**{**good, **change}), generator())
+    with pytest.raises(ValueError, match=r"correct: expected a shape that spreads over the responses \(2, 3, 5\)"):
+        train_table(policy, torch.ones(3, 4, dtype=torch.bool), TableSettings(get("psr-ratio")), generator())
     with pytest.raises(UsageError, match="it needs a group of at least 2, got 1"):
         train_table(policy, correct_of(policy), TableSettings(get("grpo"), group_size=1), generator())
     with pytest.raises(UsageError, match="policy: expected a seed and a prompt axis"):
-        train_table(Bandit(torch.zeros(3, 4)), torch.ones(4), TableSettings(get("psr-ratio")), generator())
+        train_table(Bandit(torch.zeros(3, 4)), correct_of(policy)[0], TableSettings(get("psr-ratio")), generator())
+    for size in (8, None):
+        wild = TableSettings(get("psr-ratio"), lr=1e39, group_size=size)
+        with pytest.raises(UsageError, match=r"lr: the parameters left the finite numbers .*; lower the learning rate"):
+            train_table(Bandit(policy.logits.float()), correct_of(policy), wild, generator())
 
 
 def test_adam_conserves_what_never_receives_a_weight_of_its_own():
