@@ -10,12 +10,15 @@ from ..lazy import lazy_names
 
 # name -> module that defines it
 _HOME = {
+    "Attachment": "attachment",
     "ContextProbe": "contexts",
     "ContextRows": "contexts",
     "Experiment": "reader",
     "OutputHead": "heads",
+    "RecordSpec": "record_spec",
     "Run": "reader",
     "RunWriter": "store",
+    "attach": "attachment",
     "digest": "reader",
     "draw_contexts": "contexts",
     "find_head": "heads",

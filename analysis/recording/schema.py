@@ -49,7 +49,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "schema_version": ("version of this schema", False),
     "run_id": ("name of the run and of its folder", True),
     "label": ("name of its method in tables and figures", True),
-    "engine": ("what trained: small, trl, verl or offline", True),
+    "engine": ("what trained: small, trl, verl, attach (a loop of one's own) or offline", True),
     "status": ("running, complete, interrupted or diverged", False),
     "recipe": ("the resolved recipe, every field; null where there was none", True),
     "hash": ("hash of the resolved recipe; null where there was none", True),
