@@ -93,7 +93,7 @@ class Attachment:
         if not isinstance(record, RecordSpec):
             raise UsageError(f"record: expected a RecordSpec, got {type(record).__name__}")
         self.head = find_head(model)
-        self._signature = inspect.signature(self.head.model.forward)
+        self._names = list(inspect.signature(self.head.model.forward).parameters)
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
         self._tables = AttachedTables(self.head, record, temperature, tokenizer, out)
@@ -167,8 +167,8 @@ class Attachment:
             self._forget()
             raise UsageError(
                 "step: a backward pass was seen, but no gradient came through the model's "
-                f"{lost[0] if lost else 'output'}; the loss must be computed from the output of the model's own forward "
-                "pass (output.logits, output.loss or output.log_probs)"
+                f"{lost[0] if lost else 'output'}; the loss must be computed from the output of the model's own "
+                "forward pass (output.logits, output.loss or output.log_probs)"
             )
         caught = [one for one in self._passes if one.caught]
         if not caught:
@@ -207,8 +207,7 @@ class Attachment:
             )
         if not flowing.requires_grad:
             return
-        inputs = self._signature.bind_partial(*args, **kwargs).arguments
-        inputs |= inputs.pop("kwargs", {})
+        inputs = dict(zip(self._names, args, strict=False)) | kwargs
         lined = self._line_up(inputs, logits, log_probs)
         keep_rows = self._tables.choose(lined)
         counted = (lined.counts & keep_rows.to(lined.counts.device)[:, None]).reshape(-1)

@@ -145,6 +145,25 @@ def test_a_loss_that_is_not_of_scalar_form_has_a_residual():
     assert (tokens["residual"] > 0.01).any()
 
 
+@pytest.mark.parametrize("targets", [["q_proj"], ["lm_head", "q_proj"]])
+def test_lora(targets):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = peft.get_peft_model(
+        small_lm("qwen3", dtype=torch.float64),
+        peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False),
+    )
+    prompts, responses = sequences()
+    inputs = batch(prompts, responses)
+    before = hooks_of(model)
+    with analysis.attach(model, record=EVERY) as trace:
+        clipped(token_log_probs(model(**inputs).logits, inputs["labels"])).backward()
+        with model.disable_adapter(), torch.no_grad():
+            model(**inputs)  # the reference policy
+        trace.step()
+    assert hooks_of(model) == before
+    check_tokens(trace.records()["tokens"], expected_rows(model, prompts, responses, clipped))
+
+
 def test_gradient_accumulation():
     model = small_lm("qwen3", dtype=torch.float64)
     prompts, responses = sequences()
