@@ -5,9 +5,9 @@
     with top 20       of every token, with the 20 most probable tokens and the rank
 
 A step is forward pass, clipped loss on the log-probs of all completion tokens, backward pass and AdamW, on 4 prompts ×
-128 tokens. The kinds are interleaved in one process with one thread; each ratio is the median over the repeats of ratios
-within a repeat. LAYERS (4) and REPEATS (5) in the environment change the size: the fewer layers, the larger the share of
-the head, on which alone the cost depends.
+128 tokens. The kinds are interleaved in one process with one thread; each ratio is the median over the repeats of
+ratios within a repeat. LAYERS (4) and REPEATS (5) in the environment change the size: the fewer layers, the larger the
+share of the head, on which alone the cost depends.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ def scalar_part(
 
     height, width = _TILES["cuda" if logits.is_cuda else "cpu"]
     sums = torch.zeros(3, n, dtype=torch.float64, device=logits.device)  # Σ_{v≠y} r², Σ_{v≠y} r·π, Σ G²
+    scratch = torch.empty(2, min(height, n) * width, dtype=dtype, device=logits.device)
     for start in range(0, n, height):
         stop = min(start + height, n)
         shift = log_total[start:stop, None].to(dtype)
@@ -60,14 +61,15 @@ def scalar_part(
             right = min(left + width, z_rows.width)
             z = z_rows.block(start, stop, slice(left, right))
             g = g_rows.block(start, stop, slice(left, right)).to(dtype)
-            probs = torch.sub(z.to(dtype) if temperature == 1 else z.to(dtype) / temperature, shift).exp_()
-            r = torch.addcmul(g, probs, factor)
-            rows = ((y[start:stop] >= left) & (y[start:stop] < right)).squeeze(1).nonzero().squeeze(1)
-            if len(rows):
-                r[rows, y[start:stop][rows, 0] - left] = 0
+            probs, r = (x[: g.numel()].view(g.shape) for x in scratch)
+            torch.sub(z.to(dtype) if temperature == 1 else z.to(dtype) / temperature, shift, out=probs).exp_()
+            torch.addcmul(g, probs, factor, out=r)
+            column = (y[start:stop] - left).clamp(0, right - left - 1)
+            own = (y[start:stop] >= left) & (y[start:stop] < right)
+            r.scatter_(1, column, torch.where(own, 0, r.gather(1, column)))
             part = sums[:, start:stop]
             part[0] += torch.linalg.vector_norm(r, dim=-1).double().square()
-            part[1] += torch.linalg.vecdot(r, probs).double()
+            part[1] += r.mul_(probs).sum(-1).double()
             part[2] += torch.linalg.vector_norm(g, dim=-1).double().square()
 
     own_e = own_g + first * rest / temperature
