@@ -7,11 +7,11 @@
             optimizer.step(); optimizer.zero_grad()
             trace.step(rewards=…)
 
-Hooks on the model see each forward pass that has a graph, and hooks on its logits (or on the log-probs of a fused head)
-the gradient of the user's own loss, whatever that is: see `capture.py` for what is worked out, `passes.py` for which
-token a position predicts. Everything between two calls of `step` is one update, however many passes it took; a pass
-that no backward pass came through is no part of it. Passes without a graph (`torch.no_grad`, generation) are not looked
-at.
+Hooks on the model see each forward pass that has a graph, and hooks on its logits (on the log-probs of a fused head, on
+the hidden states under a fused loss) the gradient of the user's own loss, whatever that is: see `capture.py` for what
+is worked out, `passes.py` for which token a position predicts. Everything between two calls of `step` is one update,
+however many passes it took; a pass that no backward pass came through is no part of it. Passes without a graph
+(`torch.no_grad`, generation) are not looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..laws.checks import check_temperature
 from .attached_rows import AttachedTables, PassRows
-from .capture import FusedCapture, LogitCapture
+from .capture import FusedCapture, HiddenCapture, LogitCapture
 from .heads import find_head, last_hidden_state
 from .passes import LinedUp, line_up
 from .record_spec import RecordSpec
@@ -66,8 +66,8 @@ def attach(
     tokenizer        for the text of prompts and responses; without it the text is empty
 
     Cost: one pass over the logits of the recorded tokens for the statistics, one over logits and their gradient for the
-    weight; with a fused head the product of hidden states and head once more. Logits are held until their backward
-    pass.
+    weight. With a fused head the product of hidden states and head once more, with a fused loss three times; the
+    statistics are then of that product in float32. Logits are held until their backward pass.
     Raises UsageError for a model that is no causal LM or has a head of an unknown kind, one that is watched already,
     a folder that holds a run; within the loop for tokens that do not fit, and where a backward pass was seen that
     brought no gradient to logits or log-probs.
@@ -199,11 +199,11 @@ class Attachment:
         if module is not self.head.model or not torch.is_grad_enabled():
             return
         logits, log_probs = _field(output, "logits"), _field(output, "log_probs")
-        flowing = logits if logits is not None else log_probs
+        flowing = next((x for x in (logits, log_probs, hidden) if x is not None), None)
         if flowing is None:
             raise UsageError(
-                f"model: its forward pass returned neither logits nor log_probs ({type(output).__name__}), so no "
-                "gradient of the tokens can be seen; turn off the kernel that skips the logits (use_liger_kernel=False)"
+                f"model: its forward pass returned neither logits nor log_probs ({type(output).__name__}) and did not "
+                "call its backbone as a module, so no gradient of the tokens can be seen"
             )
         if not flowing.requires_grad:
             return
@@ -215,17 +215,19 @@ class Attachment:
         tokens = lined.tokens.reshape(-1)[counted].to(flowing.device)
         if logits is not None:
             capture: Any = LogitCapture(logits, tokens, keep, self._spec, self._temperature)
-        else:
-            assert log_probs is not None
-            if hidden is None:
-                raise UsageError("model: its fused head gave log_probs, but its backbone was not called as a module, "
-                                 "so that its hidden states are not known")
+        elif hidden is None:
+            raise UsageError("model: its fused head gave log_probs, but its backbone was not called as a module, so "
+                             "that its hidden states are not known")
+        elif log_probs is not None:
             capture = FusedCapture(
                 output, log_probs, hidden[:, : log_probs.shape[1]], self.head, tokens, keep, self._spec,
                 self._temperature,
             )  # fmt: skip
+        else:
+            capture = HiddenCapture(hidden, self.head, tokens, keep, self._spec, self._temperature)
         scale = self._loss_scale() if callable(self._loss_scale) else self._loss_scale
-        self._passes.append(_Pass(lined, keep_rows, keep, capture, reached, scale, logits is not None))
+        what = "logits" if logits is not None else "log_probs" if log_probs is not None else "hidden states"
+        self._passes.append(_Pass(lined, keep_rows, keep, capture, reached, scale, what))
 
     def _line_up(self, inputs: Mapping[str, Any], logits: Tensor | None, log_probs: Tensor | None) -> LinedUp:
         labels, mask = (given(inputs) if callable(given) else given for given in (self._labels, self._mask))
@@ -234,9 +236,10 @@ class Attachment:
                 raise UsageError("model: expected logits of shape (batch, length, vocabulary), got "
                                  f"{tuple(logits.shape)}")
             return line_up(inputs, logits.shape[1], logits.shape[2], labels=labels, completion_mask=mask)
+        if log_probs is None:
+            return line_up(inputs, None, self.head.vocabulary, labels=labels, completion_mask=mask)
         # a fused head leaves out the last position, which predicts nothing, or scores every one (shift_labels)
         lined = line_up(inputs, None, self.head.vocabulary, labels=labels, completion_mask=mask)
-        assert log_probs is not None
         batch, length = lined.tokens.shape
         if log_probs.shape not in ((batch, length - 1), (batch, length)):
             raise UsageError(f"model: expected log_probs of shape {(batch, length - 1)} or {(batch, length)}, got "
@@ -249,11 +252,10 @@ class _Pass:
 
     def __init__(
         self, lined: LinedUp, keep_rows: Tensor, keep: Tensor, capture: Any, reached: list[bool], scale: float,
-        has_logits: bool,
+        what: str,
     ) -> None:  # fmt: skip
         self.lined, self.keep_rows, self.keep, self.capture = lined, keep_rows, keep, capture
-        self._reached, self._scale = reached, scale
-        self.what = "logits" if has_logits else "log_probs"
+        self._reached, self._scale, self.what = reached, scale, what
 
     @property
     def caught(self) -> bool:

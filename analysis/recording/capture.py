@@ -1,11 +1,12 @@
 """Statistics and weights of one forward pass, caught in the backward pass that makes the update.
 
-Two routes, chosen by what the model's forward pass returned:
+Three routes, chosen by what the model's forward pass returned:
 
     logits      G = ∂L/∂logits is seen by a hook on them; w = −T·⟨G, d⟩/‖d‖² and the residual say how much of it is of
                 scalar form. Statistics come from the logits themselves, so that no product is done twice
     log_probs   a fused head (TRL's) gives log π_y and no logits; w = −∂L/∂log π_y is what flows. Statistics come from
                 hidden states and head, and are held against the log-probs that were given
+    neither     a loss kernel (Liger's) took hidden states and head; w is read off ∂L/∂hidden, see `through_head.py`
 
 Only rows of `keep` cost anything. Logits are held, as the same storage, until the backward pass has come by.
 """
@@ -23,9 +24,10 @@ from ..token_stats import token_statistics
 from .heads import OutputHead
 from .record_spec import RecordSpec
 from .scalar_part import scalar_part
+from .through_head import own_direction, scalar_part_of_hidden
 from .weights import WeightProbe
 
-__all__ = ["FusedCapture", "LogitCapture"]
+__all__ = ["FusedCapture", "HiddenCapture", "LogitCapture"]
 
 
 class LogitCapture:
@@ -131,6 +133,40 @@ class FusedCapture:
         self._probe.remove()
         if self._entropy is not None:
             self._entropy.remove()
+
+
+class HiddenCapture:
+    """Catches ∂L/∂hidden on `hidden` (B, K, D) of the rows `keep` (n,), where that is all that can be seen."""
+
+    def __init__(
+        self, hidden: Tensor, head: OutputHead, tokens: Tensor, keep: Tensor, spec: RecordSpec, temperature: float
+    ) -> None:
+        self._keep = keep
+        rows = hidden.detach().flatten(0, 1)[keep]
+        self.stats: TokenStatistics = token_statistics(
+            hidden=rows, tokens=tokens, temperature=temperature, top_k=min(spec.top_k, head.vocabulary), rank=spec.rank,
+            **head.arguments(),
+        )  # fmt: skip
+        # now, since an optimiser will have changed the head by the time that `take` is called
+        self._direction = own_direction(rows, tokens, self.stats, head, temperature=temperature)
+        self._gradient: Tensor | None = None
+        self._handle = hidden.register_hook(self._caught)
+
+    @property
+    def caught(self) -> bool:
+        return self._gradient is not None
+
+    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight, residual and weight of the entropy (never seen here), of all backward passes so far."""
+        assert self._gradient is not None
+        return *scalar_part_of_hidden(self._gradient, self._direction), None
+
+    def _caught(self, gradient: Tensor) -> None:
+        rows = gradient.detach().flatten(0, 1)[self._keep]
+        self._gradient = rows if self._gradient is None else self._gradient + rows
+
+    def remove(self) -> None:
+        self._handle.remove()
 
 
 def _check_same_law(given: Tensor, ours: Tensor, dtype: torch.dtype, head: OutputHead, temperature: float) -> None:

@@ -182,7 +182,8 @@ TOKENS = Table(
            null=True),
         _c("kl_weight", "float32", "the same for KL to the reference: scalar weight of a sampled estimator, "
                                    "coefficient of the KL vector for the full one", null=True),
-        _c("residual", "float32", "‖G + w·(e_y − π)‖ / ‖G‖ where the true ∂L/∂z = G was seen", null=True),
+        _c("residual", "float32", "‖G + w·(e_y − π)/T‖ / ‖G‖ where the true ∂L/∂z = G was seen; "
+                                  "the same of both seen through the head where only ∂L/∂hidden was", null=True),
         _c("bucket_mass", "floats", "Σ π by rank bucket", null=True),
         _c("bucket_mass_sq", "floats", "Σ π² by rank bucket", null=True),
         _c("top_ids", "ints", "most probable tokens", null=True),

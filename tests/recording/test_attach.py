@@ -360,18 +360,13 @@ def test_two_backward_passes_through_one_forward_pass_are_refused():
         trace.step()
 
 
-def test_a_model_that_returns_no_logits_is_refused():
+def test_a_model_that_returns_nothing_of_use_is_refused():
     model = small_lm("qwen3")
-    plain = model.forward
-
-    def forward(*args, **kwargs):
-        output = plain(*args, **kwargs)
-        output["logits"] = None
-        return output
-
-    model.forward = forward
+    leaf = torch.zeros(4, 9, requires_grad=True)
+    model.forward = lambda **inputs: {"loss": leaf.sum()}
     with pytest.raises(UsageError, match="returned neither logits nor log_probs"), analysis.attach(model):
         model(**batch(*sequences()))
+    assert leaf.grad is None
 
 
 @pytest.mark.parametrize(

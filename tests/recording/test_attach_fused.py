@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from causal_lms import FAMILIES, VOCAB, small_lm
-from loops import ADVANTAGES, batch, clipped, sequences
+from loops import ADVANTAGES, batch, clipped, sequences, token_log_probs
 from test_attach import check_tokens
 from torch import Tensor
 
@@ -24,6 +24,12 @@ EVERY = RecordSpec(tokens=1, rank=True)
 class FusedOutput:
     log_probs: Tensor
     entropy: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass
+class FusedLoss:
+    loss: Tensor
     logits: Tensor | None = None
 
 
@@ -121,6 +127,50 @@ def test_a_gradient_that_goes_past_the_log_probs_is_refused():
 
     with pytest.raises(UsageError, match="no gradient came through the model's log_probs"):
         train()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "cohere", "phi (bias)"])
+def test_a_fused_loss(family):
+    """Neither logits nor log-probs: the loss is worked out inside, as Liger's kernels do."""
+    model = small_lm(family, dtype=torch.float32 if family == "gemma2" else torch.float64)
+    config, plain = model.config, model.forward
+
+    def forward(self, *args, labels, **kwargs):
+        z = self.lm_head(self.base_model(*args, **kwargs).last_hidden_state)
+        z = z * getattr(config, "logit_scale", 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        z = z if cap is None else cap * torch.tanh(z / cap)
+        return FusedLoss(clipped(token_log_probs(z, labels, 0.8)))
+
+    prompts, responses = sequences()
+    model.forward = types.MethodType(forward, model)
+    with analysis.attach(model, record=EVERY, temperature=0.8) as trace:
+        output = model(**batch(prompts, responses))
+        (output.loss / 3).backward(retain_graph=True)
+        (output.loss * 2 / 3).backward()
+        with torch.no_grad():
+            model.lm_head.weight.add_(1.0)  # as an optimiser does before `step` is called
+        trace.step()
+        with torch.no_grad():
+            model.lm_head.weight.sub_(1.0)
+    model.forward = plain
+    tokens = trace.records()["tokens"]
+    check_tokens(tokens, expected_rows(model, prompts, responses, clipped, 0.8), rtol=2e-4, atol=1e-5)
+    assert (tokens["residual"].dropna() < 1e-4).all()
+    assert tokens["residual"].notna().any()
+
+
+def test_a_fused_loss_at_another_temperature_leaves_a_residual():
+    model = small_lm("qwen3")
+
+    def forward(self, *args, labels, **kwargs):
+        z = self.lm_head(self.base_model(*args, **kwargs).last_hidden_state)
+        return FusedLoss(clipped(token_log_probs(z, labels, 0.5)))
+
+    model.forward = types.MethodType(forward, model)
+    with analysis.attach(model, record=EVERY) as trace:
+        model(**batch(*sequences())).loss.backward()
+    assert (trace.records()["tokens"]["residual"].dropna() > 0.01).mean() > 0.5
 
 
 def trl_head(model: Any, **changes: Any) -> Any:
