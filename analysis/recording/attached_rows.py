@@ -61,6 +61,7 @@ class AttachedTables:
         self._folder = None if out is None else Path(out) / f"r{self._rank}" if several else Path(out)
         self._writer: RunWriter | None = None
         self._rows: dict[str, list[pa.RecordBatch]] = {name: [] for name in _TABLES}  # not yet committed
+        self._handed = dict.fromkeys(_TABLES, 0)  # how many of them the writer has been given
         self._seen: set[str] = set()
         self._chosen: set[str] = set()  # prompts of this update that are recorded
         self._update = 0
@@ -127,7 +128,10 @@ class AttachedTables:
             first += len(one.lined)
         self._update += 1
         self._chosen = set()
-        if self._writer is not None and self._update % self._spec.chunk == 0:
+
+    def commit_when_due(self) -> None:
+        """Commit if a whole chunk of updates has been filed since the last commit."""
+        if self._writer is not None and self._update - (self._writer.committed_step or 0) >= self._spec.chunk:
             self._commit()
 
     def _add_prompts(self, ids: list[str], prompts: list[list[int]], chosen: list[bool]) -> None:
@@ -192,10 +196,13 @@ class AttachedTables:
         if self._update == (self._writer.committed_step or 0):
             return
         for table, batches in self._rows.items():
-            for batch in batches:
+            for batch in batches[self._handed[table] :]:
                 self._writer.append(table, {name: batch.column(name) for name in batch.schema.names})
+            self._handed[table] = len(batches)
+        self._writer.commit(self._update, {})  # keeps what it was handed where this fails
+        for table, batches in self._rows.items():
             batches.clear()
-        self._writer.commit(self._update, {})
+            self._handed[table] = 0
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables so far, committed or not."""

@@ -158,7 +158,8 @@ class Attachment:
         The update is filed as a step of its own: with several updates to one batch of rollouts, each counts as a step.
 
         Raises UsageError where there was no backward pass, where one was seen that brought no gradient to logits or
-        log-probs, and for numbers that do not fit.
+        log-probs, and for numbers that do not fit. OSError where a commit fails (a full disk); nothing filed is lost,
+        and the next commit tries again.
         """
         if not self._handles:
             raise UsageError("step: expected a call within `with attach(model) as trace:`")
@@ -178,6 +179,7 @@ class Attachment:
             )
         self._tables.add([one.rows for one in caught], rewards, advantages)
         self._forget()
+        self._tables.commit_when_due()
 
     def records(self) -> dict[str, Any]:
         """The tables so far as pandas data frames: tokens, rollouts and prompts, with the columns of the schema."""
@@ -195,7 +197,7 @@ class Attachment:
 
     def _after_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         hidden, self._hidden = self._hidden, None
-        reached = self._unclaimed.pop() if hidden is not None else []
+        reached, self._unclaimed = self._unclaimed, []
         if module is not self.head.model or not torch.is_grad_enabled():
             return
         logits, log_probs = _field(output, "logits"), _field(output, "log_probs")
@@ -251,7 +253,7 @@ class _Pass:
     """One forward pass of the update that is under way."""
 
     def __init__(
-        self, lined: LinedUp, keep_rows: Tensor, keep: Tensor, capture: Any, reached: list[bool], scale: float,
+        self, lined: LinedUp, keep_rows: Tensor, keep: Tensor, capture: Any, reached: list[list[bool]], scale: float,
         what: str,
     ) -> None:  # fmt: skip
         self.lined, self.keep_rows, self.keep, self.capture = lined, keep_rows, keep, capture
@@ -264,7 +266,7 @@ class _Pass:
     @property
     def reached(self) -> bool:
         """Whether a backward pass came by the hidden states."""
-        return bool(self._reached)
+        return any(self._reached)
 
     @cached_property
     def rows(self) -> PassRows:

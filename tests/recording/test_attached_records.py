@@ -13,6 +13,7 @@ import pytest
 import torch
 from causal_lms import small_lm
 from loops import batch, clipped, sequences, token_log_probs
+from test_attach_fused import add_stand_in
 
 import analysis
 from analysis import RecordSpec, UsageError
@@ -55,6 +56,31 @@ def test_a_run_folder_reads_like_any_other(tmp_path):
     with pytest.raises(UsageError, match="holds a run already"), analysis.attach(model, out=tmp_path / "mine"):
         pass
     assert not model._forward_hooks
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch):
+    import errno
+
+    from analysis.recording import store
+
+    model = small_lm("qwen3")
+    write = store.write_durably
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with analysis.attach(model, out=tmp_path / "mine", record=RecordSpec(tokens=1, chunk=2)) as trace:
+        loop(trace, model, 1)
+        monkeypatch.setattr(store, "write_durably", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            loop(trace, model, 1, prompts_seed=1)
+        assert sorted(set(trace.records()["tokens"]["update"])) == [0, 1]
+        monkeypatch.setattr(store, "write_durably", write)
+        loop(trace, model, 1, prompts_seed=2)
+    tokens = analysis.load_trace(tmp_path / "mine", verify=True).table("tokens")
+    assert sorted(set(tokens["update"])) == [0, 1, 2]
+    assert not tokens.duplicated(["update", "rollout", "position"]).any()
+    pd.testing.assert_frame_equal(trace.records()["tokens"], tokens)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -136,6 +162,22 @@ def test_a_small_share_leaves_one_prompt_in_each_update():
     rollouts = trace.records()["rollouts"]
     assert sorted(set(rollouts["step"])) == [0, 1, 2, 3]
     assert (rollouts.groupby("step")["prompt_id"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_passes_of_which_nothing_is_recorded(fused):
+    """Two accumulated passes of one prompt each, of which the share leaves one."""
+    model = small_lm("qwen3")
+    if fused:
+        add_stand_in(model)
+    with analysis.attach(model, record=RecordSpec(tokens=1e-9)) as trace:
+        for prompts, responses in (([[4, 5]], [[6, 7]]), ([[8]], [[9, 10]])):
+            output = model(**batch(prompts, responses))
+            (output.log_probs.sum() if fused else output.loss).backward()
+        trace.step(rewards=[1.0, 0.0])
+    records = trace.records()
+    assert len(records["rollouts"]) == len(records["prompts"]) == 1
+    assert len(records["tokens"]) == 2
 
 
 def test_top_tokens_and_ranks():
