@@ -30,6 +30,10 @@ from .weights import WeightProbe
 __all__ = ["FusedCapture", "HiddenCapture", "LogitCapture"]
 
 
+# Logits of 5 to 20 in bf16 round by 0.01 to 0.03; whether a kernel ran under autocast cannot be seen from its output.
+_ROUNDING = 0.02
+
+
 class LogitCapture:
     """Catches G on `logits` (B, K, V) and works out statistics, weight and residual of the rows `keep` (n,), flat
     indices into (B, K), whose tokens are `tokens` (n,).
@@ -111,7 +115,7 @@ class FusedCapture:
             top_k=min(spec.top_k, head.vocabulary), rank=spec.rank, **head.arguments(),
         )  # fmt: skip
         given = log_probs.detach().flatten()[keep]
-        _check_same_law(given, self.stats.log_prob, hidden.dtype, head, temperature)
+        _check_same_law(given, self.stats.log_prob, head, temperature)
         self._probe = WeightProbe(log_probs)
         entropy = getattr(output, "entropy", None)
         self._entropy: WeightProbe | None = None
@@ -169,12 +173,11 @@ class HiddenCapture:
         self._handle.remove()
 
 
-def _check_same_law(given: Tensor, ours: Tensor, dtype: torch.dtype, head: OutputHead, temperature: float) -> None:
-    """A mean over tokens, so that single roundings of a half-precision kernel do not count."""
+def _check_same_law(given: Tensor, ours: Tensor, head: OutputHead, temperature: float) -> None:
+    """UsageError where log-probs (n,) differ by more than the rounding of a kernel in bf16 on average over tokens."""
     if not len(given):
         return
-    eps = max(torch.finfo(kind).eps for kind in (dtype, given.dtype))
-    slack = 32 * eps * (1 + ours.abs().mean().item())
+    slack = _ROUNDING * (1 + ours.abs().mean().item())
     off = (given.double() - ours.double()).abs().mean().item()
     if not off <= slack:
         raise UsageError(

@@ -412,6 +412,26 @@ def test_rewards_that_do_not_fit(rewards, message):
     assert len(trace.records()["rollouts"]) > 0
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision(autocast):
+    """Statistics and weight are those of logits and gradient as they came, in bf16; the residual is its rounding."""
+    model = small_lm("qwen3", dtype=torch.float32 if autocast else torch.bfloat16)
+    inputs = batch(*sequences())
+    with analysis.attach(model, record=EVERY) as trace, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = model(**inputs).logits
+        logits.retain_grad()
+        clipped(token_log_probs(logits.float(), inputs["labels"])).backward()
+    assert logits.dtype == torch.bfloat16
+    tokens = trace.records()["tokens"]
+    counts = inputs["labels"][:, 1:] != -100
+    z, g, y = (x[:, :-1][counts].double() for x in (logits, logits.grad, inputs["labels"].roll(-1, 1)))
+    d = torch.nn.functional.one_hot(y.long(), VOCAB) - z.softmax(-1)
+    assert tokens["weight"].to_numpy() == pytest.approx((-(g * d).sum(-1) / (d * d).sum(-1)).detach().numpy(), rel=1e-4)
+    log_pi = z.log_softmax(-1)
+    assert tokens["entropy"].to_numpy() == pytest.approx(-(log_pi.exp() * log_pi).sum(-1).detach().numpy(), rel=1e-5)
+    assert (tokens["residual"].dropna() < 0.01).all()
+
+
 def test_loss_scale_is_undone():
     model = small_lm("qwen3", dtype=torch.float64)
     inputs = batch(*sequences())

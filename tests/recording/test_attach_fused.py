@@ -99,6 +99,26 @@ def test_the_wrong_temperature_is_refused():
         model(**batch(*sequences()))
 
 
+def test_a_fused_head_in_half_precision_is_not_taken_for_another_law():
+    """Under autocast its product is in bf16, which neither hidden states nor log-probs show."""
+    model = small_lm("qwen3")
+    add_stand_in(model)
+    plain = model.forward
+
+    def forward(**inputs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(**inputs)
+
+    model.forward = forward
+    inputs = batch(*sequences())
+    with analysis.attach(model, record=EVERY) as trace:
+        output = model(**inputs)
+        output.log_probs.sum().backward()
+    given = torch.cat(rows_of(output.log_probs, inputs["labels"])).detach().float().numpy()
+    assert trace.records()["tokens"]["log_prob"].to_numpy() == pytest.approx(given, abs=0.1)
+    assert trace.records()["tokens"]["log_prob"].to_numpy() != pytest.approx(given, abs=1e-4)
+
+
 def test_log_probs_of_another_shape_are_refused():
     model = small_lm("qwen3")
     add_stand_in(model)
