@@ -164,6 +164,30 @@ def test_lora(targets):
     check_tokens(trace.records()["tokens"], expected_rows(model, prompts, responses, clipped))
 
 
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2", "compile"])
+def test_wrapped_models(wrapper, tmp_path):
+    """One gloo rank; the wrapper is what is attached to and called."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DistributedDataParallel
+
+    prompts, responses = sequences()
+    inputs = batch(prompts, responses)
+    expected = expected_rows(small_lm("qwen3"), prompts, responses, clipped)
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        model = small_lm("qwen3")
+        wrap = {"ddp": DistributedDataParallel, "fsdp2": fully_shard,
+                "compile": lambda m: torch.compile(m, backend="eager")}[wrapper]  # fmt: skip
+        wrapped = wrap(model)
+        with analysis.attach(wrapped, record=EVERY) as trace:
+            clipped(token_log_probs(wrapped(**inputs).logits, inputs["labels"])).backward()
+            trace.step()
+        check_tokens(trace.records()["tokens"], expected, atol=1e-5)
+    finally:
+        dist.destroy_process_group()
+
+
 def test_gradient_accumulation():
     model = small_lm("qwen3", dtype=torch.float64)
     prompts, responses = sequences()

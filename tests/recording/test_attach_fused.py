@@ -205,6 +205,26 @@ def test_trl_fused_head(family):
     check_fused(model, {"fused_lm_head": True}, 0.7)
 
 
+def test_trl_fused_head_under_fsdp2(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    prompts, responses = sequences()
+    inputs = batch(prompts, responses)
+    expected = expected_rows(small_lm("qwen3"), prompts, responses, clipped)
+    model = trl_head(small_lm("qwen3"))
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        fully_shard(model)
+        with analysis.attach(model, record=EVERY) as trace:
+            output = model(**inputs, fused_lm_head=True)
+            clipped(rows_of(output.log_probs, inputs["labels"])).backward()
+            trace.step()
+        check_tokens(trace.records()["tokens"], expected, atol=1e-5)
+    finally:
+        dist.destroy_process_group()
+
+
 def test_trl_shift_labels():
     model = trl_head(small_lm("qwen3"))
     inputs = batch(*sequences())

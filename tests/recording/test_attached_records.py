@@ -144,6 +144,18 @@ def test_a_share_of_the_prompts():
     assert chosen(1, (0, 40)) != first
 
 
+def test_each_update_draws_anew():
+    model = small_lm("qwen3")
+    inputs = batch(*sequences(20))
+    with analysis.attach(model, record=RecordSpec(tokens=0.5)) as trace:
+        for _ in range(3):
+            model(**inputs).loss.backward()
+            trace.step()
+    drawn = [tuple(rows) for _, rows in trace.records()["rollouts"].groupby("step")["rollout"]]
+    assert len(set(drawn)) == 3
+    assert set.union(*map(set, drawn)) > set(drawn[0])
+
+
 def test_the_share_is_about_what_was_asked_for():
     """600 draws at a share of 0.25, at least one in each of 30 updates of 20 prompts: bound at 4 standard errors."""
     model = small_lm("qwen3")
