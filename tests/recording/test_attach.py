@@ -283,6 +283,28 @@ def test_watching_changes_no_gradient():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_logits_are_let_go_after_the_backward_pass():
+    """No cycle through the graph either: nothing waits for the garbage collector."""
+    import gc
+
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    model = small_lm("qwen3")
+    inputs = batch(*sequences())
+    gc.collect()
+    gc.disable()
+    try:
+        with analysis.attach(model, record=EVERY) as trace:
+            output = model(**inputs)
+            storage = StorageWeakRef(output.logits.untyped_storage())
+            output.loss.backward()
+            del output
+            assert storage.expired()
+            trace.step()
+    finally:
+        gc.enable()
+
+
 def test_passes_without_a_gradient_are_no_records():
     model = small_lm("qwen3")
     inputs = batch(*sequences())
