@@ -16,7 +16,7 @@ import torch
 
 from analysis.ladder import Cells, full_factorial, one_factor_cells, run_cells
 from analysis.ladder.factors import factors_of
-from analysis.training.machine import cores
+from analysis.machine import cores
 from toy_models import Tree, tree_leaves
 
 

@@ -74,8 +74,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..machine import cores
     from ..report import save_figure
-    from ..training.machine import cores
     from .cells import BASELINES, METHODS, RATES, Cells, run_cells
     from .factors import cell_name, factors_of, full_factorial, one_factor_cells
     from .matching import gaps

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
+from ..machine import machine_info
 from ..recording.folders import write_durably
-from ..training.machine import machine_info
 from .cells import CellRun, Cells
 
 __all__ = ["LadderFolder"]

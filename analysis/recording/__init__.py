@@ -10,13 +10,18 @@ from ..lazy import lazy_names
 
 # name -> module that defines it
 _HOME = {
+    "Attachment": "attachment",
     "ContextProbe": "contexts",
     "ContextRows": "contexts",
     "Experiment": "reader",
+    "OutputHead": "heads",
+    "RecordSpec": "record_spec",
     "Run": "reader",
     "RunWriter": "store",
+    "attach": "attachment",
     "digest": "reader",
     "draw_contexts": "contexts",
+    "find_head": "heads",
     "jvp_step": "jvp",
     "load_trace": "reader",
     "prediction_summary": "derived",

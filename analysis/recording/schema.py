@@ -49,7 +49,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "schema_version": ("version of this schema", False),
     "run_id": ("name of the run and of its folder", True),
     "label": ("name of its method in tables and figures", True),
-    "engine": ("what trained: small, trl, verl or offline", True),
+    "engine": ("what trained: small, trl, verl, attach (a loop of one's own) or offline", True),
     "status": ("running, complete, interrupted or diverged", False),
     "recipe": ("the resolved recipe, every field; null where there was none", True),
     "hash": ("hash of the resolved recipe; null where there was none", True),
@@ -182,7 +182,8 @@ TOKENS = Table(
            null=True),
         _c("kl_weight", "float32", "the same for KL to the reference: scalar weight of a sampled estimator, "
                                    "coefficient of the KL vector for the full one", null=True),
-        _c("residual", "float32", "‖G + w·(e_y − π)‖ / ‖G‖ where the true ∂L/∂z = G was seen", null=True),
+        _c("residual", "float32", "‖G + w·(e_y − π)/T‖ / ‖G‖ where the true ∂L/∂z = G was seen; "
+                                  "the same of both seen through the head where only ∂L/∂hidden was", null=True),
         _c("bucket_mass", "floats", "Σ π by rank bucket", null=True),
         _c("bucket_mass_sq", "floats", "Σ π² by rank bucket", null=True),
         _c("top_ids", "ints", "most probable tokens", null=True),

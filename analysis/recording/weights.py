@@ -31,6 +31,11 @@ class WeightProbe:
     def _store(self, gradient: Tensor) -> None:
         self._gradient = gradient.detach() if self._gradient is None else self._gradient + gradient.detach()
 
+    @property
+    def caught(self) -> bool:
+        """Whether a backward pass came by since the last `take`."""
+        return self._gradient is not None
+
     def take(self) -> Tensor:
         """The weights of the backward passes since the last call; raises RuntimeError if none reached the log-probs."""
         if self._gradient is None:

@@ -15,7 +15,6 @@ _HOME = {
     "RunFailedError": "experiment",
     "config_from_dict": "config",
     "config_to_dict": "config",
-    "machine_info": "machine",
     "run": "experiment",
     "train": "loop",
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from toy_models.bases import BASES, ensure_base
 
 from ..errors import InterruptedRunError, UsageError, nearest
+from ..machine import cores, versions
 from ..recording.folders import (
     EXPERIMENT_FILE,
     RUN_FILE,
@@ -31,7 +32,6 @@ from ..recording.folders import (
 from .fields import GIVEN
 from .given import adopted, write_given
 from .inputs import changed_inputs, check_inputs, input_digests
-from .machine import cores, versions
 from .pool import FINAL, Job, Outcome, StopRequests, run_jobs
 from .progress import Progress
 from .recipe import PlannedRun, Recipe

@@ -15,11 +15,11 @@ from toy_models.files import FILE_TASK
 from toy_models.verifiers import get_verifier
 
 from ..errors import UsageError
+from ..machine import machine_info
 from .config import config_to_dict
 from .fields import GIVEN, RunConfig
 from .given import load_given, weights_hash
 from .inputs import data_files, identified, input_digests
-from .machine import machine_info
 
 __all__ = ["check_fit", "load_policy_and_task", "pick_device", "run_identity"]
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from . import __version__
 
 __all__ = ["cores", "machine_info", "versions"]
 
@@ -52,7 +52,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """The commit of the checkout that this package lies in, not of some repository that merely surrounds it."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package.parent), *arguments]

@@ -1,0 +1,43 @@
+"""What `attach` records, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+__all__ = ["RecordSpec"]
+
+
+@dataclass(frozen=True)
+class RecordSpec:
+    """What `attach` records.
+
+    tokens   share of the prompts whose tokens are recorded, drawn by a hash of prompt, update and seed: groups of
+             responses to one prompt are recorded whole or not at all, at least one in each update. The others cost
+             nothing. 1 records every token
+    top_k    ids and probabilities of so many most probable tokens
+    rank     the rank of each token
+    chunk    updates to a commit of the run folder
+    seed     of the draw
+
+    >>> RecordSpec(tokens=2)
+    Traceback (most recent call last):
+    analysis.errors.UsageError: record.tokens: expected a share above 0 and at most 1, got 2
+    """
+
+    tokens: float = 0.125
+    top_k: int = 0
+    rank: bool = False
+    chunk: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tokens <= 1:
+            raise UsageError(f"record.tokens: expected a share above 0 and at most 1, got {self.tokens}")
+        for name, least in (("top_k", 0), ("chunk", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"record.{name}: expected a whole number from {least}, got {value!r}")
+        if not isinstance(self.rank, bool):
+            raise UsageError(f"record.rank: expected True or False, got {self.rank!r}")
