@@ -1,4 +1,4 @@
-"""`python -m analysis.trace`: train and record an experiment, and show what came out."""
+"""`python -m analysis.trace`: train and record an experiment, or trace recorded rollouts, and show what came out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError
+from .offline import command as offline
 
 if TYPE_CHECKING:
     from .recording import Experiment
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_ABOUT = "Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it."
+_ABOUT = """Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it; or
+trace recorded rollouts of any model."""
 
 _MANUAL = """\
 examples:
@@ -48,6 +50,7 @@ what is written:
   Built-in base models are pretrained once and kept in the user's cache folder (RLVR_DYNAMICS_CACHE).
   Results go to standard output, progress and errors to standard error.
 
+{recorded}
 what happens to a folder that exists:
   a complete experiment of the same recipe is shown again; an unfinished one goes on with --resume; of anything
   else nothing is touched. --force deletes an experiment and starts anew.
@@ -57,6 +60,9 @@ exit status:
   2  a request that cannot be met as stated, or an unfinished experiment without --resume
   130  stopped by Ctrl-C or SIGTERM; once: runs end after their present step and are saved; twice: they are killed
 """
+
+
+_MANUAL = _MANUAL.format(recorded=offline.MANUAL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="show the runs, the folder and whether the base is cached; run nothing")
     add("--json", action="store_true", help="results as JSON on standard output")
     add("--quiet", action="store_true", help="no progress")
+    offline.add_options(parser)
     add("--version", action="version", version=f"rlvr-dynamics {__version__}")
     return parser
 
@@ -112,8 +119,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
     if arguments.list:
         return _list(as_json=arguments.json)
+    if arguments.model is not None or arguments.rollouts is not None:
+        offline.show_trace(offline.trace(arguments), as_json=arguments.json)
+        return 0
     if arguments.run is None and arguments.resume is None:
-        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR] or --list; --help explains them")
+        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR], --list, or --model DIR with --rollouts "
+                         "FILE; --help explains them")
     folder = arguments.out
     if arguments.resume:
         if folder is not None and folder != Path(arguments.resume):

@@ -1,0 +1,88 @@
+"""The forward pass over a window of rollouts: batch by batch, smaller where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UsageError
+from .batches import batches_of
+from .measure import measure, response_hidden
+from .settings import TraceSettings
+from .tokens import Encoded
+
+__all__ = ["Forward"]
+
+Columns = dict[str, np.ndarray]
+
+
+class Forward:
+    """Statistics of each rollout's tokens under one model, `budget` tokens at a time; half of them from where memory
+    ran out, which `say` is told of."""
+
+    def __init__(self, model: Any, settings: TraceSettings, budget: int, say: Callable[[str], None]) -> None:
+        self._head = find_head(model)
+        self._device = next(model.parameters()).device
+        self._settings, self.budget, self._say = settings, budget, say
+
+    def __call__(
+        self, window: Sequence[Encoded], advance: Callable[[int], None], stopped: Callable[[], bool]
+    ) -> list[Columns] | None:
+        """Columns of each rollout of the window, in its order; None where `stopped` came true in between."""
+        found: dict[int, Columns] = {}
+        waiting = batches_of(window, self.budget)[::-1]
+        while waiting:
+            if stopped():
+                return None
+            batch = waiting.pop()
+            try:
+                found |= self._batch(batch)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                waiting += self._halved(batch, error)
+                continue
+            advance(sum(item.length for item in batch))
+        return [found[item.rollout.index] for item in window]
+
+    def _batch(self, batch: list[Encoded]) -> dict[int, Columns]:
+        hidden, tokens = response_hidden(self._head.backbone, [item.prompt for item in batch],
+                                         [item.response for item in batch], self._device)
+        columns = measure(hidden, tokens, self._head, temperature=self._settings.temperature,
+                          top_k=self._settings.top_k)
+        ends = np.cumsum([len(item.response) for item in batch])[:-1]
+        parts = {name: np.split(values, ends) for name, values in columns.items()}
+        return {item.rollout.index: {name: of[i] for name, of in parts.items()} for i, item in enumerate(batch)}
+
+    def _halved(self, batch: list[Encoded], error: BaseException) -> list[list[Encoded]]:
+        """The batch in two, the first to come last; every later batch has half of the budget as well."""
+        if len(batch) == 1:
+            raise UsageError(f"batch_tokens: out of memory with a single rollout of {batch[0].length} tokens "
+                             f"({batch[0].rollout.where}); what was traced before is kept: use a device with more memory, "
+                             "a smaller dtype, or leave that rollout out, and resume") from error
+        used = len(batch) * batch[0].length
+        self.budget = max(1, used // 2)
+        self._say(f"out of memory with a batch of {used:,} tokens: going on with {self.budget:,}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return [batch[middle:], batch[:middle]]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Of a device, of Python, or of torch's allocator on the CPU, which has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+class _Stub:
+    def __init__(self, model):
+        self.backbone, self._head = model.base_model, model.get_output_embeddings()
+        self.bias = getattr(self._head, "bias", None)
+        self.softcap, self.logit_scale = None, 1.0
+    def weight(self):
+        return self._head.weight
+def find_head(model):
+    return _Stub(model)
