@@ -1,0 +1,281 @@
+"""The output head of a Hugging Face causal LM: how its logits follow from the backbone's last hidden state.
+
+    logits = cap(logit_scale · (hidden @ weightᵀ + bias)),   cap(z) = softcap · tanh(z / softcap), or z without a cap
+
+`find_head` reads the parts from the model and its configuration; nothing is run. This is the only module that knows
+how transformers, peft, DDP, FSDP and DeepSpeed keep an output head. What it does not know it refuses: a head of
+several layers between backbone and logits, a factor of the logits under a name of its own, packed weights. `verify`
+holds the description against logits that the model itself gave.
+
+Source of the factors: the forward passes of the causal LMs in transformers 5.23 (277 files of models were searched).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+__all__ = ["OutputHead", "find_head", "last_hidden_state", "unwrap"]
+
+# Configuration fields that cap the logits: Gemma 2 and later, Recurrent Gemma, xLSTM.
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+# Those that multiply them: Cohere, models by TRL's reading of `output_multiplier`, Falcon-H1.
+_MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+# Those that divide them or the hidden states, which is the same without a bias: Granite and MiniCPM3, Inkling.
+_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+_DIVISOR_THAT_MULTIPLIES = {"hyperclovax": "logits_scaling"}
+# Any other field of these words may change the logits, unless it speaks of attention, of routers or of what is kept.
+_SUSPECT = re.compile(r"logit|lm_head|output_mult")
+_HARMLESS = re.compile(r"attn|attention|router|to_keep|lm_head_bias|chunk_size")
+
+_SUPPORTED = (
+    "supported is a decoder-only causal LM of transformers whose logits are one linear layer on the backbone's last "
+    "hidden state, with a bias, a soft cap and a constant factor as the configuration names them, and plain LoRA"
+)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The head of one model; `weight()` and `bias()` are read anew at each call, since training changes them."""
+
+    model: nn.Module  # the causal LM inside DDP, FSDP, torch.compile and peft
+    module: nn.Module  # its linear layer (V, D)
+    backbone: nn.Module  # whose last hidden state enters it
+    vocabulary: int  # V, the number of logits
+    hidden_size: int  # D
+    softcap: float | None
+    logit_scale: float
+    tied: bool  # whether the layer shares its weight with the input embedding
+    description: str  # for people
+
+    @torch.no_grad()
+    def weight(self) -> Tensor:
+        """The effective weight (V, D), without a graph: with active LoRA adapters added, gathered from shards.
+
+        A plain head's own storage, not a copy. Under FSDP2 gathering is a collective: every rank must call it.
+        Raises UsageError where it cannot be had: ZeRO-3 shards, dropout before an adapter in training mode.
+        """
+        layer = _layer_of(self.module)
+        weight = _whole(layer.weight, "weight")
+        for delta, _ in _adapters(self.module):
+            weight = weight + _whole(delta, "adapter").to(weight.dtype)
+        return weight[: self.vocabulary]
+
+    @torch.no_grad()
+    def bias(self) -> Tensor | None:
+        """The effective bias (V,), None where the head has none."""
+        layer = _layer_of(self.module)
+        bias = getattr(layer, "bias", None)
+        bias = None if bias is None else _whole(bias, "bias")
+        for _, offset in _adapters(self.module):
+            if offset is not None:
+                bias = offset if bias is None else bias + offset
+        return None if bias is None else bias[: self.vocabulary]
+
+    def arguments(self) -> dict[str, Any]:
+        """The head as keyword arguments of `token_statistics(hidden=…)`: head, bias, softcap, logit_scale."""
+        return {
+            "head": self.weight(), "bias": self.bias(), "softcap": self.softcap, "logit_scale": self.logit_scale,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) of hidden states (…, D) by the formula above, densely; for a few rows."""
+        z = hidden.to(self.weight().dtype) @ self.weight().T
+        bias = self.bias()
+        z = self.logit_scale * (z if bias is None else z + bias)
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+    def verify(self, hidden: Tensor, logits: Tensor) -> None:
+        """Hold the description against the model: `hidden` (n, D) as the backbone gave it, `logits` (n, V) as the
+        model did. Raises UsageError where they differ by more than the rounding of their dtype.
+        """
+        ours = self.logits(hidden).double()
+        theirs = logits.detach().double()
+        if ours.shape != theirs.shape:
+            raise UsageError(f"model: expected logits of shape {tuple(ours.shape)}, as {self.description} gives them, "
+                             f"the model gave {tuple(theirs.shape)}")
+        # products of D terms round by about eps·√D of their size; 64 leaves room for caps, casts and sums in blocks
+        eps = max(torch.finfo(t.dtype).eps for t in (hidden, logits, self.weight()))
+        slack = 64 * eps * (1 + theirs.abs().amax().item())
+        worst = (ours - theirs).abs().amax().item()
+        if not worst <= slack:
+            raise UsageError(
+                f"model: its logits are not what its head was read as ({self.description}): they differ by up to "
+                f"{worst:.3g}; {_SUPPORTED}"
+            )
+
+
+def find_head(model: nn.Module) -> OutputHead:
+    """The output head of `model`, a causal LM of transformers, bare or inside DDP, FSDP, torch.compile or peft.
+
+    Raises UsageError for anything else, with what was found and what is supported.
+
+    >>> from transformers import AutoModelForCausalLM, Qwen2Config
+    >>> config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+    ...                      num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
+    >>> head = find_head(AutoModelForCausalLM.from_config(config))
+    >>> head.description
+    'Qwen2ForCausalLM.lm_head, Linear 8 → 11, tied'
+    >>> head.weight().shape
+    torch.Size([11, 8])
+    """
+    inner: Any = unwrap(model)
+    what = type(inner).__name__
+    config = _text_config(inner, what)
+    module = inner.get_output_embeddings()
+    if module is None or not inner.can_generate() or getattr(config, "is_encoder_decoder", False):
+        raise UsageError(f"model: {what} is no causal language model with an output head; {_SUPPORTED}")
+    name = _child_name(inner, module, what)
+    base = inner.base_model
+    between = [
+        child for child, part in inner.named_children()
+        if part is not module and part is not base and any(True for _ in part.parameters())
+    ]  # fmt: skip
+    if base is inner or between:
+        found = f"{', '.join(between)} beside its backbone and its head" if between else "no backbone of its own"
+        raise UsageError(f"model: {what} has {found}; {_SUPPORTED}")
+    decoder = inner.get_decoder()  # OPT and the decoders of Bart's kin are called past their base model
+    backbone = decoder if any(part is decoder for part in base.modules()) else base
+    layer = _layer_of(module)
+    rows, columns = _shape(layer, f"{what}.{name}")
+    vocabulary = min(rows, getattr(config, "unpadded_vocab_size", None) or rows)
+    softcap, scale = _cap_and_scale(config, what)
+    embedding = inner.get_input_embeddings()
+    tied = embedding is not None and getattr(embedding, "weight", None) is layer.weight
+    parts = [f"{what}.{name}", f"{type(module).__name__} {columns} → {vocabulary}", "tied" if tied else "not tied"]
+    parts += ["with bias"] if getattr(layer, "bias", None) is not None else []
+    parts += [f"times {scale:g}"] if scale != 1 else []
+    parts += [f"capped at {softcap:g}"] if softcap is not None else []
+    return OutputHead(inner, module, backbone, vocabulary, columns, softcap, scale, tied, ", ".join(parts))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The transformers model inside DDP, FSDP, torch.compile and peft; UsageError where there is none."""
+    from transformers import PreTrainedModel
+
+    inner: Any = model
+    for _ in range(8):  # no stack of wrappers is deeper
+        if isinstance(inner, PreTrainedModel):
+            return inner
+        if hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):
+            inner = inner._orig_mod
+        elif isinstance(getattr(inner, "module", None), nn.Module):
+            inner = inner.module
+        else:
+            break
+    raise UsageError(f"model: expected a causal LM of transformers, got {type(model).__name__}; {_SUPPORTED}")
+
+
+def last_hidden_state(output: Any) -> Tensor:
+    """What a backbone's forward pass returned as the hidden states (B, T, D) that enter the head."""
+    if isinstance(output, Tensor):
+        return output
+    hidden = output.get("last_hidden_state") if isinstance(output, Mapping) else output[0]
+    if not isinstance(hidden, Tensor):
+        raise UsageError(f"model: its backbone returned no last hidden state but {type(output).__name__}; {_SUPPORTED}")
+    return hidden
+
+
+def _text_config(model: Any, what: str) -> Any:
+    try:
+        return model.config.get_text_config(decoder=True)
+    except ValueError as error:
+        raise UsageError(f"model: {what} has no single text decoder ({error}); {_SUPPORTED}") from error
+
+
+def _child_name(model: nn.Module, module: nn.Module, what: str) -> str:
+    for name, child in model.named_children():
+        if child is module:
+            return name
+    raise UsageError(f"model: the head of {what} has several layers between backbone and logits; {_SUPPORTED}")
+
+
+def _cap_and_scale(config: Any, what: str) -> tuple[float | None, float]:
+    softcap = next((float(cap) for cap in (getattr(config, name, None) for name in _CAPS) if cap), None)
+    scale = 1.0
+    for name in (*_MULTIPLIERS, *_DIVISORS):
+        value = getattr(config, name, None)  # a property in some configurations, so no field of `to_dict`
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value:
+            raise UsageError(f"model: expected a number other than 0 for {name} of {what}, got {value!r}")
+        multiplies = name in _MULTIPLIERS or _DIVISOR_THAT_MULTIPLIES.get(config.model_type) == name
+        scale = scale * value if multiplies else scale / value
+    known = {*_CAPS, *_MULTIPLIERS, *_DIVISORS}
+    odd = {
+        name: value for name, value in config.to_dict().items()
+        if _SUSPECT.search(name) and not _HARMLESS.search(name) and name not in known and value not in (None, 0, 1)
+    }  # fmt: skip
+    if odd:
+        listed = ", ".join(f"{name} = {value}" for name, value in odd.items())
+        raise UsageError(f"model: {what} is configured with {listed}, which may change its logits in a way that is "
+                         f"not known here; {_SUPPORTED}")
+    return softcap, scale
+
+
+def _shape(layer: Any, where: str) -> tuple[int, int]:
+    weight = layer.weight
+    rows, columns = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
+    shape = (rows, columns) if rows and columns else tuple(weight.shape)  # shards have shapes of their own
+    whole = not weight.numel() or tuple(weight.shape) == shape
+    if len(shape) != 2 or not weight.is_floating_point() or not whole:
+        raise UsageError(f"model: {where} keeps its weight as {tuple(weight.shape)} of {weight.dtype}, packed or "
+                         f"quantised; {_SUPPORTED}")
+    return int(shape[0]), int(shape[1])
+
+
+def _layer_of(module: nn.Module) -> Any:
+    """The layer whose `weight` counts, inside what peft puts around it."""
+    inner: Any = module
+    if hasattr(inner, "token_adapter"):
+        raise UsageError(f"model: single rows of its head are trained (trainable_token_indices); {_SUPPORTED}")
+    if hasattr(inner, "modules_to_save"):
+        active = [name for name in inner.active_adapters if name in inner.modules_to_save]
+        inner = inner.modules_to_save[active[0]] if active and not inner.disable_adapters else inner.original_module
+    while hasattr(inner, "base_layer"):
+        inner = inner.base_layer
+    if not isinstance(getattr(inner, "weight", None), Tensor):
+        raise UsageError(f"model: its head is a {type(inner).__name__} without a weight; {_SUPPORTED}")
+    return inner
+
+
+def _adapters(module: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
+    """What active, unmerged LoRA adapters add to weight and bias; UsageError for adapters of any other kind."""
+    inner: Any = module
+    if not hasattr(inner, "base_layer") or inner.disable_adapters or inner.merged:
+        return []
+    kind = type(inner).__name__
+    if not (hasattr(inner, "lora_A") and hasattr(inner, "get_delta_weight")) or hasattr(inner.base_layer, "base_layer"):
+        raise UsageError(f"model: its head has an adapter of the kind {kind}; {_SUPPORTED}")
+    out = []
+    for name in (name for name in inner.active_adapters if name in inner.lora_A):
+        if name in getattr(inner, "lora_variant", {}):
+            raise UsageError(f"model: the adapter {name!r} of its head is a variant of LoRA; {_SUPPORTED}")
+        dropout = inner.lora_dropout[name]
+        if inner.training and getattr(dropout, "p", 0):
+            raise UsageError(f"model: the adapter {name!r} of its head drops out at random (p = {dropout.p:g}), so "
+                             "there is no one law of the tokens; set lora_dropout=0 or call model.eval()")
+        offset = getattr(inner.lora_B[name], "bias", None)
+        out.append((inner.get_delta_weight(name), None if offset is None else offset * inner.scaling[name]))
+    return out
+
+
+def _whole(tensor: Tensor, what: str) -> Tensor:
+    if hasattr(tensor, "full_tensor"):  # a DTensor, as FSDP2 shards parameters
+        tensor = tensor.full_tensor()
+    if not tensor.numel():
+        raise UsageError(
+            f"model: the {what} of its head is empty here, as DeepSpeed ZeRO-3 leaves it on each rank; gather it "
+            "around the call, `with deepspeed.zero.GatheredParameters([head.weight]):`, or use ZeRO-2 or FSDP2"
+        )
+    return tensor.detach()
