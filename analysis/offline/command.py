@@ -119,4 +119,5 @@ def show_trace(run: Run, *, as_json: bool) -> None:
 
 def _results(run: Run, figures: list[str], summary: dict[str, Any]) -> dict[str, Any]:
     return {"folder": str(run.folder), "status": run.status, "rollouts": run.rows("rollouts"),
-            "tokens": run.rows("tokens"), "skipped": run.info["trace"]["skipped"], "figures": figures, "summary": summary}
+            "tokens": run.rows("tokens"), "skipped": run.info["trace"]["skipped"], "figures": figures,
+            "summary": summary}

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
+from ..recording.heads import find_head, last_hidden_state
 from .batches import batches_of
 from .measure import measure, response_hidden
 from .settings import TraceSettings
 from .tokens import Encoded
 
 __all__ = ["Forward"]
+
+_VERIFIED = 16  # tokens
 
 Columns = dict[str, np.ndarray]
 
@@ -24,7 +27,8 @@ class Forward:
     ran out, which `say` is told of."""
 
     def __init__(self, model: Any, settings: TraceSettings, budget: int, say: Callable[[str], None]) -> None:
-        self._head = find_head(model)
+        self._head, self._model = find_head(model), model
+        self._verified = False
         self._device = next(model.parameters()).device
         self._settings, self.budget, self._say = settings, budget, say
 
@@ -48,7 +52,16 @@ class Forward:
             advance(sum(item.length for item in batch))
         return [found[item.rollout.index] for item in window]
 
+    def _verify(self, item: Encoded) -> None:
+        """Hold what was read of the head against the model's own logits, for some tokens of one rollout."""
+        ids = torch.from_numpy(np.concatenate([item.prompt, item.response])[:_VERIFIED]).to(self._device)[None]
+        hidden = last_hidden_state(self._head.backbone(input_ids=ids, use_cache=False))
+        self._head.verify(hidden[0], self._model(input_ids=ids, use_cache=False).logits[0])
+        self._verified = True
+
     def _batch(self, batch: list[Encoded]) -> dict[int, Columns]:
+        if not self._verified:
+            self._verify(batch[-1])
         hidden, tokens = response_hidden(self._head.backbone, [item.prompt for item in batch],
                                          [item.response for item in batch], self._device)
         columns = measure(hidden, tokens, self._head, temperature=self._settings.temperature,
@@ -61,8 +74,8 @@ class Forward:
         """The batch in two, the first to come last; every later batch has half of the budget as well."""
         if len(batch) == 1:
             raise UsageError(f"batch_tokens: out of memory with a single rollout of {batch[0].length} tokens "
-                             f"({batch[0].rollout.where}); what was traced before is kept: use a device with more memory, "
-                             "a smaller dtype, or leave that rollout out, and resume") from error
+                             f"({batch[0].rollout.where}); what was traced before is kept: use a device with more "
+                             "memory, a smaller dtype, or leave that rollout out, and resume") from error
         used = len(batch) * batch[0].length
         self.budget = max(1, used // 2)
         self._say(f"out of memory with a batch of {used:,} tokens: going on with {self.budget:,}")
@@ -76,13 +89,3 @@ def _out_of_memory(error: BaseException) -> bool:
     """Of a device, of Python, or of torch's allocator on the CPU, which has no type of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
-
-class _Stub:
-    def __init__(self, model):
-        self.backbone, self._head = model.base_model, model.get_output_embeddings()
-        self.bias = getattr(self._head, "bias", None)
-        self.softcap, self.logit_scale = None, 1.0
-    def weight(self):
-        return self._head.weight
-def find_head(model):
-    return _Stub(model)

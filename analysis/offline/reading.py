@@ -89,7 +89,8 @@ def read_rollouts(
     cannot be read, columns as in `find_columns`, rewards of which some are numbers and some truth values, a file
     without rows, and (unless `bad` skips them) rows that cannot be used.
     """
-    path, name = (Path(source), Path(source).name) if isinstance(source, str | Path) else (None, "rollouts")
+    path = Path(source) if isinstance(source, str | Path) else None
+    name = "rollouts" if path is None else path.name
     bad = bad if bad is not None else BadRows(False, name)
     if path is not None:
         try:
@@ -99,7 +100,8 @@ def read_rollouts(
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     else:
-        records = source.to_dict("records") if hasattr(source, "to_dict") else source
+        given: Any = source
+        records = given.to_dict("records") if hasattr(given, "to_dict") else given
         plain = [{name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
                  for row in records]  # of a data frame, whose lists are arrays
         raw = [(f"rollout {i}", row) for i, row in enumerate(plain)]

@@ -16,6 +16,7 @@ from toy_models.task import prompt_hash
 from toy_models.texts import check_template, encode_text, render_prompt
 
 from ..errors import UsageError
+from ..recording.heads import unwrap
 from .reading import BadRows, Rollout
 from .settings import TraceSettings
 
@@ -36,8 +37,9 @@ class ModelLimits:
 
     @classmethod
     def of(cls, model: Any) -> ModelLimits:
-        config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-        return cls(model.get_input_embeddings().weight.shape[0], getattr(config, "max_position_embeddings", None))
+        inner: Any = unwrap(model)
+        config = inner.config.get_text_config(decoder=True)
+        return cls(inner.get_input_embeddings().weight.shape[0], getattr(config, "max_position_embeddings", None))
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def encode_rollouts(
     outside the vocabulary and rollouts longer than the model's positions.
     """
     if len(tokenizer) > limits.vocab:
-        raise UsageError(f"tokenizer: it has {len(tokenizer)} tokens, but the model embeds only {limits.vocab}; they do "
-                         "not match: give the tokenizer that the model was trained with")
+        raise UsageError(f"tokenizer: it has {len(tokenizer)} tokens, but the model embeds only {limits.vocab}; they "
+                         "do not match: give the tokenizer that the model was trained with")
     if settings.eos and tokenizer.eos_token_id is None:
         raise UsageError("eos: the tokenizer has no end token; leave it out, or set tokenizer.eos_token")
     if settings.chat_template:
@@ -155,8 +157,8 @@ def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimi
     for name in ("advantage", "old_log_probs"):
         value = getattr(rollout, name)
         if isinstance(value, tuple) and len(value) != response:
-            raise ValueError(f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; expected "
-                             "one for each, in the model's own tokens")
+            raise ValueError(f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; "
+                             "expected one for each, in the model's own tokens")
 
 
 def _check_texts(tokenizer: Any, rollouts: Sequence[Rollout]) -> None:

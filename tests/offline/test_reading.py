@@ -79,7 +79,7 @@ class TestLayouts:
     ([ROW], {"reward": "score"}, r"a.jsonl has no column 'score' for reward; it has prompt, response, reward"),
     ([ROW], {"rewards": "reward"}, r"columns: unknown role 'rewards'; did you mean reward"),
     ([ROW | {"output": "x"}], {}, r"has response and output, either of which may be the response; say which"),
-    ([ROW, {"prompt": "a", "response": "b"}], {}, r"a.jsonl line 2: no column 'reward'; it has prompt, response; skip_bad"),
+    ([ROW, {"prompt": "a", "response": "b"}], {}, r"a.jsonl line 2: no column 'reward'; it has prompt, resp"),
     ([ROW | {"response": ""}], {}, r"line 1, 'response': the response is empty"),
     ([ROW | {"response": [{"content": "a"}, {"content": "b"}]}], {}, r"one message of the assistant, got 2 messages"),
     ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
