@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_ABOUT = """Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it; or
-trace recorded rollouts of any model."""
+_ABOUT = """\
+Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it; or trace
+recorded rollouts of any model."""
 
 _MANUAL = """\
 examples:
@@ -123,8 +124,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         offline.show_trace(offline.trace(arguments), as_json=arguments.json)
         return 0
     if arguments.run is None and arguments.resume is None:
-        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR], --list, or --model DIR with --rollouts "
-                         "FILE; --help explains them")
+        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR], --list, or --model DIR with "
+                         "--rollouts FILE; --help explains them")
     folder = arguments.out
     if arguments.resume:
         if folder is not None and folder != Path(arguments.resume):

@@ -27,7 +27,8 @@ def parse_objective(text: str) -> Objective:
     for part in given:
         key, sign, value = part.partition("=")
         if not sign:
-            raise UsageError(f"objective: expected NAME,PARAMETER=VALUE such as w-reinforce-log,lambda=0.1, got {text!r}")
+            raise UsageError(f"objective: expected NAME,PARAMETER=VALUE such as w-reinforce-log,lambda=0.1, got "
+                             f"{text!r}")
         parameters["lambda_" if key == "lambda" else key] = _value(value)
     found = get(name, **parameters)
     found.check_use("a trace of recorded rollouts")
@@ -73,9 +74,9 @@ def check_objectives(
             raise UsageError(f"objective: {name} needs rewards, and {source} has no column for them; map one with "
                              "columns reward=NAME, or name a verifier (--verifier)")
         if "old_log_probs" in objective.needs() and not old_log_probs:
-            raise UsageError(f"objective: {name} needs old log-probs, and {source} has no column for them; map one with "
-                             "columns old_log_probs=NAME, say on_policy (--on-policy) where the model itself sampled "
-                             "the rollouts (the ratio is 1 then), or take the form log or probability")
+            raise UsageError(f"objective: {name} needs old log-probs, and {source} has no column for them; map one "
+                             "with columns old_log_probs=NAME, say on_policy (--on-policy) where the model itself "
+                             "sampled the rollouts (the ratio is 1 then), or take the form log or probability")
         if not verdicts and needs_verdicts(objective):
             raise UsageError(f"objective: {name} is defined for rewards 0 and 1, and {source} has others; give a "
                              "threshold (--threshold X: a reward above X counts as 1)")

@@ -145,8 +145,8 @@ def _check_singles(objective: Objective, batch: pd.DataFrame, single: int) -> No
     except UsageError:
         groups = batch["group"].nunique()
         raise UsageError(f"objective: {objective.name} compares the responses of a group, and {single} of {groups} "
-                         "groups have one response only; give the column that tells groups apart (group), or prompts that "
-                         "occur several times, or leave such rollouts out") from None
+                         "groups have one response only; give the column that tells groups apart (group), or prompts "
+                         "that occur several times, or leave such rollouts out") from None
 
 
 def _padded(rows: pd.DataFrame) -> Iterator[tuple[Tensor, Tensor]]:

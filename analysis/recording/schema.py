@@ -140,7 +140,7 @@ ROLLOUTS = Table(
         _c("response_ids", "ints", "sampled tokens, the end token included"),
         _c("response_text", "str", "the response as text"),
         _c("length", "int32", "number of response tokens", "tokens"),
-        _c("finished", "bool", "whether it ended with the end token (of recorded text: whether it was traced with one)"),
+        _c("finished", "bool", "whether it ended with the end token; offline whether it was traced with one"),
         _c("reward", "float32", "the reward that training saw (after verifier noise)", null=True),
         _c("correct", "bool", "the verifier's true verdict (before noise)", null=True),
         _c("noise_flipped", "bool", "whether verifier noise flipped the reward"),

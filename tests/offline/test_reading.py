@@ -85,8 +85,8 @@ class TestLayouts:
     ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
     ([ROW | {"reward": "1"}], {}, r"line 1, 'reward': expected a number or true or false, got '1'"),
     ([ROW | {"reward": None}], {}, r"line 1: the column 'reward' is null"),
-    ([ROW, ROW | {"reward": True}], {}, r"the rewards \('reward'\) are of mixed types: a truth value in a.jsonl line 2, a "
-                                        r"number in a.jsonl line 1"),
+    ([ROW, ROW | {"reward": True}], {}, r"the rewards \('reward'\) are of mixed types: a truth value in a.jsonl line 2, "
+                                        r"a number in a.jsonl line 1"),
     ([ROW | {"step": -1}], {}, r"'step': expected a whole number from 0, got -1"),
     ([ROW | {"group": [1]}], {}, r"'group': expected a number or a string, the same in all rows of a group"),
     ([ROW | {"response_ids": []}], {}, r"'response_ids': expected at least one token id, got none"),
@@ -119,7 +119,7 @@ def test_a_verifier_needs_answers(tmp_path: Path) -> None:
 
 def test_broken_lines_by_number_or_counted(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [ROW, '{"prompt": "1', "[1]", ROW | {"response": ""}, ROW])
-    with pytest.raises(UsageError, match=r"a.jsonl line 2: not valid JSON .* skip_bad \(--skip-bad\) leaves such rows out"):
+    with pytest.raises(UsageError, match=r"a.jsonl line 2: not valid JSON .* skip_bad \(--skip-bad\) leaves such"):
         read_rollouts(path)
     bad = BadRows(True, "a.jsonl")
     file = read_rollouts(path, bad=bad)
@@ -129,7 +129,7 @@ def test_broken_lines_by_number_or_counted(tmp_path: Path) -> None:
     bad = BadRows(True, "b.jsonl")
     with pytest.raises(UsageError, match=r"b.jsonl has no rows that can be read \(1 are broken\)"):
         read_rollouts(write_jsonl(tmp_path / "b.jsonl", ["{"]), bad=bad)
-    with pytest.raises(UsageError, match=r"no row that can be used; the first: c.jsonl line 1, 'response': the response"):
+    with pytest.raises(UsageError, match=r"no row that can be used; the first: c.jsonl line 1, 'response': the"):
         read_rollouts(write_jsonl(tmp_path / "c.jsonl", [ROW | {"response": ""}]), bad=BadRows(True, "c.jsonl"))
 
 
@@ -140,5 +140,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     pd.DataFrame([ROW] * 50).to_parquet(whole)
     half = tmp_path / "half.parquet"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(UsageError, match=r"half.parquet cannot be read: (?s:.*)Is it whole\? A writer that was stopped"):
+    with pytest.raises(UsageError, match=r"half.parquet cannot be read: (?s:.*)Is it whole\? A writer that was"):
         read_rollouts(half)

@@ -45,7 +45,7 @@ def test_template_on_request_alone() -> None:
     assert item.question == "1 + 2"
     (plain,) = encode([ROW], tokenizer)
     assert plain.prompt_text == ROW["prompt"]
-    with pytest.raises(UsageError, match=r"rollout 0: the prompt is a list of chat messages; ask for .*--chat-template"):
+    with pytest.raises(UsageError, match=r"rollout 0: the prompt is a list of chat messages; .*--chat-template"):
         encode([ROW | {"prompt": chat}], tokenizer)
     with pytest.raises(UsageError, match=r"chat_template: the tokenizer has none"):
         encode([ROW], chat_template=True)
@@ -66,17 +66,17 @@ def test_groups_by_column_or_by_prompt_within_a_step() -> None:
     assert [item.group for item in encode(rows)] == [0, 1, 0, 0, 1, 0]
     named = [ROW | {"group": name} for name in ("b", "a", "b", "c")]
     assert [item.group for item in encode(named)] == [0, 1, 0, 2]
-    with pytest.raises(UsageError, match=r"group: rollout 0 and rollout 1 are of the group 'a' and have different prompts"):
+    with pytest.raises(UsageError, match=r"group: rollout 0 and rollout 1 are of the group 'a' and have different"):
         encode([ROW | {"group": "a"}, ROW | {"group": "a", "prompt": "2 :"}])
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({"response_ids": [3, VOCAB]}, rf"the response has the token {VOCAB}, outside the vocabulary of the model \(0 to 28\)"),
+    ({"response_ids": [3, VOCAB]}, rf"the response has the token {VOCAB}, outside the vocabulary of .* \(0 to 28\)"),
     ({"prompt_ids": [-1]}, r"the prompt has the token -1, outside the vocabulary"),
     ({"response": "3 what"}, r"the tokenizer cannot encode '3 what'|UNK"),
     ({"response": " "}, r"the tokenizer makes no token of ' '"),
     ({"prompt": " "}, r"the prompt \('prompt'\) is empty"),
-    ({"prompt": "1 " * 60, "response": "2 " * 6}, r"prompt and response have 60 and 6 tokens, more than the model's 64"),
+    ({"prompt": "1 " * 60, "response": "2 " * 6}, r"prompt and response have 60 and 6 tokens, more than the .* 64"),
     ({"old_log_probs": [-1.0, -1.0]}, r"old_log_probs has 2 numbers for 1 response tokens"),
     ({"advantage": [-1.0, -1.0]}, r"advantage has 2 numbers for 1 response tokens"),
 ])  # fmt: skip
@@ -94,18 +94,18 @@ def test_the_longest_rollout_that_fits() -> None:
 
 
 def test_nothing_left() -> None:
-    with pytest.raises(UsageError, match=r"no row is left that the model can take; the first: rollout 0: the tokenizer"):
+    with pytest.raises(UsageError, match=r"no row is left that the model can take; the first: rollout 0: the"):
         encode([ROW | {"response": " "}], skip=True)
 
 
 def test_tokenizers_that_do_not_match() -> None:
-    with pytest.raises(UsageError, match=r"tokenizer: it has 29 tokens, but the model embeds only 20; they do not match"):
+    with pytest.raises(UsageError, match=r"tokenizer: it has 29 tokens, but the model embeds only 20; they do not"):
         encode([ROW], limits=ModelLimits(20, 64))
     other = word_tokenizer(["<pad>", "$", *(str(n) for n in range(27))], pad="<pad>", eos="$")
     rows = [ROW | {"prompt": "1 2", "response": f"{n} {n + 1}", "response_ids": [6 + n, 7 + n]} for n in range(4)]
     encode(rows)
-    with pytest.raises(UsageError, match=r"tokenizer: it does not match the token ids of the rollouts: those of rollout 0 "
-                                         r"read '4 5', their text is '0 1'"):
+    with pytest.raises(UsageError, match=r"tokenizer: it does not match the token ids of the rollouts: those of rollout "
+                                         r"0 read '4 5', their text is '0 1'"):
         encode(rows, other)
     no_end = make_tokenizer()
     no_end.eos_token = None

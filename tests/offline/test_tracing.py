@@ -233,7 +233,8 @@ class TestVerdicts:
 
     def test_a_function_of_ones_own_and_its_source(self, tmp_path: Path) -> None:
         source = tmp_path / "rule.py"
-        source.write_text("def score(prompt, response, answer):\n    return int(response) > int(answer) and prompt[0] == '1'\n")
+        rule = "    return int(response) > int(answer) and prompt[0] == '1'\n"
+        source.write_text("def score(prompt, response, answer):\n" + rule)
         run = traced(tmp_path / "a", list(self.ROWS), verifier=f"{source}:score")
         assert run.table("rollouts")["reward"].tolist() == [0.0, 1.0]
         assert len(run.info["verifier"]["sha256"]) == 64
@@ -289,7 +290,8 @@ class TestFolders:
         from filelock import FileLock
 
         (tmp_path / "a").mkdir()
-        with FileLock(tmp_path / "a" / ".lock"), pytest.raises(UsageError, match=r"another process writes .*a; wait for it"):
+        lock = FileLock(tmp_path / "a" / ".lock")
+        with lock, pytest.raises(UsageError, match=r"another process writes .*a; wait for it"):
             traced(tmp_path / "a")
 
     def test_skipped_rows_are_counted_in_run_json(self, tmp_path: Path) -> None:
