@@ -14,7 +14,6 @@ _HOME = {
     "COLUMNS": "columns",
     "Rollout": "reading",
     "TraceSettings": "settings",
-    "parse_objective": "wanted",
     "read_rollouts": "reading",
     "trace_rollouts": "tracing",
 }

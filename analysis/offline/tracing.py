@@ -20,7 +20,7 @@ from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Case, Verifier, VerifierError, get_verifier
 
 from ..errors import InterruptedRunError, UsageError
-from ..objectives import Objective
+from ..objectives import Objective, objective_text
 from ..recording import Run, RunWriter, read_run_json
 from ..recording.folders import RUN_FILE
 from ..training.given import weights_hash
@@ -33,7 +33,7 @@ from .reading import BadRows, RolloutFile, read_rollouts
 from .rows import prompt_rows, rollout_rows, token_rows
 from .settings import TraceSettings
 from .tokens import Encoded, ModelLimits, encode_rollouts
-from .wanted import check_objectives, objective_text
+from .wanted import check_objectives
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

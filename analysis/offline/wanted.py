@@ -1,63 +1,16 @@
-"""Objectives that are asked of a trace, as text: a name and its parameters, as in w-reinforce-ratio,lambda=0.1."""
+"""Whether a file of rollouts has what the objectives asked of its trace need, before anything is traced."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from ..errors import UsageError
 
-if TYPE_CHECKING:
-    from ..objectives import Objective
-
-__all__ = ["check_objectives", "objective_text", "parse_objective"]
-
-
-def parse_objective(text: str) -> Objective:
-    """The objective that a text names; parameters are those of a recipe's [objective], apart by commas.
-
-    Raises UsageError for an unknown name or parameter, and for an objective that a trace cannot answer for.
-
-    >>> parse_objective("w-reinforce-log,lambda=0.5").parameters["lambda_"]
-    0.5
-    """
-    from ..objectives import get
-
-    name, *given = (part.strip() for part in text.split(","))
-    parameters: dict[str, Any] = {}
-    for part in given:
-        key, sign, value = part.partition("=")
-        if not sign:
-            raise UsageError(f"objective: expected NAME,PARAMETER=VALUE such as w-reinforce-log,lambda=0.1, got "
-                             f"{text!r}")
-        parameters["lambda_" if key == "lambda" else key] = _value(value)
-    found = get(name, **parameters)
-    found.check_use("a trace of recorded rollouts")
-    return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def objective_text(objective: str | Objective) -> str:
-    """An objective as text that `parse_objective` reads; UsageError where it cannot be had.
-
-    >>> objective_text(parse_objective("grpo,clip_low=0.2"))
-    'grpo,clip_low=0.2'
-    """
-    if isinstance(objective, str):
-        parse_objective(objective)
-        return objective
-    defaults = objective.entry.defaults
-    changed = {name: value for name, value in objective.parameters.items() if value != defaults.get(name)}
-    return ",".join([objective.name, *(f"{name.rstrip('_')}={value}" for name, value in changed.items())])
+__all__ = ["check_objectives"]
 
 
 def check_objectives(
-    names: list[str], *, source: str, rewards: bool, old_log_probs: bool, verdicts: bool, singles: str | None
+    names: Sequence[str], *, source: str, rewards: bool, old_log_probs: bool, verdicts: bool, singles: str | None
 ) -> None:
     """UsageError, before anything is traced, for an objective that lacks an input, with the column that would give it.
 
@@ -66,10 +19,12 @@ def check_objectives(
     """
     import torch
 
+    from ..objectives import parse_objective
     from ..recording.assumed import needs_verdicts
 
     for name in names:
         objective = parse_objective(name)
+        objective.check_use("a trace of recorded rollouts")
         if not rewards:
             raise UsageError(f"objective: {name} needs rewards, and {source} has no column for them; map one with "
                              "columns reward=NAME, or name a verifier (--verifier)")

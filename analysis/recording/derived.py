@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from ..objectives import Objective
     from .reader import Run
 
-__all__ = ["context_flows", "prediction_summary", "token_laws"]
+__all__ = ["STATISTICS", "context_flows", "prediction_summary", "statistics_of", "token_laws"]
 
 _KEY = ["update", "step", "rollout", "position", "epoch", "minibatch", "token"]
 _ARGMAX = ("argmax_token", "argmax_prob")
-_STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
+STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
 
 
 def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
@@ -61,8 +61,8 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
 
     Raises UsageError where no weight was measured and no objective is given, or the rewards that it needs are missing.
     """
-    rows = run.table("tokens", [*_KEY, *_STATISTICS, "old_log_prob", "weight"], where)
-    stats = _statistics(rows)
+    rows = run.table("tokens", [*_KEY, *STATISTICS, "old_log_prob", "weight"], where)
+    stats = statistics_of(rows)
     if objective is not None:
         weight = assumed_weights(run, rows, objective)
     elif rows["weight"].isna().any():
@@ -89,8 +89,9 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
     return rows[_KEY].assign(**{name: values.numpy() for name, values in derived.items()})
 
 
-def _statistics(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
-    values = {name: tensor_of(rows[name + suffix]) for name in _STATISTICS}
+def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
+    """Token statistics read back from records, float64: those that first-order laws need."""
+    values = {name: tensor_of(rows[name + suffix]) for name in STATISTICS}
     unused = torch.full((len(rows),), torch.nan, dtype=torch.float64)
     return TokenStatistics(**values, argmax_token=unused, argmax_prob=unused)
 
@@ -111,7 +112,7 @@ def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:
     arrow = run.table("flows", columns, where, as_="arrow")
     lists = {name: _matrix(arrow, name) for name in columns if pa.types.is_list(arrow.schema.field(name).type)}
     flows = arrow.select([name for name in columns if name not in lists]).to_pandas()
-    stats = _statistics(flows, "_before")
+    stats = statistics_of(flows, "_before")
     weight = tensor_of(flows["weight"])
     measured = torch.isfinite(weight)
     w = torch.where(measured, weight, 0.0)

@@ -104,8 +104,8 @@ def test_tokenizers_that_do_not_match() -> None:
     other = word_tokenizer(["<pad>", "$", *(str(n) for n in range(27))], pad="<pad>", eos="$")
     rows = [ROW | {"prompt": "1 2", "response": f"{n} {n + 1}", "response_ids": [6 + n, 7 + n]} for n in range(4)]
     encode(rows)
-    with pytest.raises(UsageError, match=r"tokenizer: it does not match the token ids of the rollouts: those of rollout "
-                                         r"0 read '4 5', their text is '0 1'"):
+    with pytest.raises(UsageError, match=r"tokenizer: it does not match the token ids of the rollouts: those of rollout"
+                                         r" 0 read '4 5', their text is '0 1'"):
         encode(rows, other)
     no_end = make_tokenizer()
     no_end.eos_token = None
