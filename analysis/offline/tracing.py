@@ -99,12 +99,14 @@ def trace_rollouts(
     judge = _verifier(verifier, workers)
     file = read_rollouts(rollouts, columns=columns, with_answers=judge is not None, bad=bad)
     settings = TraceSettings(**asdict(given) | {"columns": file.columns})
-    items = encode_rollouts(file.rollouts, tokenizer, ModelLimits.of(model), settings, file.columns, bad)
+    limits = ModelLimits.of(model)
+    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, bad)
     _check_wanted(wanted, items, settings, file)
     folder = Path(out)
     info = _identity(model, tokenizer, file, settings, judge, folder, label)
     info["trace"] = asdict(settings) | {
-        "objectives": wanted, "rollouts": len(items), "skipped": bad.counts, "skipped_examples": bad.examples,
+        "objectives": wanted, "rollouts": len(items), "vocab": limits.vocab, "skipped": bad.counts,
+        "skipped_examples": bad.examples,
     }
     with _locked(folder):
         if (done := _finished(folder, info, resume=resume, force=force)) is None:

@@ -46,10 +46,10 @@ def _mean(values: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
 
 
 def jackknife(units: np.ndarray, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
-    """A statistic of column sums, `statistic` of (…, m) -> (…), with its 95% interval over the units that rows belong to.
+    """A statistic of column sums, `statistic` of (…, m) -> (…), with its 95% interval over units of rows.
 
-    `sums` (n, m) are the terms of each row. Rows of a unit (a prompt) hang together, so whole units are left out, one at
-    a time (Efron and Stein 1981, Ann. Statist. 9:586; Student's t on the number of units less one). One unit has no
+    `sums` (n, m) are the terms of each row. Rows of a unit (a prompt) hang together, so whole units are left out, one
+    at a time (Efron and Stein 1981, Ann. Statist. 9:586; Student's t on the number of units less one). One unit has no
     interval.
 
     >>> found = jackknife(np.array([0, 0, 1, 2]), np.array([[1.0], [1.0], [4.0], [6.0]]), lambda s: s[..., 0])

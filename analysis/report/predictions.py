@@ -5,8 +5,9 @@ The prediction is the JVP of the actual parameter step. It takes step and parame
 unexplained is the curvature of the policy along the step, not a fault of the law of single tokens.
 
 Intervals are 95%. With one seed they are over prompts: the contexts of a prompt hang together, so whole prompts are
-left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of R² are made for log(1 − R²), which keeps
-them below 1. A single prompt has none, nor have realised changes that are all equal an R².
+left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of R²
+are made for log(1 − R²), which keeps them below 1. A single prompt has none, nor have realised changes that are all
+equal an R².
 """
 
 from __future__ import annotations
