@@ -57,8 +57,9 @@ class TraceData:
         Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded, 0 where there is no reward), step, rollout,
         position, token, the recorded statistics, prob, boundary (c − π_y), below (whether it is positive), rare
         (whether π_y < e^{−H}), dentropy and dentropy_rest at w = 1, raises (whether NSR raises H). Raises UsageError
-        for a run that is no offline trace, one without tokens, and objectives that the trace has no inputs for. """ if
-        run.info["engine"] != "offline":
+        for a run that is no offline trace, one without tokens, and objectives that the trace has no inputs for.
+        """
+        if run.info["engine"] != "offline":
             raise UsageError(f"run: expected an offline trace, got a run of the engine {run.info['engine']}")
         arrow = run.table("tokens", [*_READ, "bucket_mass", "bucket_mass_sq"], as_="arrow")
         if not arrow.num_rows:
