@@ -124,8 +124,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         offline.show_trace(offline.trace(arguments), as_json=arguments.json)
         return 0
     if arguments.run is None and arguments.resume is None:
-        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR], --list, or --model DIR with "
-                         "--rollouts FILE; --help explains them")
+        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR] or --list, or --model DIR "
+                         "with --rollouts FILE; --help explains them")
     folder = arguments.out
     if arguments.resume:
         if folder is not None and folder != Path(arguments.resume):
@@ -244,10 +244,13 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
 
 
 def _stored_recipe(folder: Path) -> Recipe:
-    from .recording.folders import read_experiment
+    from .recording.folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
     from .training.experiment import explain_changed_inputs
     from .training.recipe import Recipe
 
+    if (folder / RUN_FILE).exists() and not (folder / EXPERIMENT_FILE).exists():
+        raise UsageError(f"--resume: {folder} holds a trace of recorded rollouts; give its --model and --rollouts "
+                         f"again, with --out {folder} --resume")
     info = read_experiment(folder)
     recipe = Recipe.from_dict(info["recipe"])
     explain_changed_inputs(folder, info)

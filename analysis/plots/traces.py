@@ -53,15 +53,16 @@ def rarity_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
 
 def rank_flow(ax: Axes, data: pd.DataFrame) -> None:
     """Change of mass by rank bucket, one bar a label side by side with its interval: columns `label`, `bucket`,
-    `value`, `low`, `high`."""
-    labels, buckets = list(dict.fromkeys(data["label"])), list(dict.fromkeys(data["bucket"]))
-    width = 0.8 / len(labels)
+    `value`, `low`, `high`. A label that changes nothing is left out."""
+    labels = [label for label, rows in data.groupby("label", sort=False) if rows["value"].any()]
+    buckets = list(dict.fromkeys(data["bucket"]))
+    width = 0.8 / max(len(labels), 1)
     for i, label in enumerate(labels):
         rows = data[data["label"] == label]
         at = np.arange(len(buckets)) + (i - (len(labels) - 1) / 2) * width
         value = rows["value"].to_numpy(float)
         ends = np.vstack([value - rows["low"], rows["high"] - value])
-        ax.bar(at, value, width=0.92 * width, color=look(str(label)).color, label=str(label))
+        ax.bar(at, value, width=0.92 * width, color=look(str(label)).color, linewidth=0, label=str(label))
         if np.isfinite(ends).all():
             ax.errorbar(at, value, yerr=ends, fmt="none", ecolor="#222222", elinewidth=0.7, capsize=1.2)
     reference_line(ax)
@@ -73,7 +74,7 @@ def carrying_tokens(ax: Axes, data: pd.DataFrame, *, label: str, limit: float) -
     """Shares of the gradient by token as bars with their intervals, the greatest on top: columns `text`, `value`,
     `low`, `high`; the colour is that of `label`, the axis goes to `limit`."""
     at, value = np.arange(len(data)), data["value"].to_numpy(float)
-    ax.barh(at, value, height=0.72, color=look(label).color)
+    ax.barh(at, value, height=0.72, color=look(label).color, linewidth=0)
     ends = np.vstack([value - data["low"], data["high"] - value])
     if np.isfinite(ends).all():
         ax.errorbar(value, at, xerr=ends, fmt="none", ecolor="#222222", elinewidth=0.7, capsize=1.2)

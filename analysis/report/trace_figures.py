@@ -25,7 +25,7 @@ _INTERVAL = " Bands and bars: 95% over prompts (jackknife)."
 
 BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
 context, with the squeeze boundary c = π(y): above it NSR of the token drains the tail as well as y, and the head
-takes all; middle, the entropy of its context, with π(y) = e^−H: to the left of it NSR lowers the entropy. Right:
+takes all; middle, the entropy of its context, with π(y) = e⁻ᴴ: to the left of it NSR lowers the entropy. Right:
 share of tokens whose NSR raises the entropy, by π(y)."""
 POSITIONS_CAPTION = """Mean entropy H of the model, and share of tokens below the squeeze boundary, π(y) < c, by
 position in the response (counted from 1)."""
@@ -63,6 +63,7 @@ def boundaries_figure(data: TraceData) -> Figure:
 def positions_figure(data: TraceData) -> Figure:
     """Entropy and share below the squeeze boundary by position in the response."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
     by_position = data.by_position()
     with plots.style():
@@ -72,6 +73,9 @@ def positions_figure(data: TraceData) -> Figure:
                                          strict=True):  # fmt: skip
             plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
             ax.set_ylim(bottom=0)
             ax.set_xlabel("position")
             plots.heading(ax, title)
@@ -95,7 +99,7 @@ def rank_flow_figure(data: TraceData) -> Figure:
             flow = data.mass_flow(objective)
             signs = flow[flow["label"] != ALL]
             plots.rank_flow(ax, signs if len(signs) else flow)
-            plots.heading(ax, objective)
+            plots.heading(ax, _lines(objective))
         for ax in axes[len(objectives) :]:
             ax.set_axis_off()
         for ax in axes[::columns]:
@@ -116,16 +120,21 @@ def gradient_tokens_figure(data: TraceData) -> Figure:
     limit = 1.05 * float(np.nanmax([np.fmax(rows["high"], rows["value"]).max() for *_, rows in found]))
     with plots.style():
         width = plots.COLUMN_INCHES if columns == 1 else plots.PAGE_INCHES
-        figure = Figure(figsize=(width, 0.7 + 1.75 * lines))
+        figure = Figure(figsize=(width, 0.75 + 1.9 * lines))
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for ax, (objective, sign, rows) in zip(axes, found, strict=False):
             plots.carrying_tokens(ax, rows, label=REWARDED if sign > 0 else UNREWARDED, limit=min(limit, 1.0))
-            plots.heading(ax, f"{objective}, w {'>' if sign > 0 else '<'} 0")
+            plots.heading(ax, f"{_lines(objective)}\nw {'>' if sign > 0 else '<'} 0")
             ax.set_xlabel("share of the gradient")
         for ax in axes[len(found) :]:
             ax.set_axis_off()
         plots.caption(figure, TOKENS_CAPTION + _INTERVAL)
         return figure
+
+
+def _lines(objective: str) -> str:
+    """A name and its parameters below one another."""
+    return objective.replace(",", ",\n")
 
 
 def write_trace_figures(run: Run, data: TraceData | None = None) -> list[Path]:

@@ -21,7 +21,7 @@ MOST_TOKENS = 10
 _WHERE_NOTE = (
     "Shares of tokens; ± half of a 95% interval over prompts (jackknife). H: entropy in nats; top: y is the most "
     "probable token. Below the squeeze boundary, π(y) < c = Σπ²: NSR of the token drains the tail as well, and the "
-    "head takes all. Rare, π(y) < e^−H: NSR surely lowers H. Gradient below: share of Σ‖e_y − π‖ on tokens below the "
+    "head takes all. Rare, π(y) < e⁻ᴴ: NSR surely lowers H. Gradient below: share of Σ‖e_y − π‖ on tokens below the "
     "boundary."
 )
 _TOKEN_NOTE = (
@@ -56,7 +56,7 @@ def _where(data: TraceData) -> Table:
         rows.append((label, Cell(rollouts), Cell(int(of.sum())), Cell(round(of.sum() / rollouts, 1)),
                      *(data.mean(values, of) for values in means), data.mean(norm * below, of, by=norm)))
     return Table("where the tokens sit", ("", "rollouts", "tokens", "length", "H", "log π(y)", "top", "π(y) < c",
-                 "π(y) < e^−H", "NSR raises H", "gradient below"), tuple(rows), _WHERE_NOTE)  # fmt: skip
+                 "π(y) < e⁻ᴴ", "NSR raises H", "gradient below"), tuple(rows), _WHERE_NOTE)  # fmt: skip
 
 
 def _tokens(data: TraceData, objective: str, sign: int) -> Table | None:
