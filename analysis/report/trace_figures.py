@@ -63,7 +63,7 @@ def boundaries_figure(data: TraceData) -> Figure:
 def positions_figure(data: TraceData) -> Figure:
     """Entropy and share below the squeeze boundary by position in the response."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     by_position = data.by_position()
     with plots.style():
@@ -74,7 +74,7 @@ def positions_figure(data: TraceData) -> Figure:
             plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.set_ylim(bottom=0)
             ax.set_xlabel("position")
