@@ -47,7 +47,9 @@ class Forward:
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                waiting += self._halved(batch, error)
+                self._halve(batch, error)
+                left = [*batch, *(item for later in waiting for item in later)]
+                waiting = batches_of(left, self.budget)[::-1]
                 continue
             advance(sum(item.length for item in batch))
         return [found[item.rollout.index] for item in window]
@@ -70,8 +72,8 @@ class Forward:
         parts = {name: np.split(values, ends) for name, values in columns.items()}
         return {item.rollout.index: {name: of[i] for name, of in parts.items()} for i, item in enumerate(batch)}
 
-    def _halved(self, batch: list[Encoded], error: BaseException) -> list[list[Encoded]]:
-        """The batch in two, the first to come last; every later batch has half of the budget as well."""
+    def _halve(self, batch: list[Encoded], error: BaseException) -> None:
+        """From now on half of what this batch had; UsageError where that was a single rollout."""
         if len(batch) == 1:
             raise UsageError(f"batch_tokens: out of memory with a single rollout of {batch[0].length} tokens "
                              f"({batch[0].rollout.where}); what was traced before is kept: use a device with more "
@@ -81,8 +83,6 @@ class Forward:
         self._say(f"out of memory with a batch of {used:,} tokens: going on with {self.budget:,}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        middle = len(batch) // 2
-        return [batch[middle:], batch[:middle]]
 
 
 def _out_of_memory(error: BaseException) -> bool:

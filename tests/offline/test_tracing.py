@@ -179,20 +179,23 @@ def test_out_of_memory_halves_the_batch_and_says_so(
 ) -> None:
     rows = rows_of(24)
     whole = traced(tmp_path / "whole", rows)
-    hidden, widest = forward.response_hidden, []
+    hidden, tried = forward.response_hidden, []
 
     def small(backbone: Any, prompts: Any, responses: Any, device: Any) -> Any:
         lengths = [len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)]
-        if len(lengths) * max(lengths) > 120:
+        tried.append(len(lengths) * max(lengths))
+        if tried[-1] > 120:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        widest.append(len(lengths) * max(lengths))
         return hidden(backbone, prompts, responses, device)
 
     monkeypatch.setattr(forward, "response_hidden", small)
     run = traced(tmp_path / "small", rows, quiet=False)
-    said = capsys.readouterr().err
-    assert "out of memory with a batch of" in said
-    assert max(widest) > 60
+    said = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    failed = [size for size in tried if size > 120]
+    assert said == [f"out of memory with a batch of {n:,} tokens: going on with {n // 2:,}" for n in failed]
+    assert failed == tried[: len(failed)]  # what comes later has the smaller budget
+    assert all(later <= earlier // 2 for earlier, later in zip(failed, tried[1:], strict=False))
+    assert max(tried[len(failed) :]) > 60
     assert run.rows("tokens") == whole.rows("tokens")
     np.testing.assert_allclose(run.table("tokens")["log_prob"], whole.table("tokens")["log_prob"], rtol=1e-4, atol=1e-6)
 
@@ -254,6 +257,7 @@ class TestVerdicts:
         rows = [{"prompt": "1 :", "response": "3", "reward": r} for r in (-1.0, 1.0, 0.0)]
         rollouts = traced(tmp_path / "a", rows, threshold=0.0).table("rollouts")
         assert rollouts["reward"].tolist() == [0.0, 1.0, 0.0]
+        assert rollouts["correct"].tolist() == [False, True, False]
         assert rollouts["verdict"].tolist()[0] == "reward -1 in the file"
         raw = traced(tmp_path / "b", rows).table("rollouts")
         assert raw["reward"].tolist() == [-1.0, 1.0, 0.0]
