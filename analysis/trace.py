@@ -105,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", metavar="FIELD=VALUE", action="append", default=[], dest="settings",
         help="change a field of the recipe; may be repeated")
     add("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N: short for --set device=DEVICE")
-    add("--workers", metavar="N", type=int, help="runs at a time (default: cores / threads of a run)")
+    add("--workers", metavar="N", type=int, help="runs at a time (default: cores / threads of a run); with "
+        "--rollouts processes of the verifier math")
     add("--force", action="store_true", help="delete the experiment in the folder and start anew")
     add("--dry-run", action="store_true", help="show the runs, the folder and whether the base is cached; run nothing")
     add("--json", action="store_true", help="results as JSON on standard output")

@@ -66,8 +66,12 @@ class Forward:
             self._verify(batch[-1])
         hidden, tokens = response_hidden(self._head.backbone, [item.prompt for item in batch],
                                          [item.response for item in batch], self._device)
-        columns = measure(hidden, tokens, self._head, temperature=self._settings.temperature,
-                          top_k=self._settings.top_k)
+        try:
+            columns = measure(hidden, tokens, self._head, temperature=self._settings.temperature,
+                              top_k=self._settings.top_k)
+        except UsageError as error:  # logits that are no numbers
+            others = f" and {len(batch) - 1} others" if len(batch) > 1 else ""
+            raise UsageError(f"{error} (in {batch[0].rollout.where}{others})") from error
         ends = np.cumsum([len(item.response) for item in batch])[:-1]
         parts = {name: np.split(values, ends) for name, values in columns.items()}
         return {item.rollout.index: {name: of[i] for name, of in parts.items()} for i, item in enumerate(batch)}

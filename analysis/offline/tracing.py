@@ -7,7 +7,6 @@ the trace goes on from there. Which rollouts share a batch changes nothing but r
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from toy_models.policy import evaluation_mode
-from toy_models.verifiers import Case, Verifier, VerifierError, get_verifier
+from toy_models.verifiers import Verifier
 
-from ..errors import InterruptedRunError, UsageError
+from ..errors import UsageError
 from ..objectives import Objective, objective_text
-from ..recording import Run, RunWriter, read_run_json
-from ..recording.folders import RUN_FILE
+from ..recording import Run, RunWriter
+from ..recording.heads import find_head, unwrap
 from ..training.given import weights_hash
 from ..training.machine import machine_info
 from ..training.pool import StopRequests
 from .batches import windows
+from .folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
 from .forward import Forward
+from .judging import judged_of, verifier_of
 from .progress import TokenProgress
 from .reading import BadRows, RolloutFile, read_rollouts
 from .rows import prompt_rows, rollout_rows, token_rows
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["trace_rollouts"]
 
-ENGINE = "offline"
-TOKENIZER_FILE = "tokenizer.json"
 BATCH_TOKENS = 8192
 _COMMIT_SECONDS = 10.0
 
@@ -96,9 +95,10 @@ def trace_rollouts(
     if batch_tokens < 1:
         raise UsageError(f"batch_tokens: expected at least 1, got {batch_tokens}")
     bad = BadRows(skip_bad, str(rollouts) if isinstance(rollouts, str | Path) else "rollouts")
-    judge = _verifier(verifier, workers)
+    judge = verifier_of(verifier, workers)
     file = read_rollouts(rollouts, columns=columns, with_answers=judge is not None, bad=bad)
     settings = TraceSettings(**asdict(given) | {"columns": file.columns})
+    find_head(model)  # refuses what it does not know before anything is written
     limits = ModelLimits.of(model)
     items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, bad)
     _check_wanted(wanted, items, settings, file)
@@ -108,12 +108,12 @@ def trace_rollouts(
         "objectives": wanted, "rollouts": len(items), "vocab": limits.vocab, "skipped": bad.counts,
         "skipped_examples": bad.examples,
     }
-    with _locked(folder):
-        if (done := _finished(folder, info, resume=resume, force=force)) is None:
+    with locked(folder):
+        if (done := finished(folder, info, resume=resume, force=force)) is None:
             _trace(folder, info, model, tokenizer, items, settings, judge, resume=resume, budget=batch_tokens,
                    quiet=quiet)
         elif done.info["trace"]["objectives"] != wanted:
-            _remember(folder, info["trace"])
+            remember(folder, info["trace"])
     return Run(folder)
 
 
@@ -138,7 +138,7 @@ def _trace(
         forward = Forward(model, settings, budget, progress.say)
         committed, pending = time.monotonic(), start
         for end, window in windows(items, start, budget):
-            judged = _judge(window, tokenizer, judge, settings)
+            judged = judged_of(window, tokenizer, judge, settings)
             columns = forward(window, progress.advance, lambda: requests.count > 0)
             if columns is None:
                 break
@@ -172,40 +172,6 @@ def _settled(writer: RunWriter, state: Mapping[str, str]) -> Iterator[None]:
     writer.finish(state["status"])
 
 
-def _verifier(name: str | None, workers: int) -> Verifier | None:
-    if name is None:
-        return None
-    try:
-        return get_verifier(name, workers=workers)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _judge(window: Sequence[Encoded], tokenizer: Any, judge: Verifier | None, settings: TraceSettings) -> list[Any]:
-    """(reward, correct, reason) of each rollout; None for what is not known."""
-    if judge is None:
-        return [_from_file(item.rollout.reward, settings.threshold) for item in window]
-    cases = []
-    for item in window:
-        text = item.response_text
-        if item.rollout.response_ids is not None:
-            text = str(tokenizer.decode(item.response.tolist(), skip_special_tokens=True))
-        assert item.rollout.answer is not None
-        cases.append(Case(item.question, text, item.rollout.answer, item.finished is not False))
-    try:
-        return [(float(v.correct), v.correct, v.reason) for v in judge.judge(cases)]
-    except VerifierError as error:
-        raise UsageError(str(error)) from error
-
-
-def _from_file(reward: float | None, threshold: float | None) -> tuple[float | None, bool | None, str | None]:
-    if reward is None:
-        return None, None, None
-    if threshold is not None:
-        return float(reward > threshold), reward > threshold, f"reward {reward:g} in the file"
-    return reward, bool(reward) if reward in (0.0, 1.0) else None, None
-
-
 def _check_wanted(wanted: list[str], items: list[Encoded], settings: TraceSettings, file: RolloutFile) -> None:
     sizes: dict[tuple[int, int], int] = {}
     for item in items:
@@ -217,6 +183,7 @@ def _check_wanted(wanted: list[str], items: list[Encoded], settings: TraceSettin
     check_objectives(
         wanted, source=file.source,
         rewards=settings.verifier is not None or None not in rewards,
+        advantages=all(item.rollout.advantage is not None for item in items),
         old_log_probs=settings.on_policy or all(item.rollout.old_log_probs is not None for item in items),
         verdicts=judged or all(reward in (0.0, 1.0) for reward in rewards),
         singles=f"{single} of {len(sizes)} groups in {file.source} have one response only" if single else None,
@@ -229,12 +196,13 @@ def _identity(
 ) -> dict[str, Any]:  # fmt: skip
     """Fields of run.json."""
     made_with = machine_info()
-    base, dtype = weights_hash(model), str(model.dtype).removeprefix("torch.")
+    inner: Any = unwrap(model)
+    base, dtype = weights_hash(model), str(inner.dtype).removeprefix("torch.")
     verifier = judge.identity if judge is not None else None
-    name = Path(str(getattr(model.config, "_name_or_path", "") or "")).name
+    name = Path(str(getattr(inner.config, "_name_or_path", "") or "")).name
     return {
         "run_id": folder.absolute().name,
-        "label": label or name or type(model).__name__,
+        "label": label or name or type(inner).__name__,
         "engine": ENGINE,
         "recipe": None,
         "hash": settings.identity(base=base, rollouts=file.sha256, dtype=dtype, verifier=verifier,
@@ -252,57 +220,3 @@ def _identity(
         "dtype": dtype,
         "record": {"tokens": 1.0, "columns": "full", "top_k": settings.top_k},
     }
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    from ..recording.folders import make_folder
-
-    make_folder(folder)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"out: another process writes {folder}; wait for it or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool) -> Run | None:
-    """The complete trace of the same things that the folder holds, None where there is something to do."""
-    if (folder / "experiment.json").exists():
-        raise UsageError(f"out: {folder} holds an experiment; choose another folder")
-    if not (folder / RUN_FILE).exists():
-        others = [path.name for path in folder.iterdir() if path.name != ".lock"]
-        if others:
-            raise UsageError(f"out: {folder} holds something that is no trace ({min(others)}); choose another folder")
-        return None
-    known = read_run_json(folder)
-    if known["engine"] != ENGINE:
-        raise UsageError(f"out: {folder} holds a run of the engine {known['engine']}; choose another folder")
-    if force:
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
-        return None
-    if known["hash"] != info["hash"]:
-        raise UsageError(f"out: {folder} holds a trace of another model, file or settings; choose another folder, or "
-                         "delete it with force (--force)")
-    if known["status"] == "complete":
-        return Run(folder)
-    if not resume:
-        raise InterruptedRunError(f"out: {folder} holds an unfinished trace of the same rollouts; go on with resume "
-                                  "(--resume), or start anew with force (--force)")
-    return None
-
-
-def _remember(folder: Path, trace: Mapping[str, Any]) -> None:
-    from ..recording.folders import write_json
-
-    write_json(folder / RUN_FILE, read_run_json(folder) | {"trace": dict(trace)})

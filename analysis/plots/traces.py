@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ __all__ = ["carrying_tokens", "rank_flow", "rarity_density", "squeeze_density"]
 
 _CELLS = 42  # hexagons across
 _LEAST = 1e-6  # of a probability that is drawn; what is less is drawn there
-_LINE = {"color": "#D55E00", "linewidth": 1.0}
+_LINE: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.0}
 
 
 def squeeze_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:

@@ -2,7 +2,7 @@
 
 They are before any normaliser of the loss, at the recorded log-probs and rewards. A training trace holds a share of the
 tokens, so an objective must weigh each token by itself there; an offline trace holds them all, and may have groups of
-several sizes and rewards that are no verdicts.
+several sizes, rewards that are no verdicts, or advantages in place of rewards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..objectives import Objective
     from .reader import Run
 
-__all__ = ["assumed_weights", "needs_verdicts"]
+__all__ = ["assumed_weights", "needs_verdicts", "takes_advantages", "tensor_of"]
 
 _OFFLINE = "offline"
 _KEY = ["step", "rollout"]
@@ -29,7 +29,11 @@ _PADDED = 1 << 20  # positions of a padded batch at a time
 
 
 def assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) -> Tensor:
-    """w of each of `rows` (rows of `tokens`: step, rollout, position, log_prob, old_log_prob) under the objective.
+    """w of each of `rows` (rows of `tokens`: step, rollout, position, log_prob, old_log_prob, advantage) under the
+    objective.
+
+    Advantages are the objective's own, from the rewards. An offline trace without rewards whose file has advantages
+    takes those for an objective that would normalise rewards anyhow (`takes_advantages`).
 
     Raises UsageError where the trace lacks what the objective needs: rewards, groups to compare in, old log-probs
     (offline; a training trace without them had one update a batch, whose ratio is 1), whole responses or rollouts.
@@ -50,6 +54,10 @@ def assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) ->
                          "old_log_probs, say on_policy (--on-policy) where the model itself sampled the rollouts, or "
                          "take an objective of the form log or probability")
     rollouts = _rollouts(run, rows, objective, offline=offline, whole=coupled)
+    if rollouts is None:  # without rewards, with advantages
+        batch = TokenBatch(tensor_of(rows["log_prob"])[:, None], tensor_of(old.fillna(rows["log_prob"]))[:, None],
+                           tensor_of(rows["advantage"])[:, None])
+        return objective.weights(batch).weight[:, 0]
     found = rows[_KEY].merge(rollouts, how="left")
     if found["advantage"].isna().any():
         raise UsageError("objective: expected the rollout of every token among the recorded rollouts, some are missing")
@@ -73,14 +81,27 @@ def needs_verdicts(objective: Objective) -> bool:
     return objective.entry.value not in ("r", "1") or objective.advantage in ("none", "constant")
 
 
+def takes_advantages(objective: Objective) -> bool:
+    """Whether advantages from elsewhere may take the place of its own: it reads nothing of rewards but them, token by
+    token, and no sign of a response is left out."""
+    plain = set(objective.needs()) <= {"advantages", "old_log_probs"} and objective.entry.coupling == "token"
+    return plain and objective.entry.value == "r" and objective.advantage not in ("none", "constant")
+
+
 def tensor_of(values: pd.Series) -> Tensor:
     return torch.tensor(values.to_numpy(dtype=np.float64))
 
 
-def _rollouts(run: Run, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool) -> pd.DataFrame:
-    """step, rollout, advantage, reward and accuracy of every recorded rollout."""
+def _rollouts(
+    run: Run, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool
+) -> pd.DataFrame | None:
+    """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages are to be
+    taken instead."""
     names = [*_KEY, "group", "reward", "length"]
     rollouts = run.table("rollouts", names).sort_values(["step", "group", "rollout"], ignore_index=True)
+    given = offline and rollouts["reward"].isna().all() and not rows["advantage"].isna().any()
+    if given and takes_advantages(objective):
+        return None
     _check_rewards(rollouts, objective, offline=offline)
     if objective.advantage == "batch_mean_std" and not offline:
         sampled = run.table("steps", ["n_rollouts"])["n_rollouts"].sum()

@@ -61,7 +61,7 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
 
     Raises UsageError where no weight was measured and no objective is given, or the rewards that it needs are missing.
     """
-    rows = run.table("tokens", [*_KEY, *STATISTICS, "old_log_prob", "weight"], where)
+    rows = run.table("tokens", [*_KEY, *STATISTICS, "old_log_prob", "advantage", "weight"], where)
     stats = statistics_of(rows)
     if objective is not None:
         weight = assumed_weights(run, rows, objective)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ALL", "REWARDED", "UNREWARDED", "TraceData"]
 
 ALL, REWARDED, UNREWARDED = "all", "rewarded", "unrewarded"
-_READ = ["step", "rollout", "position", "token", "token_rank", "old_log_prob", *STATISTICS]
+_READ = ["step", "rollout", "position", "token", "token_rank", "old_log_prob", "advantage", *STATISTICS]
 _POSITIONS = 12  # bins
 _PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
 
@@ -54,10 +54,11 @@ class TraceData:
     def of(cls, run: Run, objectives: Sequence[str] | None = None) -> TraceData:
         """Read a trace; of `objectives`, else of those that it was asked for.
 
-        Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded, 0 where there is no reward), step, rollout,
-        position, token, the recorded statistics, prob, boundary (c − π_y), below (whether it is positive), rare
-        (whether π_y < e^{−H}), dentropy and dentropy_rest at w = 1, raises (whether NSR raises H). Raises UsageError
-        for a run that is no offline trace, one without tokens, and objectives that the trace has no inputs for.
+        Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded; without a reward that of the advantage, 0
+        without either), step, rollout, position, token, the recorded statistics, prob, boundary (c − π_y), below
+        (whether it is positive), rare (whether π_y < e^{−H}), dentropy and dentropy_rest at w = 1, raises (whether NSR
+        raises H). Raises UsageError for a run that is no offline trace, one without tokens, and objectives that the
+        trace has no inputs for.
         """
         if run.info["engine"] != "offline":
             raise UsageError(f"run: expected an offline trace, got a run of the engine {run.info['engine']}")
@@ -67,8 +68,9 @@ class TraceData:
         lists = {name: _matrix(arrow, name) for name in ("bucket_mass", "bucket_mass_sq")}
         tokens = arrow.drop_columns(list(lists)).to_pandas()
         rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward"])
-        rollouts["sign"] = np.select([rollouts["reward"].isna(), rollouts["reward"] > 0], [0, 1], -1)
         tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
+        by_advantage = np.sign(tokens["advantage"].fillna(0.0)).astype(int)
+        tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, np.where(tokens["reward"] > 0, 1, -1))
         stats = statistics_of(tokens)
         bucket = np.searchsorted(np.array(BUCKETS), tokens["token_rank"].to_numpy() + 1)
         flow = bucket_flow(lists["bucket_mass"], lists["bucket_mass_sq"], stats, 1.0, 1.0,

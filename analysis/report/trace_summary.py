@@ -47,7 +47,8 @@ def summarize_trace(run: Run, data: TraceData | None = None) -> Summary:
 
 
 def _where(data: TraceData) -> Table:
-    tokens, rows = data.tokens, []
+    tokens = data.tokens
+    rows: list[tuple[Cell | str, ...]] = []
     norm, below = tokens["direction_norm"].to_numpy(float), tokens["below"].to_numpy()
     means = [tokens["entropy"].to_numpy(float), tokens["log_prob"].to_numpy(float),
              (tokens["token_rank"] == 0).to_numpy(), below, tokens["rare"].to_numpy(), tokens["raises"].to_numpy()]

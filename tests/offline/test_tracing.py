@@ -13,11 +13,13 @@ from small import VOCAB, dense_logits, make_model, make_tokenizer, rows_of, writ
 
 from analysis import InterruptedRunError, UsageError, load_trace, trace_rollouts
 from analysis.laws import bucket_sums
+from analysis.objectives import parse_objective
 from analysis.offline import forward, tracing
 from analysis.offline.measure import bucket_masses
 from analysis.recording import Run, digest
 from analysis.recording.folders import read_commits
 from analysis.recording.schema import BUCKETS
+from analysis.report import TraceData
 
 
 def traced(out: Path, rows: Any = None, model: Any = None, **options: Any) -> Run:
@@ -264,6 +266,65 @@ class TestVerdicts:
         assert raw["correct"].isna().tolist() == [True, False, False]
 
 
+class TestInputsOfObjectives:
+    """Refused before anything is traced, with the column that would help."""
+
+    @pytest.mark.parametrize(("change", "objective", "message"), [
+        ({"reward": None}, "nsr-log", r"nsr-log needs rewards, and rollouts has no column for them; map one with"),
+        ({"advantage": 0.5, "reward": None}, "nsr-log", r"advantages alone are enough for objectives that normalise"),
+        ({}, "nsr-ratio", r"nsr-ratio needs old log-probs, and rollouts has no column for them; .*say on_policy"),
+        ({"reward": -1.0}, "nsr-log", r"nsr-log is defined for rewards 0 and 1, and rollouts has others; give a"),
+        ({"group": None}, "grpo,form=log", r"grpo,form=log compares the responses of a group, and 12 of 12 groups in "
+                                           r"rollouts have one response only; map the column that tells groups apart"),
+        ({}, "entropy-bonus", r"entropy-bonus is a regulariser, which a trace of recorded rollouts does not have"),
+        ({}, "high-entropy", r"high-entropy chooses tokens over a minibatch, which a trace of recorded rollouts"),
+        ({}, "nsr-lgo", r"objective.name: unknown value 'nsr-lgo'; did you mean nsr-log"),
+    ])  # fmt: skip
+    def test_missing(self, tmp_path: Path, change: Any, objective: str, message: str) -> None:
+        rows = [{name: i if value is None and name == "group" else value for name, value in (row | change).items()
+                 if value is not None or name == "group"} for i, row in enumerate(rows_of())]
+        with pytest.raises(UsageError, match=message):
+            traced(tmp_path / "a", rows, objectives=[objective])
+        assert not (tmp_path / "a").exists()
+
+    def test_there(self, tmp_path: Path) -> None:
+        rows = [row | {"advantage": 0.5 - i % 2, "old_log_probs": [-1.0] * len(row["response"].split())}
+                for i, row in enumerate(rows_of())]  # fmt: skip
+        run = traced(tmp_path / "a", rows, objectives=["nsr-ratio", "grpo"])
+        tokens = run.table("tokens")
+        np.testing.assert_allclose(tokens["ratio"], np.exp(tokens["log_prob"].astype(float) + 1), rtol=1e-5)
+        for row in rows:
+            del row["reward"]
+        run = traced(tmp_path / "b", rows, objectives=["grpo,form=log"])
+        assert sorted(set(run.laws(parse_objective("grpo,form=log"))["weight"])) == [-0.5, 0.5]
+        data = TraceData.of(run)
+        assert data.tokens["sign"].tolist() == np.sign(data.tokens["advantage"]).tolist()
+
+
+class TestModels:
+    def test_a_head_that_is_not_supported(self, tmp_path: Path) -> None:
+        import transformers as hf
+
+        config = hf.BertConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                               intermediate_size=32, is_decoder=True)  # fmt: skip
+        with pytest.raises(UsageError, match=r"model: .*Bert.*supported is a decoder-only causal LM"):
+            traced(tmp_path / "a", model=hf.BertLMHeadModel(config).eval())
+        assert not (tmp_path / "a").exists()
+
+    def test_logits_that_are_not_what_the_head_says(self, tmp_path: Path) -> None:
+        model = make_model()
+        model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+        with pytest.raises(UsageError, match=r"its logits are not what its head was read as"):
+            traced(tmp_path, model=model)
+
+    def test_logits_that_are_no_numbers(self, tmp_path: Path) -> None:
+        model = make_model()
+        model.model.embed_tokens.weight.data[VOCAB - 1] = float("nan")  # of the word 22
+        rows = [{"prompt": "1 :", "response": text, "reward": 1} for text in ("2", "3 4", "22 5 6")]
+        with pytest.raises(UsageError, match=r"expected finite numbers.*\(in rollout 2 and 2 others\)"):
+            traced(tmp_path, rows, model)
+
+
 class TestFolders:
     def test_what_is_refused(self, tmp_path: Path) -> None:
         rows = rows_of()
@@ -271,8 +332,10 @@ class TestFolders:
         for change in ({"temperature": 0.5}, {"model": make_model(scale=0.3)}, {"rows": rows_of(seed=1)}):
             with pytest.raises(UsageError, match=r"holds a trace of another model, file or settings"):
                 traced(tmp_path / "a", **({"rows": rows} | change))
+        (tmp_path / "a" / "notes.txt").write_text("mine")
         other = traced(tmp_path / "a", rows, temperature=0.5, force=True)
         assert other.info["temperature"] == 0.5
+        assert (tmp_path / "a" / "notes.txt").read_text() == "mine"
         assert len(read_commits(other.folder)) == 1
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "thesis.tex").write_text("")
@@ -289,6 +352,11 @@ class TestFolders:
             traced(tmp_path / "d", rows, force=True)
         with pytest.raises(UsageError, match=r"batch_tokens: expected at least 1, got 0"):
             traced(tmp_path / "e", rows, batch_tokens=0)
+
+    def test_killed_before_run_json_was_written(self, tmp_path: Path) -> None:
+        for name in ("tokens", "commits", ".lock", "run.json.tmp"):
+            (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("")
+        assert traced(tmp_path).status == "complete"
 
     def test_two_at_a_time(self, tmp_path: Path) -> None:
         from filelock import FileLock

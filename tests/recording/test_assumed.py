@@ -21,7 +21,7 @@ GROUPS = (0, 1, 0, 1, 0, 1)  # they do not stand next to each other
 
 
 def offline(folder: Path, *, rewards: Any = REWARDS, groups: Any = GROUPS, old: bool = True, engine: str = "offline",
-            steps: Any = (0,) * 6) -> Run:  # fmt: skip
+            steps: Any = (0,) * 6, advantage: Any = None) -> Run:  # fmt: skip
     writer = RunWriter(folder, run_json={"run_id": "a", "label": "a", "engine": engine, "recipe": None, "hash": "h",
                                          "seed": None, "temperature": 1.0})
     generator = np.random.default_rng(0)
@@ -32,6 +32,7 @@ def offline(folder: Path, *, rewards: Any = REWARDS, groups: Any = GROUPS, old: 
         "update": -1, "step": np.repeat(steps, LENGTHS), "rollout": np.repeat(np.arange(6), LENGTHS),
         "position": np.concatenate([np.arange(i) for i in LENGTHS]), "epoch": 0, "minibatch": 0,
         "token": np.zeros(n, dtype=int), "log_prob": log_prob, "collision_log_prob": -0.5,
+        "advantage": advantage,
         "old_log_prob": log_prob + generator.normal(size=n) * 0.3 if old else None,
     })  # fmt: skip
     writer.append("rollouts", {
@@ -100,6 +101,20 @@ def test_numbers_that_are_no_verdicts(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.laws("grpo")["weight"], one_by_one(run, "grpo"), rtol=1e-6)
     with pytest.raises(UsageError, match=r"nsr-log is defined for rewards 0 and 1, and this trace has -1; give a"):
         run.laws("nsr-log")
+
+
+def test_advantages_in_place_of_rewards(tmp_path: Path) -> None:
+    advantage = np.linspace(-1, 1, sum(LENGTHS))  # one of each token
+    run = offline(tmp_path / "a", rewards=[None] * 6, advantage=advantage)
+    tokens = run.table("tokens")
+    ratio = np.exp(tokens["log_prob"].astype(float) - tokens["old_log_prob"].astype(float))
+    np.testing.assert_allclose(run.laws("grpo")["weight"], advantage * ratio, rtol=1e-6)
+    np.testing.assert_allclose(run.laws("rloo")["weight"], advantage, rtol=1e-6)
+    for name in ("psr-log", "oreal", "gspo", "nft"):
+        with pytest.raises(UsageError, match=f"{name} needs rewards"):
+            run.laws(name)
+    with_rewards = offline(tmp_path / "b", advantage=advantage)
+    np.testing.assert_allclose(with_rewards.laws("grpo")["weight"], one_by_one(with_rewards, "grpo"), rtol=1e-6)
 
 
 def test_inputs_that_are_missing(tmp_path: Path) -> None:
