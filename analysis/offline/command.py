@@ -21,9 +21,10 @@ recorded rollouts:
   One forward pass over JSON lines or Parquet with prompt, response, reward and, where there are, group, advantage,
   old_log_probs, prompt_ids, response_ids, step. TRL's completions table and verl's rollout dump load as they are;
   other names are mapped: --columns prompt=question,response=text. Text is tokenised as it stands, prompt and response
-  apart; nothing is added unless asked for (--chat-template, --eos). The records are those of a run without weights;
-  summary.md says which tokens carry the gradient of each --objective and where it would move the mass. Interrupted,
-  it goes on with --resume; what was traced stays.
+  apart; nothing is added unless asked for (--chat-template, --eos), and special tokens that a dump has lost stay lost:
+  token ids are exact. Advantages are recorded, and take the place of rewards where there are none. The records are
+  those of a run without weights; summary.md says which tokens carry the gradient of each --objective and where it
+  would move the mass. Interrupted, it goes on with --resume; what was traced stays.
 """
 
 

@@ -1,7 +1,8 @@
 """Recorded rollouts as token ids: text encoded as it stands, prompt and response apart; ids of the file as they are.
 
 Nothing is added unless asked for: `chat_template` puts the prompt into the tokenizer's template, `eos` ends each
-response with the end token, which dumps of decoded text have lost.
+response with the end token. Dumps of decoded text have lost such tokens (verl's has those of the template decoded away,
+TRL's has messages): where it matters what the model saw to the last token, record token ids.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def rarity_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
     """Tokens by π_y (logarithmic) and entropy, columns `prob` and `entropy`; the line is π_y = e^{−H}, to the left of
     it NSR of the token lowers the entropy. Shade: number of tokens, logarithmic."""
     x, y = data["prob"].clip(lower=_LEAST), data["entropy"].astype(float)
-    top = float(y.max()) * 1.05
+    top = max(1.05 * float(y.max()), 1e-3)
     shade = ax.hexbin(x, y, gridsize=(_CELLS, _CELLS // 2), xscale="log", bins="log", mincnt=1, cmap="cividis_r",
                       linewidths=0, extent=(np.log10(_LEAST), 0, 0, top))
     h = np.linspace(0, top, 100)
