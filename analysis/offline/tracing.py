@@ -88,7 +88,8 @@ def trace_rollouts(
     A complete trace of the same model, file and settings is returned as it is. Cost: one forward pass over each rollout
     without gradients. Raises UsageError for what the modules `reading` and `tokens` refuse, for an objective whose
     inputs are missing and for a folder that holds something else; InterruptedRunError for an unfinished trace without
-    `resume`; KeyboardInterrupt after Ctrl-C or SIGTERM, when all that was traced is committed.
+    `resume`; KeyboardInterrupt after Ctrl-C or SIGTERM, once the present batch is done and all that was traced is
+    committed; at the second one at once.
     """
     wanted = [objective_text(one) for one in objectives]
     given = TraceSettings({}, chat_template, eos, temperature, threshold, on_policy, verifier, skip_bad, top_k)
@@ -134,7 +135,7 @@ def _trace(
         StopRequests() as requests, evaluation_mode(model), torch.no_grad(),
         TokenProgress(total, before, quiet=quiet) as progress, _settled(writer, state),
     ):
-        requests.interrupt = False
+        requests.interrupt, requests.patience = False, 1
         forward = Forward(model, settings, budget, progress.say)
         committed, pending = time.monotonic(), start
         for end, window in windows(items, start, budget):

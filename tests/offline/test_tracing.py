@@ -176,6 +176,23 @@ def test_stop_requests_end_after_the_batch_and_keep_it(tmp_path: Path, monkeypat
         traced(tmp_path / "b", rows, batch_tokens=20))  # fmt: skip
 
 
+def test_a_second_stop_request_does_not_wait_for_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import signal
+
+    def twice(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(forward, "response_hidden", twice)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        traced(tmp_path)
+    assert load_trace(tmp_path).status == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_out_of_memory_halves_the_batch_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
