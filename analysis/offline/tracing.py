@@ -130,10 +130,9 @@ def _trace(
     start = writer.committed_step or 0
     total, before = (sum(item.length for item in some) for some in (items, items[:start]))
     seen = {item.prompt_id for item in items[:start]}
-    state = {"status": "interrupted"}
     with (
         StopRequests() as requests, evaluation_mode(model), torch.no_grad(),
-        TokenProgress(total, before, quiet=quiet) as progress, _settled(writer, state),
+        TokenProgress(total, before, quiet=quiet) as progress, _settled(writer),
     ):
         requests.interrupt, requests.patience = False, 1
         forward = Forward(model, settings, budget, progress.say)
@@ -158,19 +157,18 @@ def _trace(
         if pending < len(items):
             raise KeyboardInterrupt(f"stopped after {pending:,} of {len(items):,} rollouts; the same command with "
                                     "--resume goes on")
-        state["status"] = "complete"
 
 
 @contextlib.contextmanager
-def _settled(writer: RunWriter, state: Mapping[str, str]) -> Iterator[None]:
-    """The run's final status is written down, whatever ended it."""
+def _settled(writer: RunWriter) -> Iterator[None]:
+    """The run ends complete, or interrupted by whatever was raised."""
     try:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
             writer.finish("interrupted")
         raise
-    writer.finish(state["status"])
+    writer.finish("complete")
 
 
 def _check_wanted(wanted: list[str], items: list[Encoded], settings: TraceSettings, file: RolloutFile) -> None:
