@@ -31,10 +31,12 @@ _HOME = {
     "Run": "recording",
     "attach": "recording",
     "load_trace": "recording",
+    "trace_rollouts": "offline",
     "Recipe": "training",
     "run": "training",
 }
-_ROOMS = ("laws", "token_stats", "objectives", "recording", "evaluation", "noise", "training", "plots", "report")
+_ROOMS = ("laws", "token_stats", "objectives", "recording", "evaluation", "noise", "training", "offline", "plots",
+          "report")
 
 __all__ = ["__version__", *sorted(_HOME)]
 __getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)

@@ -1,4 +1,4 @@
-"""`python -m analysis.trace`: train and record an experiment, and show what came out."""
+"""`python -m analysis.trace`: train and record an experiment, or trace recorded rollouts, and show what came out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError
+from .offline import command as offline
 
 if TYPE_CHECKING:
     from .recording import Experiment
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_ABOUT = "Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it."
+_ABOUT = """\
+Train a policy with reinforcement learning from verifiable rewards, and record what every update did to it; or trace
+recorded rollouts of any model."""
 
 _MANUAL = """\
 examples:
@@ -48,6 +51,7 @@ what is written:
   Built-in base models are pretrained once and kept in the user's cache folder (RLVR_DYNAMICS_CACHE).
   Results go to standard output, progress and errors to standard error.
 
+{recorded}
 what happens to a folder that exists:
   a complete experiment of the same recipe is shown again; an unfinished one goes on with --resume; of anything
   else nothing is touched. --force deletes an experiment and starts anew.
@@ -57,6 +61,9 @@ exit status:
   2  a request that cannot be met as stated, or an unfinished experiment without --resume
   130  stopped by Ctrl-C or SIGTERM; once: runs end after their present step and are saved; twice: they are killed
 """
+
+
+_MANUAL = _MANUAL.format(recorded=offline.MANUAL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,11 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", metavar="FIELD=VALUE", action="append", default=[], dest="settings",
         help="change a field of the recipe; may be repeated")
     add("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N: short for --set device=DEVICE")
-    add("--workers", metavar="N", type=int, help="runs at a time (default: cores / threads of a run)")
+    add("--workers", metavar="N", type=int, help="runs at a time (default: cores / threads of a run); with "
+        "--rollouts processes of the verifier math")
     add("--force", action="store_true", help="delete the experiment in the folder and start anew")
     add("--dry-run", action="store_true", help="show the runs, the folder and whether the base is cached; run nothing")
     add("--json", action="store_true", help="results as JSON on standard output")
     add("--quiet", action="store_true", help="no progress")
+    offline.add_options(parser)
     add("--version", action="version", version=f"rlvr-dynamics {__version__}")
     return parser
 
@@ -112,8 +121,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
     if arguments.list:
         return _list(as_json=arguments.json)
+    if arguments.model is not None or arguments.rollouts is not None:
+        offline.show_trace(offline.trace(arguments), as_json=arguments.json)
+        return 0
     if arguments.run is None and arguments.resume is None:
-        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR] or --list; --help explains them")
+        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR] or --list, or --model DIR "
+                         "with --rollouts FILE; --help explains them")
     folder = arguments.out
     if arguments.resume:
         if folder is not None and folder != Path(arguments.resume):
@@ -232,10 +245,13 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
 
 
 def _stored_recipe(folder: Path) -> Recipe:
-    from .recording.folders import read_experiment
+    from .recording.folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
     from .training.experiment import explain_changed_inputs
     from .training.recipe import Recipe
 
+    if (folder / RUN_FILE).exists() and not (folder / EXPERIMENT_FILE).exists():
+        raise UsageError(f"--resume: {folder} holds a trace of recorded rollouts; give its --model and --rollouts "
+                         f"again, with --out {folder} --resume")
     info = read_experiment(folder)
     recipe = Recipe.from_dict(info["recipe"])
     explain_changed_inputs(folder, info)

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats",
-         "analysis.recording", "analysis.evaluation", "analysis.noise", "analysis.training", "analysis.ladder", "analysis.plots", "analysis.report",
-         "toy_models")  # fmt: skip
+ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats", "analysis.recording",
+         "analysis.evaluation", "analysis.noise", "analysis.training", "analysis.offline", "analysis.ladder",
+         "analysis.plots", "analysis.report", "toy_models")  # fmt: skip
 
 
 @pytest.mark.parametrize("room", ROOMS)

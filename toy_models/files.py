@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .table_files import Row, read_table
 from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
+from .texts import chat_messages, check_template, encode_text, render_prompt
 from .verifiers import Case, Verifier
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ __all__ = ["FILE_TASK", "DataFiles", "FileTask"]
 
 FILE_TASK = "file"
 HELD_OUT_SHARE = 10  # one prompt in so many for each split that has no file
-_SHOWN = 80  # characters of a prompt in a message
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,7 @@ class DataFiles:
 
     def messages(self, row: Row) -> list[dict[str, str]]:
         """The prompt as chat messages: a string is what the user says."""
-        value = row.values[self.prompt_column]
-        messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-        said = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
-        if not said or len(said) < len(messages) or not all(isinstance(text, str) for text in said):
-            raise ValueError(f"{row.where}: expected a string or a list of chat messages in {self.prompt_column!r}, "
-                             f"got {str(value)[:_SHOWN]!r}")
-        if not any(text.strip() for text in said if text):
-            raise ValueError(f"{row.where}: the prompt ({self.prompt_column!r}) is empty")
-        return list(messages)
+        return chat_messages(row.values[self.prompt_column], row.where, self.prompt_column)
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,8 @@ class FileTask:
     _items: dict[tuple[int, ...], _Item] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.chat_template and not self.tokenizer.chat_template:
-            raise ValueError("chat_template: the tokenizer has none; leave it out, or save a tokenizer with one")
+        if self.chat_template:
+            check_template(self.tokenizer)
         self._items = {}
         self._splits = {}
         for split, rows in self.files.read().items():
@@ -157,19 +149,9 @@ class FileTask:
         return list(found.values())
 
     def _item(self, row: Row) -> _Item:
-        messages = self.files.messages(row)
-        question = messages[-1]["content"]
-        if self.chat_template:
-            rendered = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        elif isinstance(row.values[self.files.prompt_column], str):
-            rendered = question
-        else:
-            raise ValueError(f"{row.where}: a prompt of chat messages needs a template; set chat_template = true")
-        try:
-            encoded: Any = self.tokenizer.encode(rendered, add_special_tokens=False)
-        except Exception as error:  # tokenizers raises a bare Exception for a word it cannot encode
-            raise ValueError(f"{row.where}: the tokenizer cannot encode {rendered[:_SHOWN]!r} ({error})") from error
-        if not encoded:
-            raise ValueError(f"{row.where}: the tokenizer makes no token of {rendered[:_SHOWN]!r}")
+        column = self.files.prompt_column
+        question, rendered = render_prompt(self.tokenizer, row.values[column], row.where, column,
+                                           chat_template=self.chat_template)
+        ids = encode_text(self.tokenizer, rendered, row.where)
         answer = row.text(self.files.answer_column)
-        return _Item(tuple(int(i) for i in encoded), rendered, question, answer, row.where)
+        return _Item(ids, rendered, question, answer, row.where)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["Row", "read_table"]
+__all__ = ["Row", "column_names", "column_value", "raw_rows", "read_table"]
 
 _SHOWN = 60  # characters of a broken line in a message
 
@@ -32,16 +32,30 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
     A column `a.b` is the entry b of the objects in column a. Empty lines do not count. Raises ValueError for a file
     that cannot be read, a broken line, and a column that is missing or null, naming the line and what there is instead.
     """
+    return [Row(where, {name: column_value(row, name, where) for name in columns}) for where, row in raw_rows(path)]
+
+
+def _refuse(error: ValueError) -> NoReturn:
+    raise error
+
+
+def raw_rows(
+    path: str | Path, bad: Callable[[ValueError], None] = _refuse
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """(where it stands, the whole row) of each row, in the file's order.
+
+    Broken lines go to `bad` and are left out (they raise, unless it says otherwise). Raises ValueError for a file that
+    cannot be read as a whole.
+    """
     path = Path(path)
     try:
-        rows = list(_parquet(path) if path.suffix == ".parquet" else _json_lines(path))
+        return list(_parquet(path) if path.suffix == ".parquet" else _json_lines(path, bad))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read: {reason}") from error
-    return [Row(where, {name: _value(row, name, where) for name in columns}) for where, row in rows]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_lines(path: Path, bad: Callable[[ValueError], None]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path.name} line {number}"
@@ -51,9 +65,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             try:
                 row = json.loads(line.rstrip())
             except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): {shown}") from None
+                bad(ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): {shown}"))
+                continue
             if not isinstance(row, dict):
-                raise ValueError(f"{where}: expected an object {{…}} on each line, got {shown}")
+                bad(ValueError(f"{where}: expected an object {{…}} on each line, got {shown}"))
+                continue
             yield where, row
 
 
@@ -64,27 +80,34 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error} Is it whole? A writer that was stopped leaves a file without "
+                         "its end.") from error
     for number, row in enumerate(table.to_pylist(), start=1):
         yield f"{path.name} row {number}", row
 
 
-def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
+def column_value(row: Mapping[str, Any], column: str, where: str) -> Any:
+    """The value of a column, of a.b that of the entry b in column a; ValueError where it is missing or null."""
     if column in row:
         value = row[column]
     else:
         value = row
         for name in column.split("."):
             if not isinstance(value, Mapping) or name not in value:
-                raise ValueError(f"{where}: no column {column!r}; it has {', '.join(_names(row)) or 'none'}")
+                raise ValueError(f"{where}: no column {column!r}; it has {', '.join(column_names(row)) or 'none'}")
             value = value[name]
     if value is None:
         raise ValueError(f"{where}: the column {column!r} is null")
     return value
 
 
-def _names(row: Mapping[str, Any], prefix: str = "") -> list[str]:
+def column_names(row: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The columns of a row, entries of objects as a.b.
+
+    >>> column_names({"a": 1, "b": {"c": 2}})
+    ['a', 'b.c']
+    """
     names: list[str] = []
     for name, value in row.items():
-        names += _names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [prefix + name]
+        names += column_names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [prefix + name]
     return names

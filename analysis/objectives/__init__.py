@@ -12,8 +12,8 @@ from .rules import check, entry, names
 
 _HOME = {"Analysis": "scalar_form", "Example": "scalar_form", "Objective": "objective", "TokenBatch": "batch",
          "TokenWeights": "batch", "accuracy_of": "batch", "analyze": "scalar_form", "get": "objective",
-         "register": "own"}
+         "objective_text": "text", "parse_objective": "text", "register": "own"}
 
 __all__ = ["Analysis", "Entry", "Example", "Objective", "TokenBatch", "TokenWeights", "accuracy_of", "analyze",
-           "check", "entry", "get", "names", "register"]
+           "check", "entry", "get", "names", "objective_text", "parse_objective", "register"]
 __getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)

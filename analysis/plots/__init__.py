@@ -38,6 +38,10 @@ _HOME = {
     "interaction_grid": "ladder",
     "part_lines": "predictions",
     "unexplained": "predictions",
+    "carrying_tokens": "traces",
+    "rank_flow": "traces",
+    "rarity_density": "traces",
+    "squeeze_density": "traces",
 }
 
 __all__ = sorted(_HOME)

@@ -63,6 +63,10 @@ _LOOKS: dict[str, Look] = {
     "GRPO": Look("#CC79A7", "D", (0, (3.0, 1.0, 1.0, 1.0))),
     "REINFORCE": Look("#E69F00", "v", (0, (2.0, 1.0))),
     "PPO": Look("#56B4E9", "P", (0, (6.0, 1.0, 1.0, 1.0))),
+    # tokens by the reward of their response; a sign's colour is that of the method that learns from it alone
+    "rewarded": Look("#0072B2", "^", "-"),
+    "unrewarded": Look("#D55E00", "v", "-"),
+    "all": Look("#333333", "o", "-"),
 }
 _OTHERS: tuple[Look, ...] = (
     Look("#8C564B", "p", (0, (6.0, 1.0, 1.0, 1.0))),

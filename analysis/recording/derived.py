@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from scipy import stats as scipy_stats
-from torch import Tensor
 
 from ..errors import UsageError
 from ..laws import (
@@ -31,17 +30,18 @@ from ..laws import (
     squeeze_boundary,
     token_prob_change,
 )
+from .assumed import assumed_weights, tensor_of
 from .schema import BUCKET_LABELS, SHARES, TABLES
 
 if TYPE_CHECKING:
     from ..objectives import Objective
     from .reader import Run
 
-__all__ = ["context_flows", "prediction_summary", "token_laws"]
+__all__ = ["STATISTICS", "context_flows", "prediction_summary", "statistics_of", "token_laws"]
 
 _KEY = ["update", "step", "rollout", "position", "epoch", "minibatch", "token"]
 _ARGMAX = ("argmax_token", "argmax_prob")
-_STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
+STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
 
 
 def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
@@ -61,17 +61,17 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
 
     Raises UsageError where no weight was measured and no objective is given, or the rewards that it needs are missing.
     """
-    rows = run.table("tokens", [*_KEY, *_STATISTICS, "old_log_prob", "weight"], where)
-    stats = _statistics(rows)
+    rows = run.table("tokens", [*_KEY, *STATISTICS, "old_log_prob", "advantage", "weight"], where)
+    stats = statistics_of(rows)
     if objective is not None:
-        weight = _assumed_weights(run, rows, objective)
+        weight = assumed_weights(run, rows, objective)
     elif rows["weight"].isna().any():
         raise UsageError(
             "objective: expected a name, since the weights of this trace were not all measured; "
             "for example run.laws('reinforce-ratio')"
         )
     else:
-        weight = _tensor(rows["weight"])
+        weight = tensor_of(rows["weight"])
     parts = entropy_change_parts(stats, weight, 1.0)
     norms = gradient_norms(stats, weight, temperature=run.info["temperature"])
     derived = {
@@ -89,55 +89,11 @@ def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any
     return rows[_KEY].assign(**{name: values.numpy() for name, values in derived.items()})
 
 
-def _tensor(values: pd.Series) -> Tensor:
-    return torch.tensor(values.to_numpy(dtype=np.float64))
-
-
-def _statistics(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
-    values = {name: _tensor(rows[name + suffix]) for name in _STATISTICS}
+def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
+    """Token statistics read back from records, float64: those that first-order laws need."""
+    values = {name: tensor_of(rows[name + suffix]) for name in STATISTICS}
     unused = torch.full((len(rows),), torch.nan, dtype=torch.float64)
     return TokenStatistics(**values, argmax_token=unused, argmax_prob=unused)
-
-
-def _assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) -> Tensor:
-    from ..objectives import TokenBatch, accuracy_of, get
-
-    if isinstance(objective, str):
-        objective = get(objective)
-    objective.check_use("a trace")
-    if objective.entry.coupling != "token" or objective.entry.value == "unlikely":
-        raise UsageError(f"objective: {objective.name} needs whole responses, and a trace has a share of the tokens; "
-                         "take one that weighs each token by itself")
-    rollouts = run.table("rollouts", ["step", "rollout", "group", "reward"])
-    if rollouts["reward"].isna().any():
-        raise UsageError(f"objective: {objective.name} needs rewards, and rollouts of this trace have none")
-    if objective.advantage == "batch_mean_std":
-        sampled = run.table("steps", ["n_rollouts"])["n_rollouts"].sum()
-        if len(rollouts) != sampled:
-            raise UsageError(
-                f"objective: batch_mean_std needs every rollout of a step, {len(rollouts)} of {sampled} were recorded"
-            )
-    parts = []
-    for step, batch in rollouts.sort_values(["step", "group", "rollout"]).groupby("step"):
-        sizes = sorted(batch.groupby("group").size().unique().tolist())
-        if len(sizes) > 1:
-            raise UsageError(f"objective: expected groups of one size, step {step} has groups of {sizes}")
-        rewards = _tensor(batch["reward"])
-        parts.append(batch[["step", "rollout"]].assign(
-            advantage=objective.advantages(rewards, sizes[0]).numpy(), reward=rewards.numpy(),
-            accuracy=accuracy_of(rewards, sizes[0]).numpy(),
-        ))
-    empty = pd.DataFrame({"step": [], "rollout": [], "advantage": [], "reward": [], "accuracy": []})
-    found = rows[["step", "rollout"]].merge(pd.concat(parts) if parts else empty, how="left")
-    if found["advantage"].isna().any():
-        raise UsageError("objective: expected the rollout of every token among the recorded rollouts, some are missing")
-    log_probs = _tensor(rows["log_prob"])
-    # one update per batch records no old log-probs: the ratio is 1
-    old = _tensor(rows["old_log_prob"].fillna(rows["log_prob"]))
-    columns = (_tensor(found[name]) for name in ("advantage", "reward", "accuracy"))
-    advantage, reward, accuracy = columns
-    batch = TokenBatch(log_probs[:, None], old[:, None], advantage, None, reward, accuracy)
-    return objective.weights(batch).weight[:, 0]
 
 
 def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:
@@ -156,8 +112,8 @@ def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:
     arrow = run.table("flows", columns, where, as_="arrow")
     lists = {name: _matrix(arrow, name) for name in columns if pa.types.is_list(arrow.schema.field(name).type)}
     flows = arrow.select([name for name in columns if name not in lists]).to_pandas()
-    stats = _statistics(flows, "_before")
-    weight = _tensor(flows["weight"])
+    stats = statistics_of(flows, "_before")
+    weight = tensor_of(flows["weight"])
     measured = torch.isfinite(weight)
     w = torch.where(measured, weight, 0.0)
     before = torch.from_numpy(lists["bucket_mass_before"])

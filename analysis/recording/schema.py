@@ -67,6 +67,8 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "device": ("device of parameters and updates", False),
     "dtype": ("dtype of parameters and updates", False),
     "record": ("what was recorded, and how often", False),
+    "trace": ("of an offline trace: columns of the file, what was asked for, objectives of the summary, rows left out",
+              False),
     "created": ("when the run was started", False),
     "updated": ("when run.json was last written", False),
 }
@@ -104,8 +106,9 @@ def _c(name: str, kind: Kind, doc: str, unit: str = "", *, null: bool = False) -
 
 
 _UPDATE = _c("update", "int32", "optimiser update, counted over the run; −1 for an offline trace")
-_STEP = _c("step", "int32", "rollout batch")
-_ROLLOUT = _c("rollout", "int32", "index in the global batch of the step, whatever the rank")
+_STEP = _c("step", "int32", "rollout batch; offline that of the file, 0 where it has none")
+_ROLLOUT = _c("rollout", "int32", "index in the global batch of the step, whatever the rank; offline: row of "
+                                "the file, broken lines apart")
 _POSITION = _c("position", "int32", "index in the response")
 _WEIGHT_DOC = "−∂L_update/∂log π_y as measured by a hook, regularisers apart; null where no gradient was seen"
 
@@ -115,7 +118,7 @@ PROMPTS = Table(
     "a prompt that was trained on, evaluated or used as a panel context",
     (
         _c("prompt_id", "str", "hash of the token ids"),
-        _c("split", "str", "train, validation or test"),
+        _c("split", "str", "train, validation or test; offline for recorded rollouts"),
         _c("text", "str", "the prompt as text"),
         _c("token_ids", "ints", "the prompt as token ids"),
         _c("answer", "str", "reference answer, where the task has one", null=True),
@@ -137,7 +140,7 @@ ROLLOUTS = Table(
         _c("response_ids", "ints", "sampled tokens, the end token included"),
         _c("response_text", "str", "the response as text"),
         _c("length", "int32", "number of response tokens", "tokens"),
-        _c("finished", "bool", "whether it ended with the end token"),
+        _c("finished", "bool", "whether it ended with the end token; offline whether it was traced with one"),
         _c("reward", "float32", "the reward that training saw (after verifier noise)", null=True),
         _c("correct", "bool", "the verifier's true verdict (before noise)", null=True),
         _c("noise_flipped", "bool", "whether verifier noise flipped the reward"),
@@ -163,7 +166,8 @@ TOKENS = Table(
                                            "applied, renormalised, as the sampler saw it", "nats", null=True),
         _c("kept_mass", "float32", "Σ π over the tokens that top-k and top-p left there (1 without them), π the policy "
                                    "that sampled: sampling_log_prob + log kept_mass = log π_y", null=True),
-        _c("old_log_prob", "float32", "recomputed before the step's first update", "nats", null=True),
+        _c("old_log_prob", "float32", "recomputed before the step's first update; offline that of the file, or on "
+                                      "request the model's own", "nats", null=True),
         _c("ref_log_prob", "float32", "under the reference policy", "nats", null=True),
         _c("log_prob", "float32", "log π_y", "nats"),
         _c("one_minus_prob", "float32", "1 − π_y from residual sums"),

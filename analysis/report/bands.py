@@ -1,15 +1,17 @@
-"""Means with 95% intervals, over prompts where a method has one seed and over seeds where it has several."""
+"""Means with 95% intervals, over prompts where a method has one seed and over seeds where it has several; and
+statistics of sums with an interval over prompts by the jackknife."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from ..evaluation import Interval, interval
 
-__all__ = ["band"]
+__all__ = ["band", "jackknife"]
 
 
 def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.DataFrame:
@@ -41,3 +43,23 @@ def _mean(values: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
     else:
         found = Interval(float(values[0]), np.nan, np.nan)
     return found.estimate, found.low, found.high
+
+
+def jackknife(units: np.ndarray, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    """A statistic of column sums, `statistic` of (…, m) -> (…), with its 95% interval over units of rows.
+
+    `sums` (n, m) are the terms of each row. Rows of a unit (a prompt) hang together, so whole units are left out, one
+    at a time (Efron and Stein 1981, Ann. Statist. 9:586; Student's t on the number of units less one). One unit has no
+    interval.
+
+    >>> found = jackknife(np.array([0, 0, 1, 2]), np.array([[1.0], [1.0], [4.0], [6.0]]), lambda s: s[..., 0])
+    >>> found.estimate
+    12.0
+    """
+    by_unit = pd.DataFrame(sums).groupby(units).sum().to_numpy()
+    estimate, k = float(statistic(sums.sum(0))), len(by_unit)
+    if k < 2:
+        return Interval(estimate, np.nan, np.nan)
+    without = statistic(by_unit.sum(0) - by_unit)
+    half = float(stdtrit(k - 1, 0.975) * np.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()))
+    return Interval(estimate, estimate - half, estimate + half)

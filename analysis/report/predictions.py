@@ -5,9 +5,9 @@ The prediction is the JVP of the actual parameter step. It takes step and parame
 unexplained is the curvature of the policy along the step, not a fault of the law of single tokens.
 
 Intervals are 95%. With one seed they are over prompts: the contexts of a prompt hang together, so whole prompts are
-left out, one at a time (jackknife: Efron and Stein 1981, Ann. Statist. 9:586; Student's t on the number of prompts less
-one). With several seeds they are Student's over the seeds' values. Those of R² are made for log(1 − R²), which keeps
-them below 1. A single prompt has none, nor have realised changes that are all equal an R².
+left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of R²
+are made for log(1 − R²), which keeps them below 1. A single prompt has none, nor have realised changes that are all
+equal an R².
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from ..evaluation import Interval, interval
 from ..recording.shares import view
+from .bands import jackknife
 
 __all__ = ["QUANTITIES", "early_and_late", "explained", "explained_between", "shares_over_time"]
 
@@ -111,10 +111,4 @@ def _interval(rows: pd.DataFrame, sums: np.ndarray, statistic: Callable[[np.ndar
     if len(np.unique(seeds)) > 1:
         values = [float(statistic(sums[seeds == seed].sum(0))) for seed in np.unique(seeds)]
         return interval(values, over="seeds") if np.isfinite(values).all() else Interval(np.nan, np.nan, np.nan)
-    by_prompt = pd.DataFrame(sums).groupby(rows["prompt_id"].to_numpy()).sum().to_numpy()
-    estimate, k = float(statistic(sums.sum(0))), len(by_prompt)
-    if k < 2:
-        return Interval(estimate, np.nan, np.nan)
-    without = statistic(by_prompt.sum(0) - by_prompt)
-    half = float(stdtrit(k - 1, 0.975) * np.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()))
-    return Interval(estimate, estimate - half, estimate + half)
+    return jackknife(rows["prompt_id"].to_numpy(), sums, statistic)

@@ -14,10 +14,11 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def decoder(run: Run) -> Decode:
-    """Text of token ids. Without a checkpoint in the run folder, recorded texts that have one word a token serve as the
-    vocabulary; an id that none of them holds reads `#id`."""
-    file = run.folder / "checkpoints" / "final" / "tokenizer.json"
-    if file.is_file():
+    """Text of token ids. Without a tokenizer in the run folder, its own or its checkpoint's, recorded texts that have
+    one word a token serve as the vocabulary; an id that none of them holds reads `#id`."""
+    places = (run.folder / "checkpoints" / "final" / "tokenizer.json", run.folder / "tokenizer.json")
+    file = next((file for file in places if file.is_file()), None)
+    if file is not None:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(file))

@@ -61,12 +61,14 @@ class Outcome:
 class StopRequests:
     """Counts SIGINT and SIGTERM while it is entered (in the main thread; elsewhere signals are left alone).
 
-    While `interrupt` is set they raise KeyboardInterrupt as well, for work that cannot be asked to stop.
+    While `interrupt` is set they raise KeyboardInterrupt as well, for work that cannot be asked to stop; with
+    `patience` the requests after so many do, for work that is asked first.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.interrupt = True
+        self.patience: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -81,7 +83,7 @@ class StopRequests:
 
     def _request(self, *_: object) -> None:
         self.count += 1
-        if self.interrupt:
+        if self.interrupt or (self.patience is not None and self.count > self.patience):
             raise KeyboardInterrupt
 
 

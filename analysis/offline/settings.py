@@ -1,0 +1,45 @@
+"""What an offline trace was asked for, and what identifies it: a trace goes on only with what it was started with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import UsageError
+
+__all__ = ["TraceSettings"]
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Everything that the records of a trace depend on besides model, tokenizer and file.
+
+    `threshold`: a reward above it counts as 1, any other as 0; unset, rewards stay as they are. `on_policy`: the model
+    itself sampled the rollouts, so its log-probs are the old ones. `verifier` is a name of `toy_models.verifiers`.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    chat_template: bool = False
+    eos: bool = False
+    temperature: float = 1.0
+    threshold: float | None = None
+    on_policy: bool = False
+    verifier: str | None = None
+    skip_bad: bool = False
+    top_k: int = 8
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"temperature: expected a positive number, got {self.temperature}; greedy has no gradient")
+        if self.top_k < 0:
+            raise UsageError(f"top_k: expected a number of tokens, 0 for none, got {self.top_k}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UsageError(f"threshold: expected a finite number, got {self.threshold}")
+
+    def identity(self, **others: Any) -> str:
+        """SHA-256 over the settings and what else identifies a trace, as plain data."""
+        return hashlib.sha256(json.dumps(asdict(self) | others, sort_keys=True).encode()).hexdigest()

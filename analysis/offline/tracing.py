@@ -1,0 +1,221 @@
+"""Tracing recorded rollouts: each goes through the model once, and what the training loop records of it is recorded.
+
+Windows of rollouts are committed as they are done, in the file's order, so that what was traced before a kill stays and
+the trace goes on from there. Which rollouts share a batch changes nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from toy_models.policy import evaluation_mode
+from toy_models.verifiers import Verifier
+
+from ..errors import UsageError
+from ..objectives import Objective, objective_text
+from ..recording import Run, RunWriter
+from ..recording.heads import find_head, unwrap
+from ..training.given import weights_hash
+from ..training.machine import machine_info
+from ..training.pool import StopRequests
+from .batches import windows
+from .folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
+from .forward import Forward
+from .judging import judged_of, verifier_of
+from .progress import TokenProgress
+from .reading import BadRows, RolloutFile, read_rollouts
+from .rows import prompt_rows, rollout_rows, token_rows
+from .settings import TraceSettings
+from .tokens import Encoded, ModelLimits, encode_rollouts
+from .wanted import check_objectives
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["trace_rollouts"]
+
+BATCH_TOKENS = 8192
+_COMMIT_SECONDS = 10.0
+
+
+def trace_rollouts(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rollouts: str | Path | Sequence[Mapping[str, Any]] | Any,
+    *,
+    out: str | Path,
+    objectives: Sequence[str | Objective] = (),
+    columns: Mapping[str, str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    chat_template: bool = False,
+    eos: bool = False,
+    temperature: float = 1.0,
+    threshold: float | None = None,
+    on_policy: bool = False,
+    verifier: str | None = None,
+    workers: int = 1,
+    skip_bad: bool = False,
+    top_k: int = 8,
+    batch_tokens: int = BATCH_TOKENS,
+    label: str | None = None,
+    quiet: bool = True,
+) -> Run:
+    """Trace recorded rollouts under a causal language model into the run folder `out`; the run, as `load_trace` has it.
+
+    `rollouts` is a JSON Lines or Parquet file, a list of dicts or a data frame; which columns are known, and `columns`
+    for others: `offline.columns`. Records: prompts, rollouts and, of every response token, tokens with update −1 and no
+    weight. `objectives` are remembered for the summary, after a check that their inputs are there; any other can be
+    asked for later with `run.laws(objective)`.
+
+    chat_template, eos     put prompts into the tokenizer's template; end each response with its end token
+    temperature            T of softmax(logits / T) in every statistic
+    threshold              rewards above it count as 1, others as 0
+    on_policy              the model itself sampled the rollouts: its log-probs are the old ones, ratios are 1
+    verifier, workers      judge responses by the column of answers instead of reading rewards; processes of "math"
+    skip_bad               leave rows out that cannot be used, and count them in run.json
+    batch_tokens           tokens that go through the model together, padding counted; halved where memory runs out
+    resume, force          go on with an unfinished trace; delete one and start anew
+    label                  name in tables and figures (default: that of the model's folder)
+
+    A complete trace of the same model, file and settings is returned as it is. Cost: one forward pass over each rollout
+    without gradients. Raises UsageError for what the modules `reading` and `tokens` refuse, for an objective whose
+    inputs are missing and for a folder that holds something else; InterruptedRunError for an unfinished trace without
+    `resume`; KeyboardInterrupt after Ctrl-C or SIGTERM, once the present batch is done and all that was traced is
+    committed; at the second one at once.
+    """
+    wanted = [objective_text(one) for one in objectives]
+    given = TraceSettings({}, chat_template, eos, temperature, threshold, on_policy, verifier, skip_bad, top_k)
+    if batch_tokens < 1:
+        raise UsageError(f"batch_tokens: expected at least 1, got {batch_tokens}")
+    bad = BadRows(skip_bad, str(rollouts) if isinstance(rollouts, str | Path) else "rollouts")
+    judge = verifier_of(verifier, workers)
+    file = read_rollouts(rollouts, columns=columns, with_answers=judge is not None, bad=bad)
+    settings = TraceSettings(**asdict(given) | {"columns": file.columns})
+    find_head(model)  # refuses what it does not know before anything is written
+    limits = ModelLimits.of(model)
+    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, bad)
+    _check_wanted(wanted, items, settings, file)
+    folder = Path(out)
+    info = _identity(model, tokenizer, file, settings, judge, folder, label)
+    info["trace"] = asdict(settings) | {
+        "objectives": wanted, "rollouts": len(items), "vocab": limits.vocab, "skipped": bad.counts,
+        "skipped_examples": bad.examples,
+    }
+    with locked(folder):
+        if (done := finished(folder, info, resume=resume, force=force)) is None:
+            _trace(folder, info, model, tokenizer, items, settings, judge, resume=resume, budget=batch_tokens,
+                   quiet=quiet)
+        elif done.info["trace"]["objectives"] != wanted:
+            remember(folder, info["trace"])
+    return Run(folder)
+
+
+def _trace(
+    folder: Path, info: Mapping[str, Any], model: Any, tokenizer: Any, items: list[Encoded], settings: TraceSettings,
+    judge: Verifier | None, *, resume: bool, budget: int, quiet: bool,
+) -> None:  # fmt: skip
+    writer = RunWriter(folder, run_json=info, resume=resume)
+    writer.update_run_json(trace=info["trace"])
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # for tables of token texts
+        backend.save(str(folder / TOKENIZER_FILE))
+    start = writer.committed_step or 0
+    total, before = (sum(item.length for item in some) for some in (items, items[:start]))
+    seen = {item.prompt_id for item in items[:start]}
+    with (
+        StopRequests() as requests, evaluation_mode(model), torch.no_grad(),
+        TokenProgress(total, before, quiet=quiet) as progress, _settled(writer),
+    ):
+        requests.interrupt, requests.patience = False, 1
+        forward = Forward(model, settings, budget, progress.say)
+        committed, pending = time.monotonic(), start
+        for end, window in windows(items, start, budget):
+            judged = judged_of(window, tokenizer, judge, settings)
+            columns = forward(window, progress.advance, lambda: requests.count > 0)
+            if columns is None:
+                break
+            new = list({item.prompt_id: item for item in window if item.prompt_id not in seen}.values())
+            seen |= {item.prompt_id for item in new}
+            if new:
+                writer.append("prompts", prompt_rows(new))
+            writer.append("rollouts", rollout_rows(window, judged))
+            writer.append("tokens", token_rows(window, columns, on_policy=settings.on_policy))
+            pending = end
+            if end == len(items) or time.monotonic() - committed > _COMMIT_SECONDS:
+                writer.commit(end, {"rollouts": end})
+                committed = time.monotonic()
+        if pending > (writer.committed_step or 0):
+            writer.commit(pending, {"rollouts": pending})
+        if pending < len(items):
+            raise KeyboardInterrupt(f"stopped after {pending:,} of {len(items):,} rollouts; the same command with "
+                                    "--resume goes on")
+
+
+@contextlib.contextmanager
+def _settled(writer: RunWriter) -> Iterator[None]:
+    """The run ends complete, or interrupted by whatever was raised."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            writer.finish("interrupted")
+        raise
+    writer.finish("complete")
+
+
+def _check_wanted(wanted: list[str], items: list[Encoded], settings: TraceSettings, file: RolloutFile) -> None:
+    sizes: dict[tuple[int, int], int] = {}
+    for item in items:
+        key = item.rollout.step, item.group
+        sizes[key] = sizes.get(key, 0) + 1
+    single = sum(size == 1 for size in sizes.values())
+    rewards = [item.rollout.reward for item in items]
+    judged = settings.verifier is not None or settings.threshold is not None
+    check_objectives(
+        wanted, source=file.source,
+        rewards=settings.verifier is not None or None not in rewards,
+        advantages=all(item.rollout.advantage is not None for item in items),
+        old_log_probs=settings.on_policy or all(item.rollout.old_log_probs is not None for item in items),
+        verdicts=judged or all(reward in (0.0, 1.0) for reward in rewards),
+        singles=f"{single} of {len(sizes)} groups in {file.source} have one response only" if single else None,
+    )  # fmt: skip
+
+
+def _identity(
+    model: Any, tokenizer: Any, file: RolloutFile, settings: TraceSettings, judge: Verifier | None, folder: Path,
+    label: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Fields of run.json."""
+    made_with = machine_info()
+    inner: Any = unwrap(model)
+    base, dtype = weights_hash(model), str(inner.dtype).removeprefix("torch.")
+    verifier = judge.identity if judge is not None else None
+    name = Path(str(getattr(inner.config, "_name_or_path", "") or "")).name
+    return {
+        "run_id": folder.absolute().name,
+        "label": label or name or type(inner).__name__,
+        "engine": ENGINE,
+        "recipe": None,
+        "hash": settings.identity(base=base, rollouts=file.sha256, dtype=dtype, verifier=verifier,
+                                  tokens=sorted(tokenizer.get_vocab().items())),
+        "seed": None,
+        "temperature": settings.temperature,
+        "inputs": {"rollouts": {"path": str(file.path.resolve()) if file.path else None, "sha256": file.sha256}},
+        "verifier": verifier,
+        "base_sha256": base,
+        "versions": made_with["versions"],
+        "git_commit": made_with["commit"],
+        "machine": made_with["machine"],
+        "threads": torch.get_num_threads(),
+        "device": str(next(model.parameters()).device),
+        "dtype": dtype,
+        "record": {"tokens": 1.0, "columns": "full", "top_k": settings.top_k},
+    }

@@ -1,0 +1,176 @@
+"""`python -m analysis.trace --model … --rollouts …`: what it prints, its exit status, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import make_tokenizer, rows_of, save, write_jsonl
+
+from analysis import load_trace, trace
+from analysis.recording import Run, digest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "tiny-model", tokenizer=make_tokenizer(template=True))
+
+
+@pytest.fixture
+def rollouts(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "rollouts.jsonl", rows_of(24))
+
+
+def line(model: Path, rollouts: Path, out: Path, *options: str) -> list[str]:
+    return ["--model", str(model), "--rollouts", str(rollouts), "--out", str(out), "--quiet", *options]
+
+
+def test_tables_figures_and_page(model: Path, rollouts: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    options = ["--objective", "nsr-log", "--objective", "grpo,form=log"]
+    assert trace.main(line(model, rollouts, out, *options)) == 0
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    assert "where the tokens sit" in printed
+    assert f"records  {out}" in printed
+    for name in ("boundaries", "positions", "rank_flow", "gradient_tokens"):
+        assert f"{out}/figures/{name}.png" in printed
+        assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
+    page = (out / "summary.md").read_text()
+    assert page.startswith("# tiny-model\n")
+    assert "### nsr-log: tokens that carry the negative gradient" in page
+    assert "![boundaries](figures/boundaries.png)" in page
+    run = load_trace(out)
+    assert run.info["trace"]["objectives"] == ["nsr-log", "grpo,form=log"]
+    assert run.info["label"] == "tiny-model"
+
+
+def test_json_and_a_complete_trace_again_with_other_objectives(
+    model: Path, rollouts: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    assert trace.main(line(model, rollouts, out, "--json")) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["status"], first["rollouts"], first["skipped"]) == ("complete", 24, {})
+    assert first["tokens"] == load_trace(out).rows("tokens")
+    assert "No objective was named" in first["summary"]["notes"][0]
+    before = digest(out)
+    assert trace.main(line(model, rollouts, out, "--json", "--objective", "psr-log")) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert any("psr-log" in table["title"] for table in second["summary"]["tables"])
+    assert digest(out) == before
+
+
+def test_template_eos_temperature_threshold_and_columns_reach_the_trace(
+    model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    rows = [{"q": [{"role": "user", "content": "1 + 2"}], "a": "3", "score": s, "gts": "3"} for s in (2.0, -1.0)]
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    options = ["--columns", "prompt=q,response=a", "--chat-template", "--eos", "--temperature", "0.5", "--threshold",
+               "0", "--on-policy", "--top-k", "3", "--dtype", "float64", "--device", "cpu", "--batch-tokens", "10"]
+    assert trace.main(line(model, file, tmp_path / "b", *options, "--objective", "psr-ratio")) == 0
+    run = load_trace(tmp_path / "b")
+    assert run.table("prompts")["text"].tolist() == ["user 1 + 2 assistant :"]
+    assert run.table("rollouts")["length"].tolist() == [2, 2]
+    assert run.table("rollouts")["reward"].tolist() == [1.0, 0.0]
+    tokens = run.table("tokens")
+    assert (tokens["ratio"] == 1).all()
+    assert tokens["top_ids"].map(len).tolist() == [3] * 4
+    assert (run.info["temperature"], run.info["dtype"]) == (0.5, "float64")
+    options = ["--columns", "prompt=q,response=a", "--chat-template", "--verifier", "exact", "--answers", "gts"]
+    assert trace.main(line(model, file, tmp_path / "c", *options)) == 0
+    assert load_trace(tmp_path / "c").table("rollouts")["verdict"].tolist() == ["correct", "correct"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"--model": None}, "--model: expected with --model DIR --rollouts FILE --out DIR"),
+    ({"--rollouts": None}, "--rollouts: expected with --model DIR"),
+    ({"--out": None}, "--out: expected with --model DIR"),
+    ({"--model": "nowhere"}, "--model: expected a built-in base"),
+    ({"--rollouts": "nowhere.jsonl"}, "nowhere.jsonl cannot be read: No such file"),
+    ({"--seed": "1"}, "--seed with --rollouts: recorded rollouts are traced, not trained on"),
+    ({"--run": "tiny"}, "--run with --rollouts"),
+    ({"--set": "steps=1"}, "--set with --rollouts"),
+    ({"--answers": "gts"}, "--answers: only a verifier reads them"),
+    ({"--resume": "elsewhere"}, "give --resume alone"),
+    ({"--device": "cuda"}, "device: cuda was asked for"),
+    ({"--objective": "nsr"}, "objective.form: nsr has three that differ"),
+    ({"--objective": "nsr-log,lambda"}, "expected NAME,PARAMETER=VALUE"),
+    ({"--objective": "nsr-ratio"}, "nsr-ratio needs old log-probs, and rollouts.jsonl has no column for them; map one"),
+])  # fmt: skip
+def test_requests_that_cannot_be_met(
+    model: Path, rollouts: Path, tmp_path: Path, capsys: Any, change: dict[str, str | None], message: str
+) -> None:
+    import torch
+
+    if "--device" in change and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    options = {"--model": str(model), "--rollouts": str(rollouts), "--out": str(tmp_path / "out")} | change
+    arguments = [part for name, value in options.items() if value is not None for part in (name, value)]
+    assert trace.main([*arguments, "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_unfinished_complete_and_forced(model: Path, rollouts: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    assert trace.main(line(model, rollouts, out)) == 0
+    text = (out / "run.json").read_text()
+    (out / "run.json").write_text(text.replace('"status": "complete"', '"status": "interrupted"'))
+    assert trace.main(line(model, rollouts, out)) == 2
+    assert "go on with resume (--resume)" in capsys.readouterr().err
+    assert trace.main(line(model, rollouts, out, "--resume")) == 0
+    assert trace.main(line(model, rollouts, out, "--temperature", "2")) == 2
+    assert trace.main(line(model, rollouts, out, "--temperature", "2", "--force")) == 0
+    assert trace.main(["--resume", str(out)]) == 2
+    assert "holds a trace of recorded rollouts; give its --model and --rollouts again" in capsys.readouterr().err
+
+
+def test_files_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"x": 1}])
+    code = ("import sys; from analysis import trace\n"
+            f"assert trace.main(['--model', 'm', '--rollouts', {str(file)!r}, '--out', 'o']) == 2\n"
+            "assert 'torch' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "has no column for the prompt" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_gives_the_same_records(model: Path, tmp_path: Path, how: signal.Signals) -> None:
+    rollouts = write_jsonl(tmp_path / "rollouts.jsonl", rows_of(600))
+    code = "import sys; from analysis import trace; from analysis.offline import tracing\n" \
+           "tracing._COMMIT_SECONDS = 0.0; sys.exit(trace.main(sys.argv[1:]))"  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+    def start(out: Path, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", code, *line(model, rollouts, out, "--batch-tokens", "20", *options)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait() == 0
+    part = start(tmp_path / "part")
+    end = time.monotonic() + 60
+    while len(list((tmp_path / "part" / "commits").glob("*.json"))) < 3 and time.monotonic() < end:
+        time.sleep(0.002)
+    part.send_signal(how)
+    assert part.wait() == (-9 if how == signal.SIGKILL else 130)
+    assert part.stderr is not None
+    assert how == signal.SIGKILL or b"--resume goes on" in part.stderr.read()
+    traced = load_trace(tmp_path / "part", verify=True)
+    assert isinstance(traced, Run)
+    assert 0 < traced.rows("rollouts") < 600
+    assert traced.status == ("running" if how == signal.SIGKILL else "interrupted")
+    assert start(tmp_path / "part", "--resume").wait() == 0
+    assert digest(tmp_path / "part") == digest(tmp_path / "whole")

@@ -1,0 +1,144 @@
+"""Files of rollouts: what loads as it is, what is mapped, and every fault of a row by its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from small import rows_of, write_jsonl
+
+from analysis import UsageError
+from analysis.offline import read_rollouts
+from analysis.offline.columns import parse_mapping
+from analysis.offline.reading import BadRows
+
+ROW = {"prompt": "1 + 2 :", "response": "3 $", "reward": 1.0}
+
+
+def trl_table(rewards: dict[str, Any], *, chat: bool = False) -> pd.DataFrame:
+    """As GRPOTrainer.log of TRL 1.16 writes it: the reward functions' columns, what they log, then the advantage."""
+    prompts: list[Any] = ["1 + 2 :", "1 + 2 :"]
+    completions: list[Any] = ["3", "4"]
+    if chat:
+        prompts = [[{"role": "user", "content": "1 + 2"}]] * 2
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    return pd.DataFrame({"step": [7, 7], "prompt": prompts, "completion": completions, **rewards,
+                         "advantage": [0.7, -0.7]})  # fmt: skip
+
+
+class TestLayouts:
+    def test_own_columns(self, tmp_path: Path) -> None:
+        rows = rows_of(8)
+        file = read_rollouts(write_jsonl(tmp_path / "a.jsonl", rows))
+        assert [r.reward for r in file.rollouts] == [row["reward"] for row in rows]
+        assert [r.index for r in file.rollouts] == list(range(8))
+        assert file.rollouts[3].where == "a.jsonl line 4"
+        assert file.columns == {"prompt": "prompt", "response": "response", "reward": "reward"}
+
+    @pytest.mark.parametrize("chat", [False, True])
+    def test_trl_completions_table(self, tmp_path: Path, chat: bool) -> None:
+        path = tmp_path / "completions_00007.parquet"
+        trl_table({"accuracy_reward": [1.0, 0.0], "extracted": ["3", "4"]}, chat=chat).to_parquet(path)
+        first, second = read_rollouts(path).rollouts
+        assert (first.step, first.response, first.reward, first.advantage) == (7, "3", 1.0, 0.7)
+        assert (second.response, second.reward) == ("4", 0.0)
+        assert isinstance(first.prompt, list if chat else str)
+
+    def test_several_reward_functions_are_not_guessed(self, tmp_path: Path) -> None:
+        trl_table({"accuracy": [1.0, 0.0], "format": [0.5, 0.5]}).to_parquet(path := tmp_path / "a.parquet")
+        with pytest.raises(UsageError, match=r"several columns of numbers that may be the reward \(accuracy, format\)"):
+            read_rollouts(path)
+        assert read_rollouts(path, columns={"reward": "format"}).rollouts[0].reward == 0.5
+
+    def test_verl_rollout_dump(self, tmp_path: Path) -> None:
+        row = {"input": "1 + 2 :", "output": "3", "gts": "3", "score": -1.0, "step": 5, "acc": False, "request_id": "x"}
+        file = read_rollouts(write_jsonl(tmp_path / "5.jsonl", [row]))
+        (rollout,) = file.rollouts
+        assert (rollout.prompt, rollout.response, rollout.reward, rollout.step) == ("1 + 2 :", "3", -1.0, 5)
+        (rollout,) = read_rollouts(tmp_path / "5.jsonl", with_answers=True).rollouts
+        assert (rollout.answer, rollout.reward) == ("3", None)
+
+    def test_mapped_columns_nested_ones_too(self, tmp_path: Path) -> None:
+        rows = [{"question": "1 :", "out": {"text": "2"}, "scores": {"math": True}, "uid": "a"}]
+        mapping = parse_mapping("prompt=question,response=out.text,reward=scores.math,group=uid")
+        (rollout,) = read_rollouts(write_jsonl(tmp_path / "a.jsonl", rows), columns=mapping).rollouts
+        assert (rollout.prompt, rollout.response, rollout.reward, rollout.group) == ("1 :", "2", 1.0, "a")
+
+    def test_rows_in_memory_and_data_frames(self) -> None:
+        rows = [ROW | {"response_ids": [3, 1], "old_log_probs": [-0.5, -0.1]}]
+        for source in (rows, pd.DataFrame(rows)):
+            (rollout,) = read_rollouts(source).rollouts
+            assert (rollout.response_ids, rollout.old_log_probs) == ((3, 1), (-0.5, -0.1))
+
+
+@pytest.mark.parametrize(("rows", "columns", "message"), [
+    ([{"question": "a", "answer": "b"}], {}, r"no column for the prompt \(known names: prompt, input, prompt_ids\); it "
+                                              r"has question, answer; map one with columns prompt=NAME"),
+    ([ROW], {"reward": "score"}, r"a.jsonl has no column 'score' for reward; it has prompt, response, reward"),
+    ([ROW], {"rewards": "reward"}, r"columns: unknown role 'rewards'; did you mean reward"),
+    ([ROW | {"output": "x"}], {}, r"has response and output, either of which may be the response; say which"),
+    ([ROW, {"prompt": "a", "response": "b"}], {}, r"a.jsonl line 2: no column 'reward'; it has prompt, resp"),
+    ([ROW | {"response": ""}], {}, r"line 1, 'response': the response is empty"),
+    ([ROW | {"response": [{"content": "a"}, {"content": "b"}]}], {}, r"one message of the assistant, got 2 messages"),
+    ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
+    ([ROW | {"reward": "1"}], {}, r"line 1, 'reward': expected a number or true or false, got '1'"),
+    ([ROW | {"reward": None}], {}, r"line 1: the column 'reward' is null"),
+    ([ROW, ROW | {"reward": True}], {}, r"the rewards \('reward'\) are of mixed types: a truth value in .* line 2, "
+                                        r"a number in a.jsonl line 1"),
+    ([ROW | {"step": -1}], {}, r"'step': expected a whole number from 0, got -1"),
+    ([ROW | {"group": [1]}], {}, r"'group': expected a number or a string, the same in all rows of a group"),
+    ([ROW | {"response_ids": []}], {}, r"'response_ids': expected at least one token id, got none"),
+    ([ROW | {"response_ids": [1, "a"]}], {}, r"'response_ids': expected a list of token ids, got \[1, 'a'\]"),
+    ([ROW | {"old_log_probs": "x"}], {}, r"'old_log_probs': expected a list of finite numbers"),
+    ([], {}, r"a.jsonl has no rows"),
+])  # fmt: skip
+def test_what_is_refused(tmp_path: Path, rows: Any, columns: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_rollouts(write_jsonl(tmp_path / "a.jsonl", rows), columns=columns)
+
+
+def test_a_reward_function_that_gave_none(tmp_path: Path) -> None:
+    trl_table({"accuracy": [1.0, float("nan")]}).to_parquet(path := tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"a.parquet row 2: the column 'accuracy' is null"):
+        read_rollouts(path)
+    with pytest.raises(UsageError, match=r"rollout 0, 'reward': expected a finite number, got nan"):
+        read_rollouts([ROW | {"reward": float("nan")}])
+
+
+def test_a_mapping_that_is_none() -> None:
+    with pytest.raises(UsageError, match=r"columns: expected ROLE=NAME, such as prompt=question, got 'prompt'"):
+        parse_mapping("prompt")
+
+
+def test_a_verifier_needs_answers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"answer: a.jsonl has no column of answers for the verifier"):
+        read_rollouts(write_jsonl(tmp_path / "a.jsonl", [ROW]), with_answers=True)
+
+
+def test_broken_lines_by_number_or_counted(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [ROW, '{"prompt": "1', "[1]", ROW | {"response": ""}, ROW])
+    with pytest.raises(UsageError, match=r"a.jsonl line 2: not valid JSON .* skip_bad \(--skip-bad\) leaves such"):
+        read_rollouts(path)
+    bad = BadRows(True, "a.jsonl")
+    file = read_rollouts(path, bad=bad)
+    assert [r.where for r in file.rollouts] == ["a.jsonl line 1", "a.jsonl line 5"]
+    assert bad.counts == {"broken line": 2, "unusable value": 1}
+    assert "line 2" in bad.examples[0]
+    bad = BadRows(True, "b.jsonl")
+    with pytest.raises(UsageError, match=r"b.jsonl has no rows that can be read \(1 are broken\)"):
+        read_rollouts(write_jsonl(tmp_path / "b.jsonl", ["{"]), bad=bad)
+    with pytest.raises(UsageError, match=r"no row that can be used; the first: c.jsonl line 1, 'response': the"):
+        read_rollouts(write_jsonl(tmp_path / "c.jsonl", [ROW | {"response": ""}]), bad=BadRows(True, "c.jsonl"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"rollouts: .*nothing.jsonl cannot be read: No such file"):
+        read_rollouts(tmp_path / "nothing.jsonl")
+    whole = tmp_path / "whole.parquet"
+    pd.DataFrame([ROW] * 50).to_parquet(whole)
+    half = tmp_path / "half.parquet"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UsageError, match=r"half.parquet cannot be read: (?s:.*)Is it whole\? A writer that was"):
+        read_rollouts(half)
