@@ -78,7 +78,8 @@ class ExactLaw:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ExactLaw:
         """From what JSON made of `asdict`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        return cls(**values)
 
     def share(self, done: float) -> float:
         """Share of the prompts that are drawn from when `done` of the steps are (0 to 1).

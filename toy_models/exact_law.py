@@ -33,7 +33,7 @@ from torch import Tensor
 
 from .bases import BaseRecipe, ExactLaw
 from .pretraining import _REPORT_EVERY, _learning_rate, build_model
-from .puzzle import PROMPT_LENGTH, Ints, PuzzleTask
+from .puzzle import PAD, PROMPT_LENGTH, Ints, PuzzleTask
 from .refinement import fresh_prompts
 from .task import built_in_task
 
@@ -142,8 +142,10 @@ def pretrain_on_law(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[
     model.train()
     embedding = model.get_input_embeddings().weight
     others = [parameter for parameter in model.parameters() if parameter is not embedding]
-    groups = [{"params": others}, {"params": [embedding], "lr": recipe.lr * law.embedding_rate, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
+    slow: dict[str, Any] = {"params": [embedding], "lr": recipe.lr * law.embedding_rate, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(
+        [{"params": others}, slow], lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(recipe, step))
     solved = SolvedPrompts(task, law.prompts, np.random.default_rng([seed, 1]))
     rng = np.random.default_rng(seed)
@@ -151,7 +153,7 @@ def pretrain_on_law(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[
     for step in range(1, recipe.steps + 1):
         text, targets = solved.draw(recipe.batch, rng, law.share((step - 1) / recipe.steps))
         logits = model(input_ids=text[:, :-1], use_cache=False, logits_to_keep=task.max_new_tokens).logits
-        loss = -(targets * logits.log_softmax(dim=-1)).sum() / (text[:, PROMPT_LENGTH:] != task.ids["<pad>"]).sum()
+        loss = -(targets * logits.log_softmax(dim=-1)).sum() / (text[:, PROMPT_LENGTH:] != task.ids[PAD]).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
