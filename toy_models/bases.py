@@ -21,12 +21,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from .task import built_in_task, unknown_name
 
-__all__ = ["BASES", "BaseRecipe", "Refinement", "base_is_cached", "ensure_base"]
+__all__ = ["BASES", "BaseRecipe", "ExactLaw", "Refinement", "base_is_cached", "ensure_base"]
 
 # (step, steps and rounds in all, loss in nats per response token)
 Progress = Callable[[int, int, float], None]
@@ -35,8 +36,10 @@ _ROOM = Path(__file__).resolve().parent
 _PACKAGE = f"{__package__}."
 _PROGRAM = f"{_PACKAGE}pretraining"
 _REFINING_PROGRAM = f"{_PACKAGE}refinement"
+_EXACT_PROGRAM = f"{_PACKAGE}exact_law"
 _CODE = ("pretraining.py", "tokenizer.py")  # besides the modules of the task
 _REFINING_CODE = ("refinement.py", "sampling.py", "truncation.py")  # for a base with the second stage, besides
+_EXACT_CODE = ("exact_law.py", "refinement.py")  # for a base trained on the exact law, besides
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -56,10 +59,46 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class ExactLaw:
+    """Pretraining on the exact law over correct responses, numbers embedded by value (`exact_law.py`).
+
+    Scales are relative to the random entries of an embedding. The number of steps places a base at its accuracy.
+    """
+
+    prompts: int  # with all their solutions, drawn once
+    periods: tuple[int, ...]  # of the Fourier features of numbers, which make sums and differences rotations
+    characters: tuple[int, ...]  # multiplicative ones modulo 101, which make products rotations
+    feature_scale: float  # of each feature
+    noise: float  # what is left of the random entries of a number
+    mark_scale: float  # of the coordinate that says what kind of word it is
+    embedding_rate: float  # learning rate of the embedding, relative to `lr`
+    first_share: float  # of the prompts, those with the numbers closest together: training starts on them
+    all_from: tuple[float, float]  # shares of the steps between which it goes on from them to all, linearly
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ExactLaw:
+        """From what JSON made of `asdict`."""
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        return cls(**values)
+
+    def share(self, done: float) -> float:
+        """Share of the prompts that are drawn from when `done` of the steps are (0 to 1).
+
+        >>> law = ExactLaw(1000, (10,), (), 3.0, 0.2, 5.0, 0.1, first_share=0.2, all_from=(0.4, 0.6))
+        >>> [round(law.share(done), 3) for done in (0.0, 0.4, 0.5, 0.6, 1.0)]
+        [0.2, 0.2, 0.6, 1.0, 1.0]
+        """
+        start, end = self.all_from
+        return self.first_share + (1.0 - self.first_share) * min(1.0, max(0.0, (done - start) / (end - start)))
+
+
+@dataclass(frozen=True)
 class BaseRecipe:
     """A Qwen3 and how it is pretrained: AdamW, warm-up and cosine to zero, on the responses of the task's corpus.
 
-    `corpus` are the settings of that text, among them how often it errs: the accuracy of a base follows from them.
+    `corpus` are the settings of that text, among them how often it errs: the accuracy of a base follows from them. It
+    is empty for a base that learns the exact law over correct responses instead. Raises ValueError for one that would
+    be refined besides: there is no program for that.
     """
 
     task: str
@@ -77,6 +116,11 @@ class BaseRecipe:
     weight_decay: float
     threads: int
     refinement: Refinement | None = None  # the second stage, where there is one
+    exact: ExactLaw | None = None  # in place of the corpus, where given
+
+    def __post_init__(self) -> None:
+        if self.exact and (self.corpus or self.refinement):
+            raise ValueError("exact: expected neither a corpus nor a refinement beside it, received one; leave it out")
 
     @property
     def reports_until(self) -> int:
@@ -98,6 +142,14 @@ _COUNTDOWN = replace(_SMALL, task="countdown", corpus={"slip": 0.0, "reuse": 0.0
 _TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_tagged": 0.95, "aloud_plain": 0.03}
 # Sampling below T = 1 got further: with what it learns from at T = 1, «path» stopped at 0.73 after 30 rounds.
 _REFINE = Refinement(rounds=4, prompts=1024, samples=4, temperature=0.8, batch=64, lr=1e-3)
+# Learning rate: at 1e-2 the features are overwritten before anything reads them, and no constraint is learnt.
+_EXACT = replace(
+    _SMALL, corpus={}, layers=3, steps=6000, lr=3e-3,
+    exact=ExactLaw(
+        prompts=10_000, periods=(2, 3, 5, 7, 10, 20, 40, 100), characters=(), feature_scale=3.0, noise=0.2,
+        mark_scale=5.0, embedding_rate=0.1, first_share=0.25, all_from=(0.4, 0.6),
+    ),
+)  # fmt: skip
 
 # A name such as path-p20 says how often the base is right, in per cent, on validation prompts (docs/bases.md).
 BASES: dict[str, BaseRecipe] = {
@@ -106,6 +158,8 @@ BASES: dict[str, BaseRecipe] = {
     "path-p55": replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 29}),
     "path-p60": _WHOLE,
     "path-p75": replace(_WHOLE, refinement=_REFINE),
+    "path-p85": replace(_EXACT, steps=2800),
+    "path-p95": _EXACT,
     "countdown-p20": replace(_COUNTDOWN, corpus={"slip": 0.15, "reuse": 0.1, "largest": 99}),
     "countdown-p40": _COUNTDOWN,
     "countdown-p55": replace(_COUNTDOWN, refinement=replace(_REFINE, rounds=8, prompts=512)),
@@ -172,12 +226,13 @@ def _identity(name: str, seed: int) -> dict[str, object]:
     task = built_in_task(BASES[name].task)
     # A change of the code that makes the weights must not meet weights of before.
     modules = {Path(inspect.getfile(cls)).name for cls in type(task).__mro__ if cls.__module__.startswith(_PACKAGE)}
-    modules |= {*_CODE, *(_REFINING_CODE if BASES[name].refinement else ())}
+    recipe = BASES[name]
+    modules |= {*_CODE, *(_REFINING_CODE if recipe.refinement else ()), *(_EXACT_CODE if recipe.exact else ())}
     code = b"".join((_ROOM / file).read_bytes() for file in sorted(modules))
     return {
         "base": name,
         "seed": seed,
-        "recipe": _fields(BASES[name]),
+        "recipe": _fields(recipe),
         "task": task.fingerprint,
         "code": hashlib.sha256(code).hexdigest(),
         "versions": {library: version(library) for library in _LIBRARIES},
@@ -186,8 +241,7 @@ def _identity(name: str, seed: int) -> dict[str, object]:
 
 def _fields(recipe: BaseRecipe) -> dict[str, object]:
     """The recipe as JSON takes it; a base without a second stage does not tell of one, nor does its cache name."""
-    fields = asdict(recipe)
-    return fields if recipe.refinement else {name: value for name, value in fields.items() if name != "refinement"}
+    return {name: value for name, value in asdict(recipe).items() if value is not None}
 
 
 def _write_card(folder: Path, name: str, seed: int, loss: float) -> None:
@@ -217,7 +271,8 @@ def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> flo
     loss = float("nan")
     # A plain child, not a spawned worker: it does not import the caller's main module again, and may be started from
     # a daemonic worker. `-P` keeps the caller's folder from shadowing ours.
-    command = [sys.executable, "-P", "-m", _REFINING_PROGRAM if recipe.refinement else _PROGRAM, request]
+    program = _EXACT_PROGRAM if recipe.exact else _REFINING_PROGRAM if recipe.refinement else _PROGRAM
+    command = [sys.executable, "-P", "-m", program, request]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,

@@ -35,7 +35,8 @@ method can show a gain at large k. What the corpus settings mean stands below.
 
 Steps are those of pretraining. Rounds, where there are any, are of expert iteration after it
 (`toy_models/refinement.py`): prompts × responses drawn from the base itself to prompts of no split, the first correct
-one to each learnt. They raise accuracy at the price of diversity.
+one to each learnt. They raise accuracy at the price of diversity. A base without a corpus learns the exact law over the
+correct responses instead, from numbers that are embedded by value (`toy_models/exact_law.py`), on so many prompts.
 
 | base | task | corpus | steps | Pass@1 | Pass@256 | below | H nats | eff. solutions of |
 |:--|:--|:--|--:|--:|--:|--:|--:|--:|
@@ -53,6 +54,8 @@ The mode is walking aloud (`toy_models/two_modes.py`). Its mass is the exact pro
 def recipe_cells(name: str, recipe: BaseRecipe) -> str:
     """What the page says of a base before it is measured."""
     corpus = ", ".join(f"{setting} {value:g}" for setting, value in recipe.corpus.items())
+    if recipe.exact is not None:
+        corpus = f"exact law, {recipe.exact.prompts} prompts"
     return f"| `{name}` | {recipe.task} | {corpus} | {recipe.steps}{_rounds(recipe)} |"
 
 

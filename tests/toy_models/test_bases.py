@@ -14,7 +14,9 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from toy_models import BASES, Policy, base_is_cached, bases, ensure_base, get_task, load_policy, sample
+from toy_models.exact_law import embed_by_value
 from toy_models.pretraining import build_model
+from toy_models.puzzle import PROMPT_LENGTH
 from toy_models.task import built_in_task
 
 
@@ -54,7 +56,7 @@ def test_real_base_is_made_once_whatever_the_caller_does(cache: Path, monkeypatc
     assert not base_is_cached("tiny", 4)
     assert {file.name for file in folder.parent.iterdir()} == {folder.name, f".{folder.name}.lock"}
     card = json.loads((folder / "base.json").read_text())
-    assert {**card["recipe"], "refinement": None} == dataclasses.asdict(short)
+    assert {**card["recipe"], "refinement": None, "exact": None} == dataclasses.asdict(short)
     assert card["versions"]["torch"] == version("torch")
     assert card["final_loss_nats"] == reports[-1][2]
 
@@ -188,11 +190,13 @@ def test_bad_requests() -> None:
 def test_recipes_fit_their_tasks(name: str) -> None:
     recipe = BASES[name]
     task = built_in_task(recipe.task)
-    rows = task.corpus(20, np.random.default_rng(0), recipe.corpus)
-    assert rows.shape[0] == 20
     model = build_model(dataclasses.replace(recipe, layers=1), task, seed=0)
     assert model.config.vocab_size == len(task.words)
-    assert rows.shape[1] <= model.config.max_position_embeddings
+    assert PROMPT_LENGTH + task.max_new_tokens <= model.config.max_position_embeddings
+    if recipe.exact is None:
+        assert len(task.corpus(20, np.random.default_rng(0), recipe.corpus)) == 20
+    else:
+        embed_by_value(model, task, recipe.exact, recipe.init_std)
 
 
 def test_code_of_another_task_changes_no_base(fake: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
