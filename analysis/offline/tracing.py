@@ -19,11 +19,11 @@ from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
 from ..errors import UsageError
+from ..machine import machine_info
 from ..objectives import Objective, objective_text
 from ..recording import Run, RunWriter
 from ..recording.heads import find_head, unwrap
 from ..training.given import weights_hash
-from ..training.machine import machine_info
 from ..training.pool import StopRequests
 from .batches import windows
 from .folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
