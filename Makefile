@@ -62,6 +62,7 @@ docs: .venv/.ready-run
 	@$(PY) -m analysis.objectives --page
 	@$(PY) -m analysis.ladder.conservation
 	@$(PY) -m analysis.evaluation
+	@$(PY) -m analysis.token_stats
 
 bench: .venv/.ready-dev
 	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name -q -s $(ARGS)
