@@ -61,7 +61,7 @@ def _block(
     z_y = source.token_logits(y)
     below_y = torch.nextafter(z_y, torch.full_like(z_y, float("-inf")))
     rank = torch.zeros_like(y) if request.rank else None
-    top = RunningTop(request.top_k) if request.top_k else None
+    top = RunningTop(request.top_k, kernels) if request.top_k else None
     listed, listed_logits = _listed(request, start, stop, z_y)
     edges = [*range(0, source.vocab, columns), source.vocab]
     parts: list[Partial] = []
