@@ -129,7 +129,7 @@ def _two_largest(z: Tensor, slab_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Peak, its column and the runner-up, from the slabs' maxima and the one slab that holds the peak."""
     peak, slab = slab_max.max(1)  # the first of equals
     values = slabs_of(z, torch.arange(len(z), device=z.device), slab)
-    lane = values.argmax(1, keepdim=True)  # likewise
+    lane = values.max(1, keepdim=True).indices  # likewise, and faster than argmax
     rest = values.scatter_(1, lane, float("-inf")).amax(1)
     others = slab_max.scatter(1, slab[:, None], float("-inf")).amax(1)
     return peak, slab * SLAB + lane.squeeze(1), torch.maximum(rest, others).clamp(min=VOID)

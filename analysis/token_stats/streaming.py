@@ -113,5 +113,8 @@ def _listed(request: Request, start: int, stop: int, like: Tensor) -> tuple[Tens
 
 
 def _ties_before(z: Tensor, z_y: Tensor, own: Tensor) -> Tensor:
+    equal = z == z_y[:, None]
+    if torch.count_nonzero(equal) == len(z):  # each row's own
+        return torch.zeros_like(own)
     columns = torch.arange(z.shape[1], device=z.device)
-    return ((z == z_y[:, None]) & (columns < own[:, None])).sum(1)
+    return (equal & (columns < own[:, None])).sum(1)
