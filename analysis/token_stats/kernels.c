@@ -55,6 +55,38 @@ static inline float slab_maximum(const float *restrict z, int width)
     return top;
 }
 
+/* Entries above their row's level, row by row: how many there are, and where `row` is given also where and which. */
+int64_t exceeding(const float *restrict z, int64_t rows, int64_t columns, int64_t stride,
+                  const float *restrict slab_max, const float *restrict level, int64_t *restrict row,
+                  int64_t *restrict column, float *restrict value)
+{
+    const int64_t slabs = (columns + SLAB - 1) / SLAB;
+    int64_t found = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t s = 0; s < slabs; s++) {
+            if (!(slab_max[i * slabs + s] > level[i]))
+                continue;
+            const float *slab = z + i * stride + s * SLAB;
+            int width = s + 1 < slabs ? SLAB : (int)(columns - s * SLAB);
+            if (!row) {
+                int count = 0;
+#pragma omp simd reduction(+ : count)
+                for (int j = 0; j < width; j++)
+                    count += slab[j] > level[i];
+                found += count;
+                continue;
+            }
+            for (int j = 0; j < width; j++)
+                if (slab[j] > level[i]) {
+                    row[found] = i;
+                    column[found] = s * SLAB + j;
+                    value[found++] = slab[j];
+                }
+        }
+    }
+    return found;
+}
+
 void chunk(const float *restrict z, int64_t rows, int64_t columns, int64_t stride, const float *restrict threshold,
            float inv_t, float negligible, float floor, float *restrict slab_max, float *restrict above, float *restrict peak,
            int64_t *restrict column, float *restrict runner_up, float *restrict sums, int64_t sums_stride)

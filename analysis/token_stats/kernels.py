@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .partial import NEGLIGIBLE, VOID
 
-__all__ = ["SLAB", "Chunk", "EagerKernels", "Kernels", "slabs_of"]
+__all__ = ["SLAB", "Chunk", "EagerKernels", "Kernels", "exceeding", "slabs_of"]
 
 SLAB = 64  # columns whose maximum is taken together
 # Rows that go through the passes at a time, so that all after the first find their operands in cache (three times
@@ -40,6 +40,9 @@ class Kernels(Protocol):
     def chunk(self, z: Tensor, threshold: Tensor | None, inv_temperature: float) -> Chunk:
         """z (n, C) is left as it is, −inf a masked token; threshold (n,)."""
 
+    def exceeding(self, z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `exceeding` below."""
+
 
 class EagerKernels:
     """torch operations on the device of the logits."""
@@ -53,19 +56,23 @@ class EagerKernels:
         sums = self._sums(z, peak, column, runner_up, inv_temperature)
         return Chunk(slab_max, above, peak, column, runner_up, *sums)
 
+    def exceeding(self, z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return exceeding(z, slab_max, level)
+
     def _scan(self, z: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Maxima by slab, and how many logits lie above the threshold."""
         whole = z.shape[1] // SLAB
-        slabs = z[:, : whole * SLAB].unflatten(1, (whole, SLAB))
-        slab_max = torch.cat([part.amax(-1) for part in slabs.split(_ROWS)])
-        if whole * SLAB < z.shape[1]:
-            slab_max = torch.cat([slab_max, z[:, whole * SLAB :].amax(-1, keepdim=True)], 1)
-        if threshold is None:
-            return slab_max, None
-        above = torch.empty(len(z), dtype=z.dtype, device=z.device)
-        for part, level, out in zip(*(x.split(_ROWS) for x in (z, threshold[:, None], above)), strict=True):
-            flags, _ = self._scratch(part)
-            torch.sum(torch.gt(part, level, out=flags), -1, out=out)
+        slab_max = torch.empty((len(z), -(-z.shape[1] // SLAB)), dtype=z.dtype, device=z.device)
+        above = None if threshold is None else torch.empty(len(z), dtype=z.dtype, device=z.device)
+        for start in range(0, len(z), _ROWS):
+            rows = slice(start, start + _ROWS)
+            part = z[rows]
+            torch.amax(part[:, : whole * SLAB].unflatten(1, (whole, SLAB)), -1, out=slab_max[rows, :whole])
+            if whole * SLAB < z.shape[1]:
+                torch.amax(part[:, whole * SLAB :], -1, out=slab_max[rows, whole])
+            if threshold is not None and above is not None:
+                flags, _ = self._scratch(part)
+                torch.sum(torch.gt(part, threshold[rows, None], out=flags), -1, out=above[rows])
         return slab_max, above
 
     def _sums(
@@ -96,6 +103,14 @@ class EagerKernels:
         return self._first, self._second
 
 
+def exceeding(z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of z (n, C) above their row's level (n,): rows, columns and values (m,), row by row, columns rising."""
+    rows, slabs = torch.nonzero(slab_max > level[:, None], as_tuple=True)
+    values = slabs_of(z, rows, slabs)
+    which, lane = torch.nonzero(values > level[rows, None], as_tuple=True)
+    return rows[which], slabs[which] * SLAB + lane, values[which, lane]
+
+
 def slabs_of(z: Tensor, rows: Tensor, slabs: Tensor) -> Tensor:
     """Columns [slab·SLAB, (slab + 1)·SLAB) of some rows of z (n, C), (rows, SLAB); −inf beyond the last column."""
     whole = z.shape[1] // SLAB
@@ -114,7 +129,7 @@ def _two_largest(z: Tensor, slab_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Peak, its column and the runner-up, from the slabs' maxima and the one slab that holds the peak."""
     peak, slab = slab_max.max(1)  # the first of equals
     values = slabs_of(z, torch.arange(len(z), device=z.device), slab)
-    lane = values.argmax(1, keepdim=True)  # likewise
+    lane = values.max(1, keepdim=True).indices  # likewise, and faster than argmax
     rest = values.scatter_(1, lane, float("-inf")).amax(1)
     others = slab_max.scatter(1, slab[:, None], float("-inf")).amax(1)
     return peak, slab * SLAB + lane.squeeze(1), torch.maximum(rest, others).clamp(min=VOID)

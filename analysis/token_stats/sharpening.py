@@ -33,12 +33,13 @@ def sharpen(
 
     `listed` (n, L) are the tokens of `logits.listed`; `peaks` the largest logit of each chunk and its token.
     """
-    if logits.top is not None and logits.top_ids is not None and logits.top.shape[1] >= _LARGEST:
-        values, ids = logits.top[:, :_LARGEST], logits.top_ids[:, :_LARGEST]
+    top = None if logits.top_ids is None else source.token_logits(logits.top_ids)
+    if top is not None and logits.top is not None and logits.top_ids is not None and top.shape[1] >= _LARGEST:
+        values, ids, exact = (x[:, :_LARGEST] for x in (logits.top, logits.top_ids, top))
     else:
         values, at = torch.stack([peak for peak, _ in peaks], 1).topk(min(_LARGEST, len(peaks)))
         ids = torch.stack([token for _, token in peaks], 1).gather(1, at)
-    exact = _again(source, ids)
+        exact = source.token_logits(ids)
     is_top = ids == whole.top_id[:, None]
     # One of them is the largest, which is apart from the sums; what is masked (−inf) has no part in them.
     counts = ~is_top & torch.isfinite(values)
@@ -53,9 +54,4 @@ def sharpen(
         e2=whole.e2 + (f * f - e * e).sum(1),
         q1=whole.q1 + (f * f * new - e * e * old).sum(1),
     )
-    top = None if logits.top is None or logits.top_ids is None else _again(source, logits.top_ids)
-    return sharper, logits._replace(top=top, listed=None if listed is None else _again(source, listed))
-
-
-def _again(source: Source, ids: Tensor) -> Tensor:
-    return torch.stack([source.token_logits(column) for column in ids.unbind(1)], 1)
+    return sharper, logits._replace(top=top, listed=None if listed is None else source.token_logits(listed))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 __all__ = ["HeadSource", "LogitSource", "Rows", "Source", "compute_dtype"]
 
-# Rows whose own logit is worked out at once in float64: bounds its memory at 64·D·16 bytes.
-_OWN_ROWS = 64
+# Own logits that are worked out at once in float64: bounds their memory at 64·D·16 bytes, and keeps them in cache.
+_OWN_PRODUCTS = 64
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -72,7 +72,7 @@ class Source(Protocol):
         """Logits of the block's rows for tokens [first, last); valid until the next call."""
 
     def token_logits(self, ids: Tensor) -> Tensor:
-        """The block's own logit of one token a row, (rows,)."""
+        """The block's own logits of one token a row, ids (rows,), or of k, (rows, k)."""
 
 
 class LogitSource:
@@ -93,7 +93,8 @@ class LogitSource:
         return z if self._blocked is None else z.masked_fill(self._blocked[first:last], float("-inf"))
 
     def token_logits(self, ids: Tensor) -> Tensor:
-        z = self._rows.values(self._start, self._stop, ids[:, None]).squeeze(1).to(self.dtype)
+        each = ids[:, None] if ids.ndim == 1 else ids
+        z = self._rows.values(self._start, self._stop, each).reshape(ids.shape).to(self.dtype)
         return z if self._blocked is None else z.masked_fill(self._blocked[ids], float("-inf"))
 
 
@@ -147,8 +148,10 @@ class HeadSource:
     def token_logits(self, ids: Tensor) -> Tensor:
         """From a product in float64, rounded once. It stands in for the entry of the block's product."""
         parts = []
-        for hidden, some in zip(self._hidden.split(_OWN_ROWS), ids.split(_OWN_ROWS), strict=True):
-            z = (hidden.double() * self._head[some].double()).sum(-1)
+        hiddens = self._hidden if ids.ndim == 1 else self._hidden[:, None]
+        rows = max(1, _OWN_PRODUCTS * len(ids) // max(ids.numel(), 1))
+        for hidden, some in zip(hiddens.split(rows), ids.split(rows), strict=True):
+            z = self._head[some].double().mul_(hidden.double()).sum(-1)
             z = z if self._bias is None else z + self._bias[some].double()
             parts.append(self._finish(z).to(self.dtype))
         z_y = torch.cat(parts)

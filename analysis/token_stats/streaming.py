@@ -61,7 +61,7 @@ def _block(
     z_y = source.token_logits(y)
     below_y = torch.nextafter(z_y, torch.full_like(z_y, float("-inf")))
     rank = torch.zeros_like(y) if request.rank else None
-    top = RunningTop(request.top_k) if request.top_k else None
+    top = RunningTop(request.top_k, kernels) if request.top_k else None
     listed, listed_logits = _listed(request, start, stop, z_y)
     edges = [*range(0, source.vocab, columns), source.vocab]
     parts: list[Partial] = []
@@ -113,5 +113,8 @@ def _listed(request: Request, start: int, stop: int, like: Tensor) -> tuple[Tens
 
 
 def _ties_before(z: Tensor, z_y: Tensor, own: Tensor) -> Tensor:
+    equal = z == z_y[:, None]
+    if torch.count_nonzero(equal) == len(z):  # each row's own
+        return torch.zeros_like(own)
     columns = torch.arange(z.shape[1], device=z.device)
-    return ((z == z_y[:, None]) & (columns < own[:, None])).sum(1)
+    return (equal & (columns < own[:, None])).sum(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..laws.softmax import largest
-from .kernels import SLAB, slabs_of
+from .kernels import Kernels
 
 __all__ = ["RunningTop"]
 
@@ -22,8 +22,9 @@ _SORT_AT = 1
 class RunningTop:
     """The k largest logits of each row so far and their ids, largest first, ties by the lower id."""
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, kernels: Kernels) -> None:
         self._k = k
+        self._kernels = kernels
         self._values: Tensor | None = None  # (n, ≤ k)
         self._ids: Tensor | None = None
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, ids and values above the k-th, chunk by chunk
@@ -40,12 +41,10 @@ class RunningTop:
             self._values, at = largest(values, min(self._k, values.shape[1]))
             self._ids = ids.gather(1, at)
             return
-        rows, slabs = torch.nonzero(slab_max > self._values[:, -1:], as_tuple=True)
+        rows, columns, values = self._kernels.exceeding(z, slab_max, self._values[:, -1])
         if not len(rows):
             return
-        values = slabs_of(z, rows, slabs)
-        which, lane = torch.nonzero(values > self._values[rows, -1:], as_tuple=True)
-        self._waiting.append((rows[which], slabs[which] * SLAB + lane + first, values[which, lane]))
+        self._waiting.append((rows, columns + first, values))
         if sum(len(rows) for rows, _, _ in self._waiting) >= _SORT_AT * self._values.numel():
             self._sort_in()
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import SLAB, Chunk
+from .kernels import SLAB, Chunk, exceeding
 from .partial import NEGLIGIBLE, VOID
 
 __all__ = ["TritonKernels"]
@@ -36,6 +36,9 @@ class TritonKernels:
             COUNT=threshold is not None, BLOCK=block, WIDTH=SLAB, num_warps=8 if block >= 2048 else 4,
         )  # fmt: skip
         return Chunk(slab_max, above, peak, column, runner_up, *sums)
+
+    def exceeding(self, z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return exceeding(z, slab_max, level)
 
 
 @triton.jit
