@@ -23,7 +23,7 @@ from .streaming import Request, Tiles, stream
 
 __all__ = ["BACKENDS", "available_backends", "run_backend"]
 
-_CPU_TILES = Tiles(512, 2048)
+_CPU_TILES = Tiles(512, 4096)
 _CUDA_TILES = Tiles(8192, 4096)
 
 

@@ -17,7 +17,7 @@ from .sources import Source
 
 __all__ = ["SHARP", "sharpen"]
 
-SHARP = 16.0  # below, a product in float32 is right to about 4e-6
+SHARP = 24.0  # below, a product in float32 is right to about 1e-5
 _LARGEST = 4  # how many tokens of a row enter the sums again
 
 

@@ -101,7 +101,8 @@ class LogitSource:
 class HeadSource:
     """softcap·tanh(scale·(hidden·headᵀ + bias)/softcap), one chunk of the vocabulary at a time.
 
-    Half-precision weights are brought to float32 by the chunk: products in bf16 round their result.
+    Half-precision weights are brought to float32 by the chunk: products in bf16 round their result. On CUDA the product
+    of half-precision operands is taken as it is and comes in float32, which accumulates the same terms.
     """
 
     def __init__(
@@ -121,19 +122,24 @@ class HeadSource:
         self.dtype, self.device = dtype, hidden.device
         self._head, self._bias, self._blocked = head, bias, blocked
         self._scale, self._softcap = scale, softcap
+        self._half = self.device.type == "cuda" and head.dtype.itemsize == 2 and hidden.dtype == head.dtype
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         self._weights = torch.empty(0, dtype=self.dtype, device=self.device)
         self.own_buffer = True
 
     def open(self, start: int, stop: int) -> None:
-        self._hidden = self._rows.block(start, stop).to(self.dtype)
+        hidden = self._rows.block(start, stop)
+        self._hidden = hidden if self._half else hidden.to(self.dtype)
 
     def chunk(self, first: int, last: int) -> Tensor:
         n, width = len(self._hidden), last - first
         if self._buffer.numel() < n * width:
             self._buffer = torch.empty(n * width, dtype=self.dtype, device=self.device)
         z = self._buffer[: n * width].view(n, width)
-        torch.mm(self._hidden, self._chunk_of_head(first, last).t(), out=z)
+        if self._half:
+            torch.mm(self._hidden, self._head[first:last].t(), out_dtype=self.dtype, out=z)
+        else:
+            torch.mm(self._hidden, self._chunk_of_head(first, last).t(), out=z)
         if self._bias is not None:
             z.add_(self._bias[first:last])
         self._finish(z)
