@@ -62,7 +62,7 @@ def token_statistics(
     2e-5 + 4·eps·max |z|. `covariance`, which crosses zero, relative to π_y|log π_y + H| + |S + cH|. Ranks and ids are
     those of the back end's own logits.
 
-    Cost: the logits are never stored. From hidden states, the product and about a tenth more; extra memory about 10 MB
+    Cost: the logits are never stored. From hidden states, the product and about a tenth more; extra memory about 20 MB
     on a CPU whatever the number of rows and tokens. No gradient flows through the statistics.
     Raises UsageError for shapes that do not fit, tokens outside the vocabulary or masked, input that is not finite,
     an unknown back end and one that cannot run. Source: forms derived here, see `analysis.laws.softmax`.
