@@ -48,7 +48,8 @@ def sharpen(
     )
     e, f = old.exp(), new.exp()
     sharper = whole._replace(
-        top=torch.where(is_top, exact, 0).sum(1).double(),
+        # Where more are equal to the largest than enter again, it may not be among them.
+        top=torch.where(is_top.any(1), torch.where(is_top, exact, 0).sum(1).double(), whole.top),
         e0=whole.e0 + (f - e).sum(1),
         t1=whole.t1 + (f * new - e * old).sum(1),
         e2=whole.e2 + (f * f - e * e).sum(1),

@@ -125,3 +125,16 @@ def test_float64_input_gives_float64():
         want = token_statistics(given, tokens, backend="reference")
         for name in STATISTICS:
             torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("backend", back_ends(slow=False))
+def test_more_large_logits_tie_than_are_sharpened(backend):
+    vocab = 40_000  # ten chunks, whose largest logits are all the same
+    hidden, head = torch.full((3, 4), 5.0), torch.full((vocab, 4), 1.5)
+    y = torch.tensor([0, 5000, vocab - 1])
+    for top_k in (0, 6):
+        got = token_statistics(hidden=hidden, head=head, tokens=y, backend=backend, top_k=top_k)
+        want = token_statistics(hidden=hidden, head=head, tokens=y, backend="reference", top_k=top_k)
+        assert bool((got.argmax_token == 0).all())
+        for name in STATISTICS:
+            assert worst(got, want, name) < BAR, (name, top_k)
