@@ -27,7 +27,7 @@ from filelock import FileLock
 
 from .task import built_in_task, unknown_name
 
-__all__ = ["BASES", "BaseRecipe", "ExactLaw", "Refinement", "base_is_cached", "ensure_base"]
+__all__ = ["BASES", "BaseRecipe", "ExactLaw", "NearFirst", "Refinement", "WideNumbers", "base_is_cached", "ensure_base"]
 
 # (step, steps and rounds in all, loss in nats per response token)
 Progress = Callable[[int, int, float], None]
@@ -39,7 +39,8 @@ _REFINING_PROGRAM = f"{_PACKAGE}refinement"
 _EXACT_PROGRAM = f"{_PACKAGE}exact_law"
 _CODE = ("pretraining.py", "tokenizer.py")  # besides the modules of the task
 _REFINING_CODE = ("refinement.py", "sampling.py", "truncation.py")  # for a base with the second stage, besides
-_EXACT_CODE = ("exact_law.py", "refinement.py")  # for a base trained on the exact law, besides
+# For a base trained on the exact law, besides.
+_EXACT_CODE = ("exact_law.py", "muon.py", "refinement.py", "solved_prompts.py", "value_embedding.py")
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -59,37 +60,61 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class NearFirst:
+    """Prompts drawn as those of the splits are; training starts on those whose numbers lie closest together."""
+
+    prompts: int  # with all their solutions, drawn once
+    first_share: float  # of them, where training starts
+    all_from: tuple[float, float]  # shares of the steps between which it goes on from there to all, linearly
+
+    def share(self, done: float) -> float:
+        """Share of the prompts that are drawn from when `done` of the steps are (0 to 1).
+
+        >>> lessons = NearFirst(1000, first_share=0.2, all_from=(0.4, 0.6))
+        >>> [round(lessons.share(done), 3) for done in (0.0, 0.4, 0.5, 0.6, 1.0)]
+        [0.2, 0.2, 0.6, 1.0, 1.0]
+        """
+        start, end = self.all_from
+        return self.first_share + (1.0 - self.first_share) * min(1.0, max(0.0, (done - start) / (end - start)))
+
+
+@dataclass(frozen=True)
+class WideNumbers:
+    """Every puzzle of «countdown» with numbers up to `largest`, those of the splits left out."""
+
+    largest: int
+    power: float  # a puzzle is drawn in proportion to its number of solutions to this power
+    shuffled: float  # share of the prompts whose numbers do not ascend
+    opening: int  # response tokens in a short batch: those that take the search
+    short: float  # share of the batches that are
+
+
+@dataclass(frozen=True)
 class ExactLaw:
     """Pretraining on the exact law over correct responses, numbers embedded by value (`exact_law.py`).
 
     Scales are relative to the random entries of an embedding. The number of steps places a base at its accuracy.
     """
 
-    prompts: int  # with all their solutions, drawn once
+    lessons: NearFirst | WideNumbers
     periods: tuple[int, ...]  # of the Fourier features of numbers, which make sums and differences rotations
     characters: tuple[int, ...]  # multiplicative ones modulo 101, which make products rotations
     feature_scale: float  # of each feature
     noise: float  # what is left of the random entries of a number
     mark_scale: float  # of the coordinate that says what kind of word it is
     embedding_rate: float  # learning rate of the embedding, relative to `lr`
-    first_share: float  # of the prompts, those with the numbers closest together: training starts on them
-    all_from: tuple[float, float]  # shares of the steps between which it goes on from them to all, linearly
+    muon_lr: float | None = None  # of Muon, for the matrices of the layers; AdamW has them too where left out
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ExactLaw:
         """From what JSON made of `asdict`."""
-        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
-        return cls(**values)
+        values = _tuples(fields)
+        kind = NearFirst if "prompts" in values["lessons"] else WideNumbers
+        return cls(**{**values, "lessons": kind(**_tuples(values["lessons"]))})
 
-    def share(self, done: float) -> float:
-        """Share of the prompts that are drawn from when `done` of the steps are (0 to 1).
 
-        >>> law = ExactLaw(1000, (10,), (), 3.0, 0.2, 5.0, 0.1, first_share=0.2, all_from=(0.4, 0.6))
-        >>> [round(law.share(done), 3) for done in (0.0, 0.4, 0.5, 0.6, 1.0)]
-        [0.2, 0.2, 0.6, 1.0, 1.0]
-        """
-        start, end = self.all_from
-        return self.first_share + (1.0 - self.first_share) * min(1.0, max(0.0, (done - start) / (end - start)))
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 @dataclass(frozen=True)
@@ -143,11 +168,17 @@ _TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_
 # Sampling below T = 1 got further: with what it learns from at T = 1, «path» stopped at 0.73 after 30 rounds.
 _REFINE = Refinement(rounds=4, prompts=1024, samples=4, temperature=0.8, batch=64, lr=1e-3)
 # Learning rate: at 1e-2 the features are overwritten before anything reads them, and no constraint is learnt.
-_EXACT = replace(
-    _SMALL, corpus={}, layers=3, steps=6000, lr=3e-3,
-    exact=ExactLaw(
-        prompts=10_000, periods=(2, 3, 5, 7, 10, 20, 40, 100), characters=(), feature_scale=3.0, noise=0.2,
-        mark_scale=5.0, embedding_rate=0.1, first_share=0.25, all_from=(0.4, 0.6),
+_NEAR_FIRST = ExactLaw(
+    NearFirst(prompts=10_000, first_share=0.25, all_from=(0.4, 0.6)), periods=(2, 3, 5, 7, 10, 20, 40, 100),
+    characters=(), feature_scale=3.0, noise=0.2, mark_scale=5.0, embedding_rate=0.1,
+)  # fmt: skip
+_EXACT = replace(_SMALL, corpus={}, layers=3, steps=6000, lr=3e-3, exact=_NEAR_FIRST)
+_SEARCH = replace(
+    _EXACT, task="countdown", layers=4, hidden=96, head_dim=24, intermediate=256, steps=8000, batch=128,
+    warmup_steps=100,
+    exact=replace(
+        _NEAR_FIRST, lessons=WideNumbers(largest=25, power=0.5, shuffled=0.5, opening=3, short=0.75),
+        characters=(1, 3, 10, 25, 50), muon_lr=1e-2,
     ),
 )  # fmt: skip
 
@@ -163,6 +194,7 @@ BASES: dict[str, BaseRecipe] = {
     "countdown-p20": replace(_COUNTDOWN, corpus={"slip": 0.15, "reuse": 0.1, "largest": 99}),
     "countdown-p40": _COUNTDOWN,
     "countdown-p55": replace(_COUNTDOWN, refinement=replace(_REFINE, rounds=8, prompts=512)),
+    "countdown-p90": _SEARCH,
     "two-modes": replace(_SMALL, task="two-modes", corpus={**_TWO_MODES, "longest": 20}, steps=2200),
     "tiny": _TINY,
     "tiny-countdown": replace(_TINY, task="countdown-small", corpus={"slip": 0.0, "reuse": 0.0, "largest": 24}),

@@ -14,15 +14,16 @@ up instead of the one that is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import permutations
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import combinations_with_replacement, permutations
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from .puzzle import END, PAD, PROMPT_LENGTH, Ints, PuzzleTask
 
-__all__ = ["Countdown", "CountdownTask", "SmallCountdownTask"]
+__all__ = ["GIVEN", "Countdown", "CountdownTask", "SmallCountdownTask"]
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda x, y: x + y,
@@ -33,6 +34,7 @@ EQUALS = "="
 MAX_STEPS = 2
 STEP_LENGTH = 5
 FEWEST_SOLUTIONS = 4
+GIVEN = 3  # numbers
 
 
 class Countdown(NamedTuple):
@@ -71,27 +73,49 @@ class CountdownTask(PuzzleTask[Countdown]):
         return Countdown(a, b, c, 1 + int(draw() * (self.n_numbers - 1)))
 
     def _is_fit(self, puzzle: Countdown) -> bool:
-        return puzzle.target not in puzzle[:3] and len(self._plays(puzzle[:3], puzzle.target)) >= FEWEST_SOLUTIONS
+        given = puzzle[:3]
+        if given not in self._counts:
+            self._counts[given] = {target: len(ways) for target, ways in self._ways(given).items()}
+        return puzzle.target not in given and self._counts[given].get(puzzle.target, 0) >= FEWEST_SOLUTIONS
+
+    @cached_property
+    def _counts(self) -> dict[tuple[int, ...], dict[int, int]]:
+        """Number of ways to each target from the numbers asked about so far: the splits draw the same ones often."""
+        return {}
 
     def _responses(self, puzzle: Countdown) -> Iterable[tuple[str, ...]]:
-        return self._plays(puzzle[:3], puzzle.target)
+        return self._ways(puzzle[:3]).get(puzzle.target, ())
 
-    def _plays(self, numbers: tuple[int, ...], target: int) -> dict[tuple[str, ...], None]:
-        """Every way to the target, in order of discovery; equal numbers give equal ways, which count once."""
-        found: dict[tuple[str, ...], None] = {}
+    def _ways(self, numbers: tuple[int, ...]) -> dict[int, dict[tuple[str, ...], None]]:
+        """Every way to every target, in order of discovery; equal numbers give equal ways, which count once."""
+        found: dict[int, dict[tuple[str, ...], None]] = {}
         for i, j in permutations(range(len(numbers)), 2):
+            rest = tuple(number for k, number in enumerate(numbers) if k not in (i, j))
             for sign, operation in OPERATIONS.items():
                 x, y = numbers[i], numbers[j]
                 result = operation(x, y)
                 if not 0 < result < self.n_numbers:
                     continue
                 step = (str(x), sign, str(y), EQUALS, str(result))
-                if result == target:
-                    found[step] = None
-                elif len(numbers) > 2:
-                    rest = tuple(number for k, number in enumerate(numbers) if k not in (i, j))
-                    found |= dict.fromkeys((*step, *others) for others in self._plays((*rest, result), target))
+                found.setdefault(result, {})[step] = None
+                if not rest:
+                    continue
+                for target, ways in self._ways((*rest, result)).items():
+                    if target != result:  # it would have ended with the first step
+                        found.setdefault(target, {}).update(dict.fromkeys((*step, *others) for others in ways))
         return found
+
+    def solved_puzzles(self, largest: int) -> Iterator[tuple[Countdown, list[tuple[int, ...]]]]:
+        """Every puzzle of no split that has a solution, its numbers up to `largest`, and all its correct responses.
+
+        Those of the splits need more solutions than one, and numbers up to `largest_given`; these do not.
+        """
+        held_out = {puzzle for split in self.splits.values() for puzzle in split}
+        for given in combinations_with_replacement(range(1, largest + 1), 3):
+            for target, ways in self._ways(given).items():
+                puzzle = Countdown(*given, target)
+                if target not in given and puzzle not in held_out:
+                    yield puzzle, self._encoded(ways)
 
     def _first_error(self, puzzle: Countdown, body: list[str], ended: bool) -> str | None:
         there, result = list(puzzle[:3]), None

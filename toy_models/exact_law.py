@@ -3,16 +3,17 @@ are made.
 
 Drawn text says what must not be written only by never having it, and a number is a token that says nothing of its
 neighbours: a model of this size then writes sums well, but learns no constraint that lies in the difference of two
-numbers. Three things teach it those:
+numbers, and does not search. What teaches it those:
 
-- The target of a token is its law given what precedes it, where the response is uniform over the correct ones:
-  q(v | x, y_<t) = #{solutions that open with y_<t v} / #{solutions that open with y_<t}. The loss is the cross entropy
-  of that law, hence without the noise of one drawn token. The responses themselves are drawn from the same law.
-- A number n starts with the features cos and sin of 2πn/P, so that sums and differences are rotations, and of
-  2πk·ind(n)/100, so that products are (ind is the index to base 2 modulo 101: 2^ind(n) = n, hence ind(xy) = ind(x) +
-  ind(y) modulo 100). The rest of its embedding is small noise, words of one kind share a mark, and the embedding
-  learns more slowly than the other weights, which would otherwise overwrite it before they can read it.
-- Training starts on the prompts whose numbers lie closest together and goes on to all of them.
+- The target of a token is its law given what precedes it, where the response is uniform over the correct ones
+  (`solved_prompts.py`). The loss is the cross entropy of that law, hence without the noise of one drawn token. The
+  responses themselves are drawn from the same law.
+- Numbers start with features of their value (`value_embedding.py`). The rest of their embedding is small noise, words
+  of one kind share a mark, and the embedding learns more slowly than the other weights, which would otherwise overwrite
+  it before they can read it.
+- «path» starts on the prompts whose numbers lie closest together and goes on to all of them (`NearFirst`).
+- «countdown» has so few puzzles that a model learns them by heart. It is taught on those with wider numbers too, most
+  batches holding no more of a response than takes the search (`WideNumbers`), and the matrices learn by Muon.
 
 Run by `ensure_base` as `python -m toy_models.exact_law REQUEST` in place of `toy_models.pretraining`; reports as that.
 """
@@ -20,7 +21,6 @@ Run by `ensure_base` as `python -m toy_models.exact_law REQUEST` in place of `to
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,108 +28,46 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .bases import BaseRecipe, ExactLaw
+from .bases import BaseRecipe, ExactLaw, NearFirst
+from .countdown import GIVEN, CountdownTask
+from .muon import Muon
 from .pretraining import _REPORT_EVERY, _learning_rate, build_model
-from .puzzle import PAD, PROMPT_LENGTH, Ints, PuzzleTask
-from .refinement import fresh_prompts
+from .puzzle import PAD, PROMPT_LENGTH, PuzzleTask
+from .solved_prompts import SolvedPrompts
 from .task import built_in_task
+from .value_embedding import embed_by_value
 
-__all__ = ["SolvedPrompts", "embed_by_value", "pretrain_on_law", "value_features"]
-
-_PRIME, _ROOT = 101, 2  # 2 is a primitive root of 101, the first prime above every number of the tasks
-_KINDS = 3  # numbers, marks with a number (jumps), other words
+__all__ = ["batches", "pretrain_on_law"]
 
 
-class SolvedPrompts:
-    """Prompts with all their solutions, ascending in the span of their numbers (greatest less least)."""
+def batches(recipe: BaseRecipe, task: PuzzleTask, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch of every step: rows of text and the laws of their response tokens, as `SolvedPrompts.draw` gives them.
 
-    def __init__(self, task: PuzzleTask, n: int, rng: np.random.Generator) -> None:
-        """Draw `n` prompts by the law of the splits, none of which is in a split; a prompt may come twice."""
-        drawn = fresh_prompts(task, n, rng)
-        solved = [task.solutions(prompt) for prompt in drawn]
-        spans = [max(puzzle) - min(puzzle) for puzzle in map(task.parse, drawn)]
-        order = np.argsort(spans, kind="stable")
-        self.task = task
-        self.prompts: Ints = np.array(drawn, dtype=np.int64)[order]
-        self.counts: Ints = np.array([len(solutions) for solutions in solved])[order]
-        width, pad = task.max_new_tokens, task.tokenizer.pad_token_id
-        # Vocabularies are of about a hundred words: a byte a token keeps millions of responses small.
-        self._responses = np.array(
-            [[*response, *[pad] * (width - len(response))] for i in order for response in solved[i]], dtype=np.uint8
-        )
-        self._first = np.concatenate([[0], self.counts.cumsum()[:-1]])
-
-    def draw(self, n: int, rng: np.random.Generator, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """`n` rows of text (n, L) from the first `share` of the prompts, each with one of its solutions, uniformly;
-        and the law of every response token given those before it, (n, R, vocabulary), 0 under padding."""
-        which = rng.integers(0, max(1, int(share * len(self.prompts))), n)
-        rows = self._first[which] + rng.integers(0, self.counts[which])
-        own = self._responses[rows].astype(np.int64)
-        text = np.concatenate([self.prompts[which], own], axis=1)
-        return torch.from_numpy(text), torch.from_numpy(self._laws(which, own))
-
-    def _laws(self, which: Ints, own: Ints) -> NDArray[np.float32]:
-        """Shares of the next tokens among the prompt's solutions that agree with the row's own so far."""
-        counts, (n, width), size = self.counts[which], own.shape, len(self.task.words)
-        row = np.repeat(np.arange(n), counts)
-        within = np.arange(len(row)) - np.repeat(counts.cumsum() - counts, counts)
-        others = self._responses[np.repeat(self._first[which], counts) + within].astype(np.int64)
-        agree = np.ones(others.shape, dtype=np.bool_)
-        np.logical_and.accumulate(others[:, :-1] == own[row, :-1], axis=1, out=agree[:, 1:])
-        cell = (row[:, None] * width + np.arange(width)) * size + others
-        laws = np.bincount(cell[agree], minlength=n * width * size).reshape(n, width, size).astype(np.float32)
-        laws /= laws.sum(axis=-1, keepdims=True)
-        laws[own == self.task.tokenizer.pad_token_id] = 0.0
-        return laws
-
-
-def value_features(value: int, periods: tuple[int, ...], characters: tuple[int, ...]) -> list[float]:
-    """cos and sin of 2πn/P for each period P, then of 2πk·ind(n)/100 for each k (0 has no index: zeros).
-
-    >>> [round(x, 3) for x in value_features(3, (4, 12), ())]
-    [-0.0, -1.0, 0.0, 1.0]
-    >>> six, two, three = (np.array(value_features(n, (), (1,))) @ [1, 1j] for n in (6, 2, 3))
-    >>> bool(abs(six - two * three) < 1e-12)
-    True
+    Raises ValueError where wide numbers are asked of a task other than «countdown».
     """
-    features = [f(2 * math.pi * value / period) for period in periods for f in (math.cos, math.sin)]
-    if value == 0:
-        return features + [0.0] * (2 * len(characters))
-    index = _indices()[value]
-    return features + [f(2 * math.pi * k * index / (_PRIME - 1)) for k in characters for f in (math.cos, math.sin)]
-
-
-def _indices() -> dict[int, int]:
-    return {pow(_ROOT, exponent, _PRIME): exponent for exponent in range(_PRIME - 1)}
-
-
-def embed_by_value(model: Any, task: PuzzleTask, law: ExactLaw, std: float) -> None:
-    """Rewrite the embedding (tied: the head too) in place; `std` is that of its random entries.
-
-    Numbers and jumps (+d has the features of d) are scaled down to `noise` and get their features, each coordinate
-    `feature_scale` times as large as the random ones were; every word's last coordinates mark its kind, `mark_scale`
-    times as large. Raises ValueError where features and marks are more than the embedding has room for.
-    """
-    table = model.get_input_embeddings().weight
-    n_features = 2 * (len(law.periods) + len(law.characters))
-    if n_features + _KINDS > table.shape[1]:
-        raise ValueError(
-            f"periods, characters: expected at most {(table.shape[1] - _KINDS) // 2} together, as hidden is "
-            f"{table.shape[1]}, received {n_features // 2}"
-        )
-    with torch.no_grad():
-        for word, token in task.ids.items():
-            row, digits = table[token], word.lstrip("+")
-            kind = 0 if not digits.isdecimal() else 1 if digits != word else 2
-            if kind:
-                features = torch.tensor(value_features(int(digits), law.periods, law.characters))
-                row *= law.noise
-                row[:n_features] = features * (law.feature_scale * math.sqrt(2) * std)
-            row[-_KINDS:] = 0.0
-            row[-1 - kind] = law.mark_scale * std
+    assert recipe.exact is not None
+    lessons, rng = recipe.exact.lessons, np.random.default_rng(seed)
+    if isinstance(lessons, NearFirst):
+        solved = SolvedPrompts.drawn(task, lessons.prompts, np.random.default_rng([seed, 1]))
+        for step in range(recipe.steps):
+            share = lessons.share(step / recipe.steps)
+            yield solved.draw(rng.integers(0, max(1, int(share * len(solved))), recipe.batch), rng)
+        return
+    if not isinstance(task, CountdownTask):
+        raise ValueError(f"lessons: expected NearFirst for the task {task.name!r}, received WideNumbers")
+    puzzles, solutions = zip(*task.solved_puzzles(lessons.largest), strict=True)
+    solved = SolvedPrompts(task, [task.encode_prompt(puzzle) for puzzle in puzzles], solutions)
+    weights = solved.counts**lessons.power
+    weights /= weights.sum()
+    for _ in range(recipe.steps):
+        width = lessons.opening if rng.random() < lessons.short else None
+        text, laws = solved.draw(rng.choice(len(solved), recipe.batch, p=weights), rng, width)
+        numbers = text[:, :GIVEN].numpy()
+        moved = rng.random(len(numbers)) < lessons.shuffled
+        numbers[moved] = rng.permuted(numbers[moved], axis=1)
+        yield text, laws
 
 
 def pretrain_on_law(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, float]]:
@@ -140,32 +78,48 @@ def pretrain_on_law(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[
     model = build_model(recipe, task, seed)
     embed_by_value(model, task, law, recipe.init_std)
     model.train()
-    embedding = model.get_input_embeddings().weight
-    others = [parameter for parameter in model.parameters() if parameter is not embedding]
-    slow: dict[str, Any] = {"params": [embedding], "lr": recipe.lr * law.embedding_rate, "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW(
-        [{"params": others}, slow], lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(recipe, step))
-    solved = SolvedPrompts(task, law.prompts, np.random.default_rng([seed, 1]))
-    rng = np.random.default_rng(seed)
+    optimizers = _optimizers(model, recipe, law)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _learning_rate(recipe, step)) for o in optimizers]
     recent: list[float] = []
-    for step in range(1, recipe.steps + 1):
-        text, targets = solved.draw(recipe.batch, rng, law.share((step - 1) / recipe.steps))
-        logits = model(input_ids=text[:, :-1], use_cache=False, logits_to_keep=task.max_new_tokens).logits
-        loss = -(targets * logits.log_softmax(dim=-1)).sum() / (text[:, PROMPT_LENGTH:] != task.ids[PAD]).sum()
-        optimizer.zero_grad()
-        loss.backward()
+    for step, (text, targets) in enumerate(batches(recipe, task, seed), start=1):
+        logits = model(input_ids=text[:, :-1], use_cache=False, logits_to_keep=targets.shape[1]).logits
+        nats = -(targets * logits.log_softmax(dim=-1)).sum()
+        tokens = (text[:, PROMPT_LENGTH:] != task.ids[PAD]).sum()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (nats / _denominator(law, text, tokens)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        recent.append(loss.item())
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        recent.append((nats / tokens).item())
         if step % _REPORT_EVERY == 0 or step == recipe.steps:
             yield step, sum(recent) / len(recent)
             recent.clear()
     model.eval()
     model.save_pretrained(out)
     task.tokenizer.save_pretrained(out)
+
+
+def _denominator(law: ExactLaw, text: Tensor, tokens: Tensor) -> Tensor | int:
+    """What the loss of a batch in nats is divided by: its tokens; or what makes a token weigh the same in every batch,
+    where some are cut short."""
+    return tokens if isinstance(law.lessons, NearFirst) else len(text) * law.lessons.opening
+
+
+def _optimizers(model: Any, recipe: BaseRecipe, law: ExactLaw) -> list[torch.optim.Optimizer]:
+    """AdamW, slower on the embedding, and Muon for the matrices where it has a learning rate."""
+    embedding = model.get_input_embeddings().weight
+    others = [parameter for parameter in model.parameters() if parameter is not embedding]
+    matrices = [parameter for parameter in others if parameter.ndim == 2] if law.muon_lr else []
+    vectors = [parameter for parameter in others if parameter.ndim != 2] if law.muon_lr else others
+    slow: dict[str, Any] = {"params": [embedding], "lr": recipe.lr * law.embedding_rate, "weight_decay": 0.0}
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(
+        [{"params": vectors}, slow], lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
+    )]
+    if law.muon_lr:
+        optimizers.append(Muon(matrices, law.muon_lr, weight_decay=recipe.weight_decay))
+    return optimizers
 
 
 def _main() -> None:

@@ -110,8 +110,12 @@ class PuzzleTask(ABC, Generic[P]):
 
     def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]]:
         """Every correct response, end token included. Raises ValueError for a prompt of another form."""
+        return self._encoded(self._responses(self.parse(prompt_ids)))
+
+    def _encoded(self, responses: Iterable[tuple[str, ...]]) -> list[tuple[int, ...]]:
+        """Token ids of responses in words, each with its end."""
         ids, end = self.ids, self.ids[END]
-        return [(*(ids[word] for word in words), end) for words in self._responses(self.parse(prompt_ids))]
+        return [(*(ids[word] for word in words), end) for words in responses]
 
     def parse(self, prompt_ids: Sequence[int]) -> P:
         """The puzzle of a prompt. Raises ValueError where it is not four numbers and a format word."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from toy_models.bases import BASES, BaseRecipe
+from toy_models.bases import BASES, BaseRecipe, NearFirst
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,9 @@ def recipe_cells(name: str, recipe: BaseRecipe) -> str:
     """What the page says of a base before it is measured."""
     corpus = ", ".join(f"{setting} {value:g}" for setting, value in recipe.corpus.items())
     if recipe.exact is not None:
-        corpus = f"exact law, {recipe.exact.prompts} prompts"
+        lessons = recipe.exact.lessons
+        of = f"{lessons.prompts} prompts" if isinstance(lessons, NearFirst) else f"numbers up to {lessons.largest}"
+        corpus = f"exact law, {of}"
     return f"| `{name}` | {recipe.task} | {corpus} | {recipe.steps}{_rounds(recipe)} |"
 
 

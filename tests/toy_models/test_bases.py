@@ -14,10 +14,10 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from toy_models import BASES, Policy, base_is_cached, bases, ensure_base, get_task, load_policy, sample
-from toy_models.exact_law import embed_by_value
 from toy_models.pretraining import build_model
 from toy_models.puzzle import PROMPT_LENGTH
 from toy_models.task import built_in_task
+from toy_models.value_embedding import embed_by_value
 
 
 @pytest.fixture

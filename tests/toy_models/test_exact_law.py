@@ -1,4 +1,5 @@
-"""Bases that learn the exact law: its targets, how numbers are embedded, and what a short training comes to."""
+"""Bases that learn the exact law: its targets, what they are taught on, how numbers are embedded, and what a short
+training comes to."""
 
 from __future__ import annotations
 
@@ -11,54 +12,134 @@ import pytest
 import torch
 
 from toy_models import BASES, bases, ensure_base
-from toy_models.bases import ExactLaw
-from toy_models.exact_law import SolvedPrompts, embed_by_value, pretrain_on_law, value_features
+from toy_models.bases import BaseRecipe, ExactLaw, NearFirst, WideNumbers
+from toy_models.countdown import CountdownTask
+from toy_models.exact_law import batches, pretrain_on_law
 from toy_models.pretraining import build_model
+from toy_models.puzzle import PuzzleTask
+from toy_models.solved_prompts import SolvedPrompts
 from toy_models.task import built_in_task
+from toy_models.value_embedding import embed_by_value, value_features
 
 LAW = ExactLaw(
-    prompts=60, periods=(2, 5, 10, 24), characters=(), feature_scale=3.0, noise=0.2, mark_scale=5.0, embedding_rate=0.1,
-    first_share=0.25, all_from=(0.4, 0.6),
+    NearFirst(prompts=60, first_share=0.25, all_from=(0.4, 0.6)), periods=(2, 5, 10, 24), characters=(),
+    feature_scale=3.0, noise=0.2, mark_scale=5.0, embedding_rate=0.1,
 )  # fmt: skip
 SMALL = dataclasses.replace(BASES["tiny"], corpus={}, steps=60, lr=3e-3, exact=LAW)
+WIDE = dataclasses.replace(
+    LAW, lessons=WideNumbers(largest=8, power=0.5, shuffled=0.5, opening=3, short=0.75), muon_lr=1e-2
+)
+SMALL_WIDE = dataclasses.replace(SMALL, task="countdown-small", exact=WIDE)
+
+
+def lessons_of(recipe: BaseRecipe, task: PuzzleTask, **changes: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """All batches of a recipe whose lessons are changed."""
+    lessons = dataclasses.replace(recipe.exact.lessons, **changes)
+    changed = dataclasses.replace(recipe, exact=dataclasses.replace(recipe.exact, lessons=lessons))
+    return list(batches(changed, task, seed=0))
+
+
+def shares(task: PuzzleTask, prompt: list[int], response: list[int]) -> list[list[float]]:
+    """The law of every token of a response, by going through all solutions."""
+    laws, solutions = [], task.solutions(prompt)
+    for t, _ in enumerate(response):
+        after = [s[t] for s in solutions if list(s[:t]) == response[:t]]
+        laws.append([after.count(token) / len(after) for token in range(len(task.words))])
+    return laws
 
 
 @pytest.mark.parametrize("name", ["path-small", "countdown-small", "two-modes-small"])
 def test_targets_are_the_shares_among_the_solutions_that_agree_so_far(name: str) -> None:
     task = built_in_task(name)
-    text, laws = SolvedPrompts(task, 40, np.random.default_rng(0)).draw(50, np.random.default_rng(1))
+    text, laws = SolvedPrompts.drawn(task, 40, np.random.default_rng(0)).draw(np.arange(40), np.random.default_rng(1))
     for row, law in zip(text.tolist(), laws, strict=True):
         prompt, response = row[:5], [token for token in row[5:] if token != task.ids["<pad>"]]
-        solutions = task.solutions(prompt)
-        assert tuple(response) in solutions
-        for t, _ in enumerate(response):
-            after = [s[t] for s in solutions if list(s[:t]) == response[:t]]
-            expected = [after.count(token) / len(after) for token in range(len(task.words))]
-            assert law[t].tolist() == pytest.approx(expected, abs=1e-6)
+        assert tuple(response) in task.solutions(prompt)
+        np.testing.assert_allclose(law[: len(response)], shares(task, prompt, response), atol=1e-6)
         assert not law[len(response) :].any()
 
 
 def test_prompts_are_of_no_split_and_ascend_in_span() -> None:
     task = built_in_task("path-small")
-    solved = SolvedPrompts(task, 200, np.random.default_rng(0))
+    solved = SolvedPrompts.drawn(task, 200, np.random.default_rng(0))
     held_out = {prompt.ids for split in ("train", "validation", "test") for prompt in task.prompts(split)}
     assert held_out.isdisjoint(map(tuple, solved.prompts.tolist()))
     spans = [puzzle.target - puzzle.start for puzzle in map(task.parse, solved.prompts.tolist())]
     assert spans == sorted(spans)
-    text, _ = solved.draw(300, np.random.default_rng(0), share=0.25)
-    assert {tuple(row[:5]) for row in text.tolist()} <= set(map(tuple, solved.prompts[:50].tolist()))
+
+
+def test_training_starts_on_the_nearest_and_goes_on_to_all() -> None:
+    task = built_in_task("path-small")
+    near = set(map(tuple, SolvedPrompts.drawn(task, 60, np.random.default_rng([0, 1])).prompts[:15].tolist()))
+    seen = [{tuple(row[:5]) for row in text.tolist()} for text, _ in batches(SMALL, task, seed=0)]
+    assert all(prompts <= near for prompts in seen[:24])
+    assert not any(prompts <= near for prompts in seen[36:])
 
 
 def test_each_solution_is_drawn_equally_often() -> None:
     """2,000 draws from one prompt; χ² with k − 1 degrees of freedom, beyond its mean by 5 standard deviations."""
     task = built_in_task("path-small")
-    solved = SolvedPrompts(task, 1, np.random.default_rng(0))
-    text, _ = solved.draw(2000, np.random.default_rng(1))
+    solved = SolvedPrompts.drawn(task, 1, np.random.default_rng(0))
+    text, _ = solved.draw(np.zeros(2000, dtype=np.int64), np.random.default_rng(1))
     _, counts = np.unique(text.numpy(), axis=0, return_counts=True)
     k = len(task.solutions(solved.prompts[0].tolist()))
     assert len(counts) == k
     expected = 2000 / k
     assert ((counts - expected) ** 2 / expected).sum() < k - 1 + 5 * np.sqrt(2 * (k - 1))
+
+
+def test_wide_numbers_are_all_puzzles_of_no_split_with_all_their_solutions() -> None:
+    task = CountdownTask()
+    found = dict(task.solved_puzzles(15))
+    held_out = {puzzle for split in task.splits.values() for puzzle in split}
+    assert held_out.isdisjoint(found)
+    random = np.random.default_rng(0)
+    puzzles = [(*sorted(random.integers(1, 16, 3).tolist()), int(random.integers(1, 100))) for _ in range(400)]
+    for puzzle in puzzles:
+        solutions = task.solutions(task.encode_prompt(puzzle)) if puzzle[3] not in puzzle[:3] else []
+        assert found.get(puzzle, []) == ([] if puzzle in held_out else solutions)
+    assert max(max(puzzle[:3]) for puzzle, _ in task.solved_puzzles(17)) == 17
+
+
+def test_short_batches_open_a_response_and_teach_its_law() -> None:
+    task = built_in_task("countdown-small")
+    drawn = lessons_of(SMALL_WIDE, task, shuffled=1.0)
+    widths = [laws.shape[1] for _, laws in drawn]
+    assert set(widths) == {3, task.max_new_tokens}
+    assert 0.55 < widths.count(3) / len(widths) < 0.95  # 0.75 ± 3.6 standard errors of 60 batches
+    for text, laws in drawn[:6]:
+        assert text.shape[1] == 5 + laws.shape[1]
+        for row, law in zip(text[:8].tolist(), laws, strict=False):
+            response = [token for token in row[5:] if token != task.ids["<pad>"]]
+            np.testing.assert_allclose(law[: len(response)], shares(task, row[:5], response), atol=1e-6)
+
+
+@pytest.mark.parametrize("shuffled", [0.0, 0.5])
+def test_numbers_of_so_many_prompts_are_shuffled(shuffled: float) -> None:
+    """Orders of three different numbers are equally likely, so 1 in 6 of the shuffled prompts still ascends."""
+    task = built_in_task("countdown-small")
+    rows = torch.cat([text[:, :5] for text, _ in lessons_of(SMALL_WIDE, task, shuffled=shuffled)]).tolist()
+    puzzles = [task.parse(row) for row in rows]
+    different = [puzzle[:3] for puzzle in puzzles if len(set(puzzle[:3])) == 3]
+    ascending = np.mean([list(given) == sorted(given) for given in different])
+    assert ascending == pytest.approx(1 - shuffled * 5 / 6, abs=0.04)  # 4 standard errors of 2,500 prompts
+
+
+def test_puzzles_with_more_solutions_come_more_often() -> None:
+    task = built_in_task("countdown-small")
+    counts = np.array([len(solutions) for _, solutions in task.solved_puzzles(8)])
+    for power in (0.0, 1.0):
+        text = torch.cat([text[:, :5] for text, _ in lessons_of(SMALL_WIDE, task, shuffled=0.0, power=power)])
+        found = np.mean([len(task.solutions(prompt)) for prompt in text.tolist()])
+        weights = counts**power / (counts**power).sum()
+        spread = np.sqrt(weights @ counts**2 - (weights @ counts) ** 2) / np.sqrt(len(text))
+        assert abs(found - weights @ counts) < 4 * spread
+
+
+def test_wide_numbers_are_for_countdown() -> None:
+    recipe = dataclasses.replace(SMALL_WIDE, task="path-small")
+    with pytest.raises(ValueError, match="lessons: expected NearFirst for the task 'path-small', received WideNumbers"):
+        next(batches(recipe, built_in_task("path-small"), seed=0))
 
 
 def test_sums_rotate_features_and_products_rotate_characters() -> None:
@@ -96,33 +177,37 @@ def test_too_many_features() -> None:
         embed_by_value(model, built_in_task("path-small"), law, 0.1)
 
 
-def test_the_loss_falls_and_the_embedding_moves_least(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [SMALL, SMALL_WIDE], ids=["near-first", "wide"])
+def test_the_loss_falls_and_the_embedding_moves_least(recipe: BaseRecipe, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    losses = [loss for _, loss in pretrain_on_law(SMALL, 0, tmp_path)]
+    losses = [loss for _, loss in pretrain_on_law(recipe, 0, tmp_path)]
     assert losses[-1] < losses[0] / 2
-    start = build_model(SMALL, built_in_task("path-small"), seed=0)
-    embed_by_value(start, built_in_task("path-small"), LAW, SMALL.init_std)
+    task = built_in_task(recipe.task)
+    start = build_model(recipe, task, seed=0)
+    embed_by_value(start, task, LAW, recipe.init_std)
     made = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     moved = {name: (weight - made.state_dict()[name]).abs().mean() for name, weight in start.state_dict().items()}
     others = [moved[name] for name in moved if name.endswith("proj.weight")]
     assert 0 < moved["model.embed_tokens.weight"] < 0.5 * min(others)
 
 
+@pytest.mark.parametrize("law", [LAW, WIDE], ids=["near-first", "wide"])
 def test_such_a_base_is_made_once_and_its_code_changes_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    law: ExactLaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_DYNAMICS_CACHE", str(tmp_path))
-    monkeypatch.setitem(BASES, "on-law", dataclasses.replace(SMALL, steps=20))
+    recipe = dataclasses.replace(SMALL if law is LAW else SMALL_WIDE, steps=20)
+    monkeypatch.setitem(BASES, "on-law", recipe)
     reports: list[tuple[int, int]] = []
     folder = ensure_base("on-law", progress=lambda step, steps, loss: reports.append((step, steps)))
     assert reports == [(10, 20), (20, 20)]
     card = json.loads((folder / "base.json").read_text())
-    assert ExactLaw.from_json(card["recipe"]["exact"]) == LAW
+    assert ExactLaw.from_json(card["recipe"]["exact"]) == law
     names = ("tiny", "path-p75", "on-law")
     before = {name: bases._folder(name, 0) for name in names}
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "exact_law.py"))
+    read, code = Path.read_bytes, "exact_law.py" if law is LAW else "muon.py"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == code))
     assert {name for name in names if bases._folder(name, 0) != before[name]} == {"on-law"}
 
 
