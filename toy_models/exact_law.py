@@ -108,18 +108,22 @@ def _denominator(law: ExactLaw, text: Tensor, tokens: Tensor) -> Tensor | int:
 
 
 def _optimizers(model: Any, recipe: BaseRecipe, law: ExactLaw) -> list[torch.optim.Optimizer]:
-    """AdamW, slower on the embedding, and Muon for the matrices where it has a learning rate."""
+    """AdamW, slower on the embedding; or Muon for the matrices, which alone decay, and AdamW for the rest."""
     embedding = model.get_input_embeddings().weight
     others = [parameter for parameter in model.parameters() if parameter is not embedding]
-    matrices = [parameter for parameter in others if parameter.ndim == 2] if law.muon_lr else []
-    vectors = [parameter for parameter in others if parameter.ndim != 2] if law.muon_lr else others
     slow: dict[str, Any] = {"params": [embedding], "lr": recipe.lr * law.embedding_rate, "weight_decay": 0.0}
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(
-        [{"params": vectors}, slow], lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
-    )]
-    if law.muon_lr:
-        optimizers.append(Muon(matrices, law.muon_lr, weight_decay=recipe.weight_decay))
-    return optimizers
+    if law.muon_lr is None:
+        return [_adamw([{"params": others, "weight_decay": recipe.weight_decay}, slow], recipe)]
+    matrices = [parameter for parameter in others if parameter.ndim == 2]
+    vectors = [parameter for parameter in others if parameter.ndim != 2]
+    return [
+        _adamw([{"params": vectors, "weight_decay": 0.0}, slow], recipe),
+        Muon(matrices, law.muon_lr, weight_decay=recipe.weight_decay),
+    ]
+
+
+def _adamw(groups: list[dict[str, Any]], recipe: BaseRecipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
 
 
 def _main() -> None:

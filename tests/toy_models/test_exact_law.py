@@ -14,7 +14,7 @@ import torch
 from toy_models import BASES, bases, ensure_base
 from toy_models.bases import BaseRecipe, ExactLaw, NearFirst, WideNumbers
 from toy_models.countdown import CountdownTask
-from toy_models.exact_law import batches, pretrain_on_law
+from toy_models.exact_law import _optimizers, batches, pretrain_on_law
 from toy_models.pretraining import build_model
 from toy_models.puzzle import PuzzleTask
 from toy_models.solved_prompts import SolvedPrompts
@@ -168,6 +168,20 @@ def test_embedding_has_features_marks_and_little_else() -> None:
     torch.testing.assert_close(end[:-3], before[task.ids["$"]][:-3])
     marks = [row[-3:].tolist() for row in (seven, jump, end)]
     assert marks == [pytest.approx(mark) for mark in ([0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5])]
+
+
+def test_muon_has_the_matrices_of_the_layers_which_alone_decay() -> None:
+    recipe = dataclasses.replace(SMALL_WIDE, weight_decay=0.3)
+    model = build_model(recipe, built_in_task("countdown-small"), seed=0)
+    adamw, muon = _optimizers(model, recipe, WIDE)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    (matrices,), (vectors, slow) = muon.param_groups, adamw.param_groups
+    assert {names[p] for p in slow["params"]} == {"model.embed_tokens.weight"}
+    assert all("norm" in names[p] for p in vectors["params"])
+    assert all("proj" in names[p] for p in matrices["params"])
+    assert sum(len(group["params"]) for group in (matrices, vectors, slow)) == len(names)
+    assert [group["weight_decay"] for group in (matrices, vectors, slow)] == [0.3, 0.0, 0.0]
+    assert [group["lr"] for group in (matrices, vectors, slow)] == pytest.approx([1e-2, 3e-3, 3e-4])
 
 
 def test_too_many_features() -> None:
