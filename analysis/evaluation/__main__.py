@@ -1,5 +1,5 @@
 """`python -m analysis.evaluation [--check]`: measure the built-in bases, pretraining those that are not cached (a
-minute each, up to three), and write docs/bases.md; or exit 1 where it is stale."""
+minute each, up to twenty), and write docs/bases.md; or exit 1 where it is stale."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ method can show a gain at large k. What the corpus settings mean stands below.
 Steps are those of pretraining. Rounds, where there are any, are of expert iteration after it
 (`toy_models/refinement.py`): prompts × responses drawn from the base itself to prompts of no split, the first correct
 one to each learnt. They raise accuracy at the price of diversity. A base without a corpus learns the exact law over the
-correct responses instead, from numbers that are embedded by value (`toy_models/exact_law.py`), on so many prompts or, for
-«countdown», on every puzzle with numbers up to the one given, which the puzzles of the splits are not among.
+correct responses instead, from numbers that are embedded by value (`toy_models/exact_law.py`), on so many prompts or,
+for «countdown», on every puzzle with numbers up to the one given that is in no split.
 
-A base is made on first use, in about a minute of one core. The most accurate ones take longer: `path-p95` three,
-`countdown-p70` P70, `countdown-p80` P80 and `countdown-p90` P90 minutes.
+A base is made on first use, in about a minute of one core. The most accurate ones take longer: `path-p95` four,
+`countdown-p70` six, `countdown-p80` twelve and `countdown-p90` twenty minutes (the other core busy too).
 
 | base | task | corpus | steps | Pass@1 | Pass@256 | below | H nats | eff. solutions of |
 |:--|:--|:--|--:|--:|--:|--:|--:|--:|

@@ -14,7 +14,7 @@ import torch
 from toy_models import BASES, bases, ensure_base
 from toy_models.bases import BaseRecipe, ExactLaw, NearFirst, WideNumbers
 from toy_models.countdown import CountdownTask
-from toy_models.exact_law import _optimizers, batches, pretrain_on_law
+from toy_models.exact_law import _denominator, _optimizers, batches, pretrain_on_law
 from toy_models.pretraining import build_model
 from toy_models.puzzle import PuzzleTask
 from toy_models.solved_prompts import SolvedPrompts
@@ -123,6 +123,13 @@ def test_numbers_of_so_many_prompts_are_shuffled(shuffled: float) -> None:
     different = [puzzle[:3] for puzzle in puzzles if len(set(puzzle[:3])) == 3]
     ascending = np.mean([list(given) == sorted(given) for given in different])
     assert ascending == pytest.approx(1 - shuffled * 5 / 6, abs=0.04)  # 4 standard errors of 2,500 prompts
+
+
+def test_a_token_weighs_the_same_in_short_and_in_whole_batches() -> None:
+    for width, tokens in ((3, 12), (11, 34)):
+        text = torch.zeros(4, 5 + width)
+        assert _denominator(WIDE, text, torch.tensor(tokens)) == 4 * 3
+        assert _denominator(LAW, text, torch.tensor(tokens)) == tokens
 
 
 def test_puzzles_with_more_solutions_come_more_often() -> None:
