@@ -21,14 +21,6 @@ from toy_models import get_task, load_policy
 pytestmark = pytest.mark.filterwarnings("ignore:.*force_all_finite.*")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny(method: str = "PSR", **changes):
     """The RunConfig of one method of the tiny recipe with some fields set."""
     recipe = Recipe.load("tiny").set(**changes) if changes else Recipe.load("tiny")
@@ -63,7 +55,6 @@ def same_weights(a, b):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """One run under the settings of SMALL, and its folder."""
-    torch.set_num_threads(1)
     return go(tmp_path_factory.mktemp("plain") / "run", tiny(**SMALL))
 
 

@@ -34,7 +34,6 @@ def go(folder, config, **options):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    torch.set_num_threads(1)
     return go(tmp_path_factory.mktemp("noise") / "run", tiny(**MEASURED))
 
 
