@@ -54,15 +54,10 @@ noise: .venv/.ready-run
 	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --figure figures/gradient_noise.png $(ARGS)
 
 ladder: .venv/.ready-run
-	@$(PY) -m analysis.ladder --full --figure figures/factorial.png $(ARGS)
+	@$(PY) -m analysis.factorial --full --figure figures/factorial.png $(ARGS)
 
 docs: .venv/.ready-run
-	@$(PY) -m analysis.recording
-	@$(PY) -m analysis.training
-	@$(PY) -m analysis.objectives --page
-	@$(PY) -m analysis.ladder.conservation
-	@$(PY) -m analysis.evaluation
-	@$(PY) -m analysis.token_stats
+	@$(PY) -m docs.generators --write
 
 bench: .venv/.ready-dev
 	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name -q -s $(ARGS)

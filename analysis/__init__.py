@@ -26,17 +26,17 @@ _HOME = {
     "matched": "evaluation",
     "pass_at_k": "evaluation",
     "pass_at_k_exact": "evaluation",
-    "Experiment": "recording",
-    "RecordSpec": "recording",
-    "Run": "recording",
-    "attach": "recording",
-    "load_trace": "recording",
+    "Experiment": "records",
+    "RecordSpec": "probes",
+    "Run": "records",
+    "attach": "probes",
+    "load_trace": "records",
     "trace_rollouts": "offline",
-    "Recipe": "training",
-    "run": "training",
+    "Recipe": "recipes",
+    "run": "experiments",
 }
-_ROOMS = ("laws", "token_stats", "objectives", "recording", "evaluation", "noise", "training", "offline", "plots",
-          "report")
+_ROOMS = ("laws", "token_stats", "objectives", "records", "probes", "evaluation", "gradient_noise", "recipes", "training",
+          "experiments", "tabular", "factorial", "offline", "plots", "report")
 
 __all__ = ["__version__", *sorted(_HOME)]
 __getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError
-from .offline import command as offline
+from .offline import options as offline
 
 if TYPE_CHECKING:
-    from .recording import Experiment
-    from .training import Recipe
+    from .records import Experiment
+    from .recipes import Recipe
 
 __all__ = ["main"]
 
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from .training.recipe import Recipe
+    from .recipes.recipe import Recipe
 
     if arguments.list:
         return _list(as_json=arguments.json)
@@ -149,9 +149,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
 
 def _list(*, as_json: bool) -> int:
-    from toy_models.bases import BASES
+    from toy_models.bases.cache import BASES
 
-    from .training.recipe import Recipe
+    from .recipes.recipe import Recipe
 
     recipes = [Recipe.load(name) for name in Recipe.names()]
     if as_json:
@@ -164,11 +164,11 @@ def _list(*, as_json: bool) -> int:
 
 
 def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
-    from toy_models.bases import BASES, base_is_cached
+    from toy_models.bases.cache import BASES, base_is_cached
 
-    from .training.config import config_to_dict
-    from .training.experiment import default_folder, folder_state
-    from .training.inputs import check_inputs
+    from .recipes.config import config_to_dict
+    from .experiments.experiment import default_folder, folder_state
+    from .recipes.inputs import check_inputs
 
     folder = folder or default_folder(recipe)
     runs = recipe.expand()
@@ -196,7 +196,7 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
 
 def _compare(configs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The fields that all runs share, and those in which each differs from another, as `field = value`."""
-    from .training.config import FIELDS, flatten, show
+    from .recipes.config import FIELDS, flatten, show
 
     flat = [flatten(config) for config in configs]
     shared = [path for path in FIELDS if all(one[path] == flat[0][path] for one in flat)]
@@ -205,14 +205,14 @@ def _compare(configs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
 
 
 def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> int:
-    from .training.experiment import RunFailedError, run
+    from .experiments.experiment import RunFailedError, run
 
     failure = None
     try:
         experiment = run(recipe, out=folder, workers=arguments.workers, resume=arguments.resume is not None,
                          force=arguments.force, quiet=arguments.quiet)
     except RunFailedError as error:
-        from .recording import Experiment
+        from .records import Experiment
 
         failure, experiment = error, Experiment(error.folder)
         _say(str(error), 1)
@@ -245,9 +245,9 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
 
 
 def _stored_recipe(folder: Path) -> Recipe:
-    from .recording.folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
-    from .training.experiment import explain_changed_inputs
-    from .training.recipe import Recipe
+    from .records.folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
+    from .experiments.experiment import explain_changed_inputs
+    from .recipes.recipe import Recipe
 
     if (folder / RUN_FILE).exists() and not (folder / EXPERIMENT_FILE).exists():
         raise UsageError(f"--resume: {folder} holds a trace of recorded rollouts; give its --model and --rollouts "
@@ -263,7 +263,7 @@ def _stored_recipe(folder: Path) -> Recipe:
 
 def _latest_unfinished() -> Path:
     """The folder in runs/ of the experiment that was started last and is not complete."""
-    from .recording.folders import read_experiment
+    from .records.folders import read_experiment
 
     found = []
     for path in Path("runs").glob("*/experiment.json"):

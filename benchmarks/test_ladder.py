@@ -14,9 +14,9 @@ import resource
 import pytest
 import torch
 
-from analysis.ladder import Cells, full_factorial, one_factor_cells, run_cells
-from analysis.ladder.factors import factors_of
-from analysis.machine import cores
+from analysis.factorial import Cells, full_factorial, one_factor_cells, run_cells
+from analysis.factorial.factors import factors_of
+from analysis.common.provenance import cores
 from toy_models import Tree, tree_leaves
 
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from analysis.offline.measure import measure
+from analysis.offline.response_statistics import measure
 from analysis.token_stats import token_statistics
 
 REPEATS = 5

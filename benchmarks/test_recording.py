@@ -16,7 +16,7 @@ import time
 import pytest
 import torch
 
-from analysis.training import Recipe
+from analysis.recipes import Recipe
 from analysis.training.loop import Loop
 from toy_models import ensure_base
 

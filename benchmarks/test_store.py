@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.recording import Run, RunWriter, load_trace
-from analysis.recording.schema import TABLES
+from analysis.records import Run, RunWriter, load_trace
+from analysis.records.schema import TABLES
 
 RUN_JSON = {
     "run_id": "r", "label": "R", "engine": "small", "recipe": None, "hash": None, "seed": 0, "temperature": 1.0,

@@ -29,7 +29,7 @@ import pytest
 import torch
 
 from analysis.token_stats import available_backends, token_statistics
-from analysis.token_stats.peers import PEERS, Peer
+from docs.generators.other_libraries import PEERS, Peer
 
 REPEATS = int(os.environ.get("REPEATS", "5"))
 WIDTHS = [int(width) for width in os.environ.get("WIDTHS", "896,3584").split(",")]

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from analysis.training import Recipe
+from analysis.recipes import Recipe
 from analysis.training.loop import Loop
 from analysis.training.targets import fix_targets
 

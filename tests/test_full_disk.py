@@ -15,19 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from analysis.recording import Experiment, digest, load_trace
-from analysis.training import Recipe
+from analysis.records import Experiment, digest, load_trace
+from analysis.recipes import Recipe
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 STEPS = 12
 
 COMMAND = f"""
 import functools, sys
-sys.path[:0] = [{str(HERE / "training")!r}, {str(HERE / "recording")!r}]
+sys.path[:0] = [{str(ROOT)!r}]
 import analysis.report
 from analysis import trace
-from analysis.training import experiment
-experiment.run = functools.partial(experiment.run, train="fake_training:recording")
+from analysis.experiments import experiment
+experiment.run = functools.partial(experiment.run, train="tests.experiments.fake_training:recording")
 vars(analysis.report).update(summarize=lambda _: trace, write_figures=lambda _: [])
 trace.render, trace.to_markdown = lambda _: print("tables"), lambda: "tables"
 sys.exit(trace.main(sys.argv[1:]))
@@ -83,9 +83,8 @@ objective.name = "nsr"
     errors = [(tmp_path / f"err{n}").read_text() for n in (1, 2, 3)]
     assert codes == [1, 1, 0], errors
 
-    sys_path = [str(HERE / "training"), str(HERE / "recording")]
-    monkeypatch.setattr(sys, "path", [*sys_path, *sys.path])
-    import fake_training
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    from tests.experiments import fake_training
 
     whole = {}
     for run in Recipe.load(tmp_path / "recipe.toml").expand():

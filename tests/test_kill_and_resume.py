@@ -19,10 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from analysis.recording import Experiment, Run, digest, load_trace
-from analysis.recording.encoding import ContentHash
-from analysis.recording.folders import read_commits, read_experiment
-from analysis.recording.schema import TABLES
+from analysis.records import Experiment, Run, digest, load_trace
+from analysis.records.encoding import ContentHash
+from analysis.records.folders import read_commits, read_experiment
+from analysis.records.schema import TABLES
 
 KILLS = int(os.environ.get("KILLS", "3"))
 MANY = KILLS > 10

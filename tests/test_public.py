@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats", "analysis.recording",
-         "analysis.evaluation", "analysis.noise", "analysis.training", "analysis.offline", "analysis.ladder",
+ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats", "analysis.records", "analysis.probes",
+         "analysis.evaluation", "analysis.gradient_noise", "analysis.recipes", "analysis.training", "analysis.experiments", "analysis.offline", "analysis.factorial",
          "analysis.plots", "analysis.report", "toy_models")  # fmt: skip
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import analysis.report
 from analysis import __version__, trace
-from analysis.training import Recipe, experiment
-from analysis.training.__main__ import main as document
+from analysis.recipes import Recipe
+from analysis.experiments import experiment
 from toy_models import BASES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Replace training, base and report: `train("failing")` chooses how runs go."""
-    monkeypatch.syspath_prepend(Path(__file__).parent / "training")
+    monkeypatch.syspath_prepend(REPOSITORY)
     monkeypatch.setattr(experiment, "ensure_base", lambda *_, **__: None)
     report = vars(analysis.report)  # not setattr, which would load the plotting libraries to look at the old value
     monkeypatch.setitem(report, "summarize", lambda e: FakeSummary(list(e.runs)))
@@ -49,7 +49,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     whole = experiment.run
 
     def choose(name: str) -> None:
-        monkeypatch.setattr(experiment, "run", functools.partial(whole, train=f"fake_training:{name}"))
+        monkeypatch.setattr(experiment, "run", functools.partial(whole, train=f"tests.experiments.fake_training:{name}"))
 
     choose("complete")
     return choose
@@ -300,15 +300,3 @@ class TestWithoutRunning:
         done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, check=False)
         os.close(writer)
         assert (done.returncode, done.stderr) == (0, "")
-
-
-class TestRecipesPage:
-    def test_is_fresh(self) -> None:
-        assert document(["--check", "--path", str(REPOSITORY / "docs" / "recipes.md")]) == 0
-
-    def test_stale_or_missing(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        page = tmp_path / "recipes.md"
-        assert document(["--check", "--path", str(page)]) == 1
-        assert "is stale; run python -m analysis.training" in capsys.readouterr().err
-        assert document(["--path", str(page)]) == 0
-        assert document(["--check", "--path", str(page)]) == 0

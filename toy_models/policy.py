@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .bases import BASES, ensure_base
+from .bases.cache import BASES, ensure_base
 from .batching import response_logits, teacher_batch
 
 if TYPE_CHECKING:

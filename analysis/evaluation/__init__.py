@@ -16,11 +16,11 @@ _HOME = {
     "effective_solutions": "enumeration",
     "solution_log_probs": "enumeration",
     "success_probability": "enumeration",
-    "FixedPrefixes": "policy",
-    "evaluate": "policy",
+    "FixedPrefixes": "eval_rows",
+    "evaluate": "eval_rows",
     "Interval": "intervals",
     "interval": "intervals",
-    "Law": "law",
+    "Law": "sampling_params",
     "EmptyRangeError": "matching",
     "Matched": "matching",
     "matched": "matching",
@@ -28,6 +28,9 @@ _HOME = {
     "get_metric": "metrics",
     "curves": "metrics",
     "final": "metrics",
+    "Crossing": "crossings",
+    "crossing": "crossings",
+    "crossing_by_task": "crossings",
 }
 
 __all__ = sorted(_HOME)

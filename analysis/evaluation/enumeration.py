@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from toy_models.truncation import check_truncation, kept_tokens, truncates
 
 from ..errors import UsageError
-from .law import Law
+from .sampling_params import Law
 
 __all__ = ["effective_solutions", "solution_log_probs", "success_probability"]
 

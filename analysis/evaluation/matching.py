@@ -31,7 +31,7 @@ import pandas as pd
 
 from ..errors import UsageError
 from .intervals import LEAST_PROMPTS, bootstrap_weights
-from .law import Law
+from .sampling_params import Law
 from .metrics import EXACT_P, METRICS, Metric, Panel, Recorded, evals_of, get_metric
 
 __all__ = ["EmptyRangeError", "Matched", "matched"]

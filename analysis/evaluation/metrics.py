@@ -23,7 +23,7 @@ __all__ = ["EXACT_P", "METRICS", "Metric", "Panel", "Recorded", "curves", "evals
 
 
 class Recorded(Protocol):
-    """What `analysis.recording.Run` is here: something with tables."""
+    """What `analysis.records.Run` is here: something with tables."""
 
     def table(self, name: str) -> Any: ...
 

@@ -18,7 +18,7 @@ from .entropy import (
     kl_divergence,
     kl_vector,
 )
-from .flows import ExpectedFlow, conserved_differences, expected_direction, expected_flow
+from .gradient_flow import ExpectedFlow, conserved_differences, expected_direction, expected_flow
 from .gradient import GradientNorms, batch_logit_step, gradient_norms, logit_gradient
 from .mass_flow import (
     bucket_flow,

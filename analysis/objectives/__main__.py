@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import UsageError
-from ..pages import page_command
-from .document import objectives_page, one_entry, table
+from .listing import one_entry, table
 from .entries import ENTRIES, FAMILIES
 from .rules import entry
 
@@ -16,7 +15,7 @@ __all__ = ["main"]
 
 _ABOUT = """\
 Prints every objective with its weight per token and its source; with a name, that objective with its inputs and
-parameters. --page [--check] writes (compares) docs/objectives.md.
+parameters.
 """
 
 
@@ -24,11 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; exit status 0, 2 for an unknown name."""
     parser = argparse.ArgumentParser(prog="python -m analysis.objectives", description=_ABOUT, allow_abbrev=False)
     parser.add_argument("name", nargs="?", help="an objective")
-    parser.add_argument("--page", action="store_true", help="write docs/objectives.md instead (before --check, --path)")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["--page"]:
-        return page_command("analysis.objectives --page", "docs/objectives.md", objectives_page, _ABOUT, given[1:])
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     if options.name is None:
         from rich.console import Console
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .batch import accuracy_of
+from .token_batch import accuracy_of
 
 __all__ = ["Q_RANGE", "normalised", "prompt_weight", "ranks", "signed_value"]
 

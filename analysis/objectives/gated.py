@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .advantages import Q_RANGE
-from .batch import TokenBatch
+from .token_batch import TokenBatch
 
 __all__ = ["cispo_loss", "cispo_weight", "kl_corrected_loss", "kl_corrected_weight", "kl_k1_loss", "kl_k1_weight",
            "kl_k2_loss", "kl_k2_weight", "kl_k3_loss", "kl_k3_weight", "nft_loss", "nft_weight", "nft_weight_of",

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from . import clipped, gated, own, sequences, vectors
+from . import clipped, gated, user_losses as own, sequences, vectors
 from .advantages import STD_EPSILON, advantages_of, prompt_weight, signed_value
-from .batch import TokenBatch, TokenWeights
+from .token_batch import TokenBatch, TokenWeights
 from .entries import Entry
 from .rules import entry, is_own, settings
 from .selection import select

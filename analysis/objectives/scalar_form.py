@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .batch import TokenBatch
+from .token_batch import TokenBatch
 
 __all__ = ["Analysis", "Example", "analyze"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import TokenBatch
+from .token_batch import TokenBatch
 from .clipped import clip_of
 
 __all__ = ["covariance", "select"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..errors import UsageError
-from .batch import TokenBatch
+from .token_batch import TokenBatch
 from .gated import nft_weight_of, straight_through_nft
 
 __all__ = ["dpo_loss", "dpo_weight", "gspo_loss", "gspo_weight", "sequence_nft_loss", "sequence_nft_weight",

@@ -13,7 +13,7 @@ from ..lazy import lazy_names
 _HOME = {
     "COLUMNS": "columns",
     "Rollout": "reading",
-    "TraceSettings": "settings",
+    "TraceSettings": "trace_settings",
     "read_rollouts": "reading",
     "trace_rollouts": "tracing",
 }

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toy_models.table_files import column_names
+from toy_models.tasks.table_files import column_names
 
 from ..errors import UsageError, nearest
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
-from ..recording.heads import find_head, last_hidden_state
+from ..probes.output_heads import find_head, last_hidden_state
 from .batches import batches_of
-from .measure import measure, response_hidden
-from .settings import TraceSettings
-from .tokens import Encoded
+from .response_statistics import measure, response_hidden
+from .trace_settings import TraceSettings
+from .tokenization import Encoded
 
 __all__ = ["Forward"]
 

@@ -19,22 +19,22 @@ from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
 from ..errors import UsageError
-from ..machine import machine_info
+from ..common.provenance import machine_info
 from ..objectives import Objective, objective_text
-from ..recording import Run, RunWriter
-from ..recording.heads import find_head, unwrap
-from ..training.given import weights_hash
-from ..training.pool import StopRequests
+from ..records import Run, RunWriter
+from ..probes.output_heads import find_head, unwrap
+from ..training.user_objects import weights_hash
+from ..experiments.pool import StopRequests
 from .batches import windows
-from .folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
+from .trace_folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
 from .forward import Forward
-from .judging import judged_of, verifier_of
-from .progress import TokenProgress
+from .reward_source import judged_of, verifier_of
+from .trace_progress import TokenProgress
 from .reading import BadRows, RolloutFile, read_rollouts
-from .rows import prompt_rows, rollout_rows, token_rows
-from .settings import TraceSettings
-from .tokens import Encoded, ModelLimits, encode_rollouts
-from .wanted import check_objectives
+from .trace_rows import prompt_rows, rollout_rows, token_rows
+from .trace_settings import TraceSettings
+from .tokenization import Encoded, ModelLimits, encode_rollouts
+from .objective_requirements import check_objectives
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

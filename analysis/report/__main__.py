@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..recording.folders import read_experiment
+from ..records.folders import read_experiment
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:
-    from ..recording import Experiment, load_trace
+    from ..records import Experiment, load_trace
     from . import summarize, write_figures, write_page
 
     experiment = load_trace(folder)

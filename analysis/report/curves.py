@@ -18,7 +18,7 @@ from ..plots import BASE
 from .bands import band
 
 if TYPE_CHECKING:
-    from ..recording import Run
+    from ..records import Run
 
 __all__ = ["DYNAMICS", "dynamics", "validation_pass_at_1"]
 

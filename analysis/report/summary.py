@@ -18,15 +18,15 @@ from ..errors import UsageError
 from ..evaluation import EmptyRangeError, Law, curves, get_metric, interval, matched
 from ..plots import BASE
 from .curves import samples_per_prompt
-from .predictions import QUANTITIES, early_and_late, explained_between
-from .rollouts import RATIO_STEPS, ROLLOUT_KL, ROLLOUT_KL_NOTE, OfRollouts, of_rollouts
-from .tables import Cell, Table
+from .prediction_curves import QUANTITIES, early_and_late, explained_between
+from .rollout_ratios import RATIO_STEPS, ROLLOUT_KL, ROLLOUT_KL_NOTE, OfRollouts, of_rollouts
+from ..common.tables import Cell, Table
 from .times import time_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..recording import Experiment, Run
+    from ..records import Experiment, Run
 
 __all__ = ["Summary", "summarize"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .tables import Cell, Table
+from ..common.tables import Cell, Table
 
 if TYPE_CHECKING:
-    from ..recording import Run
+    from ..records import Run
 
 __all__ = ["time_table"]
 

@@ -5,6 +5,6 @@ chunk), `native` (a C function built at first use), `compiled` (torch.compile) a
 """
 
 from .backends import BACKENDS, available_backends
-from .statistics import token_statistics
+from .dispatch import token_statistics
 
 __all__ = ["BACKENDS", "available_backends", "token_statistics"]

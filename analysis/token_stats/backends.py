@@ -16,8 +16,8 @@ from ..errors import UsageError, nearest
 from ..laws.softmax import TokenStatistics
 from .kernels import EagerKernels
 from .native import NativeKernels, find_compiler
-from .reference import reference
-from .small import SMALL_VOCABULARY, small_vocabulary
+from .float64_reference import reference
+from .small_vocabulary import SMALL_VOCABULARY, small_vocabulary
 from .sources import Source, compute_dtype
 from .streaming import Request, Tiles, stream
 

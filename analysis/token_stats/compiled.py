@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .kernels import SLAB, EagerKernels
-from .partial import NEGLIGIBLE
+from .partial_sums import NEGLIGIBLE
 
 __all__ = ["CompiledKernels"]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .partial import NEGLIGIBLE, VOID
+from .partial_sums import NEGLIGIBLE, VOID
 
 __all__ = ["SLAB", "Chunk", "EagerKernels", "Kernels", "exceeding", "slabs_of"]
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .kernels import SLAB, Chunk
-from .partial import NEGLIGIBLE, VOID
+from .partial_sums import NEGLIGIBLE, VOID
 
 __all__ = ["NativeKernels", "find_compiler"]
 

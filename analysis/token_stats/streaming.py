@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..laws.softmax import TokenStatistics
-from .finishing import OwnLogits, concatenate, finish
+from .from_sums import OwnLogits, concatenate, finish
 from .kernels import Kernels
-from .partial import Partial, merge
-from .sharpening import SHARP, sharpen
+from .partial_sums import Partial, merge
+from .large_logits import SHARP, sharpen
 from .sources import Source
-from .top import RunningTop
+from .most_probable import RunningTop
 
 __all__ = ["Request", "Tiles", "stream"]
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .kernels import SLAB, Chunk, exceeding
-from .partial import NEGLIGIBLE, VOID
+from .partial_sums import NEGLIGIBLE, VOID
 
 __all__ = ["TritonKernels"]
 

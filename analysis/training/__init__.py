@@ -1,6 +1,6 @@
-"""Recipes, the instrumented loop and the orchestration of runs.
+"""One run: the instrumented loop, its updates and what it records.
 
-Names are imported on first use, so that reading a recipe loads no torch.
+Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -9,13 +9,6 @@ from ..lazy import lazy_names
 
 # name -> module that defines it
 _HOME = {
-    "PlannedRun": "recipe",
-    "Recipe": "recipe",
-    "RunConfig": "fields",
-    "RunFailedError": "experiment",
-    "config_from_dict": "config",
-    "config_to_dict": "config",
-    "run": "experiment",
     "train": "loop",
 }
 

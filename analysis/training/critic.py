@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..objectives.advantages import normalised
-from .fields import CriticFields
+from ..recipes.fields import CriticFields
 
 __all__ = ["Critic", "advantage_estimates", "captured_hidden_states", "token_rewards", "whitened"]
 

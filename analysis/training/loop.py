@@ -25,18 +25,18 @@ from toy_models import Prompt
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, evaluate, success_probability
 from ..objectives import get as get_objective
-from ..recording import RunWriter
-from .contexts import ContextFollower
+from ..records import RunWriter
+from .context_follower import ContextFollower
 from .critic import Critic
-from .exact import exact_loss
-from .fields import RunConfig, objective_settings
+from .exact_loss import exact_loss
+from ..recipes.fields import RunConfig, objective_settings
 from .minibatches import plan_minibatches
-from .noise import check_enumerable, noise_rows
+from .noise_rows import check_enumerable, noise_rows
 from .optimizer import learning_rate, make_optimizer
-from .randomness import Streams
-from .records import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
+from ..common.randomness import Streams
+from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
-from .start import check_fit, load_policy_and_task, pick_device, run_identity
+from .setup import check_fit, load_policy_and_task, pick_device, run_identity
 from .targets import fix_targets
 from .update import Updater, UpdateResult
 

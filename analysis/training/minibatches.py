@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fields import UpdateFields
+from ..recipes.fields import UpdateFields
 
 __all__ = ["plan_minibatches"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from .fields import OptimizerFields
+from ..recipes.fields import OptimizerFields
 
 __all__ = ["learning_rate", "make_optimizer"]
 

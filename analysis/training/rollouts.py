@@ -18,8 +18,8 @@ from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
 
 from ..errors import DivergedError, UsageError
 from ..objectives import Objective, accuracy_of
-from .fields import RunConfig
-from .randomness import Streams
+from ..recipes.fields import RunConfig
+from ..common.randomness import Streams
 
 __all__ = ["PromptCursor", "RolloutBatch", "RolloutModel", "collect_rollouts"]
 

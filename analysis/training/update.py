@@ -19,8 +19,8 @@ from ..errors import DivergedError
 from ..objectives import Objective
 from ..objectives.aggregation import row_scale
 from .critic import Critic
-from .fields import RunConfig
-from .passes import Gradients, PassRunner, SignPass, sum_gradients
+from ..recipes.fields import RunConfig
+from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
 from .rollouts import RolloutBatch
 
 __all__ = ["UpdateResult", "Updater"]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import END, path_prompts, qwen3
+from tests.evaluation.conftest import END, path_prompts, qwen3
 
 from analysis.errors import UsageError
 from analysis.evaluation import effective_solutions, solution_log_probs, success_probability

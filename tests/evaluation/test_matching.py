@@ -10,7 +10,7 @@ import pytest
 
 from analysis.errors import UsageError
 from analysis.evaluation import EmptyRangeError, curves, final, matched, pass_at_k, pass_at_k_exact
-from analysis.recording.schema import EVALS
+from analysis.records.schema import EVALS
 
 OFFSETS = np.linspace(-0.05, 0.05, 12)  # spread of p over twelve prompts, mean zero
 

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import qwen3
+from tests.evaluation.conftest import qwen3
 
 from analysis.errors import DivergedError, UsageError
 from analysis.evaluation import FixedPrefixes, evaluate, pass_at_k, pass_at_k_exact
-from analysis.evaluation.law import Law
+from analysis.evaluation.sampling_params import Law
 from analysis.evaluation.metrics import METRICS
-from analysis.evaluation.policy import TAIL_RANK
-from analysis.recording.schema import BUCKETS, EVALS
+from analysis.evaluation.eval_rows import TAIL_RANK
+from analysis.records.schema import BUCKETS, EVALS
 from toy_models import Policy, Prompt, Verdict
 
 TEMPERATURES = (1.0, 0.6)
@@ -259,7 +259,7 @@ def test_fixed_prefixes_survive_json():
 
 
 def test_a_vocabulary_smaller_than_the_tail_rank_has_no_tail():
-    from analysis.evaluation.policy import _entropy_and_tail
+    from analysis.evaluation.eval_rows import _entropy_and_tail
 
     assert _entropy_and_tail(torch.zeros(1, 5), Law()).tolist() == [[pytest.approx(math.log(5)), 0.0]]
     # 1 − Σ head is 0 in float32 at a gap of 40

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import END, gpt2, path_prompts
-from test_matching import evals
-from test_policy_evaluation import SumTask, generator, make_policy, run
+from tests.evaluation.conftest import END, gpt2, path_prompts
+from tests.evaluation.test_matching import evals
+from tests.evaluation.test_policy_evaluation import SumTask, generator, make_policy, run
 
 from analysis.errors import UsageError
 from analysis.evaluation import (

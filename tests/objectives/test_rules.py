@@ -12,7 +12,7 @@ from analysis.errors import UsageError
 from analysis.objectives import rules
 from analysis.objectives.entries import ENTRIES
 from analysis.objectives.rules import not_trainable
-from analysis.training.fields import ObjectiveFields, objective_settings
+from analysis.recipes.fields import ObjectiveFields, objective_settings
 
 GOOD = (
     {"name": "psr"},

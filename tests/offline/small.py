@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toy_models.tokenizer import word_tokenizer
+from toy_models.tasks.tokenizer import word_tokenizer
 
 WORDS = ["<pad>", "$", ":", "+", "user", "assistant", *(str(n) for n in range(23))]
 VOCAB = len(WORDS)  # 29

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.offline import progress
+from analysis.offline import trace_progress as progress
 from analysis.offline.batches import batches_of, windows
-from analysis.offline.progress import TokenProgress
+from analysis.offline.trace_progress import TokenProgress
 
 
 class Sized(NamedTuple):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import make_tokenizer, rows_of, save, write_jsonl
+from tests.offline.small import make_tokenizer, rows_of, save, write_jsonl
 
 from analysis import load_trace, trace
-from analysis.recording import Run, digest
+from analysis.records import Run, digest
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from small import rows_of, write_jsonl
+from tests.offline.small import rows_of, write_jsonl
 
 from analysis import UsageError
 from analysis.offline import read_rollouts

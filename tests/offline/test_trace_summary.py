@@ -11,13 +11,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
-from small import dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
+from tests.offline.small import dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 from analysis import UsageError, plots, trace_rollouts
 from analysis.laws import bucket_membership
-from analysis.recording import Run, RunWriter
-from analysis.recording.schema import BUCKETS
-from analysis.report import TraceData, summarize_trace, trace_figures, write_trace_figures
+from analysis.records import Run, RunWriter
+from analysis.records.schema import BUCKETS
+from analysis.report import TraceData, summarize_trace, offline_figures as trace_figures, write_trace_figures
 
 ROWS = rows_of(24)
 OBJECTIVES = ("psr-log", "nsr-log", "w-reinforce-log,lambda=0.5")

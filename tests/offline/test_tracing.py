@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import VOCAB, dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
+from tests.offline.small import VOCAB, dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 from analysis import InterruptedRunError, UsageError, load_trace, trace_rollouts
 from analysis.laws import bucket_sums
 from analysis.objectives import parse_objective
 from analysis.offline import forward, tracing
-from analysis.offline.measure import bucket_masses
-from analysis.recording import Run, digest
-from analysis.recording.folders import read_commits
-from analysis.recording.schema import BUCKETS
+from analysis.offline.response_statistics import bucket_masses
+from analysis.records import Run, digest
+from analysis.records.folders import read_commits
+from analysis.records.schema import BUCKETS
 from analysis.report import TraceData
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.recording import Experiment, RunWriter, update_experiment, write_experiment
-from analysis.recording.schema import BUCKETS, SHARES
+from analysis.records import Experiment, RunWriter, update_experiment, write_experiment
+from analysis.records.schema import BUCKETS, SHARES
 
 VOCABULARY = 20
 STEPS = 2

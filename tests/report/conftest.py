@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from by_hand import make_experiment
+from tests.report.by_hand import make_experiment
 
-from analysis.recording import Experiment
+from analysis.records import Experiment
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from by_hand import NOW, make_experiment, success
+from tests.report.by_hand import NOW, make_experiment, success
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from analysis.recording import Experiment, Run
+from analysis.records import Experiment, Run
 from analysis.report import (
     dynamics_figure,
     mass_flow_figure,
@@ -28,7 +28,7 @@ from analysis.report import (
     token_figure,
 )
 from analysis.report.__main__ import main
-from analysis.report.compose import NothingToDraw
+from analysis.report.figures import NothingToDraw
 
 NAMES = ("dynamics", "pass_at_k", "token_gradient", "mass_flow", "prediction_and_outcome")
 DRAW: dict[str, Callable[[Sequence[Run]], Figure]] = dict(

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.recording.schema import SHARES
-from analysis.report.predictions import early_and_late, explained, explained_between, shares_over_time
+from analysis.records.schema import SHARES
+from analysis.report.prediction_curves import early_and_late, explained, explained_between, shares_over_time
 
 
 def flows(*, label: str = "PSR", seeds: Sequence[int] = (0,), updates: int = 6, prompts: int = 7, noise: float = 0.3,

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from by_hand import STEPS, make_experiment, panel_after, panel_laws, success
+from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_laws, success
 from scipy import stats
 
-from analysis.recording import Experiment
+from analysis.records import Experiment
 from analysis.report import curves
 from analysis.report.bands import band
-from analysis.report.contexts import FlowData, token_picture
-from analysis.report.words import decoder
+from analysis.report.token_pictures import FlowData, token_picture
+from analysis.report.token_text import decoder
 
 
 def test_band_over_units_of_one_seed() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import STEPS, make_experiment, success
+from tests.report.by_hand import STEPS, make_experiment, success
 from rich.console import Console
 
 from analysis.errors import UsageError
 from analysis.evaluation import pass_at_k_exact
-from analysis.recording import Experiment, write_experiment
+from analysis.records import Experiment, write_experiment
 from analysis.report import Summary, summarize
-from analysis.report.tables import Cell, Table
+from analysis.common.tables import Cell, Table
 
 
 @pytest.fixture(scope="module")

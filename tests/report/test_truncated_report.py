@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from by_hand import make_experiment
+from tests.report.by_hand import make_experiment
 
 from analysis.report.curves import pass_at_k_curves
 from analysis.report.summary import summarize

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import STEPS, make_experiment, sampled_correct
+from tests.report.by_hand import STEPS, make_experiment, sampled_correct
 
 from analysis.errors import UsageError
 from analysis.evaluation import matched
-from analysis.recording import Experiment
+from analysis.records import Experiment
 from analysis.report import Summary, pass_at_k_figure, summarize
 from analysis.report.__main__ import main
-from analysis.report.compose import NothingToDraw, dynamics_figure
+from analysis.report.figures import NothingToDraw, dynamics_figure
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hard_rows import KINDS, STATISTICS, covariance_error, hard_rows, worst
+from tests.token_stats.hard_rows import KINDS, STATISTICS, covariance_error, hard_rows, worst
 
 from analysis import token_statistics
 from analysis.token_stats import available_backends

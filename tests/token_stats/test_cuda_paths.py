@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hard_rows import STATISTICS, worst
+from tests.token_stats.hard_rows import STATISTICS, worst
 
 from analysis import token_statistics
 from analysis.token_stats import available_backends, sources

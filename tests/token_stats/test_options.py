@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_accuracy import back_ends
+from tests.token_stats.test_accuracy import back_ends
 
 from analysis import laws, token_statistics
 from analysis.laws import TokenStatistics

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import random_model
+from tests.toy_models.random_models import random_model
 
 from toy_models import Policy, response_logits, teacher_batch
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import random_model
+from tests.toy_models.random_models import random_model
 from safetensors import SafetensorError
 
 from toy_models import Policy, get_task, load_policy
-from toy_models.tokenizer import word_tokenizer
+from toy_models.tasks.tokenizer import word_tokenizer
 
 WORDS = ["<pad>", "$", *(f"w{i}" for i in range(27))]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from one_law import OneLaw
-from random_models import random_model
+from tests.toy_models.one_distribution import OneLaw
+from tests.toy_models.random_models import random_model
 
 from tests.reference.truncation_slow import entropy_of, law_of, log_of
 from toy_models import Policy, Samples, get_task, sample

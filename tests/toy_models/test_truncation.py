@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from one_law import OneLaw
-from random_models import random_model
+from tests.toy_models.one_distribution import OneLaw
+from tests.toy_models.random_models import random_model
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.reference.truncation_slow import entropy_of, law_of, log_of, margin

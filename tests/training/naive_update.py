@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.objectives import get
-from analysis.training.fields import (
+from analysis.recipes.fields import (
     ObjectiveFields,
     OptimizerFields,
     RolloutFields,

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.recording import load_trace
-from analysis.recording.schema import TABLES
-from analysis.training import Recipe, RunConfig
+from analysis.records import load_trace
+from analysis.records.schema import TABLES
+from analysis.recipes import Recipe, RunConfig
 from analysis.training import loop as loop_module
 
 STAGES = ("base", "prompts", "responses", "rewards", "advantages", "minibatches", "weights", "regularisers", "step",

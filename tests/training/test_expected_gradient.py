@@ -13,9 +13,9 @@ import torch
 
 from analysis.evaluation import success_probability
 from analysis.objectives import get
-from analysis.training import Recipe
+from analysis.recipes import Recipe
 from analysis.training.optimizer import make_optimizer
-from analysis.training.randomness import Streams
+from analysis.common.randomness import Streams
 from analysis.training.rollouts import collect_rollouts
 from analysis.training.update import Updater
 from toy_models import get_task, load_policy

@@ -20,11 +20,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import STAGES, Seen, look, same
+from tests.training.small_runs import STAGES, Seen, look, same
 
 from analysis.errors import UsageError
-from analysis.training import Recipe, start
-from analysis.training.config import FIELDS
+from analysis.recipes import Recipe
+from analysis.training import setup as start
+from analysis.recipes.config import FIELDS
 from toy_models import get_task, load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*force_all_finite.*")

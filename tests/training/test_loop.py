@@ -12,9 +12,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.errors import UsageError
-from analysis.recording import RunWriter, digest, load_trace
-from analysis.recording.schema import SHARES
-from analysis.training import Recipe
+from analysis.records import RunWriter, digest, load_trace
+from analysis.records.schema import SHARES
+from analysis.recipes import Recipe
 from analysis.training.loop import Loop, train
 from toy_models import get_task, load_policy
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from analysis.errors import UsageError
-from analysis.noise import gradient_noise, standard_estimators
-from analysis.recording import digest, load_trace
-from analysis.training import Recipe
-from analysis.training.config import config_from_dict
+from analysis.gradient_noise import gradient_noise, standard_estimators
+from analysis.records import digest, load_trace
+from analysis.recipes import Recipe
+from analysis.recipes.config import config_from_dict
 from analysis.training.loop import train
-from analysis.training.noise import check_enumerable
-from analysis.training.randomness import Streams
+from analysis.training.noise_rows import check_enumerable
+from analysis.common.randomness import Streams
 from toy_models import get_task, load_policy
 
 MEASURED = {"record.noise_every": 2, "record.noise_prompts": 5, "record.noise_replicates": 3}

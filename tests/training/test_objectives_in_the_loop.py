@@ -15,8 +15,8 @@ import torch
 from analysis.errors import UsageError
 from analysis.objectives.entries import ENTRIES
 from analysis.objectives.rules import not_trainable
-from analysis.training import Recipe
-from analysis.training.inputs import check_inputs, identified, input_digests
+from analysis.recipes import Recipe
+from analysis.recipes.inputs import check_inputs, identified, input_digests
 from analysis.training.loop import Loop
 
 TRAINABLE = [name for name in ENTRIES if not_trainable(name, None) is None]

@@ -12,15 +12,17 @@ import torch
 from transformers import AutoTokenizer
 
 from analysis import UsageError
-from analysis.recording import digest, load_trace
-from analysis.recording.folders import read_experiment, read_run_json
+from analysis.records import digest, load_trace
+from analysis.records.folders import read_experiment, read_run_json
 from analysis.trace import main
-from analysis.training import Recipe, run, train
-from analysis.training.experiment import default_folder
-from analysis.training.start import load_policy_and_task
+from analysis.recipes import Recipe
+from analysis.experiments import run
+from analysis.training import train
+from analysis.experiments.experiment import default_folder
+from analysis.training.setup import load_policy_and_task
 from toy_models import ensure_base, get_task
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 TOML = """
 schema = 1
 steps = 4
@@ -124,21 +126,21 @@ class TestIdentity:
             _ = recipe(home, **{"task.test_file": "no.jsonl"}).hash
 
     def test_changed_data_is_noticed(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.syspath_prepend(HERE)
+        monkeypatch.syspath_prepend(ROOT)
         out = home / "out"
-        run(recipe(home), out=out, quiet=True, train="fake_training:complete")
+        run(recipe(home), out=out, quiet=True, train="tests.experiments.fake_training:complete")
         data = home / "data" / "train.jsonl"
         assert set(read_experiment(out)["inputs"]) == {str(data), str(home / "rewards.py")}
         append(data, '{"prompt": "1 7 2 3 :", "answer": "x"}\n')
         for options in ({}, {"resume": True}):
             with pytest.raises(UsageError, match=r"other content of .*train.jsonl; restore it"):
-                run(recipe(home), out=out, quiet=True, train="fake_training:complete", **options)
+                run(recipe(home), out=out, quiet=True, train="tests.experiments.fake_training:complete", **options)
 
     def test_resuming_from_a_shell_elsewhere_names_what_changed(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.syspath_prepend(HERE)
-        run(recipe(home), out=home / "out", quiet=True, train="fake_training:complete")
+        monkeypatch.syspath_prepend(ROOT)
+        run(recipe(home), out=home / "out", quiet=True, train="tests.experiments.fake_training:complete")
         (home / "elsewhere").mkdir()
         monkeypatch.chdir(home / "elsewhere")
         assert main(["--resume", str(home / "out"), "--dry-run"]) == 0

@@ -9,10 +9,10 @@ import statistics
 
 import pytest
 import torch
-from naive_update import make_config, make_updater, naive_log_probs, random_batch, random_policy
+from tests.training.naive_update import make_config, make_updater, naive_log_probs, random_batch, random_policy
 
 from analysis.training.critic import Critic, advantage_estimates, token_rewards, whitened
-from analysis.training.fields import CriticFields
+from analysis.recipes.fields import CriticFields
 from analysis.training.targets import fix_targets
 from tests.reference import gae_slow
 

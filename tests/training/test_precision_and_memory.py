@@ -7,14 +7,14 @@ import dataclasses
 
 import pytest
 import torch
-from naive_update import make_config, make_updater, random_batch, random_policy
+from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 
-from analysis.recording import load_trace
-from analysis.training import Recipe
+from analysis.records import load_trace
+from analysis.recipes import Recipe
 from analysis.training.critic import Critic
-from analysis.training.fields import CriticFields, RecordFields
+from analysis.recipes.fields import CriticFields, RecordFields
 from analysis.training.loop import Loop, train
-from analysis.training.records import UpdateIndex, pass_statistics, update_row
+from analysis.training.record_rows import UpdateIndex, pass_statistics, update_row
 from analysis.training.rollouts import RolloutModel
 from analysis.training.targets import fix_targets
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from naive_update import make_config, make_updater, naive_logits, random_batch, random_policy
+from tests.training.naive_update import make_config, make_updater, naive_logits, random_batch, random_policy
 
 from analysis.training.targets import fix_targets
 

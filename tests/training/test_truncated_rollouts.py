@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from naive_update import VOCAB, make_config, make_updater, naive_log_probs, random_batch, random_policy
+from tests.training.naive_update import VOCAB, make_config, make_updater, naive_log_probs, random_batch, random_policy
 
 from analysis.objectives import get
-from analysis.recording import load_trace
-from analysis.training import Recipe
+from analysis.records import load_trace
+from analysis.recipes import Recipe
 from analysis.training.loop import train
-from analysis.training.randomness import Streams
-from analysis.training.records import step_row
+from analysis.common.randomness import Streams
+from analysis.training.record_rows import step_row
 from analysis.training.rollouts import RolloutBatch, collect_rollouts
 from tests.reference.truncation_slow import entropy_of, law_of, log_of
 from toy_models import Policy, get_task, load_policy

@@ -8,12 +8,19 @@ import itertools
 
 import pytest
 import torch
-from naive_update import make_config, make_updater, naive_log_probs, naive_logits, random_batch, random_policy
+from tests.training.naive_update import (
+    make_config,
+    make_updater,
+    naive_log_probs,
+    naive_logits,
+    random_batch,
+    random_policy,
+)
 
 from analysis.errors import DivergedError
 from analysis.training.critic import Critic
-from analysis.training.fields import CriticFields
-from analysis.training.records import UpdateIndex, pass_statistics, token_rows, update_row
+from analysis.recipes.fields import CriticFields
+from analysis.training.record_rows import UpdateIndex, pass_statistics, token_rows, update_row
 from analysis.training.regularizers import kl_penalty, policy_entropy
 from analysis.training.targets import fix_targets
 

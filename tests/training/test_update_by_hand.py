@@ -7,13 +7,13 @@ import dataclasses
 
 import pytest
 import torch
-from naive_update import make_config, make_updater, random_batch, random_policy
+from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 
 from analysis.objectives import get
-from analysis.training import Recipe
-from analysis.training.fields import UpdateFields
+from analysis.recipes import Recipe
+from analysis.recipes.fields import UpdateFields
 from analysis.training.minibatches import plan_minibatches
-from analysis.training.randomness import Streams
+from analysis.common.randomness import Streams
 from analysis.training.rollouts import collect_rollouts
 from toy_models import Verdict, get_task, load_policy
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..table_files import read_table
+from ..tasks.table_files import read_table
 from .verifier import Case, get_verifier
 
 __all__ = ["main"]

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..task import Verdict
+from ..tasks.task import Verdict
 from .verifier import Case
 from .worker_pool import Failure, WorkerPool
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from .. import functions
-from ..functions import load_function
-from ..task import Verdict
+from .. import user_functions as functions
+from ..user_functions import load_function
+from ..tasks.task import Verdict
 
 __all__ = ["VERIFIERS", "Case", "ExactMatch", "FunctionVerifier", "Verifier", "VerifierError", "get_verifier",
            "source_file"]

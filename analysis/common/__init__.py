@@ -1,0 +1,1 @@
+"""Helpers that every room may use and that know no other room: provenance, tables, randomness."""

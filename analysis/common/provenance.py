@@ -1,0 +1,68 @@
+"""What a run was made with: versions, commit, machine. Written into run.json and experiment.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+__all__ = ["cores", "machine_info", "versions"]
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "pyarrow")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this library and of what its numbers depend on; nothing is imported for it."""
+    found = {"python": platform.python_version(), "rlvr-dynamics": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def machine_info() -> dict[str, Any]:
+    """`versions`, `commit` (None outside a git checkout; "+" marks local changes) and `machine`, as plain data."""
+    machine: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": cores()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        machine["accelerator"] = torch.cuda.get_device_name()
+    return {"versions": versions(), "commit": _commit(), "machine": machine}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package lies in, not of some repository that merely surrounds it."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package.parent), *arguments]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 10}
+        return subprocess.run(command, check=True, **options).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "analysis/__init__.py"):
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "analysis", "toy_models")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,249 @@
+"""One policy on a list of prompts: the rows of the table `evals` for one evaluation.
+
+Exact where the task can enumerate its correct responses (success probability and effective solutions, all
+temperatures from one walk over the prefix tree), from own samples besides (n, c, entropy on own rollouts), greedy
+decoding, and the entropy on prefixes fixed once at the start, so that a change there is one of the policy and not of
+where it goes. Runs without autograd and changes neither parameters, nor module modes, nor any global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from toy_models.batching import response_logits, teacher_batch
+from toy_models.policy import Policy, evaluation_mode
+from toy_models.sampling import Samples, sample
+from toy_models.tasks.task import Prompt, Task, mode_prefix, verify_all
+from toy_models.truncation import kept_tokens, truncates
+
+from ..errors import DivergedError, UsageError
+from .enumeration import effective_solutions, solution_log_probs
+from .sampling_params import Law
+
+__all__ = ["TAIL_RANK", "FixedPrefixes", "evaluate"]
+
+TAIL_RANK = 16  # column tail_mass: mass beyond the 16 most probable tokens, the third edge of the schema's rank buckets
+_LOGITS = 1 << 23  # logits held at a time on the fixed prefixes: 32 MB in float32
+
+
+@dataclass(frozen=True)
+class FixedPrefixes:
+    """Responses whose every prefix is a context that is followed through training; plain lists, to be saved as such.
+
+    Row i is a response to prompt `prompt_ids[i]` with tokens `prompts[i]`; its prefixes are those before each of its
+    tokens. Several rows may belong to one prompt.
+    """
+
+    prompt_ids: list[str]
+    prompts: list[list[int]]
+    responses: list[list[int]]
+
+    @classmethod
+    def from_samples(
+        cls,
+        policy: Policy,
+        task: Task,
+        prompts: Sequence[Prompt],
+        *,
+        generator: torch.Generator,
+        samples: int = 1,
+        temperature: float = 1.0,
+    ) -> FixedPrefixes:
+        """`samples` responses to each prompt drawn from `policy`, usually the base before the first update."""
+        with _evaluating(policy.model):
+            drawn = _own_samples(policy, task, prompts, samples, Law(temperature), generator)
+        owners = [prompt for prompt in prompts for _ in range(samples)]
+        return cls([p.prompt_id for p in owners], [list(p.ids) for p in owners], _responses(drawn))
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    *,
+    fixed: FixedPrefixes,
+    temperatures: Sequence[float] = (1.0,),
+    top_k: int = 0,
+    top_p: float = 1.0,
+    samples: int = 4,
+    generator: torch.Generator | None = None,
+    step: int = 0,
+    update: int = 0,
+    max_rows: int = 2048,
+) -> dict[str, list[Any]]:
+    """Columns of the table `evals`, one row per prompt and temperature (prompt first); `step` and `update` are copied.
+
+    All but greedy decoding is of the row's law: softmax(z/T), truncated by `top_k` (0: not) and `top_p` (1: not).
+    `p` and `effective_solutions` are null where the task cannot enumerate its solutions, `effective_solutions` also
+    where the law reaches none, `mode_mass` and `mode_p` where the task names no mode; `n`, `c` and `entropy_own` come
+    from `samples` responses per prompt at the first temperature and are null at the others, everywhere if `samples` is
+    0. Entropies are means over tokens, in nats. `generator` supplies the uniforms of the samples, prompt by prompt, so
+    that a prompt's samples do not depend on how many prompts follow it. Cost: the prefix tree, one greedy and
+    `samples` sampled decodings, one pass over `fixed`.
+
+    Raises UsageError for no or repeated prompts, a prompt without fixed prefixes, samples without a generator,
+    temperatures, top_k or top_p out of range; and DivergedError where the policy's law is not finite.
+    """
+    ids = [prompt.prompt_id for prompt in prompts]
+    if not ids or len(set(ids)) < len(ids):
+        raise UsageError(f"prompts: expected distinct prompts, at least one, got {len(ids)} of which {len(set(ids))} "
+                         "are distinct; a row of evals is known by its prompt")
+    if samples and generator is None:
+        raise UsageError(f"generator: expected a torch.Generator to draw samples = {samples}, got None")
+    laws = [Law(float(t), top_k, top_p) for t in temperatures]
+    with _evaluating(policy.model):
+        exact = _enumerated(policy, task, prompts, laws, max_rows)
+        on_fixed = _on_fixed_prefixes(policy, ids, fixed, laws)
+        greedy = sample(policy.model, [p.ids for p in prompts], group_size=1, max_new_tokens=task.max_new_tokens,
+                        eos_id=policy.eos_id, pad_id=policy.pad_id, temperature=0.0)
+        greedy_correct = _verdicts(task, prompts, greedy)
+        own: list[tuple[int | None, int | None, float | None]] = [(None, None, None)] * len(ids)
+        if generator is not None and samples:
+            drawn = _own_samples(policy, task, prompts, samples, laws[0], generator)
+            verdicts = torch.tensor(_verdicts(task, prompts, drawn)).view(-1, samples)
+            tokens = drawn.lengths.view(-1, samples).sum(1)
+            entropy = drawn.sampling_entropy.double().sum(1).view(-1, samples).sum(1) / tokens
+            own = [(samples, c, h) for c, h in zip(verdicts.sum(1).tolist(), entropy.tolist(), strict=True)]
+
+    rows = [
+        {
+            "step": step,
+            "update": update,
+            "prompt_id": prompt.prompt_id,
+            "split": prompt.split,
+            "temperature": law.temperature,
+            "top_p": law.top_p,
+            "top_k": law.top_k,
+            "p": exact[i][j].p,
+            "n": own[i][0] if j == 0 else None,
+            "c": own[i][1] if j == 0 else None,
+            "effective_solutions": exact[i][j].effective_solutions,
+            "mode_mass": exact[i][j].mode_mass,
+            "mode_p": exact[i][j].mode_p,
+            "greedy_correct": greedy_correct[i],
+            "entropy_fixed": on_fixed[i][j][0],
+            "entropy_own": own[i][2] if j == 0 else None,
+            "tail_mass": on_fixed[i][j][1],
+        }
+        for i, prompt in enumerate(prompts)
+        for j, law in enumerate(laws)
+    ]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Inference mode with dropout off."""
+    with evaluation_mode(model), torch.inference_mode():
+        yield
+
+
+def _own_samples(
+    policy: Policy, task: Task, prompts: Sequence[Prompt], samples: int, law: Law, generator: torch.Generator
+) -> Samples:
+    uniforms = torch.rand(len(prompts) * samples, task.max_new_tokens, dtype=torch.float64, generator=generator)
+    return sample(policy.model, [p.ids for p in prompts], group_size=samples, max_new_tokens=task.max_new_tokens,
+                  eos_id=policy.eos_id, pad_id=policy.pad_id, uniforms=uniforms, **law._asdict())
+
+
+def _responses(drawn: Samples) -> list[list[int]]:
+    return [row[:n] for row, n in zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True)]
+
+
+def _verdicts(task: Task, prompts: Sequence[Prompt], drawn: Samples) -> list[bool]:
+    responses = _responses(drawn)
+    group = len(responses) // len(prompts)
+    owners = [prompt.ids for prompt in prompts for _ in range(group)]
+    return [verdict.correct for verdict in verify_all(task, owners, responses)]
+
+
+class _Exact(NamedTuple):
+    """What enumeration says of one prompt at one temperature: columns of the table."""
+
+    p: float | None
+    effective_solutions: float | None
+    mode_mass: float | None
+    mode_p: float | None
+
+
+def _enumerated(
+    policy: Policy, task: Task, prompts: Sequence[Prompt], laws: list[Law], max_rows: int
+) -> list[list[_Exact]]:
+    """The exact columns of each prompt under each law; the laws differ in temperature only."""
+    solutions = [task.solutions(prompt.ids) for prompt in prompts]
+    prefix = mode_prefix(task)
+    # The opening of the mode is walked along with the responses, as one more of them: the last.
+    walked = [[*(group or []), *([prefix] if prefix else [])] for group in solutions]
+    log_probs = solution_log_probs(policy.model, [prompt.ids for prompt in prompts], walked,
+                                   [law.temperature for law in laws], top_k=laws[0].top_k, top_p=laws[0].top_p,
+                                   max_rows=max_rows)
+    out: list[list[_Exact]] = []
+    for group, values in zip(solutions, log_probs, strict=True):
+        mode: list[tuple[float | None, float | None]] = [(None, None)] * len(laws)
+        if prefix:
+            values, opening = values[:, :-1], values[:, -1]
+            inside = [i for i, response in enumerate(group or []) if response[: len(prefix)] == prefix]
+            given = (values[:, inside] - opening[:, None]).exp().sum(-1).clamp(max=1.0)
+            mode = [(m, None if group is None or m == 0 else g)
+                    for m, g in zip(opening.exp().tolist(), given.tolist(), strict=True)]
+        if not group:
+            out.append([_Exact(None if group is None else 0.0, None, *of_mode) for of_mode in mode])
+            continue
+        success = values.exp().sum(-1).clamp(max=1.0)  # rounding alone can take the sum above 1
+        effective = [n or None for n in effective_solutions(values).tolist()]  # 0 where the law reaches none
+        out.append([_Exact(*found) for found in zip(success.tolist(), effective, *zip(*mode, strict=True),
+                                                    strict=True)])
+    return out
+
+
+def _on_fixed_prefixes(
+    policy: Policy, prompt_ids: list[str], fixed: FixedPrefixes, laws: list[Law]
+) -> list[list[tuple[float, float]]]:
+    """(mean entropy, mean tail mass) over the fixed prefixes of each prompt under each law."""
+    index = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
+    rows = [r for r, prompt_id in enumerate(fixed.prompt_ids) if prompt_id in index]
+    missing = set(prompt_ids) - {fixed.prompt_ids[r] for r in rows}
+    if missing:
+        raise UsageError(f"fixed: expected prefixes for each prompt, got none for {min(missing)} and "
+                         f"{len(missing) - 1} others; make them with FixedPrefixes.from_samples on all prompts")
+    sums = torch.zeros(len(prompt_ids), len(laws), 2, dtype=torch.float64)
+    counts = torch.zeros(len(prompt_ids), 1, 1, dtype=torch.float64)
+    longest = max(len(fixed.responses[r]) for r in rows)
+    size = max(1, _LOGITS // (longest * policy.model.config.vocab_size))
+    for low in range(0, len(rows), size):
+        part = rows[low : low + size]
+        batch = teacher_batch([fixed.prompts[r] for r in part], [fixed.responses[r] for r in part], policy.pad_id,
+                              policy.model.device)
+        logits = response_logits(policy.model, batch)[batch.mask]
+        values = torch.stack([_entropy_and_tail(logits, law) for law in laws], 1).cpu()
+        owner = torch.tensor([index[fixed.prompt_ids[r]] for r in part for _ in fixed.responses[r]])
+        sums.index_add_(0, owner, values)
+        counts.index_add_(0, owner, torch.ones(len(owner), 1, 1, dtype=torch.float64))
+    means = sums / counts
+    if not bool(means.isfinite().all()):
+        first = int((~means.isfinite()).nonzero()[0, 0])
+        raise DivergedError(f"entropy of the policy on the fixed prefixes of prompt {prompt_ids[first]} is not finite; "
+                            "its logits hold NaN or infinity")
+    return [[(h, m) for h, m in row] for row in means.tolist()]
+
+
+def _entropy_and_tail(logits: Tensor, law: Law) -> Tensor:
+    """Entropy and mass beyond the TAIL_RANK most probable tokens of each row: (N, 2) float64.
+
+    The tail is a sum of its own members, not one minus the head, which rounds to zero where the policy is sure.
+    """
+    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / law.temperature
+    if truncates(law.top_k, law.top_p):
+        scaled = scaled.masked_fill(~kept_tokens(logits, **law._asdict()), -torch.inf)
+    log_probs = scaled.log_softmax(-1)
+    probs = log_probs.exp()
+    entropy = torch.special.entr(probs).sum(-1)
+    head = log_probs.topk(min(TAIL_RANK, log_probs.shape[-1]), dim=-1).indices
+    tail = probs.scatter(-1, head, 0.0).sum(-1)
+    return torch.stack([entropy, tail], -1).double()

@@ -1,0 +1,302 @@
+"""An experiment: all runs of a recipe in one folder, made or continued; nothing is done twice.
+
+What a folder holds decides what happens: nothing, a start; an unfinished experiment of the same hash, a resumption
+where it is asked for; a complete one, its records at once. Runs are trained in processes of their own (`pool`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from toy_models.bases.cache import BASES, ensure_base
+
+from ..errors import InterruptedRunError, UsageError, nearest
+from ..common.provenance import cores, versions
+from ..records.folders import (
+    EXPERIMENT_FILE,
+    RUN_FILE,
+    TEMPORARY,
+    drop_resume_state,
+    make_folder,
+    read_experiment,
+    read_run_json,
+    update_experiment,
+    write_experiment,
+)
+from ..recipes.fields import GIVEN
+from ..training.user_objects import adopted, write_given
+from ..recipes.inputs import changed_inputs, check_inputs, input_digests
+from .pool import FINAL, Job, Outcome, StopRequests, run_jobs
+from .progress import Progress
+from ..recipes.recipe import PlannedRun, Recipe
+
+if TYPE_CHECKING:
+    from toy_models import Policy, Task
+
+    from ..records import Experiment
+
+__all__ = ["RunFailedError", "default_folder", "explain_changed_inputs", "folder_state", "resume_command", "run"]
+
+Callback = Callable[[dict[str, Any]], None]
+
+_TRAIN = "analysis.training.loop:train"
+_LOCK = ".lock"
+_DELETED = ".deleted"  # where --force puts what it deletes, so that being killed halfway leaves nothing half deleted
+_OURS = (_LOCK, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may lie in a folder without an experiment
+
+
+class RunFailedError(RuntimeError):
+    """Runs of an experiment failed; the others went on. `outcomes` maps each failed run_id to how it ended."""
+
+    def __init__(self, folder: Path, outcomes: dict[str, Outcome]) -> None:
+        self.folder, self.outcomes = folder, outcomes
+        lines = []
+        for run_id, outcome in outcomes.items():
+            first, *_ = outcome.message.strip().splitlines() or [outcome.kind]
+            more = folder / run_id / "error.txt"
+            lines.append(f"{run_id} failed: {first}" + (f" (more in {more})" if more.exists() else ""))
+        super().__init__("\n".join([*lines, "when that is mended, go on with", f"  {resume_command(folder)}"]))
+
+
+def run(
+    recipe: Recipe | str | Path,
+    *,
+    task: Task | None = None,
+    policy: Policy | None = None,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    train: str = _TRAIN,
+) -> Experiment:
+    """Train and record every run of a recipe; the experiment's records.
+
+    `task` and `policy` are objects of your own in the place of a named task and base: the recipe must not name these
+    then. They are kept in the experiment folder as pickles (see `given`), so that it can be resumed from a shell.
+
+    `out` is `runs/<name>-<hash8>` unless given. At most `workers` runs go on at once (by default as many as cores /
+    threads); records do not depend on it. `resume` continues an unfinished experiment, `force` deletes one and starts
+    anew. A complete experiment of the same recipe is returned at once. Each callback gets every progress event: a dict
+    with `run_id` (None while a base is pretrained), `label` and `phase`; `quiet` shows nothing on stderr.
+    `train` names the function, "module:name", that trains one run in its process (see `loop.train`).
+
+    Raises UsageError for a folder that holds something else or cannot be written, InterruptedRunError (with the
+    command that resumes) for an unfinished experiment without `resume`, RunFailedError after all other runs ended when
+    one failed, KeyboardInterrupt (with that command) when Ctrl-C or SIGTERM stopped it: runs end after their present
+    step and are committed; a second Ctrl-C kills them.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    given = {kind: thing for kind, thing in (("task", task), ("policy", policy)) if thing is not None}
+    recipe = adopted(recipe, given)
+    planned = recipe.expand()
+    folder = Path(out) if out is not None else default_folder(recipe)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
+    for planned_run in planned:
+        _check_base(planned_run.config.policy.base)
+        check_inputs(planned_run.config)
+    _check_given(folder, planned, given, anew=force)
+    if force or folder_state(folder, recipe) != "complete":
+        make_folder(folder)
+        with _locked(folder):
+            _prepare(folder, recipe, given, resume=resume, force=force)
+            count = workers or max(1, cores() // max(one.config.threads for one in planned))
+            with Progress(planned, quiet=quiet) as progress:
+                _train_all(folder, planned, train, count, [progress, *callbacks])
+    elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
+        _settle(folder, planned)
+    from ..records import Experiment
+
+    return Experiment(folder)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """`runs/<name>-<hash8>` below the current folder."""
+    return Path("runs") / f"{recipe.name}-{recipe.hash[:8]}"
+
+
+def resume_command(folder: Path) -> str:
+    """The command that continues the experiment in `folder`."""
+    return f"python -m analysis.trace --resume {shlex.quote(str(folder))}"
+
+
+def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished", "complete"]:
+    """What `folder` holds of the recipe's experiment.
+
+    Raises UsageError where it holds anything else: another experiment, other files, or a damaged one.
+    """
+    if not (folder / EXPERIMENT_FILE).exists():
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"out: expected a folder, got the file {folder}")
+        if folder.is_dir() and any(path.name not in _OURS for path in folder.iterdir()):
+            raise UsageError(f"out: {folder} holds files that are no experiment; choose another folder with --out")
+        return "absent"
+    info = read_experiment(folder)
+    if info["hash"] != recipe.hash:
+        explain_changed_inputs(folder, info)
+        raise UsageError(
+            f"out: {folder} holds the experiment {info['name']} ({info['hash'][:8]}), expected {recipe.name} "
+            f"({recipe.hash[:8]}); choose another folder with --out, or --force to delete what is there"
+        )
+    finished = all(_run_status(folder / one["run_id"]) in FINAL for one in info["runs"])
+    return "complete" if finished else "unfinished"
+
+
+def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
+    """UsageError where files that an experiment reads hold something else than when it was started."""
+    if changed := changed_inputs(folder, info.get("inputs", {})):
+        raise UsageError(f"out: {folder} holds an experiment with other content of {', '.join(changed)}; restore it, "
+                         "or start another experiment with --out, or anew with --force")
+
+
+def _run_status(folder: Path) -> str:
+    return str(read_run_json(folder)["status"]) if (folder / RUN_FILE).exists() else "waiting"
+
+
+def _check_base(base: str) -> None:
+    """Refuse what is plainly no base before anything is started; the loader says what else may be wrong."""
+    if base in BASES or base == GIVEN:
+        return
+    folder = Path(base).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "is no folder"
+        raise UsageError(f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got "
+                         f"{base!r}, which {what} ({nearest(base, BASES)})")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"out: another process runs the experiment in {folder}; wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, Any], *, anew: bool) -> None:
+    """Refuse a recipe of objects that were not handed over nor are in the folder, or that cannot do what it asks."""
+    config = planned[0].config
+    for kind, name in (("task", config.task.name), ("policy", config.policy.base)):
+        if name == GIVEN and kind not in given and (anew or not (folder / EXPERIMENT_FILE).exists()):
+            raise UsageError(f"{kind}: the recipe asks for a {kind} object; hand it over with "
+                             f"analysis.run(recipe, {kind}=…)")
+    if "task" in given and given["task"].solutions(given["task"].prompts("train")[0].ids) is None:
+        name = given["task"].name
+        if any(one.config.eval.samples == 0 for one in planned):
+            raise UsageError(f"eval.samples = 0: the task {name} does not list its correct responses (solutions gave "
+                             "None), so Pass@k is estimated from samples; set it to 1 at least")
+        if any(one.config.update.estimator == "exact" for one in planned):
+            raise UsageError(f'update.estimator = "exact": the task {name} does not list its correct responses '
+                             '(solutions gave None); take "sampled"')
+
+
+def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: bool, force: bool) -> None:
+    """Bring a locked folder into the state from which its unfinished runs can be trained."""
+    if force and (folder / EXPERIMENT_FILE).exists():
+        _set_aside(folder)
+    if (folder / _DELETED).exists():
+        shutil.rmtree(folder / _DELETED)
+    state = folder_state(folder, recipe)
+    if state == "unfinished" and not resume:
+        raise InterruptedRunError(f"out: {folder} holds an unfinished experiment of this recipe; go on with\n"
+                                  f"  {resume_command(folder)}\nor start anew with --force")
+    if state == "absent":
+        runs = [{"run_id": one.run_id, "label": one.label, "seed": one.config.seed} for one in recipe.expand()]
+        files = [found for one in recipe.expand() for found in input_digests(one.config).values()]
+        inputs = {found["path"]: found["sha256"] for found in files} | write_given(folder, given)
+        write_experiment(folder, name=recipe.name, recipe=recipe.to_dict(), hash=recipe.hash, runs=runs,
+                         versions=versions(), inputs=inputs)
+    else:  # the hash knows the recipe's files, not the pickles
+        explain_changed_inputs(folder, read_experiment(folder))
+
+
+def _set_aside(folder: Path) -> None:
+    """Move everything into a folder to be deleted, the mark of an experiment last."""
+    read_experiment(folder)  # refuses what is not recognisably an experiment
+    (folder / _DELETED).mkdir(exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder / _DELETED))
+    paths = [path for path in folder.iterdir() if path.name not in (_LOCK, _DELETED, EXPERIMENT_FILE)]
+    for path in [*paths, folder / EXPERIMENT_FILE]:
+        path.rename(aside / path.name)
+
+
+def _train_all(
+    folder: Path, planned: list[PlannedRun], train: str, workers: int, callbacks: Sequence[Callback]
+) -> None:
+    def on_event(event: dict[str, Any]) -> None:
+        for callback in callbacks:
+            callback(event)
+
+    todo = [one for one in planned if _run_status(folder / one.run_id) not in FINAL]
+    jobs = [Job(one, folder / one.run_id, (folder / one.run_id / RUN_FILE).exists(), train) for one in todo]
+    update_experiment(folder, status="running")
+    try:
+        with StopRequests() as requests:
+            _make_bases(todo, on_event)
+            requests.interrupt = False
+            outcomes = run_jobs(jobs, workers=workers, requests=requests, on_event=on_event)
+    except BaseException as error:
+        _note_status(folder, "interrupted")
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_go_on(folder)) from None
+        raise
+    ended = ((one.run_id, outcomes[one.run_id]) for one in todo)
+    failed = {run_id: outcome for run_id, outcome in ended if outcome.status == "failed"}
+    status = _settle(folder, planned)
+    if failed:
+        causes = {(outcome.kind, outcome.message) for outcome in failed.values()}
+        if len(failed) == len(jobs) and len(causes) == 1 and failed[jobs[0].run.run_id].kind == "UsageError":
+            raise UsageError(causes.pop()[1])
+        raise RunFailedError(folder, failed)
+    if status not in FINAL:
+        raise KeyboardInterrupt(_go_on(folder))
+
+
+def _settle(folder: Path, planned: list[PlannedRun]) -> str:
+    """What the runs have come to, written down as the experiment's status; complete ones lose their resume state."""
+    statuses = {one.run_id: _run_status(folder / one.run_id) for one in planned}
+    for run_id, status in statuses.items():
+        if status == "complete":
+            drop_resume_state(folder / run_id)
+    ended = set(statuses.values())
+    status = "interrupted" if ended - {*FINAL} else "diverged" if "diverged" in ended else "complete"
+    _note_status(folder, status)
+    return status
+
+
+def _note_status(folder: Path, status: str) -> None:
+    """Write the outcome down where the disk lets us: `folder_state` asks the runs, and failures are told anyway."""
+    with contextlib.suppress(OSError):
+        update_experiment(folder, status=status)
+
+
+def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
+    """Pretrain the built-in bases that are not cached yet, before the runs compete for the cores."""
+    for base, seed in dict.fromkeys((one.config.policy.base, one.config.policy.seed) for one in todo):
+        if base in BASES:
+            event = {"run_id": None, "label": f"base {base}", "phase": "pretrain"}
+
+            def progress(step: int, steps: int, loss: float, event: dict[str, Any] = event) -> None:
+                on_event(event | {"step": step, "steps": steps, "loss": loss})
+
+            ensure_base(base, seed, progress=progress)
+
+
+def _go_on(folder: Path) -> str:
+    return f"stopped; go on with\n  {resume_command(folder)}"

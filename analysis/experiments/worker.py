@@ -1,0 +1,113 @@
+"""The process of one run: reads a job from its standard input, trains, and reports on its standard output.
+
+Input is one line of JSON (`pool.Job.to_json`), then perhaps a line `stop`: end after the present step. The input stays
+open as long as the parent lives; its end means that the parent is gone, and so the process leaves at once. Output is
+one JSON object a line: `{"event": …}` for progress, and last `{"status": …}` or `{"error": …}`. A process of its own
+through `python -c` rather than multiprocessing, so that scripts without a main guard and notebooks can start runs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["main"]
+
+_LOCK_SECONDS = 60  # what a process of an earlier parent, killed a moment ago, may take to go
+
+
+def main() -> None:
+    """Run the job on standard input; the exit status is 0 whenever the outcome was reported."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    faulthandler.enable()
+    channel = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not break the protocol
+    first, rest = _read_line()
+    job = json.loads(first)
+    threading.Thread(target=_watch, args=(stop, rest), daemon=True).start()
+
+    def send(message: dict[str, Any]) -> None:
+        data = (json.dumps(message) + "\n").encode()
+        try:
+            while data:  # a signal may cut a long write short
+                data = data[os.write(channel, data) :]
+        except BrokenPipeError:
+            _leave()
+
+    folder = Path(job["folder"])
+    try:
+        send({"status": _train(job, folder, stop, send)})
+    except Exception as error:
+        text = traceback.format_exc()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(text, encoding="utf-8")
+        except OSError:  # the disk may be what failed; the parent has the message all the same
+            sys.stderr.write(text)
+        send({"error": str(error) or type(error).__name__, "kind": type(error).__name__})
+
+
+def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Any) -> str:
+    from filelock import FileLock, Timeout
+
+    from ..recipes.config import config_from_dict
+
+    config = config_from_dict(job["config"])
+    module, _, name = job["train"].partition(":")
+    train = getattr(importlib.import_module(module), name)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(config.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
+            status: str = train(
+                config,
+                folder,
+                run_id=job["run_id"],
+                label=job["label"],
+                resume=job["resume"],
+                report=lambda event: send({"event": event}),
+                should_stop=stop.is_set,
+            )
+            return status
+    except Timeout:
+        raise RuntimeError(f"{folder} is still being written by another process") from None
+
+
+def _read_line() -> tuple[bytes, bytes]:
+    """The first line of standard input and what came after it; unbuffered, as a buffer would be locked at exit."""
+    data = b""
+    while b"\n" not in data:
+        piece = os.read(0, 65536)
+        if not piece:
+            os._exit(1)
+        data += piece
+    first, _, rest = data.partition(b"\n")
+    return first, rest
+
+
+def _watch(stop: threading.Event, data: bytes) -> None:
+    while True:
+        if b"stop" in data:
+            stop.set()
+        piece = os.read(0, 4096)
+        if not piece:
+            _leave()
+        data += piece
+
+
+def _leave() -> NoReturn:
+    """End at once, with whatever this process has started: the parent is gone."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)

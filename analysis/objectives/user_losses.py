@@ -1,0 +1,96 @@
+"""A loss of one's own as an objective: registered by decorator, or named by the file or module that holds it.
+
+    @objectives.register("square")
+    def square(log_probs, batch):                    # (B, T) and a TokenBatch -> loss of each token (B, T)
+        return -batch.per_token("advantages") * log_probs.exp() ** 2
+
+`objectives.get("square")` finds it in this process; a recipe, whose runs have processes of their own, names it
+"square.py:square". An undecorated function will do there as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from toy_models.user_functions import load_function
+
+from ..errors import UsageError, nearest
+from .token_batch import TokenBatch
+from .entries import ENTRIES, FAMILIES, Entry
+from .rules import is_own, own_entry
+
+__all__ = ["checked_loss", "load", "register", "registered", "weight_of"]
+
+Loss = Callable[[Tensor, TokenBatch], Tensor]
+_F = TypeVar("_F", bound=Loss)
+_OWN: dict[str, tuple[Entry, Loss]] = {}
+_GIVEN = ("old_log_probs", "advantages", "rewards", "accuracy", "ref_log_probs")
+
+
+def register(name: str, *, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Callable[[_F], _F]:
+    """Decorator: make a loss function (log_probs, batch) -> loss of each token an objective of that name.
+
+    `needs` are the fields of `TokenBatch` that it reads (old_log_probs, advantages, rewards, accuracy, ref_log_probs);
+    `coupling` "response" says that the weight of a token depends on others of its response. Its advantages are ±1,
+    normalised as the parameter `advantage` says. Raises UsageError for a name that is taken or another field.
+    """
+    if name in ENTRIES or name in FAMILIES or is_own(name):
+        raise UsageError(f"name: expected one that no objective has, without a colon, got {name!r}")
+    for field in needs:
+        if field not in _GIVEN:
+            raise UsageError(f"needs: unknown field {field!r}; {nearest(field, _GIVEN)}")
+    if coupling not in ("token", "response"):
+        raise UsageError(f"coupling: expected token or response, got {coupling!r}")
+
+    def keep(function: _F) -> _F:
+        _OWN[name] = own_entry(name, needs, coupling), function
+        return function
+
+    return keep
+
+
+def registered(name: str) -> bool:
+    """Whether `register` gave the name in this process."""
+    return name in _OWN
+
+
+def load(name: str) -> tuple[Entry, Loss]:
+    """Entry and function of a registered name, of "file.py:name" or of "package.module:name".
+
+    Raises UsageError where there is no such file, module or function.
+    """
+    if name in _OWN:
+        return _OWN[name]
+    try:
+        function = load_function(name, "objective")
+    except ValueError as error:
+        raise UsageError(f"objective.name = {name!r}: {error}") from error
+    known = [entry for entry, one in _OWN.values() if one is function]
+    return (replace(known[0], name=name) if known else own_entry(name)), function
+
+
+def checked_loss(function: Loss, log_probs: Tensor, batch: TokenBatch) -> Tensor:
+    """The function's loss; UsageError where it is not one number for each token."""
+    loss = function(log_probs, batch)
+    if not isinstance(loss, Tensor) or loss.shape != log_probs.shape:
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise UsageError(f"{getattr(function, '__name__', 'loss')}: expected a loss for each token, shape "
+                         f"{tuple(log_probs.shape)}, got {got}")
+    return loss
+
+
+def weight_of(function: Loss, batch: TokenBatch) -> Tensor:
+    """−∂(Σ loss)/∂log_probs over unmasked positions, by autograd."""
+    with torch.enable_grad():
+        leaf = batch.log_probs.detach().clone().requires_grad_()
+        loss = checked_loss(function, leaf, batch).masked_fill(~batch.real(), 0).sum()
+        if not loss.requires_grad:
+            raise UsageError(f"{getattr(function, '__name__', 'loss')}: expected a loss that depends on log_probs, got "
+                             "one that does not; is it detached?")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return -gradient

@@ -1,0 +1,199 @@
+"""Recorded rollouts as token ids: text encoded as it stands, prompt and response apart; ids of the file as they are.
+
+Nothing is added unless asked for: `chat_template` puts the prompt into the tokenizer's template, `eos` ends each
+response with the end token. Dumps of decoded text have lost such tokens (verl's has those of the template decoded away,
+TRL's has messages): where it matters what the model saw to the last token, record token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toy_models.tasks.task import prompt_hash
+from toy_models.tasks.texts import check_template, encode_text, render_prompt
+
+from ..errors import UsageError
+from ..probes.output_heads import unwrap
+from .reading import BadRows, Rollout
+from .trace_settings import TraceSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Encoded", "ModelLimits", "encode_rollouts"]
+
+_COMPARED = 32  # rows whose text is compared with their token ids
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What bounds the ids and lengths that a model takes: rows of its embedding, positions (None where unbounded)."""
+
+    vocab: int
+    positions: int | None
+
+    @classmethod
+    def of(cls, model: Any) -> ModelLimits:
+        inner: Any = unwrap(model)
+        config = inner.config.get_text_config(decoder=True)
+        return cls(inner.get_input_embeddings().weight.shape[0], getattr(config, "max_position_embeddings", None))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One rollout as tokens. `question` is what a verifier is shown; `group` counts within the step."""
+
+    rollout: Rollout
+    prompt_id: str
+    prompt: np.ndarray  # int64
+    response: np.ndarray  # int64
+    prompt_text: str
+    response_text: str
+    question: str
+    finished: bool | None  # whether the response ends with the end token; None where text cannot tell
+    group: int
+
+    @property
+    def length(self) -> int:
+        """Positions that the model goes through: the last token of the response predicts nothing that is asked for."""
+        return len(self.prompt) + len(self.response) - 1
+
+
+def encode_rollouts(
+    rollouts: Sequence[Rollout],
+    tokenizer: PreTrainedTokenizerBase,
+    limits: ModelLimits,
+    settings: TraceSettings,
+    columns: Mapping[str, str],
+    bad: BadRows,
+) -> list[Encoded]:
+    """The rollouts that can be traced, in order.
+
+    Raises UsageError for a tokenizer that does not match the model or the file's token ids, a template or an end token
+    that it does not have, groups with several prompts, and (unless `bad` skips them) a row that cannot be encoded, ids
+    outside the vocabulary and rollouts longer than the model's positions.
+    """
+    if len(tokenizer) > limits.vocab:
+        raise UsageError(f"tokenizer: it has {len(tokenizer)} tokens, but the model embeds only {limits.vocab}; they "
+                         "do not match: give the tokenizer that the model was trained with")
+    if settings.eos and tokenizer.eos_token_id is None:
+        raise UsageError("eos: the tokenizer has no end token; leave it out, or set tokenizer.eos_token")
+    if settings.chat_template:
+        try:
+            check_template(tokenizer)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    encoder = _Encoder(tokenizer, settings, columns)
+    kept: list[tuple[Rollout, dict[str, Any]]] = []
+    for rollout in rollouts:
+        try:
+            fields = encoder(rollout)
+            _check_tokens(rollout, fields, limits)
+        except ValueError as error:
+            bad(error, "tokens that the model cannot take")
+            continue
+        kept.append((rollout, fields))
+    if not kept:
+        raise UsageError(f"rollouts: no row is left that the model can take; the first: {bad.examples[0]}")
+    _check_texts(tokenizer, [rollout for rollout, _ in kept])
+    groups = _groups(kept)
+    return [Encoded(rollout, group=group, **fields) for (rollout, fields), group in zip(kept, groups, strict=True)]
+
+
+class _Encoder:
+    """Encodes rows; the prompt of a group once."""
+
+    def __init__(self, tokenizer: Any, settings: TraceSettings, columns: Mapping[str, str]) -> None:
+        self._tokenizer, self._settings, self._columns = tokenizer, settings, columns
+        self._prompts: dict[Any, dict[str, Any]] = {}
+
+    def __call__(self, rollout: Rollout) -> dict[str, Any]:
+        tokenizer, end = self._tokenizer, self._tokenizer.eos_token_id
+        key = rollout.prompt_ids or repr(rollout.prompt)
+        if key not in self._prompts:
+            self._prompts[key] = self._prompt(rollout)
+        if rollout.response_ids is not None:
+            ids = list(rollout.response_ids)
+            text = rollout.response or str(tokenizer.decode(ids))
+        else:
+            assert rollout.response is not None
+            text = rollout.response
+            ids = list(encode_text(tokenizer, text, rollout.where))
+        if self._settings.eos:
+            ids.append(end)
+        ended = ids[-1] == end if rollout.response_ids is not None or self._settings.eos else None
+        return {**self._prompts[key], "response": np.array(ids, dtype=np.int64), "response_text": text,
+                "finished": ended}
+
+    def _prompt(self, rollout: Rollout) -> dict[str, Any]:
+        column, where, template = self._columns.get("prompt", "prompt"), rollout.where, self._settings.chat_template
+        if isinstance(rollout.prompt, list) and not template and rollout.prompt_ids is None:
+            raise ValueError(f"{where}: the prompt is a list of chat messages; ask for the tokenizer's template with "
+                             "chat_template (--chat-template)")
+        if rollout.prompt is None:
+            question = text = str(self._tokenizer.decode(list(rollout.prompt_ids or ())))
+        else:  # of a prompt whose ids are given, messages are for the verifier alone
+            template = template or (isinstance(rollout.prompt, list) and bool(self._tokenizer.chat_template))
+            question, text = render_prompt(self._tokenizer, rollout.prompt, where, column, chat_template=template)
+        ids = rollout.prompt_ids or encode_text(self._tokenizer, text, where)
+        return {"prompt_id": prompt_hash(ids), "prompt": np.array(ids, dtype=np.int64), "prompt_text": text,
+                "question": question}
+
+
+def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimits) -> None:
+    for name in ("prompt", "response"):
+        ids = fields[name]
+        outside = ids[(ids < 0) | (ids >= limits.vocab)]
+        if len(outside):
+            raise ValueError(f"{rollout.where}: the {name} has the token {outside[0]}, outside the vocabulary of the "
+                             f"model (0 to {limits.vocab - 1}); is it of another tokenizer?")
+    prompt, response = len(fields["prompt"]), len(fields["response"])
+    if limits.positions is not None and prompt + response - 1 > limits.positions:
+        raise ValueError(f"{rollout.where}: prompt and response have {prompt} and {response} tokens, more than the "
+                         f"model's {limits.positions} positions")
+    for name in ("advantage", "old_log_probs"):
+        value = getattr(rollout, name)
+        if isinstance(value, tuple) and len(value) != response:
+            raise ValueError(f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; "
+                             "expected one for each, in the model's own tokens")
+
+
+def _check_texts(tokenizer: Any, rollouts: Sequence[Rollout]) -> None:
+    """Where rows have both, ids that read otherwise than their text are those of another tokenizer."""
+    both = [r for r in rollouts if r.response_ids is not None and r.response][:_COMPARED]
+    other = [r for r in both if not _reads(tokenizer, r.response_ids, r.response)]
+    if len(other) > len(both) / 2:
+        first = other[0]
+        raise UsageError(f"tokenizer: it does not match the token ids of the rollouts: those of {first.where} read "
+                         f"{str(tokenizer.decode(list(first.response_ids or ())))[:60]!r}, their text is "
+                         f"{str(first.response)[:60]!r}")
+
+
+def _reads(tokenizer: Any, ids: Any, text: Any) -> bool:
+    wanted = "".join(text.split())
+    return any("".join(str(tokenizer.decode(list(ids), skip_special_tokens=skip)).split()) == wanted
+               for skip in (True, False))
+
+
+def _groups(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
+    """Group of each rollout, counted within its step in order of appearance: by the column, else by the prompt."""
+    numbers: dict[tuple[int, Any], int] = {}
+    prompts: dict[tuple[int, Any], tuple[str, str]] = {}
+    count: dict[int, int] = {}
+    out = []
+    for rollout, fields in kept:
+        label = rollout.group if rollout.group is not None else fields["prompt_id"]
+        key = (rollout.step, label)
+        if key not in numbers:
+            numbers[key] = count.get(rollout.step, 0)
+            count[rollout.step] = numbers[key] + 1
+            prompts[key] = fields["prompt_id"], rollout.where
+        if prompts[key][0] != fields["prompt_id"]:
+            raise UsageError(f"group: {prompts[key][1]} and {rollout.where} are of the group {label!r} and have "
+                             "different prompts; map another column with columns group=NAME")
+        out.append(numbers[key])
+    return out

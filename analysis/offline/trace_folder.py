@@ -1,0 +1,73 @@
+"""The folder of an offline trace: whose it is, what it holds already, and one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InterruptedRunError, UsageError
+from ..records import Run, read_run_json
+from ..records.folders import EXPERIMENT_FILE, RUN_FILE, TEMPORARY, make_folder, write_json
+from ..records.schema import TABLES
+
+__all__ = ["ENGINE", "TOKENIZER_FILE", "finished", "locked", "remember"]
+
+ENGINE = "offline"
+TOKENIZER_FILE = "tokenizer.json"
+_LOCK = ".lock"
+_OURS = (*TABLES, "commits", "state", "figures", "summary.md", "error.txt", TOKENIZER_FILE)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it; UsageError where another process does."""
+    from filelock import FileLock, Timeout
+
+    make_folder(folder)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"out: another process writes {folder}; wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool) -> Run | None:
+    """The complete trace of the same things that the folder holds, None where there is something to do."""
+    if (folder / EXPERIMENT_FILE).exists():
+        raise UsageError(f"out: {folder} holds an experiment; choose another folder")
+    if not (folder / RUN_FILE).exists():
+        others = [path.name for path in folder.iterdir() if path.name not in (_LOCK, RUN_FILE + TEMPORARY, *_OURS)]
+        if others:
+            raise UsageError(f"out: {folder} holds something that is no trace ({min(others)}); choose another folder")
+        return None
+    known = read_run_json(folder)
+    if known["engine"] != ENGINE:
+        raise UsageError(f"out: {folder} holds a run of the engine {known['engine']}; choose another folder")
+    if force:
+        for name in (*_OURS, RUN_FILE):  # the last to go says whose the rest is
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        return None
+    if known["hash"] != info["hash"]:
+        raise UsageError(f"out: {folder} holds a trace of another model, file or settings; choose another folder, or "
+                         "delete it with force (--force)")
+    if known["status"] == "complete":
+        return Run(folder)
+    if not resume:
+        raise InterruptedRunError(f"out: {folder} holds an unfinished trace of the same rollouts; go on with resume "
+                                  "(--resume), or start anew with force (--force)")
+    return None
+
+
+def remember(folder: Path, trace: Mapping[str, Any]) -> None:
+    """Put what a complete trace is asked for now into its run.json."""
+    write_json(folder / RUN_FILE, read_run_json(folder) | {"trace": dict(trace)})

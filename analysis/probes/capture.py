@@ -1,0 +1,187 @@
+"""Statistics and weights of one forward pass, caught in the backward pass that makes the update.
+
+Three routes, chosen by what the model's forward pass returned:
+
+    logits      G = ∂L/∂logits is seen by a hook on them; w = −T·⟨G, d⟩/‖d‖² and the residual say how much of it is of
+                scalar form. Statistics come from the logits themselves, so that no product is done twice
+    log_probs   a fused head (TRL's) gives log π_y and no logits; w = −∂L/∂log π_y is what flows. Statistics come from
+                hidden states and head, and are held against the log-probs that were given
+    neither     a loss kernel (Liger's) took hidden states and head; w is read off ∂L/∂hidden, see `through_head.py`
+
+Only rows of `keep` cost anything. Logits are held, as the same storage, until the backward pass has come by.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..laws import TokenStatistics
+from ..token_stats import token_statistics
+from .output_heads import OutputHead
+from .record_spec import RecordSpec
+from .logit_gradients import scalar_part
+from .hidden_gradients import own_direction, scalar_part_of_hidden
+from .weight_probe import WeightProbe
+
+__all__ = ["FusedCapture", "HiddenCapture", "LogitCapture"]
+
+
+# Logits of 5 to 20 in bf16 round by 0.01 to 0.03; whether a kernel ran under autocast cannot be seen from its output.
+_ROUNDING = 0.02
+
+
+class LogitCapture:
+    """Catches G on `logits` (B, K, V) and works out statistics, weight and residual of the rows `keep` (n,), flat
+    indices into (B, K), whose tokens are `tokens` (n,).
+    """
+
+    def __init__(self, logits: Tensor, tokens: Tensor, keep: Tensor, spec: RecordSpec, temperature: float) -> None:
+        # not the tensor itself, which would keep its own graph alive; an alias shares storage and version
+        self._logits: Tensor | None = logits.detach()
+        self._version = logits._version
+        self._tokens, self._keep, self._spec, self._temperature = tokens, keep, spec, temperature
+        self.stats: TokenStatistics | None = None
+        self._parts: tuple[Tensor, Tensor] | None = None
+        self._handle = logits.register_hook(self._caught)
+
+    @property
+    def caught(self) -> bool:
+        return self._parts is not None
+
+    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight, residual and weight of the entropy, each (n,) or None where that is not seen."""
+        assert self._parts is not None
+        return *self._parts, None
+
+    def _caught(self, gradient: Tensor) -> None:
+        if self._logits is None:
+            raise UsageError("backward: a second backward pass went through the same forward pass, whose logits are no "
+                             "longer held; add the losses and call backward once")
+        if self._logits._version != self._version:
+            raise UsageError("model: its logits were changed in place between forward and backward pass, so their law "
+                             "is lost; write logits = logits / temperature for logits /= temperature")
+        self.stats = _statistics_of_rows(
+            self._logits, self._tokens, self._keep, self._spec, self._temperature
+        )
+        self._parts = scalar_part(
+            self._logits, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
+        )
+        self._logits = None
+
+    def remove(self) -> None:
+        self._handle.remove()
+        self._logits = None
+
+
+def _statistics_of_rows(
+    logits: Tensor, tokens: Tensor, keep: Tensor, spec: RecordSpec, temperature: float
+) -> TokenStatistics:
+    """Statistics (n,) of the rows `keep` of logits (B, K, V), without a copy of them."""
+    mask = torch.zeros(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+    mask.view(-1)[keep] = True
+    whole = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    whole.view(-1)[keep] = tokens
+    stats = token_statistics(
+        logits, whole, token_mask=mask, temperature=temperature, top_k=min(spec.top_k, logits.shape[-1]), rank=spec.rank
+    )
+    return stats.map(lambda x: x.flatten(0, 1)[keep])
+
+
+class FusedCapture:
+    """Catches ∂L/∂log π_y on `log_probs` (B, K) of a fused head, and ∂L/∂H where it gave the entropy as well.
+
+    `hidden` (B, K, D) entered the head. Raises UsageError where the log-probs given are not those of head and
+    temperature.
+    """
+
+    def __init__(
+        self,
+        output: Any,
+        log_probs: Tensor,
+        hidden: Tensor,
+        head: OutputHead,
+        tokens: Tensor,
+        keep: Tensor,
+        spec: RecordSpec,
+        temperature: float,
+    ) -> None:
+        self._keep = keep
+        self.stats: TokenStatistics = token_statistics(
+            hidden=hidden.detach().flatten(0, 1)[keep], tokens=tokens, temperature=temperature,
+            top_k=min(spec.top_k, head.vocabulary), rank=spec.rank, **head.arguments(),
+        )  # fmt: skip
+        given = log_probs.detach().flatten()[keep]
+        _check_same_law(given, self.stats.log_prob, head, temperature)
+        self._probe = WeightProbe(log_probs)
+        entropy = getattr(output, "entropy", None)
+        self._entropy: WeightProbe | None = None
+        if isinstance(entropy, Tensor) and entropy.requires_grad and entropy.shape == log_probs.shape:
+            self._entropy = WeightProbe(entropy)
+
+    @property
+    def caught(self) -> bool:
+        return self._probe.caught
+
+    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight, residual (never seen here) and weight of the entropy, (n,) each; of all backward passes so far."""
+        weight = self._probe.take().flatten()[self._keep].double()
+        if self._entropy is None or not self._entropy.caught:
+            return weight, None, None
+        return weight, None, self._entropy.take().flatten()[self._keep].double()
+
+    def remove(self) -> None:
+        self._probe.remove()
+        if self._entropy is not None:
+            self._entropy.remove()
+
+
+class HiddenCapture:
+    """Catches ∂L/∂hidden on `hidden` (B, K, D) of the rows `keep` (n,), where that is all that can be seen."""
+
+    def __init__(
+        self, hidden: Tensor, head: OutputHead, tokens: Tensor, keep: Tensor, spec: RecordSpec, temperature: float
+    ) -> None:
+        self._keep = keep
+        rows = hidden.detach().flatten(0, 1)[keep]
+        self.stats: TokenStatistics = token_statistics(
+            hidden=rows, tokens=tokens, temperature=temperature, top_k=min(spec.top_k, head.vocabulary), rank=spec.rank,
+            **head.arguments(),
+        )  # fmt: skip
+        # now, since an optimiser will have changed the head by the time that `take` is called
+        self._direction = own_direction(rows, tokens, self.stats, head, temperature=temperature)
+        self._gradient: Tensor | None = None
+        self._handle = hidden.register_hook(self._caught)
+
+    @property
+    def caught(self) -> bool:
+        return self._gradient is not None
+
+    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight, residual and weight of the entropy (never seen here), of all backward passes so far."""
+        assert self._gradient is not None
+        return *scalar_part_of_hidden(self._gradient, self._direction), None
+
+    def _caught(self, gradient: Tensor) -> None:
+        rows = gradient.detach().flatten(0, 1)[self._keep]
+        self._gradient = rows if self._gradient is None else self._gradient + rows
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+
+def _check_same_law(given: Tensor, ours: Tensor, head: OutputHead, temperature: float) -> None:
+    """UsageError where log-probs (n,) differ by more than the rounding of a kernel in bf16 on average over tokens."""
+    if not len(given):
+        return
+    slack = _ROUNDING * (1 + ours.abs().mean().item())
+    off = (given.double() - ours.double()).abs().mean().item()
+    if not off <= slack:
+        raise UsageError(
+            f"temperature: expected the temperature of the model's fused head, got {temperature:g}: its log-probs "
+            f"differ from those of {head.description} by {off:.3g} on average. If the temperatures are the same, the "
+            "fused head does not see all of the head (TRL's leaves out LoRA adapters on it)"
+        )

@@ -1,0 +1,135 @@
+"""What a run reads besides its recipe: files of prompts and answers, and a verifier's source; known by their content.
+
+A relative path in a recipe file is relative to that file, one in `--set` or `Recipe.set` to the current folder; both
+are kept as absolute paths, so that an experiment goes on from any folder. What enters a recipe's hash is the SHA-256 of
+the content instead: an experiment with other data is another experiment, wherever its files lie.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toy_models.bases.cache import BASES
+from toy_models.tasks.file_task import FILE_TASK, DataFiles
+from toy_models.user_functions import source_file as source_of
+from toy_models.verifiers.verifier import VERIFIERS, get_verifier, source_file
+
+from ..errors import UsageError
+from ..objectives.rules import is_own
+from .config import UNSET, config_to_dict
+from .fields import GIVEN, RunConfig, TaskFields
+
+__all__ = ["anchored", "changed_inputs", "check_inputs", "data_files", "identified", "input_digests"]
+
+_FILES = ("train_file", "validation_file", "test_file")
+
+
+def anchored(path: str, value: Any, folder: Path) -> Any:
+    """The value of the field `path` (or a list of them); where it is a relative path, made absolute from `folder`."""
+    if isinstance(value, list):
+        return [anchored(path, item, folder) for item in value]
+    if not isinstance(value, str) or value == UNSET:
+        return value
+    if path.removeprefix("task.") in _FILES:
+        return str(_absolute(value, folder))
+    function = path in ("task.verifier", "objective.name")
+    if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
+        return f"{_absolute(value[:colon], folder)}{value[colon:]}"
+    if path == "policy.base" and value not in (*BASES, GIVEN) and _absolute(value, folder).is_dir():
+        return str(_absolute(value, folder))
+    return value
+
+
+def _absolute(value: str, folder: Path) -> Path:
+    return (folder.absolute() / Path(value).expanduser()).resolve()
+
+
+def data_files(task: TaskFields) -> DataFiles:
+    """The files of the task «file» as its class takes them."""
+    assert task.train_file is not None
+    return DataFiles(task.train_file, task.validation_file, task.test_file, task.prompt_column, task.answer_column)
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Refuse files and verifiers that cannot be read, before anything is started; UsageError names field and line."""
+    if is_own(config.objective.name):
+        from ..objectives import get
+
+        get(config.objective.name)
+    if config.task.name == FILE_TASK:
+        try:
+            data_files(config.task).read()
+        except ValueError as error:
+            raise UsageError(f"task: {error}") from error
+        try:
+            get_verifier(config.task.verifier)
+        except ValueError as error:
+            raise UsageError(f"task.verifier = {config.task.verifier!r}: {error}") from error
+
+
+def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
+    """field -> path and sha256 of each file that the run reads; UsageError where one is missing."""
+    files = {}
+    if is_own(config.objective.name):
+        try:
+            files["objective.name"] = source_of(config.objective.name, "objective")
+        except ValueError as error:
+            raise UsageError(f"objective.name = {config.objective.name!r}: {error}") from error
+    files |= _task_files(config)
+    found = {}
+    for field, path in files.items():
+        try:
+            found[field] = {"path": str(path), "sha256": _digest(path)}
+        except OSError as error:
+            raise UsageError(f"{field}: {path} cannot be read: {error.strerror}") from error
+    return found
+
+
+def _task_files(config: RunConfig) -> dict[str, Path]:
+    if config.task.name != FILE_TASK:
+        return {}
+    files = {f"task.{name}": Path(value) for name in _FILES if (value := getattr(config.task, name)) is not None}
+    if config.task.verifier not in VERIFIERS:
+        try:
+            files["task.verifier"] = source_file(config.task.verifier)
+        except ValueError as error:
+            raise UsageError(f"task.verifier = {config.task.verifier!r}: {error}") from error
+    return files
+
+
+def identified(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain data in which files stand by their content: what hashes are made of."""
+    plain = config_to_dict(config)
+    for field, found in input_digests(config).items():
+        table, _, name = field.partition(".")
+        function = plain[table][name].rpartition(":")[2] + "@" if field in ("task.verifier", "objective.name") else ""
+        plain[table][name] = f"{function}sha256:{found['sha256']}"
+    return plain
+
+
+def changed_inputs(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Those of the files (path, relative to `folder` or absolute -> sha256) that are gone or hold something else."""
+    changed = []
+    for path, digest in digests.items():
+        try:
+            if _digest(folder / path) != digest:
+                changed.append(path)
+        except OSError:
+            changed.append(path)
+    return changed
+
+
+def _digest(path: Path) -> str:
+    state = path.stat()
+    return _content_digest(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(256)
+def _content_digest(path: Path, modified_ns: int, size: int) -> str:
+    """The recipe's hash is asked for several times, and every run of a grid reads the same files."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

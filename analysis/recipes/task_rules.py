@@ -1,0 +1,50 @@
+"""Which fields go with which kind of task and policy: named, from files, or handed over from Python."""
+
+from __future__ import annotations
+
+from toy_models.tasks.file_task import FILE_TASK
+from toy_models.verifiers.verifier import VERIFIERS
+
+from .config import FIELDS, config_to_dict, flatten, show
+from .fields import GIVEN, RunConfig
+
+__all__ = ["task_problems"]
+
+_OF_FILES = ("train_file", "validation_file", "test_file", "prompt_column", "answer_column", "chat_template",
+             "verifier")
+
+
+def task_problems(config: RunConfig) -> list[str]:
+    """What is wrong with the task's fields together with the others: messages with a way out."""
+    task, policy = config.task, config.policy
+    name = f"task.name = {show(task.name)}"
+    rules = [
+        ((task.name == GIVEN) != (task.digest is not None),
+         f'{name} with task.digest = {show(task.digest)}: "{GIVEN}" stands for a task object; hand it over with '
+         "analysis.run(recipe, task=…), which writes both"),
+        ((policy.base == GIVEN) != (policy.digest is not None),
+         f'policy.base = {show(policy.base)} with policy.digest = {show(policy.digest)}: "{GIVEN}" stands for a policy '
+         "object; hand it over with analysis.run(recipe, policy=…), which writes both"),
+    ]
+    if task.name == FILE_TASK:
+        rules += [
+            (task.train_file is None, f"{name} without task.train_file: name the file of prompts and answers"),
+            (config.rollout.max_new_tokens is None,
+             f"{name} without rollout.max_new_tokens: answers in files have no longest length; set it"),
+            (config.eval.samples == 0,
+             f"{name} with eval.samples = 0: its correct responses cannot be listed, so Pass@k is estimated from "
+             "samples; set eval.samples ≥ 1"),
+            (config.update.estimator == "exact",
+             f'{name} with update.estimator = "exact": its correct responses cannot be listed; take "sampled"'),
+            (config.record.noise_every > 0,
+             f"{name} with record.noise_every = {config.record.noise_every}: gradient noise is measured around the "
+             "exact gradient, which needs every correct response; set it to 0"),
+            (task.verifier not in VERIFIERS and ":" not in task.verifier,
+             f"task.verifier: expected {', '.join(VERIFIERS)}, file.py:function or package.module:function, got "
+             f"{show(task.verifier)}"),
+        ]
+    else:
+        values = flatten(config_to_dict(config))
+        stray = [path for path in (f"task.{field}" for field in _OF_FILES) if values[path] != FIELDS[path].default]
+        rules.append((bool(stray), f'{", ".join(stray)} with {name}: such fields are for task.name = "{FILE_TASK}"'))
+    return [message for wrong, message in rules if wrong]

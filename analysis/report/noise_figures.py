@@ -1,0 +1,114 @@
+"""Figures of gradient noise: policies of different accuracy, on one task or several, and runs over their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .. import plots
+from ..evaluation import interval
+from ..evaluation.crossings import Crossing, crossing_by_task
+from .figures import NothingToDraw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..records import Run
+
+__all__ = ["noise_dynamics_figure", "noise_figure"]
+
+_SHOWN = ("PSR", "NSR", "GRPO")
+_Z = 1.96
+
+CAPTION = """Policies against their exact success probability p (mean over fixed prompts). Top: per-rollout variance of
+NSR over that of PSR; both have the same expectation, the exact gradient ∇p. Dashed: where it passes 1, on straight
+lines between points; grey: where its 95% band holds 1. Bottom: per-rollout variance over the squared signal, hence the
+rollouts that make the signal as large as the noise. Bars: 95% intervals over replicates of the rollouts, prompts fixed;
+how policies of equal p differ is not in them."""
+
+OVER_STEPS_CAPTION = """Noise of the estimators PSR and NSR of the policy that each method has trained so far, on fixed
+validation prompts: per-rollout variance of NSR over that of PSR, and of each over the squared signal, hence the
+rollouts that make the signal as large as the noise. Bands: 95% intervals, """
+
+_PANELS = (("NSR", "noise_ratio", "variance, NSR / PSR"), ("PSR", "noise_to_signal", "noise / signal, PSR"),
+           ("NSR", "noise_to_signal", "noise / signal, NSR"))  # fmt: skip
+
+
+def noise_figure(frame: pd.DataFrame) -> Figure:
+    """Variance ratio and noise-to-signal against p, one column a task; `frame` as `python -m analysis.noise` writes it.
+
+    Raises NothingToDraw where no measurement has a variance ratio.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = frame[frame["noise_ratio"] > 0]
+    tasks = list(dict.fromkeys(drawn.loc[drawn["estimator"] == "NSR", "task"]))
+    if not tasks:
+        raise NothingToDraw("no measurement has both PSR and NSR rollouts and a signal")
+    crossed = crossing_by_task(drawn)
+    with plots.style():
+        figure = Figure(figsize=(plots.COLUMN_INCHES if len(tasks) == 1 else plots.PAGE_INCHES, 4.4))
+        axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col", sharey="row")
+        for task, (ratio, noise) in zip(tasks, axes.T, strict=True):
+            rows = drawn[drawn["task"] == task]
+            plots.noise_curve(ratio, _points(rows[rows["estimator"] == "NSR"], "noise_ratio"))
+            plots.crossing_mark(ratio, **vars(crossed.get(task, Crossing(None, None, None))))
+            plots.noise_curve(noise, _points(rows[rows["estimator"].isin(_SHOWN)], "noise_to_signal"))
+            plots.heading(ratio, str(task))
+            noise.set_xlabel("exact success probability p")
+        axes[0, 0].set_ylabel("variance, NSR / PSR")
+        axes[1, 0].set_ylabel("noise / signal (rollouts)")
+        plots.legend(figure, [axes[1, 0]])
+        plots.caption(figure, CAPTION)
+        return figure
+
+
+def noise_dynamics_figure(runs: Sequence[Run]) -> Figure:
+    """Variance ratio and noise-to-signal of both signs over steps, one line a method.
+
+    Raises NothingToDraw where no run recorded gradient noise.
+    """
+    from matplotlib.figure import Figure
+
+    found = [run.table("noise").assign(label=run.label, seed=run.seed) for run in runs if run.rows("noise")]
+    if not found:
+        raise NothingToDraw("no run measured gradient noise (record.noise_every)")
+    rows = pd.concat(found, ignore_index=True)
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 2.5))
+        for ax, (estimator, quantity, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+            plots.curve(ax, _over_steps(rows[rows["estimator"] == estimator], quantity), x="step")
+            ax.set_yscale("log")
+            ax.set_xlabel("step")
+            plots.heading(ax, title)
+        plots.legend(figure, figure.axes[:1])
+        seeds = rows.groupby("label")["seed"].nunique().max()
+        plots.caption(figure, OVER_STEPS_CAPTION + (f"over {seeds} seeds." if seeds > 1 else
+                                                    "one seed, over replicates of the rollouts."))  # fmt: skip
+        return figure
+
+
+def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Mean of the logarithm at each step of a method: over seeds a t interval, from the standard error for one seed."""
+    out = []
+    for (label, step), of in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
+        middle = np.log(of[quantity])
+        half = _Z * float((of[f"{quantity}_se"] / of[quantity]).iloc[0])
+        ends = (middle.mean() - half, middle.mean() + half)
+        if len(of) > 1:
+            over_seeds = interval(middle, over="seeds")
+            ends = (over_seeds.low, over_seeds.high)
+        out.append({"label": label, "step": step, "value": np.exp(middle.mean()), "low": np.exp(ends[0]),
+                    "high": np.exp(ends[1])})  # fmt: skip
+    return pd.DataFrame(out, columns=["label", "step", "value", "low", "high"])
+
+
+def _points(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Points with 95% intervals on the logarithm, which keeps them positive."""
+    value = rows[quantity]
+    factor = np.exp(_Z * (rows[f"{quantity}_se"] / value))
+    return pd.DataFrame({"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor,
+                         "high": value * factor}).dropna()  # fmt: skip

@@ -1,0 +1,201 @@
+"""Data of the summary of an offline trace: where tokens sit against the laws' boundaries, and what objectives would do.
+
+All of it is first order per unit logit step, Δ(z/T) = w·(e_y − π), of each token in its own context: signs, orders
+and shares count, the scale does not. Intervals are 95%, over prompts (`bands.jackknife`): the tokens of a prompt's
+responses hang together.
+
+    squeeze boundary   c − π_y > 0: alternatives of less mass than that move with y, so that NSR drains the tail as well
+    H under NSR        rises where π_y(log π_y + H) > S + cH, never where π_y < e^{−H}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from ..errors import UsageError
+from ..laws import bucket_flow, entropy_change, entropy_change_parts, squeeze_boundary
+from ..objectives import parse_objective
+from ..records.hypothetical_weights import assumed_weights
+from ..records.effects import STATISTICS, statistics_of
+from ..records.schema import BUCKET_LABELS, BUCKETS
+from .bands import jackknife
+from ..common.tables import Cell
+from .token_text import decoder
+
+if TYPE_CHECKING:
+    from ..records import Run
+
+__all__ = ["ALL", "REWARDED", "UNREWARDED", "TraceData"]
+
+ALL, REWARDED, UNREWARDED = "all", "rewarded", "unrewarded"
+_READ = ["step", "rollout", "position", "token", "token_rank", "old_log_prob", "advantage", *STATISTICS]
+_POSITIONS = 12  # bins
+_PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
+
+
+@dataclass(frozen=True)
+class TraceData:
+    """The tokens of a trace with what follows from them for a weight of 1; `weights` by objective."""
+
+    run: Run
+    tokens: pd.DataFrame  # see `of`
+    flow: np.ndarray  # (n, buckets): first-order change of the mass by rank at w = 1
+    weights: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, run: Run, objectives: Sequence[str] | None = None) -> TraceData:
+        """Read a trace; of `objectives`, else of those that it was asked for.
+
+        Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded; without a reward that of the advantage, 0
+        without either), step, rollout, position, token, the recorded statistics, prob, boundary (c − π_y), below
+        (whether it is positive), rare (whether π_y < e^{−H}), dentropy and dentropy_rest at w = 1, raises (whether NSR
+        raises H). Raises UsageError for a run that is no offline trace, one without tokens, and objectives that the
+        trace has no inputs for.
+        """
+        if run.info["engine"] != "offline":
+            raise UsageError(f"run: expected an offline trace, got a run of the engine {run.info['engine']}")
+        arrow = run.table("tokens", [*_READ, "bucket_mass", "bucket_mass_sq"], as_="arrow")
+        if not arrow.num_rows:
+            raise UsageError(f"run: no rollout of {run.folder} is traced yet; go on with it first")
+        lists = {name: _matrix(arrow, name) for name in ("bucket_mass", "bucket_mass_sq")}
+        tokens = arrow.drop_columns(list(lists)).to_pandas()
+        rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward"])
+        tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
+        by_advantage = np.sign(tokens["advantage"].fillna(0.0)).astype(int)
+        tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, np.where(tokens["reward"] > 0, 1, -1))
+        stats = statistics_of(tokens)
+        bucket = np.searchsorted(np.array(BUCKETS), tokens["token_rank"].to_numpy() + 1)
+        flow = bucket_flow(lists["bucket_mass"], lists["bucket_mass_sq"], stats, 1.0, 1.0,
+                           token_bucket=torch.from_numpy(bucket)).numpy()
+        boundary, dentropy = squeeze_boundary(stats).numpy(), entropy_change(stats, 1.0, 1.0).numpy()
+        tokens = tokens.assign(
+            prob=stats.prob.numpy(), boundary=boundary, below=boundary > 0, dentropy=dentropy, raises=dentropy < 0,
+            rare=(stats.log_prob < -stats.entropy).numpy(),
+            dentropy_rest=entropy_change_parts(stats, 1.0, 1.0).rest.numpy(),
+        )
+        wanted = run.info["trace"]["objectives"] if objectives is None else objectives
+        weights = {name: assumed_weights(run, tokens, parse_objective(name)).numpy() for name in wanted}
+        return cls(run, tokens, flow, weights)
+
+    @cached_property
+    def signs(self) -> dict[str, np.ndarray]:
+        """all, and where there are rewards rewarded and unrewarded -> which tokens (n,) bool."""
+        sign = self.tokens["sign"].to_numpy()
+        found = {ALL: np.ones(len(sign), dtype=bool), REWARDED: sign > 0, UNREWARDED: sign < 0}
+        return {name: rows for name, rows in found.items() if rows.any()}
+
+    def mean(self, values: np.ndarray, rows: np.ndarray, *, by: np.ndarray | None = None) -> Cell:
+        """Σ values / Σ by over `rows` (by: the number of tokens) with its interval over prompts."""
+        return self.ratio(values[rows], np.ones(rows.sum()) if by is None else by[rows], rows)
+
+    def ratio(self, above: np.ndarray, below: np.ndarray, rows: np.ndarray) -> Cell:
+        """Σ above / Σ below, both given at `rows` alone, with its interval over prompts."""
+        if not below.any():
+            return Cell(np.nan)
+        sums = np.column_stack([above, below]).astype(float)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a prompt that has all of the denominator
+            found = jackknife(self._units[rows], sums, lambda total: total[..., 0] / total[..., 1])
+        return Cell(found.estimate, found.low, found.high)
+
+    @cached_property
+    def _units(self) -> np.ndarray:
+        return pd.factorize(self.tokens["prompt_id"])[0]
+
+    def by_position(self) -> pd.DataFrame:
+        """Mean H and share of tokens below the squeeze boundary by position: columns quantity, label (of the sign),
+        position (mean of the bin, from 1), value, low, high."""
+        position = self.tokens["position"].to_numpy()
+        edges = np.unique(np.geomspace(1, position.max() + 2, _POSITIONS + 1).round().astype(int)) - 1
+        return self._binned(np.digitize(position, edges) - 1, len(edges) - 1, position + 1.0, "position",
+                            {"entropy": self.tokens["entropy"].to_numpy(float), "below":
+                            self.tokens["below"].to_numpy()})
+
+    def by_probability(self) -> pd.DataFrame:
+        """Share of tokens whose H rises under NSR, and share of all tokens, by π_y: columns quantity (raises, tokens),
+        label, prob (mean of the bin), value, low, high."""
+        prob = self.tokens["prob"].to_numpy()
+        index = np.clip(np.digitize(prob, _PROBS) - 1, 0, len(_PROBS) - 2)
+        return self._binned(index, len(_PROBS) - 1, prob, "prob", {"raises": self.tokens["raises"].to_numpy()})
+
+    def _binned(
+        self, index: np.ndarray, bins: int, x: np.ndarray, name: str, quantities: dict[str, np.ndarray]
+    ) -> pd.DataFrame:
+        out = []
+        for label, rows in self._apart().items():
+            for at in range(bins):
+                here = rows & (index == at)
+                if not here.any():
+                    continue
+                for quantity, values in quantities.items():
+                    cell = self.mean(values, here)
+                    out.append((quantity, label, float(x[here].mean()), int(here.sum()), cell.value, cell.low,
+                                cell.high))
+        return pd.DataFrame(out, columns=["quantity", "label", name, "tokens", "value", "low", "high"])
+
+    def _apart(self) -> dict[str, np.ndarray]:
+        """Rewarded and unrewarded tokens, or all where there are no rewards."""
+        return {name: rows for name, rows in self.signs.items() if name != ALL} or self.signs
+
+    def mass_flow(self, objective: str) -> pd.DataFrame:
+        """Change of mass by rank under an objective, mean over all tokens: columns label (rewarded, unrewarded: what
+        their tokens contribute, and all, their sum), bucket, value, low, high."""
+        weight, everything = self.weights[objective], self.signs[ALL]
+        out = []
+        for label, rows in self.signs.items():
+            for at, bucket in enumerate(BUCKET_LABELS):
+                cell = self.mean(np.where(rows, weight * self.flow[:, at], 0.0), everything)
+                out.append((label, bucket, cell.value, cell.low, cell.high))
+        return pd.DataFrame(out, columns=["label", "bucket", "value", "low", "high"])
+
+    def entropy_flow(self, objective: str, column: str = "dentropy") -> dict[str, Cell]:
+        """label -> first-order change of H (or of H among the alternatives, dentropy_rest), mean over all tokens."""
+        values = self.weights[objective] * self.tokens[column].to_numpy()
+        return {label: self.mean(np.where(rows, values, 0.0), self.signs[ALL]) for label, rows in self.signs.items()}
+
+    def gradient_tokens(self, objective: str, sign: int, most: int) -> pd.DataFrame:
+        """The tokens that carry most of Σ|w|·‖e_y − π‖ among weights of one sign, in falling order.
+
+        Columns: token, text, count (with a weight of that sign), value, low, high (share of that sum), prob (mean π_y).
+        """
+        weight = self.weights[objective]
+        here = np.sign(weight) == sign
+        if not here.any():
+            return pd.DataFrame(columns=["token", "text", "count", "value", "low", "high", "prob"])
+        carried = np.abs(weight) * self.tokens["direction_norm"].to_numpy(float)
+        token = self.tokens["token"].to_numpy()
+        order = pd.Series(carried[here]).groupby(token[here]).sum().sort_values(ascending=False, kind="stable")
+        out = []
+        for one in order.index[:most]:
+            of = here & (token == one)
+            cell = self.ratio(np.where(token[here] == one, carried[here], 0.0), carried[here], here)
+            out.append((int(one), self.text([int(one)]), int(of.sum()), cell.value, cell.low, cell.high,
+                        float(self.tokens["prob"].to_numpy()[of].mean())))
+        return pd.DataFrame(out, columns=["token", "text", "count", "value", "low", "high", "prob"])
+
+    @cached_property
+    def text(self) -> Callable[[Sequence[int]], str]:
+        """Token ids as text, white space shown."""
+        decode = decoder(self.run)
+        return lambda ids: _visible(decode(ids))
+
+
+def _visible(text: str) -> str:
+    """White space as signs that can be seen.
+
+    >>> _visible(" a\\n")
+    '␣a⏎'
+    """
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+
+def _matrix(rows: pa.Table, name: str) -> torch.Tensor:
+    flat = rows.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.astype(np.float64).reshape(rows.num_rows, len(BUCKET_LABELS)))

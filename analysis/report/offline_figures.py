@@ -1,0 +1,151 @@
+"""The figures of an offline trace: boundaries, positions, mass flow by rank and the tokens that carry the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import plots
+from .figure_files import save_figure
+from .offline_data import ALL, REWARDED, UNREWARDED, TraceData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..records import Run
+
+__all__ = ["boundaries_figure", "gradient_tokens_figure", "positions_figure", "rank_flow_figure", "write_trace_figures"]
+
+MOST_TOKENS = 8
+_COLUMNS = 3  # of objectives
+_INTERVAL = " Bands and bars: 95% over prompts (jackknife)."
+
+BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
+context, with the squeeze boundary c = π(y): above it NSR of the token drains the tail as well as y, and the head
+takes all; middle, the entropy of its context, with π(y) = e⁻ᴴ: to the left of it NSR lowers the entropy. Right:
+share of tokens whose NSR raises the entropy, by π(y)."""
+POSITIONS_CAPTION = """Mean entropy H of the model, and share of tokens below the squeeze boundary, π(y) < c, by
+position in the response (counted from 1)."""
+FLOW_CAPTION = """First order at a unit logit step of each token in its own context: change of the mass by rank before
+the step, mean over all tokens, as tokens of rewarded and of unrewarded responses contribute. Scales differ by
+objective."""
+TOKENS_CAPTION = """Share of Σ|w|·‖e_y − π‖₂ that the occurrences of a token carry, among tokens with positive weights
+(blue) and with negative weights (vermilion). ␣ space, ⏎ line break."""
+
+
+def boundaries_figure(data: TraceData) -> Figure:
+    """Where the tokens sit against the squeeze boundary and against e^{−H}, and where NSR raises entropy."""
+    from matplotlib.figure import Figure
+
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 2.75))
+        left, middle, right = figure.subplots(1, 3)
+        plots.squeeze_density(left, data.tokens)
+        shade = plots.rarity_density(middle, data.tokens)
+        figure.colorbar(shade, ax=middle, label="tokens", pad=0.02, aspect=28)
+        shares = data.by_probability()
+        plots.curve(right, shares[shares["quantity"] == "raises"], x="prob")
+        right.set_xscale("log")
+        right.set_ylim(-0.03, 1.03)
+        right.set_xlabel(r"$\pi(y)$")
+        right.set_ylabel("share")
+        for ax, text in ((left, "squeeze boundary"), (middle, r"rare: $\pi(y) < e^{-H}$"), (right, "NSR raises H")):
+            plots.heading(ax, text)
+        if len(data.signs) > 1:
+            right.legend(loc="upper left", borderaxespad=0.2)
+        plots.caption(figure, BOUNDARIES_CAPTION + _INTERVAL)
+        return figure
+
+
+def positions_figure(data: TraceData) -> Figure:
+    """Entropy and share below the squeeze boundary by position in the response."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    by_position = data.by_position()
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 2.4))
+        axes = figure.subplots(1, 2)
+        for ax, (quantity, title) in zip(axes, (("entropy", "H (nats)"), ("below", r"share with $\pi(y) < c$")),
+                                         strict=True):  # fmt: skip
+            plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_ylim(bottom=0)
+            ax.set_xlabel("position")
+            plots.heading(ax, title)
+        plots.legend(figure, [axes[0]])
+        plots.caption(figure, POSITIONS_CAPTION + _INTERVAL)
+        return figure
+
+
+def rank_flow_figure(data: TraceData) -> Figure:
+    """Where the mass would go by rank under each objective, by reward sign."""
+    from matplotlib.figure import Figure
+
+    objectives = list(data.weights)
+    columns = min(_COLUMNS, len(objectives))
+    rows = -(-len(objectives) // columns)
+    with plots.style():
+        width = plots.COLUMN_INCHES if columns == 1 else plots.PAGE_INCHES
+        figure = Figure(figsize=(width, 0.9 + 1.9 * rows))
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax, objective in zip(axes, objectives, strict=False):
+            flow = data.mass_flow(objective)
+            signs = flow[flow["label"] != ALL]
+            plots.rank_flow(ax, signs if len(signs) else flow)
+            plots.heading(ax, _lines(objective))
+        for ax in axes[len(objectives) :]:
+            ax.set_axis_off()
+        for ax in axes[::columns]:
+            ax.set_ylabel("Δ mass a token")
+        plots.legend(figure, list(axes[: len(objectives)]))
+        plots.caption(figure, FLOW_CAPTION + _INTERVAL)
+        return figure
+
+
+def gradient_tokens_figure(data: TraceData) -> Figure:
+    """The tokens that carry the positive and the negative gradient of each objective, side by side."""
+    from matplotlib.figure import Figure
+
+    found = [(objective, sign, rows) for objective in data.weights for sign in (1, -1)
+             if len(rows := data.gradient_tokens(objective, sign, MOST_TOKENS))]
+    columns = min(2 * (_COLUMNS - 1), len(found))
+    lines = -(-len(found) // columns)
+    limit = 1.05 * float(np.nanmax([np.fmax(rows["high"], rows["value"]).max() for *_, rows in found]))
+    with plots.style():
+        width = plots.COLUMN_INCHES if columns == 1 else plots.PAGE_INCHES
+        figure = Figure(figsize=(width, 0.75 + 1.9 * lines))
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
+        for ax, (objective, sign, rows) in zip(axes, found, strict=False):
+            plots.carrying_tokens(ax, rows, label=REWARDED if sign > 0 else UNREWARDED, limit=min(limit, 1.0))
+            plots.heading(ax, f"{_lines(objective)}\nw {'>' if sign > 0 else '<'} 0")
+            ax.set_xlabel("share of the gradient")
+        for ax in axes[len(found) :]:
+            ax.set_axis_off()
+        plots.caption(figure, TOKENS_CAPTION + _INTERVAL)
+        return figure
+
+
+def _lines(objective: str) -> str:
+    """A name and its parameters below one another."""
+    return objective.replace(",", ",\n")
+
+
+def write_trace_figures(run: Run, data: TraceData | None = None) -> list[Path]:
+    """Write the figures of an offline trace as PNG into its `figures/`; the paths. Those of objectives want one named
+    that has a weight."""
+    data = TraceData.of(run) if data is None else data
+    figures: dict[str, Callable[[TraceData], Figure]] = {"boundaries": boundaries_figure, "positions": positions_figure}
+    if any(weight.any() for weight in data.weights.values()):
+        figures |= {"rank_flow": rank_flow_figure, "gradient_tokens": gradient_tokens_figure}
+    paths = []
+    for name, make in figures.items():
+        paths.append(run.folder / "figures" / f"{name}.png")
+        save_figure(make(data), paths[-1])
+    return paths

@@ -1,0 +1,114 @@
+"""Data of the picture of prediction and outcome: how much of what updates did the first order explains, and whose
+gradients the prediction came from.
+
+The prediction is the JVP of the actual parameter step. It takes step and parameters as they were; what it leaves
+unexplained is the curvature of the policy along the step, not a fault of the law of single tokens.
+
+Intervals are 95%. With one seed they are over prompts: the contexts of a prompt hang together, so whole prompts are
+left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of R²
+are made for log(1 − R²), which keeps them below 1. A single prompt has none, nor have realised changes that are all
+equal an R².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from ..evaluation import Interval, interval
+from ..records.step_shares import view
+from .bands import jackknife
+
+__all__ = ["QUANTITIES", "early_and_late", "explained", "explained_between", "shares_over_time"]
+
+POINTS = 6  # of a curve over updates
+LEAST = 1e-9  # of 1 − R²: records are float32
+EQUAL = 1e-12  # of the mean square: changes with less variance are all equal, and have no R²
+# column of `Run.flows` -> how figures and tables name it
+QUANTITIES = {"dlog_prob": "Δ log π", "dentropy": "ΔH"}
+
+
+def explained(flows: pd.DataFrame) -> pd.DataFrame:
+    """R² of the JVP over training: columns label, quantity, update, value, low, high.
+
+    `flows` are those of `report.contexts.FlowData`. Successive updates with a JVP are taken together, to `POINTS`
+    points at most; `update` is their mean.
+    """
+    rows = [
+        (label, name, update, found.estimate, found.low, found.high)
+        for label, update, of in _windows(_with_jvp(flows))
+        for column, name in QUANTITIES.items()
+        for found in [explained_between(of, column)]
+    ]
+    return pd.DataFrame(rows, columns=["label", "quantity", "update", "value", "low", "high"])
+
+
+def explained_between(rows: pd.DataFrame, column: str) -> Interval:
+    """R² of the JVP of a quantity of `QUANTITIES` over some rows of one method's flows (those that have one)."""
+    rows = _with_jvp(rows)
+    realised, predicted = rows[column].to_numpy(float), rows[f"jvp_{column}"].to_numpy(float)
+    sums = np.column_stack([np.ones(len(rows)), realised, realised**2, (realised - predicted) ** 2])
+
+    def log_unexplained(total: np.ndarray) -> np.ndarray:
+        n, first, second, residual = np.moveaxis(total, -1, 0)
+        variance = second - first**2 / n
+        varied = variance > EQUAL * second
+        return np.log(np.maximum(residual / np.where(varied, variance, np.nan), LEAST))
+
+    found = _interval(rows, sums, log_unexplained)
+    return Interval(1 - np.exp(found.estimate), 1 - np.exp(found.high), 1 - np.exp(found.low))
+
+
+def shares_over_time(flows: pd.DataFrame, column: str = "dlog_prob") -> pd.DataFrame:
+    """Projected shares of the JVP (as in `Run.shares_summary`) over training: columns label, contexts (rewarded,
+    unrewarded, panel), part, update, value, low, high.
+
+    Parts: pos, neg, reg and decay of the view by source, which add to one, and history of the view by time. Parts that
+    a method never had are left out.
+    """
+    known = np.array([np.isfinite(parts).all() for parts in flows[f"jvp_{column}_shares"]], dtype=bool)
+    of = flows[known]
+    sign = of["sign"].astype(float).fillna(0.0)
+    of = of.assign(contexts=np.select([of["kind"] == "panel", sign > 0], ["panel", "rewarded"], "unrewarded"))
+    out = []
+    for label, update, window in _windows(of):
+        for contexts, rows in window.groupby("contexts"):
+            whole, parts = rows[f"jvp_{column}"].to_numpy(float), np.stack(rows[f"jvp_{column}_shares"].tolist())
+            read = view(parts, "source") | {"history": view(parts, "time")["history"]}
+            for part, values in read.items():
+                if values.any():
+                    sums = np.column_stack([values * whole, whole**2])
+                    found = _interval(rows, sums, lambda total: total[..., 0] / total[..., 1])
+                    out.append((label, contexts, part, update, found.estimate, found.low, found.high))
+    return pd.DataFrame(out, columns=["label", "contexts", "part", "update", "value", "low", "high"])
+
+
+def early_and_late(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One method's flows with a JVP in the first and in the last third of the updates that have one (at least one)."""
+    rows = _with_jvp(flows)
+    updates = np.sort(rows["update"].unique())
+    third = max(1, len(updates) // 3)
+    return rows[rows["update"].isin(updates[:third])], rows[rows["update"].isin(updates[-third:])]
+
+
+def _with_jvp(flows: pd.DataFrame) -> pd.DataFrame:
+    return flows[flows["jvp_dlog_prob"].notna()]
+
+
+def _windows(rows: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """(label, mean update, rows) of successive updates of each method, as many together as leave `POINTS` points."""
+    for label, of in rows.groupby("label", sort=False):
+        updates = np.sort(of["update"].unique())
+        for together in np.array_split(updates, min(POINTS, len(updates))):
+            yield str(label), float(together.mean()), of[of["update"].isin(together)]
+
+
+def _interval(rows: pd.DataFrame, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    """A statistic of column sums, `statistic` of (…, m), with its interval; `sums` (n, m) are the terms of each row."""
+    seeds = rows["seed"].to_numpy()
+    if len(np.unique(seeds)) > 1:
+        values = [float(statistic(sums[seeds == seed].sum(0))) for seed in np.unique(seeds)]
+        return interval(values, over="seeds") if np.isfinite(values).all() else Interval(np.nan, np.nan, np.nan)
+    return jackknife(rows["prompt_id"].to_numpy(), sums, statistic)

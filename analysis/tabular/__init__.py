@@ -1,0 +1,1 @@
+"""Training of exact toy policies on tables of logits, batched over seeds."""

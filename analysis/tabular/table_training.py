@@ -1,0 +1,225 @@
+"""Training of the exact toy policies, batched over seeds: what an update does when nothing is left to chance but draws.
+
+A step draws a batch of G responses to every prompt (or takes their expectation), and makes one update of it or several,
+the later ones off-policy. Weights come from the objective of `analysis.objectives`; gradients are those of the toys. As
+in the loop, an update's summed gradient is divided by its rows; rows without a weight are kept or dropped before the
+batch is cut into updates of equal size, so that dropping changes both the divisor and how many updates there are.
+Where prompts have parameters of their own (bandit, tree) the mean over rows is multiplied by the number of prompts: the
+learning rate is that of one prompt, however many train beside it.
+
+All seeds train at once, each with its own batch entry of the policy; they share nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toy_models.exact.tensor_checks import check_correct
+
+from ..errors import UsageError
+from ..objectives import Objective, TokenBatch, accuracy_of
+from .table_optimizer import TableOptimizer, per_seed
+from .toy_policies import Toy, ToyLaw, law_of
+
+__all__ = ["TableHistory", "TableSettings", "train_table"]
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """One way to train a toy policy. `group_size` None takes the exact expectation over responses."""
+
+    objective: Objective
+    optimizer: str = "sgd"
+    lr: float = 1.0
+    group_size: int | None = 8
+    updates: int = 1  # optimiser updates made of one batch while no row is dropped
+    rows: str = "keep"  # keep or drop rows without a weight
+    length_mean: bool = False  # divide a response's weight by its length
+    steps: int = 200
+    eval_every: int = 5
+
+
+@dataclass(frozen=True)
+class TableHistory:
+    """Exact state of every seed S and prompt P at E evaluations, the first of them before any step.
+
+    success p, entropy H(Y) over responses in nats, entropy_correct H(Y | correct) in nats (0 where one response has all
+    the mass), kl from the start KL(π ‖ π_0) in nats: each (E, S, P). steps (E,) and updates (E, S) made until then.
+    """
+
+    steps: Tensor
+    updates: Tensor
+    success: Tensor
+    entropy: Tensor
+    entropy_correct: Tensor
+    kl: Tensor
+
+
+def train_table(
+    policy: Toy,
+    correct: Tensor,
+    settings: TableSettings,
+    generator: torch.Generator,
+    *,
+    progress: Callable[[int], None] = lambda step: None,
+) -> TableHistory:
+    """Train a policy with parameters (S, …) over S seeds and P prompts; nothing is changed in place.
+
+    Args:
+        policy: a Bandit with logits (S, P, A), a LogLinear with theta (S, F), or a Tree with batch (S, P).
+        correct: bool mask that spreads over the responses (S, P, Y).
+        generator: draws one uniform for each seed, prompt, response and position in canonical order, whatever the
+            objective, so that methods with equal seeds are paired; none where the expectation is exact.
+        progress: told every step.
+
+    Raises UsageError for an objective whose advantages are normalised over a batch, one normalised over groups of one,
+    settings out of range and a learning rate under which parameters overflow; ValueError for another mask.
+    """
+    _check(settings)
+    settings.objective.check_use("a toy")
+    law = law_of(policy)
+    start = law.log_probs.double()
+    if start.ndim != 3:
+        raise UsageError(
+            f"policy: expected a seed and a prompt axis before the responses, got log-probs of {tuple(start.shape)}"
+        )
+    check_correct(correct, start.shape)
+    right = correct.expand(start.shape).to(policy.parameters.dtype)
+    of_right = right.double()
+    optimizer = TableOptimizer(settings.optimizer, settings.lr)
+    made = torch.zeros(start.shape[0], dtype=torch.int64)
+    evaluations = [(0, made, *_state(law, of_right, start))]
+    for step in range(1, settings.steps + 1):
+        if settings.group_size is None:
+            law, count = _expected_step(law, right, settings, optimizer)
+        else:
+            law, count = _sampled_step(law, right, settings, optimizer, generator)
+        made = made + count
+        if step % settings.eval_every == 0 or step == settings.steps:
+            evaluations.append((step, made, *_state(law, of_right, start)))
+        progress(step)
+    steps, updates, *values = zip(*evaluations, strict=True)
+    return TableHistory(torch.tensor(steps), torch.stack(updates), *(torch.stack(value) for value in values))
+
+
+def _check(settings: TableSettings) -> None:
+    if settings.objective.advantage == "batch_mean_std":
+        raise UsageError(
+            "objective: expected advantages by response or by group, got batch_mean_std; a batch of a toy mixes seeds"
+        )
+    if settings.group_size is None and settings.objective.entry.coupling != "token":
+        raise UsageError(f"objective: {settings.objective.name} weighs a token by its whole response, which the exact "
+                         "expectation does not follow; draw responses (group_size)")
+    if settings.group_size is not None and settings.group_size < 1:
+        raise UsageError(f"group_size: expected at least 1, or None for the expectation, got {settings.group_size}")
+    if settings.updates < 1 or settings.steps < 1 or settings.eval_every < 1:
+        raise UsageError(
+            f"updates, steps, eval_every: expected at least 1, got {settings.updates}, {settings.steps}, "
+            f"{settings.eval_every}"
+        )
+    if not 0 < settings.lr < float("inf"):
+        raise UsageError(f"lr: expected a positive number, got {settings.lr:g}")
+    if settings.rows not in ("keep", "drop"):
+        raise UsageError(f"rows: expected keep or drop, got {settings.rows!r}")
+
+
+def _moved(law: ToyLaw, displacement: Tensor) -> ToyLaw:
+    try:
+        return law.moved(displacement)
+    except ValueError as error:
+        raise UsageError(f"lr: the parameters left the finite numbers ({error}); lower the learning rate") from error
+
+
+def _state(law: ToyLaw, correct: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_probs = law.log_probs.double()
+    probs = log_probs.exp()
+    surprise = probs * log_probs
+    success, total = _dot(probs, correct), surprise.sum(-1)
+    # H(Y | correct) = log p − Σ_correct π log π / p
+    known = success > 0
+    given = success.log() - _dot(surprise, correct) / success
+    entropy_correct = torch.where(known, given, 0.0).clamp(min=0)
+    return success, -total, entropy_correct, total - _dot(probs, start)
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return torch.einsum("spy,spy->sp", one, other)
+
+
+# -- drawn responses ---------------------------------------------------------------------------------------------------
+
+
+def _sampled_step(
+    law: ToyLaw, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer, generator: torch.Generator
+) -> tuple[ToyLaw, Tensor]:
+    seeds, prompts, group = *correct.shape[:2], settings.group_size
+    assert group is not None
+    drawn = law.draw(torch.rand((seeds, prompts, group, law.width), generator=generator, dtype=torch.float64))
+    rewards = correct.gather(-1, drawn.index)
+    old = law.token_log_probs(drawn)
+    advantages = settings.objective.advantages(
+        rewards.flatten(), group, mean_log_probs=drawn.mean(old).flatten()
+    ).view(rewards.shape)
+    accuracy = accuracy_of(rewards.flatten(), group).view(rewards.shape)
+    part, rows = _parts(advantages != 0, settings)
+    if settings.length_mean:
+        advantages = advantages / drawn.lengths()
+    made = torch.zeros(seeds, dtype=torch.int64)
+    for j in range(rows.shape[1]):
+        now = old if j == 0 else law.token_log_probs(drawn)
+        tokens = TokenBatch(now, old, advantages, drawn.alive, rewards, accuracy)
+        weights = settings.objective.weights(tokens).weight
+        weights = weights * ((part == j)[..., None] * per_seed(prompts / rows[:, j].clamp(min=1), weights))
+        moves = rows[:, j] > 0
+        law = _moved(law, optimizer.step(law.sampled_gradient(drawn, weights), moves))
+        made += moves
+    return law, made
+
+
+def _parts(selected: Tensor, settings: TableSettings) -> tuple[Tensor, Tensor]:
+    """Which update each row (S, P, G) belongs to, and how many rows each update has, (S, updates).
+
+    Rows stand in the order of their draws, prompt by prompt within a draw, which is as good as a random one.
+    """
+    seeds, prompts, group = selected.shape
+    size = -(-prompts * group // settings.updates)
+    if settings.rows == "keep":
+        index = (torch.arange(prompts * group) // size).expand(seeds, -1)
+    else:
+        kept = selected.mT.flatten(1)
+        index = torch.where(kept, (kept.cumsum(1) - 1) // size, settings.updates)
+    rows = torch.zeros(seeds, settings.updates + 1, dtype=torch.int64).scatter_add_(1, index, torch.ones_like(index))
+    return index.view(seeds, group, prompts).mT, rows[:, : settings.updates]
+
+
+# -- expectations ------------------------------------------------------------------------------------------------------
+
+
+def _expected_step(
+    law: ToyLaw, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer
+) -> tuple[ToyLaw, Tensor]:
+    """The limit of a large batch: expected gradients, and as many updates as the expected share of rows makes."""
+    behaviour, success = law, law.success(correct)
+    advantages = settings.objective.limit_advantages(success)
+    share = torch.ones(len(success), dtype=torch.float64)
+    if settings.rows == "drop":
+        chances = torch.stack([1 - success, success], -1).double()
+        share = (chances * (advantages != 0)).sum(-1).mean(-1)
+    made = torch.zeros(len(success), dtype=torch.int64)
+    for j in range(settings.updates):
+        # the last update of a step is smaller; its mean gradient is the same
+        moves = share * settings.updates > j
+        if not bool(moves.any()):
+            break
+        gradient = law.expected_gradient(
+            settings.objective, behaviour, correct, advantages, length_mean=settings.length_mean
+        )
+        if settings.rows == "drop":
+            gradient = gradient / per_seed(share.clamp(min=1e-12), gradient)
+        law = _moved(law, optimizer.step(gradient, moves))
+        made += moves
+    return law, made

@@ -1,0 +1,117 @@
+"""`token_statistics`: one function from hidden states or logits to what a softmax says about its sampled tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..laws.softmax import TokenStatistics
+from .backends import run_backend
+from .validation import check_call, raise_bad_rows
+from .sources import HeadSource, LogitSource, Source, compute_dtype
+from .streaming import Request
+
+__all__ = ["token_statistics"]
+
+
+@torch.no_grad()
+def token_statistics(
+    logits: Tensor | None = None,
+    tokens: Tensor | None = None,
+    *,
+    hidden: Tensor | None = None,
+    head: Tensor | None = None,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    vocab_mask: Tensor | None = None,
+    token_mask: Tensor | None = None,
+    top_k: int = 0,
+    rank: bool = False,
+    probs_of: Tensor | None = None,
+    backend: str = "auto",
+) -> TokenStatistics:
+    """Statistics of softmax(z / temperature) at `tokens`, where z are the logits of a model.
+
+    The same as, where that is accurate and fits into memory,
+
+        z = hidden @ head.T + bias                       # or z = logits
+        z = softcap * tanh(logit_scale * z / softcap)    # or logit_scale * z without a softcap
+        z = z.masked_fill(~vocab_mask, -inf)
+        log_probs = log_softmax(z / temperature, -1); probs = log_probs.exp()
+        log_prob = log_probs.gather(-1, tokens[..., None]).squeeze(-1)
+        entropy, collision = -(probs * log_probs).sum(-1), (probs**2).sum(-1)
+
+    Either logits (…, vocab), as they leave the model, or hidden (…, width) and head (vocab, width), the weight of the
+    output layer (tied or not), with its bias (vocab,). tokens (…) integer. float32 and half-precision input (which may
+    be mixed) is computed in float32 with sums across chunks in float64 and gives float32, float64 gives float64.
+
+    temperature   a positive number; softcap a positive number (Gemma 2: 30); logit_scale a multiplier (Cohere)
+    vocab_mask    (vocab,) bool, True where a token can be sampled; −inf in logits or bias masks as well
+    token_mask    (…) bool, True where a token counts; elsewhere nothing is computed, statistics are NaN and ids −1
+    top_k, rank   ids and probabilities of the top_k most probable tokens (at most vocab), rank of y from 0; ties by
+                  the lower id
+    probs_of      (L,) or (…, L) ids, for whose probabilities `probs_of` (…, L) is returned
+    backend       "auto", or a name of `BACKENDS`: "reference", "eager", "native", "compiled", "triton"
+
+    Ragged batches: jagged nested tensors for hidden or logits and tokens give statistics of the same raggedness.
+
+    Accuracy: every statistic is relatively accurate to 2e-5 against float64 on the same inputs, also where 1 − π_y is
+    1e-12 and H is 1e-10; for hidden states up to max |z| = 100, beyond which the float32 product itself limits it,
+    2e-5 + 4·eps·max |z|. `covariance`, which crosses zero, relative to π_y|log π_y + H| + |S + cH|. Ranks and ids are
+    those of the back end's own logits.
+
+    Cost: the logits are never stored. From hidden states, the product and about a tenth more; extra memory about 20 MB
+    on a CPU whatever the number of rows and tokens. No gradient flows through the statistics.
+    Raises UsageError for shapes that do not fit, tokens outside the vocabulary or masked, input that is not finite,
+    an unknown back end and one that cannot run. Source: forms derived here, see `analysis.laws.softmax`.
+
+    >>> stats = token_statistics(torch.zeros(1, 4), torch.tensor([2]), top_k=1)
+    >>> stats.prob, stats.entropy, stats.top_ids
+    (tensor([0.2500]), tensor([1.3863]), tensor([[0]]))
+    >>> hidden, head = torch.tensor([[1.0, 0.0]]), torch.tensor([[60.0, 0.0], [0.0, 0.0]])
+    >>> token_statistics(hidden=hidden, head=head, tokens=torch.tensor([0])).one_minus_prob  # 1/(1 + e^60)
+    tensor([8.7565e-27])
+    """
+    call = check_call(
+        logits, tokens, hidden, head, bias, temperature, softcap, logit_scale, vocab_mask, token_mask, top_k, probs_of
+    )
+    keep = None if call.token_mask is None else torch.nonzero(call.token_mask.reshape(-1)).squeeze(1)
+    blocked = None if vocab_mask is None else ~vocab_mask
+    dtype = torch.float64 if backend == "reference" else None
+    source: Source
+    if call.logits is not None:
+        source = LogitSource(call.logits, keep, blocked, dtype or compute_dtype(call.logits.dtype))
+    else:
+        assert call.hidden is not None
+        assert head is not None
+        dtype = dtype or compute_dtype(torch.promote_types(call.hidden.dtype, head.dtype))
+        source = HeadSource(call.hidden, head, bias, keep, blocked, dtype, scale=logit_scale, softcap=softcap)
+
+    y = call.tokens.reshape(-1).long()
+    listed = call.probs_of
+    if listed is not None and listed.ndim > 1:
+        listed = listed.reshape(-1, listed.shape[-1]).long()
+    if keep is not None:
+        y = y[keep]
+        listed = listed[keep] if listed is not None and listed.ndim > 1 else listed
+    request = Request(y, temperature, min(top_k, source.vocab), rank, listed)
+
+    stats = run_backend(backend, source, request)
+    if not torch.isfinite(stats.log_prob).all():
+        raise_bad_rows(call, source, y, keep, stats)
+    if keep is not None:
+        stats = _scatter(stats, keep, call.tokens.numel())
+    stats = stats.reshape(call.tokens.shape)
+    return stats if call.offsets is None else stats.map(call.as_nested)
+
+
+def _scatter(stats: TokenStatistics, keep: Tensor, n: int) -> TokenStatistics:
+    """Statistics of the kept rows at their places among n."""
+
+    def place(x: Tensor) -> Tensor:
+        nothing = float("nan") if x.is_floating_point() else -1
+        return torch.full((n, *x.shape[1:]), nothing, dtype=x.dtype, device=x.device).index_copy_(0, keep, x)
+
+    return stats.map(place)

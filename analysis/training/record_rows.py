@@ -1,0 +1,221 @@
+"""Rows of the record tables from what the loop holds: rollouts, tokens, updates and steps.
+
+Columns and their meaning are those of `analysis.records.schema`. All tensors are read after the update has been
+made from detached copies of what the update itself computed, so that recording costs no forward pass and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..laws import TokenStatistics, bucket_membership, sum_by_bucket, token_statistics
+from ..records.schema import BUCKETS
+from ..recipes.fields import RecordFields
+from .rollouts import RolloutBatch
+from .update import SignPass, UpdateResult
+
+__all__ = ["UpdateIndex", "choose_groups", "pass_statistics", "rollout_rows", "step_row", "token_rows", "update_row"]
+
+Columns = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UpdateIndex:
+    """Where an update stands in the run."""
+
+    update: int
+    step: int
+    epoch: int
+    minibatch: int
+
+    def __str__(self) -> str:
+        return f"update {self.update} (step {self.step}, epoch {self.epoch}, minibatch {self.minibatch})"
+
+
+def choose_groups(n_groups: int, share: float, generator: torch.Generator) -> Tensor:
+    """Bool (n_groups,): the whole prompt groups to record, a fixed number of them drawn without replacement.
+
+    At least one where `share` is positive. The permutation is drawn whatever the share is.
+    """
+    order = torch.randperm(n_groups, generator=generator)
+    chosen = torch.zeros(n_groups, dtype=torch.bool)
+    chosen[order[: max(1, round(share * n_groups)) if share > 0 else 0]] = True
+    return chosen
+
+
+def rollout_rows(batch: RolloutBatch, groups: Tensor, decode: Callable[[list[int]], str]) -> Columns:
+    """Rows of the table `rollouts` for the chosen prompt groups."""
+    rows = [i for i in range(len(batch)) if groups[i // batch.group_size]]
+    index = torch.tensor(rows, dtype=torch.long)
+    return {
+        "step": batch.step,
+        "rollout": rows,
+        "rank": 0,
+        "prompt_id": [batch.prompt(i).prompt_id for i in rows],
+        "group": [i // batch.group_size for i in rows],
+        "response_ids": [batch.responses[i] for i in rows],
+        "response_text": [decode(batch.responses[i]) for i in rows],
+        "length": batch.lengths[index].numpy(),
+        "finished": batch.finished[index].numpy(),
+        "reward": batch.rewards[index].numpy(),
+        "correct": batch.correct[index].numpy(),
+        "noise_flipped": batch.flipped[index].numpy(),
+        "verdict": [batch.verdicts[i].reason for i in rows],
+        "advantage": batch.advantages[index].numpy(),
+        "dropped": [not kept for kept in batch.selected[index].tolist()],
+    }
+
+
+def step_row(batch: RolloutBatch, n_updates: int) -> Columns:
+    """The row of the table `steps`."""
+    rewarded = batch.rewards > 0
+    groups = batch.correct.view(-1, batch.group_size)
+    mask = batch.mask()
+
+    def mean_length(rows: Tensor) -> float | None:
+        return batch.lengths[rows].double().mean().item() if rows.any() else None
+
+    return {
+        "step": [batch.step],
+        "n_rollouts": [len(batch)],
+        "n_updates": [n_updates],
+        "reward_mean": [batch.rewards.double().mean().item()],
+        "correct_ratio": [batch.correct.double().mean().item()],
+        "fully_solved_ratio": [groups.all(1).double().mean().item()],
+        "none_solved_ratio": [(~groups.any(1)).double().mean().item()],
+        "length_pos": [mean_length(rewarded)],
+        "length_neg": [mean_length(~rewarded)],
+        "entropy_own": [batch.entropy[mask].double().mean().item()],
+        "entropy_rollout": [batch.sampling_entropy[mask].double().mean().item()],
+        "kept_mass": [batch.kept_mass[mask].double().mean().item()],
+        "rollout_kl": [batch.kept_mass[mask].double().reciprocal().log().mean().item()],
+    }
+
+
+def update_row(
+    index: UpdateIndex, result: UpdateResult, statistics: list[TokenStatistics], lr: float, step_norm: float
+) -> Columns:
+    """The row of the table `updates`; `statistics` of the real tokens of each pass, empty where not recorded."""
+    row: Columns = {
+        "update": index.update,
+        "step": index.step,
+        "epoch": index.epoch,
+        "minibatch": index.minibatch,
+        "skipped": result.skipped,
+        "loss": sum(one.loss for one in result.passes) if result.passes else None,
+        "normalizer": result.normalizer,
+        "lr": lr,
+        "grad_cos": result.grad_cos,
+        "clip_coef": result.clip_coef,
+        "param_step_norm": step_norm,
+    }
+    for name in ("pos", "neg", "reg", "total"):
+        row[f"grad_norm_{name}"] = result.grad_norm.get(name)
+    for sign, name in ((1, "pos"), (-1, "neg")):
+        passes = [one for one in result.passes if one.sign == sign]
+        row[f"rows_{name}"] = sum(len(one.rows) for one in passes)
+        row[f"tokens_{name}"] = sum(int(one.mask.sum()) for one in passes)
+        row |= dict.fromkeys(f"{c}_{name}" for c in ("ratio_mean", "clip_low", "clip_high", "weight_sum", "entropy"))
+        if not passes:
+            continue
+        row[f"weight_sum_{name}"] = _over_tokens(passes, [one.weights for one in passes]).sum().item()
+        ratios = [one.ratio for one in passes if one.ratio is not None]
+        if ratios:
+            clip = _over_tokens(passes, [one.clip for one in passes])
+            row[f"ratio_mean_{name}"] = _over_tokens(passes, ratios).mean().item()
+            row[f"clip_low_{name}"] = (clip < 0).double().mean().item()
+            row[f"clip_high_{name}"] = (clip > 0).double().mean().item()
+        entropies = [s.entropy for one, s in zip(result.passes, statistics, strict=False) if one.sign == sign]
+        if entropies:
+            row[f"entropy_{name}"] = torch.cat(entropies).double().mean().item()
+    tokens = row["tokens_pos"] + row["tokens_neg"]
+    with_kl = any(one.ref_log_probs is not None for one in result.passes)
+    row["value_loss"] = result.value_loss
+    row["kl"] = sum(one.kl_sum for one in result.passes) / tokens if with_kl else None
+    return {name: [value] for name, value in row.items()}
+
+
+def _over_tokens(passes: list[SignPass], values: list[Tensor]) -> Tensor:
+    """The (B, R) values of each pass at its real tokens, one after the other in float64."""
+    return torch.cat([value[one.mask] for one, value in zip(passes, values, strict=True)]).double()
+
+
+def pass_statistics(one: SignPass, fields: RecordFields) -> TokenStatistics:
+    """Statistics of the real tokens of a pass, flattened in row-major order."""
+    return token_statistics(_as_wide(one.logits[one.mask], fields), one.batch.tokens[one.mask])
+
+
+def _as_wide(logits: Tensor, fields: RecordFields) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, getattr(torch, fields.dtype)))
+
+
+def token_rows(
+    index: UpdateIndex,
+    one: SignPass,
+    batch: RolloutBatch,
+    groups: Tensor,
+    fields: RecordFields,
+    statistics: TokenStatistics,
+) -> Columns | None:
+    """Rows of the table `tokens` for the pass's tokens that belong to recorded prompt groups; None if none do."""
+    keep_rows = groups[one.rows // batch.group_size]
+    if not keep_rows.any():
+        return None
+    real = one.mask.cpu()
+    kept = real & keep_rows[:, None]
+    flat = kept[real]  # positions among the pass's real tokens
+    local_row, position = kept.nonzero(as_tuple=True)
+
+    def pick(values: Tensor | None) -> Any:
+        return None if values is None else values.cpu()[kept].numpy()
+
+    def stat(values: Tensor) -> Any:
+        return values.cpu()[flat].numpy()
+
+    columns: Columns = {
+        "update": index.update,
+        "step": index.step,
+        "rollout": one.rows[local_row].numpy(),
+        "position": position.numpy(),
+        "epoch": index.epoch,
+        "minibatch": index.minibatch,
+        "token": pick(one.batch.tokens),
+        "sampling_log_prob": batch.sampling_log_probs[one.rows[local_row], position].numpy(),
+        "kept_mass": batch.kept_mass[one.rows[local_row], position].numpy(),
+        "old_log_prob": pick(one.old_log_probs),
+        "ref_log_prob": pick(one.ref_log_probs),
+        "log_prob": stat(statistics.log_prob),
+        "one_minus_prob": stat(statistics.one_minus_prob),
+        "entropy": stat(statistics.entropy),
+        "collision": stat(statistics.collision),
+        "collision_log_prob": stat(statistics.collision_log_prob),
+        "direction_norm": stat(statistics.direction_norm),
+        "argmax_token": stat(statistics.argmax_token),
+        "argmax_prob": stat(statistics.argmax_prob),
+        "advantage": pick(one.advantages) if one.advantages.ndim == 2 else one.advantages.cpu()[local_row].numpy(),
+        "ratio": pick(one.ratio),
+        "clip": pick(one.clip) if one.ratio is not None else None,
+        "weight": pick(one.weights),
+        "entropy_weight": pick(one.entropy_weights),
+        "kl_weight": pick(one.kl_weights),
+    }
+    if fields.columns == "full":
+        logits = _as_wide(one.logits[kept.to(one.logits.device)], fields)
+        full = token_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
+        membership = bucket_membership(logits, BUCKETS)
+        probs = logits.softmax(-1)
+        assert full.token_rank is not None
+        columns["token_rank"] = full.token_rank.cpu().numpy()
+        columns["bucket_mass"] = sum_by_bucket(probs, membership, len(BUCKETS) + 1).cpu().numpy()
+        columns["bucket_mass_sq"] = sum_by_bucket(probs.square(), membership, len(BUCKETS) + 1).cpu().numpy()
+        if fields.top_k:
+            assert full.top_ids is not None
+            assert full.top_probs is not None
+            columns["top_ids"], columns["top_probs"] = full.top_ids.cpu().numpy(), full.top_probs.cpu().numpy()
+    return columns

@@ -1,0 +1,128 @@
+"""What a run starts from: its device, its policy and task, and what run.json says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toy_models import FileTask, Policy, Prompt, Task, get_task, load_policy
+from toy_models.tasks.file_task import FILE_TASK
+from toy_models.verifiers import get_verifier
+
+from ..errors import UsageError
+from ..common.provenance import machine_info
+from ..recipes.config import config_to_dict
+from ..recipes.fields import GIVEN, RunConfig
+from .user_objects import load_given, weights_hash
+from ..recipes.inputs import data_files, identified, input_digests
+
+__all__ = ["check_fit", "load_policy_and_task", "pick_device", "run_identity"]
+
+_SHOWN = 60  # characters of a prompt in a message
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a recipe: auto is CUDA when there is one. UsageError where a CUDA device is asked for in vain."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(
+            f"device: {name} was asked for, but torch {torch.__version__} sees no CUDA device; use auto or cpu"
+        )
+    return torch.device(name)
+
+
+def load_policy_and_task(
+    config: RunConfig, device: torch.device, experiment: Path | None = None
+) -> tuple[Policy, Task]:
+    """The base that the recipe names, and the task in its tokenizer; UsageError where they cannot be had.
+
+    Those that were handed over as objects are in the folder `experiment`.
+    """
+    fields = config.policy
+    dtype = getattr(torch, fields.dtype)
+    if fields.base == GIVEN:
+        policy: Policy = _given(experiment, "policy")
+        policy.model = policy.model.to(device, dtype).eval()
+    else:
+        try:
+            policy = load_policy(fields.base, seed=fields.seed, dtype=dtype, device=device)
+        except ValueError as error:  # a folder that is no checkpoint
+            raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
+    try:
+        return policy, _task(config, policy, experiment)
+    except ValueError as error:  # files that cannot be read, or a policy that does not fit the task
+        raise UsageError(f"task.name = {config.task.name!r} with policy.base = {fields.base!r}: {error}") from error
+
+
+def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
+    fields = config.task
+    if fields.name == GIVEN:
+        task: Task = _given(experiment, "task")
+        return task
+    if fields.name == FILE_TASK:
+        assert config.rollout.max_new_tokens is not None
+        # The processor is the verifier's while it judges: it gets as many processes as the run has threads.
+        verifier = get_verifier(fields.verifier, workers=config.threads)
+        return FileTask(policy.tokenizer, data_files(fields), verifier, config.rollout.max_new_tokens,
+                        fields.chat_template)
+    return get_task(fields.name, policy.tokenizer)
+
+
+def _given(experiment: Path | None, kind: str) -> Any:
+    if experiment is None:
+        raise UsageError(f"{kind}: the recipe asks for one that was handed over as an object; name the folder of the "
+                         "experiment that holds it")
+    return load_given(experiment, kind)
+
+
+def check_fit(model: Any, task: Task, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
+    """UsageError for a prompt whose tokens the model does not have, or that leaves no room for the longest response.
+
+    The last token of a response is never read, so prompt and response may be one longer than the model's positions.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    rows = model.get_input_embeddings().num_embeddings
+    for prompt in prompts:
+        shown = prompt.text if len(prompt.text) <= _SHOWN else prompt.text[:_SHOWN] + " …"
+        if not prompt.ids or max(prompt.ids) >= rows or min(prompt.ids) < 0:
+            raise UsageError(f"task {task.name}: the prompt {shown!r} has the tokens {list(prompt.ids)[:8]}, expected "
+                             f"at least one, from 0 to {rows - 1}, which are those of the model; make prompts with the "
+                             "policy's own tokenizer")
+        if room is not None and len(prompt.ids) + max_new_tokens - 1 > room:
+            raise UsageError(f"task {task.name}: the prompt {shown!r} ({prompt.split}) has {len(prompt.ids)} tokens; "
+                             f"with responses of up to {max_new_tokens} that is beyond the model's {room} positions; "
+                             "leave it out, or lower rollout.max_new_tokens")
+
+
+def run_identity(config: RunConfig, model: torch.nn.Module, task: Task, run_id: str, label: str) -> dict[str, Any]:
+    """The fields of run.json that a run starts with; `model` is the base, untouched."""
+    verifier = getattr(task, "verifier", None)
+    made_with = machine_info()
+    resolved = config_to_dict(config)
+    canonical = json.dumps({"run_id": run_id, "config": identified(config)}, sort_keys=True)
+    return {
+        "run_id": run_id,
+        "label": label,
+        "engine": "small",
+        "recipe": resolved,
+        "hash": hashlib.sha256(canonical.encode()).hexdigest(),
+        "seed": config.seed,
+        "temperature": config.rollout.temperature,
+        "task": task.name,
+        "inputs": input_digests(config),
+        "verifier": getattr(verifier, "identity", None),
+        "base_sha256": weights_hash(model),
+        "versions": made_with["versions"],
+        "git_commit": made_with["commit"],
+        "machine": made_with["machine"],
+        "threads": torch.get_num_threads(),
+        "device": str(next(model.parameters()).device),
+        "dtype": config.policy.dtype,
+        "record": resolved["record"],
+    }

@@ -1,0 +1,287 @@
+"""Forward and backward passes over rows of one reward sign: gradients, and the weight of every token by a hook.
+
+For summed token losses ℓ_t (the objective's) and regularisers, L = Σ_t scale_t·(ℓ_t − α·H_t + β·KL_t). Entropy bonus
+and KL loss take a second backward pass through the same graph when they are on. At most `update.micro_batch` rows go
+through the model at a time, and their gradients add up; with `update.autocast` its matrix products run in bfloat16,
+while log-probs, losses and gradients of the parameters stay in the parameters' dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
+
+from ..errors import DivergedError
+from ..objectives import Objective, TokenBatch
+from ..probes.weight_probe import WeightProbe
+from .critic import captured_hidden_states
+from ..recipes.fields import RunConfig
+from .regularizers import kl_penalty, policy_entropy
+from .rollouts import RolloutBatch
+
+__all__ = ["Gradients", "PassRunner", "SignPass", "sum_gradients"]
+
+Gradients = list[Tensor]
+
+_ROWS_WITHOUT_GRADIENTS = 256  # rows per forward pass where nothing is kept for a backward one
+
+
+@dataclass
+class SignPass:
+    """One pass over rows of one reward sign. Tensors are (B, R) over the rows, padding included; see `mask`.
+
+    `weights`, `kl_weights` and `entropy_weights` are those of the update, normaliser and temperature included:
+    −∂L/∂log π_y, and the coefficients of the KL and entropy vectors in the descent direction of the scaled logits z/T.
+    """
+
+    sign: int
+    rows: Tensor
+    batch: TeacherBatch
+    logits: Tensor
+    log_probs: Tensor
+    old_log_probs: Tensor
+    ref_log_probs: Tensor | None
+    advantages: Tensor
+    weights: Tensor
+    closed_form: Tensor
+    ratio: Tensor | None
+    clip: Tensor
+    kl_weights: Tensor | None
+    entropy_weights: Tensor | None
+    kl_sum: float
+    loss: float
+    hidden: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        return self.batch.mask
+
+
+class PassRunner:
+    """Makes the passes of one run; holds no state but the policy and the settings."""
+
+    def __init__(self, policy: Policy, objective: Objective, config: RunConfig) -> None:
+        self.policy, self.objective, self.config = policy, objective, config
+        self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
+        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+
+    @torch.no_grad()
+    def log_probs(self, model: torch.nn.Module, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
+        """log π_y at the training temperature for some rows of a rollout batch, (len(rows), R), zero at padding."""
+        out = torch.zeros(len(rows), batch.sampling_log_probs.shape[1], dtype=self.dtype)
+        chunk = self.config.update.micro_batch or _ROWS_WITHOUT_GRADIENTS
+        for start in range(0, len(rows), chunk):
+            teacher = self._teacher(batch, rows[start : start + chunk])
+            values, _ = self._token_log_probs(self._logits(model, teacher), teacher)
+            out[start : start + len(values), : values.shape[1]] = values.masked_fill(~teacher.mask, 0).cpu()
+        return out
+
+    @torch.no_grad()
+    def select(self, batch: RolloutBatch, rows: Tensor, generator: torch.Generator | None) -> None:
+        """Fill in `batch.selection`, the tokens that the objective chooses over the whole minibatch, where it does.
+
+        One more forward pass over the rows; everything that the choice is made of is detached.
+        """
+        if "selection" not in self.objective.entry.needs:
+            return
+        shape = batch.sampling_log_probs.shape
+        if batch.selection is None:
+            batch.selection = torch.zeros(shape, dtype=torch.bool)
+        if len(rows) == 0:
+            return
+        log_probs, entropy = torch.zeros(2, len(rows), shape[1], dtype=self.dtype)
+        chunk = self.config.update.micro_batch or _ROWS_WITHOUT_GRADIENTS
+        for start in range(0, len(rows), chunk):
+            teacher = self._teacher(batch, rows[start : start + chunk].tolist())
+            values, scaled = self._token_log_probs(self._logits(self.policy.model, teacher), teacher)
+            here = slice(start, start + len(values)), slice(0, values.shape[1])
+            log_probs[here] = values.masked_fill(~teacher.mask, 0).cpu()
+            entropy[here] = policy_entropy(scaled).masked_fill(~teacher.mask, 0).cpu()
+        old = log_probs if batch.old_log_probs is None else batch.old_log_probs[rows]
+        old = torch.where(torch.isnan(old), log_probs, old)
+        advantages = batch.advantages if batch.token_advantages is None else batch.token_advantages
+        tokens = TokenBatch(log_probs, old, advantages[rows].to(self.dtype), batch.mask()[rows], entropy=entropy)
+        chosen = self.objective.prepare(tokens, generator).selection
+        assert chosen is not None
+        batch.selection[rows] = chosen
+
+    def run(
+        self,
+        batch: RolloutBatch,
+        rows: Tensor,
+        scale: Tensor,
+        sign: int,
+        reference: torch.nn.Module | None,
+        where: str,
+        *,
+        keep_hidden: bool = False,
+    ) -> tuple[list[SignPass], Gradients, Gradients | None]:
+        """The passes over `rows` with token losses times `scale` (B,), the gradient of the loss, and that of the
+        regularisers where there are any. The parameters' own `.grad` is left empty; `keep_hidden` keeps what the output
+        head read.
+
+        Raises DivergedError for a loss that is not finite.
+        """
+        size = self.config.update.micro_batch or len(rows)
+        passes: list[SignPass] = []
+        gradients: list[Gradients] = []
+        regularizers: list[Gradients] = []
+        for part, part_scale in zip(rows.split(size), scale.split(size), strict=True):
+            one, gradient, regularizer = self._one(batch, part, part_scale, sign, reference, where, keep_hidden)
+            passes.append(one)
+            gradients = [sum_gradients([*gradients, gradient])]
+            if regularizer is not None:
+                regularizers = [sum_gradients([*regularizers, regularizer])]
+        return passes, gradients[0], regularizers[0] if regularizers else None
+
+    def _one(
+        self,
+        batch: RolloutBatch,
+        rows: Tensor,
+        scale: Tensor,
+        sign: int,
+        reference: torch.nn.Module | None,
+        where: str,
+        keep_hidden: bool,
+    ) -> tuple[SignPass, Gradients, Gradients | None]:
+        config, device = self.config, self.device
+        indices = rows.tolist()
+        teacher = self._teacher(batch, indices)
+        mask, width = teacher.mask, teacher.tokens.shape[1]
+        hidden = None
+        if keep_hidden:
+            with captured_hidden_states(self.policy.model) as seen:
+                raw = self._logits(self.policy.model, teacher)
+            hidden = seen[0].to(self.dtype)
+        else:
+            raw = self._logits(self.policy.model, teacher)
+        log_probs, scaled = self._token_log_probs(raw, teacher)
+        probe = WeightProbe(log_probs)
+        stored = batch.old_log_probs
+        if stored is None:
+            old = log_probs.detach()
+        else:  # rows that no pass has seen yet are NaN: there the policy itself is the old one
+            old = stored[rows, :width].to(device)
+            old = torch.where(torch.isnan(old), log_probs.detach(), old)
+            stored[rows, :width] = old.cpu()
+        if batch.token_advantages is None:
+            advantages = batch.advantages[rows].to(device=device, dtype=log_probs.dtype)
+        else:
+            advantages = batch.token_advantages[rows, :width].to(device)
+        token_scale = (scale.to(device=device, dtype=log_probs.dtype)[:, None] * mask).detach()
+        ref = batch.ref_log_probs[rows, :width].to(device) if batch.ref_log_probs is not None else None
+        selection = batch.selection[rows, :width].to(device) if batch.selection is not None else None
+        tokens = TokenBatch(
+            log_probs.detach(), old, advantages, mask, batch.rewards[rows].to(device),
+            batch.accuracy()[rows].to(device), ref_log_probs=ref, selection=selection,
+        )  # fmt: skip
+        token_loss = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
+        loss = (token_loss * token_scale).sum()
+        _check_tokens(loss, token_loss, log_probs, teacher, indices, where)
+
+        entropy_on, kl_on = config.objective.entropy_coef > 0, self._kl_in_loss()
+        loss.backward(retain_graph=entropy_on or kl_on)
+        gradient, weights = self._take_gradients(), probe.take()
+        closed = self.objective.weights(tokens)
+
+        regularizer, kl_weights, entropy_weights, kl_sum, total_loss = None, None, None, 0.0, loss.item()
+        if entropy_on or kl_on:
+            extra = log_probs.new_zeros(())
+            if entropy_on:
+                entropy_weights = config.objective.entropy_coef * token_scale
+                extra = extra - (entropy_weights * policy_entropy(scaled).masked_fill(~mask, 0)).sum()
+            if kl_on:
+                assert ref is not None
+                ref_logits = None
+                if config.objective.kl_estimator == "full":
+                    assert reference is not None
+                    with torch.no_grad():
+                        ref_logits = self._logits(reference, teacher) / config.rollout.temperature
+                kl = kl_penalty(config.objective.kl_estimator, log_probs, ref, scaled, ref_logits).masked_fill(~mask, 0)
+                kl_sum = kl.detach().sum().item()
+                extra = extra + config.objective.kl_coef * (kl * token_scale).sum()
+            extra.backward()
+            regularizer, total_loss = self._take_gradients(), total_loss + extra.item()
+            if kl_on:
+                full = config.objective.kl_estimator == "full"
+                kl_weights = -config.objective.kl_coef * token_scale if full else probe.take()
+        elif ref is not None and config.objective.kl_coef > 0:  # a reward: no gradient here, but worth knowing
+            kl = kl_penalty(config.objective.kl_estimator, log_probs.detach(), ref, scaled, None)
+            kl_sum = kl.masked_fill(~mask, 0).sum().item()
+        probe.remove()
+        one = SignPass(
+            sign,
+            rows,
+            teacher,
+            scaled.detach(),
+            log_probs.detach(),
+            old,
+            ref,
+            advantages,
+            weights,
+            closed.weight * token_scale,
+            closed.ratio,
+            closed.clip,
+            kl_weights,
+            entropy_weights,
+            kl_sum,
+            total_loss,
+            hidden,
+        )
+        return one, gradient, regularizer
+
+    def _teacher(self, batch: RolloutBatch, rows: Sequence[int]) -> TeacherBatch:
+        return teacher_batch(
+            [batch.prompt(i).ids for i in rows], [batch.responses[i] for i in rows], self.policy.pad_id, self.device
+        )
+
+    def _logits(self, model: torch.nn.Module, teacher: TeacherBatch) -> Tensor:
+        autocast = self.config.update.autocast
+        if autocast is None:
+            return response_logits(model, teacher)
+        with torch.autocast(self.device.type, dtype=getattr(torch, autocast)):
+            return response_logits(model, teacher).to(self.dtype)
+
+    def _token_log_probs(self, logits: Tensor, teacher: TeacherBatch) -> tuple[Tensor, Tensor]:
+        scaled = logits if self.config.rollout.temperature == 1 else logits / self.config.rollout.temperature
+        return scaled.gather(-1, teacher.tokens[..., None])[..., 0] - scaled.logsumexp(-1), scaled
+
+    def _kl_in_loss(self) -> bool:
+        return self.config.objective.kl_coef > 0 and self.config.objective.kl_placement == "loss"
+
+    def _take_gradients(self) -> Gradients:
+        taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        return taken
+
+
+def sum_gradients(parts: list[Gradients]) -> Gradients:
+    """Parameter by parameter; a single part is returned as it is."""
+    out = parts[0]
+    for part in parts[1:]:
+        out = [a + b for a, b in zip(out, part, strict=True)]
+    return out
+
+
+def _check_tokens(
+    loss: Tensor, token_loss: Tensor, log_probs: Tensor, teacher: TeacherBatch, rows: list[int], where: str
+) -> None:
+    if torch.isfinite(loss):
+        return
+    bad = ((~torch.isfinite(token_loss) | ~torch.isfinite(log_probs)) & teacher.mask).nonzero()[:5].tolist()
+    names = [
+        f"rollout {rows[b]} position {t} (token {int(teacher.tokens[b, t])}, "
+        f"log π = {log_probs.detach()[b, t].item():.4g})"
+        for b, t in bad
+    ]
+    raise DivergedError(
+        f"{where}: the loss is {loss.item()}; non-finite first at "
+        f"{'; '.join(names) or 'the sum over finite tokens'}. "
+        "A lower optimizer.lr, optimizer.max_grad_norm or clipping usually helps"
+    )

@@ -1,0 +1,171 @@
+"""Tasks and policies that were written in Python, in a notebook say, and handed to `run(…, task=…, policy=…)`.
+
+Runs are trained in processes of their own, so the objects travel as pickles (cloudpickle: classes of the main module
+go by value, those of importable modules by name), which stay in the experiment folder: `<out>/given/task.pkl` and
+`policy.pkl`. With them an experiment goes on from a shell. Loading a pickle executes what it holds: resume only such
+folders as you trust.
+
+What identifies them is not the pickle, whose bytes differ from session to session, but a digest: of a task its name,
+its longest response, all of its prompts and the code of its class; of a policy its weights, its vocabulary and the code
+of its class. Code is taken as Python compiled it, without comments and line numbers; what it calls elsewhere is not
+part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+from toy_models.tasks.task import SPLITS
+
+from ..errors import UsageError
+from ..records.folders import make_folder, write_durably
+from ..recipes.config import UNSET, show
+from ..recipes.fields import GIVEN
+from ..recipes.recipe import Recipe
+
+__all__ = ["FOLDER", "adopted", "load_given", "weights_hash", "write_given"]
+
+FOLDER = "given"
+# what is asked of an object, and how the message describes it
+_MEMBERS = {
+    "task": {
+        "name": "a string",
+        "max_new_tokens": "the length of the longest correct response, end token included",
+        "tokenizer": "a tokenizer of transformers",
+        "prompts": "prompts(split) -> list of toy_models.Prompt for train, validation and test",
+        "verify": "verify(prompt_ids, response_ids) -> toy_models.Verdict",
+        "solutions": "solutions(prompt_ids) -> every correct response, or None where they cannot be listed",
+    },
+    "policy": {
+        "model": "a causal language model of transformers",
+        "tokenizer": "its tokenizer",
+        "eos_id": "id of the end token",
+        "pad_id": "id of the padding token",
+        "save": "save(folder), for the checkpoint",
+    },
+}
+_FIELD = {"task": "task.name", "policy": "policy.base"}
+
+
+def adopted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with the objects handed over ("task", "policy") in the place of a named task and base.
+
+    Raises UsageError for an object that lacks something, and where the recipe names another task or base itself.
+    """
+    for kind, thing in given.items():
+        field = _FIELD[kind]
+        named = {values.get(field, UNSET) for values in (recipe.values, *(method.values for method in recipe.methods))}
+        named |= set(recipe.grid.get(field, ()))
+        if other := named - {UNSET, GIVEN}:
+            raise UsageError(f"{kind}: the recipe {recipe.name} says {field} = {show(sorted(other)[0])}, but a {kind} "
+                             f'was handed over too; take one of them (recipe.set(**{{"{field}": "unset"}}))')
+        _check_members(kind, thing)
+        identity = _task_identity(thing) if kind == "task" else _policy_identity(thing)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        recipe = recipe.set(**{field: GIVEN, f"{kind}.digest": digest})
+    return recipe
+
+
+def write_given(folder: Path, given: Mapping[str, Any]) -> dict[str, str]:
+    """Write the objects into an experiment folder; path there -> sha256. UsageError for one that cannot be pickled."""
+    import cloudpickle
+
+    digests = {}
+    for kind, thing in given.items():
+        try:
+            data = cloudpickle.dumps(thing)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise UsageError(f"{kind}: {type(thing).__name__} cannot be handed to the processes that train: "
+                             f"{type(error).__name__}: {error}; keep open files, locks and processes out of it, or "
+                             "give it a __reduce__") from error
+        path = f"{FOLDER}/{kind}.pkl"
+        make_folder(folder / FOLDER)
+        _, digests[path] = write_durably(folder / path, data)
+    return digests
+
+
+def load_given(folder: Path, kind: str) -> Any:
+    """The object of an experiment folder. UsageError where it is missing or cannot be loaded."""
+    path = folder / FOLDER / f"{kind}.pkl"
+    try:
+        return pickle.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{kind}: expected the {kind} that was handed over in {path}, but it is not there; hand it "
+                         f"over again: analysis.run(recipe, {kind}=…)") from None
+    except Exception as error:  # whatever unpickling runs
+        raise UsageError(f"{kind}: {path} cannot be loaded: {type(error).__name__}: {error}; modules that its class "
+                         "comes from must be importable here (PYTHONPATH)") from error
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names and values of a model's parameters and buffers."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_members(kind: str, thing: Any) -> None:
+    lacking = [f"{name}: {what}" for name, what in _MEMBERS[kind].items() if not hasattr(thing, name)]
+    if lacking:
+        listed = "".join(f"\n  - {line}" for line in lacking)
+        raise UsageError(f"{kind}: {type(thing).__name__} is no {kind}, it lacks{listed}")
+
+
+def _task_identity(task: Any) -> dict[str, Any]:
+    content = hashlib.sha256()
+    for split in SPLITS:
+        prompts = task.prompts(split)
+        for prompt in prompts:
+            for name in ("prompt_id", "ids", "text", "split", "answer"):
+                if not hasattr(prompt, name):
+                    raise UsageError(f"task.prompts({split!r}): expected toy_models.Prompt objects, got "
+                                     f"{type(prompt).__name__} without {name}")
+            content.update(repr((split, tuple(map(int, prompt.ids)), prompt.text, prompt.answer)).encode())
+        if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
+            raise UsageError(f"task.prompts({split!r}): expected distinct prompts, got some twice; records know a "
+                             "prompt by its prompt_id")
+        if not prompts:
+            raise UsageError(f"task.prompts({split!r}): expected at least one prompt, got none")
+    verdict = task.verify(prompts[0].ids, (int(task.tokenizer.eos_token_id),))
+    if not hasattr(verdict, "correct") or not hasattr(verdict, "reason"):
+        raise UsageError(f"task.verify: expected a toy_models.Verdict (correct, reason), got {type(verdict).__name__}")
+    return {"name": task.name, "max_new_tokens": int(task.max_new_tokens), "prompts": content.hexdigest(),
+            "code": _class_digest(task)}
+
+
+def _policy_identity(policy: Any) -> dict[str, Any]:
+    vocabulary = json.dumps(sorted(policy.tokenizer.get_vocab().items()))
+    return {"weights": weights_hash(policy.model), "eos_id": int(policy.eos_id),
+            "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(), "code": _class_digest(policy)}
+
+
+def _class_digest(thing: Any) -> str:
+    """SHA-256 over methods and plain attributes of an object's class and of the classes that it comes from.
+
+    Of compiled code, since the source of a class in a notebook cell is not to be had before Python 3.13.
+    """
+    members = [(name, member) for cls in type(thing).__mro__ if cls.__module__ not in ("builtins", "typing")
+               for name, member in sorted(vars(cls).items())]
+    found = [(name, repr(member)) for name, member in members
+             if isinstance(member, str | int | float | tuple) and not name.startswith("__")]
+    found += [(name, repr(_code(part.__code__))) for name, member in members
+              for part in (member, *(getattr(member, of, None) for of in ("__func__", "fget", "func")))
+              if isinstance(part, FunctionType)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _code(code: CodeType) -> Any:
+    """What a function does, as plain values that are the same in every session of one version of Python."""
+    constants = [_code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+                 for c in code.co_consts]
+    return code.co_code.hex(), code.co_names, constants

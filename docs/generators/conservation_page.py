@@ -1,0 +1,226 @@
+"""Adam's conservation law, measured: what keeps the relative probabilities of never-weighted arms, and what breaks it.
+
+`python -m docs.generators` writes docs/conservation.md, the derivation with the table of `measure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from toy_models.exact.arms import draw
+from toy_models.exact.bandit import Bandit
+from toy_models.exact.tree import END, Tree
+
+from analysis.objectives import Objective, TokenBatch, get
+
+__all__ = ["CONDITIONS", "Condition", "conservation_page", "measure"]
+
+SEEDS, ARMS, CORRECT, GROUP, STEPS = 8, 12, 4, 8, 60
+_RATE = 0.03
+_NO_EPSILON = 1e-300  # 0 for every gradient but 0 itself, where it keeps 0/0 out
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to train a bandit with NSR or a relative of it. `holds` says what the derivation says."""
+
+    name: str
+    holds: bool
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    objective: Objective
+    reuse: int = 1
+    label_noise: float = 0.0
+    entropy_bonus: float = 0.0
+    max_norm: float | None = None
+    one_matrix: bool = False  # the contexts as rows of one parameter instead of a vector each
+
+
+def _adam(**options: Any) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
+    return lambda parameters: torch.optim.Adam(parameters, **({"lr": _RATE, "eps": _NO_EPSILON} | options))
+
+
+def _of(cls: type[torch.optim.Optimizer], **options: Any) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
+    return lambda parameters: cls(parameters, **options)
+
+
+_NSR = get("nsr", form="ratio")
+CONDITIONS: tuple[Condition, ...] = (
+    Condition("Adam, ε = 0", True, _adam(), _NSR),
+    Condition("Adam, ε = 1e-8 (the default)", True, _adam(eps=1e-8), _NSR),
+    Condition("AMSGrad", True, _adam(amsgrad=True), _NSR),
+    Condition("NAdam", True, _of(torch.optim.NAdam, lr=_RATE, eps=_NO_EPSILON), _NSR),
+    Condition("Adamax", True, _of(torch.optim.Adamax, lr=_RATE, eps=_NO_EPSILON), _NSR),
+    Condition("RMSprop", True, _of(torch.optim.RMSprop, lr=_RATE / 3, eps=_NO_EPSILON), _NSR),
+    Condition("Adagrad", True, _of(torch.optim.Adagrad, lr=_RATE * 3, eps=_NO_EPSILON), _NSR),
+    Condition("Rprop", True, _of(torch.optim.Rprop, lr=_RATE), _NSR),
+    Condition("Adam, probability form (Eq. 6)", True, _adam(), get("nsr", form="probability")),
+    Condition("Adam, four clipped updates a batch", True, _adam(), get("nsr", form="ratio", clip_low=0.2), reuse=4),
+    Condition("Adam, gradient norm clipped", True, _adam(), _NSR, max_norm=0.01),
+    Condition("Adam, ε = 1e-3", False, _adam(eps=1e-3), _NSR),
+    Condition("Adam, weight decay 0.1 (decoupled)", False,
+              _of(torch.optim.AdamW, lr=_RATE, eps=_NO_EPSILON, weight_decay=0.1), _NSR),
+    Condition("Adam, a correct arm in twenty taken for wrong", False, _adam(), _NSR, label_noise=0.05),
+    Condition("Adam, W-REINFORCE", False, _adam(), get("w-reinforce", form="ratio", lambda_=0.1)),
+    Condition("Adam, GRPO", False, _adam(), get("grpo", form="ratio")),
+    Condition("Adam, entropy bonus 0.01", False, _adam(), _NSR, entropy_bonus=0.01),
+    Condition("Adafactor, a vector for each context", True, _of(torch.optim.Adafactor, lr=_RATE), _NSR),
+    Condition("Adafactor, contexts as rows of one matrix", False, _of(torch.optim.Adafactor, lr=_RATE), _NSR,
+              one_matrix=True),
+    Condition("SGD", False, _of(torch.optim.SGD, lr=1.0), _NSR),
+    Condition("SGD with momentum", False, _of(torch.optim.SGD, lr=0.1, momentum=0.9), _NSR),
+)  # fmt: skip
+
+
+def measure(conditions: tuple[Condition, ...] = CONDITIONS) -> pd.DataFrame:
+    """Each condition on 8 bandits of 12 arms, 4 of them correct, 60 batches of 8 draws, float64.
+
+    Columns name, holds, drift: the greatest |Δ log(π_u/π_v)| of two correct arms over bandits, in nats; moved: the
+    greatest |Δ log(π_u/π_v)| of a correct and a wrong arm, for scale.
+    """
+    rows = []
+    for condition in conditions:
+        before, after = _train(condition)
+        change = after - before
+        rows.append({
+            "name": condition.name,
+            "holds": condition.holds,
+            "drift": _spread(change[:, :CORRECT], change[:, :CORRECT]),
+            "moved": _spread(change[:, :CORRECT], change[:, CORRECT:]),
+        })
+    return pd.DataFrame(rows)
+
+
+def _spread(one: Tensor, other: Tensor) -> float:
+    return float((one[:, :, None] - other[:, None, :]).abs().max())
+
+
+def _train(condition: Condition) -> tuple[Tensor, Tensor]:
+    """log π before and after, (SEEDS, ARMS); correct arms first. Each bandit has an optimiser of its own."""
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(SEEDS, ARMS, generator=g, dtype=torch.float64)
+    correct = (torch.arange(ARMS) < CORRECT).expand(SEEDS, ARMS)
+    contexts = list(range(SEEDS))
+    blocks = [contexts] if condition.one_matrix else [[context] for context in contexts]
+    shape = (SEEDS, ARMS) if condition.one_matrix else (ARMS,)
+    parameters = [torch.nn.Parameter(start[block].reshape(shape)) for block in blocks]
+    optimizers = [condition.optimizer([parameter]) for parameter in parameters]
+    for _ in range(STEPS):
+        logits = _stacked(parameters)
+        law = logits.softmax(-1)
+        arms = draw(law, torch.rand(SEEDS, GROUP, generator=g, dtype=torch.float64))
+        right = correct.gather(-1, arms)
+        flips = torch.rand(SEEDS, GROUP, generator=g, dtype=torch.float64) < condition.label_noise
+        rewards = (right & ~flips).double()
+        advantages = condition.objective.advantages(rewards.flatten(), GROUP).view(SEEDS, GROUP)
+        old = law.log().gather(-1, arms)
+        for _ in range(condition.reuse):
+            logits = _stacked(parameters)
+            now = logits.log_softmax(-1).gather(-1, arms)
+            weights = condition.objective.weights(TokenBatch(now, old, advantages)).weight
+            direction = Bandit(logits).sampled_score(arms, weights) / GROUP
+            if condition.entropy_bonus:
+                pi = logits.softmax(-1)
+                entropy = torch.special.entr(pi).sum(-1, keepdim=True)
+                direction = direction - condition.entropy_bonus * pi * (pi.log() + entropy)
+            for block, parameter, optimizer in zip(blocks, parameters, optimizers, strict=True):
+                if bool(direction[block].any()):  # nothing wrong was drawn: no update
+                    parameter.grad = -direction[block].reshape(shape)
+                    if condition.max_norm is not None:
+                        torch.nn.utils.clip_grad_norm_([parameter], condition.max_norm)
+                    optimizer.step()
+    return start.log_softmax(-1), _stacked(parameters).log_softmax(-1)
+
+
+def _stacked(parameters: list[torch.nn.Parameter]) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1, ARMS) for parameter in parameters])
+
+
+def measure_tree() -> dict[str, float]:
+    """NSR by Adam on a tree of depth 2: drift of the correct leaves' conditional law under one first token, and of
+    their joint law over first tokens, in nats."""
+    g = torch.Generator().manual_seed(0)
+    tree = Tree.random(4, 2, batch=(SEEDS,), generator=g)
+    leaves = tree.enumerate()
+    last = [i for i, y in enumerate(leaves) if len(y) == 2]
+    right = torch.tensor([len(y) == 2 and y[1] in (1, 2) for y in leaves])
+    before = tree.log_probs()
+    parameter = torch.nn.Parameter(tree.parameters)
+    optimizer = torch.optim.Adam([parameter], lr=_RATE, eps=_NO_EPSILON)
+    for _ in range(STEPS):
+        now = tree.with_parameters(parameter.detach())
+        draws = now.sample(torch.rand(SEEDS, GROUP, 2, generator=g, dtype=torch.float64))
+        weights = right[draws.response].double() - 1
+        parameter.grad = -now.sampled_score(draws, weights[..., None].expand(SEEDS, GROUP, 2)) / GROUP
+        optimizer.step()
+    change = tree.with_parameters(parameter.detach()).log_probs() - before
+    by_first = {first: [i for i in last if right[i] and leaves[i][0] == first] for first in range(END + 1, 4)}
+    conditional = max(_spread(change[:, group], change[:, group]) for group in by_first.values())
+    joint = [i for i in last if right[i]]
+    return {"conditional": conditional, "joint": _spread(change[:, joint], change[:, joint])}
+
+
+_PAGE = """\
+# Adam's conservation law
+
+<!-- Generated by `python -m docs.generators`; do not edit. -->
+
+**Claim.** Take one softmax context trained by NSR. Correct arms never receive a weight of their own. Under any
+optimiser that treats each coordinate alone, depends on that coordinate's gradient history only, and does not see its
+scale, the relative probabilities of the correct arms never change: whatever is sampled, however often a batch is reused
+and clipped, in either form of the objective. The same holds for wrong arms under PSR.
+
+**Derivation.** A batch moves the logits along g_v = Σ_(i: y_i = v) w_i − π_v Σ_i w_i. An arm v that is never given a
+weight has g_v = a·π_v with a = −Σ_i w_i, the same a for all such arms. Let u and v be two of them and suppose that up
+to step t their ratio ρ = π_v/π_u was constant. Then their gradient histories are proportional, g_(s,v) = ρ·g_(s,u) for
+all s ≤ t. An update that is a function U of the history with U(ρ·history) = U(history) for every ρ > 0 moves both
+logits by the same amount, so that π_v/π_u is ρ after step t too; by induction it is ρ for ever. Adam with ε = 0 is such
+a U, as m̂/√v̂ is homogeneous of degree 0, and so are AMSGrad, NAdam, Adamax, RMSprop, Adagrad, Rprop, Lion and sign
+descent. Minibatches, clipping and the probability form change a, not the argument; clipping by the global norm
+multiplies every gradient by one factor.
+
+SGD moves logits by a·π_v, more for the more probable arm: from the same gradients it sharpens the law given correct
+(in expectation e^(−z_u) − e^(−z_v) is what it conserves). So on the table PSR and NSR differ through an interaction of
+sampling noise with the optimiser, not through their expected gradient.
+
+**What breaks it.** ε where it is not small against |g|; anything that gives a correct arm a weight of its own (label
+noise, W-REINFORCE, GRPO, an entropy bonus, weight decay); optimisers that see the scale (SGD) or that tie coordinates
+together (Adafactor's factored second moments, where contexts are rows of one matrix; on a vector it only multiplies the
+step by common factors); and parameters that contexts share: on a tree of two levels the law of the last token given the
+first is conserved, the law over whole responses is not.
+
+## Measured
+
+{setup}
+
+| NSR by | the law says | drift of correct arms, nats | correct against wrong moved by, nats |
+|:--|:--|--:|--:|
+{rows}
+| Adam on a tree: last token given the first | conserved | {conditional} | |
+| Adam on a tree: whole responses | broken | {joint} | |
+"""
+
+
+def conservation_page() -> str:
+    """docs/conservation.md as text."""
+    table, tree = measure(), measure_tree()
+    lines = []
+    for _, row in table.iterrows():
+        says = "conserved" if row["holds"] else "broken"
+        lines.append(f"| {row['name']} | {says} | {_number(row['drift'])} | {row['moved']:.2f} |")
+    setup = (
+        f"{SEEDS} bandits of {ARMS} arms, {CORRECT} of them correct, {STEPS} batches of {GROUP} draws, float64, seed "
+        "0. Drift: the greatest change of\nlog(π_u/π_v) over two correct arms and all bandits."
+    )
+    return _PAGE.format(setup=setup, rows="\n".join(lines), **{k: _number(v) for k, v in tree.items()})
+
+
+def _number(value: float) -> str:
+    """Rounding noise is not shown digit by digit: it differs between machines."""
+    return "< 1e-9" if value < 1e-9 else f"{value:.0e}" if value < 1e-3 else f"{value:.2f}"
+

@@ -1,0 +1,127 @@
+"""The command: measurements, what it writes and reads back, the alarm, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from analysis.noise import main
+
+QUICK = ["--base", "tiny", "--prompts", "4", "--group-size", "4", "--replicates", "3", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    path = tmp_path_factory.mktemp("noise") / "deep" / "noise.parquet"
+    assert main([*QUICK, "--out", str(path)]) == 0
+    return path
+
+
+def test_help_loads_no_torch():
+    code = ("import sys; from analysis.noise import main\n"
+            "try: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules")  # fmt: skip
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "exit status" in out
+    assert "noise/signal" in out
+
+
+def test_table_and_file(measured, capsys):
+    assert main(["--read", str(measured)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("tiny on path-small: p = 0.")
+    assert "3×4×4 rollouts" in out
+    for words in ("PSR", "W-REINFORCE", "projection", "noise/signal"):
+        assert words in out
+    frame = pd.read_parquet(measured)
+    assert list(frame.columns[:4]) == ["base", "task", "seed", "estimator"]
+    assert list(frame.estimator) == ["PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO"]
+
+
+def test_json_is_the_same_measurement_and_settings_reach_it(measured, capsys):
+    assert main([*QUICK, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    frame = pd.read_parquet(measured)
+    assert [row["variance"] for row in said["measurements"]] == list(frame.variance)
+    assert said["measurements"][4]["expected"] is None
+    assert said["crossings"] == {}
+    changed = ["--temperature", "0.7", "--seed", "3", "--lambda", "0.5", "--split", "test"]
+    assert main([*QUICK, *changed, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["measurements"]
+    assert rows[2]["expected"] == 1.5
+    assert rows[0]["temperature"] == 0.7
+    assert rows[0]["seed"] == 3
+    assert rows[0]["p"] != frame.p[0]
+
+
+def test_a_run_s_checkpoint_is_measured_like_a_base(measured, tmp_path, capsys):
+    from toy_models import load_policy
+
+    load_policy("tiny").save(tmp_path / "final")
+    assert main(["--base", str(tmp_path / "final"), "--task", "path-small", *QUICK[2:], "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["measurements"]
+    assert [row["variance"] for row in rows] == list(pd.read_parquet(measured).variance)
+
+
+def test_figure_and_crossing_of_several_policies(measured, tmp_path, capsys):
+    frame = pd.read_parquet(measured)
+    other = frame.assign(base="other", p=frame.p + 0.4, noise_ratio=0.1, noise_ratio_se=0.01)
+    other.to_parquet(tmp_path / "other.parquet")
+    assert main(["--read", str(measured), "--read", str(tmp_path / "other.parquet"), "--figure",
+                 str(tmp_path / "figures" / "noise.png")]) == 0  # fmt: skip
+    assert "path-small: the variance of NSR is that of PSR at p = 0." in capsys.readouterr().out
+    assert (tmp_path / "figures" / "noise.png").stat().st_size > 10_000
+
+
+def test_patterns_name_built_in_bases(measured, capsys):
+    assert main(["--base", "tin[y]", *QUICK, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["measurements"]
+    assert [row["base"] for row in rows] == ["tiny"] * 5  # once, though named twice
+
+
+def test_alarm(measured, tmp_path, capsys):
+    frame = pd.read_parquet(measured)
+    frame.loc[1, ["projection", "projection_se"]] = 1.5, 0.1
+    frame.to_parquet(tmp_path / "off.parquet")
+    assert main(["--read", str(tmp_path / "off.parquet")]) == 0
+    assert "The projection of NSR is more than 4 standard errors off" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to do: expected --base BASE or --read FILE"),
+        (["--base", "no*"], "--base no*: no built-in base has such a name; known: path, "),
+        (["--base", "nope"], "--base nope: base: expected a built-in base"),
+        (["--base", "tiny", "--task", "path"], "--task path with --base tiny: that base speaks path-small"),
+        (["--base", "tiny", "--prompts", "0"], "--prompts: expected 1 to 128"),
+        ([*QUICK, "--replicates", "2"], "replicates: expected at least 3, got 2"),
+        ([*QUICK, "--group-size", "0"], "group_size: expected at least 1, got 0"),
+        ([*QUICK, "--temperature", "0"], "temperatures: expected positive numbers"),
+        ([*QUICK, "--lambda", "-1"], "objective.lambda: expected a number"),
+        ([*QUICK, "--base-seed", "-1"], "seed: expected a number from 0 up"),
+        ([*QUICK, "--threads", "0"], "--threads: expected at least 1, got 0"),
+        ([*QUICK, "--top-p", "0"], "top_p"),
+        (["--read", "nothing.parquet"], "--read nothing.parquet: no Parquet file that can be read"),
+        ([*QUICK, "--out", "noise.csv"], "--out: expected a file ending in .parquet"),
+        ([*QUICK, "--figure", "noise.jpg"], "--figure: expected a file ending in .png"),
+    ],
+)
+def test_what_is_refused(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_parquet_file_is_refused(tmp_path, capsys):
+    pd.DataFrame({"task": ["path"]}).to_parquet(tmp_path / "x.parquet")
+    assert main(["--read", str(tmp_path / "x.parquet")]) == 2
+    assert "columns are missing: base, estimator" in capsys.readouterr().err
+
+
+def test_nothing_to_draw_is_said(measured, tmp_path, capsys):
+    pd.read_parquet(measured).assign(noise_ratio=float("nan")).to_parquet(tmp_path / "x.parquet")
+    assert main(["--read", str(tmp_path / "x.parquet"), "--figure", str(tmp_path / "x.png")]) == 2
+    assert "--figure: no measurement has both" in capsys.readouterr().err

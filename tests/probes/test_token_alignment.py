@@ -1,0 +1,101 @@
+"""Lining up positions and tokens: against a loop over single positions, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis import UsageError
+from analysis.probes.token_alignment import line_up
+
+
+def slowly(ids, attention, labels, sampled):
+    """Per row: (position, token) of what counts, prompt, response; one position at a time."""
+    out = []
+    for row in range(len(ids)):
+        found, prompt = [], []
+        for t in range(1, len(ids[row])):
+            if not attention[row][t]:
+                continue
+            if labels is None and not attention[row][t - 1]:
+                continue
+            token = ids[row][t] if labels is None else labels[row][t]
+            if token < 0 or (sampled is not None and not sampled[row][t]):
+                continue
+            found.append((t - 1, token))
+        first = found[0][0] + 1 if found else len(ids[row])
+        prompt = [ids[row][t] for t in range(first) if attention[row][t]]
+        out.append((found, prompt, [token for _, token in found]))
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_against_one_position_at_a_time(data):
+    rows, length = data.draw(st.integers(1, 3)), data.draw(st.integers(2, 7))
+
+    def table(values):
+        row = st.lists(values, min_size=length, max_size=length)
+        return data.draw(st.lists(row, min_size=rows, max_size=rows))
+
+    ids = table(st.integers(0, 9))
+    side = data.draw(st.sampled_from(["left", "right"]))
+    pads = data.draw(st.lists(st.integers(0, length - 1), min_size=rows, max_size=rows))
+    attention = [[int(t >= pad) if side == "left" else int(t < length - pad) for t in range(length)] for pad in pads]
+    labels = table(st.integers(-1, 9)) if data.draw(st.booleans()) else None
+    sampled = table(st.booleans()) if data.draw(st.booleans()) else None
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(attention)}
+    kept = data.draw(st.integers(1, length))
+    if labels is not None:
+        inputs["labels"] = torch.tensor(labels)
+    found = line_up(inputs, kept, 10, completion_mask=None if sampled is None else torch.tensor(sampled))
+    for row, (expected, prompt, response) in enumerate(slowly(ids, attention, labels, sampled)):
+        at = found.counts[row].nonzero().squeeze(1)
+        inside = [(t, token) for t, token in expected if t >= length - kept]
+        assert list(zip((at + length - kept).tolist(), found.tokens[row, at].tolist(), strict=True)) == inside
+        assert found.position[row, at].tolist() == list(range(len(expected) - len(inside), len(expected)))
+        assert found.prompts[row] == prompt
+        assert found.responses[row] == response
+
+
+def test_labels_given_stand_before_those_of_the_call():
+    ids = torch.tensor([[1, 2, 3]])
+    inputs = {"input_ids": ids, "labels": ids}
+    assert line_up(inputs, 3, 9).responses == [[2, 3]]
+    assert line_up(inputs, 3, 9, labels=torch.tensor([[-100, -100, 7]])).responses == [[7]]
+    assert line_up(inputs | {"shift_labels": torch.tensor([[4, -100, 5]])}, 3, 9).responses == [[4, 5]]
+
+
+def test_a_mask_over_a_cache_speaks_of_the_last_positions():
+    inputs = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.tensor([[0, 0, 1, 1, 1]])}
+    assert line_up(inputs, 3, 9).responses == [[2, 3]]
+
+
+def test_embeddings_with_labels_and_without():
+    inputs = {"inputs_embeds": torch.zeros(1, 3, 4)}
+    assert line_up(inputs | {"labels": torch.tensor([[-100, 2, 3]])}, 3, 9).responses == [[2, 3]]
+    with pytest.raises(UsageError, match="without them the tokens are not known"):
+        line_up(inputs, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "positions", "message"),
+    [
+        ({"input_ids": torch.tensor([1, 2])}, 2, r"input_ids: expected shape \(batch, length\), got \(2,\)"),
+        ({"input_ids": torch.tensor([[1, 2]]), "labels": torch.tensor([[1]])}, 2,
+         r"labels: expected token ids of shape \(1, 2\), as input_ids, got torch.int64 \(1, 1\)"),
+        ({"input_ids": torch.tensor([[1, 2]]), "shift_labels": [[1, 2]]}, 2,
+         r"shift_labels: expected token ids of shape \(1, 2\), as input_ids, got list"),
+        ({"input_ids": torch.tensor([[1, 2]])}, 3,
+         r"expected logits for 2 positions of an input of length 2, .* gave 3"),
+        ({"input_ids": torch.tensor([[1, 2, 3]]), "logits_to_keep": torch.tensor([0, 1])}, 3,
+         r"expected logits for 2 positions of an input of length 3, .* gave 3"),
+        ({"input_ids": torch.tensor([[1, 2, 12]])}, 3,
+         r"input_ids: expected token ids from 0 to 8, got 12 as the token after row 0, position 1; do tokenizer"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit(inputs, positions, message):
+    with pytest.raises(UsageError, match=message):
+        line_up(inputs, positions, 9)

@@ -1,0 +1,86 @@
+"""The digest: the same for the same rows however they were written, another for any other rows."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.records.rows import RUN_JSON, some_rows
+
+from analysis.records import RunWriter, digest, load_trace
+from analysis.records.encoding import ContentHash, record_batch
+from analysis.records.schema import TABLES
+
+
+def written(folder: Path, tables: dict[str, dict[str, list[Any]]], chunks: list[int]) -> str:
+    """The digest of the rows, appended and committed in pieces of the given ends."""
+    writer = RunWriter(folder, run_json=RUN_JSON)
+    for step, (low, high) in enumerate(zip([0, *chunks[:-1]], chunks, strict=True)):
+        for name, columns in tables.items():
+            writer.append(name, {key: values[low:high] for key, values in columns.items()})
+        writer.commit(step, {})
+    return digest(folder)
+
+
+@pytest.fixture
+def tables() -> dict[str, dict[str, list[Any]]]:
+    return {name: some_rows(name, 12, seed=11) for name in TABLES}
+
+
+def test_chunks_do_not_matter(tmp_path: Path, tables: dict[str, dict[str, list[Any]]]) -> None:
+    whole = written(tmp_path / "a", tables, [12])
+    assert written(tmp_path / "b", tables, [1, 2, 7, 12]) == whole
+    assert written(tmp_path / "c", tables, [5, 5, 12]) == whole
+    assert digest(load_trace(tmp_path / "a")) == whole
+
+
+def test_timings_and_run_json_do_not_matter(tmp_path: Path, tables: dict[str, dict[str, list[Any]]]) -> None:
+    whole = written(tmp_path / "a", tables, [12])
+    tables["timings"] = some_rows("timings", 5, seed=99)
+    assert written(tmp_path / "b", tables, [12]) == whole
+
+
+def content(table: str, rows: dict[str, list[Any]]) -> str:
+    hashed = ContentHash(table)
+    hashed.update([record_batch(table, rows)])
+    return hashed.hexdigest()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_counts(table: str) -> None:
+    """Another value, and where it may be a gap, in one row of each column in turn."""
+    rows, other = some_rows(table, 12, seed=11), some_rows(table, 12, seed=12, nulls=False)
+    seen = [content(table, rows)]
+    for column in TABLES[table].columns:
+        row = next(i for i, v in enumerate(rows[column.name]) if v is not None and v != other[column.name][i])
+        for change in [other[column.name][row], *([None] if column.null else [])]:
+            changed = copy.deepcopy(rows)
+            changed[column.name][row] = change
+            seen.append(content(table, changed))
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "one", "two"),
+    [
+        ("prompts", "token_ids", [[1, 2], [3]], [[1], [2, 3]]),
+        ("prompts", "text", ["ab", "c"], ["a", "bc"]),
+        ("prompts", "answer", ["", "a"], [None, "a"]),
+        ("prompts", "n_solutions", [0, 1], [None, 1]),
+        ("tokens", "top_probs", [[], [0.5]], [None, [0.5]]),
+        ("updates", "loss", [0.0, 1.0], [-0.0, 1.0]),
+        ("updates", "loss", [1.0, 1.0], [1.0, float(np.nextafter(1.0, 2.0))]),
+    ],
+)
+def test_boundaries_gaps_and_last_bits_count(table: str, column: str, one: Any, two: Any) -> None:
+    rows = some_rows(table, 2, seed=13)
+    assert content(table, rows | {column: one}) != content(table, rows | {column: two})
+
+
+def test_order_counts(tmp_path: Path) -> None:
+    rows = some_rows("steps", 4, seed=14)
+    turned = {name: values[::-1] for name, values in rows.items()}
+    assert written(tmp_path / "a", {"steps": rows}, [4]) != written(tmp_path / "b", {"steps": turned}, [4])

@@ -1,0 +1,134 @@
+"""Weights assumed of an offline trace, which holds all tokens: against objectives on whole responses, one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analysis import UsageError, objectives
+from analysis.objectives import TokenBatch
+from analysis.records import Run, RunWriter, load_trace
+from analysis.records.encoding import ragged
+
+LENGTHS = (3, 1, 5, 2, 4, 2)
+REWARDS = (1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
+GROUPS = (0, 1, 0, 1, 0, 1)  # they do not stand next to each other
+
+
+def offline(folder: Path, *, rewards: Any = REWARDS, groups: Any = GROUPS, old: bool = True, engine: str = "offline",
+            steps: Any = (0,) * 6, advantage: Any = None) -> Run:  # fmt: skip
+    writer = RunWriter(folder, run_json={"run_id": "a", "label": "a", "engine": engine, "recipe": None, "hash": "h",
+                                         "seed": None, "temperature": 1.0})
+    generator = np.random.default_rng(0)
+    n = sum(LENGTHS)
+    log_prob = -generator.random(n) * 2 - 0.1
+    filler = dict.fromkeys(("one_minus_prob", "entropy", "collision", "direction_norm"), 0.5)
+    writer.append("tokens", filler | {
+        "update": -1, "step": np.repeat(steps, LENGTHS), "rollout": np.repeat(np.arange(6), LENGTHS),
+        "position": np.concatenate([np.arange(i) for i in LENGTHS]), "epoch": 0, "minibatch": 0,
+        "token": np.zeros(n, dtype=int), "log_prob": log_prob, "collision_log_prob": -0.5,
+        "advantage": advantage,
+        "old_log_prob": log_prob + generator.normal(size=n) * 0.3 if old else None,
+    })  # fmt: skip
+    writer.append("rollouts", {
+        "step": list(steps), "rollout": list(range(6)), "rank": 0, "prompt_id": "p", "group": list(groups),
+        "response_ids": ragged(np.zeros(n, dtype=np.int32), LENGTHS), "response_text": "", "length": list(LENGTHS),
+        "finished": True, "reward": list(rewards), "noise_flipped": False, "dropped": False,
+    })  # fmt: skip
+    writer.commit(6, {})
+    run = load_trace(folder)
+    assert isinstance(run, Run)
+    return run
+
+
+def one_by_one(run: Run, name: str) -> np.ndarray:
+    """The objective on each group padded by itself, its advantages from that group alone."""
+    objective = objectives.parse_objective(name)
+    tokens, rollouts = run.table("tokens"), run.table("rollouts")
+    weight = np.full(len(tokens), np.nan)
+    for _, group in rollouts.groupby(["step", "group"]):
+        rewards = torch.tensor(group["reward"].to_numpy(float))
+        rows = [np.flatnonzero(tokens["rollout"] == r) for r in group["rollout"]]
+        width = max(map(len, rows))
+
+        def padded(column: str, rows: Any = rows, width: int = width) -> torch.Tensor:
+            values = tokens[column].to_numpy(float)
+            filled = [np.pad(values[of], (0, width - len(of)), constant_values=-7.0) for of in rows]
+            return torch.tensor(np.stack(filled))
+
+        mask = torch.arange(width) < torch.tensor([len(of) for of in rows])[:, None]
+        mean = torch.tensor([tokens["log_prob"].to_numpy(float)[of].mean() for of in rows])
+        accuracy = torch.full_like(rewards, rewards.mean().item())
+        advantages = objective.advantages(rewards, len(rewards), mean_log_probs=mean)
+        batch = TokenBatch(padded("log_prob"), padded("old_log_prob"), advantages, mask, rewards, accuracy)
+        found = objective.weights(batch).weight
+        for i, of in enumerate(rows):
+            weight[of] = found[i, : len(of)].numpy()
+    return weight
+
+
+@pytest.mark.parametrize("name", ["nsr-log", "psr-ratio,clip_high=0.2", "grpo", "rloo", "nft", "oreal", "gspo", "topr",
+                                  "sequence-nft", "rewarding-unlikely"])  # fmt: skip
+@pytest.mark.parametrize("groups", [GROUPS, (0, 0, 1, 1, 1, 1)])
+def test_weights_are_those_of_each_group_by_itself(tmp_path: Path, name: str, groups: Any) -> None:
+    run = offline(tmp_path, groups=groups)
+    weight = run.laws(objectives.parse_objective(name))["weight"]
+    np.testing.assert_allclose(weight, one_by_one(run, name), rtol=1e-6)
+    assert np.abs(weight).max() > 0
+
+
+def test_steps_have_groups_of_their_own(tmp_path: Path) -> None:
+    run = offline(tmp_path, groups=(0, 0, 1, 0, 0, 1), steps=(0, 0, 1, 1, 1, 1), rewards=(1, 0, 1, 0, 0, 1))
+    np.testing.assert_allclose(run.laws("grpo")["weight"], one_by_one(run, "grpo"), rtol=1e-6)
+
+
+def test_batch_normalisation_is_over_the_step_whatever_its_groups(tmp_path: Path) -> None:
+    objective = objectives.get("reinforce-log", advantage="batch_mean_std")
+    values = 2 * np.array(REWARDS) - 1
+    expected = pd.Series((values - values.mean()) / values.std(ddof=1)).repeat(LENGTHS)
+    for i, groups in enumerate((GROUPS, (0, 0, 1, 1, 1, 1))):
+        weight = offline(tmp_path / str(i), groups=groups).laws(objective)["weight"]
+        np.testing.assert_allclose(weight, expected, rtol=1e-5)
+
+
+def test_numbers_that_are_no_verdicts(tmp_path: Path) -> None:
+    run = offline(tmp_path, rewards=(-1.0, 1.0, 0.5, 1.0, -1.0, 1.0))
+    np.testing.assert_allclose(run.laws("grpo")["weight"], one_by_one(run, "grpo"), rtol=1e-6)
+    with pytest.raises(UsageError, match=r"nsr-log is defined for rewards 0 and 1, and this trace has -1; give a"):
+        run.laws("nsr-log")
+
+
+def test_advantages_in_place_of_rewards(tmp_path: Path) -> None:
+    advantage = np.linspace(-1, 1, sum(LENGTHS))  # one of each token
+    run = offline(tmp_path / "a", rewards=[None] * 6, advantage=advantage)
+    tokens = run.table("tokens")
+    ratio = np.exp(tokens["log_prob"].astype(float) - tokens["old_log_prob"].astype(float))
+    np.testing.assert_allclose(run.laws("grpo")["weight"], advantage * ratio, rtol=1e-6)
+    np.testing.assert_allclose(run.laws("rloo")["weight"], advantage, rtol=1e-6)
+    for name in ("psr-log", "oreal", "gspo", "nft"):
+        with pytest.raises(UsageError, match=f"{name} needs rewards"):
+            run.laws(name)
+    with_rewards = offline(tmp_path / "b", advantage=advantage)
+    np.testing.assert_allclose(with_rewards.laws("grpo")["weight"], one_by_one(with_rewards, "grpo"), rtol=1e-6)
+
+
+def test_inputs_that_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nsr-ratio needs old log-probs, and this trace has none; give the column"):
+        offline(tmp_path / "a", old=False).laws("nsr-ratio")
+    assert offline(tmp_path / "a2", old=False).laws("nsr-log")["weight"].min() == -1
+    with pytest.raises(UsageError, match=r"needs rewards, and rollouts of this trace have none; give their column"):
+        offline(tmp_path / "b", rewards=[None] * 6).laws("nsr-log")
+    with pytest.raises(UsageError, match=r"grpo compares the responses of a group, and 1 of 2 groups have one"):
+        offline(tmp_path / "c", groups=(0, 1, 1, 1, 1, 1)).laws("grpo")
+    assert len(offline(tmp_path / "d", groups=range(6)).laws("nsr-log")) == sum(LENGTHS)
+    with pytest.raises(UsageError, match=r"gspo needs whole responses; select none of their tokens"):
+        offline(tmp_path / "e").laws("gspo", where=[("position", "==", 0)])
+    with pytest.raises(UsageError, match=r"gspo needs whole responses, and a trace has a share of the tokens"):
+        offline(tmp_path / "f", engine="small").laws("gspo")
+    with pytest.raises(UsageError, match=r"high-entropy chooses tokens over a minibatch, which a trace does not have"):
+        offline(tmp_path / "g").laws("high-entropy")

@@ -1,0 +1,94 @@
+"""The laws that training works with against the slow route: every response alone, weights by autograd of the loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from analysis import objectives
+from analysis.objectives import get
+from analysis.tabular.toy_policies import ArmLaw, TreeLaw, law_of
+from tests.reference.toy_gradient_slow import expected_gradient
+from toy_models import Bandit, LogLinear, Tree
+
+SEEDS, PROMPTS = 2, 2
+# sums of some hundred float64 products of order one
+CLOSE = {"rtol": 1e-12, "atol": 1e-14}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+TOYS = {
+    "bandit": lambda: Bandit(normal(SEEDS, PROMPTS, 5)),
+    "one arm": lambda: Bandit(normal(SEEDS, PROMPTS, 1)),
+    "log-linear": lambda: LogLinear(normal(PROMPTS, 5, 4, seed=1), normal(SEEDS, 4)),
+    "tree": lambda: Tree.random(3, 3, batch=(SEEDS, PROMPTS), generator=generator()),
+}
+
+
+@objectives.register("cubed", needs=("advantages", "old_log_probs", "rewards", "accuracy"))
+def cubed(log_probs, batch):
+    """A loss of one's own that reads all that it may."""
+    factor = batch.per_token("advantages") * (1 + batch.per_token("rewards")) * (2 - batch.per_token("accuracy"))
+    return -factor * (log_probs - batch.old_log_probs / 2).exp() ** 3
+
+
+OBJECTIVES = {
+    "psr": lambda: get("psr-ratio", clip_high=0.2),
+    "nsr": lambda: get("nsr-ratio", clip_low=0.2, dual_clip=1.1),
+    "eq6": lambda: get("w-reinforce", form="probability", lambda_=0.1, clip_low=0.2, clip_high=0.2),
+    "log": lambda: get("reinforce-log"),
+    "grpo": lambda: get("grpo", clip_low=0.2, clip_high=0.28),
+    "baseline": lambda: get("reinforce-ratio", advantage="constant", baseline=0.3),
+    "cispo": lambda: get("cispo", clip_low=0.1, clip_high=0.1),
+    "sapo": lambda: get("sapo"),
+    "nft": lambda: get("nft"),
+    "oreal": lambda: get("oreal"),
+    "unlikelihood": lambda: get("unlikelihood"),
+    "one's own": lambda: get("cubed"),
+}
+
+
+@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("length_mean", [False, True])
+def test_the_expected_gradient_is_that_of_every_response_written_out(toy, name, length_mean):
+    policy, objective = TOYS[toy](), OBJECTIVES[name]()
+    law = law_of(policy)
+    moved = law.moved(0.3 * normal(*policy.parameters.shape, seed=7))  # ratios on both sides of every clip
+    correct = torch.rand(law.log_probs.shape, generator=generator(5)) < 0.4
+    correct[0, 0] = False  # a prompt without a correct response
+    right = correct.double()
+    found = moved.expected_gradient(
+        objective, law, right, objective.limit_advantages(law.success(right)), length_mean=length_mean
+    )
+    for s in range(SEEDS):
+        slow = expected_gradient(
+            policy, moved.parameters[s], law.parameters[s], correct[s], objective, length_mean=length_mean
+        )
+        torch.testing.assert_close(found[s], slow, **CLOSE)
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_a_law_says_what_its_policy_says(toy):
+    policy = TOYS[toy]()
+    law = law_of(policy)
+    assert isinstance(law, TreeLaw if toy == "tree" else ArmLaw)
+    torch.testing.assert_close(law.log_probs, policy.log_probs(), rtol=0, atol=0)
+    correct = torch.rand(law.log_probs.shape, generator=generator(5)) < 0.4
+    torch.testing.assert_close(law.success(correct.double()), policy.success(correct), **CLOSE)
+    uniforms = torch.rand(SEEDS, PROMPTS, 6, law.width, generator=generator(6), dtype=torch.float64)
+    drawn = law.draw(uniforms)
+    theirs = policy.sample(uniforms) if toy == "tree" else policy.sample(uniforms[..., 0])
+    assert torch.equal(drawn.index, theirs.response if toy == "tree" else theirs)
+    of_tokens = law.token_log_probs(drawn)
+    torch.testing.assert_close(of_tokens.sum(-1), law.log_probs.gather(-1, drawn.index), **CLOSE)
+    lengths = policy.lengths()[drawn.index] if toy == "tree" else torch.ones_like(drawn.index)
+    assert torch.equal(drawn.lengths(), lengths)
+    torch.testing.assert_close(drawn.mean(of_tokens), of_tokens.sum(-1) / lengths, **CLOSE)

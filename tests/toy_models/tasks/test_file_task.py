@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from toy_models import DataFiles, FileTask, Verdict, verify_all
+from toy_models.tasks.table_files import read_table
+from toy_models.tasks.tokenizer import word_tokenizer
+from toy_models.verifiers import ExactMatch
+
+DIGITS = [str(n) for n in range(100)]
+END = 1
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}:{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    return word_tokenizer(["<pad>", "$", ":", "+", "user", "system", *DIGITS], pad="<pad>", eos="$")
+
+
+def sums(n: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": f"{i} + {i} :", "answer": str(2 * i)} for i in range(start, start + n)]
+
+
+def write(path: Path, rows: Any) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def task(tokenizer: Any, train: Path, *, chat_template: bool = False, **files: Any) -> FileTask:
+    return FileTask(tokenizer, DataFiles(train, **files), ExactMatch(), 3, chat_template)
+
+
+def texts(task: FileTask, split: str) -> list[str]:
+    return [prompt.text for prompt in task.prompts(split)]
+
+
+class TestSplits:
+    def test_three_files(self, tokenizer: Any, tmp_path: Path) -> None:
+        files = {name: write(tmp_path / f"{name}.jsonl", sums(5, start=10 * i))
+                 for i, name in enumerate(("train", "validation", "test"))}
+        own = task(tokenizer, **files)
+        for i, name in enumerate(files):
+            assert texts(own, name) == [row["prompt"] for row in sums(5, start=10 * i)]
+        prompt = own.prompts("test")[0]
+        assert (prompt.split, prompt.answer, prompt.ids) == ("test", "40", tuple(tokenizer.encode("20 + 20 :")))
+
+    def test_one_file_gives_a_tenth_to_each_other_split(self, tokenizer: Any, tmp_path: Path) -> None:
+        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(40)))
+        found = {split: texts(own, split) for split in ("train", "validation", "test")}
+        assert {split: len(of) for split, of in found.items()} == {"train": 32, "validation": 4, "test": 4}
+        assert sorted(text for of in found.values() for text in of) == sorted(row["prompt"] for row in sums(40))
+        assert found["train"] == [row["prompt"] for row in sums(40) if row["prompt"] in found["train"]]
+
+    def test_the_split_does_not_depend_on_the_order_of_the_file(self, tokenizer: Any, tmp_path: Path) -> None:
+        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(40)))
+        other = task(tokenizer, write(tmp_path / "b.jsonl", sums(40)[::-1]))
+        for split in ("validation", "test"):
+            assert own.prompts(split) == other.prompts(split)
+
+    def test_a_given_test_file_leaves_the_rest_to_validation(self, tokenizer: Any, tmp_path: Path) -> None:
+        held = write(tmp_path / "t.jsonl", sums(3, start=40))
+        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)), test=held)
+        assert [len(own.prompts(split)) for split in ("train", "validation", "test")] == [18, 2, 3]
+
+    def test_too_few(self, tokenizer: Any, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="has 2 prompts, too few to hold some out for validation and test"):
+            task(tokenizer, write(tmp_path / "a.jsonl", sums(2)))
+
+    def test_repeated_lines_count_once(self, tokenizer: Any, tmp_path: Path) -> None:
+        own = task(tokenizer, write(tmp_path / "a.jsonl", [*sums(10), *sums(3)]))
+        assert sum(len(own.prompts(split)) for split in ("train", "validation", "test")) == 10
+
+    def test_two_answers_are_refused(self, tokenizer: Any, tmp_path: Path) -> None:
+        rows = [*sums(10), {"prompt": "3  + 3 :", "answer": "7"}]  # the same tokens in another spelling
+        with pytest.raises(ValueError, match=r"line 11 asks what .* line 4 asks, with another answer: '7'"):
+            task(tokenizer, write(tmp_path / "a.jsonl", rows))
+
+    def test_a_prompt_of_two_files_is_refused(self, tokenizer: Any, tmp_path: Path) -> None:
+        train, held = write(tmp_path / "a.jsonl", sums(10)), write(tmp_path / "t.jsonl", sums(3, start=9))
+        with pytest.raises(ValueError, match=r"t.jsonl line 1 asks what a.jsonl line 10 asks; a prompt may stand in"):
+            task(tokenizer, train, test=held)
+
+
+class TestReading:
+    def test_parquet_and_nested_columns(self, tokenizer: Any, tmp_path: Path) -> None:
+        rows = [{"q": {"text": row["prompt"]}, "a": {"b": {"c": int(row["answer"])}}} for row in sums(10)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+        own = task(tokenizer, tmp_path / "a.parquet", prompt_column="q.text", answer_column="a.b.c")
+        assert {prompt.text: prompt.answer for prompt in own.prompts("train")}["0 + 0 :"] == "0"
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([{"question": "1", "answer": "2"}], "a.jsonl line 1: no column 'prompt'; it has question, answer"),
+            ([{"prompt": {"text": "1"}, "answer": "2"}], r"line 1: expected a string or a list of chat messages"),
+            ([{"prompt": "1"}], "a.jsonl line 1: no column 'answer'; it has prompt"),
+            ([{"prompt": "1", "answer": None}], "a.jsonl line 1: the column 'answer' is null"),
+            ([*sums(2), "", '{"prompt": "1"'], r"line 4: not valid JSON \(Expecting ',' delimiter at column 15"),
+            (["[1]"], r"a.jsonl line 1: expected an object \{…\} on each line, got \[1\]"),
+            ([*sums(1), {"prompt": " ", "answer": "2"}], r"a.jsonl line 2: the prompt \('prompt'\) is empty"),
+            ([{"prompt": [], "answer": "2"}], r"line 1: expected a string or a list of chat messages"),
+            ([{"prompt": ["1"], "answer": "2"}], r"line 1: expected a string or a list of chat messages"),
+            ([""], "a.jsonl has no rows"),
+        ],
+    )
+    def test_faults_name_the_line(self, tmp_path: Path, rows: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            DataFiles(write(tmp_path / "a.jsonl", rows)).read()
+
+    def test_files_that_are_none(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"a.jsonl cannot be read: No such file or directory"):
+            read_table(tmp_path / "a.jsonl", [])
+        (tmp_path / "a.parquet").write_text("no")
+        with pytest.raises(ValueError, match=r"a.parquet cannot be read"):
+            read_table(tmp_path / "a.parquet", [])
+        (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
+        with pytest.raises(ValueError, match=r"a.jsonl cannot be read: 'utf-8' codec"):
+            read_table(tmp_path / "a.jsonl", [])
+
+    def test_answers_that_are_no_text_are_json(self, tmp_path: Path) -> None:
+        rows = read_table(write(tmp_path / "a.jsonl", [{"a": 5}, {"a": ["x", 1]}, {"a": "5"}]), ["a"])
+        assert [row.text("a") for row in rows] == ["5", '["x", 1]', "5"]
+
+
+class TestPrompts:
+    def test_nothing_is_added(self, tokenizer: Any, tmp_path: Path) -> None:
+        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
+        assert all(list(p.ids) == tokenizer.encode(p.text, add_special_tokens=False) for p in own.prompts("train"))
+
+    def test_chat_template(self, tokenizer: Any, tmp_path: Path) -> None:
+        tokenizer.chat_template = TEMPLATE
+        messages = [{"role": "system", "content": "7"}, {"role": "user", "content": "8"}]
+        rows = [*sums(9), {"prompt": messages, "answer": "1"}]
+        own = task(tokenizer, write(tmp_path / "a.jsonl", rows), chat_template=True, prompt_column="prompt")
+        every = [p for split in ("train", "validation", "test") for p in own.prompts(split)]
+        assert {"user 0 + 0 : :", "system 7 user 8 :"} <= {p.text for p in every}
+
+    def test_chat_template_that_is_not_there(self, tokenizer: Any, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="chat_template: the tokenizer has none"):
+            task(tokenizer, write(tmp_path / "a.jsonl", sums(10)), chat_template=True)
+        rows = [{"prompt": [{"role": "user", "content": "8"}], "answer": "1"}]
+        with pytest.raises(ValueError, match="line 1: a prompt of chat messages needs a template"):
+            task(tokenizer, write(tmp_path / "a.jsonl", rows))
+
+    def test_what_the_tokenizer_does_not_know(self, tokenizer: Any, tmp_path: Path) -> None:
+        rows = [*sums(3), {"prompt": "one + 1 :", "answer": "2"}]
+        with pytest.raises(ValueError, match=r"line 4: the tokenizer cannot encode 'one \+ 1 :'"):
+            task(tokenizer, write(tmp_path / "a.jsonl", rows))
+
+    def test_no_tokens_at_all(self, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tokenizer, "encode", lambda text, add_special_tokens: [])
+        with pytest.raises(ValueError, match=r"line 1: the tokenizer makes no token of '0 \+ 0 :'"):
+            task(tokenizer, write(tmp_path / "a.jsonl", sums(3)))
+
+
+class TestVerdicts:
+    def test_the_verifier_sees_text_without_the_end_token(self, tokenizer: Any, tmp_path: Path) -> None:
+        seen = []
+
+        class Spy:
+            identity: Any = {}  # noqa: RUF012
+
+            def judge(self, cases: Any) -> Any:
+                seen.append(list(cases))
+                return [Verdict(True, "correct") for _ in cases]
+
+        files = DataFiles(write(tmp_path / "a.jsonl", sums(10)))
+        own = FileTask(tokenizer, files, Spy(), 3)
+        first, second = own.prompts("train")[:2]
+        answers = [[*tokenizer.encode(first.answer), END], tokenizer.encode("4 + 5")]
+        verify_all(own, [first.ids, second.ids], answers)
+        expected = [(first.text, first.answer, first.answer, True), (second.text, "4 + 5", second.answer, False)]
+        assert [[tuple(case) for case in cases] for cases in seen] == [expected]
+
+    def test_one_by_one_is_the_same(self, tokenizer: Any, tmp_path: Path) -> None:
+        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)))
+        prompts = [prompt.ids for prompt in own.prompts("train")]
+        responses = [(*tokenizer.encode(str(2 * (i % 7))), END) for i in range(len(prompts))]
+        together = verify_all(own, prompts, responses)
+        assert together == [own.verify(*pair) for pair in zip(prompts, responses, strict=True)]
+        assert 0 < sum(verdict.correct for verdict in together) < len(together)
+
+    def test_strangers_and_solutions(self, tokenizer: Any, tmp_path: Path) -> None:
+        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
+        with pytest.raises(ValueError, match=r"prompt_ids: expected a prompt of .*a.jsonl.*, got '99 \+ 99'"):
+            own.verify(tokenizer.encode("99 + 99"), [END])
+        with pytest.raises(ValueError, match="split: expected one of train, validation, test, received 'dev'"):
+            own.prompts("dev")
+        assert own.solutions(own.prompts("train")[0].ids) is None
+
+    def test_too_few_verdicts(self) -> None:
+        class Lazy:
+            name = "lazy"
+
+            def verify_many(self, prompts: Any, responses: Any) -> Any:
+                return []
+
+        with pytest.raises(ValueError, match="lazy: verify_many was given 1 responses and gave 0 verdicts"):
+            verify_all(Lazy(), [[1]], [[2]])  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""Second stage of a built-in base: expert iteration (rejection fine-tuning) on its own correct responses.
+
+A round draws fresh prompts by the law of the task's splits, none of which is among them; samples responses from the
+model itself; keeps the first correct one to each prompt, if any; and takes AdamW steps of cross entropy on these, in
+one pass. Accuracy rises and diversity falls, round by round.
+
+Run by `ensure_base` as `python -m toy_models.bases.refinement REQUEST` in place of `toy_models.bases.pretraining`, whose stage it
+goes through first; it reports as that does, a round counting as one step more.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .cache import BaseRecipe, Refinement
+from .pretraining import pretrain
+from ..tasks.puzzle import PROMPT_LENGTH, PuzzleTask
+from ..sampling import sample
+from ..tasks.task import built_in_task, verify_all
+
+__all__ = ["fresh_prompts", "pretrain_and_refine", "refine"]
+
+
+def pretrain_and_refine(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, float]]:
+    """Both stages, saved to `out`; yields (step, mean loss in nats per response token since the last report)."""
+    from transformers import AutoModelForCausalLM
+
+    assert recipe.refinement is not None
+    yield from pretrain(recipe, seed, out)
+    model = AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
+    losses = refine(model, built_in_task(recipe.task), recipe.refinement, seed)
+    yield from ((recipe.steps + n, loss) for n, loss in enumerate(losses, start=1))
+    model.save_pretrained(out)
+
+
+def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> Iterator[float]:
+    """Refine a model in place; yields the mean loss of each round in nats per response token.
+
+    Raises ValueError where a round finds no correct response: such a model has nothing to learn from.
+    """
+    rng = np.random.default_rng([seed, 1])  # apart from the text of the first stage
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=refinement.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    pad_id = task.tokenizer.pad_token_id
+    for number in range(1, refinement.rounds + 1):
+        rows = _own_successes(model, task, fresh_prompts(task, refinement.prompts, rng), refinement, generator)
+        if not len(rows):
+            raise ValueError(f"refinement: no response was correct in round {number}; pretrain the base for longer")
+        total = 0.0
+        batches = rows.split(refinement.batch)
+        for batch in batches:
+            targets = batch[:, PROMPT_LENGTH:]
+            logits = model(input_ids=batch[:, :-1], use_cache=False, logits_to_keep=targets.shape[1]).logits
+            loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=pad_id)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            total += loss.item()
+        yield total / len(batches)
+
+
+def fresh_prompts(task: PuzzleTask, n: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """`n` prompts drawn as those of the splits are, none of which is in one."""
+    held_out = {puzzle for split in task.splits.values() for puzzle in split}
+    prompts: list[tuple[int, ...]] = []
+    while len(prompts) < n:
+        puzzle = task._draw_puzzle(rng.random)
+        if puzzle not in held_out and task._is_fit(puzzle):
+            prompts.append(task.encode_prompt(puzzle))
+    return prompts
+
+
+def _own_successes(
+    model: Any, task: PuzzleTask, prompts: list[tuple[int, ...]], refinement: Refinement, generator: torch.Generator
+) -> Tensor:
+    """Rows of text, as `corpus` gives them: each prompt with the first correct one of its responses, if any."""
+    size, width, pad_id = refinement.samples, task.max_new_tokens, task.tokenizer.pad_token_id
+    uniforms = torch.rand((len(prompts) * size, width), dtype=torch.float64, generator=generator)
+    drawn = sample(
+        model, prompts, group_size=size, max_new_tokens=width, eos_id=task.tokenizer.eos_token_id, pad_id=pad_id,
+        temperature=refinement.temperature, uniforms=uniforms,
+    )  # fmt: skip
+    asked = [prompt for prompt in prompts for _ in range(size)]
+    responses = [ids[:n].tolist() for ids, n in zip(drawn.response_ids, drawn.lengths, strict=True)]
+    kept: dict[tuple[int, ...], list[int]] = {}
+    for prompt, response, verdict in zip(asked, responses, verify_all(task, asked, responses), strict=True):
+        if verdict.correct and prompt not in kept:
+            kept[prompt] = [*prompt, *response, *[pad_id] * (width - len(response))]
+    return torch.tensor(list(kept.values()), dtype=torch.int64)
+
+
+def _main() -> None:
+    request = json.loads(sys.argv[1])
+    fields = request["recipe"]
+    recipe = BaseRecipe(**{**fields, "refinement": Refinement(**fields["refinement"])})
+    torch.set_num_threads(recipe.threads)
+    channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not mix with the reports
+    for step, loss in pretrain_and_refine(recipe, request["seed"], Path(request["out"])):
+        print(json.dumps([step, loss]), file=channel, flush=True)
+
+
+if __name__ == "__main__":
+    _main()

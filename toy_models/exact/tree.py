@@ -1,0 +1,292 @@
+"""An autoregressive policy on a tree: sequences over a small vocabulary, every one of them enumerated.
+
+Each response is a sequence of tokens that ends with the end token (id 0) or at the greatest length, so that leaves lie
+at different depths. The prefixes of t tokens that have not ended are the (V−1)^t contexts of level t, each with V
+logits of its own. With response weights w(y), optionally times a local factor u at each (context, token),
+
+    E[Σ_t w(y) u_t ∇ log π(y_t | y_<t)]  at context n, token v  =  visit(n)·[π_v u_v Q_v − π_v·Σ_v' π_v' u_v' Q_v']
+
+where Q_v = E[w | n, v] comes from one sweep from the leaves to the root (the policy gradient theorem). Contexts share
+no parameter, so the squared norms of the scores along a response add up: E‖·‖² = Σ_n visit(n) Σ_v π_v u_v² Q²_v
+‖e_v − π‖² with Q²_v = E[w² | n, v]. Cost: one pass over the leaves for each, memory of a few times the leaves.
+
+Levels are tensors of their own, (…, (V−1)^t, V), with batch axes (seeds, prompts) in front; a sequence over leaves is
+(…, L) in the order level by level, within a level by context: the ends of level 0, of level 1, …, then all V tokens of
+the last level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .arms import draw, net_weight
+from .tensor_checks import check_correct, check_logits, check_uniforms, check_weights
+from .success import pass_at_k
+
+__all__ = ["Tree", "TreeDraws", "tree_leaves"]
+
+END = 0
+_MOST_LEAVES = 1 << 24  # of all batch entries together: 128 MB in float64, of which a sweep holds a few
+
+
+def tree_leaves(vocab: int, depth: int) -> int:
+    """How many responses there are: Σ_{t < depth−1} (V−1)^t + (V−1)^(depth−1)·V.
+
+    >>> tree_leaves(3, 2)  # $, then two tokens: a$, aa, ab, b$, ba, bb
+    7
+    """
+    return sum((vocab - 1) ** t for t in range(depth - 1)) + (vocab - 1) ** (depth - 1) * vocab
+
+
+@dataclass(frozen=True)
+class TreeDraws:
+    """Sampled responses, G a batch entry; at a level that a response did not reach, `alive` is False."""
+
+    response: Tensor  # (…, G) index among the leaves
+    contexts: tuple[Tensor, ...]  # for each level (…, G): which context of it
+    tokens: tuple[Tensor, ...]  # for each level (…, G)
+    alive: tuple[Tensor, ...]  # for each level (…, G) bool
+
+
+@dataclass(frozen=True)
+class Tree:
+    """π(y) = Π_t softmax(levels[t])[context, y_t]; `levels[t]` is (…, (V−1)^t, V).
+
+    Raises ValueError for shapes that make no tree, logits that are not finite, and a tree too large to enumerate.
+    """
+
+    levels: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("levels: expected at least one level of logits, received none")
+        vocab = self.levels[0].shape[-1]
+        if vocab < 2:
+            raise ValueError(f"levels: expected a vocabulary of an end token and at least one other, received {vocab}")
+        _check_size(self.batch_shape.numel(), vocab, len(self.levels))
+        for t, level in enumerate(self.levels):
+            expected = (*self.batch_shape, (vocab - 1) ** t, vocab)
+            if tuple(level.shape) != expected:
+                raise ValueError(f"levels: expected shape {expected} at level {t}, received {tuple(level.shape)}")
+            check_logits(f"levels[{t}]", level)
+
+    @classmethod
+    def random(cls, vocab: int, depth: int, *, scale: float = 1.0, batch: Sequence[int] = (),
+               generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tree:
+        """Normal logits of standard deviation `scale`; responses of at most `depth` tokens.
+
+        Raises ValueError for a tree too large to enumerate.
+        """
+        _check_size(torch.Size(batch).numel(), vocab, depth)
+        shapes = [(*batch, (vocab - 1) ** t, vocab) for t in range(depth)]
+        return cls(tuple(scale * torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes))
+
+    @property
+    def vocab(self) -> int:
+        return self.levels[0].shape[-1]
+
+    @property
+    def depth(self) -> int:
+        """The greatest length of a response."""
+        return len(self.levels)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.levels[0].shape[:-2]
+
+    @property
+    def parameters(self) -> Tensor:
+        """All logits in one row a batch entry, (…, N), level by level."""
+        return torch.cat([level.flatten(-2) for level in self.levels], -1)
+
+    def with_parameters(self, parameters: Tensor) -> Tree:
+        """The same tree at other logits, of the shape of `parameters`."""
+        sizes = [level.shape[-2] * self.vocab for level in self.levels]
+        parts = parameters.split(sizes, dim=-1)
+        return replace(self, levels=tuple(part.unflatten(-1, (-1, self.vocab)) for part in parts))
+
+    def log_probs(self) -> Tensor:
+        """log π(y) of every response, (…, L) in nats."""
+        ended, reached = [], self.levels[0].new_zeros((*self.batch_shape, 1))
+        for t, level in enumerate(self.levels):
+            tokens = reached[..., None] + level.log_softmax(-1)
+            last = t == self.depth - 1
+            ended.append(tokens.flatten(-2) if last else tokens[..., END])
+            reached = tokens[..., 1:].flatten(-2)
+        return torch.cat(ended, -1)
+
+    def enumerate(self) -> list[tuple[int, ...]]:
+        """Every response as its tokens, the end token included, in the order of the leaves."""
+        found: list[tuple[int, ...]] = []
+        going: list[tuple[int, ...]] = [()]
+        for _ in range(self.depth - 1):
+            found += [(*prefix, END) for prefix in going]
+            going = [(*prefix, v) for prefix in going for v in range(1, self.vocab)]
+        return found + [(*prefix, v) for prefix in going for v in range(self.vocab)]
+
+    def lengths(self) -> Tensor:
+        """Number of tokens of every response, (L,) int64, the end token included."""
+        counts = [(self.vocab - 1) ** t * (self.vocab if t == self.depth - 1 else 1) for t in range(self.depth)]
+        return torch.repeat_interleave(torch.arange(1, self.depth + 1), torch.tensor(counts))
+
+    def success(self, correct: Tensor) -> Tensor:
+        """p = Σ π(y) over the responses where `correct` (bool, spread over (…, L)) is true: (…)."""
+        probs = self.log_probs().exp()
+        check_correct(correct, probs.shape)
+        return (probs * correct).sum(-1)
+
+    def pass_at_k(self, correct: Tensor, k: int) -> Tensor:
+        """Pass@k of each batch entry, (…): exact, over all that k responses can be."""
+        return pass_at_k(self.success(correct), k)
+
+    def sample(self, uniforms: Tensor) -> TreeDraws:
+        """Responses by inverting each level's cumulative distribution at `uniforms` (…, G, depth) in [0, 1)."""
+        check_uniforms(uniforms, self.batch_shape)
+        if uniforms.shape[-1] != self.depth:
+            raise ValueError(f"uniforms: expected one for each of {self.depth} positions on the last axis, received "
+                             f"{tuple(uniforms.shape)}")
+        context = torch.zeros(uniforms.shape[:-1], dtype=torch.int64, device=uniforms.device)
+        alive = torch.ones_like(context, dtype=torch.bool)
+        response = torch.zeros_like(context)
+        contexts, tokens, alives, first = [], [], [], 0
+        for t, level in enumerate(self.levels):
+            laws = level.softmax(-1).gather(-2, context[..., None].expand(*context.shape, self.vocab))
+            token = draw(laws, uniforms[..., t : t + 1])[..., 0]
+            contexts.append(context)
+            tokens.append(token)
+            alives.append(alive)
+            last = t == self.depth - 1
+            ends = alive if last else alive & (token == END)
+            leaf = first + (context * self.vocab + token if last else context)
+            response = torch.where(ends, leaf, response)
+            first += level.shape[-2]
+            alive = alive & ~ends
+            context = torch.where(alive, context * (self.vocab - 1) + token - 1, 0)
+        return TreeDraws(response, tuple(contexts), tuple(tokens), tuple(alives))
+
+    def token_log_probs(self, draws: TreeDraws) -> Tensor:
+        """log π of each token of sampled responses, (…, G, depth), 0 after the end."""
+        out = []
+        for level, context, token, alive in zip(self.levels, draws.contexts, draws.tokens, draws.alive, strict=True):
+            chosen = level.log_softmax(-1).flatten(-2).gather(-1, context * self.vocab + token)
+            out.append(torch.where(alive, chosen, 0.0))
+        return torch.stack(out, -1)
+
+    def sampled_score(self, draws: TreeDraws, weights: Tensor) -> Tensor:
+        """Σ_i Σ_t w_it ∇ log π(y_it | y_i,<t) of sampled responses, weights (…, G, depth): (…, N)."""
+        out = []
+        for t, level in enumerate(self.levels):
+            w = torch.where(draws.alive[t], weights[..., t].to(level.dtype), 0.0)
+            visits, sizes = (level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], x)
+                             for x in (w, w.abs()))  # fmt: skip
+            visits = net_weight(visits, sizes, w.shape[-1])
+            pushed = torch.zeros_like(level).flatten(-2)
+            pushed = pushed.scatter_add_(-1, draws.contexts[t] * self.vocab + draws.tokens[t], w)
+            out.append(pushed - (level.softmax(-1) * visits[..., None]).flatten(-2))
+        return torch.cat(out, -1)
+
+    def expected_score(
+        self, weights: Tensor, factors: Sequence[Tensor] | None = None, *, behaviour: Tree | None = None
+    ) -> Tensor:
+        """Exact E[Σ_t w(y) u_t ∇ log π(y_t | y_<t)] with respect to `parameters`, (…, N).
+
+        weights spread over (…, L); `factors[t]` u over (…, (V−1)^t, V), one for each level, 1 where left out. A weight
+        per token is a weight per response times a factor that depends on the context and its token; any other one is a
+        sum of such (`expected_token_score`). Responses are drawn from `behaviour`, from π itself where it is left out.
+        """
+        out = []
+        drawn = self if behaviour is None else behaviour
+        for level, (visit, probs, value, factor) in zip(self.levels, drawn._sweep(weights, factors), strict=True):
+            pushed = probs * value if factor is None else probs * value * factor
+            own = probs if behaviour is None else level.softmax(-1)
+            out.append((visit[..., None] * (pushed - own * pushed.sum(-1, keepdim=True))).flatten(-2))
+        return torch.cat(out, -1)
+
+    def expected_token_score(self, weights: Tensor) -> Tensor:
+        """The same for weights of any kind, one for each response and position: (…, L, depth) -> (…, N)."""
+        total = None
+        for t in range(self.depth):
+            at = [torch.full_like(level, float(s == t)) for s, level in enumerate(self.levels)]
+            part = self.expected_score(weights[..., t], at)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def score_variance(self, weights: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
+        """Exact E‖g − E g‖² of g = Σ_t w(y) u_t ∇ log π(y_t | y_<t) for one sampled response: (…)."""
+        second = self.levels[0].new_zeros(self.batch_shape)
+        squared = torch.as_tensor(weights).square()
+        for visit, probs, value, factor in self._sweep(squared, factors):
+            norm = (1 - probs).square() + probs.square().sum(-1, keepdim=True) - probs.square()
+            each = probs * value * norm if factor is None else probs * value * factor.square() * norm
+            second = second + (visit * each.sum(-1)).sum(-1)
+        return second - self.expected_score(weights, factors).square().sum(-1)
+
+    def score_covariance(self, weights: Tensor) -> Tensor:
+        """Exact covariance of Σ_t w(y) ∇ log π(y_t | y_<t) for one sampled response, (…, N, N), by enumeration.
+
+        Memory N·(N + L) a batch entry: for trees of a few hundred leaves. `score_variance` gives its trace for any.
+        """
+        n_parameters, batch = self.parameters.shape[-1], self.batch_shape.numel()
+        n_leaves = tree_leaves(self.vocab, self.depth)
+        if batch * n_parameters * (n_parameters + n_leaves) > 1 << 27:
+            raise ValueError(
+                f"levels: expected a tree whose covariance fits into memory, received {n_parameters} parameters and "
+                f"{n_leaves} responses (× {batch}); score_variance gives its trace"
+            )
+        w = check_weights(weights, torch.Size((*self.batch_shape, n_leaves)))
+        scores = self.scores()
+        weighted = scores * w[..., None]
+        second = torch.einsum("...l,...ln,...lm->...nm", self.log_probs().exp(), weighted, weighted)
+        mean = self.expected_score(weights)
+        return second - mean[..., :, None] * mean[..., None, :]
+
+    def scores(self) -> Tensor:
+        """∇ log π(y) of every response, dense: (…, L, N)."""
+        responses, n = self.enumerate(), self.parameters.shape[-1]
+        out = self.levels[0].new_zeros((*self.batch_shape, len(responses), n))
+        starts = [0]
+        for level in self.levels:
+            starts.append(starts[-1] + level.shape[-2] * self.vocab)
+        for row, response in enumerate(responses):
+            context = 0
+            for t, token in enumerate(response):
+                at = starts[t] + context * self.vocab
+                out[..., row, at : at + self.vocab] -= self.levels[t][..., context, :].softmax(-1)
+                out[..., row, at + token] += 1
+                context = context * (self.vocab - 1) + token - 1
+        return out
+
+    def _sweep(
+        self, weights: Tensor, factors: Sequence[Tensor] | None
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """(visit, π, Q, u) of each level: visit (…, n), the others (…, n, V); u None where there are no factors."""
+        if factors is not None and len(factors) != self.depth:
+            raise ValueError(f"factors: expected one tensor for each of {self.depth} levels, received {len(factors)}")
+        probs = [level.softmax(-1) for level in self.levels]
+        shape = torch.Size((*self.batch_shape, tree_leaves(self.vocab, self.depth)))
+        leaves = check_weights(weights, shape).to(probs[0]).expand(shape)
+        counts = [p.shape[-2] * (self.vocab if t == self.depth - 1 else 1) for t, p in enumerate(probs)]
+        by_level = leaves.split(counts, dim=-1)
+        values: list[Tensor] = [by_level[-1].unflatten(-1, (-1, self.vocab))]
+        for t in range(self.depth - 2, -1, -1):
+            below = (probs[t + 1] * values[0]).sum(-1).unflatten(-1, (-1, self.vocab - 1))
+            values.insert(0, torch.cat([by_level[t][..., None], below], -1))
+        visits = [probs[0].new_ones((*self.batch_shape, 1))]
+        for p in probs[:-1]:
+            visits.append((visits[-1][..., None] * p[..., 1:]).flatten(-2))
+        local: Sequence[Tensor | None] = factors if factors is not None else [None] * self.depth
+        return list(zip(visits, probs, values, local, strict=True))
+
+
+def _check_size(batch: int, vocab: int, depth: int) -> None:
+    leaves = tree_leaves(vocab, depth)
+    if leaves * max(batch, 1) > _MOST_LEAVES:
+        raise ValueError(
+            f"levels: expected a tree that can be enumerated, at most {_MOST_LEAVES} responses over all batch entries, "
+            f"received {leaves} × {batch}; lower the depth or the vocabulary, or sample from a model instead"
+        )
