@@ -35,8 +35,23 @@ _HOME = {
     "Recipe": "recipes",
     "run": "experiments",
 }
-_ROOMS = ("laws", "token_stats", "objectives", "records", "probes", "evaluation", "gradient_noise", "recipes", "training",
-          "experiments", "tabular", "factorial", "offline", "plots", "report")
+_ROOMS = (
+    "laws",
+    "token_stats",
+    "objectives",
+    "records",
+    "probes",
+    "evaluation",
+    "gradient_noise",
+    "recipes",
+    "training",
+    "experiments",
+    "tabular",
+    "factorial",
+    "offline",
+    "plots",
+    "report",
+)
 
 __all__ = ["__version__", *sorted(_HOME)]
 __getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)

@@ -49,8 +49,14 @@ exit status:
   0  done      1  a fault of the program      2  a request that cannot be met as stated      130  stopped by Ctrl-C
 """
 
-_QUANTITIES = {"projection": "projection", "variance": "variance", "noise_to_signal": "noise/signal",
-               "noise_ratio": "vs PSR", "cosine": "cosine", "cosine_batch": "of a batch"}  # fmt: skip
+_QUANTITIES = {
+    "projection": "projection",
+    "variance": "variance",
+    "noise_to_signal": "noise/signal",
+    "noise_ratio": "vs PSR",
+    "cosine": "cosine",
+    "cosine_batch": "of a batch",
+}
 _ALARM = 4.0  # standard errors between a projection and its expectation; by chance 1 in 16,000 for many replicates
 
 
@@ -80,11 +86,23 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--base", action="append", default=[], metavar="BASE", dest="bases",
+    add(
+        "--base",
+        action="append",
+        default=[],
+        metavar="BASE",
+        dest="bases",
         help="a built-in base, a pattern such as 'path*' for several, or a folder with a Hugging Face causal LM and "
-             "its tokenizer, such as a run's checkpoints/final; may be repeated")
-    add("--read", action="append", default=[], metavar="FILE", type=Path, help="measurements that --out wrote; may be "
-        "repeated, and joins those of --base")
+        "its tokenizer, such as a run's checkpoints/final; may be repeated",
+    )
+    add(
+        "--read",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=Path,
+        help="measurements that --out wrote; may be repeated, and joins those of --base",
+    )
     add("--task", metavar="TASK", help="the task of folders (default: path); a built-in base has its own")
     add("--split", default="validation", choices=("train", "validation", "test"), help="(default: %(default)s)")
     add("--prompts", type=int, default=64, metavar="N", help="the first N of the split (default: %(default)s)")
@@ -149,8 +167,10 @@ def _read(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise UsageError(f"--read {path}: no Parquet file that can be read ({error})") from error
     if missing := {"base", "task", "estimator", "noise_ratio_se"} - set(frame.columns):
-        raise UsageError(f"--read {path}: expected measurements written by --out, but columns are missing: "
-                         f"{', '.join(sorted(missing))}")
+        raise UsageError(
+            f"--read {path}: expected measurements written by --out, but columns are missing: "
+            f"{', '.join(sorted(missing))}"
+        )
     return frame
 
 
@@ -164,8 +184,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
 
     from toy_models import BASES, ensure_base, get_task, load_policy
 
-    from .training.setup import pick_device
     from .gradient_noise.measurement import gradient_noise, standard_estimators
+    from .training.setup import pick_device
 
     torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
@@ -187,14 +207,23 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 raise UsageError(f"--base {base}: {error}") from error
             prompts = task.prompts(arguments.split)
             if not 1 <= arguments.prompts <= len(prompts):
-                raise UsageError(f"--prompts: expected 1 to {len(prompts)}, the {arguments.split} prompts of "
-                                 f"{task.name}, got {arguments.prompts}")
+                raise UsageError(
+                    f"--prompts: expected 1 to {len(prompts)}, the {arguments.split} prompts of "
+                    f"{task.name}, got {arguments.prompts}"
+                )
             noise = gradient_noise(
-                policy, task, prompts[: arguments.prompts], generator=torch.Generator().manual_seed(arguments.seed),
-                group_size=arguments.group_size, replicates=arguments.replicates, temperature=arguments.temperature,
-                top_k=arguments.top_k, top_p=arguments.top_p,
-                estimators=standard_estimators(arguments.group_size, arguments.lambda_), progress=show,
-            )  # fmt: skip
+                policy,
+                task,
+                prompts[: arguments.prompts],
+                generator=torch.Generator().manual_seed(arguments.seed),
+                group_size=arguments.group_size,
+                replicates=arguments.replicates,
+                temperature=arguments.temperature,
+                top_k=arguments.top_k,
+                top_p=arguments.top_p,
+                estimators=standard_estimators(arguments.group_size, arguments.lambda_),
+                progress=show,
+            )
             frame = noise.frame()
             for at, (column, value) in enumerate({"base": base, "task": task.name, "seed": arguments.seed}.items()):
                 frame.insert(at, column, value)
@@ -233,11 +262,15 @@ def _show(frame: pd.DataFrame, crossed: dict[str, Crossing]) -> None:
     console = Console()
     for (base, task), rows in frame.groupby(["base", "task"], sort=False):
         first = rows.iloc[0]
-        title = (f"{base} on {task}: p = {first.p:.3f}, ‖∇p‖ = {first.gradient_norm:.3g}, T = {first.temperature:g}; "
-                 f"{first.replicates}×{first.prompts}×{first.group_size} rollouts")
+        title = (
+            f"{base} on {task}: p = {first.p:.3f}, ‖∇p‖ = {first.gradient_norm:.3g}, T = {first.temperature:g}; "
+            f"{first.replicates}×{first.prompts}×{first.group_size} rollouts"
+        )
         off = rows[(rows.projection - rows.expected).abs() > _ALARM * rows.projection_se]
-        note = (f"The projection of {', '.join(off.estimator)} is more than {_ALARM:g} standard errors off: rollouts "
-                "are not drawn from the law that is differentiated.")  # fmt: skip
+        note = (
+            f"The projection of {', '.join(off.estimator)} is more than {_ALARM:g} standard errors off: rollouts "
+            "are not drawn from the law that is differentiated."
+        )
         cells = [(words, *map(_with_error, rows[name], rows[f"{name}_se"])) for name, words in _QUANTITIES.items()]
         table = Table(title, ("", *rows.estimator), tuple(cells), note if len(off) else "")
         console.print(table.to_rich(console.width))

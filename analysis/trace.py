@@ -17,8 +17,8 @@ from .errors import UsageError
 from .offline import options as offline
 
 if TYPE_CHECKING:
-    from .records import Experiment
     from .recipes import Recipe
+    from .records import Experiment
 
 __all__ = ["main"]
 
@@ -94,19 +94,39 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--run", nargs="?", const="default", metavar="RECIPE",
-        help="run a built-in recipe or a TOML file; without a name, the default recipe")
-    add("--resume", nargs="?", const="", metavar="DIR",
+    add(
+        "--run",
+        nargs="?",
+        const="default",
+        metavar="RECIPE",
+        help="run a built-in recipe or a TOML file; without a name, the default recipe",
+    )
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
         help="with --run: go on where its experiment was interrupted, or start it; with DIR: go on with the experiment "
-             "in that folder; alone: with the latest unfinished one in runs/")
+        "in that folder; alone: with the latest unfinished one in runs/",
+    )
     add("--list", action="store_true", help="list the built-in recipes with what they cost")
     add("--out", metavar="DIR", type=Path, help="folder of the experiment (default: runs/NAME-HASH8)")
     add("--seed", metavar="N", help="seed of the runs: short for --set seed=N")
-    add("--set", metavar="FIELD=VALUE", action="append", default=[], dest="settings",
-        help="change a field of the recipe; may be repeated")
+    add(
+        "--set",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="change a field of the recipe; may be repeated",
+    )
     add("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N: short for --set device=DEVICE")
-    add("--workers", metavar="N", type=int, help="runs at a time (default: cores / threads of a run); with "
-        "--rollouts processes of the verifier math")
+    add(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="runs at a time (default: cores / threads of a run); with --rollouts processes of the verifier math",
+    )
     add("--force", action="store_true", help="delete the experiment in the folder and start anew")
     add("--dry-run", action="store_true", help="show the runs, the folder and whether the base is cached; run nothing")
     add("--json", action="store_true", help="results as JSON on standard output")
@@ -125,8 +145,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         offline.show_trace(offline.trace(arguments), as_json=arguments.json)
         return 0
     if arguments.run is None and arguments.resume is None:
-        raise UsageError("nothing to do: expected --run [RECIPE], --resume [DIR] or --list, or --model DIR "
-                         "with --rollouts FILE; --help explains them")
+        raise UsageError(
+            "nothing to do: expected --run [RECIPE], --resume [DIR] or --list, or --model DIR "
+            "with --rollouts FILE; --help explains them"
+        )
     folder = arguments.out
     if arguments.resume:
         if folder is not None and folder != Path(arguments.resume):
@@ -138,8 +160,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     settings += [f"{name}={value}" for name in ("seed", "device") if (value := getattr(arguments, name)) is not None]
     if arguments.run is None:
         if settings:
-            raise UsageError("--set, --seed, --device with --resume: an experiment goes on as it was started; "
-                             "leave them out or start another with --run")
+            raise UsageError(
+                "--set, --seed, --device with --resume: an experiment goes on as it was started; "
+                "leave them out or start another with --run"
+            )
         recipe = _stored_recipe(folder)
     else:
         recipe = Recipe.load(arguments.run).override(*settings)
@@ -166,8 +190,8 @@ def _list(*, as_json: bool) -> int:
 def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
     from toy_models.bases.cache import BASES, base_is_cached
 
-    from .recipes.config import config_to_dict
     from .experiments.experiment import default_folder, folder_state
+    from .recipes.config import config_to_dict
     from .recipes.inputs import check_inputs
 
     folder = folder or default_folder(recipe)
@@ -175,13 +199,22 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
     for run in runs:
         check_inputs(run.config)
     state = folder_state(folder, recipe)
-    bases = {base: base_is_cached(base, seed) for base, seed in
-             dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in runs) if base in BASES}
+    bases = {
+        base: base_is_cached(base, seed)
+        for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in runs)
+        if base in BASES
+    }
     if as_json:
-        _print_json({
-            "recipe": recipe.name, "hash": recipe.hash, "folder": str(folder), "state": state, "bases_cached": bases,
-            "runs": [{"run_id": r.run_id, "label": r.label, "config": config_to_dict(r.config)} for r in runs],
-        })
+        _print_json(
+            {
+                "recipe": recipe.name,
+                "hash": recipe.hash,
+                "folder": str(folder),
+                "state": state,
+                "bases_cached": bases,
+                "runs": [{"run_id": r.run_id, "label": r.label, "config": config_to_dict(r.config)} for r in runs],
+            }
+        )
         return 0
     print(f"recipe  {recipe.name} ({recipe.hash[:8]}): {recipe.about}")
     print(f"cost    {recipe.cost}\nfolder  {folder} ({state})")
@@ -200,8 +233,10 @@ def _compare(configs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
 
     flat = [flatten(config) for config in configs]
     shared = [path for path in FIELDS if all(one[path] == flat[0][path] for one in flat)]
-    return ([f"{path} = {show(flat[0][path])}" for path in shared],
-            [[f"{path}={show(one[path])}" for path in FIELDS if path not in shared] for one in flat])
+    return (
+        [f"{path} = {show(flat[0][path])}" for path in shared],
+        [[f"{path}={show(one[path])}" for path in FIELDS if path not in shared] for one in flat],
+    )
 
 
 def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> int:
@@ -209,8 +244,14 @@ def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> 
 
     failure = None
     try:
-        experiment = run(recipe, out=folder, workers=arguments.workers, resume=arguments.resume is not None,
-                         force=arguments.force, quiet=arguments.quiet)
+        experiment = run(
+            recipe,
+            out=folder,
+            workers=arguments.workers,
+            resume=arguments.resume is not None,
+            force=arguments.force,
+            quiet=arguments.quiet,
+        )
     except RunFailedError as error:
         from .records import Experiment
 
@@ -240,24 +281,35 @@ def _show(experiment: Experiment, *, as_json: bool) -> None:
         print("\n".join(f"figure   {path}" for path in figures))
         return
     runs = {run_id: run.status for run_id, run in experiment.runs.items()}
-    _print_json({"folder": str(experiment.folder), "status": experiment.status, "runs": runs, "figures": figures,
-                 "summary": summary.to_json()})
+    _print_json(
+        {
+            "folder": str(experiment.folder),
+            "status": experiment.status,
+            "runs": runs,
+            "figures": figures,
+            "summary": summary.to_json(),
+        }
+    )
 
 
 def _stored_recipe(folder: Path) -> Recipe:
-    from .records.folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
     from .experiments.experiment import explain_changed_inputs
     from .recipes.recipe import Recipe
+    from .records.folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
 
     if (folder / RUN_FILE).exists() and not (folder / EXPERIMENT_FILE).exists():
-        raise UsageError(f"--resume: {folder} holds a trace of recorded rollouts; give its --model and --rollouts "
-                         f"again, with --out {folder} --resume")
+        raise UsageError(
+            f"--resume: {folder} holds a trace of recorded rollouts; give its --model and --rollouts "
+            f"again, with --out {folder} --resume"
+        )
     info = read_experiment(folder)
     recipe = Recipe.from_dict(info["recipe"])
     explain_changed_inputs(folder, info)
     if recipe.hash != info["hash"]:
-        raise UsageError(f"--resume: the recipe in {folder} means something else in this version of the library "
-                         f"({recipe.hash[:8]}, expected {info['hash'][:8]}); go on with the version that started it")
+        raise UsageError(
+            f"--resume: the recipe in {folder} means something else in this version of the library "
+            f"({recipe.hash[:8]}, expected {info['hash'][:8]}); go on with the version that started it"
+        )
     return recipe
 
 

@@ -36,10 +36,16 @@ def make_model() -> Qwen3ForCausalLM:
     torch.manual_seed(0)
     return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=LAYERS,
-            num_attention_heads=14, num_key_value_heads=2, head_dim=64, tie_word_embeddings=True,
+            vocab_size=151_936,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            head_dim=64,
+            tie_word_embeddings=True,
         )
-    ).train()  # fmt: skip
+    ).train()
 
 
 def test_overhead_of_attach(benchmark):

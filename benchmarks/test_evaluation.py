@@ -1,6 +1,6 @@
 """Time of the exact evaluation: 128 test prompts of «path», a random Qwen3 of the built-in base's size, one thread.
 
-    OMP_NUM_THREADS=1 python -m pytest benchmarks/test_evaluation.py --benchmark-enable
+OMP_NUM_THREADS=1 python -m pytest benchmarks/test_evaluation.py --benchmark-enable
 """
 
 from __future__ import annotations
@@ -25,11 +25,19 @@ def policy() -> Iterator[Policy]:
     recipe, tokenizer = BASES["path"], get_task("path").tokenizer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = Qwen3ForCausalLM(Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=recipe.intermediate,
-            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-            head_dim=recipe.head_dim, max_position_embeddings=64, tie_word_embeddings=True,
-        ))
+        model: Any = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=recipe.hidden,
+                intermediate_size=recipe.intermediate,
+                num_hidden_layers=recipe.layers,
+                num_attention_heads=recipe.heads,
+                num_key_value_heads=recipe.heads,
+                head_dim=recipe.head_dim,
+                max_position_embeddings=64,
+                tie_word_embeddings=True,
+            )
+        )
     yield Policy(model.eval(), tokenizer)
     torch.set_num_threads(threads)
 
@@ -70,8 +78,15 @@ def test_evaluate(benchmark: Any, policy: Policy) -> None:
     fixed = FixedPrefixes.from_samples(policy, task, prompts, generator=torch.Generator().manual_seed(0))
 
     def run() -> None:
-        evaluate(policy, task, prompts, fixed=fixed, temperatures=(1.0, 0.6), samples=4,
-                 generator=torch.Generator().manual_seed(1))
+        evaluate(
+            policy,
+            task,
+            prompts,
+            fixed=fixed,
+            temperatures=(1.0, 0.6),
+            samples=4,
+            generator=torch.Generator().manual_seed(1),
+        )
 
     benchmark(run)
     report(benchmark)

@@ -1,9 +1,9 @@
 """The factorial on exact policies, and one exact expected gradient of a large tree.
 
-    one-factor cells   every first-in and last-out effect: 5 methods, 20 seeds, 256 prompts × 40 arms, 200 steps
-                       bar: 90 s on two cores
-    full factorial     the same for all 48 cells; runs with FULL=1                      bar: 8 min on two cores
-    tree               E[w ∇ log π] of a tree with more than 10^6 leaves                bar: 2 s and 1 GB
+one-factor cells   every first-in and last-out effect: 5 methods, 20 seeds, 256 prompts × 40 arms, 200 steps
+                   bar: 90 s on two cores
+full factorial     the same for all 48 cells; runs with FULL=1                      bar: 8 min on two cores
+tree               E[w ∇ log π] of a tree with more than 10^6 leaves                bar: 2 s and 1 GB
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import resource
 import pytest
 import torch
 
+from analysis.common.provenance import cores
 from analysis.factorial import Cells, full_factorial, one_factor_cells, run_cells
 from analysis.factorial.factors import factors_of
-from analysis.common.provenance import cores
 from toy_models import Tree, tree_leaves
 
 

@@ -1,8 +1,8 @@
 """What the statistics of recorded rollouts cost beside the product with the head: ratios of CPU time, interleaved.
 
-    hidden    `token_statistics` from hidden states, top-8 and rank: without rank buckets
-    top-1024  the same with the 1024 most probable tokens, from which the buckets up to 1024 would follow
-    measure   what an offline trace takes: the logits of some rows at a time, read twice
+hidden    `token_statistics` from hidden states, top-8 and rank: without rank buckets
+top-1024  the same with the 1024 most probable tokens, from which the buckets up to 1024 would follow
+measure   what an offline trace takes: the logits of some rows at a time, read twice
 """
 
 from __future__ import annotations
@@ -50,5 +50,7 @@ def test_measure_beside_the_product(benchmark, rows, width, vocab):
         ratios = [a / b for a, b in zip(seconds[kind], seconds["product"], strict=True)]
         benchmark.extra_info[kind] = statistics.median(ratios)
         each = 1e3 * statistics.median(seconds[kind]) / rows
-        print(f"\nV {vocab:,}, D {width}, {kind}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-              f"{max(ratios):.2f}) times the product, {each:.2f} ms a token")  # fmt: skip
+        print(
+            f"\nV {vocab:,}, D {width}, {kind}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}) times the product, {each:.2f} ms a token"
+        )

@@ -1,6 +1,6 @@
 """Rows per second and bytes per row of the store, on the widest table; what contexts cost around an update.
 
-    pytest benchmarks/test_store.py --benchmark-enable --benchmark-only
+pytest benchmarks/test_store.py --benchmark-enable --benchmark-only
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from analysis.records import Run, RunWriter, load_trace
 from analysis.records.schema import TABLES
 
 RUN_JSON = {
-    "run_id": "r", "label": "R", "engine": "small", "recipe": None, "hash": None, "seed": 0, "temperature": 1.0,
+    "run_id": "r",
+    "label": "R",
+    "engine": "small",
+    "recipe": None,
+    "hash": None,
+    "seed": 0,
+    "temperature": 1.0,
 }
 ROWS = 100_000
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records import Experiment, digest, load_trace
 from analysis.recipes import Recipe
+from analysis.records import Experiment, digest, load_trace
 
 ROOT = Path(__file__).parents[1]
 STEPS = 12
@@ -52,8 +52,9 @@ def namespace() -> list[str]:
     unshare = ["unshare", "-rm"]
     if shutil.which("unshare") is None:
         pytest.skip("a small disk needs unshare (Linux)")
-    probe = subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True,
-                           check=False)  # fmt: skip
+    probe = subprocess.run(
+        [*unshare, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True, check=False
+    )
     if probe.returncode != 0:
         pytest.skip(f"a small disk needs a mount namespace: {probe.stderr.strip()}")
     return unshare
@@ -89,8 +90,15 @@ objective.name = "nsr"
     whole = {}
     for run in Recipe.load(tmp_path / "recipe.toml").expand():
         folder = tmp_path / "whole" / run.run_id
-        fake_training.recording(run.config, folder, run_id=run.run_id, label=run.label, resume=False,
-                                report=lambda _: None, should_stop=lambda: False)  # fmt: skip
+        fake_training.recording(
+            run.config,
+            folder,
+            run_id=run.run_id,
+            label=run.label,
+            resume=False,
+            report=lambda _: None,
+            should_stop=lambda: False,
+        )
         whole[run.run_id] = digest(folder)
 
     where = r"disk/x/nsr-seed0/(tokens|state)/\S+, [\d,]+ bytes"
@@ -102,8 +110,9 @@ objective.name = "nsr"
     )
     assert re.match(
         r"error: OSError: \[Errno 28\] cannot write disk/x/experiment.json, [\d,]+ bytes: No space left on device "
-        r"\(0 are free\) \(traceback: ", errors[1],
-    )  # fmt: skip
+        r"\(0 are free\) \(traceback: ",
+        errors[1],
+    )
     assert errors[2] == ""
     for n in (1, 2):
         interrupted = load_trace(tmp_path / f"at{n}", verify=True)

@@ -86,8 +86,7 @@ class Life:
         self.folder, self.cache = folder, cache
         self.errors = folder.with_name("errors.txt")
         with self.errors.open("w") as errors:
-            self.process = psutil.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=errors,
-                                        env=environment)  # fmt: skip
+            self.process = psutil.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=errors, env=environment)
         self.born = time.monotonic()
         self.commits = self._count_commits()
 
@@ -129,8 +128,11 @@ class Life:
         """Kill the parent, one of its children or all, and see those gone who must be; whether there was one."""
         family = self.processes()
         parent, children = family[:1], family[1:]
-        order = draw.sample(family, len(family)) if victim == "all" else (
-            parent if victim == "parent" else draw.sample(children, min(1, len(children))))  # fmt: skip
+        order = (
+            draw.sample(family, len(family))
+            if victim == "all"
+            else (parent if victim == "parent" else draw.sample(children, min(1, len(children))))
+        )
         if not order or self.over():
             return False
         for process in order:
@@ -235,7 +237,9 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
             else:
                 assert status == -9, life.errors.read_text()
     assert midway > 0, "no run was killed between its first and its last commit"
-    print(f"\n{kills.total()} kills over {experiments} experiments, {midway} with runs midway, none with a difference; "
-          f"{(time.monotonic() - begun) / KILLS:.1f} s a kill")
+    print(
+        f"\n{kills.total()} kills over {experiments} experiments, {midway} with runs midway, none with a difference; "
+        f"{(time.monotonic() - begun) / KILLS:.1f} s a kill"
+    )
     for (moment, victim), count in sorted(kills.items()):
         print(f"{count:4d}  {moment:<8}  {victim}")

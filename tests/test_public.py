@@ -8,9 +8,24 @@ import sys
 
 import pytest
 
-ROOMS = ("analysis", "analysis.laws", "analysis.objectives", "analysis.token_stats", "analysis.records", "analysis.probes",
-         "analysis.evaluation", "analysis.gradient_noise", "analysis.recipes", "analysis.training", "analysis.experiments", "analysis.offline", "analysis.factorial",
-         "analysis.plots", "analysis.report", "toy_models")  # fmt: skip
+ROOMS = (
+    "analysis",
+    "analysis.laws",
+    "analysis.objectives",
+    "analysis.token_stats",
+    "analysis.records",
+    "analysis.probes",
+    "analysis.evaluation",
+    "analysis.gradient_noise",
+    "analysis.recipes",
+    "analysis.training",
+    "analysis.experiments",
+    "analysis.offline",
+    "analysis.factorial",
+    "analysis.plots",
+    "analysis.report",
+    "toy_models",
+)
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -12,8 +12,8 @@ import pytest
 
 import analysis.report
 from analysis import __version__, trace
-from analysis.recipes import Recipe
 from analysis.experiments import experiment
+from analysis.recipes import Recipe
 from toy_models import BASES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -49,7 +49,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     whole = experiment.run
 
     def choose(name: str) -> None:
-        monkeypatch.setattr(experiment, "run", functools.partial(whole, train=f"tests.experiments.fake_training:{name}"))
+        monkeypatch.setattr(
+            experiment, "run", functools.partial(whole, train=f"tests.experiments.fake_training:{name}")
+        )
 
     choose("complete")
     return choose
@@ -86,8 +88,11 @@ class TestRun:
     def test_json(self, train: Any, capsys: pytest.CaptureFixture[str]) -> None:
         assert trace.main(["--run", "tiny", "--json", "--quiet", "--out", "x"]) == 0
         assert json.loads(capsys.readouterr().out) == {
-            "folder": "x", "status": "complete", "runs": {"psr-seed0": "complete", "nsr-seed0": "complete"},
-            "figures": ["x/figures/a.png"], "summary": {"rows": ["psr-seed0", "nsr-seed0"]},
+            "folder": "x",
+            "status": "complete",
+            "runs": {"psr-seed0": "complete", "nsr-seed0": "complete"},
+            "figures": ["x/figures/a.png"],
+            "summary": {"rows": ["psr-seed0", "nsr-seed0"]},
         }
 
     def test_page(self, train: Any) -> None:
@@ -175,8 +180,12 @@ class TestResume:
             (path / "experiment.json").write_text(json.dumps(info))
         assert trace.main(["--resume", "--quiet"]) == 0
         assert experiment.folder_state(folder, Recipe.load("tiny")) == "complete"
-        assert experiment.folder_state(experiment.default_folder(Recipe.load("tiny").set(seed=3)),
-                                       Recipe.load("tiny").set(seed=3)) == "unfinished"
+        assert (
+            experiment.folder_state(
+                experiment.default_folder(Recipe.load("tiny").set(seed=3)), Recipe.load("tiny").set(seed=3)
+            )
+            == "unfinished"
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -274,8 +283,15 @@ class TestWithoutRunning:
 
     @pytest.mark.parametrize(
         ("arguments", "status"),
-        [("--help", 0), ("--list", 0), ("--run tinny", 2), ("--run tiny --set a=1", 2), ("--run tiny --dry-run", 0),
-         ("--run tiny --out full", 2), ("--resume nowhere", 2)],
+        [
+            ("--help", 0),
+            ("--list", 0),
+            ("--run tinny", 2),
+            ("--run tiny --set a=1", 2),
+            ("--run tiny --dry-run", 0),
+            ("--run tiny --out full", 2),
+            ("--resume nowhere", 2),
+        ],
     )
     def test_answers_load_no_torch(self, tmp_path: Path, arguments: str, status: int) -> None:
         (tmp_path / "full").mkdir()

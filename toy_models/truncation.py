@@ -41,8 +41,9 @@ def kept_tokens(logits: Tensor, *, temperature: float = 1.0, top_k: int = 0, top
     if not truncates(top_k, top_p):
         return torch.ones_like(rows, dtype=torch.bool)
     size = max(1, _CHUNK // logits.shape[1])
-    return torch.cat([_kept(rows[i : i + size].double() / temperature, top_k, top_p)
-                      for i in range(0, len(rows), size)])  # fmt: skip
+    return torch.cat(
+        [_kept(rows[i : i + size].double() / temperature, top_k, top_p) for i in range(0, len(rows), size)]
+    )
 
 
 def _kept(z: Tensor, top_k: int, top_p: float) -> Tensor:

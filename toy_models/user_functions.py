@@ -22,8 +22,10 @@ def source_file(target: str, kind: str, known: tuple[str, ...] = ()) -> Path:
     """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name.isidentifier():
-        raise ValueError(f"{unknown_name(kind, target, known)}; a function of your own is written "
-                         "file.py:name or package.module:name")
+        raise ValueError(
+            f"{unknown_name(kind, target, known)}; a function of your own is written "
+            "file.py:name or package.module:name"
+        )
     if where.endswith(".py"):
         path = Path(where).expanduser()
         if not path.is_file():
@@ -34,8 +36,9 @@ def source_file(target: str, kind: str, known: tuple[str, ...] = ()) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise ValueError(f"{kind}: there is no module {where!r} to import; write file.py:{name}, or add its folder "
-                         "to PYTHONPATH")
+        raise ValueError(
+            f"{kind}: there is no module {where!r} to import; write file.py:{name}, or add its folder to PYTHONPATH"
+        )
     return Path(spec.origin)
 
 

@@ -67,13 +67,24 @@ class Table:
 
         grid = [self.columns, *(tuple(map(str, row)) for row in self.rows)]
         columns = list(zip(*grid, strict=True))
-        least = max(map(len, columns[0])) + sum(  # two spaces between columns, no word broken
-            2 + max(len(word) for text in column for word in text.split()) for column in columns[1:]
+        least = (
+            max(map(len, columns[0]))
+            + sum(  # two spaces between columns, no word broken
+                2 + max(len(word) for text in column for word in text.split()) for column in columns[1:]
+            )
         )
         if least + 2 > width:  # the box has a column of its own on either side
             grid = columns
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", caption=self.note or None,
-                          caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = RichTable(
+            title=self.title,
+            title_justify="left",
+            title_style="bold",
+            caption=self.note or None,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
         for i, heading in enumerate(grid[0]):
             table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
         for row in grid[1:]:
@@ -82,6 +93,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """A GitHub table under its title."""
+
         def line(cells: Sequence[Any]) -> str:
             return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
@@ -92,8 +104,10 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """title, note and rows as objects by column."""
         rows = [
-            {name: cell.to_json() if isinstance(cell, Cell) else cell
-             for name, cell in zip(self.columns, row, strict=True)}
+            {
+                name: cell.to_json() if isinstance(cell, Cell) else cell
+                for name, cell in zip(self.columns, row, strict=True)
+            }
             for row in self.rows
         ]
         return {"title": self.title, "note": self.note, "rows": rows}

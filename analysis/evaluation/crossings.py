@@ -48,8 +48,10 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
     """
     at, values, errors = (np.asarray(one, dtype=float) for one in (p, ratio, ratio_se))
     if not at.shape == values.shape == errors.shape or at.ndim != 1 or not at.size:
-        raise UsageError(f"crossing: expected three equally long lists of numbers, got shapes {at.shape}, "
-                         f"{values.shape}, {errors.shape}")
+        raise UsageError(
+            f"crossing: expected three equally long lists of numbers, got shapes {at.shape}, "
+            f"{values.shape}, {errors.shape}"
+        )
     if not (np.isfinite(at).all() and np.isfinite(values).all() and np.isfinite(errors).all() and (values > 0).all()):
         raise UsageError("ratio: expected finite positive numbers at finite p; leave out points without a value")
     order = np.argsort(at, kind="stable")

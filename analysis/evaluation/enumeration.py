@@ -101,8 +101,9 @@ def success_probability(
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device)
     for chunk in _chunks(prompts, solutions, max_rows):
         if torch.is_grad_enabled():
-            values = checkpoint(_walk, model, prompts, chunk, laws, device,
-                                use_reentrant=False, preserve_rng_state=False)
+            values = checkpoint(
+                _walk, model, prompts, chunk, laws, device, use_reentrant=False, preserve_rng_state=False
+            )
         else:
             values = _walk(model, prompts, chunk, laws, device)
         owner = torch.as_tensor(np.asarray(chunk.prompts)[chunk.prompt_row], device=device)
@@ -121,8 +122,10 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
     [2.0, 1.0]
     """
     if log_probs.shape[-1] == 0:
-        raise UsageError("log_probs: expected at least one solution on the last axis, got none; "
-                         "a prompt without correct responses has no law given correct")
+        raise UsageError(
+            "log_probs: expected at least one solution on the last axis, got none; "
+            "a prompt without correct responses has no law given correct"
+        )
     out_of_reach = log_probs.isneginf().all(-1, keepdim=True)
     given_correct = log_probs.masked_fill(out_of_reach, 0.0).softmax(-1)
     return torch.special.entr(given_correct).sum(-1).exp().masked_fill(out_of_reach[..., 0], 0.0)
@@ -146,15 +149,20 @@ def _check(
         raise UsageError(str(error)) from error
     values = tuple(float(t) for t in temperatures)
     if not values or not all(t > 0 and np.isfinite(t) for t in values):
-        raise UsageError(f"temperatures: expected positive numbers, got {list(temperatures)}; "
-                         "greedy decoding has no log-probabilities, use sampling at temperature 0")
+        raise UsageError(
+            f"temperatures: expected positive numbers, got {list(temperatures)}; "
+            "greedy decoding has no log-probabilities, use sampling at temperature 0"
+        )
     for i, (prompt, group) in enumerate(zip(prompts, solutions, strict=True)):
         if len(prompt) == 0:
-            raise UsageError(f"prompts: expected at least one token, got none in prompt {i}; start it with a token "
-                             "for the beginning of the sequence")
+            raise UsageError(
+                f"prompts: expected at least one token, got none in prompt {i}; start it with a token "
+                "for the beginning of the sequence"
+            )
         if any(len(solution) == 0 for solution in group):
-            raise UsageError(f"solutions: expected at least the end token in every solution, got an empty one for "
-                             f"prompt {i}")
+            raise UsageError(
+                f"solutions: expected at least the end token in every solution, got an empty one for prompt {i}"
+            )
     return tuple(Law(t, top_k, top_p) for t in values)
 
 
@@ -179,8 +187,10 @@ def _chunks(
         repeated = (owner[1:] == owner[:-1]) & (tokens[1:] == tokens[:-1]).all(1)
         if repeated.any():
             at = int(np.argmax(repeated))
-            raise UsageError(f"solutions: expected distinct responses, got {tokens[at, :lengths[at]].tolist()} twice "
-                             f"for prompt {owner[at]}; its probability would count twice")
+            raise UsageError(
+                f"solutions: expected distinct responses, got {tokens[at, : lengths[at]].tolist()} twice "
+                f"for prompt {owner[at]}; its probability would count twice"
+            )
         # a node of the tree lies on at least one response, so max_rows responses give at most max_rows nodes a level
         for low in range(0, len(owner), max_rows):
             part = slice(low, low + max_rows)
@@ -217,8 +227,7 @@ def _walk(
 
 
 def _log_probs(logits: Tensor, node: Tensor, token: Tensor, laws: tuple[Law, ...]) -> Tensor:
-    """log softmax(logits / T)[node, token] for each law, −inf where it leaves the token out: (n_laws, n_rows) float64.
-    """
+    """log softmax(logits / T)[node, token] of each one, −inf where left out, (n_laws, n_rows) float64."""
     chosen = logits[node, token].double()
     values = []
     for law in laws:

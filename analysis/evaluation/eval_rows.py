@@ -92,16 +92,25 @@ def evaluate(
     """
     ids = [prompt.prompt_id for prompt in prompts]
     if not ids or len(set(ids)) < len(ids):
-        raise UsageError(f"prompts: expected distinct prompts, at least one, got {len(ids)} of which {len(set(ids))} "
-                         "are distinct; a row of evals is known by its prompt")
+        raise UsageError(
+            f"prompts: expected distinct prompts, at least one, got {len(ids)} of which {len(set(ids))} "
+            "are distinct; a row of evals is known by its prompt"
+        )
     if samples and generator is None:
         raise UsageError(f"generator: expected a torch.Generator to draw samples = {samples}, got None")
     laws = [Law(float(t), top_k, top_p) for t in temperatures]
     with _evaluating(policy.model):
         exact = _enumerated(policy, task, prompts, laws, max_rows)
         on_fixed = _on_fixed_prefixes(policy, ids, fixed, laws)
-        greedy = sample(policy.model, [p.ids for p in prompts], group_size=1, max_new_tokens=task.max_new_tokens,
-                        eos_id=policy.eos_id, pad_id=policy.pad_id, temperature=0.0)
+        greedy = sample(
+            policy.model,
+            [p.ids for p in prompts],
+            group_size=1,
+            max_new_tokens=task.max_new_tokens,
+            eos_id=policy.eos_id,
+            pad_id=policy.pad_id,
+            temperature=0.0,
+        )
         greedy_correct = _verdicts(task, prompts, greedy)
         own: list[tuple[int | None, int | None, float | None]] = [(None, None, None)] * len(ids)
         if generator is not None and samples:
@@ -148,8 +157,16 @@ def _own_samples(
     policy: Policy, task: Task, prompts: Sequence[Prompt], samples: int, law: Law, generator: torch.Generator
 ) -> Samples:
     uniforms = torch.rand(len(prompts) * samples, task.max_new_tokens, dtype=torch.float64, generator=generator)
-    return sample(policy.model, [p.ids for p in prompts], group_size=samples, max_new_tokens=task.max_new_tokens,
-                  eos_id=policy.eos_id, pad_id=policy.pad_id, uniforms=uniforms, **law._asdict())
+    return sample(
+        policy.model,
+        [p.ids for p in prompts],
+        group_size=samples,
+        max_new_tokens=task.max_new_tokens,
+        eos_id=policy.eos_id,
+        pad_id=policy.pad_id,
+        uniforms=uniforms,
+        **law._asdict(),
+    )
 
 
 def _responses(drawn: Samples) -> list[list[int]]:
@@ -180,9 +197,15 @@ def _enumerated(
     prefix = mode_prefix(task)
     # The opening of the mode is walked along with the responses, as one more of them: the last.
     walked = [[*(group or []), *([prefix] if prefix else [])] for group in solutions]
-    log_probs = solution_log_probs(policy.model, [prompt.ids for prompt in prompts], walked,
-                                   [law.temperature for law in laws], top_k=laws[0].top_k, top_p=laws[0].top_p,
-                                   max_rows=max_rows)
+    log_probs = solution_log_probs(
+        policy.model,
+        [prompt.ids for prompt in prompts],
+        walked,
+        [law.temperature for law in laws],
+        top_k=laws[0].top_k,
+        top_p=laws[0].top_p,
+        max_rows=max_rows,
+    )
     out: list[list[_Exact]] = []
     for group, values in zip(solutions, log_probs, strict=True):
         mode: list[tuple[float | None, float | None]] = [(None, None)] * len(laws)
@@ -190,15 +213,18 @@ def _enumerated(
             values, opening = values[:, :-1], values[:, -1]
             inside = [i for i, response in enumerate(group or []) if response[: len(prefix)] == prefix]
             given = (values[:, inside] - opening[:, None]).exp().sum(-1).clamp(max=1.0)
-            mode = [(m, None if group is None or m == 0 else g)
-                    for m, g in zip(opening.exp().tolist(), given.tolist(), strict=True)]
+            mode = [
+                (m, None if group is None or m == 0 else g)
+                for m, g in zip(opening.exp().tolist(), given.tolist(), strict=True)
+            ]
         if not group:
             out.append([_Exact(None if group is None else 0.0, None, *of_mode) for of_mode in mode])
             continue
         success = values.exp().sum(-1).clamp(max=1.0)  # rounding alone can take the sum above 1
         effective = [n or None for n in effective_solutions(values).tolist()]  # 0 where the law reaches none
-        out.append([_Exact(*found) for found in zip(success.tolist(), effective, *zip(*mode, strict=True),
-                                                    strict=True)])
+        out.append(
+            [_Exact(*found) for found in zip(success.tolist(), effective, *zip(*mode, strict=True), strict=True)]
+        )
     return out
 
 
@@ -210,16 +236,19 @@ def _on_fixed_prefixes(
     rows = [r for r, prompt_id in enumerate(fixed.prompt_ids) if prompt_id in index]
     missing = set(prompt_ids) - {fixed.prompt_ids[r] for r in rows}
     if missing:
-        raise UsageError(f"fixed: expected prefixes for each prompt, got none for {min(missing)} and "
-                         f"{len(missing) - 1} others; make them with FixedPrefixes.from_samples on all prompts")
+        raise UsageError(
+            f"fixed: expected prefixes for each prompt, got none for {min(missing)} and "
+            f"{len(missing) - 1} others; make them with FixedPrefixes.from_samples on all prompts"
+        )
     sums = torch.zeros(len(prompt_ids), len(laws), 2, dtype=torch.float64)
     counts = torch.zeros(len(prompt_ids), 1, 1, dtype=torch.float64)
     longest = max(len(fixed.responses[r]) for r in rows)
     size = max(1, _LOGITS // (longest * policy.model.config.vocab_size))
     for low in range(0, len(rows), size):
         part = rows[low : low + size]
-        batch = teacher_batch([fixed.prompts[r] for r in part], [fixed.responses[r] for r in part], policy.pad_id,
-                              policy.model.device)
+        batch = teacher_batch(
+            [fixed.prompts[r] for r in part], [fixed.responses[r] for r in part], policy.pad_id, policy.model.device
+        )
         logits = response_logits(policy.model, batch)[batch.mask]
         values = torch.stack([_entropy_and_tail(logits, law) for law in laws], 1).cpu()
         owner = torch.tensor([index[fixed.prompt_ids[r]] for r in part for _ in fixed.responses[r]])
@@ -228,8 +257,10 @@ def _on_fixed_prefixes(
     means = sums / counts
     if not bool(means.isfinite().all()):
         first = int((~means.isfinite()).nonzero()[0, 0])
-        raise DivergedError(f"entropy of the policy on the fixed prefixes of prompt {prompt_ids[first]} is not finite; "
-                            "its logits hold NaN or infinity")
+        raise DivergedError(
+            f"entropy of the policy on the fixed prefixes of prompt {prompt_ids[first]} is not finite; "
+            "its logits hold NaN or infinity"
+        )
     return [[(h, m) for h, m in row] for row in means.tolist()]
 
 

@@ -60,8 +60,10 @@ def interval(
     if not 0 < level < 1:
         raise UsageError(f"level: expected a number in (0, 1), got {level}")
     if data.ndim != 1 or not np.isfinite(data).all():
-        raise UsageError(f"values: expected one axis of finite numbers, got shape {data.shape} with "
-                         f"{int((~np.isfinite(data)).sum())} that are not finite; leave missing values out")
+        raise UsageError(
+            f"values: expected one axis of finite numbers, got shape {data.shape} with "
+            f"{int((~np.isfinite(data)).sum())} that are not finite; leave missing values out"
+        )
     least = {"bootstrap": LEAST_PROMPTS, "t": 2, "wilson": 1}[method]
     if len(data) < least:
         raise UsageError(f"values: expected at least {least} {over} for method {method}, got {len(data)}")

@@ -31,8 +31,8 @@ import pandas as pd
 
 from ..errors import UsageError
 from .intervals import LEAST_PROMPTS, bootstrap_weights
-from .sampling_params import Law
 from .metrics import EXACT_P, METRICS, Metric, Panel, Recorded, evals_of, get_metric
+from .sampling_params import Law
 
 __all__ = ["EmptyRangeError", "Matched", "matched"]
 
@@ -61,8 +61,9 @@ class Matched:
     def values(self, level: float, run: str, metric: str) -> np.ndarray:
         """Interpolated value of each prompt of `prompt_ids`. Raises UsageError where the level was not reached."""
         if (level, run, metric) not in self._values:
-            raise UsageError(f"level, run, metric: nothing matched at {(level, run, metric)}; see the rows of table "
-                             "that are reached")
+            raise UsageError(
+                f"level, run, metric: nothing matched at {(level, run, metric)}; see the rows of table that are reached"
+            )
         return self._values[level, run, metric]
 
     def difference(self, run: str, baseline: str) -> pd.DataFrame:
@@ -115,43 +116,82 @@ def matched(
     test = _panels(evals, "test", Law(temperature, top_k, top_p))
     for name, panel in test.items():
         if list(panel.steps) != list(validation[name].steps):
-            raise UsageError(f"runs: expected validation and test prompts evaluated at the same steps, got "
-                             f"{list(validation[name].steps)} and {list(panel.steps)} in run {name}")
+            raise UsageError(
+                f"runs: expected validation and test prompts evaluated at the same steps, got "
+                f"{list(validation[name].steps)} and {list(panel.steps)} in run {name}"
+            )
     pass_at_1 = {name: _pass_at_1(panel, estimated=estimated).mean(axis=1) for name, panel in validation.items()}
     missing = [name for name, x in pass_at_1.items() if np.isnan(x).any()]
     if at == "pass@1" and missing:
         got = "neither p nor samples" if estimated else "missing ones"
-        raise UsageError(f"runs: expected exact success probabilities p of the validation prompts, got {got} in run "
-                         f"{missing[0]}; without them the matching follows the noise of samples, which estimated=True "
-                         "allows where there are samples")
+        raise UsageError(
+            f"runs: expected exact success probabilities p of the validation prompts, got {got} in run "
+            f"{missing[0]}; without them the matching follows the noise of samples, which estimated=True "
+            "allows where there are samples"
+        )
     series = {(name, m.name): panel.values(m) for name, panel in test.items() for m in metrics}
     for (name, metric_name), known in series.items():
         if np.isnan(known).all(axis=1).any():
-            raise UsageError(f"metric: {metric_name} is missing at temperature {temperature:g} in run {name}; metrics "
-                             "of own samples exist at the first temperature, those of p where solutions are enumerated")
-    axis = pass_at_1 if at == "pass@1" else {
-        name: (panel.updates if at == "update" else panel.steps).astype(np.float64) for name, panel in test.items()
-    }
+            raise UsageError(
+                f"metric: {metric_name} is missing at temperature {temperature:g} in run {name}; metrics "
+                "of own samples exist at the first temperature, those of p where solutions are enumerated"
+            )
+    axis = (
+        pass_at_1
+        if at == "pass@1"
+        else {
+            name: (panel.updates if at == "update" else panel.steps).astype(np.float64) for name, panel in test.items()
+        }
+    )
     chosen = _default_levels(axis, at) if levels is None else _checked_levels(levels, at)
 
     prompt_ids = next(iter(test.values())).prompt_ids
-    weights = np.concatenate([np.full((1, len(prompt_ids)), 1 / len(prompt_ids)),
-                              bootstrap_weights(len(prompt_ids), generator, resamples)])
+    weights = np.concatenate(
+        [np.full((1, len(prompt_ids)), 1 / len(prompt_ids)), bootstrap_weights(len(prompt_ids), generator, resamples)]
+    )
     rows, values = [], {}
     for level in chosen:
         for name, panel in test.items():
             crossing = _first_crossing(axis[name], level)
-            where = [np.nan] * 3 if crossing is None else [
-                float(crossing.of(x)) for x in (panel.steps, panel.updates, pass_at_1[name])
-            ]
+            where = (
+                [np.nan] * 3
+                if crossing is None
+                else [float(crossing.of(x)) for x in (panel.steps, panel.updates, pass_at_1[name])]
+            )
             for m in metrics:
                 found = None if crossing is None else crossing.of(series[name, m.name])
                 if found is not None:
                     values[level, name, m.name] = found
-                rows.append((at, level, name, crossing is not None, *where, m.name, temperature,
-                             top_k, top_p, *_interval(m, [found], weights, confidence)))
-    columns = ["at", "level", "run", "reached", "step", "update", "pass@1", "metric", "temperature", "top_k", "top_p",
-               "value", "low", "high"]
+                rows.append(
+                    (
+                        at,
+                        level,
+                        name,
+                        crossing is not None,
+                        *where,
+                        m.name,
+                        temperature,
+                        top_k,
+                        top_p,
+                        *_interval(m, [found], weights, confidence),
+                    )
+                )
+    columns = [
+        "at",
+        "level",
+        "run",
+        "reached",
+        "step",
+        "update",
+        "pass@1",
+        "metric",
+        "temperature",
+        "top_k",
+        "top_p",
+        "value",
+        "low",
+        "high",
+    ]
     return Matched(pd.DataFrame(rows, columns=columns), prompt_ids, values, weights, confidence)
 
 
@@ -190,8 +230,10 @@ def _panels(evals: Mapping[str, pd.DataFrame], split: str, law: Law) -> dict[str
         parts[name] = law.rows(at)
         if parts[name].empty:
             known = "; ".join(map(str, sorted(Law.all_in(at)))) or "none"
-            raise UsageError(f"temperature, top_k, top_p: expected a law under which the {split} prompts of run {name} "
-                             f"were evaluated ({known}), got {law}")
+            raise UsageError(
+                f"temperature, top_k, top_p: expected a law under which the {split} prompts of run {name} "
+                f"were evaluated ({known}), got {law}"
+            )
     common = set.intersection(*(set(Panel.of(rows).prompt_ids) for rows in parts.values()))
     return {name: Panel.of(rows, common) for name, rows in parts.items()}
 
@@ -204,9 +246,11 @@ def _default_levels(axis: Mapping[str, np.ndarray], at: At) -> list[float]:
     first = max(axis, key=lambda name: axis[name][0])
     low = float(axis[first][0])
     if not low < high:
-        raise EmptyRangeError(f"runs: expected a common range of validation Pass@1, but {last} never gets above "
-                              f"{high:.4g} and {first} starts at {low:.4g}; leave the run out, match at 'step' or "
-                              "give levels")
+        raise EmptyRangeError(
+            f"runs: expected a common range of validation Pass@1, but {last} never gets above "
+            f"{high:.4g} and {first} starts at {low:.4g}; leave the run out, match at 'step' or "
+            "give levels"
+        )
     return [low * (1 - fraction) + high * fraction for fraction in _FRACTIONS]
 
 

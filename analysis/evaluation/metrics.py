@@ -140,8 +140,10 @@ class Panel:
         common = set.intersection(*at_step) if at_step else set()
         kept = sorted(common if prompt_ids is None else common & set(prompt_ids))
         if not kept:
-            raise UsageError(f"run: expected prompts that are present at each of {len(at_step)} evaluations, got none; "
-                             "evaluate the same prompts throughout")
+            raise UsageError(
+                f"run: expected prompts that are present at each of {len(at_step)} evaluations, got none; "
+                "evaluate the same prompts throughout"
+            )
         rows = rows[rows["prompt_id"].isin(kept)].sort_values(["step", "prompt_id"], ignore_index=True)
         first = rows.groupby("step")["update"].first()
         return cls(first.index.to_numpy(), first.to_numpy(), tuple(kept), rows)
@@ -172,8 +174,12 @@ def _curves(evals: pd.DataFrame) -> pd.DataFrame:
     key = ["split", "temperature", "top_p", "top_k"]
     for group, rows in evals.groupby(key, sort=True):
         panel = Panel.of(rows)
-        columns: dict[str, Any] = {**dict(zip(key, group, strict=True)), "step": panel.steps, "update": panel.updates,
-                                   "prompts": len(panel.prompt_ids)}
+        columns: dict[str, Any] = {
+            **dict(zip(key, group, strict=True)),
+            "step": panel.steps,
+            "update": panel.updates,
+            "prompts": len(panel.prompt_ids),
+        }
         for name, metric in METRICS.items():
             values = panel.values(metric)
             exists = ~np.isnan(values).any(axis=0)

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toy_models.bases.cache import BASES, ensure_base
 
-from ..errors import InterruptedRunError, UsageError, nearest
 from ..common.provenance import cores, versions
+from ..errors import InterruptedRunError, UsageError, nearest
+from ..recipes.fields import GIVEN
+from ..recipes.inputs import changed_inputs, check_inputs, input_digests
+from ..recipes.recipe import PlannedRun, Recipe
 from ..records.folders import (
     EXPERIMENT_FILE,
     RUN_FILE,
@@ -29,12 +32,9 @@ from ..records.folders import (
     update_experiment,
     write_experiment,
 )
-from ..recipes.fields import GIVEN
 from ..training.user_objects import adopted, write_given
-from ..recipes.inputs import changed_inputs, check_inputs, input_digests
 from .pool import FINAL, Job, Outcome, StopRequests, run_jobs
 from .progress import Progress
-from ..recipes.recipe import PlannedRun, Recipe
 
 if TYPE_CHECKING:
     from toy_models import Policy, Task
@@ -153,8 +153,10 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
 def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
     """UsageError where files that an experiment reads hold something else than when it was started."""
     if changed := changed_inputs(folder, info.get("inputs", {})):
-        raise UsageError(f"out: {folder} holds an experiment with other content of {', '.join(changed)}; restore it, "
-                         "or start another experiment with --out, or anew with --force")
+        raise UsageError(
+            f"out: {folder} holds an experiment with other content of {', '.join(changed)}; restore it, "
+            "or start another experiment with --out, or anew with --force"
+        )
 
 
 def _run_status(folder: Path) -> str:
@@ -168,8 +170,10 @@ def _check_base(base: str) -> None:
     folder = Path(base).expanduser()
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is no folder"
-        raise UsageError(f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got "
-                         f"{base!r}, which {what} ({nearest(base, BASES)})")
+        raise UsageError(
+            f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got "
+            f"{base!r}, which {what} ({nearest(base, BASES)})"
+        )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
 
@@ -194,16 +198,21 @@ def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, An
     config = planned[0].config
     for kind, name in (("task", config.task.name), ("policy", config.policy.base)):
         if name == GIVEN and kind not in given and (anew or not (folder / EXPERIMENT_FILE).exists()):
-            raise UsageError(f"{kind}: the recipe asks for a {kind} object; hand it over with "
-                             f"analysis.run(recipe, {kind}=…)")
+            raise UsageError(
+                f"{kind}: the recipe asks for a {kind} object; hand it over with analysis.run(recipe, {kind}=…)"
+            )
     if "task" in given and given["task"].solutions(given["task"].prompts("train")[0].ids) is None:
         name = given["task"].name
         if any(one.config.eval.samples == 0 for one in planned):
-            raise UsageError(f"eval.samples = 0: the task {name} does not list its correct responses (solutions gave "
-                             "None), so Pass@k is estimated from samples; set it to 1 at least")
+            raise UsageError(
+                f"eval.samples = 0: the task {name} does not list its correct responses (solutions gave "
+                "None), so Pass@k is estimated from samples; set it to 1 at least"
+            )
         if any(one.config.update.estimator == "exact" for one in planned):
-            raise UsageError(f'update.estimator = "exact": the task {name} does not list its correct responses '
-                             '(solutions gave None); take "sampled"')
+            raise UsageError(
+                f'update.estimator = "exact": the task {name} does not list its correct responses '
+                '(solutions gave None); take "sampled"'
+            )
 
 
 def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: bool, force: bool) -> None:
@@ -214,14 +223,23 @@ def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: 
         shutil.rmtree(folder / _DELETED)
     state = folder_state(folder, recipe)
     if state == "unfinished" and not resume:
-        raise InterruptedRunError(f"out: {folder} holds an unfinished experiment of this recipe; go on with\n"
-                                  f"  {resume_command(folder)}\nor start anew with --force")
+        raise InterruptedRunError(
+            f"out: {folder} holds an unfinished experiment of this recipe; go on with\n"
+            f"  {resume_command(folder)}\nor start anew with --force"
+        )
     if state == "absent":
         runs = [{"run_id": one.run_id, "label": one.label, "seed": one.config.seed} for one in recipe.expand()]
         files = [found for one in recipe.expand() for found in input_digests(one.config).values()]
         inputs = {found["path"]: found["sha256"] for found in files} | write_given(folder, given)
-        write_experiment(folder, name=recipe.name, recipe=recipe.to_dict(), hash=recipe.hash, runs=runs,
-                         versions=versions(), inputs=inputs)
+        write_experiment(
+            folder,
+            name=recipe.name,
+            recipe=recipe.to_dict(),
+            hash=recipe.hash,
+            runs=runs,
+            versions=versions(),
+            inputs=inputs,
+        )
     else:  # the hash knows the recipe's files, not the pickles
         explain_changed_inputs(folder, read_experiment(folder))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UsageError
-from ..records.folders import read_run_json
 from ..recipes.config import config_to_dict
 from ..recipes.recipe import PlannedRun
+from ..records.folders import read_run_json
 
 __all__ = ["Job", "Outcome", "StopRequests", "run_jobs"]
 

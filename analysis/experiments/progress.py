@@ -16,8 +16,12 @@ from ..recipes.recipe import PlannedRun
 __all__ = ["Progress"]
 
 _PLAIN_SECONDS = 10.0
-_NUMBERS = (("reward", "reward {:.2f}"), ("correct", "correct {:.2f}"), ("entropy", "H {:.2f}"),
-            ("tokens_per_s", "{:,.0f} tok/s"))
+_NUMBERS = (
+    ("reward", "reward {:.2f}"),
+    ("correct", "correct {:.2f}"),
+    ("entropy", "H {:.2f}"),
+    ("tokens_per_s", "{:,.0f} tok/s"),
+)
 
 
 class Progress:
@@ -41,9 +45,15 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if not self._quiet and self._console.is_terminal:
-            self._bars = Bars(TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
-                              TextColumn("{task.fields[phase]:<9}"), TextColumn("{task.fields[numbers]}"),
-                              TimeRemainingColumn(), console=self._console)
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[phase]:<9}"),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
             self._bars.start()
             self._tasks["all"] = self._bars.add_task("all runs", total=self._total, phase="", numbers="")
         return self
@@ -86,8 +96,7 @@ class Progress:
         parts = [self._title(event), str(event["phase"])]
         if "step" in event:
             parts.append(f"{event['step']}/{event['steps']}")
-        parts += [text for text in (_numbers(event), self._left(event), event.get("error"), event.get("note"))
-                  if text]
+        parts += [text for text in (_numbers(event), self._left(event), event.get("error"), event.get("note")) if text]
         return "  ".join(parts)
 
     def _title(self, event: dict[str, Any]) -> str:

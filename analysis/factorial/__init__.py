@@ -1,10 +1,10 @@
 """The factorial: which of the things that differ between PSR and NSR makes them differ, on policies that are exact."""
 
+from .attribution import factor_shares, interactions
 from .cells import METHODS, Cells, run_cells
 from .factors import FACTORS, Factor, cell_name, full_factorial, one_factor_cells
 from .method_gaps import gaps
 from .problems import POLICIES, Problem, make_problem
-from .attribution import factor_shares, interactions
 
 __all__ = [
     "FACTORS",

@@ -43,9 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.factorial", description=_ABOUT, allow_abbrev=False,
+        prog="python -m analysis.factorial",
+        description=_ABOUT,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--policy", default="bandit", metavar="NAME", help="bandit, tree or loglinear (bandit)")
     parser.add_argument("--full", action="store_true", help="every cell: Shapley shares and interactions")
     parser.add_argument("--seeds", type=int, default=20, help="paired seeds, each a problem of its own (20)")
@@ -54,13 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=200, help="batches (200)")
     parser.add_argument("--group-size", type=int, default=8, help="responses drawn for each prompt and step (8)")
     parser.add_argument("--optimizer", default="adam", help="what the factor switches on: adam, lion, momentum (adam)")
-    parser.add_argument("--lr-scale", type=float, default=4.0,
-                        help="learning rates of all optimisers times this; 1: about 100 steps to p = 0.75 (4)")
-    parser.add_argument("--methods",
-                        help="comma-separated, PSR and NSR among them (PSR,NSR,W-REINFORCE,REINFORCE,GRPO); also "
-                        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1); other "
-                        "objectives by name, or a loss of one's own, file.py:name: those ignore the factors form and "
-                        "clip")
+    parser.add_argument(
+        "--lr-scale",
+        type=float,
+        default=4.0,
+        help="learning rates of all optimisers times this; 1: about 100 steps to p = 0.75 (4)",
+    )
+    parser.add_argument(
+        "--methods",
+        help="comma-separated, PSR and NSR among them (PSR,NSR,W-REINFORCE,REINFORCE,GRPO); also "
+        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1); other "
+        "objectives by name, or a loss of one's own, file.py:name: those ignore the factors form and "
+        "clip",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of problems and draws (0)")
     parser.add_argument("--workers", type=int, help="processes (as many as cores)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="its folder (runs/ladder-<policy>-<hash8>)")
@@ -78,10 +86,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from ..report import save_figure
     from .cells import BASELINES, METHODS, RATES, Cells, run_cells
     from .factors import cell_name, factors_of, full_factorial, one_factor_cells
-    from .method_gaps import gaps
-    from .problems import POLICIES
     from .findings import figure, findings
     from .folder import LadderFolder
+    from .method_gaps import gaps
+    from .problems import POLICIES
 
     methods = tuple(name.strip() for name in arguments.methods.split(",")) if arguments.methods else METHODS
     optimizers = [name for name in RATES if name != "sgd"]
@@ -96,11 +104,18 @@ def _run(arguments: argparse.Namespace) -> None:
     wanted = [(cell, method) for cell in cells for method in methods]
     todo = [(cell, method) for cell, method in wanted if not folder.has(cell_name(cell), method)]
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=arguments.quiet,
-    ) as bar:  # fmt: skip
-        task = bar.add_task(f"{settings.policy}: {len(cells)} cells × {len(methods)} methods", total=len(wanted),
-                            completed=len(wanted) - len(todo))
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=arguments.quiet,
+    ) as bar:
+        task = bar.add_task(
+            f"{settings.policy}: {len(cells)} cells × {len(methods)} methods",
+            total=len(wanted),
+            completed=len(wanted) - len(todo),
+        )
         for run in run_cells(todo, settings, workers=arguments.workers or min(cores(), max(1, len(todo)))):
             folder.save(run)
             bar.advance(task)
@@ -124,13 +139,19 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check(
-    arguments: argparse.Namespace, methods: tuple[str, ...], *, known: Sequence[str], policies: Sequence[str],
+    arguments: argparse.Namespace,
+    methods: tuple[str, ...],
+    *,
+    known: Sequence[str],
+    policies: Sequence[str],
     optimizers: Sequence[str],
-) -> None:  # fmt: skip
+) -> None:
     from ..errors import nearest
 
-    for name, value, options in [("--policy", arguments.policy, policies), ("--optimizer", arguments.optimizer,
-                                 optimizers)]:
+    for name, value, options in [
+        ("--policy", arguments.policy, policies),
+        ("--optimizer", arguments.optimizer, optimizers),
+    ]:
         if value not in options:
             raise UsageError(f"{name}: expected one of {', '.join(options)}, got {value!r} ({nearest(value, options)})")
     for method in methods:
@@ -145,8 +166,10 @@ def _check(
     for name in ("seeds", "prompts", "arms", "steps", "group_size", "workers"):
         value = getattr(arguments, name)
         if value is not None and value < (2 if name in ("seeds", "arms", "group_size") else 1):
-            raise UsageError(f"--{name.replace('_', '-')}: expected at least "
-                             f"{2 if name in ('seeds', 'arms', 'group_size') else 1}, got {value}")
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected at least "
+                f"{2 if name in ('seeds', 'arms', 'group_size') else 1}, got {value}"
+            )
 
 
 def _check_method(method: str, policy: str) -> None:
@@ -160,8 +183,10 @@ def _check_method(method: str, policy: str) -> None:
 
     if method not in names() and not is_own(method):
         known = [*METHODS, *BASELINES]
-        raise UsageError(f"--methods: expected one of {', '.join(known)}, another objective or file.py:name, got "
-                         f"{method!r} ({nearest(method, [*known, *names()])})")
+        raise UsageError(
+            f"--methods: expected one of {', '.join(known)}, another objective or file.py:name, got "
+            f"{method!r} ({nearest(method, [*known, *names()])})"
+        )
     try:
         objective = get(method)
         objective.check_use(f"--policy {policy}")
@@ -169,8 +194,10 @@ def _check_method(method: str, policy: str) -> None:
     except UsageError as error:
         raise UsageError(f"--methods: {error}") from error
     if objective.entry.coupling != "token":
-        raise UsageError(f"--methods: {method} weighs a token by its whole response, which the cells of exact "
-                         "expectations do not follow; take another")
+        raise UsageError(
+            f"--methods: {method} weighs a token by its whole response, which the cells of exact "
+            "expectations do not follow; take another"
+        )
 
 
 if __name__ == "__main__":

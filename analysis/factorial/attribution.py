@@ -95,5 +95,11 @@ def _row(factor: str, kind: str, by_seed: np.ndarray) -> dict[str, object]:
     if len(known) < 2:
         return {"factor": factor, "kind": kind, "value": np.nan, "low": np.nan, "high": np.nan, "n": len(known)}
     found = interval(known, over="seeds")
-    return {"factor": factor, "kind": kind, "value": found.estimate, "low": found.low, "high": found.high,
-            "n": len(known)}
+    return {
+        "factor": factor,
+        "kind": kind,
+        "value": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "n": len(known),
+    }

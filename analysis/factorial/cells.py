@@ -19,10 +19,10 @@ import torch
 from toy_models.exact.success import pass_at_k
 from toy_models.exact.tree import Tree
 
+from ..common.randomness import seed_of
 from ..errors import UsageError, nearest
 from ..objectives import Objective, get
 from ..objectives.user_losses import registered
-from ..common.randomness import seed_of
 from ..tabular.table_training import TableHistory, TableSettings, train_table
 from .factors import Cell, cell_name, factors_of
 from .problems import POLICIES, Problem, make_problem
@@ -82,8 +82,10 @@ def run_cells(jobs: Sequence[tuple[Cell, str]], settings: Cells, *, workers: int
     _check(jobs, settings)
     here = [method for _, method in jobs if registered(method)]
     if here and workers > 1:
-        raise UsageError(f"methods: {here[0]!r} is registered in this process alone, and workers have their own; "
-                         f"name it file.py:{here[0]}, or take workers = 1")
+        raise UsageError(
+            f"methods: {here[0]!r} is registered in this process alone, and workers have their own; "
+            f"name it file.py:{here[0]}, or take workers = 1"
+        )
     if workers == 1 or len(jobs) < 2:
         problem = settings.problem()
         for cell, method in jobs:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..evaluation import interval
 from ..common.tables import Cell as Estimate
 from ..common.tables import Table
+from ..evaluation import interval
+from .attribution import factor_shares, interactions
 from .cells import CellRun, Cells
 from .factors import Factor, cell_name
 from .method_gaps import LEVELS, METRICS
-from .attribution import factor_shares, interactions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,6 +155,9 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
             of = of[(of["method"] == "NSR") & (of["metric"] == "entropy_correct") & (of["view"] == "matched")]
             interaction_grid(grid, of, names)
             heading(grid, "e  pairwise interactions at matched Pass@1 (nats); bold: the 95% interval excludes 0")
-        caption(drawn, "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: a "
-                       "factor alone; last out: everything less everything without it; Shapley: mean over all orders.")
+        caption(
+            drawn,
+            "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: a "
+            "factor alone; last out: everything less everything without it; Shapley: mean over all orders.",
+        )
     return drawn

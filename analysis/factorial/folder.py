@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import UsageError
 from ..common.provenance import machine_info
+from ..errors import UsageError
 from ..records.folders import write_durably
 from .cells import CellRun, Cells
 

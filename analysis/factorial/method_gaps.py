@@ -33,8 +33,9 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
     rows = []
     for cell, methods in by_cell.items():
         if against not in methods or len(methods) < 2:
-            raise UsageError(f"runs: expected {against} and another method in each cell, got {', '.join(methods)} in "
-                             f"{cell}")
+            raise UsageError(
+                f"runs: expected {against} and another method in each cell, got {', '.join(methods)} in {cell}"
+            )
         reference = methods[against]
         for method, run in methods.items():
             if method == against:
@@ -43,16 +44,22 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
                 ours, theirs = (_at_levels(one, metric, levels) for one in (run, reference))
                 difference = ours - theirs
                 count = np.isfinite(difference).sum(0)
-                rows.append(pd.DataFrame({
-                    "cell": cell,
-                    "method": method,
-                    "metric": metric,
-                    "seed": np.arange(difference.shape[1]),
-                    "matched": np.where(count > 0, np.nansum(difference, axis=0) / np.maximum(count, 1), np.nan),
-                    "levels": count,
-                    "last": run.values[metric][-1] - reference.values[metric][-1],
-                    "updates": run.updates[-1],
-                }))
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "cell": cell,
+                            "method": method,
+                            "metric": metric,
+                            "seed": np.arange(difference.shape[1]),
+                            "matched": np.where(
+                                count > 0, np.nansum(difference, axis=0) / np.maximum(count, 1), np.nan
+                            ),
+                            "levels": count,
+                            "last": run.values[metric][-1] - reference.values[metric][-1],
+                            "updates": run.updates[-1],
+                        }
+                    )
+                )
     return pd.concat(rows, ignore_index=True)
 
 

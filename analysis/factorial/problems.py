@@ -16,8 +16,8 @@ from toy_models.exact.bandit import Bandit
 from toy_models.exact.loglinear import LogLinear
 from toy_models.exact.tree import Tree, tree_leaves
 
-from ..errors import UsageError, nearest
 from ..common.randomness import seed_of
+from ..errors import UsageError, nearest
 
 __all__ = ["POLICIES", "Problem", "make_problem"]
 
@@ -59,8 +59,9 @@ def make_problem(policy: str, *, seeds: int, prompts: int, arms: int, seed: int)
     if policy == "bandit":
         return Problem(Bandit(SPREAD * torch.randn(seeds, prompts, arms, generator=g)), correct)
     if policy == "tree":
-        return Problem(Tree.random(*_TREE, scale=SPREAD, batch=(seeds, prompts), generator=g, dtype=torch.float32),
-                       correct)
+        return Problem(
+            Tree.random(*_TREE, scale=SPREAD, batch=(seeds, prompts), generator=g, dtype=torch.float32), correct
+        )
     n_features = _FEATURES_PER_PROMPT * prompts
     features = torch.randn(prompts, arms, n_features, generator=g) / n_features**0.5
     theta = SPREAD * torch.randn(seeds, n_features, generator=g)

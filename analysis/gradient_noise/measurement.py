@@ -44,8 +44,12 @@ def standard_estimators(group_size: int, lambda_: float = 0.1) -> dict[str, Obje
     >>> list(standard_estimators(1))
     ['PSR', 'NSR', 'W-REINFORCE', 'REINFORCE']
     """
-    found = {"PSR": get("psr-log"), "NSR": get("nsr-log"),
-             "W-REINFORCE": get("w-reinforce-log", lambda_=lambda_), "REINFORCE": get("reinforce-log")}
+    found = {
+        "PSR": get("psr-log"),
+        "NSR": get("nsr-log"),
+        "W-REINFORCE": get("w-reinforce-log", lambda_=lambda_),
+        "REINFORCE": get("reinforce-log"),
+    }
     return found | ({"GRPO": get("grpo")} if group_size > 1 else {})
 
 
@@ -95,20 +99,35 @@ def gradient_noise(
         raise UsageError(str(error)) from error
     listed = _checked(task, prompts, group_size, replicates, estimators)
     solutions = [[y for y in known if len(y) <= limit] for known in listed]
-    draw = partial(sample, policy.model if sampler is None else sampler, [p.ids for p in prompts],
-                   group_size=group_size, max_new_tokens=limit, eos_id=policy.eos_id, pad_id=policy.pad_id,
-                   temperature=temperature, top_k=top_k, top_p=top_p)  # fmt: skip
+    draw = partial(
+        sample,
+        policy.model if sampler is None else sampler,
+        [p.ids for p in prompts],
+        group_size=group_size,
+        max_new_tokens=limit,
+        eos_id=policy.eos_id,
+        pad_id=policy.pad_id,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
     parameters = _parameters(policy)
-    drawn = torch.zeros(len(estimators), replicates, sum(p.numel() for p in parameters),
-                        dtype=parameters[0].dtype, device=parameters[0].device)
+    drawn = torch.zeros(
+        len(estimators),
+        replicates,
+        sum(p.numel() for p in parameters),
+        dtype=parameters[0].dtype,
+        device=parameters[0].device,
+    )
     with evaluation_mode(policy.model), torch.enable_grad():
         success = success_probability(policy.model, [p.ids for p in prompts], solutions, temperature)
         # prompts without any solution leave nothing to differentiate
         exact = _flat_gradient(success.mean(), parameters) if success.requires_grad else torch.zeros_like(drawn[0, 0])
         for k in range(replicates):
             try:
-                samples = draw(uniforms=torch.rand(len(prompts) * group_size, limit, generator=generator,
-                                                   dtype=torch.float64))  # fmt: skip
+                samples = draw(
+                    uniforms=torch.rand(len(prompts) * group_size, limit, generator=generator, dtype=torch.float64)
+                )
             except FloatingPointError as error:
                 raise DivergedError(f"gradient noise: {error}") from error
             _add_estimates(drawn[:, k], policy, task, prompts, samples, list(estimators.values()), temperature)
@@ -139,11 +158,13 @@ def _add_estimates(
     n = len(samples.lengths)
     group_size = n // len(prompts)
     parameters = _parameters(policy)
-    responses = [row[:length] for row, length in zip(samples.response_ids.tolist(), samples.lengths.tolist(),
-                                                     strict=True)]  # fmt: skip
+    responses = [
+        row[:length] for row, length in zip(samples.response_ids.tolist(), samples.lengths.tolist(), strict=True)
+    ]
     owners = [prompts[i // group_size].ids for i in range(n)]
-    rewards = torch.tensor([float(task.verify(x, y).correct) for x, y in zip(owners, responses, strict=True)],
-                           dtype=torch.float64)
+    rewards = torch.tensor(
+        [float(task.verify(x, y).correct) for x, y in zip(owners, responses, strict=True)], dtype=torch.float64
+    )
     advantages = torch.stack([objective.advantages(rewards, group_size) for objective in objectives], 1)
     # Rollouts that each estimator weighs alike share a backward pass: those of one reward in groups as successful.
     kinds, kind = advantages.unique(dim=0, return_inverse=True)
@@ -173,17 +194,25 @@ def _checked(
     if group_size < 1:
         raise UsageError(f"group_size: expected at least 1, got {group_size}")
     if replicates < LEAST_REPLICATES:
-        raise UsageError(f"replicates: expected at least {LEAST_REPLICATES}, got {replicates}; standard errors come "
-                         "from leaving one out")
+        raise UsageError(
+            f"replicates: expected at least {LEAST_REPLICATES}, got {replicates}; standard errors come "
+            "from leaving one out"
+        )
     for name, objective in estimators.items():
         if objective.form == "probability":
-            raise UsageError(f"estimators: {name} has form probability, which weighs tokens by their probability and "
-                             "estimates another gradient; give it form ratio or log")
+            raise UsageError(
+                f"estimators: {name} has form probability, which weighs tokens by their probability and "
+                "estimates another gradient; give it form ratio or log"
+            )
         if objective.form is None:
-            raise UsageError(f"estimators: {name} is {objective.name}, whose weights are no plain advantages; take one "
-                             "of form ratio or log")
+            raise UsageError(
+                f"estimators: {name} is {objective.name}, whose weights are no plain advantages; take one "
+                "of form ratio or log"
+            )
     found: list[Any] = [task.solutions(prompt.ids) for prompt in prompts]
     if any(one is None for one in found):
-        raise UsageError(f"task: gradient noise needs the exact gradient, and {task.name} does not list its correct "
-                         "responses; take a task that does (path, countdown)")
+        raise UsageError(
+            f"task: gradient noise needs the exact gradient, and {task.name} does not list its correct "
+            "responses; take a task that does (path, countdown)"
+        )
     return found

@@ -73,9 +73,16 @@ class GradientNoise:
             left_out = np.stack([one[name] for one in without])
             spread = np.square(left_out - left_out.mean(0)).sum(0)
             columns |= {name: values, f"{name}_se": np.sqrt((1 - 1 / self.replicates) * spread)}
-        about = {"estimator": self.estimators, "p": self.p.mean(), "gradient_norm": self.gradient_sq**0.5,
-                 "prompts": len(self.p), "group_size": self.group_size, "replicates": self.replicates,
-                 "temperature": self.temperature, "expected": self.expected}
+        about = {
+            "estimator": self.estimators,
+            "p": self.p.mean(),
+            "gradient_norm": self.gradient_sq**0.5,
+            "prompts": len(self.p),
+            "group_size": self.group_size,
+            "replicates": self.replicates,
+            "temperature": self.temperature,
+            "expected": self.expected,
+        }
         return pd.DataFrame(about | columns)
 
     @np.errstate(divide="ignore", invalid="ignore")

@@ -18,8 +18,8 @@ from .entropy import (
     kl_divergence,
     kl_vector,
 )
-from .gradient_flow import ExpectedFlow, conserved_differences, expected_direction, expected_flow
 from .gradient import GradientNorms, batch_logit_step, gradient_norms, logit_gradient
+from .gradient_flow import ExpectedFlow, conserved_differences, expected_direction, expected_flow
 from .mass_flow import (
     bucket_flow,
     log_prob_change,

@@ -64,9 +64,15 @@ def expected_direction(logits: np.ndarray, correct: np.ndarray, sign: Sign, form
 
 
 def expected_flow(
-    logits: np.ndarray, correct: np.ndarray, times: np.ndarray, *, sign: Sign = "psr", form: Form = "log",
-    rtol: float = 1e-10, atol: float = 1e-12,
-) -> ExpectedFlow:  # fmt: skip
+    logits: np.ndarray,
+    correct: np.ndarray,
+    times: np.ndarray,
+    *,
+    sign: Sign = "psr",
+    form: Form = "log",
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+) -> ExpectedFlow:
     """z(t) at `times`, increasing from 0: `scipy.integrate.solve_ivp` with DOP853; logits (…, arms) all in one system.
 
     Raises UsageError for times that do not increase from 0, and RuntimeError where the solver gives up.

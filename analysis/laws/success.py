@@ -42,9 +42,14 @@ class SequenceEntropy(NamedTuple):
 
 @torch.no_grad()
 def success_change(
-    logits: Tensor, correct: Tensor, tokens: Tensor, weight: float | Tensor, step: float | Tensor, *,
+    logits: Tensor,
+    correct: Tensor,
+    tokens: Tensor,
+    weight: float | Tensor,
+    step: float | Tensor,
+    *,
     exact: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """dp (…) of one sample: to first order, or p' − p of the finite step; correct bool (…, vocab).
 
     >>> z = torch.tensor([0.6, 0.1, 0.3]).log()  # 0 and 1 correct; reinforcing the rare one feeds the wrong one
@@ -59,9 +64,14 @@ def success_change(
 
 @torch.no_grad()
 def alternative_flow(
-    logits: Tensor, correct: Tensor, tokens: Tensor, weight: float | Tensor, step: float | Tensor, *,
+    logits: Tensor,
+    correct: Tensor,
+    tokens: Tensor,
+    weight: float | Tensor,
+    step: float | Tensor,
+    *,
     exact: bool = False,
-) -> AlternativeFlow:  # fmt: skip
+) -> AlternativeFlow:
     """Where the mass goes under one sample: to or from the token, correct alternatives, wrong alternatives.
 
     To first order these are sums of Δπ_v = −ηw·π_v(π_v + π_y − c); `exact` sums the finite step.
@@ -81,9 +91,7 @@ def alternative_flow(
     change = mass_flow(logits, tokens, weight, step, exact=exact)
     y = tokens.long().unsqueeze(-1)
     others = change.scatter(-1, y, 0)
-    return AlternativeFlow(
-        change.gather(-1, y).squeeze(-1), (others * correct).sum(-1), (others * ~correct).sum(-1)
-    )
+    return AlternativeFlow(change.gather(-1, y).squeeze(-1), (others * correct).sum(-1), (others * ~correct).sum(-1))
 
 
 def _at(correct: Tensor, tokens: Tensor) -> Tensor:

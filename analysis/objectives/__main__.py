@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import UsageError
-from .listing import one_entry, table
 from .entries import ENTRIES, FAMILIES
+from .listing import one_entry, table
 from .rules import entry
 
 __all__ = ["main"]

@@ -20,35 +20,71 @@ if TYPE_CHECKING:
 __all__ = ["ADVANTAGE_ALIASES", "CORRESPONDENCE", "NORMALIZERS", "NORMALIZER_ALIASES", "aggregate", "row_scale"]
 
 NORMALIZERS = ("batch_tokens", "selected_tokens", "per_sequence", "constant")
-NORMALIZER_ALIASES = {"token-mean": "batch_tokens", "bnpo": "batch_tokens", "seq-mean-token-mean": "per_sequence",
-                      "seq-mean-token-sum": "constant", "seq-mean-token-sum-norm": "constant"}
+NORMALIZER_ALIASES = {
+    "token-mean": "batch_tokens",
+    "bnpo": "batch_tokens",
+    "seq-mean-token-mean": "per_sequence",
+    "seq-mean-token-sum": "constant",
+    "seq-mean-token-sum-norm": "constant",
+}
 ADVANTAGE_ALIASES = {"rloo": "leave_one_out", "grpo": "group_mean_std", "dr_grpo": "group_mean"}
 
 # what, ours, TRL, verl
 CORRESPONDENCE = (
-    ("mean over the minibatch's tokens", "update.normalizer = batch_tokens",
-     "loss_type = bnpo (dapo: over all devices)", "loss_agg_mode = token-mean"),
+    (
+        "mean over the minibatch's tokens",
+        "update.normalizer = batch_tokens",
+        "loss_type = bnpo (dapo: over all devices)",
+        "loss_agg_mode = token-mean",
+    ),
     ("mean over the tokens of rows with a weight", "update.normalizer = selected_tokens", "none", "none"),
-    ("mean over responses of their token means", "update.normalizer = per_sequence", "loss_type = grpo",
-     "loss_agg_mode = seq-mean-token-mean"),
-    ("mean over responses of their token sums", "update.normalizer = constant, update.constant = B", "none",
-     "loss_agg_mode = seq-mean-token-sum"),
-    ("sum over a constant", "update.normalizer = constant, update.constant",
-     "loss_type = dr_grpo (B × max_completion_length)",
-     "loss_agg_mode = seq-mean-token-sum-norm (B × loss_scale_factor, the width where unset; once the width alone)"),
+    (
+        "mean over responses of their token means",
+        "update.normalizer = per_sequence",
+        "loss_type = grpo",
+        "loss_agg_mode = seq-mean-token-mean",
+    ),
+    (
+        "mean over responses of their token sums",
+        "update.normalizer = constant, update.constant = B",
+        "none",
+        "loss_agg_mode = seq-mean-token-sum",
+    ),
+    (
+        "sum over a constant",
+        "update.normalizer = constant, update.constant",
+        "loss_type = dr_grpo (B × max_completion_length)",
+        "loss_agg_mode = seq-mean-token-sum-norm (B × loss_scale_factor, the width where unset; once the width alone)",
+    ),
     ("rewards as they are", "objective.advantage = none", "none", "adv_estimator = reinforce_plus_plus unwhitened"),
-    ("less the group's mean", "objective.advantage = group_mean", "scale_rewards = none",
-     "adv_estimator = grpo, norm_adv_by_std_in_grpo = False"),
-    ("less the group's mean, over its std", "objective.advantage = group_mean_std", "scale_rewards = group",
-     "adv_estimator = grpo"),
-    ("less the batch's mean, over its std", "objective.advantage = batch_mean_std",
-     "scale_rewards = batch (the mean stays the group's)", "none"),
+    (
+        "less the group's mean",
+        "objective.advantage = group_mean",
+        "scale_rewards = none",
+        "adv_estimator = grpo, norm_adv_by_std_in_grpo = False",
+    ),
+    (
+        "less the group's mean, over its std",
+        "objective.advantage = group_mean_std",
+        "scale_rewards = group",
+        "adv_estimator = grpo",
+    ),
+    (
+        "less the batch's mean, over its std",
+        "objective.advantage = batch_mean_std",
+        "scale_rewards = batch (the mean stays the group's)",
+        "none",
+    ),
     ("less the mean of the others", "objective.advantage = leave_one_out", "RLOOTrainer", "adv_estimator = rloo"),
     ("less a constant", "objective.advantage = constant, objective.baseline", "none", "none"),
     ("PPO's clip", "objective.clip_low, clip_high", "epsilon, epsilon_high", "clip_ratio_low, clip_ratio_high"),
     ("dual clip", "objective.dual_clip", "delta", "clip_ratio_c"),
-    ("KL in the loss", "objective.kl_coef, kl_estimator k1, k2, k3", "beta (k3)",
-     "use_kl_loss, kl_loss_coef, kl_loss_type kl, mse, low_var_kl"),
+    (
+        "KL in the loss",
+        "objective.kl_coef, kl_estimator k1, k2, k3",
+        "beta (k3)",
+        "use_kl_loss, kl_loss_coef, kl_loss_type kl, mse, low_var_kl",
+    ),
     ("KL in the reward", "objective.kl_placement = reward", "none", "use_kl_in_reward, kl_ctrl.kl_coef"),
 )
 
@@ -71,8 +107,9 @@ def row_scale(
     if how not in NORMALIZERS:
         raise UsageError(f"normalizer: unknown value {how!r}; {nearest(how, [*NORMALIZERS, *NORMALIZER_ALIASES])}")
     if (how == "constant") != (constant is not None):
-        raise UsageError(f"constant: expected one with the normalizer constant and with no other, got {constant} with "
-                         f"{how}")
+        raise UsageError(
+            f"constant: expected one with the normalizer constant and with no other, got {constant} with {how}"
+        )
     lengths = lengths.double()
     if how == "per_sequence":
         return 1 / (lengths * len(lengths)), None

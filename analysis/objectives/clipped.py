@@ -21,8 +21,17 @@ from torch import Tensor
 
 from .token_batch import TokenBatch
 
-__all__ = ["clip_of", "kl_cov_loss", "kl_cov_weight", "policy_gradient_loss", "policy_gradient_weight",
-           "selected_loss", "selected_weight", "unselected_loss", "unselected_weight"]
+__all__ = [
+    "clip_of",
+    "kl_cov_loss",
+    "kl_cov_weight",
+    "policy_gradient_loss",
+    "policy_gradient_weight",
+    "selected_loss",
+    "selected_weight",
+    "unselected_loss",
+    "unselected_weight",
+]
 
 Parameters = Mapping[str, Any]
 

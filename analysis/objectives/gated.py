@@ -14,10 +14,28 @@ from torch import Tensor
 from .advantages import Q_RANGE
 from .token_batch import TokenBatch
 
-__all__ = ["cispo_loss", "cispo_weight", "kl_corrected_loss", "kl_corrected_weight", "kl_k1_loss", "kl_k1_weight",
-           "kl_k2_loss", "kl_k2_weight", "kl_k3_loss", "kl_k3_weight", "nft_loss", "nft_weight", "nft_weight_of",
-           "oreal_loss", "oreal_weight", "sapo_loss", "sapo_weight", "straight_through_nft", "unlikelihood_loss",
-           "unlikelihood_weight"]
+__all__ = [
+    "cispo_loss",
+    "cispo_weight",
+    "kl_corrected_loss",
+    "kl_corrected_weight",
+    "kl_k1_loss",
+    "kl_k1_weight",
+    "kl_k2_loss",
+    "kl_k2_weight",
+    "kl_k3_loss",
+    "kl_k3_weight",
+    "nft_loss",
+    "nft_weight",
+    "nft_weight_of",
+    "oreal_loss",
+    "oreal_weight",
+    "sapo_loss",
+    "sapo_weight",
+    "straight_through_nft",
+    "unlikelihood_loss",
+    "unlikelihood_weight",
+]
 
 Parameters = Mapping[str, Any]
 LOG_RATIO_MOST = 10.0  # of NFT: log ρ is clamped there, and has no gradient above

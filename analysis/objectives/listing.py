@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["objectives_page", "one_entry", "table"]
 
-_COUPLED = {"token": "", "response": "coupled over its response", "minibatch": "coupled over the minibatch",
-            "pair": "coupled over a pair of responses"}
+_COUPLED = {
+    "token": "",
+    "response": "coupled over its response",
+    "minibatch": "coupled over the minibatch",
+    "pair": "coupled over a pair of responses",
+}
 
 _HEAD = """\
 # Objectives
@@ -92,8 +96,13 @@ def table() -> Table:
 
 def one_entry(entry: Entry) -> str:
     """One objective in full: formula, source, inputs, parameters, notes."""
-    lines = [f"{entry.name}: {entry.title}", "", f"  {'w' if entry.scalar else 'r'}  {entry.weight}",
-             f"  source      {entry.source}", f"  inputs      {', '.join(('log_probs', *entry.needs))}"]
+    lines = [
+        f"{entry.name}: {entry.title}",
+        "",
+        f"  {'w' if entry.scalar else 'r'}  {entry.weight}",
+        f"  source      {entry.source}",
+        f"  inputs      {', '.join(('log_probs', *entry.needs))}",
+    ]
     if entry.aliases:
         lines.append(f"  also called {', '.join(entry.aliases)}")
     if notes := _notes(entry):
@@ -110,15 +119,22 @@ def _row(*cells: str) -> str:
 
 def objectives_page() -> str:
     """docs/objectives.md as text."""
-    lines = [_HEAD, "| name | w per token (or the vector r) | source | parameters (default) | |",
-             "|:--|:--|:--|:--|:--|"]
+    lines = [
+        _HEAD,
+        "| name | w per token (or the vector r) | source | parameters (default) | |",
+        "|:--|:--|:--|:--|:--|",
+    ]
     for entry in ENTRIES.values():
         parameters = ", ".join(f"{one.name.rstrip('_')} ({_default(one)})" for one in entry.parameters)
         aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
         lines.append(_row(f"`{entry.name}`{aliases}", entry.weight, entry.source, parameters, _notes(entry)))
-    lines += ["\n## What TRL and verl call it\n", "Their names of normalisers (token-mean, bnpo, seq-mean-token-mean, "
-              "seq-mean-token-sum,\nseq-mean-token-sum-norm) and of advantages (grpo, dr_grpo, rloo) are accepted in "
-              "recipes as well; B is the number of\nresponses of a minibatch.\n",
-              "| what | here | TRL | verl |", "|:--|:--|:--|:--|"]
+    lines += [
+        "\n## What TRL and verl call it\n",
+        "Their names of normalisers (token-mean, bnpo, seq-mean-token-mean, "
+        "seq-mean-token-sum,\nseq-mean-token-sum-norm) and of advantages (grpo, dr_grpo, rloo) are accepted in "
+        "recipes as well; B is the number of\nresponses of a minibatch.\n",
+        "| what | here | TRL | verl |",
+        "|:--|:--|:--|:--|",
+    ]
     lines += [_row(*row) for row in CORRESPONDENCE]
     return "\n".join([*lines, "", _OWN, _DIFFERENCES])

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from . import clipped, gated, user_losses as own, sequences, vectors
+from . import clipped, gated, sequences, vectors
+from . import user_losses as own
 from .advantages import STD_EPSILON, advantages_of, prompt_weight, signed_value
-from .token_batch import TokenBatch, TokenWeights
 from .entries import Entry
 from .rules import entry, is_own, settings
 from .selection import select
+from .token_batch import TokenBatch, TokenWeights
 
 __all__ = ["Objective", "get"]
 
@@ -155,8 +156,10 @@ class Objective:
         1.5
         """
         if self.advantage not in ("none", "constant") or self.entry.rule != "policy_gradient":
-            raise UsageError(f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
-                             "so no number tells correct from wrong; take none")
+            raise UsageError(
+                f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
+                "so no number tells correct from wrong; take none"
+            )
         wrong, right = signed_value(self.entry.value, torch.tensor([0.0, 1.0], dtype=torch.float64), self.parameters)
         return float(right - wrong)
 
@@ -211,8 +214,10 @@ class Objective:
         """
         self._check(batch, self.needs())
         if log_probs.shape != batch.log_probs.shape:
-            raise UsageError(f"log_probs: expected the shape of the batch's, {tuple(batch.log_probs.shape)}, got "
-                             f"{tuple(log_probs.shape)}")
+            raise UsageError(
+                f"log_probs: expected the shape of the batch's, {tuple(batch.log_probs.shape)}, got "
+                f"{tuple(log_probs.shape)}"
+            )
         if self.function is not None:
             return own.checked_loss(self.function, log_probs, batch)
         return _SCALAR[self.entry.rule][1](log_probs, batch, self._formula_parameters())
@@ -241,13 +246,17 @@ class Objective:
 
     def _check(self, batch: TokenBatch, needs: tuple[str, ...]) -> None:
         if not self.entry.scalar:
-            raise UsageError(f"objective: {self.name} has a vector over the vocabulary, not a weight of each token; "
-                             "use vector and logits_loss")
+            raise UsageError(
+                f"objective: {self.name} has a vector over the vocabulary, not a weight of each token; "
+                "use vector and logits_loss"
+            )
         for name in needs:
             if getattr(batch, name) is None:
                 form = f" in form {self.form} with these clips" if self.entry.rule == "policy_gradient" else ""
-                raise UsageError(f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
-                                 f"{_HINTS.get(name, 'give them in the batch')}")
+                raise UsageError(
+                    f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
+                    f"{_HINTS.get(name, 'give them in the batch')}"
+                )
         shape = batch.log_probs.shape
         for name in ("old_log_probs", "ref_log_probs", "entropy", "selection", "mask"):
             value = getattr(batch, name)

@@ -72,14 +72,22 @@ class Parameter:
 PARAMETERS: dict[str, Parameter] = {
     one.name: one
     for one in (
-        Parameter("form", "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π",
-                  choices=FORMS),
+        Parameter(
+            "form",
+            "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π",
+            choices=FORMS,
+        ),
         Parameter("lambda_", "weight of correct samples (0.1 in the paper)", low=0),
-        Parameter("advantage", "normalisation of rewards: none, or less the group's mean, over its std too, over the "
-                               "batch's, less the mean of the others, less a constant", choices=ADVANTAGES),
+        Parameter(
+            "advantage",
+            "normalisation of rewards: none, or less the group's mean, over its std too, over the "
+            "batch's, less the mean of the others, less a constant",
+            choices=ADVANTAGES,
+        ),
         Parameter("baseline", "the constant b of the advantage v − b"),
-        Parameter("clip_low", "clip where A < 0 and ρ < 1 − clip_low; cispo: ρ is raised to 1 − clip_low", low=0,
-                  high=1),
+        Parameter(
+            "clip_low", "clip where A < 0 and ρ < 1 − clip_low; cispo: ρ is raised to 1 − clip_low", low=0, high=1
+        ),
         Parameter("clip_high", "clip where A > 0 and ρ > 1 + clip_high; cispo: ρ is lowered to 1 + clip_high", low=0),
         Parameter("dual_clip", "clip where A < 0 and ρ > dual_clip", above=1),
         Parameter("tau_pos", "τ of the sigmoid gate where A > 0", above=0),

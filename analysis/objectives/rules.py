@@ -52,8 +52,10 @@ def entry(name: str, form: str | None = None) -> Entry:
     if found is None:
         known = [*ENTRIES, *FAMILIES, *_ALIASES]
         hint = nearest(name, known) if isinstance(name, str) else f"known: {', '.join(names())}"
-        raise UsageError(f"objective.name: unknown value {name!r}; {hint}"
-                         " A function of your own is written file.py:name or package.module:name")
+        raise UsageError(
+            f"objective.name: unknown value {name!r}; {hint}"
+            " A function of your own is written file.py:name or package.module:name"
+        )
     if form is not None and form != found.form and "form" not in found.defaults:
         fixed = f"is of form {found.form}" if found.form else "has no forms"
         raise UsageError(f"objective.form: {found.name} {fixed}, got {form}; leave it unset")
@@ -87,8 +89,10 @@ def settings(found: Entry, given: dict[str, Any], group_size: int | None = None)
     if "advantage" in values:
         _check_advantage(found, values, group_size)
     elif group_size == 1 and (found.value == "oreal" or "accuracy" in found.needs):
-        raise UsageError(f"rollout.group_size: {found.name} compares the responses of one prompt, so it needs a group "
-                         "of at least 2, got 1")
+        raise UsageError(
+            f"rollout.group_size: {found.name} compares the responses of one prompt, so it needs a group "
+            "of at least 2, got 1"
+        )
     return values
 
 
@@ -97,13 +101,17 @@ def _stray(found: Entry, name: str, value: Any) -> str:
     if name == "lambda_":
         owners = ["w-reinforce"]
     shown = ", ".join(owners[:6]) + (" and others" if len(owners) > 6 else "")
-    return (f"{PARAMETERS[name].field}: only {shown} {'has' if len(owners) == 1 else 'have'} it, got {value} with "
-            f"{found.name}; leave it unset")
+    return (
+        f"{PARAMETERS[name].field}: only {shown} {'has' if len(owners) == 1 else 'have'} it, got {value} with "
+        f"{found.name}; leave it unset"
+    )
 
 
 def _no_ratio(name: str, value: Any) -> str:
-    return (f"objective.{name}: the form log has no ratio to clip, got {value}; leave it unset or use the form "
-            "ratio or probability")
+    return (
+        f"objective.{name}: the form log has no ratio to clip, got {value}; leave it unset or use the form "
+        "ratio or probability"
+    )
 
 
 def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | None) -> None:
@@ -111,16 +119,22 @@ def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | Non
     if constant and values["baseline"] is None:
         raise UsageError("objective.baseline: the advantage constant needs it, the b of v − b")
     if not constant and values["baseline"] is not None:
-        raise UsageError(f"objective.baseline: only the advantage constant has it, got {values['baseline']} with "
-                         f"{how}; leave it unset")
+        raise UsageError(
+            f"objective.baseline: only the advantage constant has it, got {values['baseline']} with "
+            f"{how}; leave it unset"
+        )
     if found.name in ("grpo", "dr-grpo", "dapo", "rloo") and how == "none":
-        raise UsageError(f"objective.advantage: {found.name} is defined by its group normalisation, got none; use "
-                         f"{found.defaults['advantage']} (or unset), another normalisation, or the objective reinforce "
-                         "or psr")
+        raise UsageError(
+            f"objective.advantage: {found.name} is defined by its group normalisation, got none; use "
+            f"{found.defaults['advantage']} (or unset), another normalisation, or the objective reinforce "
+            "or psr"
+        )
     compared = how.startswith("group_") or how == "leave_one_out"
     if group_size == 1 and (found.name == "grpo" or found.value == "unlikely" or compared):
-        raise UsageError(f"rollout.group_size: {found.name} with advantage {how} compares the responses of one prompt, "
-                         "so it needs a group of at least 2, got 1")
+        raise UsageError(
+            f"rollout.group_size: {found.name} with advantage {how} compares the responses of one prompt, "
+            "so it needs a group of at least 2, got 1"
+        )
 
 
 def check(*, name: str, group_size: int | None = None, **given: Any) -> None:
@@ -140,8 +154,18 @@ def check(*, name: str, group_size: int | None = None, **given: Any) -> None:
 def own_entry(name: str, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Entry:
     """The entry of a loss function of the user's own: A = ±1 unless its `advantage` says otherwise."""
     parameters = (PARAMETERS["advantage"].with_(default="none"), PARAMETERS["baseline"])
-    return Entry(name, name.rpartition(":")[2], "of a loss of one's own", "one's own", "own", parameters, "2r-1", needs,
-                 coupling, homogeneous=False)
+    return Entry(
+        name,
+        name.rpartition(":")[2],
+        "of a loss of one's own",
+        "one's own",
+        "own",
+        parameters,
+        "2r-1",
+        needs,
+        coupling,
+        homogeneous=False,
+    )
 
 
 def not_trainable(name: str, form: str | None) -> str | None:

@@ -43,8 +43,10 @@ class Analysis:
 
     def __str__(self) -> str:
         verdict = "of scalar form" if self.scalar else "not of scalar form"
-        return (f"{verdict}: residual at most {float(self.residual.max()):.1e}, weights from "
-                f"{float(self.weight.min()):.4g} to {float(self.weight.max()):.4g}")
+        return (
+            f"{verdict}: residual at most {float(self.residual.max()):.1e}, weights from "
+            f"{float(self.weight.min()):.4g} to {float(self.weight.max()):.4g}"
+        )
 
 
 def analyze(loss_fn: Callable[[Tensor, TokenBatch], Tensor], example: Example, *, of: str = "log_probs") -> Analysis:
@@ -69,8 +71,10 @@ def analyze(loss_fn: Callable[[Tensor, TokenBatch], Tensor], example: Example, *
         raise UsageError(f"of: expected log_probs or logits, got {of!r}")
     logits, tokens = example.logits, example.tokens
     if logits.ndim < 2 or tokens.shape != logits.shape[:-1]:
-        raise UsageError(f"tokens: expected one for each context of the logits, shape {tuple(logits.shape[:-1])}, got "
-                         f"{tuple(tokens.shape)}")
+        raise UsageError(
+            f"tokens: expected one for each context of the logits, shape {tuple(logits.shape[:-1])}, got "
+            f"{tuple(tokens.shape)}"
+        )
     if not torch.isfinite(logits).all():
         index = tuple(torch.nonzero(~torch.isfinite(logits))[0].tolist())
         raise UsageError(f"logits: expected finite numbers, got {float(logits[index])} at index {index}")

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .token_batch import TokenBatch
 from .clipped import clip_of
+from .token_batch import TokenBatch
 
 __all__ = ["covariance", "select"]
 

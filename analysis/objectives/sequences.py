@@ -14,11 +14,19 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..errors import UsageError
-from .token_batch import TokenBatch
 from .gated import nft_weight_of, straight_through_nft
+from .token_batch import TokenBatch
 
-__all__ = ["dpo_loss", "dpo_weight", "gspo_loss", "gspo_weight", "sequence_nft_loss", "sequence_nft_weight",
-           "topr_loss", "topr_weight"]
+__all__ = [
+    "dpo_loss",
+    "dpo_weight",
+    "gspo_loss",
+    "gspo_weight",
+    "sequence_nft_loss",
+    "sequence_nft_weight",
+    "topr_loss",
+    "topr_weight",
+]
 
 Parameters = Mapping[str, Any]
 
@@ -90,8 +98,10 @@ def sequence_nft_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Te
 def _margins(log_probs: Tensor, batch: TokenBatch) -> Tensor:
     """Δ of every row's pair, (B, 1)."""
     if log_probs.ndim != 2 or len(log_probs) % 2:
-        raise UsageError(f"log_probs: dpo takes pairs, chosen before rejected: an even number of rows (B, T), got "
-                         f"{tuple(log_probs.shape)}")
+        raise UsageError(
+            f"log_probs: dpo takes pairs, chosen before rejected: an even number of rows (B, T), got "
+            f"{tuple(log_probs.shape)}"
+        )
     total = _total(_gap(log_probs, batch.ref_log_probs), batch)
     return (total[0::2] - total[1::2]).repeat_interleave(2, 0)
 

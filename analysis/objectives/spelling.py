@@ -23,8 +23,9 @@ def parse_objective(text: str) -> Objective:
     for part in given:
         key, sign, value = part.partition("=")
         if not sign:
-            raise UsageError(f"objective: expected NAME,PARAMETER=VALUE such as w-reinforce-log,lambda=0.1, got "
-                             f"{text!r}")
+            raise UsageError(
+                f"objective: expected NAME,PARAMETER=VALUE such as w-reinforce-log,lambda=0.1, got {text!r}"
+            )
         parameters["lambda_" if key == "lambda" else key] = _value(value)
     return get(name, **parameters)
 

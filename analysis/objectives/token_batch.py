@@ -62,8 +62,10 @@ class TokenBatch:
         sizes = zip(spread.shape, shape, strict=False)
         if spread.ndim != len(shape) or any(got not in (1, want) for got, want in sizes):
             rows = f"({shape[0]},)" if len(shape) == 2 else str(tuple(shape[:-1]))
-            raise UsageError(f"{name}: expected one for each row, shape {rows}, or a shape that spreads over "
-                             f"{tuple(shape)}, got {tuple(value.shape)}")
+            raise UsageError(
+                f"{name}: expected one for each row, shape {rows}, or a shape that spreads over "
+                f"{tuple(shape)}, got {tuple(value.shape)}"
+            )
         return spread.expand(shape)
 
 

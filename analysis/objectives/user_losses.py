@@ -20,9 +20,9 @@ from torch import Tensor
 from toy_models.user_functions import load_function
 
 from ..errors import UsageError, nearest
-from .token_batch import TokenBatch
 from .entries import ENTRIES, FAMILIES, Entry
 from .rules import is_own, own_entry
+from .token_batch import TokenBatch
 
 __all__ = ["checked_loss", "load", "register", "registered", "weight_of"]
 
@@ -79,8 +79,10 @@ def checked_loss(function: Loss, log_probs: Tensor, batch: TokenBatch) -> Tensor
     loss = function(log_probs, batch)
     if not isinstance(loss, Tensor) or loss.shape != log_probs.shape:
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise UsageError(f"{getattr(function, '__name__', 'loss')}: expected a loss for each token, shape "
-                         f"{tuple(log_probs.shape)}, got {got}")
+        raise UsageError(
+            f"{getattr(function, '__name__', 'loss')}: expected a loss for each token, shape "
+            f"{tuple(log_probs.shape)}, got {got}"
+        )
     return loss
 
 
@@ -90,7 +92,9 @@ def weight_of(function: Loss, batch: TokenBatch) -> Tensor:
         leaf = batch.log_probs.detach().clone().requires_grad_()
         loss = checked_loss(function, leaf, batch).masked_fill(~batch.real(), 0).sum()
         if not loss.requires_grad:
-            raise UsageError(f"{getattr(function, '__name__', 'loss')}: expected a loss that depends on log_probs, got "
-                             "one that does not; is it detached?")
+            raise UsageError(
+                f"{getattr(function, '__name__', 'loss')}: expected a loss that depends on log_probs, got "
+                "one that does not; is it detached?"
+            )
         (gradient,) = torch.autograd.grad(loss, leaf)
     return -gradient

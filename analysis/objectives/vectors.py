@@ -1,7 +1,7 @@
 """Regularisers whose gradient in the logits is a vector of its own, not a weight times e_y − π.
 
-    entropy bonus   L = −α·H         ∂L/∂z_v = απ_v(log π_v + H)
-    full KL         L = β·KL(π‖ref)  ∂L/∂z_v = βπ_v(log(π_v/ref_v) − KL)
+entropy bonus   L = −α·H         ∂L/∂z_v = απ_v(log π_v + H)
+full KL         L = β·KL(π‖ref)  ∂L/∂z_v = βπ_v(log(π_v/ref_v) − KL)
 """
 
 from __future__ import annotations

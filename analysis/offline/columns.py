@@ -73,16 +73,20 @@ def find_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, str], so
     for either in _EITHER:
         if not any(found[role] for role in either):
             known = ", ".join(name for role in either for name in COLUMNS[role])
-            raise UsageError(f"columns: {source} has no column for the {either[0]} (known names: {known}); it has "
-                             f"{shown}; map one with columns {either[0]}=NAME")
+            raise UsageError(
+                f"columns: {source} has no column for the {either[0]} (known names: {known}); it has "
+                f"{shown}; map one with columns {either[0]}=NAME"
+            )
     return {role: name for role, name in found.items() if name is not None}
 
 
 def _known(role: str, names: Sequence[str], source: str) -> str | None:
     there = [name for name in COLUMNS[role] if name in names]
     if len(there) > 1:
-        raise UsageError(f"columns: {source} has {' and '.join(there)}, either of which may be the {role}; say which, "
-                         f"with columns {role}={there[0]}")
+        raise UsageError(
+            f"columns: {source} has {' and '.join(there)}, either of which may be the {role}; say which, "
+            f"with columns {role}={there[0]}"
+        )
     return there[0] if there else None
 
 
@@ -97,8 +101,10 @@ def _trl_reward(
     between = [name for name in names[names.index("completion") + 1 : names.index("advantage")] if name not in taken]
     numbers = [name for name in between if any(_is_number(row.get(name)) for row in rows)]
     if len(numbers) > 1:
-        raise UsageError(f"columns: {source} has several columns of numbers that may be the reward "
-                         f"({', '.join(numbers)}); say which, with columns reward={numbers[0]}")
+        raise UsageError(
+            f"columns: {source} has several columns of numbers that may be the reward "
+            f"({', '.join(numbers)}); say which, with columns reward={numbers[0]}"
+        )
     return numbers[0] if numbers else None
 
 

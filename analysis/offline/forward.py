@@ -12,8 +12,8 @@ from ..errors import UsageError
 from ..probes.output_heads import find_head, last_hidden_state
 from .batches import batches_of
 from .response_statistics import measure, response_hidden
-from .trace_settings import TraceSettings
 from .tokenization import Encoded
+from .trace_settings import TraceSettings
 
 __all__ = ["Forward"]
 
@@ -64,11 +64,13 @@ class Forward:
     def _batch(self, batch: list[Encoded]) -> dict[int, Columns]:
         if not self._verified:
             self._verify(batch[-1])
-        hidden, tokens = response_hidden(self._head.backbone, [item.prompt for item in batch],
-                                         [item.response for item in batch], self._device)
+        hidden, tokens = response_hidden(
+            self._head.backbone, [item.prompt for item in batch], [item.response for item in batch], self._device
+        )
         try:
-            columns = measure(hidden, tokens, self._head, temperature=self._settings.temperature,
-                              top_k=self._settings.top_k)
+            columns = measure(
+                hidden, tokens, self._head, temperature=self._settings.temperature, top_k=self._settings.top_k
+            )
         except UsageError as error:  # logits that are no numbers
             others = f" and {len(batch) - 1} others" if len(batch) > 1 else ""
             raise UsageError(f"{error} (in {batch[0].rollout.where}{others})") from error
@@ -79,9 +81,11 @@ class Forward:
     def _halve(self, batch: list[Encoded], error: BaseException) -> None:
         """From now on half of what this batch had; UsageError where that was a single rollout."""
         if len(batch) == 1:
-            raise UsageError(f"batch_tokens: out of memory with a single rollout of {batch[0].length} tokens "
-                             f"({batch[0].rollout.where}); what was traced before is kept: use a device with more "
-                             "memory, a smaller dtype, or leave that rollout out, and resume") from error
+            raise UsageError(
+                f"batch_tokens: out of memory with a single rollout of {batch[0].length} tokens "
+                f"({batch[0].rollout.where}); what was traced before is kept: use a device with more "
+                "memory, a smaller dtype, or leave that rollout out, and resume"
+            ) from error
         used = len(batch) * batch[0].length
         self.budget = max(1, used // 2)
         self._say(f"out of memory with a batch of {used:,} tokens: going on with {self.budget:,}")
@@ -92,4 +96,3 @@ class Forward:
 def _out_of_memory(error: BaseException) -> bool:
     """Of a device, of Python, or of torch's allocator on the CPU, which has no type of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-

@@ -33,25 +33,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("recorded rollouts").add_argument
     add("--model", metavar="DIR", help="folder with a Hugging Face causal LM and its tokenizer, or a built-in base")
     add("--rollouts", metavar="FILE", help="the rollouts: JSON lines or Parquet")
-    add("--objective", metavar="NAME", action="append", default=[], dest="objectives",
+    add(
+        "--objective",
+        metavar="NAME",
+        action="append",
+        default=[],
+        dest="objectives",
         help="show what it would do, such as nsr-log or w-reinforce-log,lambda=0.1 (python -m analysis.objectives "
-             "lists them); may be repeated")
-    add("--columns", metavar="ROLE=NAME", action="append", default=[],
+        "lists them); may be repeated",
+    )
+    add(
+        "--columns",
+        metavar="ROLE=NAME",
+        action="append",
+        default=[],
         help="which column of the file holds what: prompt, response, reward, group, advantage, old_log_probs, "
-             "prompt_ids, response_ids, answer, step; several apart by commas")
+        "prompt_ids, response_ids, answer, step; several apart by commas",
+    )
     add("--verifier", metavar="NAME", help="judge responses instead of reading rewards: exact, math, file.py:function")
     add("--answers", metavar="NAME", help="column of the answers for the verifier: short for --columns answer=NAME")
     add("--threshold", metavar="X", type=float, help="a reward above X counts as 1, any other as 0")
-    add("--on-policy", action="store_true",
-        help="the model itself sampled the rollouts: its log-probs are the old ones")
+    add(
+        "--on-policy", action="store_true", help="the model itself sampled the rollouts: its log-probs are the old ones"
+    )
     add("--chat-template", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--eos", action="store_true", help="end each response with the tokenizer's end token")
     add("--temperature", metavar="T", type=float, default=1.0, help="of softmax(logits / T) (default: 1)")
     add("--top-k", metavar="K", type=int, default=8, help="record the K most probable tokens (default: 8)")
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"),
-        help="of the model's weights (default: float32)")
-    add("--batch-tokens", metavar="N", type=int, default=8192,
-        help="tokens that go through the model together (default: 8192); halved where memory runs out")
+    add(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16", "float64"),
+        help="of the model's weights (default: float32)",
+    )
+    add(
+        "--batch-tokens",
+        metavar="N",
+        type=int,
+        default=8192,
+        help="tokens that go through the model together (default: 8192); halved where memory runs out",
+    )
     add("--skip-bad", action="store_true", help="leave rows out that cannot be used, and count them")
 
 
@@ -60,8 +81,12 @@ def trace(arguments: argparse.Namespace) -> Run:
     for name in ("model", "rollouts", "out"):
         if getattr(arguments, name) is None:
             raise UsageError(f"--{name}: expected with --model DIR --rollouts FILE --out DIR, got none")
-    for name, given in (("--run", arguments.run is not None), ("--seed", arguments.seed is not None),
-                        ("--set", bool(arguments.settings)), ("--dry-run", arguments.dry_run)):
+    for name, given in (
+        ("--run", arguments.run is not None),
+        ("--seed", arguments.seed is not None),
+        ("--set", bool(arguments.settings)),
+        ("--dry-run", arguments.dry_run),
+    ):
         if given:
             raise UsageError(f"{name} with --rollouts: recorded rollouts are traced, not trained on; leave it out")
     if arguments.resume and arguments.resume != str(arguments.out):
@@ -91,13 +116,26 @@ def trace(arguments: argparse.Namespace) -> Run:
     except ValueError as error:
         raise UsageError(f"--model: {str(error).removeprefix('base: ')}") from error
     return trace_rollouts(
-        policy.model, policy.tokenizer, arguments.rollouts, out=arguments.out, objectives=arguments.objectives,
-        columns=columns, resume=arguments.resume is not None, force=arguments.force,
-        chat_template=arguments.chat_template, eos=arguments.eos, temperature=arguments.temperature,
-        threshold=arguments.threshold, on_policy=arguments.on_policy, verifier=arguments.verifier,
-        workers=arguments.workers or 1, skip_bad=arguments.skip_bad, top_k=arguments.top_k,
-        batch_tokens=arguments.batch_tokens, quiet=arguments.quiet,
-    )  # fmt: skip
+        policy.model,
+        policy.tokenizer,
+        arguments.rollouts,
+        out=arguments.out,
+        objectives=arguments.objectives,
+        columns=columns,
+        resume=arguments.resume is not None,
+        force=arguments.force,
+        chat_template=arguments.chat_template,
+        eos=arguments.eos,
+        temperature=arguments.temperature,
+        threshold=arguments.threshold,
+        on_policy=arguments.on_policy,
+        verifier=arguments.verifier,
+        workers=arguments.workers or 1,
+        skip_bad=arguments.skip_bad,
+        top_k=arguments.top_k,
+        batch_tokens=arguments.batch_tokens,
+        quiet=arguments.quiet,
+    )
 
 
 def show_trace(run: Run, *, as_json: bool) -> None:
@@ -119,6 +157,12 @@ def show_trace(run: Run, *, as_json: bool) -> None:
 
 
 def _results(run: Run, figures: list[str], summary: dict[str, Any]) -> dict[str, Any]:
-    return {"folder": str(run.folder), "status": run.status, "rollouts": run.rows("rollouts"),
-            "tokens": run.rows("tokens"), "skipped": run.info["trace"]["skipped"], "figures": figures,
-            "summary": summary}
+    return {
+        "folder": str(run.folder),
+        "status": run.status,
+        "rollouts": run.rows("rollouts"),
+        "tokens": run.rows("tokens"),
+        "skipped": run.info["trace"]["skipped"],
+        "figures": figures,
+        "summary": summary,
+    }

@@ -102,8 +102,10 @@ def read_rollouts(
     else:
         given: Any = source
         records = given.to_dict("records") if hasattr(given, "to_dict") else given
-        plain = [{name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
-                 for row in records]  # of a data frame, whose lists are arrays
+        plain = [
+            {name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
+            for row in records
+        ]  # of a data frame, whose lists are arrays
         raw = [(f"rollout {i}", row) for i, row in enumerate(plain)]
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
     if not raw:
@@ -111,8 +113,10 @@ def read_rollouts(
         raise UsageError(f"rollouts: {name} has no rows{broken}")
     found = find_columns([row for _, row in raw], columns or {}, name)
     if with_answers and "answer" not in found:
-        raise UsageError(f"answer: {name} has no column of answers for the verifier (known names: answer, gts); map "
-                         "one with columns answer=NAME (--answers NAME)")
+        raise UsageError(
+            f"answer: {name} has no column of answers for the verifier (known names: answer, gts); map "
+            "one with columns answer=NAME (--answers NAME)"
+        )
     rollouts = []
     kinds: dict[str, str] = {}
     for index, (where, row) in enumerate(raw):
@@ -144,9 +148,14 @@ def _rollout(
     step = of("step", _integer)
     response_ids = of("response_ids", _ids)
     return Rollout(
-        index=index, where=where, step=0 if step is None else step, group=of("group", _label),
-        prompt=of("prompt", lambda value, _: value), response=of("response", _response),
-        prompt_ids=of("prompt_ids", _ids), response_ids=response_ids,
+        index=index,
+        where=where,
+        step=0 if step is None else step,
+        group=of("group", _label),
+        prompt=of("prompt", lambda value, _: value),
+        response=of("response", _response),
+        prompt_ids=of("prompt_ids", _ids),
+        response_ids=response_ids,
         reward=None if with_answers else of("reward", _number),
         advantage=of("advantage", advantage),
         old_log_probs=of("old_log_probs", _floats),
@@ -159,8 +168,10 @@ def _response(value: Any, at: str) -> str:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
         value = value[0].get("content")
     elif isinstance(value, list):
-        raise ValueError(f"{at}: expected a string or one message of the assistant, got {len(value)} messages; give "
-                         "the token ids of such a response (response_ids)")
+        raise ValueError(
+            f"{at}: expected a string or one message of the assistant, got {len(value)} messages; give "
+            "the token ids of such a response (response_ids)"
+        )
     if not isinstance(value, str):
         raise ValueError(f"{at}: expected a string or one message of the assistant, got {_shown(value)}")
     if not value:
@@ -211,7 +222,7 @@ def _check_kinds(kinds: Mapping[str, str], columns: Mapping[str, str]) -> None:
     """Rewards of one type: a truth value among numbers is rather a mistake than a 1."""
     if "bool" in kinds and len(kinds) > 1:
         other = next(kind for kind in kinds if kind != "bool")
-        raise UsageError(f"rollouts: the rewards ({columns['reward']!r}) are of mixed types: a truth value in "
-                         f"{kinds['bool']}, a number in {kinds[other]}; make them all numbers or all true and false")
-
-
+        raise UsageError(
+            f"rollouts: the rewards ({columns['reward']!r}) are of mixed types: a truth value in "
+            f"{kinds['bool']}, a number in {kinds[other]}; make them all numbers or all true and false"
+        )

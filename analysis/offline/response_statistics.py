@@ -53,8 +53,9 @@ def measure(
     hidden: Tensor, tokens: Tensor, head: OutputHead, *, temperature: float, top_k: int
 ) -> dict[str, np.ndarray]:
     """Columns of the table `tokens` for hidden states (n, D) and tokens (n,) of softmax(logits / temperature)."""
-    parts = [_rows(logits, tokens[low : low + len(logits)], temperature, top_k)
-             for low, logits in _logits(hidden, head)]
+    parts = [
+        _rows(logits, tokens[low : low + len(logits)], temperature, top_k) for low, logits in _logits(hidden, head)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -111,6 +112,17 @@ def bucket_masses(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def _columns(stats: TokenStatistics) -> dict[str, np.ndarray]:
-    names = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm",
-             "argmax_token", "argmax_prob", "token_rank", "top_ids", "top_probs")  # fmt: skip
+    names = (
+        "log_prob",
+        "one_minus_prob",
+        "entropy",
+        "collision",
+        "collision_log_prob",
+        "direction_norm",
+        "argmax_token",
+        "argmax_prob",
+        "token_rank",
+        "top_ids",
+        "top_probs",
+    )
     return {name: value.cpu().numpy() for name in names if (value := getattr(stats, name)) is not None}

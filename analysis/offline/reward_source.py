@@ -8,8 +8,8 @@ from typing import Any
 from toy_models.verifiers import Case, Verifier, VerifierError, get_verifier
 
 from ..errors import UsageError
-from .trace_settings import TraceSettings
 from .tokenization import Encoded
+from .trace_settings import TraceSettings
 
 __all__ = ["judged_of", "verifier_of"]
 

@@ -78,8 +78,10 @@ def encode_rollouts(
     outside the vocabulary and rollouts longer than the model's positions.
     """
     if len(tokenizer) > limits.vocab:
-        raise UsageError(f"tokenizer: it has {len(tokenizer)} tokens, but the model embeds only {limits.vocab}; they "
-                         "do not match: give the tokenizer that the model was trained with")
+        raise UsageError(
+            f"tokenizer: it has {len(tokenizer)} tokens, but the model embeds only {limits.vocab}; they "
+            "do not match: give the tokenizer that the model was trained with"
+        )
     if settings.eos and tokenizer.eos_token_id is None:
         raise UsageError("eos: the tokenizer has no end token; leave it out, or set tokenizer.eos_token")
     if settings.chat_template:
@@ -126,22 +128,32 @@ class _Encoder:
         if self._settings.eos:
             ids.append(end)
         ended = ids[-1] == end if rollout.response_ids is not None or self._settings.eos else None
-        return {**self._prompts[key], "response": np.array(ids, dtype=np.int64), "response_text": text,
-                "finished": ended}
+        return {
+            **self._prompts[key],
+            "response": np.array(ids, dtype=np.int64),
+            "response_text": text,
+            "finished": ended,
+        }
 
     def _prompt(self, rollout: Rollout) -> dict[str, Any]:
         column, where, template = self._columns.get("prompt", "prompt"), rollout.where, self._settings.chat_template
         if isinstance(rollout.prompt, list) and not template and rollout.prompt_ids is None:
-            raise ValueError(f"{where}: the prompt is a list of chat messages; ask for the tokenizer's template with "
-                             "chat_template (--chat-template)")
+            raise ValueError(
+                f"{where}: the prompt is a list of chat messages; ask for the tokenizer's template with "
+                "chat_template (--chat-template)"
+            )
         if rollout.prompt is None:
             question = text = str(self._tokenizer.decode(list(rollout.prompt_ids or ())))
         else:  # of a prompt whose ids are given, messages are for the verifier alone
             template = template or (isinstance(rollout.prompt, list) and bool(self._tokenizer.chat_template))
             question, text = render_prompt(self._tokenizer, rollout.prompt, where, column, chat_template=template)
         ids = rollout.prompt_ids or encode_text(self._tokenizer, text, where)
-        return {"prompt_id": prompt_hash(ids), "prompt": np.array(ids, dtype=np.int64), "prompt_text": text,
-                "question": question}
+        return {
+            "prompt_id": prompt_hash(ids),
+            "prompt": np.array(ids, dtype=np.int64),
+            "prompt_text": text,
+            "question": question,
+        }
 
 
 def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimits) -> None:
@@ -149,17 +161,23 @@ def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimi
         ids = fields[name]
         outside = ids[(ids < 0) | (ids >= limits.vocab)]
         if len(outside):
-            raise ValueError(f"{rollout.where}: the {name} has the token {outside[0]}, outside the vocabulary of the "
-                             f"model (0 to {limits.vocab - 1}); is it of another tokenizer?")
+            raise ValueError(
+                f"{rollout.where}: the {name} has the token {outside[0]}, outside the vocabulary of the "
+                f"model (0 to {limits.vocab - 1}); is it of another tokenizer?"
+            )
     prompt, response = len(fields["prompt"]), len(fields["response"])
     if limits.positions is not None and prompt + response - 1 > limits.positions:
-        raise ValueError(f"{rollout.where}: prompt and response have {prompt} and {response} tokens, more than the "
-                         f"model's {limits.positions} positions")
+        raise ValueError(
+            f"{rollout.where}: prompt and response have {prompt} and {response} tokens, more than the "
+            f"model's {limits.positions} positions"
+        )
     for name in ("advantage", "old_log_probs"):
         value = getattr(rollout, name)
         if isinstance(value, tuple) and len(value) != response:
-            raise ValueError(f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; "
-                             "expected one for each, in the model's own tokens")
+            raise ValueError(
+                f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; "
+                "expected one for each, in the model's own tokens"
+            )
 
 
 def _check_texts(tokenizer: Any, rollouts: Sequence[Rollout]) -> None:
@@ -168,15 +186,18 @@ def _check_texts(tokenizer: Any, rollouts: Sequence[Rollout]) -> None:
     other = [r for r in both if not _reads(tokenizer, r.response_ids, r.response)]
     if len(other) > len(both) / 2:
         first = other[0]
-        raise UsageError(f"tokenizer: it does not match the token ids of the rollouts: those of {first.where} read "
-                         f"{str(tokenizer.decode(list(first.response_ids or ())))[:60]!r}, their text is "
-                         f"{str(first.response)[:60]!r}")
+        raise UsageError(
+            f"tokenizer: it does not match the token ids of the rollouts: those of {first.where} read "
+            f"{str(tokenizer.decode(list(first.response_ids or ())))[:60]!r}, their text is "
+            f"{str(first.response)[:60]!r}"
+        )
 
 
 def _reads(tokenizer: Any, ids: Any, text: Any) -> bool:
     wanted = "".join(text.split())
-    return any("".join(str(tokenizer.decode(list(ids), skip_special_tokens=skip)).split()) == wanted
-               for skip in (True, False))
+    return any(
+        "".join(str(tokenizer.decode(list(ids), skip_special_tokens=skip)).split()) == wanted for skip in (True, False)
+    )
 
 
 def _groups(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
@@ -193,7 +214,9 @@ def _groups(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
             count[rollout.step] = numbers[key] + 1
             prompts[key] = fields["prompt_id"], rollout.where
         if prompts[key][0] != fields["prompt_id"]:
-            raise UsageError(f"group: {prompts[key][1]} and {rollout.where} are of the group {label!r} and have "
-                             "different prompts; map another column with columns group=NAME")
+            raise UsageError(
+                f"group: {prompts[key][1]} and {rollout.where} are of the group {label!r} and have "
+                "different prompts; map another column with columns group=NAME"
+            )
         out.append(numbers[key])
     return out

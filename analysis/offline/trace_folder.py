@@ -58,13 +58,17 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
                 (folder / name).unlink(missing_ok=True)
         return None
     if known["hash"] != info["hash"]:
-        raise UsageError(f"out: {folder} holds a trace of another model, file or settings; choose another folder, or "
-                         "delete it with force (--force)")
+        raise UsageError(
+            f"out: {folder} holds a trace of another model, file or settings; choose another folder, or "
+            "delete it with force (--force)"
+        )
     if known["status"] == "complete":
         return Run(folder)
     if not resume:
-        raise InterruptedRunError(f"out: {folder} holds an unfinished trace of the same rollouts; go on with resume "
-                                  "(--resume), or start anew with force (--force)")
+        raise InterruptedRunError(
+            f"out: {folder} holds an unfinished trace of the same rollouts; go on with resume "
+            "(--resume), or start anew with force (--force)"
+        )
     return None
 
 

@@ -26,8 +26,14 @@ class TokenProgress:
 
     def __enter__(self) -> TokenProgress:
         if not self._quiet and self._console.is_terminal:
-            self._bars = Bars(TextColumn("tracing"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
-                              TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=self._console)
+            self._bars = Bars(
+                TextColumn("tracing"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
             self._bars.start()
             self._task = self._bars.add_task("", total=self._total, completed=self._done, speed="")
         return self

@@ -76,5 +76,9 @@ def _per_token(values: Sequence[float | tuple[float, ...] | None], lengths: Sequ
     """One number for each token; None where there are none."""
     if all(value is None for value in values):
         return None
-    return np.concatenate([np.broadcast_to(np.asarray(value, dtype=np.float64), length)
-                           for value, length in zip(values, lengths, strict=True)])
+    return np.concatenate(
+        [
+            np.broadcast_to(np.asarray(value, dtype=np.float64), length)
+            for value, length in zip(values, lengths, strict=True)
+        ]
+    )

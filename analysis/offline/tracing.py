@@ -18,23 +18,23 @@ import torch
 from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
-from ..errors import UsageError
 from ..common.provenance import machine_info
-from ..objectives import Objective, objective_text
-from ..records import Run, RunWriter
-from ..probes.output_heads import find_head, unwrap
-from ..training.user_objects import weights_hash
+from ..errors import UsageError
 from ..experiments.pool import StopRequests
+from ..objectives import Objective, objective_text
+from ..probes.output_heads import find_head, unwrap
+from ..records import Run, RunWriter
+from ..training.user_objects import weights_hash
 from .batches import windows
-from .trace_folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
 from .forward import Forward
-from .reward_source import judged_of, verifier_of
-from .trace_progress import TokenProgress
+from .objective_requirements import check_objectives
 from .reading import BadRows, RolloutFile, read_rollouts
+from .reward_source import judged_of, verifier_of
+from .tokenization import Encoded, ModelLimits, encode_rollouts
+from .trace_folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
+from .trace_progress import TokenProgress
 from .trace_rows import prompt_rows, rollout_rows, token_rows
 from .trace_settings import TraceSettings
-from .tokenization import Encoded, ModelLimits, encode_rollouts
-from .objective_requirements import check_objectives
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,22 +106,35 @@ def trace_rollouts(
     folder = Path(out)
     info = _identity(model, tokenizer, file, settings, judge, folder, label)
     info["trace"] = asdict(settings) | {
-        "objectives": wanted, "rollouts": len(items), "vocab": limits.vocab, "skipped": bad.counts,
+        "objectives": wanted,
+        "rollouts": len(items),
+        "vocab": limits.vocab,
+        "skipped": bad.counts,
         "skipped_examples": bad.examples,
     }
     with locked(folder):
         if (done := finished(folder, info, resume=resume, force=force)) is None:
-            _trace(folder, info, model, tokenizer, items, settings, judge, resume=resume, budget=batch_tokens,
-                   quiet=quiet)
+            _trace(
+                folder, info, model, tokenizer, items, settings, judge, resume=resume, budget=batch_tokens, quiet=quiet
+            )
         elif done.info["trace"]["objectives"] != wanted:
             remember(folder, info["trace"])
     return Run(folder)
 
 
 def _trace(
-    folder: Path, info: Mapping[str, Any], model: Any, tokenizer: Any, items: list[Encoded], settings: TraceSettings,
-    judge: Verifier | None, *, resume: bool, budget: int, quiet: bool,
-) -> None:  # fmt: skip
+    folder: Path,
+    info: Mapping[str, Any],
+    model: Any,
+    tokenizer: Any,
+    items: list[Encoded],
+    settings: TraceSettings,
+    judge: Verifier | None,
+    *,
+    resume: bool,
+    budget: int,
+    quiet: bool,
+) -> None:
     writer = RunWriter(folder, run_json=info, resume=resume)
     writer.update_run_json(trace=info["trace"])
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -131,8 +144,11 @@ def _trace(
     total, before = (sum(item.length for item in some) for some in (items, items[:start]))
     seen = {item.prompt_id for item in items[:start]}
     with (
-        StopRequests() as requests, evaluation_mode(model), torch.no_grad(),
-        TokenProgress(total, before, quiet=quiet) as progress, _settled(writer),
+        StopRequests() as requests,
+        evaluation_mode(model),
+        torch.no_grad(),
+        TokenProgress(total, before, quiet=quiet) as progress,
+        _settled(writer),
     ):
         requests.interrupt, requests.patience = False, 1
         forward = Forward(model, settings, budget, progress.say)
@@ -155,8 +171,9 @@ def _trace(
         if pending > (writer.committed_step or 0):
             writer.commit(pending, {"rollouts": pending})
         if pending < len(items):
-            raise KeyboardInterrupt(f"stopped after {pending:,} of {len(items):,} rollouts; the same command with "
-                                    "--resume goes on")
+            raise KeyboardInterrupt(
+                f"stopped after {pending:,} of {len(items):,} rollouts; the same command with --resume goes on"
+            )
 
 
 @contextlib.contextmanager
@@ -180,19 +197,25 @@ def _check_wanted(wanted: list[str], items: list[Encoded], settings: TraceSettin
     rewards = [item.rollout.reward for item in items]
     judged = settings.verifier is not None or settings.threshold is not None
     check_objectives(
-        wanted, source=file.source,
+        wanted,
+        source=file.source,
         rewards=settings.verifier is not None or None not in rewards,
         advantages=all(item.rollout.advantage is not None for item in items),
         old_log_probs=settings.on_policy or all(item.rollout.old_log_probs is not None for item in items),
         verdicts=judged or all(reward in (0.0, 1.0) for reward in rewards),
         singles=f"{single} of {len(sizes)} groups in {file.source} have one response only" if single else None,
-    )  # fmt: skip
+    )
 
 
 def _identity(
-    model: Any, tokenizer: Any, file: RolloutFile, settings: TraceSettings, judge: Verifier | None, folder: Path,
+    model: Any,
+    tokenizer: Any,
+    file: RolloutFile,
+    settings: TraceSettings,
+    judge: Verifier | None,
+    folder: Path,
     label: str | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Fields of run.json."""
     made_with = machine_info()
     inner: Any = unwrap(model)
@@ -204,8 +227,13 @@ def _identity(
         "label": label or name or type(inner).__name__,
         "engine": ENGINE,
         "recipe": None,
-        "hash": settings.identity(base=base, rollouts=file.sha256, dtype=dtype, verifier=verifier,
-                                  tokens=sorted(tokenizer.get_vocab().items())),
+        "hash": settings.identity(
+            base=base,
+            rollouts=file.sha256,
+            dtype=dtype,
+            verifier=verifier,
+            tokens=sorted(tokenizer.get_vocab().items()),
+        ),
         "seed": None,
         "temperature": settings.temperature,
         "inputs": {"rollouts": {"path": str(file.path.resolve()) if file.path else None, "sha256": file.sha256}},

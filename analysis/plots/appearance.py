@@ -93,40 +93,44 @@ def style() -> Iterator[None]:
     import matplotlib
     import seaborn
 
-    settings = seaborn.axes_style("ticks") | seaborn.plotting_context("paper") | {
-        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
-        "mathtext.fontset": "dejavusans",
-        "font.size": NORMAL,
-        "axes.labelsize": NORMAL,
-        "axes.titlesize": NORMAL,
-        "axes.titleweight": "normal",
-        "axes.titlepad": 4.0,
-        "axes.labelpad": 2.5,
-        "xtick.labelsize": SMALL,
-        "ytick.labelsize": SMALL,
-        "legend.fontsize": SMALL,
-        "legend.title_fontsize": SMALL,
-        "legend.frameon": False,
-        "legend.handlelength": 2.4,
-        "axes.linewidth": 0.6,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "xtick.major.size": 2.5,
-        "ytick.major.size": 2.5,
-        "xtick.minor.size": 1.5,
-        "ytick.minor.size": 1.5,
-        "xtick.major.pad": 2.0,
-        "ytick.major.pad": 2.0,
-        "lines.linewidth": 1.2,
-        "lines.markersize": 3.2,
-        "lines.markeredgewidth": 0.0,
-        "figure.dpi": 150,
-        "savefig.dpi": 200,
-        "figure.constrained_layout.use": True,
-        "pdf.fonttype": 42,
-    }
+    settings = (
+        seaborn.axes_style("ticks")
+        | seaborn.plotting_context("paper")
+        | {
+            "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
+            "mathtext.fontset": "dejavusans",
+            "font.size": NORMAL,
+            "axes.labelsize": NORMAL,
+            "axes.titlesize": NORMAL,
+            "axes.titleweight": "normal",
+            "axes.titlepad": 4.0,
+            "axes.labelpad": 2.5,
+            "xtick.labelsize": SMALL,
+            "ytick.labelsize": SMALL,
+            "legend.fontsize": SMALL,
+            "legend.title_fontsize": SMALL,
+            "legend.frameon": False,
+            "legend.handlelength": 2.4,
+            "axes.linewidth": 0.6,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "xtick.minor.size": 1.5,
+            "ytick.minor.size": 1.5,
+            "xtick.major.pad": 2.0,
+            "ytick.major.pad": 2.0,
+            "lines.linewidth": 1.2,
+            "lines.markersize": 3.2,
+            "lines.markeredgewidth": 0.0,
+            "figure.dpi": 150,
+            "savefig.dpi": 200,
+            "figure.constrained_layout.use": True,
+            "pdf.fonttype": 42,
+        }
+    )
     with matplotlib.rc_context(settings):
         yield
 
@@ -148,8 +152,14 @@ def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None, co
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside upper center", title=title,
-                  ncols=min(len(found), columns), columnspacing=1.2)
+    figure.legend(
+        found.values(),
+        found.keys(),
+        loc="outside upper center",
+        title=title,
+        ncols=min(len(found), columns),
+        columnspacing=1.2,
+    )
 
 
 def caption(figure: Figure, text: str) -> None:

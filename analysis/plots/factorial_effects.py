@@ -44,10 +44,17 @@ def factor_effects(ax: Axes, shares: pd.DataFrame, names: Sequence[str]) -> None
                 continue
             value, low, high = (float(found[c].iloc[0]) for c in ("value", "low", "high"))
             ax.errorbar(
-                value, row + offset, xerr=[[value - low], [high - value]], marker=marker, color=_COLORS[kind],
-                markerfacecolor="white" if fill == "none" else None, markeredgewidth=0.8, markersize=3.6,
-                elinewidth=0.8, label=kind if row == 0 else None,
-            )  # fmt: skip
+                value,
+                row + offset,
+                xerr=[[value - low], [high - value]],
+                marker=marker,
+                color=_COLORS[kind],
+                markerfacecolor="white" if fill == "none" else None,
+                markeredgewidth=0.8,
+                markersize=3.6,
+                elinewidth=0.8,
+                label=kind if row == 0 else None,
+            )
     reference_line(ax, axis="x")
     ax.set_yticks(range(len(names)), list(reversed(names)))
     ax.set_ylim(-0.5, len(names) - 0.5)
@@ -62,8 +69,16 @@ def interaction_grid(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Non
         i, j = sorted((names.index(row["first"]), names.index(row["second"])), reverse=True)
         grid[i, j] = row["value"]
         sure = row["low"] > 0 or row["high"] < 0
-        ax.text(j, i, f"{row['value']:+.2f}", ha="center", va="center", fontsize=7,
-                weight="bold" if sure else "normal", color="white" if abs(row["value"]) > 0.6 * limit else "black")
+        ax.text(
+            j,
+            i,
+            f"{row['value']:+.2f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            weight="bold" if sure else "normal",
+            color="white" if abs(row["value"]) > 0.6 * limit else "black",
+        )
     ax.imshow(grid, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     ax.set_xticks(range(len(names) - 1), names[:-1], rotation=30, ha="right")
     ax.set_yticks(range(1, len(names)), names[1:])

@@ -48,8 +48,16 @@ def realised_and_jvp(ax: Axes, data: pd.DataFrame, *, limit: float | None = None
     limit = 1.3 * max(limit, 2 * TICK)
     ax.plot([-limit, limit], [-limit, limit], color="#999999", linewidth=0.6, zorder=0)
     for i, (_, rows) in enumerate(data.groupby("bucket", sort=False)):
-        ax.plot(rows["jvp"], rows["realised"], linestyle="", marker=".", markersize=1.6, alpha=0.5,
-                color=BUCKET_COLORS[i], rasterized=True)
+        ax.plot(
+            rows["jvp"],
+            rows["realised"],
+            linestyle="",
+            marker=".",
+            markersize=1.6,
+            alpha=0.5,
+            color=BUCKET_COLORS[i],
+            rasterized=True,
+        )
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale("symlog", linthresh=LINEAR_UP_TO, linscale=0.5)
         axis.set_major_locator(FixedLocator([-TICK, 0, TICK]))

@@ -29,8 +29,9 @@ def push_bars(ax: Axes, values: np.ndarray, token: int, label: str, *, unit: str
     ax.set_ylabel(unit)
 
 
-def flow_against_prior(ax: Axes, probs: np.ndarray, change: np.ndarray, token: int, label: str, *,
-                       boundary: float | None = None) -> None:  # fmt: skip
+def flow_against_prior(
+    ax: Axes, probs: np.ndarray, change: np.ndarray, token: int, label: str, *, boundary: float | None = None
+) -> None:
     """Change of every unsampled token against its probability, both on their own scales; the boundary as a line."""
     others = np.delete(np.arange(len(probs)), token)
     style = look(label)

@@ -29,8 +29,14 @@ def curve(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
         if np.isfinite(low).any():
             ax.fill_between(at, low, high, color=shape.color, alpha=0.15, linewidth=0)
         marker = shape.marker if len(rows) <= MARKERS_UP_TO else ""
-        ax.plot(at, rows["value"].to_numpy(float), color=shape.color, linestyle=shape.linestyle, marker=marker,
-                label=str(label))
+        ax.plot(
+            at,
+            rows["value"].to_numpy(float),
+            color=shape.color,
+            linestyle=shape.linestyle,
+            marker=marker,
+            label=str(label),
+        )
     ax.margins(x=0.02)
 
 
@@ -45,14 +51,29 @@ def path(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
         at, value = rows[x].to_numpy(float), rows["value"].to_numpy(float)
         if not len(rows):
             continue
-        ax.plot(at, value, color=shape.color, linestyle=shape.linestyle, linewidth=0.9, marker=shape.marker,
-                label=str(label))
+        ax.plot(
+            at,
+            value,
+            color=shape.color,
+            linestyle=shape.linestyle,
+            linewidth=0.9,
+            marker=shape.marker,
+            label=str(label),
+        )
         for start, end in zip(np.column_stack([at, value])[:-1], np.column_stack([at, value])[1:], strict=True):
             middle = start + 0.62 * (end - start)
-            ax.annotate("", middle, start, arrowprops={
-                "arrowstyle": "-|>,head_width=0.22,head_length=0.44", "color": shape.color, "linewidth": 0.0,
-                "shrinkA": 0.0, "shrinkB": 0.0,
-            })
+            ax.annotate(
+                "",
+                middle,
+                start,
+                arrowprops={
+                    "arrowstyle": "-|>,head_width=0.22,head_length=0.44",
+                    "color": shape.color,
+                    "linewidth": 0.0,
+                    "shrinkA": 0.0,
+                    "shrinkB": 0.0,
+                },
+            )
         last = rows.iloc[-1]
         if np.isfinite(float(last["low"])):
             ax.vlines(at[-1], float(last["low"]), float(last["high"]), color=shape.color, linewidth=0.8)

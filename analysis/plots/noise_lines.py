@@ -25,8 +25,9 @@ def noise_curve(ax: Axes, data: pd.DataFrame) -> None:
         rows, shape = rows.sort_values("p"), look(str(label))
         value = rows["value"].to_numpy(float)
         around = [value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value]
-        ax.errorbar(rows["p"].to_numpy(float), value, yerr=around, **shape.line(), elinewidth=0.8, capsize=0,
-                    label=str(label))
+        ax.errorbar(
+            rows["p"].to_numpy(float), value, yerr=around, **shape.line(), elinewidth=0.8, capsize=0, label=str(label)
+        )
     ax.set_yscale("log")
     ax.set_xlim(0, 1)
 
@@ -38,5 +39,12 @@ def crossing_mark(ax: Axes, *, at: float | None, low: float | None, high: float 
         return
     ax.axvspan(0.0 if low is None else low, 1.0 if high is None else high, color=_SPAN, linewidth=0, zorder=-1)
     ax.axvline(at, color="#555555", linewidth=0.8, linestyle=(0, (3.0, 2.0)), zorder=0)
-    ax.annotate(f"p* = {at:.2f}", (at, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -8),
-                textcoords="offset points", fontsize=SMALL, color="#555555")
+    ax.annotate(
+        f"p* = {at:.2f}",
+        (at, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -8),
+        textcoords="offset points",
+        fontsize=SMALL,
+        color="#555555",
+    )

@@ -25,8 +25,18 @@ def squeeze_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
     c = π_y, above it NSR of the token drains the tail. Shade: number of tokens, logarithmic."""
     x, y = data["prob"].clip(lower=_LEAST), data["collision"].astype(float)
     low = float(y.min()) / 1.5
-    shade = ax.hexbin(x, y, gridsize=(_CELLS, _CELLS // 2), xscale="log", yscale="log", bins="log", mincnt=1,
-                      cmap="cividis_r", linewidths=0, extent=(np.log10(_LEAST), 0, np.log10(low), 0))
+    shade = ax.hexbin(
+        x,
+        y,
+        gridsize=(_CELLS, _CELLS // 2),
+        xscale="log",
+        yscale="log",
+        bins="log",
+        mincnt=1,
+        cmap="cividis_r",
+        linewidths=0,
+        extent=(np.log10(_LEAST), 0, np.log10(low), 0),
+    )
     ax.plot([low, 1], [low, 1], **_LINE)
     ax.set_xlim(_LEAST, 1.3)
     ax.set_ylim(low, 1.15)
@@ -40,8 +50,17 @@ def rarity_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
     it NSR of the token lowers the entropy. Shade: number of tokens, logarithmic."""
     x, y = data["prob"].clip(lower=_LEAST), data["entropy"].astype(float)
     top = max(1.05 * float(y.max()), 1e-3)
-    shade = ax.hexbin(x, y, gridsize=(_CELLS, _CELLS // 2), xscale="log", bins="log", mincnt=1, cmap="cividis_r",
-                      linewidths=0, extent=(np.log10(_LEAST), 0, 0, top))
+    shade = ax.hexbin(
+        x,
+        y,
+        gridsize=(_CELLS, _CELLS // 2),
+        xscale="log",
+        bins="log",
+        mincnt=1,
+        cmap="cividis_r",
+        linewidths=0,
+        extent=(np.log10(_LEAST), 0, 0, top),
+    )
     h = np.linspace(0, top, 100)
     ax.plot(np.exp(-h), h, **_LINE)
     ax.set_xlim(_LEAST, 1.3)

@@ -47,10 +47,18 @@ def logit_arrows(ax: Axes, data: pd.DataFrame, *, column: str) -> None:
         if abs(value) < 0.12 * widest:
             ax.plot([value], [at], marker=".", color=color, markersize=3, linestyle="")
             continue
-        ax.annotate("", (value, at), (0, at), arrowprops={
-            "arrowstyle": "-|>,head_width=0.16,head_length=0.32", "color": color, "linewidth": 1.3,
-            "shrinkA": 0.0, "shrinkB": 0.0,
-        })
+        ax.annotate(
+            "",
+            (value, at),
+            (0, at),
+            arrowprops={
+                "arrowstyle": "-|>,head_width=0.16,head_length=0.32",
+                "color": color,
+                "linewidth": 1.3,
+                "shrinkA": 0.0,
+                "shrinkB": 0.0,
+            },
+        )
     ax.set_xlim(min(values.min(), 0) - 0.12 * widest, max(values.max(), 0) + 0.12 * widest)
     ax.set_ylim(len(data) - 0.45, -0.55)
     far = _round_down(widest) * (1 if values.max() >= -values.min() else -1)

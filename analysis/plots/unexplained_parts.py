@@ -34,8 +34,16 @@ def unexplained(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = No
     """1 − R² against `update` on a logarithmic axis: columns `quantity`, `update`, and `value`, `low`, `high` of the
     R². The axis holds the lines of `among` (the data itself unless given); bands may leave it."""
     for (quantity, rows), (color, marker) in zip(data.groupby("quantity", sort=False), _QUANTITIES, strict=False):
-        _line(ax, rows["update"], 1 - rows["value"], 1 - rows["high"], 1 - rows["low"], color=color, marker=marker,
-              label=str(quantity))  # fmt: skip
+        _line(
+            ax,
+            rows["update"],
+            1 - rows["value"],
+            1 - rows["high"],
+            1 - rows["low"],
+            color=color,
+            marker=marker,
+            label=str(quantity),
+        )
     ax.set_yscale("log")
     values = 1 - (data if among is None else among)["value"]
     ax.set_ylim(values.min() / 3, values.max() * 3)
@@ -51,15 +59,17 @@ def part_lines(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = Non
     for part, (label, color, line) in _PARTS.items():
         rows = data[data["part"] == part]
         if len(rows):
-            _line(ax, rows["update"], rows["value"], rows["low"], rows["high"], color=color, linestyle=line,
-                  label=label)  # fmt: skip
+            _line(
+                ax, rows["update"], rows["value"], rows["low"], rows["high"], color=color, linestyle=line, label=label
+            )
     values = (data if among is None else among)["value"]
     ax.set_ylim(min(values.min(), 0) - 0.2, max(values.max(), 1) + 0.2)
     _updates(ax)
 
 
-def _line(ax: Axes, x: pd.Series, value: pd.Series, low: pd.Series, high: pd.Series, *, color: str, **look: Any
-          ) -> None:
+def _line(
+    ax: Axes, x: pd.Series, value: pd.Series, low: pd.Series, high: pd.Series, *, color: str, **look: Any
+) -> None:
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     ax.plot(x, value, color=color, **look)

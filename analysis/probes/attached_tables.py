@@ -16,22 +16,33 @@ from torch import Tensor
 
 from toy_models.tasks.task import prompt_hash
 
+from ..common.provenance import machine_info
 from ..errors import UsageError
 from ..laws import TokenStatistics
-from ..common.provenance import machine_info
 from ..records.encoding import record_batch
-from .output_heads import OutputHead
-from .token_alignment import LinedUp
 from ..records.reader import Run, to_pandas
-from .record_spec import RecordSpec
 from ..records.schema import arrow_schema
 from ..records.writer import RunWriter
+from .output_heads import OutputHead
+from .record_spec import RecordSpec
+from .token_alignment import LinedUp
 
 __all__ = ["AttachedTables", "PassRows"]
 
 _TABLES = ("prompts", "rollouts", "tokens")
-_STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm",
-               "argmax_token", "argmax_prob", "token_rank", "top_ids", "top_probs")  # fmt: skip
+_STATISTICS = (
+    "log_prob",
+    "one_minus_prob",
+    "entropy",
+    "collision",
+    "collision_log_prob",
+    "direction_norm",
+    "argmax_token",
+    "argmax_prob",
+    "token_rank",
+    "top_ids",
+    "top_probs",
+)
 
 
 @dataclass(frozen=True)
@@ -138,15 +149,24 @@ class AttachedTables:
         new = {name: prompt for name, prompt, keep in zip(ids, prompts, chosen, strict=True) if keep}
         new = {name: prompt for name, prompt in new.items() if name not in self._seen}
         self._seen |= new.keys()
-        self._append("prompts", {
-            "prompt_id": list(new), "split": ["train"] * len(new), "text": [self._text(p) for p in new.values()],
-            "token_ids": list(new.values()),
-        })  # fmt: skip
+        self._append(
+            "prompts",
+            {
+                "prompt_id": list(new),
+                "split": ["train"] * len(new),
+                "text": [self._text(p) for p in new.values()],
+                "token_ids": list(new.values()),
+            },
+        )
 
     def _rollouts(
-        self, passes: list[PassRows], ids: list[str], chosen: list[bool], reward: np.ndarray | None,
+        self,
+        passes: list[PassRows],
+        ids: list[str],
+        chosen: list[bool],
+        reward: np.ndarray | None,
         advantage: np.ndarray | None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         responses = [response for one in passes for response in one.lined.responses]
         groups = {name: number for number, name in enumerate(dict.fromkeys(ids))}
         at = [i for i, keep in enumerate(chosen) if keep]
@@ -231,8 +251,10 @@ def _numbers(name: str, values: Any, n: int) -> np.ndarray | None:
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: expected {n} numbers, one for each sequence, got {values!r}") from error
     if array.size != n or array.ndim > 2:
-        raise UsageError(f"{name}: expected {n} numbers, one for each sequence of this update in the order of its "
-                         f"forward passes, got shape {array.shape}")
+        raise UsageError(
+            f"{name}: expected {n} numbers, one for each sequence of this update in the order of its "
+            f"forward passes, got shape {array.shape}"
+        )
     array = array.reshape(-1)
     if not np.isfinite(array).all():
         at = int(np.flatnonzero(~np.isfinite(array))[0])

@@ -31,8 +31,8 @@ from ..laws.checks import check_temperature
 from .attached_tables import AttachedTables, PassRows
 from .capture import FusedCapture, HiddenCapture, LogitCapture
 from .output_heads import find_head, last_hidden_state
-from .token_alignment import LinedUp, line_up
 from .record_spec import RecordSpec
+from .token_alignment import LinedUp, line_up
 
 __all__ = ["Attachment", "attach"]
 
@@ -109,8 +109,9 @@ class Attachment:
     def __enter__(self) -> Attachment:
         model = self.head.model
         if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_hooks.values()):
-            raise UsageError(f"model: this {type(model).__name__} is watched by another attach already; leave "
-                             "that first")
+            raise UsageError(
+                f"model: this {type(model).__name__} is watched by another attach already; leave that first"
+            )
         if self._entered:
             raise UsageError("attach: expected to be entered once; call attach again for another run")
         self._tables.open()
@@ -218,13 +219,21 @@ class Attachment:
         if logits is not None:
             capture: Any = LogitCapture(logits, tokens, keep, self._spec, self._temperature)
         elif hidden is None:
-            raise UsageError("model: its fused head gave log_probs, but its backbone was not called as a module, so "
-                             "that its hidden states are not known")
+            raise UsageError(
+                "model: its fused head gave log_probs, but its backbone was not called as a module, so "
+                "that its hidden states are not known"
+            )
         elif log_probs is not None:
             capture = FusedCapture(
-                output, log_probs, hidden[:, : log_probs.shape[1]], self.head, tokens, keep, self._spec,
+                output,
+                log_probs,
+                hidden[:, : log_probs.shape[1]],
+                self.head,
+                tokens,
+                keep,
+                self._spec,
                 self._temperature,
-            )  # fmt: skip
+            )
         else:
             capture = HiddenCapture(hidden, self.head, tokens, keep, self._spec, self._temperature)
         scale = self._loss_scale() if callable(self._loss_scale) else self._loss_scale
@@ -235,8 +244,9 @@ class Attachment:
         labels, mask = (given(inputs) if callable(given) else given for given in (self._labels, self._mask))
         if logits is not None:
             if logits.ndim != 3:
-                raise UsageError("model: expected logits of shape (batch, length, vocabulary), got "
-                                 f"{tuple(logits.shape)}")
+                raise UsageError(
+                    f"model: expected logits of shape (batch, length, vocabulary), got {tuple(logits.shape)}"
+                )
             return line_up(inputs, logits.shape[1], logits.shape[2], labels=labels, completion_mask=mask)
         if log_probs is None:
             return line_up(inputs, None, self.head.vocabulary, labels=labels, completion_mask=mask)
@@ -244,8 +254,10 @@ class Attachment:
         lined = line_up(inputs, None, self.head.vocabulary, labels=labels, completion_mask=mask)
         batch, length = lined.tokens.shape
         if log_probs.shape not in ((batch, length - 1), (batch, length)):
-            raise UsageError(f"model: expected log_probs of shape {(batch, length - 1)} or {(batch, length)}, got "
-                             f"{tuple(log_probs.shape)}")
+            raise UsageError(
+                f"model: expected log_probs of shape {(batch, length - 1)} or {(batch, length)}, got "
+                f"{tuple(log_probs.shape)}"
+            )
         return lined.first(log_probs.shape[1])
 
 
@@ -253,9 +265,15 @@ class _Pass:
     """One forward pass of the update that is under way."""
 
     def __init__(
-        self, lined: LinedUp, keep_rows: Tensor, keep: Tensor, capture: Any, reached: list[list[bool]], scale: float,
+        self,
+        lined: LinedUp,
+        keep_rows: Tensor,
+        keep: Tensor,
+        capture: Any,
+        reached: list[list[bool]],
+        scale: float,
         what: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.lined, self.keep_rows, self.keep, self.capture = lined, keep_rows, keep, capture
         self._reached, self._scale, self.what = reached, scale, what
 
@@ -273,8 +291,16 @@ class _Pass:
         """What was caught, read once."""
         weight, residual, entropy_weight = self.capture.take()
         width = self.lined.tokens.shape[1]
-        return PassRows(self.lined, self.keep_rows, self.keep // width, self.keep % width, self.capture.stats,
-                        weight / self._scale, residual, entropy_weight)
+        return PassRows(
+            self.lined,
+            self.keep_rows,
+            self.keep // width,
+            self.keep % width,
+            self.capture.stats,
+            weight / self._scale,
+            residual,
+            entropy_weight,
+        )
 
 
 def _note(reached: list[bool]) -> Callable[[Tensor], None]:

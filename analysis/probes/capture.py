@@ -21,10 +21,10 @@ from torch import Tensor
 from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..token_stats import token_statistics
+from .hidden_gradients import own_direction, scalar_part_of_hidden
+from .logit_gradients import scalar_part
 from .output_heads import OutputHead
 from .record_spec import RecordSpec
-from .logit_gradients import scalar_part
-from .hidden_gradients import own_direction, scalar_part_of_hidden
 from .weight_probe import WeightProbe
 
 __all__ = ["FusedCapture", "HiddenCapture", "LogitCapture"]
@@ -59,14 +59,16 @@ class LogitCapture:
 
     def _caught(self, gradient: Tensor) -> None:
         if self._logits is None:
-            raise UsageError("backward: a second backward pass went through the same forward pass, whose logits are no "
-                             "longer held; add the losses and call backward once")
+            raise UsageError(
+                "backward: a second backward pass went through the same forward pass, whose logits are no "
+                "longer held; add the losses and call backward once"
+            )
         if self._logits._version != self._version:
-            raise UsageError("model: its logits were changed in place between forward and backward pass, so their law "
-                             "is lost; write logits = logits / temperature for logits /= temperature")
-        self.stats = _statistics_of_rows(
-            self._logits, self._tokens, self._keep, self._spec, self._temperature
-        )
+            raise UsageError(
+                "model: its logits were changed in place between forward and backward pass, so their law "
+                "is lost; write logits = logits / temperature for logits /= temperature"
+            )
+        self.stats = _statistics_of_rows(self._logits, self._tokens, self._keep, self._spec, self._temperature)
         self._parts = scalar_part(
             self._logits, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
         )
@@ -111,9 +113,13 @@ class FusedCapture:
     ) -> None:
         self._keep = keep
         self.stats: TokenStatistics = token_statistics(
-            hidden=hidden.detach().flatten(0, 1)[keep], tokens=tokens, temperature=temperature,
-            top_k=min(spec.top_k, head.vocabulary), rank=spec.rank, **head.arguments(),
-        )  # fmt: skip
+            hidden=hidden.detach().flatten(0, 1)[keep],
+            tokens=tokens,
+            temperature=temperature,
+            top_k=min(spec.top_k, head.vocabulary),
+            rank=spec.rank,
+            **head.arguments(),
+        )
         given = log_probs.detach().flatten()[keep]
         _check_same_law(given, self.stats.log_prob, head, temperature)
         self._probe = WeightProbe(log_probs)
@@ -148,9 +154,13 @@ class HiddenCapture:
         self._keep = keep
         rows = hidden.detach().flatten(0, 1)[keep]
         self.stats: TokenStatistics = token_statistics(
-            hidden=rows, tokens=tokens, temperature=temperature, top_k=min(spec.top_k, head.vocabulary), rank=spec.rank,
+            hidden=rows,
+            tokens=tokens,
+            temperature=temperature,
+            top_k=min(spec.top_k, head.vocabulary),
+            rank=spec.rank,
             **head.arguments(),
-        )  # fmt: skip
+        )
         # now, since an optimiser will have changed the head by the time that `take` is called
         self._direction = own_direction(rows, tokens, self.stats, head, temperature=temperature)
         self._gradient: Tensor | None = None

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..laws import TokenStatistics, bucket_membership, kl_divergence, sum_by_bucket, token_statistics
 from ..records.encoding import ragged
-from .jvp import distribution_change, jvp_step, jvp_steps
 from ..records.schema import BUCKETS, SHARES
+from .jvp import distribution_change, jvp_step, jvp_steps
 
 __all__ = ["ContextProbe", "ContextRows", "draw_contexts"]
 
@@ -262,8 +262,10 @@ class ContextProbe:
         batch = next((rows for rows in self._rows if rows is not self._panel), None)
         expected = [] if batch is None else [len(at) for at in batch.positions]
         if [len(row) for row in weights] != expected:
-            raise ValueError(f"weights: expected rows of {expected}, as the batch's contexts, got rows of "
-                             f"{[len(row) for row in weights]}")
+            raise ValueError(
+                f"weights: expected rows of {expected}, as the batch's contexts, got rows of "
+                f"{[len(row) for row in weights]}"
+            )
         return [None] * (len(self._numbers) - sum(expected)) + [float(weight) for row in weights for weight in row]
 
     def _flows(self, before: _Snapshot, after: _Snapshot) -> dict[str, Any]:

@@ -82,8 +82,11 @@ class OutputHead:
     def arguments(self) -> dict[str, Any]:
         """The head as keyword arguments of `token_statistics(hidden=…)`: head, bias, softcap, logit_scale."""
         return {
-            "head": self.weight(), "bias": self.bias(), "softcap": self.softcap, "logit_scale": self.logit_scale,
-        }  # fmt: skip
+            "head": self.weight(),
+            "bias": self.bias(),
+            "softcap": self.softcap,
+            "logit_scale": self.logit_scale,
+        }
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -100,8 +103,10 @@ class OutputHead:
         ours = self.logits(hidden).double()
         theirs = logits.detach().double()
         if ours.shape != theirs.shape:
-            raise UsageError(f"model: expected logits of shape {tuple(ours.shape)}, as {self.description} gives them, "
-                             f"the model gave {tuple(theirs.shape)}")
+            raise UsageError(
+                f"model: expected logits of shape {tuple(ours.shape)}, as {self.description} gives them, "
+                f"the model gave {tuple(theirs.shape)}"
+            )
         # products of D terms round by about eps·√D of their size; 64 leaves room for caps, casts and sums in blocks
         eps = max(torch.finfo(t.dtype).eps for t in (hidden, logits, self.weight()))
         slack = 64 * eps * (1 + theirs.abs().amax().item())
@@ -136,9 +141,10 @@ def find_head(model: nn.Module) -> OutputHead:
     name = _child_name(inner, module, what)
     base = inner.base_model
     between = [
-        child for child, part in inner.named_children()
+        child
+        for child, part in inner.named_children()
         if part is not module and part is not base and any(True for _ in part.parameters())
-    ]  # fmt: skip
+    ]
     if base is inner or between:
         found = f"{', '.join(between)} beside its backbone and its head" if between else "no backbone of its own"
         raise UsageError(f"model: {what} has {found}; {_SUPPORTED}")
@@ -213,13 +219,16 @@ def _cap_and_scale(config: Any, what: str) -> tuple[float | None, float]:
         scale = scale * value if multiplies else scale / value
     known = {*_CAPS, *_MULTIPLIERS, *_DIVISORS}
     odd = {
-        name: value for name, value in config.to_dict().items()
+        name: value
+        for name, value in config.to_dict().items()
         if _SUSPECT.search(name) and not _HARMLESS.search(name) and name not in known and value not in (None, 0, 1)
-    }  # fmt: skip
+    }
     if odd:
         listed = ", ".join(f"{name} = {value}" for name, value in odd.items())
-        raise UsageError(f"model: {what} is configured with {listed}, which may change its logits in a way that is "
-                         f"not known here; {_SUPPORTED}")
+        raise UsageError(
+            f"model: {what} is configured with {listed}, which may change its logits in a way that is "
+            f"not known here; {_SUPPORTED}"
+        )
     return softcap, scale
 
 
@@ -229,8 +238,10 @@ def _shape(layer: Any, where: str) -> tuple[int, int]:
     shape = (rows, columns) if rows and columns else tuple(weight.shape)  # shards have shapes of their own
     whole = not weight.numel() or tuple(weight.shape) == shape
     if len(shape) != 2 or not weight.is_floating_point() or not whole:
-        raise UsageError(f"model: {where} keeps its weight as {tuple(weight.shape)} of {weight.dtype}, packed or "
-                         f"quantised; {_SUPPORTED}")
+        raise UsageError(
+            f"model: {where} keeps its weight as {tuple(weight.shape)} of {weight.dtype}, packed or "
+            f"quantised; {_SUPPORTED}"
+        )
     return int(shape[0]), int(shape[1])
 
 
@@ -263,8 +274,10 @@ def _adapters(module: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
             raise UsageError(f"model: the adapter {name!r} of its head is a variant of LoRA; {_SUPPORTED}")
         dropout = inner.lora_dropout[name]
         if inner.training and getattr(dropout, "p", 0):
-            raise UsageError(f"model: the adapter {name!r} of its head drops out at random (p = {dropout.p:g}), so "
-                             "there is no one law of the tokens; set lora_dropout=0 or call model.eval()")
+            raise UsageError(
+                f"model: the adapter {name!r} of its head drops out at random (p = {dropout.p:g}), so "
+                "there is no one law of the tokens; set lora_dropout=0 or call model.eval()"
+            )
         offset = getattr(inner.lora_B[name], "bias", None)
         out.append((inner.get_delta_weight(name), None if offset is None else offset * inner.scaling[name]))
     return out

@@ -75,8 +75,10 @@ def line_up(
     told = shifted if shifted is not None else labels
     like = ids if isinstance(ids, Tensor) else told
     if not isinstance(like, Tensor):
-        raise UsageError("labels: expected input_ids or labels among the arguments of the forward pass, or labels=… of "
-                         "attach; without them the tokens are not known")
+        raise UsageError(
+            "labels: expected input_ids or labels among the arguments of the forward pass, or labels=… of "
+            "attach; without them the tokens are not known"
+        )
     if like.ndim != 2:
         raise UsageError(f"input_ids: expected shape (batch, length), got {tuple(like.shape)}")
     shape = tuple(like.shape)
@@ -90,8 +92,10 @@ def line_up(
     if outside.any():
         row, column = (int(i) for i in outside.nonzero()[0])
         where = "labels" if told is not None else "input_ids"
-        raise UsageError(f"{where}: expected token ids from 0 to {vocabulary - 1}, got {int(tokens[row, column])} as "
-                         f"the token after row {row}, position {column}; do tokenizer and model belong together?")
+        raise UsageError(
+            f"{where}: expected token ids from 0 to {vocabulary - 1}, got {int(tokens[row, column])} as "
+            f"the token after row {row}, position {column}; do tokenizer and model belong together?"
+        )
     tokens = tokens.masked_fill(~counts, 0)
     prompts, responses = _texts(ids, tokens, counts, real)
     at = _positions(inputs.get("logits_to_keep"), shape[1] if positions is None else positions, shape[1], like.device)
@@ -130,8 +134,10 @@ def _sampled(mask: Any, shape: tuple[int, ...]) -> Tensor:
     fits = isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == shape[0] and mask.shape[1] <= shape[1]
     if not fits or mask.is_floating_point():
         got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise UsageError(f"completion_mask: expected bool or 0 and 1 of shape {shape}, as input_ids, or ({shape[0]}, "
-                         f"C) for their last C positions, got {got}")
+        raise UsageError(
+            f"completion_mask: expected bool or 0 and 1 of shape {shape}, as input_ids, or ({shape[0]}, "
+            f"C) for their last C positions, got {got}"
+        )
     whole = torch.zeros(shape, dtype=torch.bool, device=mask.device)
     whole[:, shape[1] - mask.shape[1] :] = mask.bool()
     return whole
@@ -151,14 +157,14 @@ def _positions(keep: Any, positions: int, length: int, device: torch.device) -> 
     else:
         at = torch.arange(length, device=device)[length - positions if positions < length else 0 :]
     if len(at) != positions:
-        raise UsageError(f"model: expected logits for {len(at)} positions of an input of length {length}, the model "
-                         f"gave {positions}; attach reads models that give one for each token of the input")
+        raise UsageError(
+            f"model: expected logits for {len(at)} positions of an input of length {length}, the model "
+            f"gave {positions}; attach reads models that give one for each token of the input"
+        )
     return at
 
 
-def _texts(
-    ids: Tensor | None, tokens: Tensor, counts: Tensor, real: Tensor
-) -> tuple[list[list[int]], list[list[int]]]:
+def _texts(ids: Tensor | None, tokens: Tensor, counts: Tensor, real: Tensor) -> tuple[list[list[int]], list[list[int]]]:
     y, chosen, there = tokens.cpu().numpy(), counts.cpu().numpy(), real.cpu().numpy()
     given = None if ids is None else ids.cpu().numpy()
     prompts, responses = [], []

@@ -17,7 +17,6 @@ from .task_rules import task_problems
 __all__ = ["combination_problems"]
 
 
-
 def combination_problems(config: RunConfig) -> list[str]:
     """What is wrong with the configuration as a whole: each problem names the fields and a way out."""
     objective, optimizer, rollout, update = config.objective, config.optimizer, config.rollout, config.update
@@ -31,63 +30,114 @@ def combination_problems(config: RunConfig) -> list[str]:
         problems.append(str(error))
     base, without = BASES.get(config.policy.base), _no_critic(objective)
     rules = [
-        (base is not None and config.task.name not in (base.task, GIVEN),
-         f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
-         f"{show(base and base.task)}; set task.name to it or take another base"),
-        (objective.kl_estimator == "full" and objective.kl_placement == "reward",
-         'objective.kl_estimator = "full" with objective.kl_placement = "reward": a reward needs a sampled estimator; '
-         "take k1, k2 or k3, or place it in the loss"),
-        (optimizer.name == "adamw" and optimizer.momentum > 0,
-         f'optimizer.momentum = {optimizer.momentum:g} with optimizer.name = "adamw": adamw takes betas; '
-         'leave momentum out or take "sgd"'),
-        (optimizer.name == "sgd" and optimizer.betas != FIELDS["optimizer.betas"].default,
-         'optimizer.betas with optimizer.name = "sgd": sgd takes momentum; leave betas out or take "adamw"'),
-        (update.minibatches is not None and update.minibatch_size is not None,
-         "update.minibatches with update.minibatch_size: one follows from the other; leave one of them out"),
-        (update.minibatches is not None and update.minibatches > rows,
-         f"update.minibatches = {update.minibatches} with rollout.prompts × rollout.group_size = {rows} rows: "
-         "take at most one minibatch a row"),
-        (update.minibatch_size is not None and update.minibatch_size > rows,
-         f"update.minibatch_size = {update.minibatch_size} with rollout.prompts × rollout.group_size = {rows} rows: "
-         "take at most all rows"),
-        (update.normalizer == "constant" and update.constant is None,
-         'update.normalizer = "constant" without update.constant: set update.constant to the divisor'),
-        (update.normalizer != "constant" and update.constant is not None,
-         f'update.constant = {update.constant} with update.normalizer = "{update.normalizer}": leave update.constant '
-         'out or set update.normalizer = "constant"'),
-        (update.drop == "after" and update.rows == "keep",
-         'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
-         "update.drop out"),
-        (config.critic.enabled and without is not None,
-         f"critic.enabled with objective.name = {show(objective.name)}: {without}; take reinforce, w-reinforce or ppo"),
-        (config.critic.enabled and update.rows == "drop",
-         'critic.enabled with update.rows = "drop": every row has an advantage then; set update.rows = "keep"'),
-        (config.critic.enabled and objective.advantage not in (None, "none"),
-         f"critic.enabled with objective.advantage = {show(objective.advantage)}: two baselines; leave one out"),
-        (update.autocast is not None and config.policy.dtype == "float64",
-         f'update.autocast = {show(update.autocast)} with policy.dtype = "float64": mixed precision leaves float64 as '
-         'it is; set policy.dtype = "float32" or leave update.autocast out'),
-        (config.critic.whiten and rows < 2,
-         "critic.whiten with rollout.prompts × rollout.group_size = 1 row: its tokens alone may be too few to "
-         "standardise; draw more rollouts or leave critic.whiten out"),
-        (not config.critic.enabled and config.critic != CriticFields(),
-         f"{', '.join(_set_in('critic', config))} without critic.enabled: no critic reads it; set critic.enabled = "
-         "true or leave it out"),
-        (rollout.prompts > config.task.train_prompts,
-         f"rollout.prompts = {rollout.prompts} with task.train_prompts = {config.task.train_prompts}: a step draws "
-         "each prompt once at most; raise task.train_prompts or lower rollout.prompts"),
-        (len(set(config.eval.temperatures)) < len(config.eval.temperatures),
-         f"eval.temperatures = {show(config.eval.temperatures)}: each temperature once"),
-        (config.record.jvp_every == 0 and config.record.shares_every not in (0, FIELDS["record.shares_every"].default),
-         f"record.shares_every = {config.record.shares_every} with record.jvp_every = 0: no update has a JVP to share "
-         "out; raise record.jvp_every or leave record.shares_every out"),
-        (config.record.noise_every == 0
-         and any(getattr(config.record, name) != FIELDS[f"record.{name}"].default
-                 for name in ("noise_prompts", "noise_replicates")),
-         "record.noise_prompts or record.noise_replicates with record.noise_every = 0: gradient noise is not measured; "
-         "set record.noise_every or leave them out"),
-        (re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device) is None,
-         f"device: expected auto, cpu, cuda or cuda:N, got {show(config.device)}"),
+        (
+            base is not None and config.task.name not in (base.task, GIVEN),
+            f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
+            f"{show(base and base.task)}; set task.name to it or take another base",
+        ),
+        (
+            objective.kl_estimator == "full" and objective.kl_placement == "reward",
+            'objective.kl_estimator = "full" with objective.kl_placement = '
+            '"reward": a reward needs a sampled estimator; '
+            "take k1, k2 or k3, or place it in the loss",
+        ),
+        (
+            optimizer.name == "adamw" and optimizer.momentum > 0,
+            f'optimizer.momentum = {optimizer.momentum:g} with optimizer.name = "adamw": adamw takes betas; '
+            'leave momentum out or take "sgd"',
+        ),
+        (
+            optimizer.name == "sgd" and optimizer.betas != FIELDS["optimizer.betas"].default,
+            'optimizer.betas with optimizer.name = "sgd": sgd takes momentum; leave betas out or take "adamw"',
+        ),
+        (
+            update.minibatches is not None and update.minibatch_size is not None,
+            "update.minibatches with update.minibatch_size: one follows from the other; leave one of them out",
+        ),
+        (
+            update.minibatches is not None and update.minibatches > rows,
+            f"update.minibatches = {update.minibatches} with rollout.prompts × rollout.group_size = {rows} rows: "
+            "take at most one minibatch a row",
+        ),
+        (
+            update.minibatch_size is not None and update.minibatch_size > rows,
+            f"update.minibatch_size = {update.minibatch_size} with rollout.prompts × rollout.group_size = {rows} rows: "
+            "take at most all rows",
+        ),
+        (
+            update.normalizer == "constant" and update.constant is None,
+            'update.normalizer = "constant" without update.constant: set update.constant to the divisor',
+        ),
+        (
+            update.normalizer != "constant" and update.constant is not None,
+            f"update.constant = {update.constant} with update.normalizer = "
+            f'"{update.normalizer}": leave update.constant '
+            'out or set update.normalizer = "constant"',
+        ),
+        (
+            update.drop == "after" and update.rows == "keep",
+            'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
+            "update.drop out",
+        ),
+        (
+            config.critic.enabled and without is not None,
+            f"critic.enabled with objective.name = {show(objective.name)}: "
+            f"{without}; take reinforce, w-reinforce or ppo",
+        ),
+        (
+            config.critic.enabled and update.rows == "drop",
+            'critic.enabled with update.rows = "drop": every row has an advantage then; set update.rows = "keep"',
+        ),
+        (
+            config.critic.enabled and objective.advantage not in (None, "none"),
+            f"critic.enabled with objective.advantage = {show(objective.advantage)}: two baselines; leave one out",
+        ),
+        (
+            update.autocast is not None and config.policy.dtype == "float64",
+            f"update.autocast = {show(update.autocast)} with policy.dtype = "
+            '"float64": mixed precision leaves float64 as '
+            'it is; set policy.dtype = "float32" or leave update.autocast out',
+        ),
+        (
+            config.critic.whiten and rows < 2,
+            "critic.whiten with rollout.prompts × rollout.group_size = 1 row: its tokens alone may be too few to "
+            "standardise; draw more rollouts or leave critic.whiten out",
+        ),
+        (
+            not config.critic.enabled and config.critic != CriticFields(),
+            f"{', '.join(_set_in('critic', config))} without critic.enabled: no critic reads it; set critic.enabled = "
+            "true or leave it out",
+        ),
+        (
+            rollout.prompts > config.task.train_prompts,
+            f"rollout.prompts = {rollout.prompts} with task.train_prompts = {config.task.train_prompts}: a step draws "
+            "each prompt once at most; raise task.train_prompts or lower rollout.prompts",
+        ),
+        (
+            len(set(config.eval.temperatures)) < len(config.eval.temperatures),
+            f"eval.temperatures = {show(config.eval.temperatures)}: each temperature once",
+        ),
+        (
+            config.record.jvp_every == 0
+            and config.record.shares_every not in (0, FIELDS["record.shares_every"].default),
+            f"record.shares_every = {config.record.shares_every} with "
+            "record.jvp_every = 0: no update has a JVP to share "
+            "out; raise record.jvp_every or leave record.shares_every out",
+        ),
+        (
+            config.record.noise_every == 0
+            and any(
+                getattr(config.record, name) != FIELDS[f"record.{name}"].default
+                for name in ("noise_prompts", "noise_replicates")
+            ),
+            "record.noise_prompts or record.noise_replicates with "
+            "record.noise_every = 0: gradient noise is not measured; "
+            "set record.noise_every or leave them out",
+        ),
+        (
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device) is None,
+            f"device: expected auto, cpu, cuda or cuda:N, got {show(config.device)}",
+        ),
     ]
     problems += [message for wrong, message in rules if wrong]
     problems += task_problems(config)
@@ -137,8 +187,10 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (config.rollout.top_p == 1, "rollout.top_p = 1"),
         (config.rollout.top_k == 0, "rollout.top_k = 0"),
         (not config.critic.enabled, "critic.enabled = false"),
-        (config.task.false_positive == 0 and config.task.false_negative == 0,
-         "no verifier noise (task.false_positive = task.false_negative = 0)"),
+        (
+            config.task.false_positive == 0 and config.task.false_negative == 0,
+            "no verifier noise (task.false_positive = task.false_negative = 0)",
+        ),
     ]
     missing = [need for met, need in needs if not met]
     return [f'update.estimator = "exact" requires {"; ".join(missing)}'] if missing else []

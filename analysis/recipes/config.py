@@ -18,8 +18,17 @@ from typing import Any
 from ..errors import UsageError, nearest
 from .fields import RunConfig
 
-__all__ = ["FIELDS", "UNSET", "Field", "config_from_dict", "config_to_dict", "flatten", "read_value", "show",
-           "unknown_field"]
+__all__ = [
+    "FIELDS",
+    "UNSET",
+    "Field",
+    "config_from_dict",
+    "config_to_dict",
+    "flatten",
+    "read_value",
+    "show",
+    "unknown_field",
+]
 
 UNSET = "unset"
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -217,8 +226,10 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
     def plain(part: Any) -> Any:
         if dataclasses.is_dataclass(part):
-            return {item.metadata.get("key", item.name): plain(getattr(part, item.name))
-                    for item in dataclasses.fields(part)}
+            return {
+                item.metadata.get("key", item.name): plain(getattr(part, item.name))
+                for item in dataclasses.fields(part)
+            }
         return list(part) if isinstance(part, tuple) else part
 
     result: dict[str, Any] = plain(config)

@@ -110,8 +110,11 @@ class Recipe:
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """A recipe from the nested data that its TOML holds; the inverse of `to_dict`."""
         name = str(data.get("name", "unnamed"))
-        problems = [f"{key}: expected a string, got {show(data[key])}"
-                    for key in _NOTES if not isinstance(data.get(key, ""), str)]
+        problems = [
+            f"{key}: expected a string, got {show(data[key])}"
+            for key in _NOTES
+            if not isinstance(data.get(key, ""), str)
+        ]
         if "schema" not in data:
             problems.append(f"schema: missing; write schema = {RECIPE_SCHEMA} at the top")
         elif data["schema"] != RECIPE_SCHEMA or isinstance(data["schema"], bool):
@@ -177,17 +180,22 @@ class Recipe:
                 grid.pop(path[5:], None)
                 grid |= {} if value == UNSET else {path[5:]: value}
             elif any(_owns(method, path, values) for method in methods):
-                methods = tuple(replace(method, values=method.values | {path: value})
-                                if _owns(method, path, values) else method for method in methods)
+                methods = tuple(
+                    replace(method, values=method.values | {path: value}) if _owns(method, path, values) else method
+                    for method in methods
+                )
             else:
                 grid.pop(path, None)
-                methods = tuple(replace(method, values={key: old for key, old in method.values.items() if key != path})
-                                for method in methods)
+                methods = tuple(
+                    replace(method, values={key: old for key, old in method.values.items() if key != path})
+                    for method in methods
+                )
                 values[path] = value
         return replace(self, **notes, values=values, grid=grid, methods=methods)
 
     def _anchored(self, folder: Path) -> Recipe:
         """A copy whose relative paths are absolute, taken from `folder`."""
+
         def of(values: Mapping[str, Any]) -> dict[str, Any]:
             return {path: anchored(path, value, folder) for path, value in values.items()}
 
@@ -237,8 +245,9 @@ class Recipe:
             message = f"name: expected letters, digits, '.', '_', '-' (it names a folder), got {show(self.name)}"
             refused.append(("name", message))
         places = [("", self.values)]
-        places += [(f"grid.method {index + 1} ({method.label}): ", method.values)
-                   for index, method in enumerate(self.methods)]
+        places += [
+            (f"grid.method {index + 1} ({method.label}): ", method.values) for index, method in enumerate(self.methods)
+        ]
         for path, options in self.grid.items():
             if not isinstance(options, list) or not options:
                 refused.append((path, f"grid.{path}: expected a list of values, got {show(options)}"))
@@ -259,11 +268,15 @@ class Recipe:
             for point in itertools.product(*grid.values()):
                 chosen = dict(zip(grid, point, strict=True))
                 values = self.values | (method.values if method else {}) | chosen
-                config = config_from_dict({path: value for path, value in values.items()
-                                           if path in FIELDS and path not in skip})
+                config = config_from_dict(
+                    {path: value for path, value in values.items() if path in FIELDS and path not in skip}
+                )
                 label = method.label if method else _label(config)
-                shown = {path: value for path, value in chosen.items()
-                         if path != "seed" and (method is not None or path != "objective.name")}
+                shown = {
+                    path: value
+                    for path, value in chosen.items()
+                    if path != "seed" and (method is not None or path != "objective.name")
+                }
                 label = " ".join([label, *(f"{_short(path, grid)}={_plain(value)}" for path, value in shown.items())])
                 runs.append(PlannedRun(f"{_slug(label)}-seed{config.seed}", label, config))
         return runs
@@ -304,11 +317,15 @@ def _ambiguities(runs: list[PlannedRun]) -> list[str]:
     problems = []
     for first, second in itertools.combinations(runs, 2):
         if first.run_id == second.run_id:
-            problems.append(f"grid: {show(first.label)} and {show(second.label)} both give the run {first.run_id}; "
-                            "give them distinct labels or values")
+            problems.append(
+                f"grid: {show(first.label)} and {show(second.label)} both give the run {first.run_id}; "
+                "give them distinct labels or values"
+            )
         elif first.config == second.config:
-            problems.append(f"grid: the runs {first.run_id} and {second.run_id} are the same in every field; drop one, "
-                            'or all but one run with grid = "unset"')
+            problems.append(
+                f"grid: the runs {first.run_id} and {second.run_id} are the same in every field; drop one, "
+                'or all but one run with grid = "unset"'
+            )
     return problems
 
 

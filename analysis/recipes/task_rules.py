@@ -10,8 +10,15 @@ from .fields import GIVEN, RunConfig
 
 __all__ = ["task_problems"]
 
-_OF_FILES = ("train_file", "validation_file", "test_file", "prompt_column", "answer_column", "chat_template",
-             "verifier")
+_OF_FILES = (
+    "train_file",
+    "validation_file",
+    "test_file",
+    "prompt_column",
+    "answer_column",
+    "chat_template",
+    "verifier",
+)
 
 
 def task_problems(config: RunConfig) -> list[str]:
@@ -19,29 +26,44 @@ def task_problems(config: RunConfig) -> list[str]:
     task, policy = config.task, config.policy
     name = f"task.name = {show(task.name)}"
     rules = [
-        ((task.name == GIVEN) != (task.digest is not None),
-         f'{name} with task.digest = {show(task.digest)}: "{GIVEN}" stands for a task object; hand it over with '
-         "analysis.run(recipe, task=…), which writes both"),
-        ((policy.base == GIVEN) != (policy.digest is not None),
-         f'policy.base = {show(policy.base)} with policy.digest = {show(policy.digest)}: "{GIVEN}" stands for a policy '
-         "object; hand it over with analysis.run(recipe, policy=…), which writes both"),
+        (
+            (task.name == GIVEN) != (task.digest is not None),
+            f'{name} with task.digest = {show(task.digest)}: "{GIVEN}" stands for a task object; hand it over with '
+            "analysis.run(recipe, task=…), which writes both",
+        ),
+        (
+            (policy.base == GIVEN) != (policy.digest is not None),
+            f"policy.base = {show(policy.base)} with policy.digest = "
+            f'{show(policy.digest)}: "{GIVEN}" stands for a policy '
+            "object; hand it over with analysis.run(recipe, policy=…), which writes both",
+        ),
     ]
     if task.name == FILE_TASK:
         rules += [
             (task.train_file is None, f"{name} without task.train_file: name the file of prompts and answers"),
-            (config.rollout.max_new_tokens is None,
-             f"{name} without rollout.max_new_tokens: answers in files have no longest length; set it"),
-            (config.eval.samples == 0,
-             f"{name} with eval.samples = 0: its correct responses cannot be listed, so Pass@k is estimated from "
-             "samples; set eval.samples ≥ 1"),
-            (config.update.estimator == "exact",
-             f'{name} with update.estimator = "exact": its correct responses cannot be listed; take "sampled"'),
-            (config.record.noise_every > 0,
-             f"{name} with record.noise_every = {config.record.noise_every}: gradient noise is measured around the "
-             "exact gradient, which needs every correct response; set it to 0"),
-            (task.verifier not in VERIFIERS and ":" not in task.verifier,
-             f"task.verifier: expected {', '.join(VERIFIERS)}, file.py:function or package.module:function, got "
-             f"{show(task.verifier)}"),
+            (
+                config.rollout.max_new_tokens is None,
+                f"{name} without rollout.max_new_tokens: answers in files have no longest length; set it",
+            ),
+            (
+                config.eval.samples == 0,
+                f"{name} with eval.samples = 0: its correct responses cannot be listed, so Pass@k is estimated from "
+                "samples; set eval.samples ≥ 1",
+            ),
+            (
+                config.update.estimator == "exact",
+                f'{name} with update.estimator = "exact": its correct responses cannot be listed; take "sampled"',
+            ),
+            (
+                config.record.noise_every > 0,
+                f"{name} with record.noise_every = {config.record.noise_every}: gradient noise is measured around the "
+                "exact gradient, which needs every correct response; set it to 0",
+            ),
+            (
+                task.verifier not in VERIFIERS and ":" not in task.verifier,
+                f"task.verifier: expected {', '.join(VERIFIERS)}, file.py:function or package.module:function, got "
+                f"{show(task.verifier)}",
+            ),
         ]
     else:
         values = flatten(config_to_dict(config))

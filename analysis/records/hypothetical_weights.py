@@ -46,17 +46,24 @@ def assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) ->
     offline = run.info["engine"] == _OFFLINE
     coupled = objective.entry.coupling != "token" or objective.entry.value == "unlikely"
     if coupled and not offline:
-        raise UsageError(f"objective: {objective.name} needs whole responses, and a trace has a share of the tokens; "
-                         "take one that weighs each token by itself")
+        raise UsageError(
+            f"objective: {objective.name} needs whole responses, and a trace has a share of the tokens; "
+            "take one that weighs each token by itself"
+        )
     old = rows["old_log_prob"]
     if offline and "old_log_probs" in objective.needs() and old.isna().any():
-        raise UsageError(f"objective: {objective.name} needs old log-probs, and this trace has none; give the column "
-                         "old_log_probs, say on_policy (--on-policy) where the model itself sampled the rollouts, or "
-                         "take an objective of the form log or probability")
+        raise UsageError(
+            f"objective: {objective.name} needs old log-probs, and this trace has none; give the column "
+            "old_log_probs, say on_policy (--on-policy) where the model itself sampled the rollouts, or "
+            "take an objective of the form log or probability"
+        )
     rollouts = _rollouts(run, rows, objective, offline=offline, whole=coupled)
     if rollouts is None:  # without rewards, with advantages
-        batch = TokenBatch(tensor_of(rows["log_prob"])[:, None], tensor_of(old.fillna(rows["log_prob"]))[:, None],
-                           tensor_of(rows["advantage"])[:, None])
+        batch = TokenBatch(
+            tensor_of(rows["log_prob"])[:, None],
+            tensor_of(old.fillna(rows["log_prob"]))[:, None],
+            tensor_of(rows["advantage"])[:, None],
+        )
         return objective.weights(batch).weight[:, 0]
     found = rows[_KEY].merge(rollouts, how="left")
     if found["advantage"].isna().any():
@@ -66,8 +73,9 @@ def assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) ->
     columns = [log_probs, tensor_of(old.fillna(rows["log_prob"]))]
     columns += [tensor_of(found[name]) for name in ("advantage", "reward", "accuracy")]
     if not coupled:
-        return objective.weights(TokenBatch(log_probs[:, None], columns[1][:, None], columns[2], None, *columns[3:])
-                                 ).weight[:, 0]
+        return objective.weights(
+            TokenBatch(log_probs[:, None], columns[1][:, None], columns[2], None, *columns[3:])
+        ).weight[:, 0]
     weight = torch.empty_like(log_probs)
     for at, mask in _padded(rows):
         flat = [values[at] for values in columns]
@@ -92,9 +100,7 @@ def tensor_of(values: pd.Series) -> Tensor:
     return torch.tensor(values.to_numpy(dtype=np.float64))
 
 
-def _rollouts(
-    run: Run, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool
-) -> pd.DataFrame | None:
+def _rollouts(run: Run, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool) -> pd.DataFrame | None:
     """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages are to be
     taken instead."""
     names = [*_KEY, "group", "reward", "length"]
@@ -116,8 +122,7 @@ def _rollouts(
         if (known["size"].fillna(known["length"]) != known["length"]).any():
             raise UsageError(f"objective: {objective.name} needs whole responses; select none of their tokens (where)")
         mean_log_prob = known["mean"]
-    parts = [_advantages(batch, objective, mean_log_prob, offline=offline)
-             for _, batch in rollouts.groupby("step")]
+    parts = [_advantages(batch, objective, mean_log_prob, offline=offline) for _, batch in rollouts.groupby("step")]
     empty = pd.DataFrame({name: [] for name in (*_KEY, "advantage", "reward", "accuracy")})
     return pd.concat(parts) if parts else empty
 
@@ -128,8 +133,10 @@ def _check_rewards(rollouts: pd.DataFrame, objective: Objective, *, offline: boo
         raise UsageError(f"objective: {objective.name} needs rewards, and rollouts of this trace have none{cure}")
     other = rollouts.loc[~rollouts["reward"].isin([0.0, 1.0]), "reward"]
     if len(other) and needs_verdicts(objective):
-        raise UsageError(f"objective: {objective.name} is defined for rewards 0 and 1, and this trace has "
-                         f"{other.iloc[0]:g}; give a threshold (--threshold X: a reward above X counts as 1)")
+        raise UsageError(
+            f"objective: {objective.name} is defined for rewards 0 and 1, and this trace has "
+            f"{other.iloc[0]:g}; give a threshold (--threshold X: a reward above X counts as 1)"
+        )
 
 
 def _advantages(
@@ -149,10 +156,13 @@ def _advantages(
         of = batch[size == one]
         rewards = tensor_of(of["reward"])
         likely = None if mean_log_prob is None else tensor_of(mean_log_prob[of.index])
-        out.append(of[_KEY].assign(
-            advantage=objective.advantages(rewards, one, mean_log_probs=likely).numpy(), reward=rewards.numpy(),
-            accuracy=accuracy_of(rewards, one).numpy(),
-        ))
+        out.append(
+            of[_KEY].assign(
+                advantage=objective.advantages(rewards, one, mean_log_probs=likely).numpy(),
+                reward=rewards.numpy(),
+                accuracy=accuracy_of(rewards, one).numpy(),
+            )
+        )
     whole = pd.concat(out)
     if objective.advantage == "batch_mean_std" and len(sizes) > 1:  # over the step, whatever its groups
         rewards = tensor_of(batch["reward"])
@@ -165,9 +175,11 @@ def _check_singles(objective: Objective, batch: pd.DataFrame, single: int) -> No
         objective.advantages(torch.zeros(1), 1, mean_log_probs=torch.zeros(1))
     except UsageError:
         groups = batch["group"].nunique()
-        raise UsageError(f"objective: {objective.name} compares the responses of a group, and {single} of {groups} "
-                         "groups have one response only; give the column that tells groups apart (group), or prompts "
-                         "that occur several times, or leave such rollouts out") from None
+        raise UsageError(
+            f"objective: {objective.name} compares the responses of a group, and {single} of {groups} "
+            "groups have one response only; give the column that tells groups apart (group), or prompts "
+            "that occur several times, or leave such rollouts out"
+        ) from None
 
 
 def _padded(rows: pd.DataFrame) -> Iterator[tuple[Tensor, Tensor]]:

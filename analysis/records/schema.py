@@ -39,8 +39,9 @@ BUCKET_LABELS: tuple[str, ...] = ("1", "2–4", "5–16", "17–128", "129–102
 
 # Parts of a parameter step: of this update's gradients (now) and of earlier ones, in momentum (past), each by source:
 # rewarded rows, unrewarded rows, entropy bonus and KL loss, weight decay.
-SHARES: tuple[str, ...] = tuple(f"{source}_{when}" for when in ("now", "past") for source in
-                                ("pos", "neg", "reg", "decay"))
+SHARES: tuple[str, ...] = tuple(
+    f"{source}_{when}" for when in ("now", "past") for source in ("pos", "neg", "reg", "decay")
+)
 
 RUN_STATUS = ("running", "complete", "interrupted", "diverged")
 
@@ -67,8 +68,10 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "device": ("device of parameters and updates", False),
     "dtype": ("dtype of parameters and updates", False),
     "record": ("what was recorded, and how often", False),
-    "trace": ("of an offline trace: columns of the file, what was asked for, objectives of the summary, rows left out",
-              False),
+    "trace": (
+        "of an offline trace: columns of the file, what was asked for, objectives of the summary, rows left out",
+        False,
+    ),
     "created": ("when the run was started", False),
     "updated": ("when run.json was last written", False),
 }
@@ -107,8 +110,11 @@ def _c(name: str, kind: Kind, doc: str, unit: str = "", *, null: bool = False) -
 
 _UPDATE = _c("update", "int32", "optimiser update, counted over the run; −1 for an offline trace")
 _STEP = _c("step", "int32", "rollout batch; offline that of the file, 0 where it has none")
-_ROLLOUT = _c("rollout", "int32", "index in the global batch of the step, whatever the rank; offline: row of "
-                                "the file, broken lines apart")
+_ROLLOUT = _c(
+    "rollout",
+    "int32",
+    "index in the global batch of the step, whatever the rank; offline: row of the file, broken lines apart",
+)
 _POSITION = _c("position", "int32", "index in the response")
 _WEIGHT_DOC = "−∂L_update/∂log π_y as measured by a hook, regularisers apart; null where no gradient was seen"
 
@@ -122,8 +128,12 @@ PROMPTS = Table(
         _c("text", "str", "the prompt as text"),
         _c("token_ids", "ints", "the prompt as token ids"),
         _c("answer", "str", "reference answer, where the task has one", null=True),
-        _c("n_solutions", "int32", "number of correct responses of a held-out prompt, where they can be enumerated",
-           null=True),
+        _c(
+            "n_solutions",
+            "int32",
+            "number of correct responses of a held-out prompt, where they can be enumerated",
+            null=True,
+        ),
     ),
 )
 
@@ -162,12 +172,28 @@ TOKENS = Table(
         _c("epoch", "int32", "pass over the rollout batch"),
         _c("minibatch", "int32", "minibatch within the epoch"),
         _c("token", "int32", "token id y"),
-        _c("sampling_log_prob", "float32", "log q_y under the law q that sampled it: temperature, top-k and top-p "
-                                           "applied, renormalised, as the sampler saw it", "nats", null=True),
-        _c("kept_mass", "float32", "Σ π over the tokens that top-k and top-p left there (1 without them), π the policy "
-                                   "that sampled: sampling_log_prob + log kept_mass = log π_y", null=True),
-        _c("old_log_prob", "float32", "recomputed before the step's first update; offline that of the file, or on "
-                                      "request the model's own", "nats", null=True),
+        _c(
+            "sampling_log_prob",
+            "float32",
+            "log q_y under the law q that sampled it: temperature, top-k and top-p "
+            "applied, renormalised, as the sampler saw it",
+            "nats",
+            null=True,
+        ),
+        _c(
+            "kept_mass",
+            "float32",
+            "Σ π over the tokens that top-k and top-p left there (1 without them), π the policy "
+            "that sampled: sampling_log_prob + log kept_mass = log π_y",
+            null=True,
+        ),
+        _c(
+            "old_log_prob",
+            "float32",
+            "recomputed before the step's first update; offline that of the file, or on request the model's own",
+            "nats",
+            null=True,
+        ),
         _c("ref_log_prob", "float32", "under the reference policy", "nats", null=True),
         _c("log_prob", "float32", "log π_y", "nats"),
         _c("one_minus_prob", "float32", "1 − π_y from residual sums"),
@@ -182,12 +208,26 @@ TOKENS = Table(
         _c("ratio", "float32", "π_y / π_old,y", null=True),
         _c("clip", "int8", "where the clip bound: −1 below, 0 not, +1 above", null=True),
         _c("weight", "float32", _WEIGHT_DOC, null=True),
-        _c("entropy_weight", "float32", "coefficient of the entropy vector in the update's descent direction",
-           null=True),
-        _c("kl_weight", "float32", "the same for KL to the reference: scalar weight of a sampled estimator, "
-                                   "coefficient of the KL vector for the full one", null=True),
-        _c("residual", "float32", "‖G + w·(e_y − π)/T‖ / ‖G‖ where the true ∂L/∂z = G was seen; "
-                                  "the same of both seen through the head where only ∂L/∂hidden was", null=True),
+        _c(
+            "entropy_weight",
+            "float32",
+            "coefficient of the entropy vector in the update's descent direction",
+            null=True,
+        ),
+        _c(
+            "kl_weight",
+            "float32",
+            "the same for KL to the reference: scalar weight of a sampled estimator, "
+            "coefficient of the KL vector for the full one",
+            null=True,
+        ),
+        _c(
+            "residual",
+            "float32",
+            "‖G + w·(e_y − π)/T‖ / ‖G‖ where the true ∂L/∂z = G was seen; "
+            "the same of both seen through the head where only ∂L/∂hidden was",
+            null=True,
+        ),
         _c("bucket_mass", "floats", "Σ π by rank bucket", null=True),
         _c("bucket_mass_sq", "floats", "Σ π² by rank bucket", null=True),
         _c("top_ids", "ints", "most probable tokens", null=True),
@@ -242,8 +282,13 @@ FLOWS = Table(
         _c("jvp_dlog_prob", "float32", "first-order Δ log π_y from the actual parameter step", "nats", null=True),
         _c("jvp_dentropy", "float32", "first-order ΔH from the actual parameter step", "nats", null=True),
         _c("jvp_bucket", "floats", "first-order Δ of bucket_mass from the actual parameter step", null=True),
-        _c("jvp_dlog_prob_shares", "floats", f"jvp_dlog_prob by part of the step: {', '.join(SHARES)}", "nats",
-           null=True),
+        _c(
+            "jvp_dlog_prob_shares",
+            "floats",
+            f"jvp_dlog_prob by part of the step: {', '.join(SHARES)}",
+            "nats",
+            null=True,
+        ),
         _c("jvp_dentropy_shares", "floats", "jvp_dentropy by part of the step, in the same order", "nats", null=True),
         _c("top_ids", "ints", "tokens at the top before, at the top after, and y"),
         _c("top_prob_before", "floats", "π of top_ids"),
@@ -267,8 +312,12 @@ UPDATES = Table(
         _c("tokens_pos", "int32", "tokens of rewarded rows in the loss", "tokens"),
         _c("tokens_neg", "int32", "tokens of unrewarded rows in the loss", "tokens"),
         _c("loss", "float64", "value of the loss, regularisers included", null=True),
-        _c("normalizer", "float64", "what the summed loss was divided by (null for per_sequence, where it varies)",
-           null=True),
+        _c(
+            "normalizer",
+            "float64",
+            "what the summed loss was divided by (null for per_sequence, where it varies)",
+            null=True,
+        ),
         _c("lr", "float64", "learning rate"),
         _c("grad_norm_pos", "float64", "‖gradient of the rewarded rows‖₂", null=True),
         _c("grad_norm_neg", "float64", "‖gradient of the unrewarded rows‖₂", null=True),
@@ -307,13 +356,28 @@ STEPS = Table(
         _c("length_pos", "float64", "mean length of rewarded responses", "tokens", null=True),
         _c("length_neg", "float64", "mean length of unrewarded responses", "tokens", null=True),
         _c("entropy_own", "float64", "mean H of the policy, softmax(z / T), over the sampled tokens", "nats"),
-        _c("entropy_rollout", "float64", "the same of the law that was sampled from: entropy_own unless top-k or top-p "
-                                         "truncates it", "nats", null=True),
-        _c("kept_mass", "float64", "mean over the sampled tokens of the policy's mass on what top-k and top-p leave; 1 "
-                                   "without them", null=True),
-        _c("rollout_kl", "float64", "mean over the sampled tokens of log(q_y / π_y) = −log kept_mass, which is KL of "
-                                    "the law sampled from to the policy; 0 without truncation. Updates differentiate "
-                                    "the policy's law, so their mean is biased where this is not 0", "nats", null=True),
+        _c(
+            "entropy_rollout",
+            "float64",
+            "the same of the law that was sampled from: entropy_own unless top-k or top-p truncates it",
+            "nats",
+            null=True,
+        ),
+        _c(
+            "kept_mass",
+            "float64",
+            "mean over the sampled tokens of the policy's mass on what top-k and top-p leave; 1 without them",
+            null=True,
+        ),
+        _c(
+            "rollout_kl",
+            "float64",
+            "mean over the sampled tokens of log(q_y / π_y) = −log kept_mass, which is KL of "
+            "the law sampled from to the policy; 0 without truncation. Updates differentiate "
+            "the policy's law, so their mean is biased where this is not 0",
+            "nats",
+            null=True,
+        ),
     ),
 )
 
@@ -333,8 +397,12 @@ EVALS = Table(
         _c("p", "float64", "exact success probability", null=True),
         _c("n", "int32", "samples drawn at this temperature", null=True),
         _c("c", "int32", "correct among them", null=True),
-        _c("effective_solutions", "float64", "exp of the entropy of the law given correct; null where it reaches no "
-                                             "correct response", null=True),
+        _c(
+            "effective_solutions",
+            "float64",
+            "exp of the entropy of the law given correct; null where it reaches no correct response",
+            null=True,
+        ),
         _c("mode_mass", "float64", "exact probability of the tokens that the task's named mode opens with", null=True),
         _c("mode_p", "float64", "exact success probability given that mode", null=True),
         _c("greedy_correct", "bool", "whether greedy decoding is correct"),
@@ -344,9 +412,12 @@ EVALS = Table(
     ),
 )
 
+
 def _with_se(name: str, doc: str, unit: str = "") -> tuple[Column, Column]:
-    return (_c(name, "float64", doc, unit, null=True), _c(f"{name}_se", "float64", f"standard error of {name}", unit,
-                                                          null=True))  # fmt: skip
+    return (
+        _c(name, "float64", doc, unit, null=True),
+        _c(f"{name}_se", "float64", f"standard error of {name}", unit, null=True),
+    )
 
 
 NOISE = Table(
@@ -364,13 +435,22 @@ NOISE = Table(
         _c("group_size", "int32", "responses to each of them in a replicate"),
         _c("replicates", "int32", "independent batches of rollouts"),
         _c("temperature", "float64", "of the law that is sampled and differentiated"),
-        _c("expected", "float64", "a, where the estimator's expectation is a·∇p as long as rollouts are drawn from the "
-                                  "law that is differentiated; null for GRPO, whose is no multiple", null=True),
+        _c(
+            "expected",
+            "float64",
+            "a, where the estimator's expectation is a·∇p as long as rollouts are drawn from the "
+            "law that is differentiated; null for GRPO, whose is no multiple",
+            null=True,
+        ),
         *_with_se("projection", "⟨g, ∇p⟩/‖∇p‖² of the mean estimate g: a, unless rollouts are drawn from another law"),
         *_with_se("variance", "trace of the covariance of g times its number of rollouts: per rollout"),
         *_with_se("distance", "mean ‖g − a∇p‖² times the number of rollouts: the variance, and any bias"),
-        *_with_se("noise_to_signal", "variance over the squared norm of the expectation along ∇p: so many rollouts "
-                                     "make the signal as large as the noise", "rollouts"),
+        *_with_se(
+            "noise_to_signal",
+            "variance over the squared norm of the expectation along ∇p: so many rollouts "
+            "make the signal as large as the noise",
+            "rollouts",
+        ),
         *_with_se("noise_ratio", "noise_to_signal over that of PSR; for NSR the ratio of their variances"),
         *_with_se("cosine", "cosine of the expectation with ∇p, freed of noise: may exceed 1"),
         *_with_se("cosine_batch", "mean cosine of one replicate's g with ∇p"),
@@ -392,8 +472,7 @@ TIMINGS = Table(
 )
 
 TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (PROMPTS, ROLLOUTS, TOKENS, CONTEXTS, FLOWS, UPDATES, STEPS, EVALS, NOISE, TIMINGS)
+    table.name: table for table in (PROMPTS, ROLLOUTS, TOKENS, CONTEXTS, FLOWS, UPDATES, STEPS, EVALS, NOISE, TIMINGS)
 }
 
 

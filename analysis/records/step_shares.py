@@ -31,8 +31,22 @@ VIEWS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 _GROUP = ["first_update", "last_update", "kind", "sign"]
-_COLUMNS = [*_GROUP, "quantity", "n", "realised_mean", "realised_median_abs", "jvp_mean", "jvp_r2", "jvp_slope",
-            "view", "part", "mean", "net", "projected", "absolute"]  # fmt: skip
+_COLUMNS = [
+    *_GROUP,
+    "quantity",
+    "n",
+    "realised_mean",
+    "realised_median_abs",
+    "jvp_mean",
+    "jvp_r2",
+    "jvp_slope",
+    "view",
+    "part",
+    "mean",
+    "net",
+    "projected",
+    "absolute",
+]
 
 
 def view(shares: np.ndarray, name: str) -> dict[str, np.ndarray]:

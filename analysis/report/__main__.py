@@ -23,8 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Tables and figures of a recorded experiment; writes its summary.md and figures/.",
         allow_abbrev=False,
     )
-    parser.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT",
-                        help="its folder (default: the latest complete experiment of the default recipe in runs/)")
+    parser.add_argument(
+        "experiment",
+        nargs="?",
+        type=Path,
+        metavar="EXPERIMENT",
+        help="its folder (default: the latest complete experiment of the default recipe in runs/)",
+    )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures into DIR instead")
     parser.add_argument("--json", action="store_true", help="the tables as JSON on standard output")
     arguments = parser.parse_args(argv)
@@ -41,8 +46,10 @@ def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:
 
     experiment = load_trace(folder)
     if not isinstance(experiment, Experiment):
-        raise UsageError(f"experiment: expected the folder of an experiment, got that of a single run, {folder}; "
-                         "give the folder above it")
+        raise UsageError(
+            f"experiment: expected the folder of an experiment, got that of a single run, {folder}; "
+            "give the folder above it"
+        )
     summary = summarize(experiment)
     paths = write_figures(experiment, figures)
     write_page(experiment.folder, summary.to_markdown(), paths)
@@ -64,8 +71,10 @@ def _latest(runs: Path) -> Path:
         if info["name"] == _DEFAULT_RECIPE and info["status"] == "complete":
             found.append((info["created"], file.parent))
     if not found:
-        raise UsageError(f"experiment: none given, and no complete experiment of the {_DEFAULT_RECIPE} recipe in "
-                         f"{runs}/; run `python -m analysis.trace --run` first, or name a folder")
+        raise UsageError(
+            f"experiment: none given, and no complete experiment of the {_DEFAULT_RECIPE} recipe in "
+            f"{runs}/; run `python -m analysis.trace --run` first, or name a folder"
+        )
     return max(found)[1]
 
 

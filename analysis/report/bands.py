@@ -26,9 +26,7 @@ def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.Dat
     data = data.dropna(subset=[column])
     values, seeds = data[column].to_numpy(), data["seed"].to_numpy()
     places = data.groupby(keys, sort=False).indices
-    rows = [
-        (*(key if isinstance(key, tuple) else (key,)), *_mean(values[at], seeds[at])) for key, at in places.items()
-    ]
+    rows = [(*(key if isinstance(key, tuple) else (key,)), *_mean(values[at], seeds[at])) for key, at in places.items()]
     return pd.DataFrame(rows, columns=[*keys, "value", "low", "high"])
 
 

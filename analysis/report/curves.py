@@ -108,17 +108,26 @@ def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
         for quantity, of in (("value", curves), ("difference", differences)):
             for label, curve in of.items():
                 value, low, high = _interval(curve, weights)
-                parts.append(pd.DataFrame({"law": law, "quantity": quantity, "label": label,
-                                           "k": K_GRID, "value": value, "low": low, "high": high}))
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "law": law,
+                            "quantity": quantity,
+                            "label": label,
+                            "k": K_GRID,
+                            "value": value,
+                            "low": low,
+                            "high": high,
+                        }
+                    )
+                )
     return pd.concat(parts).dropna(subset=["value"])
 
 
 def _ends(runs: Sequence[Run]) -> pd.DataFrame:
     """Rows of `evals` under each law (column `law`): of the first evaluation (of one run, labelled base) and of each
     run's last, on the test prompts that all of them share."""
-    tests = [
-        run.table("evals", where=[("split", "==", "test")]).assign(label=run.label, seed=run.seed) for run in runs
-    ]
+    tests = [run.table("evals", where=[("split", "==", "test")]).assign(label=run.label, seed=run.seed) for run in runs]
     ends = []
     for law in dict.fromkeys(law for rows in tests for law in Law.all_in(rows)):
         under = [part.assign(law=str(law)) for rows in tests if len(part := law.rows(rows))]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ..records.folders import write_durably
 from . import figures as compose
 from .figures import NothingToDraw
-from .token_pictures import FlowData
 from .noise_figures import noise_dynamics_figure
+from .token_pictures import FlowData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .. import plots
-from .token_pictures import FlowData, TokenPicture, token_picture
 from .curves import DYNAMICS, dynamics, pass_at_k_curves, samples_per_prompt, validation_pass_at_1
 from .prediction_curves import explained, shares_over_time
+from .token_pictures import FlowData, TokenPicture, token_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

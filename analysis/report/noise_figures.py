@@ -33,8 +33,11 @@ OVER_STEPS_CAPTION = """Noise of the estimators PSR and NSR of the policy that e
 validation prompts: per-rollout variance of NSR over that of PSR, and of each over the squared signal, hence the
 rollouts that make the signal as large as the noise. Bands: 95% intervals, """
 
-_PANELS = (("NSR", "noise_ratio", "variance, NSR / PSR"), ("PSR", "noise_to_signal", "noise / signal, PSR"),
-           ("NSR", "noise_to_signal", "noise / signal, NSR"))  # fmt: skip
+_PANELS = (
+    ("NSR", "noise_ratio", "variance, NSR / PSR"),
+    ("PSR", "noise_to_signal", "noise / signal, PSR"),
+    ("NSR", "noise_to_signal", "noise / signal, NSR"),
+)
 
 
 def noise_figure(frame: pd.DataFrame) -> Figure:
@@ -86,8 +89,11 @@ def noise_dynamics_figure(runs: Sequence[Run]) -> Figure:
             plots.heading(ax, title)
         plots.legend(figure, figure.axes[:1])
         seeds = rows.groupby("label")["seed"].nunique().max()
-        plots.caption(figure, OVER_STEPS_CAPTION + (f"over {seeds} seeds." if seeds > 1 else
-                                                    "one seed, over replicates of the rollouts."))  # fmt: skip
+        plots.caption(
+            figure,
+            OVER_STEPS_CAPTION
+            + (f"over {seeds} seeds." if seeds > 1 else "one seed, over replicates of the rollouts."),
+        )
         return figure
 
 
@@ -101,8 +107,15 @@ def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
         if len(of) > 1:
             over_seeds = interval(middle, over="seeds")
             ends = (over_seeds.low, over_seeds.high)
-        out.append({"label": label, "step": step, "value": np.exp(middle.mean()), "low": np.exp(ends[0]),
-                    "high": np.exp(ends[1])})  # fmt: skip
+        out.append(
+            {
+                "label": label,
+                "step": step,
+                "value": np.exp(middle.mean()),
+                "low": np.exp(ends[0]),
+                "high": np.exp(ends[1]),
+            }
+        )
     return pd.DataFrame(out, columns=["label", "step", "value", "low", "high"])
 
 
@@ -110,5 +123,6 @@ def _points(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Points with 95% intervals on the logarithm, which keeps them positive."""
     value = rows[quantity]
     factor = np.exp(_Z * (rows[f"{quantity}_se"] / value))
-    return pd.DataFrame({"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor,
-                         "high": value * factor}).dropna()  # fmt: skip
+    return pd.DataFrame(
+        {"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor, "high": value * factor}
+    ).dropna()

@@ -20,14 +20,14 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from ..common.tables import Cell
 from ..errors import UsageError
 from ..laws import bucket_flow, entropy_change, entropy_change_parts, squeeze_boundary
 from ..objectives import parse_objective
-from ..records.hypothetical_weights import assumed_weights
 from ..records.effects import STATISTICS, statistics_of
+from ..records.hypothetical_weights import assumed_weights
 from ..records.schema import BUCKET_LABELS, BUCKETS
 from .bands import jackknife
-from ..common.tables import Cell
 from .token_text import decoder
 
 if TYPE_CHECKING:
@@ -73,11 +73,16 @@ class TraceData:
         tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, np.where(tokens["reward"] > 0, 1, -1))
         stats = statistics_of(tokens)
         bucket = np.searchsorted(np.array(BUCKETS), tokens["token_rank"].to_numpy() + 1)
-        flow = bucket_flow(lists["bucket_mass"], lists["bucket_mass_sq"], stats, 1.0, 1.0,
-                           token_bucket=torch.from_numpy(bucket)).numpy()
+        flow = bucket_flow(
+            lists["bucket_mass"], lists["bucket_mass_sq"], stats, 1.0, 1.0, token_bucket=torch.from_numpy(bucket)
+        ).numpy()
         boundary, dentropy = squeeze_boundary(stats).numpy(), entropy_change(stats, 1.0, 1.0).numpy()
         tokens = tokens.assign(
-            prob=stats.prob.numpy(), boundary=boundary, below=boundary > 0, dentropy=dentropy, raises=dentropy < 0,
+            prob=stats.prob.numpy(),
+            boundary=boundary,
+            below=boundary > 0,
+            dentropy=dentropy,
+            raises=dentropy < 0,
             rare=(stats.log_prob < -stats.entropy).numpy(),
             dentropy_rest=entropy_change_parts(stats, 1.0, 1.0).rest.numpy(),
         )
@@ -114,9 +119,13 @@ class TraceData:
         position (mean of the bin, from 1), value, low, high."""
         position = self.tokens["position"].to_numpy()
         edges = np.unique(np.geomspace(1, position.max() + 2, _POSITIONS + 1).round().astype(int)) - 1
-        return self._binned(np.digitize(position, edges) - 1, len(edges) - 1, position + 1.0, "position",
-                            {"entropy": self.tokens["entropy"].to_numpy(float), "below":
-                            self.tokens["below"].to_numpy()})
+        return self._binned(
+            np.digitize(position, edges) - 1,
+            len(edges) - 1,
+            position + 1.0,
+            "position",
+            {"entropy": self.tokens["entropy"].to_numpy(float), "below": self.tokens["below"].to_numpy()},
+        )
 
     def by_probability(self) -> pd.DataFrame:
         """Share of tokens whose H rises under NSR, and share of all tokens, by π_y: columns quantity (raises, tokens),
@@ -136,8 +145,9 @@ class TraceData:
                     continue
                 for quantity, values in quantities.items():
                     cell = self.mean(values, here)
-                    out.append((quantity, label, float(x[here].mean()), int(here.sum()), cell.value, cell.low,
-                                cell.high))
+                    out.append(
+                        (quantity, label, float(x[here].mean()), int(here.sum()), cell.value, cell.low, cell.high)
+                    )
         return pd.DataFrame(out, columns=["quantity", "label", name, "tokens", "value", "low", "high"])
 
     def _apart(self) -> dict[str, np.ndarray]:
@@ -176,8 +186,17 @@ class TraceData:
         for one in order.index[:most]:
             of = here & (token == one)
             cell = self.ratio(np.where(token[here] == one, carried[here], 0.0), carried[here], here)
-            out.append((int(one), self.text([int(one)]), int(of.sum()), cell.value, cell.low, cell.high,
-                        float(self.tokens["prob"].to_numpy()[of].mean())))
+            out.append(
+                (
+                    int(one),
+                    self.text([int(one)]),
+                    int(of.sum()),
+                    cell.value,
+                    cell.low,
+                    cell.high,
+                    float(self.tokens["prob"].to_numpy()[of].mean()),
+                )
+            )
         return pd.DataFrame(out, columns=["token", "text", "count", "value", "low", "high", "prob"])
 
     @cached_property

@@ -69,8 +69,9 @@ def positions_figure(data: TraceData) -> Figure:
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 2.4))
         axes = figure.subplots(1, 2)
-        for ax, (quantity, title) in zip(axes, (("entropy", "H (nats)"), ("below", r"share with $\pi(y) < c$")),
-                                         strict=True):  # fmt: skip
+        for ax, (quantity, title) in zip(
+            axes, (("entropy", "H (nats)"), ("below", r"share with $\pi(y) < c$")), strict=True
+        ):
             plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -113,8 +114,12 @@ def gradient_tokens_figure(data: TraceData) -> Figure:
     """The tokens that carry the positive and the negative gradient of each objective, side by side."""
     from matplotlib.figure import Figure
 
-    found = [(objective, sign, rows) for objective in data.weights for sign in (1, -1)
-             if len(rows := data.gradient_tokens(objective, sign, MOST_TOKENS))]
+    found = [
+        (objective, sign, rows)
+        for objective in data.weights
+        for sign in (1, -1)
+        if len(rows := data.gradient_tokens(objective, sign, MOST_TOKENS))
+    ]
     columns = min(2 * (_COLUMNS - 1), len(found))
     lines = -(-len(found) // columns)
     limit = 1.05 * float(np.nanmax([np.fmax(rows["high"], rows["value"]).max() for *_, rows in found]))

@@ -7,10 +7,10 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..records.schema import BUCKET_LABELS
-from .summary import Summary
 from ..common.tables import Cell, Table
+from ..records.schema import BUCKET_LABELS
 from .offline_data import ALL, TraceData
+from .summary import Summary
 
 if TYPE_CHECKING:
     from ..records import Run
@@ -38,8 +38,9 @@ _FLOW_NOTE = (
 def summarize_trace(run: Run, data: TraceData | None = None) -> Summary:
     """The summary of an offline trace, for the objectives that it was asked for; UsageError where nothing is traced."""
     data = TraceData.of(run) if data is None else data
-    carrying = [table for objective in data.weights for sign in (1, -1)
-                if (table := _tokens(data, objective, sign)) is not None]
+    carrying = [
+        table for objective in data.weights for sign in (1, -1) if (table := _tokens(data, objective, sign)) is not None
+    ]
     if carrying:
         carrying[-1] = replace(carrying[-1], note=_TOKEN_NOTE)
     tables = [_where(data), *carrying, *([_flows(data)] if data.weights else [])]
@@ -50,14 +51,44 @@ def _where(data: TraceData) -> Table:
     tokens = data.tokens
     rows: list[tuple[Cell | str, ...]] = []
     norm, below = tokens["direction_norm"].to_numpy(float), tokens["below"].to_numpy()
-    means = [tokens["entropy"].to_numpy(float), tokens["log_prob"].to_numpy(float),
-             (tokens["token_rank"] == 0).to_numpy(), below, tokens["rare"].to_numpy(), tokens["raises"].to_numpy()]
+    means = [
+        tokens["entropy"].to_numpy(float),
+        tokens["log_prob"].to_numpy(float),
+        (tokens["token_rank"] == 0).to_numpy(),
+        below,
+        tokens["rare"].to_numpy(),
+        tokens["raises"].to_numpy(),
+    ]
     for label, of in data.signs.items():
         rollouts = len(tokens.loc[of, ["step", "rollout"]].drop_duplicates())
-        rows.append((label, Cell(rollouts), Cell(int(of.sum())), Cell(round(of.sum() / rollouts, 1)),
-                     *(data.mean(values, of) for values in means), data.mean(norm * below, of, by=norm)))
-    return Table("where the tokens sit", ("", "rollouts", "tokens", "length", "H", "log π(y)", "top", "π(y) < c",
-                 "π(y) < e⁻ᴴ", "NSR raises H", "gradient below"), tuple(rows), _WHERE_NOTE)  # fmt: skip
+        rows.append(
+            (
+                label,
+                Cell(rollouts),
+                Cell(int(of.sum())),
+                Cell(round(of.sum() / rollouts, 1)),
+                *(data.mean(values, of) for values in means),
+                data.mean(norm * below, of, by=norm),
+            )
+        )
+    return Table(
+        "where the tokens sit",
+        (
+            "",
+            "rollouts",
+            "tokens",
+            "length",
+            "H",
+            "log π(y)",
+            "top",
+            "π(y) < c",
+            "π(y) < e⁻ᴴ",
+            "NSR raises H",
+            "gradient below",
+        ),
+        tuple(rows),
+        _WHERE_NOTE,
+    )
 
 
 def _tokens(data: TraceData, objective: str, sign: int) -> Table | None:
@@ -65,8 +96,12 @@ def _tokens(data: TraceData, objective: str, sign: int) -> Table | None:
     if found.empty:
         return None
     rows = tuple(
-        (f"`{one['text']}`", Cell(one["count"]), Cell(one["value"], one["low"], one["high"]),
-         Cell(one["prob"], digits=3))
+        (
+            f"`{one['text']}`",
+            Cell(one["count"]),
+            Cell(one["value"], one["low"], one["high"]),
+            Cell(one["prob"], digits=3),
+        )
         for one in found.to_dict("records")
     )
     which = "positive" if sign > 0 else "negative"
@@ -100,6 +135,8 @@ def _notes(data: TraceData) -> list[str]:
         notes.append("No objective was named (--objective), so no gradient and no flow of mass is shown.")
     mean, vocab = float(data.tokens["log_prob"].mean()), trace.get("vocab")
     if vocab and mean < -math.log(vocab):
-        notes.append(f"The mean log π(y) of {mean:.1f} is below that of a uniform law ({-math.log(vocab):.1f}): are "
-                     "these tokens, or this template, those of the model?")
+        notes.append(
+            f"The mean log π(y) of {mean:.1f} is below that of a uniform law ({-math.log(vocab):.1f}): are "
+            "these tokens, or this template, those of the model?"
+        )
     return notes

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..common.tables import Cell, Table
 from ..errors import UsageError
 from ..evaluation import EmptyRangeError, Law, curves, get_metric, interval, matched
 from ..plots import BASE
 from .curves import samples_per_prompt
 from .prediction_curves import QUANTITIES, early_and_late, explained_between
 from .rollout_ratios import RATIO_STEPS, ROLLOUT_KL, ROLLOUT_KL_NOTE, OfRollouts, of_rollouts
-from ..common.tables import Cell, Table
 from .times import time_table
 
 if TYPE_CHECKING:
@@ -71,13 +71,18 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data, intervals with both ends."""
-        return {"name": self.name, "seeds": self.seeds, "tables": [table.to_json() for table in self.tables],
-                "notes": list(self.notes)}
+        return {
+            "name": self.name,
+            "seeds": self.seeds,
+            "tables": [table.to_json() for table in self.tables],
+            "notes": list(self.notes),
+        }
 
     def to_markdown(self) -> str:
         """The tables and notes as a page."""
-        return "\n".join([f"# {self.name}\n", *(table.to_markdown() for table in self.tables),
-                          *(f"{note}\n" for note in self.notes)])
+        return "\n".join(
+            [f"# {self.name}\n", *(table.to_markdown() for table in self.tables), *(f"{note}\n" for note in self.notes)]
+        )
 
 
 def summarize(experiment: Experiment) -> Summary:
@@ -92,8 +97,11 @@ def summarize(experiment: Experiment) -> Summary:
         raise UsageError(f"experiment: no run in {experiment.folder} was evaluated yet; wait for the first evaluation")
     evals = {run_id: run.table("evals") for run_id, run in done.items()}
     seeds = max(len(members) for members in _members(done).values())
-    notes = [f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
-             for run_id, run in runs.items() if run_id not in done or run.status != "complete"]
+    notes = [
+        f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
+        for run_id, run in runs.items()
+        if run_id not in done or run.status != "complete"
+    ]
     tables = []
     for under in _by_truncation(evals):  # values under different laws are not compared
         some = {run_id: done[run_id] for run_id in under}
@@ -142,8 +150,17 @@ def _compare(evals: Mapping[str, pd.DataFrame], at: Any, levels: Sequence[float]
     for metric, temperature in _columns(evals).values():
         by_temperature.setdefault(temperature, []).append(metric)
     parts = [
-        matched(evals, metrics, at, levels=levels, temperature=temperature, match_temperature=first.temperature,
-                top_k=first.top_k, top_p=first.top_p, estimated=True)
+        matched(
+            evals,
+            metrics,
+            at,
+            levels=levels,
+            temperature=temperature,
+            match_temperature=first.temperature,
+            top_k=first.top_k,
+            top_p=first.top_p,
+            estimated=True,
+        )
         for temperature, metrics in by_temperature.items()
     ]
     return pd.concat([part.table for part in parts])
@@ -170,8 +187,13 @@ def _headings(columns: Mapping[str, tuple[str, float]], beside: Mapping[str, OfR
     return ("", "step", "opt. steps", *columns, *beside)
 
 
-def _row(label: str, members: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]],
-         beside: Mapping[str, OfRollouts]) -> tuple[Cell | str, ...]:
+def _row(
+    label: str,
+    members: Mapping[str, Run],
+    rows: pd.DataFrame,
+    columns: Mapping[str, tuple[str, float]],
+    beside: Mapping[str, OfRollouts],
+) -> tuple[Cell | str, ...]:
     """One line: where it was matched, the metrics, and what `beside` takes from the rollouts before."""
     where = rows.groupby("run")[["reached", "step", "update"]].first()
     reached = int(where["reached"].sum())
@@ -201,9 +223,12 @@ def _at_steps(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame], over: 
     last = min(float(rows["step"].max()) for rows in evals.values())
     rows, columns, beside = _compare(evals, "step", [last]), _columns(evals), of_rollouts(runs)
     lines = [_base_row(runs, evals), *_rows(runs, rows, columns)]
-    note = _NOTE.format(_first_law(evals), over,
-                        ("eff. sol.: effective number of correct responses; " if "eff. sol." in columns else "")
-                        + (_MODE_NOTE if "mode" in columns else ""))
+    note = _NOTE.format(
+        _first_law(evals),
+        over,
+        ("eff. sol.: effective number of correct responses; " if "eff. sol." in columns else "")
+        + (_MODE_NOTE if "mode" in columns else ""),
+    )
     note += ROLLOUT_KL_NOTE if ROLLOUT_KL in beside else ""
     return Table(_title(f"at matched steps ({last:.0f})", evals), _headings(columns, beside), tuple(lines), note)
 
@@ -219,12 +244,17 @@ def _at_pass_at_1(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) ->
     samples, estimate = samples_per_prompt(evals.values()), ""
     if samples is not None:
         estimate = f", estimated from {samples} {'samples' if samples > 1 else 'sample'} each"
-        note += (" The level is reached where the estimate first reaches it, early by about its standard error"
-                 f"{_standard_error(evals)}.")
+        note += (
+            " The level is reached where the estimate first reaches it, early by about its standard error"
+            f"{_standard_error(evals)}."
+        )
     title = _title(f"at matched Pass@1 = {levels[-1]:.3f} on validation prompts{estimate}", evals)
     main = Table(title, _headings(columns, of_rollouts(runs)), tuple(lines), note)
-    across_levels = [(name, metric) for name, metric in (("H", "entropy_fixed"), ("eff", "effective_solutions"))
-                     if metric in set(rows["metric"])]
+    across_levels = [
+        (name, metric)
+        for name, metric in (("H", "entropy_fixed"), ("eff", "effective_solutions"))
+        if metric in set(rows["metric"])
+    ]
     shown = {f"{name} @ {level:.3f}": (metric, level) for name, metric in across_levels for level in levels}
     across: list[tuple[Cell | str, ...]] = []
     for label, members in _members(runs).items():
@@ -260,11 +290,14 @@ def _rising(evals: Mapping[str, pd.DataFrame]) -> list[str]:
     return [run_id for run_id, values in curve.items() if values.max() > start] or list(evals)
 
 
-def _rows(runs: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]]
-          ) -> list[tuple[Cell | str, ...]]:
+def _rows(
+    runs: Mapping[str, Run], rows: pd.DataFrame, columns: Mapping[str, tuple[str, float]]
+) -> list[tuple[Cell | str, ...]]:
     beside = of_rollouts(runs)
-    return [_row(label, members, rows[rows["run"].isin(members)], columns, beside)
-            for label, members in _members(runs).items()]
+    return [
+        _row(label, members, rows[rows["run"].isin(members)], columns, beside)
+        for label, members in _members(runs).items()
+    ]
 
 
 def _base_row(runs: Mapping[str, Run], evals: Mapping[str, pd.DataFrame]) -> tuple[Cell | str, ...]:

@@ -57,14 +57,16 @@ def token_picture(run: Run, sign: int) -> TokenPicture | None:
     ids, before, after = (np.asarray(row[name]) for name in ("top_ids", "top_prob_before", "top_prob_after"))
     dlogit = np.asarray(row["top_dlogit"])
     sampled = ids == row["token"]
-    tokens = pd.DataFrame({
-        "text": [decode([i]) for i in ids],
-        "sampled": sampled,
-        "before": before,
-        "after": after,
-        "gradient": sign * (sampled - before),
-        "dlogit": dlogit - (before * dlogit).sum() / before.sum(),
-    })
+    tokens = pd.DataFrame(
+        {
+            "text": [decode([i]) for i in ids],
+            "sampled": sampled,
+            "before": before,
+            "after": after,
+            "gradient": sign * (sampled - before),
+            "dlogit": dlogit - (before * dlogit).sum() / before.sum(),
+        }
+    )
     shown = tokens.index[(tokens["before"].rank(ascending=False, method="first") <= _TOP) | tokens["sampled"]]
     return TokenPicture(
         label=run.label,
@@ -131,12 +133,14 @@ class FlowData:
 def _agreement(run: Run) -> pd.DataFrame:
     summary = run.prediction_summary()
     rows = summary[(summary["weights"] == "nonzero") & (summary["law_n"] > 0)]
-    return pd.DataFrame({
-        "sign": rows["sign"].astype(int),
-        "quantity": [_QUANTITIES.get(name, name.removeprefix("mass ")) for name in rows["quantity"]],
-        "net_sign": 2 * rows["law_sign_agreement"] - 1,
-        "spearman": rows["law_spearman"],
-    })
+    return pd.DataFrame(
+        {
+            "sign": rows["sign"].astype(int),
+            "quantity": [_QUANTITIES.get(name, name.removeprefix("mass ")) for name in rows["quantity"]],
+            "net_sign": 2 * rows["law_sign_agreement"] - 1,
+            "spearman": rows["law_spearman"],
+        }
+    )
 
 
 def _named(run: Run, frame: pd.DataFrame) -> pd.DataFrame:

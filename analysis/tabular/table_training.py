@@ -112,8 +112,10 @@ def _check(settings: TableSettings) -> None:
             "objective: expected advantages by response or by group, got batch_mean_std; a batch of a toy mixes seeds"
         )
     if settings.group_size is None and settings.objective.entry.coupling != "token":
-        raise UsageError(f"objective: {settings.objective.name} weighs a token by its whole response, which the exact "
-                         "expectation does not follow; draw responses (group_size)")
+        raise UsageError(
+            f"objective: {settings.objective.name} weighs a token by its whole response, which the exact "
+            "expectation does not follow; draw responses (group_size)"
+        )
     if settings.group_size is not None and settings.group_size < 1:
         raise UsageError(f"group_size: expected at least 1, or None for the expectation, got {settings.group_size}")
     if settings.updates < 1 or settings.steps < 1 or settings.eval_every < 1:
@@ -161,9 +163,9 @@ def _sampled_step(
     drawn = law.draw(torch.rand((seeds, prompts, group, law.width), generator=generator, dtype=torch.float64))
     rewards = correct.gather(-1, drawn.index)
     old = law.token_log_probs(drawn)
-    advantages = settings.objective.advantages(
-        rewards.flatten(), group, mean_log_probs=drawn.mean(old).flatten()
-    ).view(rewards.shape)
+    advantages = settings.objective.advantages(rewards.flatten(), group, mean_log_probs=drawn.mean(old).flatten()).view(
+        rewards.shape
+    )
     accuracy = accuracy_of(rewards.flatten(), group).view(rewards.shape)
     part, rows = _parts(advantages != 0, settings)
     if settings.length_mean:

@@ -158,8 +158,10 @@ class TreeLaw(ToyLaw):
         self, objective: Objective, behaviour: TreeLaw, correct: Tensor, advantages: Tensor, *, length_mean: bool
     ) -> Tensor:
         """Wrong and correct responses apart: within each a token's weight depends on its context and itself alone."""
-        levels = [(new.log_softmax(-1), old.log_softmax(-1))
-                  for new, old in zip(self._tree.levels, behaviour._tree.levels, strict=True)]  # fmt: skip
+        levels = [
+            (new.log_softmax(-1), old.log_softmax(-1))
+            for new, old in zip(self._tree.levels, behaviour._tree.levels, strict=True)
+        ]
         accuracy = behaviour.success(correct)
         total = torch.zeros_like(self.parameters)
         for reward in (0.0, 1.0):
@@ -173,9 +175,7 @@ class TreeLaw(ToyLaw):
         return total
 
 
-def _weights_at(
-    objective: Objective, now: Tensor, old: Tensor, a: Tensor, reward: float, accuracy: Tensor
-) -> Tensor:
+def _weights_at(objective: Objective, now: Tensor, old: Tensor, a: Tensor, reward: float, accuracy: Tensor) -> Tensor:
     """The weight of every token of a level (S, P, n, V), at advantages and accuracies (S, P)."""
 
     def spread(values: Tensor) -> Tensor:

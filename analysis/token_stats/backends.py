@@ -14,9 +14,9 @@ import torch
 
 from ..errors import UsageError, nearest
 from ..laws.softmax import TokenStatistics
+from .float64_reference import reference
 from .kernels import EagerKernels
 from .native import NativeKernels, find_compiler
-from .float64_reference import reference
 from .small_vocabulary import SMALL_VOCABULARY, small_vocabulary
 from .sources import Source, compute_dtype
 from .streaming import Request, Tiles, stream
@@ -27,9 +27,7 @@ _CPU_TILES = Tiles(512, 4096)
 _CUDA_TILES = Tiles(8192, 4096)
 
 
-def available_backends(
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> dict[str, str | None]:
+def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
     """Each back end and why it cannot run for input of `dtype` on `device`; None where it can.
 
     >>> available_backends()["eager"] is None
@@ -48,7 +46,7 @@ def run_backend(name: str, source: Source, request: Request) -> TokenStatistics:
     run, obstacle = BACKENDS[name]
     reason = obstacle(source.device, source.dtype)
     if reason is not None:
-        raise UsageError(f"backend: {name!r} cannot run here: {reason}; leave it out, or take backend=\"eager\"")
+        raise UsageError(f'backend: {name!r} cannot run here: {reason}; leave it out, or take backend="eager"')
     return run(source, request)
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..laws.softmax import TokenStatistics
 from .backends import run_backend
-from .validation import check_call, raise_bad_rows
 from .sources import HeadSource, LogitSource, Source, compute_dtype
 from .streaming import Request
+from .validation import check_call, raise_bad_rows
 
 __all__ = ["token_statistics"]
 

@@ -24,9 +24,7 @@ class OwnLogits(NamedTuple):
     listed: Tensor | None  # (n, L)
 
 
-def finish(
-    whole: Partial, y: Tensor, logits: OwnLogits, inv_temperature: float, dtype: torch.dtype
-) -> TokenStatistics:
+def finish(whole: Partial, y: Tensor, logits: OwnLogits, inv_temperature: float, dtype: torch.dtype) -> TokenStatistics:
     """Statistics of a block of rows from the sums over the whole vocabulary."""
     s_y = (logits.y.double() - whole.top) * inv_temperature
     sums = residual_sums(whole, inv_temperature)

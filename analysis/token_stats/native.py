@@ -51,10 +51,22 @@ class NativeKernels:
 
         def run(first: int, last: int) -> None:
             self._chunk(
-                _at(z, first), last - first, width, z.stride(0), _at(threshold, first), inv_temperature,
-                NEGLIGIBLE, VOID, _at(slab_max, first), _at(above, first), _at(peak, first), _at(column, first),
-                _at(runner_up, first), _at(sums, 0, first), n,
-            )  # fmt: skip
+                _at(z, first),
+                last - first,
+                width,
+                z.stride(0),
+                _at(threshold, first),
+                inv_temperature,
+                NEGLIGIBLE,
+                VOID,
+                _at(slab_max, first),
+                _at(above, first),
+                _at(peak, first),
+                _at(column, first),
+                _at(runner_up, first),
+                _at(sums, 0, first),
+                n,
+            )
 
         if self._threads == 1:
             run(0, n)
@@ -101,9 +113,22 @@ def _library() -> tuple[Callable[..., None], Callable[..., int]]:
         library = ctypes.CDLL(str(built))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.chunk.argtypes = [
-        pointer, number, number, number, pointer, ctypes.c_float, ctypes.c_float, ctypes.c_float,
-        pointer, pointer, pointer, pointer, pointer, pointer, number,
-    ]  # fmt: skip
+        pointer,
+        number,
+        number,
+        number,
+        pointer,
+        ctypes.c_float,
+        ctypes.c_float,
+        ctypes.c_float,
+        pointer,
+        pointer,
+        pointer,
+        pointer,
+        pointer,
+        pointer,
+        number,
+    ]
     library.chunk.restype = None
     library.exceeding.argtypes = [pointer, number, number, number, pointer, pointer, pointer, pointer, pointer]
     library.exceeding.restype = number

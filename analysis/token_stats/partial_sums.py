@@ -37,9 +37,7 @@ class Partial(NamedTuple):
 
 def merge(parts: list[Partial], inv_temperature: float) -> Partial:
     """The parts of the same rows, in the order of their tokens, as one part in float64."""
-    top, reference, e0, t1, e2, q1 = (
-        torch.stack([part[i] for part in parts]).double() for i in (0, 2, 3, 4, 5, 6)
-    )
+    top, reference, e0, t1, e2, q1 = (torch.stack([part[i] for part in parts]).double() for i in (0, 2, 3, 4, 5, 6))
     ids = torch.stack([part.top_id for part in parts])
     top, reference = top.clamp(min=VOID), reference.clamp(min=VOID)
     best, winner = top.max(0)  # the first of equals: the lower id

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..laws.softmax import FAR, TokenStatistics
 from .from_sums import OwnLogits, concatenate, finish
-from .partial_sums import NEGLIGIBLE, VOID, Partial
 from .large_logits import SHARP
+from .partial_sums import NEGLIGIBLE, VOID, Partial
 from .sources import HeadSource, Source
 from .streaming import Request
 

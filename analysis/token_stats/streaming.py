@@ -15,10 +15,10 @@ from torch import Tensor
 from ..laws.softmax import TokenStatistics
 from .from_sums import OwnLogits, concatenate, finish
 from .kernels import Kernels
-from .partial_sums import Partial, merge
 from .large_logits import SHARP, sharpen
-from .sources import Source
 from .most_probable import RunningTop
+from .partial_sums import Partial, merge
+from .sources import Source
 
 __all__ = ["Request", "Tiles", "stream"]
 
@@ -52,9 +52,7 @@ def stream(source: Source, request: Request, kernels: Kernels, tiles: Tiles) -> 
     )
 
 
-def _block(
-    source: Source, request: Request, kernels: Kernels, columns: int, start: int, stop: int
-) -> TokenStatistics:
+def _block(source: Source, request: Request, kernels: Kernels, columns: int, start: int, stop: int) -> TokenStatistics:
     inv_t = 1 / request.temperature
     source.open(start, stop)
     y = request.tokens[start:stop]

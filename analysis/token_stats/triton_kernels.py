@@ -31,10 +31,26 @@ class TritonKernels:
         column = torch.empty(n, dtype=torch.int64, device=z.device)
         block = max(triton.next_power_of_2(width), SLAB)
         _chunk[(n,)](
-            z, z.stride(0), width, threshold if threshold is not None else z, inv_temperature, NEGLIGIBLE, VOID,
-            slab_max, slabs, above if above is not None else z, peak, column, runner_up, sums, n,
-            COUNT=threshold is not None, BLOCK=block, WIDTH=SLAB, num_warps=8 if block >= 2048 else 4,
-        )  # fmt: skip
+            z,
+            z.stride(0),
+            width,
+            threshold if threshold is not None else z,
+            inv_temperature,
+            NEGLIGIBLE,
+            VOID,
+            slab_max,
+            slabs,
+            above if above is not None else z,
+            peak,
+            column,
+            runner_up,
+            sums,
+            n,
+            COUNT=threshold is not None,
+            BLOCK=block,
+            WIDTH=SLAB,
+            num_warps=8 if block >= 2048 else 4,
+        )
         return Chunk(slab_max, above, peak, column, runner_up, *sums)
 
     def exceeding(self, z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,10 +59,25 @@ class TritonKernels:
 
 @triton.jit
 def _chunk(
-    z: Any, stride: Any, width: Any, threshold: Any, inv_t: Any, negligible: Any, floor: Any,
-    slab_max: Any, slabs: Any, above: Any, peak: Any, column: Any, runner_up: Any, sums: Any, n: Any,
-    COUNT: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+    z: Any,
+    stride: Any,
+    width: Any,
+    threshold: Any,
+    inv_t: Any,
+    negligible: Any,
+    floor: Any,
+    slab_max: Any,
+    slabs: Any,
+    above: Any,
+    peak: Any,
+    column: Any,
+    runner_up: Any,
+    sums: Any,
+    n: Any,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     x = tl.load(z + row * stride + at, mask=at < width, other=float("-inf"))

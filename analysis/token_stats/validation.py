@@ -111,19 +111,30 @@ def check_call(
         _check_range("probs_of", probs_of, (probs_of < 0) | (probs_of >= vocab), vocab)
     outside = (tokens < 0) | (tokens >= vocab)
     _check_range("tokens", tokens, outside if token_mask is None else outside & token_mask, vocab)
-    for other, tensor in (("tokens", tokens), ("head", head), ("bias", bias), ("vocab_mask", vocab_mask),
-                          ("token_mask", token_mask), ("probs_of", probs_of)):  # fmt: skip
+    for other, tensor in (
+        ("tokens", tokens),
+        ("head", head),
+        ("bias", bias),
+        ("vocab_mask", vocab_mask),
+        ("token_mask", token_mask),
+        ("probs_of", probs_of),
+    ):
         if tensor is not None and tensor.device != states.device:
             raise UsageError(f"{other}: expected the device of {name}, {states.device}, got {tensor.device}")
     return Call(
-        states if logits is not None else None, None if logits is not None else states, head, bias, tokens,
-        token_mask, vocab_mask, probs_of, offsets,
-    )  # fmt: skip
+        states if logits is not None else None,
+        None if logits is not None else states,
+        head,
+        bias,
+        tokens,
+        token_mask,
+        vocab_mask,
+        probs_of,
+        offsets,
+    )
 
 
-def raise_bad_rows(
-    call: Call, source: Source, y: Tensor, keep: Tensor | None, stats: TokenStatistics
-) -> NoReturn:
+def raise_bad_rows(call: Call, source: Source, y: Tensor, keep: Tensor | None, stats: TokenStatistics) -> NoReturn:
     """Say what is wrong with the first row whose log-probability is not finite."""
     row = int(torch.nonzero(~torch.isfinite(stats.log_prob))[0])
     place = row if keep is None else int(keep[row])

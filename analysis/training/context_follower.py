@@ -18,9 +18,9 @@ from toy_models import Policy, Prompt, response_logits, teacher_batch
 
 from ..errors import DivergedError
 from ..evaluation import FixedPrefixes
-from ..records import RunWriter
 from ..probes.context_probe import ContextProbe, ContextRows, draw_contexts
 from ..recipes.fields import RunConfig
+from ..records import RunWriter
 from .record_rows import UpdateIndex
 from .rollouts import RolloutBatch
 from .step_parts import StepShares

@@ -22,18 +22,18 @@ import torch
 
 from toy_models import Prompt
 
+from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, evaluate, success_probability
 from ..objectives import get as get_objective
+from ..recipes.fields import RunConfig, objective_settings
 from ..records import RunWriter
 from .context_follower import ContextFollower
 from .critic import Critic
 from .exact_loss import exact_loss
-from ..recipes.fields import RunConfig, objective_settings
 from .minibatches import plan_minibatches
 from .noise_rows import check_enumerable, noise_rows
 from .optimizer import learning_rate, make_optimizer
-from ..common.randomness import Streams
 from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
 from .setup import check_fit, load_policy_and_task, pick_device, run_identity
@@ -286,13 +286,16 @@ class Loop:
     def _prompts(self, split: str, count: int, name: str) -> list[Prompt]:
         prompts = self.task.prompts(split)
         if count > len(prompts):
-            raise UsageError(f"{name}: task {self.task.name} has {len(prompts)} {split} prompts, got {count}; set it "
-                             "to as many at most")
+            raise UsageError(
+                f"{name}: task {self.task.name} has {len(prompts)} {split} prompts, got {count}; set it "
+                "to as many at most"
+            )
         return prompts[:count]
 
     def _follower(self) -> ContextFollower:
-        return ContextFollower(self.config, self.policy, self.fixed, self.held_out, self.streams["recording"],
-                               self.optimizer)
+        return ContextFollower(
+            self.config, self.policy, self.fixed, self.held_out, self.streams["recording"], self.optimizer
+        )
 
     def _record_prompts(self) -> None:
         for prompts in (self.train_prompts, self.held_out):
@@ -338,8 +341,14 @@ class Loop:
             return
         self._tell("noise")
         with self._timed("noise"):
-            columns = noise_rows(self.policy, self.sampler.current(), self.task, self.noise_prompts, self.config,
-                                 self.streams["gradient_noise"])  # fmt: skip
+            columns = noise_rows(
+                self.policy,
+                self.sampler.current(),
+                self.task,
+                self.noise_prompts,
+                self.config,
+                self.streams["gradient_noise"],
+            )
         self.writer.append("noise", {"step": self.step, "update": self.updates_made, **columns})
 
     def _commit(self, *, timed: bool = True) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..laws import TokenStatistics, bucket_membership, sum_by_bucket, token_statistics
-from ..records.schema import BUCKETS
 from ..recipes.fields import RecordFields
+from ..records.schema import BUCKETS
 from .rollouts import RolloutBatch
 from .update import SignPass, UpdateResult
 

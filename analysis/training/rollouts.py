@@ -16,10 +16,10 @@ from torch import Tensor
 
 from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
 
+from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..objectives import Objective, accuracy_of
 from ..recipes.fields import RunConfig
-from ..common.randomness import Streams
 
 __all__ = ["PromptCursor", "RolloutBatch", "RolloutModel", "collect_rollouts"]
 

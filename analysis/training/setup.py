@@ -14,12 +14,12 @@ from toy_models import FileTask, Policy, Prompt, Task, get_task, load_policy
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.verifiers import get_verifier
 
-from ..errors import UsageError
 from ..common.provenance import machine_info
+from ..errors import UsageError
 from ..recipes.config import config_to_dict
 from ..recipes.fields import GIVEN, RunConfig
-from .user_objects import load_given, weights_hash
 from ..recipes.inputs import data_files, identified, input_digests
+from .user_objects import load_given, weights_hash
 
 __all__ = ["check_fit", "load_policy_and_task", "pick_device", "run_identity"]
 
@@ -69,15 +69,18 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
         assert config.rollout.max_new_tokens is not None
         # The processor is the verifier's while it judges: it gets as many processes as the run has threads.
         verifier = get_verifier(fields.verifier, workers=config.threads)
-        return FileTask(policy.tokenizer, data_files(fields), verifier, config.rollout.max_new_tokens,
-                        fields.chat_template)
+        return FileTask(
+            policy.tokenizer, data_files(fields), verifier, config.rollout.max_new_tokens, fields.chat_template
+        )
     return get_task(fields.name, policy.tokenizer)
 
 
 def _given(experiment: Path | None, kind: str) -> Any:
     if experiment is None:
-        raise UsageError(f"{kind}: the recipe asks for one that was handed over as an object; name the folder of the "
-                         "experiment that holds it")
+        raise UsageError(
+            f"{kind}: the recipe asks for one that was handed over as an object; name the folder of the "
+            "experiment that holds it"
+        )
     return load_given(experiment, kind)
 
 
@@ -91,13 +94,17 @@ def check_fit(model: Any, task: Task, prompts: Sequence[Prompt], max_new_tokens:
     for prompt in prompts:
         shown = prompt.text if len(prompt.text) <= _SHOWN else prompt.text[:_SHOWN] + " …"
         if not prompt.ids or max(prompt.ids) >= rows or min(prompt.ids) < 0:
-            raise UsageError(f"task {task.name}: the prompt {shown!r} has the tokens {list(prompt.ids)[:8]}, expected "
-                             f"at least one, from 0 to {rows - 1}, which are those of the model; make prompts with the "
-                             "policy's own tokenizer")
+            raise UsageError(
+                f"task {task.name}: the prompt {shown!r} has the tokens {list(prompt.ids)[:8]}, expected "
+                f"at least one, from 0 to {rows - 1}, which are those of the model; make prompts with the "
+                "policy's own tokenizer"
+            )
         if room is not None and len(prompt.ids) + max_new_tokens - 1 > room:
-            raise UsageError(f"task {task.name}: the prompt {shown!r} ({prompt.split}) has {len(prompt.ids)} tokens; "
-                             f"with responses of up to {max_new_tokens} that is beyond the model's {room} positions; "
-                             "leave it out, or lower rollout.max_new_tokens")
+            raise UsageError(
+                f"task {task.name}: the prompt {shown!r} ({prompt.split}) has {len(prompt.ids)} tokens; "
+                f"with responses of up to {max_new_tokens} that is beyond the model's {room} positions; "
+                "leave it out, or lower rollout.max_new_tokens"
+            )
 
 
 def run_identity(config: RunConfig, model: torch.nn.Module, task: Task, run_id: str, label: str) -> dict[str, Any]:

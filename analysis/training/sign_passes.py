@@ -19,8 +19,8 @@ from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
 from ..errors import DivergedError
 from ..objectives import Objective, TokenBatch
 from ..probes.weight_probe import WeightProbe
-from .critic import captured_hidden_states
 from ..recipes.fields import RunConfig
+from .critic import captured_hidden_states
 from .regularizers import kl_penalty, policy_entropy
 from .rollouts import RolloutBatch
 
@@ -177,9 +177,15 @@ class PassRunner:
         ref = batch.ref_log_probs[rows, :width].to(device) if batch.ref_log_probs is not None else None
         selection = batch.selection[rows, :width].to(device) if batch.selection is not None else None
         tokens = TokenBatch(
-            log_probs.detach(), old, advantages, mask, batch.rewards[rows].to(device),
-            batch.accuracy()[rows].to(device), ref_log_probs=ref, selection=selection,
-        )  # fmt: skip
+            log_probs.detach(),
+            old,
+            advantages,
+            mask,
+            batch.rewards[rows].to(device),
+            batch.accuracy()[rows].to(device),
+            ref_log_probs=ref,
+            selection=selection,
+        )
         token_loss = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()
         _check_tokens(loss, token_loss, log_probs, teacher, indices, where)

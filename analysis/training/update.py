@@ -18,10 +18,10 @@ from toy_models import Policy
 from ..errors import DivergedError
 from ..objectives import Objective
 from ..objectives.aggregation import row_scale
-from .critic import Critic
 from ..recipes.fields import RunConfig
-from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
+from .critic import Critic
 from .rollouts import RolloutBatch
+from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
 
 __all__ = ["UpdateResult", "Updater"]
 

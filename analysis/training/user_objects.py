@@ -24,10 +24,10 @@ from typing import Any
 from toy_models.tasks.task import SPLITS
 
 from ..errors import UsageError
-from ..records.folders import make_folder, write_durably
 from ..recipes.config import UNSET, show
 from ..recipes.fields import GIVEN
 from ..recipes.recipe import Recipe
+from ..records.folders import make_folder, write_durably
 
 __all__ = ["FOLDER", "adopted", "load_given", "weights_hash", "write_given"]
 
@@ -63,8 +63,10 @@ def adopted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
         named = {values.get(field, UNSET) for values in (recipe.values, *(method.values for method in recipe.methods))}
         named |= set(recipe.grid.get(field, ()))
         if other := named - {UNSET, GIVEN}:
-            raise UsageError(f"{kind}: the recipe {recipe.name} says {field} = {show(sorted(other)[0])}, but a {kind} "
-                             f'was handed over too; take one of them (recipe.set(**{{"{field}": "unset"}}))')
+            raise UsageError(
+                f"{kind}: the recipe {recipe.name} says {field} = {show(sorted(other)[0])}, but a {kind} "
+                f'was handed over too; take one of them (recipe.set(**{{"{field}": "unset"}}))'
+            )
         _check_members(kind, thing)
         identity = _task_identity(thing) if kind == "task" else _policy_identity(thing)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -81,9 +83,11 @@ def write_given(folder: Path, given: Mapping[str, Any]) -> dict[str, str]:
         try:
             data = cloudpickle.dumps(thing)
         except Exception as error:  # whatever an object's own pickling raises
-            raise UsageError(f"{kind}: {type(thing).__name__} cannot be handed to the processes that train: "
-                             f"{type(error).__name__}: {error}; keep open files, locks and processes out of it, or "
-                             "give it a __reduce__") from error
+            raise UsageError(
+                f"{kind}: {type(thing).__name__} cannot be handed to the processes that train: "
+                f"{type(error).__name__}: {error}; keep open files, locks and processes out of it, or "
+                "give it a __reduce__"
+            ) from error
         path = f"{FOLDER}/{kind}.pkl"
         make_folder(folder / FOLDER)
         _, digests[path] = write_durably(folder / path, data)
@@ -96,11 +100,15 @@ def load_given(folder: Path, kind: str) -> Any:
     try:
         return pickle.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UsageError(f"{kind}: expected the {kind} that was handed over in {path}, but it is not there; hand it "
-                         f"over again: analysis.run(recipe, {kind}=…)") from None
+        raise UsageError(
+            f"{kind}: expected the {kind} that was handed over in {path}, but it is not there; hand it "
+            f"over again: analysis.run(recipe, {kind}=…)"
+        ) from None
     except Exception as error:  # whatever unpickling runs
-        raise UsageError(f"{kind}: {path} cannot be loaded: {type(error).__name__}: {error}; modules that its class "
-                         "comes from must be importable here (PYTHONPATH)") from error
+        raise UsageError(
+            f"{kind}: {path} cannot be loaded: {type(error).__name__}: {error}; modules that its class "
+            "comes from must be importable here (PYTHONPATH)"
+        ) from error
 
 
 def weights_hash(model: Any) -> str:
@@ -128,25 +136,37 @@ def _task_identity(task: Any) -> dict[str, Any]:
         for prompt in prompts:
             for name in ("prompt_id", "ids", "text", "split", "answer"):
                 if not hasattr(prompt, name):
-                    raise UsageError(f"task.prompts({split!r}): expected toy_models.Prompt objects, got "
-                                     f"{type(prompt).__name__} without {name}")
+                    raise UsageError(
+                        f"task.prompts({split!r}): expected toy_models.Prompt objects, got "
+                        f"{type(prompt).__name__} without {name}"
+                    )
             content.update(repr((split, tuple(map(int, prompt.ids)), prompt.text, prompt.answer)).encode())
         if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
-            raise UsageError(f"task.prompts({split!r}): expected distinct prompts, got some twice; records know a "
-                             "prompt by its prompt_id")
+            raise UsageError(
+                f"task.prompts({split!r}): expected distinct prompts, got some twice; records know a "
+                "prompt by its prompt_id"
+            )
         if not prompts:
             raise UsageError(f"task.prompts({split!r}): expected at least one prompt, got none")
     verdict = task.verify(prompts[0].ids, (int(task.tokenizer.eos_token_id),))
     if not hasattr(verdict, "correct") or not hasattr(verdict, "reason"):
         raise UsageError(f"task.verify: expected a toy_models.Verdict (correct, reason), got {type(verdict).__name__}")
-    return {"name": task.name, "max_new_tokens": int(task.max_new_tokens), "prompts": content.hexdigest(),
-            "code": _class_digest(task)}
+    return {
+        "name": task.name,
+        "max_new_tokens": int(task.max_new_tokens),
+        "prompts": content.hexdigest(),
+        "code": _class_digest(task),
+    }
 
 
 def _policy_identity(policy: Any) -> dict[str, Any]:
     vocabulary = json.dumps(sorted(policy.tokenizer.get_vocab().items()))
-    return {"weights": weights_hash(policy.model), "eos_id": int(policy.eos_id),
-            "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(), "code": _class_digest(policy)}
+    return {
+        "weights": weights_hash(policy.model),
+        "eos_id": int(policy.eos_id),
+        "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "code": _class_digest(policy),
+    }
 
 
 def _class_digest(thing: Any) -> str:
@@ -154,18 +174,30 @@ def _class_digest(thing: Any) -> str:
 
     Of compiled code, since the source of a class in a notebook cell is not to be had before Python 3.13.
     """
-    members = [(name, member) for cls in type(thing).__mro__ if cls.__module__ not in ("builtins", "typing")
-               for name, member in sorted(vars(cls).items())]
-    found = [(name, repr(member)) for name, member in members
-             if isinstance(member, str | int | float | tuple) and not name.startswith("__")]
-    found += [(name, repr(_code(part.__code__))) for name, member in members
-              for part in (member, *(getattr(member, of, None) for of in ("__func__", "fget", "func")))
-              if isinstance(part, FunctionType)]
+    members = [
+        (name, member)
+        for cls in type(thing).__mro__
+        if cls.__module__ not in ("builtins", "typing")
+        for name, member in sorted(vars(cls).items())
+    ]
+    found = [
+        (name, repr(member))
+        for name, member in members
+        if isinstance(member, str | int | float | tuple) and not name.startswith("__")
+    ]
+    found += [
+        (name, repr(_code(part.__code__)))
+        for name, member in members
+        for part in (member, *(getattr(member, of, None) for of in ("__func__", "fget", "func")))
+        if isinstance(part, FunctionType)
+    ]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _code(code: CodeType) -> Any:
     """What a function does, as plain values that are the same in every session of one version of Python."""
-    constants = [_code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
-                 for c in code.co_consts]
+    constants = [
+        _code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+        for c in code.co_consts
+    ]
     return code.co_code.hex(), code.co_names, constants

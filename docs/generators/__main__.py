@@ -85,8 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("page", nargs="*", help=f"pages to write or check: {', '.join(PAGES)} (default: all but bases)")
     parser.add_argument("--write", action="store_true", help="write the pages")
     parser.add_argument("--check", action="store_true", help="write nothing; list the stale pages and exit 1 if any")
-    parser.add_argument("--measure", action="store_true",
-                        help="measure the accuracy of token statistics again before writing (about a minute)")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure the accuracy of token statistics again before writing (about a minute)",
+    )
     parser.add_argument("--root", type=Path, default=_ROOT, help="root of the repository (default: %(default)s)")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.page if name not in PAGES]:

@@ -34,10 +34,10 @@ of a token on own responses. «below» is the share of prompts whose Pass@256 is
 method can show a gain at large k. What the corpus settings mean stands below.
 
 Steps are those of pretraining. Rounds, where there are any, are of expert iteration after it
-(`toy_models/bases/refinement.py`): prompts × responses drawn from the base itself to prompts of no split, the first correct
-one to each learnt. They raise accuracy at the price of diversity. A base without a corpus learns the exact law over the
-correct responses instead, from numbers that are embedded by value (`toy_models/bases/exact_targets.py`), on so many prompts or,
-for «countdown», on every puzzle with numbers up to the one given that is in no split.
+(`toy_models/bases/refinement.py`): prompts × responses drawn from the base itself to prompts of no split, the first
+correct one to each learnt. They raise accuracy at the price of diversity. A base without a corpus learns the exact law
+over the correct responses instead, from numbers that are embedded by value (`toy_models/bases/exact_targets.py`), on so
+many prompts or, for «countdown», on every puzzle with numbers up to the one given that is in no split.
 
 A base is made on first use, in about a minute of one core. The most accurate ones take longer: `path-p95` four,
 `countdown-p70` six, `countdown-p80` twelve and `countdown-p90` twenty minutes (the other core busy too).
@@ -83,8 +83,10 @@ def bases_page(progress: Callable[[str], None] = lambda name: None) -> str:
         policy, task = load_policy(name), built_in_task(recipe.task)
         prompts = task.prompts("validation")
         found = _measured(policy, task, prompts)
-        rows.append(f"{recipe_cells(name, recipe)} {_accuracy(found)} of "
-                    f"{sum(len(task.solutions(p.ids)) for p in prompts) / len(prompts):.1f} |")
+        rows.append(
+            f"{recipe_cells(name, recipe)} {_accuracy(found)} of "
+            f"{sum(len(task.solutions(p.ids)) for p in prompts) / len(prompts):.1f} |"
+        )
         tag = getattr(task, "tagged", None)
         if tag is not None:
             modes.append(f"| `{name}` | plain | {_by_mode(found)} |")
@@ -116,8 +118,13 @@ def _accuracy(rows: pd.DataFrame) -> str:
 
     at_256 = METRICS["pass@256"].values(rows)
     effective = METRICS["log_effective_solutions"].values(rows)
-    cells = [f"{rows['p'].mean():.3f}", f"{at_256.mean():.3f}", f"{(at_256 < CEILING).mean():.1%}",
-             f"{rows['entropy_fixed'].mean():.2f}", f"{math.exp(effective.mean()):.1f}"]
+    cells = [
+        f"{rows['p'].mean():.3f}",
+        f"{at_256.mean():.3f}",
+        f"{(at_256 < CEILING).mean():.1%}",
+        f"{rows['entropy_fixed'].mean():.2f}",
+        f"{math.exp(effective.mean()):.1f}",
+    ]
     return " | ".join(cells)
 
 

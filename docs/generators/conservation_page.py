@@ -13,11 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.objectives import Objective, TokenBatch, get
 from toy_models.exact.arms import draw
 from toy_models.exact.bandit import Bandit
 from toy_models.exact.tree import END, Tree
-
-from analysis.objectives import Objective, TokenBatch, get
 
 __all__ = ["CONDITIONS", "Condition", "conservation_page", "measure"]
 
@@ -63,18 +62,23 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("Adam, four clipped updates a batch", True, _adam(), get("nsr", form="ratio", clip_low=0.2), reuse=4),
     Condition("Adam, gradient norm clipped", True, _adam(), _NSR, max_norm=0.01),
     Condition("Adam, ε = 1e-3", False, _adam(eps=1e-3), _NSR),
-    Condition("Adam, weight decay 0.1 (decoupled)", False,
-              _of(torch.optim.AdamW, lr=_RATE, eps=_NO_EPSILON, weight_decay=0.1), _NSR),
+    Condition(
+        "Adam, weight decay 0.1 (decoupled)",
+        False,
+        _of(torch.optim.AdamW, lr=_RATE, eps=_NO_EPSILON, weight_decay=0.1),
+        _NSR,
+    ),
     Condition("Adam, a correct arm in twenty taken for wrong", False, _adam(), _NSR, label_noise=0.05),
     Condition("Adam, W-REINFORCE", False, _adam(), get("w-reinforce", form="ratio", lambda_=0.1)),
     Condition("Adam, GRPO", False, _adam(), get("grpo", form="ratio")),
     Condition("Adam, entropy bonus 0.01", False, _adam(), _NSR, entropy_bonus=0.01),
     Condition("Adafactor, a vector for each context", True, _of(torch.optim.Adafactor, lr=_RATE), _NSR),
-    Condition("Adafactor, contexts as rows of one matrix", False, _of(torch.optim.Adafactor, lr=_RATE), _NSR,
-              one_matrix=True),
+    Condition(
+        "Adafactor, contexts as rows of one matrix", False, _of(torch.optim.Adafactor, lr=_RATE), _NSR, one_matrix=True
+    ),
     Condition("SGD", False, _of(torch.optim.SGD, lr=1.0), _NSR),
     Condition("SGD with momentum", False, _of(torch.optim.SGD, lr=0.1, momentum=0.9), _NSR),
-)  # fmt: skip
+)
 
 
 def measure(conditions: tuple[Condition, ...] = CONDITIONS) -> pd.DataFrame:
@@ -87,12 +91,14 @@ def measure(conditions: tuple[Condition, ...] = CONDITIONS) -> pd.DataFrame:
     for condition in conditions:
         before, after = _train(condition)
         change = after - before
-        rows.append({
-            "name": condition.name,
-            "holds": condition.holds,
-            "drift": _spread(change[:, :CORRECT], change[:, :CORRECT]),
-            "moved": _spread(change[:, :CORRECT], change[:, CORRECT:]),
-        })
+        rows.append(
+            {
+                "name": condition.name,
+                "holds": condition.holds,
+                "drift": _spread(change[:, :CORRECT], change[:, :CORRECT]),
+                "moved": _spread(change[:, :CORRECT], change[:, CORRECT:]),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -223,4 +229,3 @@ def conservation_page() -> str:
 def _number(value: float) -> str:
     """Rounding noise is not shown digit by digit: it differs between machines."""
     return "< 1e-9" if value < 1e-9 else f"{value:.0e}" if value < 1e-3 else f"{value:.2f}"
-

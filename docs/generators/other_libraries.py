@@ -106,7 +106,9 @@ PEERS: dict[str, Peer] = {
         "verl", "`verl.utils.torch_functional.logprobs_from_logits`, `entropy_from_logits`", from_logits=_verl
     ),
     "verl fused": Peer(
-        "verl", "`verl.utils.experimental.torch_functional.FusedLinearForPPO`", from_hidden=_verl_fused,
+        "verl",
+        "`verl.utils.experimental.torch_functional.FusedLinearForPPO`",
+        from_hidden=_verl_fused,
         takes_bias=False,
     ),
-}  # fmt: skip
+}

@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 
 from analysis.token_stats.backends import available_backends
-from .other_libraries import Peer
 from analysis.token_stats.dispatch import token_statistics
 
-__all__ = ["KINDS", "STATISTICS", "VOCABULARIES", "cpu_backends", "hard_rows", "measure_ours", "measure_peer",
-           "round_up"]  # fmt: skip
+from .other_libraries import Peer
+
+__all__ = [
+    "KINDS",
+    "STATISTICS",
+    "VOCABULARIES",
+    "cpu_backends",
+    "hard_rows",
+    "measure_ours",
+    "measure_peer",
+    "round_up",
+]
 
 VOCABULARIES = (63, 32_000, 151_936)
 STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")

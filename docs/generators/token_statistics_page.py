@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from .token_accuracy import KINDS, VOCABULARIES, cpu_backends, measure_ours, measure_peer, round_up
 from .other_libraries import PEERS
+from .token_accuracy import KINDS, VOCABULARIES, cpu_backends, measure_ours, measure_peer, round_up
 
 __all__ = ["DATA", "measure", "read", "token_statistics_page", "write"]
 
@@ -146,11 +146,15 @@ def token_statistics_page(data: dict[str, Any] | None = None) -> str:
     versions = _listed([f"{library} {version}" for library, version in data["versions"].items()])
     others = [
         (title, name, method)
-        for title, name in (("1 − π_y", "one_minus_prob"), ("Σπ²", "collision"), ("Σπ² log π", "collision_log_prob"),
-                            ("‖e_y − π‖", "direction_norm"))
+        for title, name in (
+            ("1 − π_y", "one_minus_prob"),
+            ("Σπ²", "collision"),
+            ("Σπ² log π", "collision_log_prob"),
+            ("‖e_y − π‖", "direction_norm"),
+        )
         for method in (_OURS, *PEERS)
         if any(name in errors[kind][method] for kind in KINDS)
-    ]  # fmt: skip
+    ]
     return _PAGE.format(
         vocabularies=_listed([f"{vocab:,}" for vocab in VOCABULARIES]),
         backends=_listed([f"`{name}`" for name in data["backends"]]),

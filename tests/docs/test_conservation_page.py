@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from docs.generators.conservation_page import CONDITIONS, measure, measure_tree
 from analysis.objectives import TokenBatch, get
 from analysis.tabular.table_optimizer import TableOptimizer
+from docs.generators.conservation_page import CONDITIONS, measure, measure_tree
 from toy_models.exact.arms import draw
 from toy_models.exact.bandit import Bandit
 
@@ -33,9 +32,13 @@ def test_on_a_tree_only_the_conditional_law_of_a_leaf_is_kept():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 10**6), st.sampled_from(["adam", "lion"]), st.sampled_from(["psr", "nsr"]),
-    st.sampled_from(["ratio", "probability", "log"]), st.integers(2, 6), st.integers(1, 16),
-)  # fmt: skip
+    st.integers(0, 10**6),
+    st.sampled_from(["adam", "lion"]),
+    st.sampled_from(["psr", "nsr"]),
+    st.sampled_from(["ratio", "probability", "log"]),
+    st.integers(2, 6),
+    st.integers(1, 16),
+)
 def test_any_history_any_problem(seed, optimizer, sign, form, arms_a_side, group):
     """Arms that never receive a weight keep their ratios through every single step."""
     g = torch.Generator().manual_seed(seed)

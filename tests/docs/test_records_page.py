@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from docs.generators.records_page import records_page
 from analysis.records.schema import TABLES, arrow_schema
+from docs.generators.records_page import records_page
 
 
 def test_every_column_is_described() -> None:

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from docs.generators import token_accuracy as battery, token_statistics_page as document
+from docs.generators import token_accuracy as battery
+from docs.generators import token_statistics_page as document
 from docs.generators.other_libraries import PEERS, Peer
 
 

@@ -14,14 +14,32 @@ COLON, END, PAD = 37, 38, 39
 
 
 def qwen3(seed: int = 0, vocab: int = VOCAB) -> Qwen3ForCausalLM:
-    config = Qwen3Config(vocab_size=vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                         num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=64)
+    config = Qwen3Config(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+    )
     return _random(Qwen3ForCausalLM, config, seed)
 
 
 def gpt2(seed: int = 0) -> GPT2LMHeadModel:
-    config = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=64,
-                        bos_token_id=END, eos_token_id=END, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=END,
+        eos_token_id=END,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
     return _random(GPT2LMHeadModel, config, seed)
 
 

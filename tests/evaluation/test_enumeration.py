@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from tests.evaluation.conftest import END, path_prompts, qwen3
 
 from analysis.errors import UsageError
 from analysis.evaluation import effective_solutions, solution_log_probs, success_probability
+from tests.evaluation.conftest import END, path_prompts, qwen3
 
 TEMPERATURES = (1.0, 0.6, 1.7)
 
@@ -124,8 +124,12 @@ def test_success_probability_and_its_gradient(model):
     prompts, solutions = [p for p, _ in pairs], [s[::61] for _, s in pairs]
     weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     parameters = list(model.parameters())
-    naive = torch.stack([sum(teacher_forced(model, p, s, [0.8]).exp().squeeze() for s in group)
-                         for p, group in zip(prompts, solutions, strict=True)])
+    naive = torch.stack(
+        [
+            sum(teacher_forced(model, p, s, [0.8]).exp().squeeze() for s in group)
+            for p, group in zip(prompts, solutions, strict=True)
+        ]
+    )
     expected = torch.autograd.grad((weight * naive.log()).sum(), parameters)  # log: every prompt counts
     for max_rows in (4096, 5):
         p = success_probability(model, prompts, solutions, 0.8, max_rows=max_rows)

@@ -31,15 +31,27 @@ def evals(
             for i in range(prompts + extra):
                 for temperature in (1.0, 0.6):
                     shift = OFFSETS[i] if i < prompts else 0.01
-                    rows.append({
-                        "step": steps[e], "update": updates[e], "prompt_id": f"{split}{i}", "split": split,
-                        "temperature": temperature, "top_p": 1.0, "top_k": 0,
-                        "p": p + shift if temperature == 1.0 else min(1.0, p + shift + 0.1),
-                        "n": 4 if temperature == 1.0 else None, "c": (i + e) % 5 if temperature == 1.0 else None,
-                        "effective_solutions": None if i in drop else (effective[e] if effective else 10.0) * (i + 1),
-                        "greedy_correct": i % 3 == 0, "entropy_fixed": entropy[e] + OFFSETS[i % 12],
-                        "entropy_own": 0.5 if temperature == 1.0 else None, "tail_mass": 0.01 * i,
-                    })
+                    rows.append(
+                        {
+                            "step": steps[e],
+                            "update": updates[e],
+                            "prompt_id": f"{split}{i}",
+                            "split": split,
+                            "temperature": temperature,
+                            "top_p": 1.0,
+                            "top_k": 0,
+                            "p": p + shift if temperature == 1.0 else min(1.0, p + shift + 0.1),
+                            "n": 4 if temperature == 1.0 else None,
+                            "c": (i + e) % 5 if temperature == 1.0 else None,
+                            "effective_solutions": None
+                            if i in drop
+                            else (effective[e] if effective else 10.0) * (i + 1),
+                            "greedy_correct": i % 3 == 0,
+                            "entropy_fixed": entropy[e] + OFFSETS[i % 12],
+                            "entropy_own": 0.5 if temperature == 1.0 else None,
+                            "tail_mass": 0.01 * i,
+                        }
+                    )
     frame = pd.DataFrame(rows, columns=list(EVALS.names))
     return frame.sample(frac=1.0, random_state=0)  # the order of rows carries no meaning
 
@@ -195,8 +207,9 @@ def test_temperatures_of_metric_and_matching_are_apart():
     assert found["pass@1"].item() == pytest.approx(0.4)
     assert found["value"].item() == pytest.approx(0.5)
     assert found["step"].item() == pytest.approx(4)
-    assert matched({"a": evals([0.3, 0.5])}, "pass@1", levels=[0.5], match_temperature=0.6).table["step"].item() \
-        == pytest.approx(4)
+    assert matched({"a": evals([0.3, 0.5])}, "pass@1", levels=[0.5], match_temperature=0.6).table[
+        "step"
+    ].item() == pytest.approx(4)
 
 
 def test_paired_differences_resample_prompts_jointly():
@@ -218,8 +231,10 @@ def test_interval_is_the_percentile_bootstrap_over_test_prompts():
     rng = np.random.default_rng(9)
     logs, p = np.log(10.0 * np.arange(1, 13)), 0.5 + OFFSETS
     draws = [rng.integers(12, size=12) for _ in range(20_000)]
-    for metric, naive in (("effective_solutions", [np.exp(logs[i].mean()) for i in draws]),
-                          ("p_std", [p[i].std() for i in draws])):
+    for metric, naive in (
+        ("effective_solutions", [np.exp(logs[i].mean()) for i in draws]),
+        ("p_std", [p[i].std() for i in draws]),
+    ):
         low, high = np.quantile(naive, [0.025, 0.975])
         ends = row(found.table, "a", 8, metric)
         assert abs(ends["low"] - low) < 0.1 * (high - low)  # as in test_intervals

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.evaluation.conftest import qwen3
 
 from analysis.errors import DivergedError, UsageError
 from analysis.evaluation import FixedPrefixes, evaluate, pass_at_k, pass_at_k_exact
-from analysis.evaluation.sampling_params import Law
-from analysis.evaluation.metrics import METRICS
 from analysis.evaluation.eval_rows import TAIL_RANK
+from analysis.evaluation.metrics import METRICS
+from analysis.evaluation.sampling_params import Law
 from analysis.records.schema import BUCKETS, EVALS
+from tests.evaluation.conftest import qwen3
 from toy_models import Policy, Prompt, Verdict
 
 TEMPERATURES = (1.0, 0.6)
@@ -46,8 +46,13 @@ class SumTask:
 
     def verify(self, prompt_ids, response_ids):
         *body, last = response_ids
-        correct = last == END and len(body) in (1, 2) and max(body) < 5 and (sum(body) - prompt_ids[0]) % 3 == 0 \
-            and prompt_ids[0] != 9  # the last prompt has no solution
+        correct = (
+            last == END
+            and len(body) in (1, 2)
+            and max(body) < 5
+            and (sum(body) - prompt_ids[0]) % 3 == 0
+            and prompt_ids[0] != 9
+        )  # the last prompt has no solution
         return Verdict(correct, "")
 
 
@@ -63,8 +68,14 @@ def run(task=None, policy=None, prompts=None, **changes):
     task, policy = task or SumTask(), policy or make_policy()
     prompts = prompts or task.prompts("test")
     fixed = FixedPrefixes.from_samples(policy, task, task.prompts("test"), generator=generator(7), samples=3)
-    arguments = {"fixed": fixed, "temperatures": TEMPERATURES, "samples": 5, "generator": generator(1),
-                 "step": 8, "update": 31} | changes
+    arguments = {
+        "fixed": fixed,
+        "temperatures": TEMPERATURES,
+        "samples": 5,
+        "generator": generator(1),
+        "step": 8,
+        "update": 31,
+    } | changes
     return evaluate(policy, task, prompts, **arguments)
 
 
@@ -101,8 +112,11 @@ def test_success_probability_and_effective_solutions():
             second = law(policy, (*prompt.ids, a), temperature)
             if task.verify(prompt.ids, (a, END)).correct:
                 probabilities.append(float(first[a] * second[END]))
-            probabilities += [float(first[a] * second[b] * law(policy, (*prompt.ids, a, b), temperature)[END])
-                              for b in range(5) if task.verify(prompt.ids, (a, b, END)).correct]
+            probabilities += [
+                float(first[a] * second[b] * law(policy, (*prompt.ids, a, b), temperature)[END])
+                for b in range(5)
+                if task.verify(prompt.ids, (a, b, END)).correct
+            ]
         assert math.isclose(columns["p"][row], sum(probabilities), rel_tol=1e-9, abs_tol=0)
         if prompt.ids[0] == 9:
             assert columns["p"][row] == 0
@@ -129,8 +143,9 @@ def test_mass_of_a_mode_and_success_in_it():
         mass = float(law(policy, prompt.ids, temperature)[2])
         joint = {True: 0.0, False: 0.0}
         for response in task.solutions(prompt.ids):
-            probability = math.prod(float(law(policy, (*prompt.ids, *response[:t]), temperature)[token])
-                                    for t, token in enumerate(response))
+            probability = math.prod(
+                float(law(policy, (*prompt.ids, *response[:t]), temperature)[token]) for t, token in enumerate(response)
+            )
             joint[response[0] == 2] += probability
         assert math.isclose(columns["mode_mass"][row], mass, rel_tol=1e-9)
         assert math.isclose(columns["mode_p"][row], joint[True] / mass, rel_tol=1e-9, abs_tol=0)
@@ -211,9 +226,12 @@ def test_entropy_on_own_samples():
     columns = run(task, policy)
     own = FixedPrefixes.from_samples(policy, task, prompts, generator=generator(1), samples=5)  # the same uniforms
     for i, prompt in enumerate(prompts):
-        entropies = [float(torch.special.entr(law(policy, (*prompt.ids, *response[:t]))).sum())
-                     for owner, response in zip(own.prompt_ids, own.responses, strict=True)
-                     for t in range(len(response)) if owner == prompt.prompt_id]
+        entropies = [
+            float(torch.special.entr(law(policy, (*prompt.ids, *response[:t]))).sum())
+            for owner, response in zip(own.prompt_ids, own.responses, strict=True)
+            for t in range(len(response))
+            if owner == prompt.prompt_id
+        ]
         assert math.isclose(columns["entropy_own"][2 * i], np.mean(entropies), rel_tol=1e-6)
 
 

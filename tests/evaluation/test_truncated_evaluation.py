@@ -9,9 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.evaluation.conftest import END, gpt2, path_prompts
-from tests.evaluation.test_matching import evals
-from tests.evaluation.test_policy_evaluation import SumTask, generator, make_policy, run
 
 from analysis.errors import UsageError
 from analysis.evaluation import (
@@ -24,6 +21,9 @@ from analysis.evaluation import (
     solution_log_probs,
     success_probability,
 )
+from tests.evaluation.conftest import END, gpt2, path_prompts
+from tests.evaluation.test_matching import evals
+from tests.evaluation.test_policy_evaluation import SumTask, generator, make_policy, run
 from tests.reference.truncation_slow import entropy_of, law_of, log_of
 from toy_models import sample
 
@@ -113,10 +113,23 @@ def test_exact_pass_at_k_agrees_with_own_samples(law):
     columns = run(task, policy, samples=n, temperatures=(1.3,), **law)
     uniforms = torch.rand(4 * n, 3, dtype=torch.float64, generator=generator(5))
     prompts = task.prompts("test")
-    drawn = sample(policy.model, [x.ids for x in prompts], group_size=n, max_new_tokens=3, eos_id=policy.eos_id,
-                   pad_id=policy.pad_id, temperature=1.3, uniforms=uniforms, **law)  # fmt: skip
-    correct = np.array([task.verify(prompts[i // n].ids, y[:length]).correct for i, (y, length)
-                        in enumerate(zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True))])
+    drawn = sample(
+        policy.model,
+        [x.ids for x in prompts],
+        group_size=n,
+        max_new_tokens=3,
+        eos_id=policy.eos_id,
+        pad_id=policy.pad_id,
+        temperature=1.3,
+        uniforms=uniforms,
+        **law,
+    )
+    correct = np.array(
+        [
+            task.verify(prompts[i // n].ids, y[:length]).correct
+            for i, (y, length) in enumerate(zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True))
+        ]
+    )
     solved = correct.reshape(4, n // k, k).any(-1).mean(-1)
     for i in range(4):
         p = columns["p"][i]
@@ -143,19 +156,33 @@ def test_a_row_is_of_its_law_but_for_greedy_decoding():
             return law_of(policy.model(input_ids=torch.tensor([prefix])).logits[0, -1].tolist(), temperature, **law)
 
     for row, (prompt, temperature) in enumerate(itertools.product(prompts, (1.0, 0.6))):
-        laws = [of((*ids, *response[:t]), temperature)
-                for owner, ids, response in zip(fixed.prompt_ids, fixed.prompts, fixed.responses, strict=True)
-                for t in range(len(response)) if owner == prompt.prompt_id]  # fmt: skip
+        laws = [
+            of((*ids, *response[:t]), temperature)
+            for owner, ids, response in zip(fixed.prompt_ids, fixed.prompts, fixed.responses, strict=True)
+            for t in range(len(response))
+            if owner == prompt.prompt_id
+        ]
         assert columns["entropy_fixed"][row] == pytest.approx(np.mean([entropy_of(q) for q in laws]), rel=1e-9)
         tails = [float(sum(sorted(q, reverse=True)[16:])) for q in laws]
         assert columns["tail_mass"][row] == pytest.approx(np.mean(tails), rel=1e-9, abs=1e-15)
     assert max(columns["tail_mass"]) > 0
     uniforms = torch.rand(4 * 5, 3, dtype=torch.float64, generator=generator(1))  # those of `run`
-    drawn = sample(policy.model, [x.ids for x in prompts], group_size=5, max_new_tokens=3, eos_id=policy.eos_id,
-                   pad_id=policy.pad_id, uniforms=uniforms, **law)  # fmt: skip
+    drawn = sample(
+        policy.model,
+        [x.ids for x in prompts],
+        group_size=5,
+        max_new_tokens=3,
+        eos_id=policy.eos_id,
+        pad_id=policy.pad_id,
+        uniforms=uniforms,
+        **law,
+    )
     for i, prompt in enumerate(prompts):
-        entropies = [entropy_of(of((*prompt.ids, *drawn.response_ids[r, :t].tolist()), 1.0))
-                     for r in range(5 * i, 5 * i + 5) for t in range(int(drawn.lengths[r]))]  # fmt: skip
+        entropies = [
+            entropy_of(of((*prompt.ids, *drawn.response_ids[r, :t].tolist()), 1.0))
+            for r in range(5 * i, 5 * i + 5)
+            for t in range(int(drawn.lengths[r]))
+        ]
         assert columns["entropy_own"][2 * i] == pytest.approx(np.mean(entropies), rel=1e-6)
 
 
@@ -171,8 +198,11 @@ def test_a_law_that_reaches_no_solution():
     [({"top_k": -2}, "top_k: expected a whole number of tokens"), ({"top_p": 1.2}, r"top_p: expected a number in \(0")],
 )
 def test_bad_laws_are_refused(law, message):
-    for call in (lambda: solution_log_probs(gpt2(), [[1]], [[(2,)]], (1.0,), **law),
-                 lambda: success_probability(gpt2(), [[1]], [[(2,)]], **law), lambda: run(**law)):  # fmt: skip
+    for call in (
+        lambda: solution_log_probs(gpt2(), [[1]], [[(2,)]], (1.0,), **law),
+        lambda: success_probability(gpt2(), [[1]], [[(2,)]], **law),
+        lambda: run(**law),
+    ):
         with pytest.raises(UsageError, match=message):
             call()
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.recipes import Recipe
 from analysis.experiments import run
+from analysis.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 30.0

@@ -1,4 +1,4 @@
-"""Stand-ins for `loop.train`, for `run(..., train="tests.experiments.fake_training:complete")`: they write run.json, no records."""
+"""Stand-ins for `loop.train`, named as `train="tests.experiments.fake_training:complete"`: they write run.json only."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ def recording(config: Any, folder: Path, **job: Any) -> str:
 def stubborn(config: Any, folder: Path, **job: Any) -> str:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     (folder / "ready.txt").touch()
-    return _go(config, folder, "complete", seconds=0.05 if job["resume"] else 60.0,
-               **{**job, "should_stop": lambda: False})
+    return _go(
+        config, folder, "complete", seconds=0.05 if job["resume"] else 60.0, **{**job, "should_stop": lambda: False}
+    )
 
 
 def frozen(config: Any, folder: Path, **job: Any) -> str:
@@ -149,8 +150,19 @@ def _channels() -> list[int]:
     return found
 
 
-def _go(config: Any, folder: Path, end: str, *, seconds: float = 0.0, at_step_2: Any = None, run_id: str, label: str,
-        resume: bool, report: Any, should_stop: Any) -> str:
+def _go(
+    config: Any,
+    folder: Path,
+    end: str,
+    *,
+    seconds: float = 0.0,
+    at_step_2: Any = None,
+    run_id: str,
+    label: str,
+    resume: bool,
+    report: Any,
+    should_stop: Any,
+) -> str:
     """Steps of `seconds` in all; `calls.txt` notes each call with its process, `steps.txt` each step.
 
     `at_step_2` is what the run of PSR does then, after its last words.

@@ -9,12 +9,12 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.experiments.fake_experiments import FAILED, WAIT_SECONDS, alive, calls, go, script, wait_for
 
-from analysis.records.folders import read_run_json
-from analysis.recipes import Recipe
 from analysis.experiments import RunFailedError, pool
 from analysis.experiments.experiment import default_folder, resume_command
+from analysis.recipes import Recipe
+from analysis.records.folders import read_run_json
+from tests.experiments.fake_experiments import FAILED, WAIT_SECONDS, alive, calls, go, script, wait_for
 
 RUNS = ("psr-seed0", "nsr-seed0")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.experiments.fake_experiments import FAILED, WAIT_SECONDS, alive, calls, go, script, wait_for
 
 from analysis import InterruptedRunError, UsageError
-from analysis.records.folders import read_experiment, read_run_json, update_experiment
-from analysis.recipes import Recipe
 from analysis.experiments import RunFailedError, experiment
 from analysis.experiments.experiment import default_folder, folder_state, resume_command
+from analysis.recipes import Recipe
+from analysis.records.folders import read_experiment, read_run_json, update_experiment
+from tests.experiments.fake_experiments import FAILED, WAIT_SECONDS, alive, calls, go, script, wait_for
 
 
 @pytest.fixture
@@ -201,7 +201,8 @@ class TestRuns:
         events: list[dict[str, Any]] = []
         made = go(recipe, "diverging", callbacks=[events.append])
         assert {run_id: one.status for run_id, one in made.runs.items()} == {
-            "psr-seed0": "diverged", "nsr-seed0": "complete",
+            "psr-seed0": "diverged",
+            "nsr-seed0": "complete",
         }
         assert made.status == "diverged"
         assert folder_state(made.folder, recipe) == "complete"
@@ -294,5 +295,6 @@ class TestWithoutMainGuard:
     def test_experiment_json_is_plain(self, recipe: Recipe) -> None:
         text = (go(recipe).folder / "experiment.json").read_text()
         assert json.loads(text)["runs"] == [
-            {"run_id": "psr-seed0", "label": "PSR", "seed": 0}, {"run_id": "nsr-seed0", "label": "NSR", "seed": 0},
+            {"run_id": "psr-seed0", "label": "PSR", "seed": 0},
+            {"run_id": "nsr-seed0", "label": "NSR", "seed": 0},
         ]

@@ -6,11 +6,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from analysis.recipes import Recipe
 from analysis.experiments.progress import Progress
+from analysis.recipes import Recipe
 
-EVENT = {"run_id": "psr-seed0", "label": "PSR", "phase": "update", "step": 1, "steps": 6, "reward": 0.25,
-         "correct": 0.5, "entropy": 0.75, "tokens_per_s": 12345.6}
+EVENT = {
+    "run_id": "psr-seed0",
+    "label": "PSR",
+    "phase": "update",
+    "step": 1,
+    "steps": 6,
+    "reward": 0.25,
+    "correct": 0.5,
+    "entropy": 0.75,
+    "tokens_per_s": 12345.6,
+}
 
 
 def shown(*events: dict[str, Any], terminal: bool = False, quiet: bool = False, seeds: str = "[0]") -> str:

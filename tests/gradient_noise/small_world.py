@@ -44,10 +44,19 @@ def random_policy(seed: int = 0) -> Policy:
     """GPT-2, since the norms of the Llama family round to float32 inside."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GPT2LMHeadModel(GPT2Config(
-            vocab_size=VOCAB, n_embd=8, n_layer=1, n_head=2, n_positions=8, initializer_range=0.4,
-            bos_token_id=END, eos_token_id=END, pad_token_id=PAD,
-        ))  # fmt: skip
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=VOCAB,
+                n_embd=8,
+                n_layer=1,
+                n_head=2,
+                n_positions=8,
+                initializer_range=0.4,
+                bos_token_id=END,
+                eos_token_id=END,
+                pad_token_id=PAD,
+            )
+        )
     return Policy(model.double().train(), SimpleNamespace(pad_token_id=PAD, eos_token_id=END))
 
 

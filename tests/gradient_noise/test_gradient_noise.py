@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tests.gradient_noise.small_world import LONGEST, SumTask, every_response, random_policy, score
 
 from analysis.errors import DivergedError, UsageError
 from analysis.gradient_noise import gradient_noise, standard_estimators
 from analysis.objectives import get
+from tests.gradient_noise.small_world import LONGEST, SumTask, every_response, random_policy, score
 from toy_models import sample
 
 TEMPERATURE, GROUP = 0.8, 2
@@ -24,8 +24,9 @@ class World:
         self.policy, self.task = random_policy(), SumTask()
         self.prompts = self.task.prompts("train")
         responses = every_response()
-        self.rewards = torch.tensor([[float(self.task.verify(x.ids, y).correct) for y in responses]
-                                     for x in self.prompts], dtype=torch.float64)  # fmt: skip
+        self.rewards = torch.tensor(
+            [[float(self.task.verify(x.ids, y).correct) for y in responses] for x in self.prompts], dtype=torch.float64
+        )
         found = [[score(self.policy, x.ids, y, TEMPERATURE) for y in responses] for x in self.prompts]
         self.probs = torch.tensor([[value for value, _ in row] for row in found], dtype=torch.float64).exp()
         self.scores = torch.stack([torch.stack([vector for _, vector in row]) for row in found])
@@ -33,8 +34,12 @@ class World:
 
     def moments(self, name: str) -> tuple[torch.Tensor, float]:
         """(E A·s, tr Cov(A·s)), means over prompts, for an advantage that is a function of the own reward."""
-        weights = {"PSR": self.rewards, "NSR": self.rewards - 1, "REINFORCE": 2 * self.rewards - 1,
-                   "W-REINFORCE": 0.1 * self.rewards - (1 - self.rewards)}[name]  # fmt: skip
+        weights = {
+            "PSR": self.rewards,
+            "NSR": self.rewards - 1,
+            "REINFORCE": 2 * self.rewards - 1,
+            "W-REINFORCE": 0.1 * self.rewards - (1 - self.rewards),
+        }[name]
         mean = torch.einsum("xy,xy,xyd->xd", self.probs, weights, self.scores)
         second = torch.einsum("xy,xy,xyd,xyd->x", self.probs, weights.square(), self.scores, self.scores)
         return mean.mean(0), float((second - mean.square().sum(1)).mean())
@@ -74,15 +79,28 @@ def naive_estimates(world: World, noise, group_size: int, replicates: int) -> di
     world.policy.model.eval()
     for k in range(replicates):
         uniforms = torch.rand(n, LONGEST, generator=generator, dtype=torch.float64)
-        drawn = sample(world.policy.model, [x.ids for x in world.prompts], group_size=group_size,
-                       max_new_tokens=LONGEST, eos_id=1, pad_id=0, temperature=TEMPERATURE, uniforms=uniforms)
+        drawn = sample(
+            world.policy.model,
+            [x.ids for x in world.prompts],
+            group_size=group_size,
+            max_new_tokens=LONGEST,
+            eos_id=1,
+            pad_id=0,
+            temperature=TEMPERATURE,
+            uniforms=uniforms,
+        )
         responses = [tuple(r[:m]) for r, m in zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True)]
         owners = [world.prompts[i // group_size].ids for i in range(n)]
         rewards = np.array([world.task.verify(x, y).correct for x, y in zip(owners, responses, strict=True)], float)
         groups = rewards.reshape(-1, group_size)
         normalised = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-6)
-        weights = {"PSR": rewards, "NSR": rewards - 1, "W-REINFORCE": 0.1 * rewards - (1 - rewards),
-                   "REINFORCE": 2 * rewards - 1, "GRPO": normalised.ravel()}  # fmt: skip
+        weights = {
+            "PSR": rewards,
+            "NSR": rewards - 1,
+            "W-REINFORCE": 0.1 * rewards - (1 - rewards),
+            "REINFORCE": 2 * rewards - 1,
+            "GRPO": normalised.ravel(),
+        }
         for i in range(n):
             _, vector = score(world.policy, owners[i], responses[i], TEMPERATURE)
             for name in out:
@@ -96,8 +114,9 @@ def test_estimates_are_sums_of_per_sample_gradients(world):
     before = [p.detach().clone() for p in world.policy.model.parameters()]
     noise = measure(world, group_size=4)
     assert world.policy.model.training
-    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, world.policy.model.parameters(),
-                                                                   strict=True))  # fmt: skip
+    assert all(
+        torch.equal(a, b) and b.grad is None for a, b in zip(before, world.policy.model.parameters(), strict=True)
+    )
     naive = naive_estimates(world, noise, 4, 5)
     assert noise.gradient_sq == pytest.approx(float(world.exact @ world.exact), rel=1e-12)
     np.testing.assert_allclose(noise.p, (world.probs * world.rewards).sum(1), rtol=1e-12)
@@ -121,13 +140,17 @@ def test_quantities_are_what_they_are_said_to_be(world):
             pairs = list(itertools.permutations(range(len(g)), 2))
             mean_sq = np.mean([g[j] @ g[k] for j, k in pairs])
             signal = a**2 * norm**2 if a else np.mean([dots[j] * dots[k] for j, k in pairs]) / norm**2
-            row = {"projection": dots.mean() / norm**2, "variance": n * g.var(0, ddof=1).sum(),
-                   "distance": n * np.mean([np.sum((v - a * exact) ** 2) for v in g]) if a else np.nan,
-                   "cosine": dots.mean() / norm / np.sqrt(mean_sq) if mean_sq > 0 else np.nan,
-                   "cosine_batch": np.mean([v @ exact / np.linalg.norm(v) if v.any() else 0 for v in g]) / norm}
+            row = {
+                "projection": dots.mean() / norm**2,
+                "variance": n * g.var(0, ddof=1).sum(),
+                "distance": n * np.mean([np.sum((v - a * exact) ** 2) for v in g]) if a else np.nan,
+                "cosine": dots.mean() / norm / np.sqrt(mean_sq) if mean_sq > 0 else np.nan,
+                "cosine_batch": np.mean([v @ exact / np.linalg.norm(v) if v.any() else 0 for v in g]) / norm,
+            }
             row["noise_to_signal"] = row["variance"] / signal
-            row["noise_ratio"] = row["noise_to_signal"] / (out["PSR"]["noise_to_signal"] if out else
-                                                           row["noise_to_signal"])  # fmt: skip
+            row["noise_ratio"] = row["noise_to_signal"] / (
+                out["PSR"]["noise_to_signal"] if out else row["noise_to_signal"]
+            )
             out[name] = row
         return out
 
@@ -161,8 +184,11 @@ def test_measured_noise_is_the_exact_one(world):
     for name in noise.estimators:
         mean, variance = world.grpo_moments() if name == "GRPO" else world.moments(name)
         row = frame.loc[name]
-        truth = {"variance": variance, "projection": float(mean @ world.exact) / exact_sq,
-                 "cosine": float(mean @ world.exact / mean.norm()) / exact_sq**0.5}  # fmt: skip
+        truth = {
+            "variance": variance,
+            "projection": float(mean @ world.exact) / exact_sq,
+            "cosine": float(mean @ world.exact / mean.norm()) / exact_sq**0.5,
+        }
         if name != "GRPO":
             truth["distance"] = variance
             assert row.expected == pytest.approx(truth["projection"], rel=1e-12)

@@ -22,8 +22,10 @@ def measured(tmp_path_factory):
 
 
 def test_help_loads_no_torch():
-    code = ("import sys; from analysis.noise import main\n"
-            "try: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules")  # fmt: skip
+    code = (
+        "import sys; from analysis.noise import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "exit status" in out
     assert "noise/signal" in out
@@ -70,8 +72,19 @@ def test_figure_and_crossing_of_several_policies(measured, tmp_path, capsys):
     frame = pd.read_parquet(measured)
     other = frame.assign(base="other", p=frame.p + 0.4, noise_ratio=0.1, noise_ratio_se=0.01)
     other.to_parquet(tmp_path / "other.parquet")
-    assert main(["--read", str(measured), "--read", str(tmp_path / "other.parquet"), "--figure",
-                 str(tmp_path / "figures" / "noise.png")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "--read",
+                str(measured),
+                "--read",
+                str(tmp_path / "other.parquet"),
+                "--figure",
+                str(tmp_path / "figures" / "noise.png"),
+            ]
+        )
+        == 0
+    )
     assert "path-small: the variance of NSR is that of PSR at p = 0." in capsys.readouterr().out
     assert (tmp_path / "figures" / "noise.png").stat().st_size > 10_000
 

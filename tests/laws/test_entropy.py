@@ -207,8 +207,9 @@ def test_vectors_sum_to_zero_and_ignore_shifts(row: list[float], shift: float) -
     z = torch.tensor(row, dtype=torch.float64)
     ref = z.flip(0) / 2
     for vector, moved in (
-        (entropy_vector(z), entropy_vector(z + shift)), (kl_vector(z, ref), kl_vector(z + shift, ref - shift))
-    ):  # fmt: skip
+        (entropy_vector(z), entropy_vector(z + shift)),
+        (kl_vector(z, ref), kl_vector(z + shift, ref - shift)),
+    ):
         assert abs(float(vector.sum())) <= 1e-13
         torch.testing.assert_close(moved, vector, rtol=1e-10, atol=1e-12)
     assert float(kl_divergence(z, ref)) >= 0

@@ -14,7 +14,13 @@ from tests.reference import softmax_dense as dense
 from tests.reference import softmax_mp as mp
 
 FIELDS = (
-    "log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm", "argmax_prob",
+    "log_prob",
+    "one_minus_prob",
+    "entropy",
+    "collision",
+    "collision_log_prob",
+    "direction_norm",
+    "argmax_prob",
     "covariance",
 )
 GAPS = (16.0, 20.0, 30.0, 40.0, 60.0, 80.0, 300.0)
@@ -102,9 +108,17 @@ def test_half_precision_is_promoted(dtype: torch.dtype) -> None:
 def test_one_token_vocabulary() -> None:
     stats = token_statistics(torch.tensor([[3.0]]), torch.tensor([0]), top_k=5, rank=True)
     for name, expected in {
-        "log_prob": 0, "one_minus_prob": 0, "entropy": 0, "collision": 1, "collision_log_prob": 0, "direction_norm": 0,
-        "argmax_token": 0, "argmax_prob": 1, "token_rank": 0, "covariance": 0,
-    }.items():  # fmt: skip
+        "log_prob": 0,
+        "one_minus_prob": 0,
+        "entropy": 0,
+        "collision": 1,
+        "collision_log_prob": 0,
+        "direction_norm": 0,
+        "argmax_token": 0,
+        "argmax_prob": 1,
+        "token_rank": 0,
+        "covariance": 0,
+    }.items():
         assert getattr(stats, name).tolist() == [expected], name
     assert stats.top_ids is not None
     assert stats.top_ids.tolist() == [[0]]
@@ -114,9 +128,13 @@ def test_two_token_vocabulary() -> None:
     stats = token_statistics(torch.tensor([0.0, math.log(3.0)], dtype=torch.float64), torch.tensor(0))
     entropy = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
     expected = {
-        "log_prob": -math.log(4), "one_minus_prob": 0.75, "entropy": entropy, "collision": 0.625,
-        "direction_norm": 0.75 * math.sqrt(2), "argmax_prob": 0.75,
-    }  # fmt: skip
+        "log_prob": -math.log(4),
+        "one_minus_prob": 0.75,
+        "entropy": entropy,
+        "collision": 0.625,
+        "direction_norm": 0.75 * math.sqrt(2),
+        "argmax_prob": 0.75,
+    }
     for name, value in expected.items():
         assert float(getattr(stats, name)) == pytest.approx(value, rel=1e-14), name
 
@@ -181,8 +199,9 @@ def test_masked_tokens_count_for_nothing() -> None:
 
 def test_leading_shapes_and_empty_input() -> None:
     logits, tokens = dense.rows("random", n=12)
-    flat, block = token_statistics(logits, tokens, rank=True, top_k=2), token_statistics(
-        logits.reshape(2, 6, 24), tokens.reshape(2, 6), rank=True, top_k=2
+    flat, block = (
+        token_statistics(logits, tokens, rank=True, top_k=2),
+        token_statistics(logits.reshape(2, 6, 24), tokens.reshape(2, 6), rank=True, top_k=2),
     )
     for name in TokenStatistics.__dataclass_fields__:
         a, b = getattr(flat, name), getattr(block, name)

@@ -21,21 +21,34 @@ from analysis.objectives import Objective, TokenBatch, accuracy_of, get
 
 ROWS, WIDTH, VOCAB, GROUP = 24, 7, 9, 4
 CLIPS: tuple[dict[str, Any], ...] = (
-    {}, {"clip_low": 0.2}, {"clip_high": 0.28}, {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0},
-    {"clip_low": 0.0, "clip_high": 0.0}, {"clip_low": 1.0},
-)  # fmt: skip
+    {},
+    {"clip_low": 0.2},
+    {"clip_high": 0.28},
+    {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0},
+    {"clip_low": 0.0, "clip_high": 0.0},
+    {"clip_low": 1.0},
+)
 NORMALISED = ({}, {"advantage": "leave_one_out"}, {"advantage": "constant", "baseline": 0.3}, {"advantage": "none"})
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
-    "psr-ratio": CLIPS, "psr-probability": CLIPS, "psr-log": ({}, {"advantage": "group_mean"}),
-    "nsr-ratio": CLIPS, "nsr-probability": CLIPS, "nsr-log": ({}, {"advantage": "batch_mean_std"}),
+    "psr-ratio": CLIPS,
+    "psr-probability": CLIPS,
+    "psr-log": ({}, {"advantage": "group_mean"}),
+    "nsr-ratio": CLIPS,
+    "nsr-probability": CLIPS,
+    "nsr-log": ({}, {"advantage": "batch_mean_std"}),
     "w-reinforce-ratio": tuple({"lambda_": 0.1, **clip} for clip in CLIPS),
     "w-reinforce-probability": tuple({"lambda_": 0.1, **clip} for clip in CLIPS),
     "w-reinforce-log": ({"lambda_": 0.1}, {"lambda_": 0.0}),
-    "reinforce-ratio": CLIPS, "reinforce-probability": CLIPS, "reinforce-log": NORMALISED,
-    "sft": ({},), "ppo": (*CLIPS, {"clip_low": 0.1, "clip_high": 0.3}),
+    "reinforce-ratio": CLIPS,
+    "reinforce-probability": CLIPS,
+    "reinforce-log": NORMALISED,
+    "sft": ({},),
+    "ppo": (*CLIPS, {"clip_low": 0.1, "clip_high": 0.3}),
     "grpo": (*CLIPS, {"form": "probability", "clip_low": 0.2}, {"form": "log"}),
-    "dr-grpo": ({}, {"form": "log"}), "rloo": ({}, {"form": "ratio", "clip_high": 0.2}),
-    "dapo": ({},), "asymre": ({"baseline": 0.4}, {"baseline": -1.0}),
+    "dr-grpo": ({}, {"form": "log"}),
+    "rloo": ({}, {"form": "ratio", "clip_high": 0.2}),
+    "dapo": ({},),
+    "asymre": ({"baseline": 0.4}, {"baseline": -1.0}),
     "cispo": ({}, {"clip_high": 0.2}, {"clip_low": 0.2, "clip_high": 0.28}, {"clip_low": 1.0}),
     "sapo": ({}, {"tau_pos": 5.0, "tau_neg": 0.2}),
     "high-entropy": ({}, {"share": 0.01}, {"share": 1.0}),
@@ -43,12 +56,19 @@ CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "kl-cov": ({"share": 0.2}, {"share": 1.0, "kappa": 0.3}, {}),
     "nft": ({}, {"epsilon": 0.1}, {"ratio_floor": 0.5, "prompt_weight": "sqrt"}, {"prompt_weight": "none"}),
     "oreal": ({}, {"positive_weight": 0.3, "negative_weight": 2.0}),
-    "rewarding-unlikely": ({}, {"rank_penalty": 1.0}), "unlikelihood": ({}, {"floor": 0.4}),
-    "kl-k1": ({}, {"beta": 0.2}), "kl-k2": ({}, {"beta": 0.2}), "kl-k3": ({}, {"beta": 0.2, "clamp": 10.0}),
-    "kl-k3-corrected": ({},), "gspo": ({}, {"clip_low": 0.2, "clip_high": 0.2}, {"clip_low": 1.0}),
-    "topr": ({}, {"advantage": "group_mean_std"}), "sequence-nft": ({}, {"epsilon": 0.1, "ratio_floor": 0.5}),
-    "dpo": ({}, {"beta": 3.0}), "entropy-bonus": ({}, {"alpha": 0.1}), "kl-full": ({}, {"beta": 0.1}),
-}  # fmt: skip
+    "rewarding-unlikely": ({}, {"rank_penalty": 1.0}),
+    "unlikelihood": ({}, {"floor": 0.4}),
+    "kl-k1": ({}, {"beta": 0.2}),
+    "kl-k2": ({}, {"beta": 0.2}),
+    "kl-k3": ({}, {"beta": 0.2, "clamp": 10.0}),
+    "kl-k3-corrected": ({},),
+    "gspo": ({}, {"clip_low": 0.2, "clip_high": 0.2}, {"clip_low": 1.0}),
+    "topr": ({}, {"advantage": "group_mean_std"}),
+    "sequence-nft": ({}, {"epsilon": 0.1, "ratio_floor": 0.5}),
+    "dpo": ({}, {"beta": 3.0}),
+    "entropy-bonus": ({}, {"alpha": 0.1}),
+    "kl-full": ({}, {"beta": 0.1}),
+}
 
 
 def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -74,10 +94,16 @@ def inputs(objective: Objective, spread: float, seed: int = 0) -> tuple[torch.Te
     rewards[:GROUP], rewards[GROUP : 2 * GROUP] = 1.0, 0.0  # groups that are all correct, all wrong
     mean = (old * mask).sum(-1) / lengths
     batch = TokenBatch(
-        log_probs, old, objective.advantages(rewards, GROUP, mean_log_probs=mean), mask, rewards,
-        accuracy_of(rewards, GROUP), torch.special.entr(logits.softmax(-1)).sum(-1), ref,
+        log_probs,
+        old,
+        objective.advantages(rewards, GROUP, mean_log_probs=mean),
+        mask,
+        rewards,
+        accuracy_of(rewards, GROUP),
+        torch.special.entr(logits.softmax(-1)).sum(-1),
+        ref,
         token_weights=torch.rand(ROWS, WIDTH, generator=g, dtype=torch.float64),
-    )  # fmt: skip
+    )
     return logits, tokens, objective.prepare(batch, g)
 
 
@@ -113,14 +139,17 @@ def mp_losses(a: Any, old: Any, ref: Any, q: Any) -> dict[str, Any]:
     """Losses of one token as functions of log π_y in mpmath, with the defaults of the entries."""
     m = mpmath
     return {
-        "psr-ratio": lambda x: -a * m.exp(x - old), "psr-probability": lambda x: -a * m.exp(x),
-        "psr-log": lambda x: -a * x, "nsr-ratio": lambda x: a * m.exp(x - old),
+        "psr-ratio": lambda x: -a * m.exp(x - old),
+        "psr-probability": lambda x: -a * m.exp(x),
+        "psr-log": lambda x: -a * x,
+        "nsr-ratio": lambda x: a * m.exp(x - old),
         "cispo": lambda x: -min(m.exp(LEAF[0] - old), m.mpf(5)) * a * x,
         "sapo": lambda x: -a * 4 / (1 + m.exp(-(m.exp(x - old) - 1))),
         "unlikelihood": lambda x: -a * m.log(1 - m.exp(x)),
-        "kl-k2": lambda x: (x - ref) ** 2 / 2, "kl-k3": lambda x: m.exp(ref - x) - 1 - (ref - x),
+        "kl-k2": lambda x: (x - ref) ** 2 / 2,
+        "kl-k3": lambda x: m.exp(ref - x) - 1 - (ref - x),
         "nft": lambda x: -(1 - q) * (x - old),
-    }  # fmt: skip
+    }
 
 
 LEAF: list[Any] = [0]  # the point of CISPO's stop-gradient
@@ -169,8 +198,14 @@ def test_planted_errors_are_seen() -> None:
 TOKEN_LEVEL = [n for n in CASES if objectives.entry(n).coupling in ("token", "response") and objectives.entry(n).scalar]
 
 
-@given(st.sampled_from(TOKEN_LEVEL), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 5]),
-       st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), st.integers(0, 9))
+@given(
+    st.sampled_from(TOKEN_LEVEL),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 5]),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.integers(0, 9),
+)
 @settings(max_examples=150, deadline=None)
 def test_shapes_dtypes_and_policies_of_one_token(
     name: str, groups: int, width: int, vocab: int, dtype: torch.dtype, seed: int

@@ -170,8 +170,12 @@ def test_equal_rewards_of_a_weight_that_rounds_give_exactly_zero() -> None:
 
 def test_defaults_and_selection() -> None:
     assert {name: get(name).advantage for name in NAMES} == {
-        "psr": "none", "nsr": "none", "w-reinforce": "none", "reinforce": "none", "grpo": "group_mean_std",
-    }  # fmt: skip
+        "psr": "none",
+        "nsr": "none",
+        "w-reinforce": "none",
+        "reinforce": "none",
+        "grpo": "group_mean_std",
+    }
     rewards = torch.tensor([1.0, 0.0, 1.0, 1.0])
     for name, rows in {"psr": [1, 0, 1, 1], "nsr": [0, 1, 0, 0], "reinforce": [1] * 4, "grpo": [1, 1, 0, 0]}.items():
         objective = get(name)

@@ -11,7 +11,8 @@ import torch
 
 from analysis import objectives
 from analysis.errors import UsageError
-from analysis.objectives import Example, TokenBatch, analyze, get, user_losses as own
+from analysis.objectives import Example, TokenBatch, analyze, get
+from analysis.objectives import user_losses as own
 from analysis.objectives.__main__ import main
 
 ROOT = Path(__file__).parents[2]

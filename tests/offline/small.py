@@ -35,9 +35,15 @@ def make_model(kind: str = "qwen3", dtype: torch.dtype = torch.float32, vocab: i
         config = hf.GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=4, **common)
     else:
         config = {"qwen3": hf.Qwen3Config, "llama": hf.LlamaConfig}[kind](
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            head_dim=8, max_position_embeddings=64, **common,
-        )  # fmt: skip
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=64,
+            **common,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = hf.AutoModelForCausalLM.from_config(config)
@@ -59,8 +65,9 @@ def rows_of(n: int = 12, group_size: int = 4, seed: int = 0) -> list[dict[str, A
     for i in range(n):
         if i % group_size == 0:
             prompt = f"{words(1, 9)} :"
-        out.append({"prompt": prompt, "response": words(1, 20),
-                    "reward": float(i % group_size == 0 and i < n - group_size)})
+        out.append(
+            {"prompt": prompt, "response": words(1, 20), "reward": float(i % group_size == 0 and i < n - group_size)}
+        )
     return out
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.offline.small import make_tokenizer, rows_of, save, write_jsonl
 
 from analysis import load_trace, trace
 from analysis.records import Run, digest
+from tests.offline.small import make_tokenizer, rows_of, save, write_jsonl
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -75,8 +75,25 @@ def test_template_eos_temperature_threshold_and_columns_reach_the_trace(
 ) -> None:
     rows = [{"q": [{"role": "user", "content": "1 + 2"}], "a": "3", "score": s, "gts": "3"} for s in (2.0, -1.0)]
     file = write_jsonl(tmp_path / "a.jsonl", rows)
-    options = ["--columns", "prompt=q,response=a", "--chat-template", "--eos", "--temperature", "0.5", "--threshold",
-               "0", "--on-policy", "--top-k", "3", "--dtype", "float64", "--device", "cpu", "--batch-tokens", "10"]
+    options = [
+        "--columns",
+        "prompt=q,response=a",
+        "--chat-template",
+        "--eos",
+        "--temperature",
+        "0.5",
+        "--threshold",
+        "0",
+        "--on-policy",
+        "--top-k",
+        "3",
+        "--dtype",
+        "float64",
+        "--device",
+        "cpu",
+        "--batch-tokens",
+        "10",
+    ]
     assert trace.main(line(model, file, tmp_path / "b", *options, "--objective", "psr-ratio")) == 0
     run = load_trace(tmp_path / "b")
     assert run.table("prompts")["text"].tolist() == ["user 1 + 2 assistant :"]
@@ -91,22 +108,28 @@ def test_template_eos_temperature_threshold_and_columns_reach_the_trace(
     assert load_trace(tmp_path / "c").table("rollouts")["verdict"].tolist() == ["correct", "correct"]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"--model": None}, "--model: expected with --model DIR --rollouts FILE --out DIR"),
-    ({"--rollouts": None}, "--rollouts: expected with --model DIR"),
-    ({"--out": None}, "--out: expected with --model DIR"),
-    ({"--model": "nowhere"}, "--model: expected a built-in base"),
-    ({"--rollouts": "nowhere.jsonl"}, "nowhere.jsonl cannot be read: No such file"),
-    ({"--seed": "1"}, "--seed with --rollouts: recorded rollouts are traced, not trained on"),
-    ({"--run": "tiny"}, "--run with --rollouts"),
-    ({"--set": "steps=1"}, "--set with --rollouts"),
-    ({"--answers": "gts"}, "--answers: only a verifier reads them"),
-    ({"--resume": "elsewhere"}, "give --resume alone"),
-    ({"--device": "cuda"}, "device: cuda was asked for"),
-    ({"--objective": "nsr"}, "objective.form: nsr has three that differ"),
-    ({"--objective": "nsr-log,lambda"}, "expected NAME,PARAMETER=VALUE"),
-    ({"--objective": "nsr-ratio"}, "nsr-ratio needs old log-probs, and rollouts.jsonl has no column for them; map one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--model": None}, "--model: expected with --model DIR --rollouts FILE --out DIR"),
+        ({"--rollouts": None}, "--rollouts: expected with --model DIR"),
+        ({"--out": None}, "--out: expected with --model DIR"),
+        ({"--model": "nowhere"}, "--model: expected a built-in base"),
+        ({"--rollouts": "nowhere.jsonl"}, "nowhere.jsonl cannot be read: No such file"),
+        ({"--seed": "1"}, "--seed with --rollouts: recorded rollouts are traced, not trained on"),
+        ({"--run": "tiny"}, "--run with --rollouts"),
+        ({"--set": "steps=1"}, "--set with --rollouts"),
+        ({"--answers": "gts"}, "--answers: only a verifier reads them"),
+        ({"--resume": "elsewhere"}, "give --resume alone"),
+        ({"--device": "cuda"}, "device: cuda was asked for"),
+        ({"--objective": "nsr"}, "objective.form: nsr has three that differ"),
+        ({"--objective": "nsr-log,lambda"}, "expected NAME,PARAMETER=VALUE"),
+        (
+            {"--objective": "nsr-ratio"},
+            "nsr-ratio needs old log-probs, and rollouts.jsonl has no column for them; map one",
+        ),
+    ],
+)
 def test_requests_that_cannot_be_met(
     model: Path, rollouts: Path, tmp_path: Path, capsys: Any, change: dict[str, str | None], message: str
 ) -> None:
@@ -137,11 +160,19 @@ def test_unfinished_complete_and_forced(model: Path, rollouts: Path, tmp_path: P
 
 def test_files_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"x": 1}])
-    code = ("import sys; from analysis import trace\n"
-            f"assert trace.main(['--model', 'm', '--rollouts', {str(file)!r}, '--out', 'o']) == 2\n"
-            "assert 'torch' not in sys.modules")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
-                          env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=False)  # fmt: skip
+    code = (
+        "import sys; from analysis import trace\n"
+        f"assert trace.main(['--model', 'm', '--rollouts', {str(file)!r}, '--out', 'o']) == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "has no column for the prompt" in done.stderr
 
@@ -150,8 +181,10 @@ def test_files_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed_gives_the_same_records(model: Path, tmp_path: Path, how: signal.Signals) -> None:
     rollouts = write_jsonl(tmp_path / "rollouts.jsonl", rows_of(600))
-    code = "import sys; from analysis import trace; from analysis.offline import tracing\n" \
-           "tracing._COMMIT_SECONDS = 0.0; sys.exit(trace.main(sys.argv[1:]))"  # fmt: skip
+    code = (
+        "import sys; from analysis import trace; from analysis.offline import tracing\n"
+        "tracing._COMMIT_SECONDS = 0.0; sys.exit(trace.main(sys.argv[1:]))"
+    )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
     def start(out: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.offline.small import rows_of, write_jsonl
 
 from analysis import UsageError
 from analysis.offline import read_rollouts
 from analysis.offline.columns import parse_mapping
 from analysis.offline.reading import BadRows
+from tests.offline.small import rows_of, write_jsonl
 
 ROW = {"prompt": "1 + 2 :", "response": "3 $", "reward": 1.0}
 
@@ -24,8 +24,9 @@ def trl_table(rewards: dict[str, Any], *, chat: bool = False) -> pd.DataFrame:
     if chat:
         prompts = [[{"role": "user", "content": "1 + 2"}]] * 2
         completions = [[{"role": "assistant", "content": text}] for text in completions]
-    return pd.DataFrame({"step": [7, 7], "prompt": prompts, "completion": completions, **rewards,
-                         "advantage": [0.7, -0.7]})  # fmt: skip
+    return pd.DataFrame(
+        {"step": [7, 7], "prompt": prompts, "completion": completions, **rewards, "advantage": [0.7, -0.7]}
+    )
 
 
 class TestLayouts:
@@ -73,27 +74,42 @@ class TestLayouts:
             assert (rollout.response_ids, rollout.old_log_probs) == ((3, 1), (-0.5, -0.1))
 
 
-@pytest.mark.parametrize(("rows", "columns", "message"), [
-    ([{"question": "a", "answer": "b"}], {}, r"no column for the prompt \(known names: prompt, input, prompt_ids\); it "
-                                              r"has question, answer; map one with columns prompt=NAME"),
-    ([ROW], {"reward": "score"}, r"a.jsonl has no column 'score' for reward; it has prompt, response, reward"),
-    ([ROW], {"rewards": "reward"}, r"columns: unknown role 'rewards'; did you mean reward"),
-    ([ROW | {"output": "x"}], {}, r"has response and output, either of which may be the response; say which"),
-    ([ROW, {"prompt": "a", "response": "b"}], {}, r"a.jsonl line 2: no column 'reward'; it has prompt, resp"),
-    ([ROW | {"response": ""}], {}, r"line 1, 'response': the response is empty"),
-    ([ROW | {"response": [{"content": "a"}, {"content": "b"}]}], {}, r"one message of the assistant, got 2 messages"),
-    ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
-    ([ROW | {"reward": "1"}], {}, r"line 1, 'reward': expected a number or true or false, got '1'"),
-    ([ROW | {"reward": None}], {}, r"line 1: the column 'reward' is null"),
-    ([ROW, ROW | {"reward": True}], {}, r"the rewards \('reward'\) are of mixed types: a truth value in .* line 2, "
-                                        r"a number in a.jsonl line 1"),
-    ([ROW | {"step": -1}], {}, r"'step': expected a whole number from 0, got -1"),
-    ([ROW | {"group": [1]}], {}, r"'group': expected a number or a string, the same in all rows of a group"),
-    ([ROW | {"response_ids": []}], {}, r"'response_ids': expected at least one token id, got none"),
-    ([ROW | {"response_ids": [1, "a"]}], {}, r"'response_ids': expected a list of token ids, got \[1, 'a'\]"),
-    ([ROW | {"old_log_probs": "x"}], {}, r"'old_log_probs': expected a list of finite numbers"),
-    ([], {}, r"a.jsonl has no rows"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (
+            [{"question": "a", "answer": "b"}],
+            {},
+            r"no column for the prompt \(known names: prompt, input, prompt_ids\); it "
+            r"has question, answer; map one with columns prompt=NAME",
+        ),
+        ([ROW], {"reward": "score"}, r"a.jsonl has no column 'score' for reward; it has prompt, response, reward"),
+        ([ROW], {"rewards": "reward"}, r"columns: unknown role 'rewards'; did you mean reward"),
+        ([ROW | {"output": "x"}], {}, r"has response and output, either of which may be the response; say which"),
+        ([ROW, {"prompt": "a", "response": "b"}], {}, r"a.jsonl line 2: no column 'reward'; it has prompt, resp"),
+        ([ROW | {"response": ""}], {}, r"line 1, 'response': the response is empty"),
+        (
+            [ROW | {"response": [{"content": "a"}, {"content": "b"}]}],
+            {},
+            r"one message of the assistant, got 2 messages",
+        ),
+        ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
+        ([ROW | {"reward": "1"}], {}, r"line 1, 'reward': expected a number or true or false, got '1'"),
+        ([ROW | {"reward": None}], {}, r"line 1: the column 'reward' is null"),
+        (
+            [ROW, ROW | {"reward": True}],
+            {},
+            r"the rewards \('reward'\) are of mixed types: a truth value in .* line 2, "
+            r"a number in a.jsonl line 1",
+        ),
+        ([ROW | {"step": -1}], {}, r"'step': expected a whole number from 0, got -1"),
+        ([ROW | {"group": [1]}], {}, r"'group': expected a number or a string, the same in all rows of a group"),
+        ([ROW | {"response_ids": []}], {}, r"'response_ids': expected at least one token id, got none"),
+        ([ROW | {"response_ids": [1, "a"]}], {}, r"'response_ids': expected a list of token ids, got \[1, 'a'\]"),
+        ([ROW | {"old_log_probs": "x"}], {}, r"'old_log_probs': expected a list of finite numbers"),
+        ([], {}, r"a.jsonl has no rows"),
+    ],
+)
 def test_what_is_refused(tmp_path: Path, rows: Any, columns: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_rollouts(write_jsonl(tmp_path / "a.jsonl", rows), columns=columns)

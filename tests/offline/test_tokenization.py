@@ -6,24 +6,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.offline.small import VOCAB, make_tokenizer
 
 from analysis import UsageError
 from analysis.offline import TraceSettings, read_rollouts
 from analysis.offline.reading import BadRows
 from analysis.offline.tokenization import Encoded, ModelLimits, encode_rollouts
+from tests.offline.small import VOCAB, make_tokenizer
 from toy_models.tasks.tokenizer import word_tokenizer
 
 LIMITS = ModelLimits(VOCAB, 64)
 ROW = {"prompt": "1 + 2 :", "response": "3", "reward": 1.0}
 
 
-def encode(rows: Any, tokenizer: Any = None, limits: ModelLimits = LIMITS, *, skip: bool = False, columns: Any = None,
-           **settings: Any) -> list[Encoded]:  # fmt: skip
+def encode(
+    rows: Any,
+    tokenizer: Any = None,
+    limits: ModelLimits = LIMITS,
+    *,
+    skip: bool = False,
+    columns: Any = None,
+    **settings: Any,
+) -> list[Encoded]:
     bad = BadRows(skip, "rollouts")
     file = read_rollouts(rows, columns=columns, bad=bad)
-    return encode_rollouts(file.rollouts, tokenizer or make_tokenizer(), limits, TraceSettings(**settings),
-                           file.columns, bad)  # fmt: skip
+    return encode_rollouts(
+        file.rollouts, tokenizer or make_tokenizer(), limits, TraceSettings(**settings), file.columns, bad
+    )
 
 
 def test_text_is_encoded_as_it_stands_prompt_and_response_apart() -> None:
@@ -70,21 +78,37 @@ def test_groups_by_column_or_by_prompt_within_a_step() -> None:
         encode([ROW | {"group": "a"}, ROW | {"group": "a", "prompt": "2 :"}])
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"response_ids": [3, VOCAB]}, rf"the response has the token {VOCAB}, outside the vocabulary of .* \(0 to 28\)"),
-    ({"prompt_ids": [-1]}, r"the prompt has the token -1, outside the vocabulary"),
-    ({"response": "3 what"}, r"the tokenizer cannot encode '3 what'|UNK"),
-    ({"response": " "}, r"the tokenizer makes no token of ' '"),
-    ({"prompt": " "}, r"the prompt \('prompt'\) is empty"),
-    ({"prompt": "1 " * 60, "response": "2 " * 6}, r"prompt and response have 60 and 6 tokens, more than the .* 64"),
-    ({"old_log_probs": [-1.0, -1.0]}, r"old_log_probs has 2 numbers for 1 response tokens"),
-    ({"advantage": [-1.0, -1.0]}, r"advantage has 2 numbers for 1 response tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"response_ids": [3, VOCAB]},
+            rf"the response has the token {VOCAB}, outside the vocabulary of .* \(0 to 28\)",
+        ),
+        ({"prompt_ids": [-1]}, r"the prompt has the token -1, outside the vocabulary"),
+        ({"response": "3 what"}, r"the tokenizer cannot encode '3 what'|UNK"),
+        ({"response": " "}, r"the tokenizer makes no token of ' '"),
+        ({"prompt": " "}, r"the prompt \('prompt'\) is empty"),
+        ({"prompt": "1 " * 60, "response": "2 " * 6}, r"prompt and response have 60 and 6 tokens, more than the .* 64"),
+        ({"old_log_probs": [-1.0, -1.0]}, r"old_log_probs has 2 numbers for 1 response tokens"),
+        ({"advantage": [-1.0, -1.0]}, r"advantage has 2 numbers for 1 response tokens"),
+    ],
+)
 def test_rows_that_the_model_cannot_take(row: Any, message: str) -> None:
     with pytest.raises(UsageError, match=f"rollouts: rollout 0.*({message})"):
         encode([ROW | row])
-    both = [ROW | row, {**ROW, **{name: {"prompt_ids": [7], "response_ids": [9], "advantage": [1.0],
-                                          "old_log_probs": [-1.0]}.get(name, ROW.get(name)) for name in row}}]
+    both = [
+        ROW | row,
+        {
+            **ROW,
+            **{
+                name: {"prompt_ids": [7], "response_ids": [9], "advantage": [1.0], "old_log_probs": [-1.0]}.get(
+                    name, ROW.get(name)
+                )
+                for name in row
+            },
+        },
+    ]
     assert [item.rollout.index for item in encode(both, skip=True)] == [1]
 
 
@@ -104,8 +128,11 @@ def test_tokenizers_that_do_not_match() -> None:
     other = word_tokenizer(["<pad>", "$", *(str(n) for n in range(27))], pad="<pad>", eos="$")
     rows = [ROW | {"prompt": "1 2", "response": f"{n} {n + 1}", "response_ids": [6 + n, 7 + n]} for n in range(4)]
     encode(rows)
-    with pytest.raises(UsageError, match=r"tokenizer: it does not match the token ids of the rollouts: those of rollout"
-                                         r" 0 read '4 5', their text is '0 1'"):
+    with pytest.raises(
+        UsageError,
+        match=r"tokenizer: it does not match the token ids of the rollouts: those of rollout"
+        r" 0 read '4 5', their text is '0 1'",
+    ):
         encode(rows, other)
     no_end = make_tokenizer()
     no_end.eos_token = None
@@ -113,11 +140,14 @@ def test_tokenizers_that_do_not_match() -> None:
         encode([ROW], no_end, eos=True)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"temperature": 0.0}, r"temperature: expected a positive number, got 0.0"),
-    ({"top_k": -1}, r"top_k: expected a number of tokens, 0 for none, got -1"),
-    ({"threshold": float("nan")}, r"threshold: expected a finite number, got nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, r"temperature: expected a positive number, got 0.0"),
+        ({"top_k": -1}, r"top_k: expected a number of tokens, 0 for none, got -1"),
+        ({"threshold": float("nan")}, r"threshold: expected a finite number, got nan"),
+    ],
+)
 def test_settings_out_of_range(settings: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TraceSettings(**settings)

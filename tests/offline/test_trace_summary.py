@@ -11,13 +11,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
-from tests.offline.small import dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 from analysis import UsageError, plots, trace_rollouts
 from analysis.laws import bucket_membership
 from analysis.records import Run, RunWriter
 from analysis.records.schema import BUCKETS
-from analysis.report import TraceData, summarize_trace, offline_figures as trace_figures, write_trace_figures
+from analysis.report import TraceData, summarize_trace, write_trace_figures
+from analysis.report import offline_figures as trace_figures
+from tests.offline.small import dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 ROWS = rows_of(24)
 OBJECTIVES = ("psr-log", "nsr-log", "w-reinforce-log,lambda=0.5")
@@ -51,12 +52,21 @@ def dense() -> pd.DataFrame:
             moved = [(z + s * 1e-5 * direction).softmax(-1) for s in (1, -1)]
             change = (moved[0] - moved[1]) / 2e-5
             c = float((probs**2).sum())
-            out.append({
-                "rollout": index, "prompt": row["prompt"], "reward": row["reward"], "position": t, "token": y,
-                "prob": float(probs[y]), "c": c, "entropy": entropy(z), "norm": float(direction.norm()),
-                "dentropy": (entropy(z + 1e-5 * direction) - entropy(z - 1e-5 * direction)) / 2e-5,
-                "flow": torch.zeros(6, dtype=torch.float64).scatter_add_(0, member[t], change).numpy(),
-            })  # fmt: skip
+            out.append(
+                {
+                    "rollout": index,
+                    "prompt": row["prompt"],
+                    "reward": row["reward"],
+                    "position": t,
+                    "token": y,
+                    "prob": float(probs[y]),
+                    "c": c,
+                    "entropy": entropy(z),
+                    "norm": float(direction.norm()),
+                    "dentropy": (entropy(z + 1e-5 * direction) - entropy(z - 1e-5 * direction)) / 2e-5,
+                    "flow": torch.zeros(6, dtype=torch.float64).scatter_add_(0, member[t], change).numpy(),
+                }
+            )
     return pd.DataFrame(out)
 
 
@@ -111,7 +121,8 @@ def test_tokens_that_carry_the_gradient(data: TraceData, dense: pd.DataFrame) ->
     assert found["prob"][0] == pytest.approx(first["prob"].mean(), rel=1e-4)
     own = np.where(negative["token"] == shares.index[0], negative["norm"], 0.0)
     assert (found["high"][0] - found["low"][0]) / 2 == pytest.approx(
-        by_hand(negative, own, negative["norm"].to_numpy())[1], rel=1e-3)  # fmt: skip
+        by_hand(negative, own, negative["norm"].to_numpy())[1], rel=1e-3
+    )
     assert found["text"][0] == make_tokenizer().decode([shares.index[0]])
     assert data.gradient_tokens("nsr-log", 1, 5).empty
 
@@ -141,12 +152,17 @@ def test_tables(run: Run, dense: pd.DataFrame) -> None:
     assert cells["gradient below"].value == pytest.approx(below.sum() / dense["norm"].sum(), rel=1e-5)
     assert cells["H"].value == pytest.approx(dense["entropy"].mean(), rel=1e-5)
     assert [table.title for table in carrying] == [
-        "psr-log: tokens that carry the positive gradient", "nsr-log: tokens that carry the negative gradient",
+        "psr-log: tokens that carry the positive gradient",
+        "nsr-log: tokens that carry the negative gradient",
         "w-reinforce-log,lambda=0.5: tokens that carry the positive gradient",
-        "w-reinforce-log,lambda=0.5: tokens that carry the negative gradient"]  # fmt: skip
+        "w-reinforce-log,lambda=0.5: tokens that carry the negative gradient",
+    ]
     assert [bool(table.note) for table in carrying] == [False, False, False, True]
-    assert [row[0] for row in flows.rows] == ["psr-log, rewarded", "nsr-log, unrewarded", *(
-        f"w-reinforce-log,lambda=0.5, {label}" for label in ("all", "rewarded", "unrewarded"))]
+    assert [row[0] for row in flows.rows] == [
+        "psr-log, rewarded",
+        "nsr-log, unrewarded",
+        *(f"w-reinforce-log,lambda=0.5, {label}" for label in ("all", "rewarded", "unrewarded")),
+    ]
     assert str(flows.rows[0][-3]) == "–"  # no token has a rank beyond 1024 among 29
     assert summary.to_markdown().count("###") == 6
 
@@ -170,8 +186,13 @@ def test_an_objective_without_a_weight_has_no_figure(tmp_path: Path) -> None:
 
 def test_notes(tmp_path: Path) -> None:
     rows = [*ROWS, '{"prompt"']
-    run = trace_rollouts(make_model(scale=1.0), make_tokenizer(), write_jsonl(tmp_path / "a.jsonl", rows),
-                         out=tmp_path / "a", skip_bad=True)  # fmt: skip
+    run = trace_rollouts(
+        make_model(scale=1.0),
+        make_tokenizer(),
+        write_jsonl(tmp_path / "a.jsonl", rows),
+        out=tmp_path / "a",
+        skip_bad=True,
+    )
     notes = summarize_trace(run).notes
     assert "Left out: 1 rows (broken line), such as a.jsonl line 25: not valid JSON" in notes[0]
     assert "is below that of a uniform law (-3.4): are these tokens" in notes[-1]  # random text, a sharp model
@@ -230,6 +251,7 @@ class TestFigures:
 
     def test_dollar_signs_are_text(self) -> None:
         ax = Figure().subplots()
-        plots.carrying_tokens(ax, pd.DataFrame({"text": ["$x$"], "value": [0.5], "low": [0.4], "high": [0.6]}),
-                              label="all", limit=1.0)  # fmt: skip
+        plots.carrying_tokens(
+            ax, pd.DataFrame({"text": ["$x$"], "value": [0.5], "low": [0.4], "high": [0.6]}), label="all", limit=1.0
+        )
         assert ax.get_yticklabels()[0].get_text() == r"\$x\$"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.offline.small import VOCAB, dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 from analysis import InterruptedRunError, UsageError, load_trace, trace_rollouts
 from analysis.laws import bucket_sums
@@ -20,6 +19,7 @@ from analysis.records import Run, digest
 from analysis.records.folders import read_commits
 from analysis.records.schema import BUCKETS
 from analysis.report import TraceData
+from tests.offline.small import VOCAB, dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 
 def traced(out: Path, rows: Any = None, model: Any = None, **options: Any) -> Run:
@@ -34,14 +34,23 @@ def dense_statistics(logits: torch.Tensor, tokens: torch.Tensor) -> dict[str, np
     direction = torch.nn.functional.one_hot(tokens, VOCAB) - probs
     top = probs.topk(8, -1)
     found = {
-        "log_prob": own, "one_minus_prob": 1 - own.exp(), "entropy": -(probs * log_probs).sum(-1),
-        "collision": (probs**2).sum(-1), "collision_log_prob": (probs**2 * log_probs).sum(-1),
-        "direction_norm": direction.norm(dim=-1), "argmax_token": probs.argmax(-1), "argmax_prob": probs.amax(-1),
-        "token_rank": (probs > own.exp()[:, None]).sum(-1), "top_ids": top.indices, "top_probs": top.values,
-    }  # fmt: skip
+        "log_prob": own,
+        "one_minus_prob": 1 - own.exp(),
+        "entropy": -(probs * log_probs).sum(-1),
+        "collision": (probs**2).sum(-1),
+        "collision_log_prob": (probs**2 * log_probs).sum(-1),
+        "direction_norm": direction.norm(dim=-1),
+        "argmax_token": probs.argmax(-1),
+        "argmax_prob": probs.amax(-1),
+        "token_rank": (probs > own.exp()[:, None]).sum(-1),
+        "top_ids": top.indices,
+        "top_probs": top.values,
+    }
     sums = bucket_sums(logits, BUCKETS)
-    return {name: value.numpy() for name, value in
-            (found | {"bucket_mass": sums.mass, "bucket_mass_sq": sums.mass_sq}).items()}
+    return {
+        name: value.numpy()
+        for name, value in (found | {"bucket_mass": sums.mass, "bucket_mass_sq": sums.mass_sq}).items()
+    }
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -89,8 +98,13 @@ def test_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize("vocab", [3, 700, 3000])
 def test_bucket_masses_are_those_of_the_laws(vocab: int) -> None:
     generator = torch.Generator().manual_seed(vocab)
-    logits = torch.cat([4 * torch.randn(6, vocab, generator=generator), torch.zeros(1, vocab),
-                        torch.randint(0, 3, (2, vocab), generator=generator).float()])  # ties across edges
+    logits = torch.cat(
+        [
+            4 * torch.randn(6, vocab, generator=generator),
+            torch.zeros(1, vocab),
+            torch.randint(0, 3, (2, vocab), generator=generator).float(),
+        ]
+    )  # ties across edges
     logits[0, 1] = 60.0
     sums = bucket_sums(logits.double(), BUCKETS, temperature=0.8)
     mass, mass_sq = bucket_masses(logits.clone(), 0.8)
@@ -173,7 +187,8 @@ def test_stop_requests_end_after_the_batch_and_keep_it(tmp_path: Path, monkeypat
     assert 0 < run.rows("rollouts") < 40
     assert len(calls) == 20
     assert digest(traced(tmp_path / "a", rows, batch_tokens=20, resume=True)) == digest(
-        traced(tmp_path / "b", rows, batch_tokens=20))  # fmt: skip
+        traced(tmp_path / "b", rows, batch_tokens=20)
+    )
 
 
 def test_a_second_stop_request_does_not_wait_for_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +234,16 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     np.testing.assert_allclose(run.table("tokens")["log_prob"], whole.table("tokens")["log_prob"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:123] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:12] CPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
+)
 def test_out_of_memory_with_one_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(tracing, "_COMMIT_SECONDS", 0.0)
     hidden = forward.response_hidden
@@ -286,27 +309,46 @@ class TestVerdicts:
 class TestInputsOfObjectives:
     """Refused before anything is traced, with the column that would help."""
 
-    @pytest.mark.parametrize(("change", "objective", "message"), [
-        ({"reward": None}, "nsr-log", r"nsr-log needs rewards, and rollouts has no column for them; map one with"),
-        ({"advantage": 0.5, "reward": None}, "nsr-log", r"advantages alone are enough for objectives that normalise"),
-        ({}, "nsr-ratio", r"nsr-ratio needs old log-probs, and rollouts has no column for them; .*say on_policy"),
-        ({"reward": -1.0}, "nsr-log", r"nsr-log is defined for rewards 0 and 1, and rollouts has others; give a"),
-        ({"group": None}, "grpo,form=log", r"grpo,form=log compares the responses of a group, and 12 of 12 groups in "
-                                           r"rollouts have one response only; map the column that tells groups apart"),
-        ({}, "entropy-bonus", r"entropy-bonus is a regulariser, which a trace of recorded rollouts does not have"),
-        ({}, "high-entropy", r"high-entropy chooses tokens over a minibatch, which a trace of recorded rollouts"),
-        ({}, "nsr-lgo", r"objective.name: unknown value 'nsr-lgo'; did you mean nsr-log"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("change", "objective", "message"),
+        [
+            ({"reward": None}, "nsr-log", r"nsr-log needs rewards, and rollouts has no column for them; map one with"),
+            (
+                {"advantage": 0.5, "reward": None},
+                "nsr-log",
+                r"advantages alone are enough for objectives that normalise",
+            ),
+            ({}, "nsr-ratio", r"nsr-ratio needs old log-probs, and rollouts has no column for them; .*say on_policy"),
+            ({"reward": -1.0}, "nsr-log", r"nsr-log is defined for rewards 0 and 1, and rollouts has others; give a"),
+            (
+                {"group": None},
+                "grpo,form=log",
+                r"grpo,form=log compares the responses of a group, and 12 of 12 groups in "
+                r"rollouts have one response only; map the column that tells groups apart",
+            ),
+            ({}, "entropy-bonus", r"entropy-bonus is a regulariser, which a trace of recorded rollouts does not have"),
+            ({}, "high-entropy", r"high-entropy chooses tokens over a minibatch, which a trace of recorded rollouts"),
+            ({}, "nsr-lgo", r"objective.name: unknown value 'nsr-lgo'; did you mean nsr-log"),
+        ],
+    )
     def test_missing(self, tmp_path: Path, change: Any, objective: str, message: str) -> None:
-        rows = [{name: i if value is None and name == "group" else value for name, value in (row | change).items()
-                 if value is not None or name == "group"} for i, row in enumerate(rows_of())]
+        rows = [
+            {
+                name: i if value is None and name == "group" else value
+                for name, value in (row | change).items()
+                if value is not None or name == "group"
+            }
+            for i, row in enumerate(rows_of())
+        ]
         with pytest.raises(UsageError, match=message):
             traced(tmp_path / "a", rows, objectives=[objective])
         assert not (tmp_path / "a").exists()
 
     def test_there(self, tmp_path: Path) -> None:
-        rows = [row | {"advantage": 0.5 - i % 2, "old_log_probs": [-1.0] * len(row["response"].split())}
-                for i, row in enumerate(rows_of())]  # fmt: skip
+        rows = [
+            row | {"advantage": 0.5 - i % 2, "old_log_probs": [-1.0] * len(row["response"].split())}
+            for i, row in enumerate(rows_of())
+        ]
         run = traced(tmp_path / "a", rows, objectives=["nsr-ratio", "grpo"])
         tokens = run.table("tokens")
         np.testing.assert_allclose(tokens["ratio"], np.exp(tokens["log_prob"].astype(float) + 1), rtol=1e-5)
@@ -322,8 +364,14 @@ class TestModels:
     def test_a_head_that_is_not_supported(self, tmp_path: Path) -> None:
         import transformers as hf
 
-        config = hf.BertConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                               intermediate_size=32, is_decoder=True)  # fmt: skip
+        config = hf.BertConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            is_decoder=True,
+        )
         with pytest.raises(UsageError, match=r"model: .*Bert.*supported is a decoder-only causal LM"):
             traced(tmp_path / "a", model=hf.BertLMHeadModel(config).eval())
         assert not (tmp_path / "a").exists()

@@ -38,10 +38,12 @@ def test_boundaries():
 
 
 def test_factorial():
-    shares = pd.DataFrame([
-        {"factor": "noise", "kind": "first in", "value": 0.1, "low": 0.05, "high": 0.2},
-        {"factor": "form", "kind": "Shapley", "value": -0.3, "low": -0.4, "high": -0.2},
-    ])  # fmt: skip
+    shares = pd.DataFrame(
+        [
+            {"factor": "noise", "kind": "first in", "value": 0.1, "low": 0.05, "high": 0.2},
+            {"factor": "form", "kind": "Shapley", "value": -0.3, "low": -0.4, "high": -0.2},
+        ]
+    )
     ax = axes()
     plots.factor_effects(ax, shares, ["noise", "form"])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["form", "noise"]

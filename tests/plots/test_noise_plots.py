@@ -19,8 +19,15 @@ def ax() -> Axes:
 
 
 def test_points_in_order_of_p_with_their_intervals(ax: Axes) -> None:
-    data = pd.DataFrame({"label": ["NSR", "PSR", "NSR"], "p": [0.8, 0.5, 0.2], "value": [2.0, 5.0, 30.0],
-                         "low": [1.0, 4.0, 20.0], "high": [4.0, 6.0, 45.0]})  # fmt: skip
+    data = pd.DataFrame(
+        {
+            "label": ["NSR", "PSR", "NSR"],
+            "p": [0.8, 0.5, 0.2],
+            "value": [2.0, 5.0, 30.0],
+            "low": [1.0, 4.0, 20.0],
+            "high": [4.0, 6.0, 45.0],
+        }
+    )
     plots.noise_curve(ax, data)
     lines = {container.get_label(): container for container in ax.containers}
     line, _, (bars,) = lines["NSR"]

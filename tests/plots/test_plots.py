@@ -28,8 +28,9 @@ def ax() -> Axes:
 
 def series(label: str, values: list[float], **columns: list[float]) -> pd.DataFrame:
     half = 0.1
-    return pd.DataFrame({"label": label, "value": values, "low": np.array(values) - half,
-                         "high": np.array(values) + half, **columns})
+    return pd.DataFrame(
+        {"label": label, "value": values, "low": np.array(values) - half, "high": np.array(values) + half, **columns}
+    )
 
 
 def arrows(ax: Axes) -> list[Annotation]:
@@ -104,10 +105,17 @@ def test_path_leaves_out_points_without_coordinates(ax: Axes) -> None:
 
 def test_pass_at_k_axis_is_spaced_by_failures(ax: Axes) -> None:
     k = [1, 4, 16, 64]
-    plots.pass_at_k(ax, pd.concat([
-        series("base", [0.2, 0.6, 0.9, 0.99], k=k).assign(low=[0.1, 0.5, 0.85, 0.98], high=[0.3, 0.7, 0.95, 1.0]),
-        series("PSR", [0.3, 0.7, 0.95, 1.0], k=k).assign(low=np.nan, high=np.nan),
-    ]))
+    plots.pass_at_k(
+        ax,
+        pd.concat(
+            [
+                series("base", [0.2, 0.6, 0.9, 0.99], k=k).assign(
+                    low=[0.1, 0.5, 0.85, 0.98], high=[0.3, 0.7, 0.95, 1.0]
+                ),
+                series("PSR", [0.3, 0.7, 0.95, 1.0], k=k).assign(low=np.nan, high=np.nan),
+            ]
+        ),
+    )
     heights = ax.transData.transform([(1, 0.0), (1, 0.9), (1, 0.99)])[:, 1]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], rel=1e-6)
     assert [line.get_label() for line in ax.lines] == ["base", "PSR"]
@@ -132,11 +140,16 @@ def test_difference_leaves_the_base_out(ax: Axes) -> None:
 
 
 def tokens() -> pd.DataFrame:
-    return pd.DataFrame({
-        "text": ["+1", "+2", "$"], "sampled": [False, True, False],
-        "before": [0.6, 0.3, 0.1], "after": [0.5, 0.45, 0.05], "gradient": [-0.6, 0.7, -0.01],
-        "dlogit": [-0.2, 0.5, 0.0],
-    })
+    return pd.DataFrame(
+        {
+            "text": ["+1", "+2", "$"],
+            "sampled": [False, True, False],
+            "before": [0.6, 0.3, 0.1],
+            "after": [0.5, 0.45, 0.05],
+            "gradient": [-0.6, 0.7, -0.01],
+            "dlogit": [-0.2, 0.5, 0.0],
+        }
+    )
 
 
 def test_token_bars_show_both_laws_and_mark_the_sampled_token(ax: Axes) -> None:
@@ -163,8 +176,11 @@ def test_logit_arrows_of_a_change_that_is_next_to_nothing(ax: Axes, values: list
 
 
 def test_bucket_flow_orders_buckets_from_dark_to_light(ax: Axes) -> None:
-    rows = [{"bucket": b, "update": u, "value": v * u, "low": v * u - 1, "high": v * u + 1}
-            for b, v in (("1", 2.0), ("2–4", -2.0)) for u in range(3)]
+    rows = [
+        {"bucket": b, "update": u, "value": v * u, "low": v * u - 1, "high": v * u + 1}
+        for b, v in (("1", 2.0), ("2–4", -2.0))
+        for u in range(3)
+    ]
     plots.bucket_flow(ax, pd.DataFrame(rows))
     lines = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
     assert [line.get_label() for line in lines] == ["1", "2–4"]
@@ -186,8 +202,10 @@ def test_jvp_axes_can_be_shared_between_methods(ax: Axes) -> None:
 
 
 def test_law_agreement_tells_signs_apart(ax: Axes) -> None:
-    rows = [{"quantity": q, "sign": s, "net_sign": n, "spearman": r}
-            for q, s, n, r in (("H", 1, 0.5, 0.4), ("1", 1, -0.2, -0.1), ("H", -1, 0.1, 0.0), ("1", -1, 0.3, 0.2))]
+    rows = [
+        {"quantity": q, "sign": s, "net_sign": n, "spearman": r}
+        for q, s, n, r in (("H", 1, 0.5, 0.4), ("1", 1, -0.2, -0.1), ("H", -1, 0.1, 0.0), ("1", -1, 0.3, 0.2))
+    ]
     plots.law_agreement(ax, pd.DataFrame(rows))
     drawn = {(line.get_marker(), line.get_color()): list(line.get_ydata()) for line in ax.lines}
     assert drawn["^", "#0072B2"] == [0.5, -0.2]
@@ -205,8 +223,15 @@ def test_legend_has_each_label_once(ax: Axes) -> None:
 
 
 def test_unexplained_is_one_minus_r2_on_an_axis_for_the_lines_of_all(ax: Axes) -> None:
-    data = pd.DataFrame({"quantity": ["Δ log π"] * 2 + ["ΔH"] * 2, "update": [0, 8] * 2,
-                         "value": [0.999, 0.9999, 0.99, 0.999], "low": [0.99, 0.999, -5.0, 0.9], "high": [0.9999] * 4})
+    data = pd.DataFrame(
+        {
+            "quantity": ["Δ log π"] * 2 + ["ΔH"] * 2,
+            "update": [0, 8] * 2,
+            "value": [0.999, 0.9999, 0.99, 0.999],
+            "low": [0.99, 0.999, -5.0, 0.9],
+            "high": [0.9999] * 4,
+        }
+    )
     among = pd.concat([data, data.assign(value=0.7)])
     plots.unexplained(ax, data, among=among)
     lines = {line.get_label(): line for line in ax.lines}
@@ -219,8 +244,15 @@ def test_unexplained_is_one_minus_r2_on_an_axis_for_the_lines_of_all(ax: Axes) -
 
 
 def test_part_lines_draw_the_parts_that_are_there(ax: Axes) -> None:
-    data = pd.DataFrame({"part": ["pos", "pos", "history"], "update": [0, 8, 8], "value": [1.3, 1.0, -0.5],
-                         "low": [1.0, 0.9, np.nan], "high": [1.6, 1.1, np.nan]})
+    data = pd.DataFrame(
+        {
+            "part": ["pos", "pos", "history"],
+            "update": [0, 8, 8],
+            "value": [1.3, 1.0, -0.5],
+            "low": [1.0, 0.9, np.nan],
+            "high": [1.6, 1.1, np.nan],
+        }
+    )
     plots.part_lines(ax, data)
     named = {line.get_label(): line for line in ax.lines if not str(line.get_label()).startswith("_")}
     assert list(named) == ["rewarded", "history"]

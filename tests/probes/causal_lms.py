@@ -10,10 +10,18 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 VOCAB = 37
 
 _LLAMA: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}  # fmt: skip
+}
 _GEMMA = _LLAMA | {"final_logit_softcapping": 0.7, "query_pre_attn_scalar": 8, "sliding_window": 32}
 _EXPERTS = _LLAMA | {"num_experts_per_tok": 2}
 
@@ -25,37 +33,110 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", _LLAMA),
     "gemma2": ("gemma2", _GEMMA),
     "gemma3": ("gemma3_text", _GEMMA),
-    "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64,
-                      "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+    "gpt2": (
+        "gpt2",
+        {
+            "vocab_size": VOCAB,
+            "n_embd": 16,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_positions": 64,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    ),
     "mixtral": ("mixtral", _EXPERTS | {"num_local_experts": 4}),
     "qwen3-moe": ("qwen3_moe", _EXPERTS | {"num_experts": 4, "moe_intermediate_size": 8}),
-    "gpt-neox": ("gpt_neox", {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-                              "num_attention_heads": 2, "max_position_embeddings": 64}),
+    "gpt-neox": (
+        "gpt_neox",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+        },
+    ),
     "cohere": ("cohere", _LLAMA | {"logit_scale": 0.25}),
     "granite": ("granite", _LLAMA | {"logits_scaling": 4.0}),
-}  # fmt: skip
+}
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "hyperclovax": ("hyperclovax", _LLAMA | {"logits_scaling": 3.0}),
-    "minicpm3": ("minicpm3", {**_LLAMA, "dim_model_base": 4, "q_lora_rank": 8, "kv_lora_rank": 8,
-                              "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_key_value_heads": 2}),
-    "recurrent_gemma": ("recurrent_gemma", _LLAMA | {"logits_soft_cap": 0.7, "lru_width": 16, "block_types":
-                                                     ["recurrent", "attention"], "attention_window_size": 16}),
+    "minicpm3": (
+        "minicpm3",
+        {
+            **_LLAMA,
+            "dim_model_base": 4,
+            "q_lora_rank": 8,
+            "kv_lora_rank": 8,
+            "qk_nope_head_dim": 4,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 8,
+            "num_key_value_heads": 2,
+        },
+    ),
+    "recurrent_gemma": (
+        "recurrent_gemma",
+        _LLAMA
+        | {
+            "logits_soft_cap": 0.7,
+            "lru_width": 16,
+            "block_types": ["recurrent", "attention"],
+            "attention_window_size": 16,
+        },
+    ),
     "phi (bias)": ("phi", _LLAMA | {"num_key_value_heads": 2}),
-    "gptj (bias)": ("gptj", {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4,
-                             "n_positions": 64}),
-    "opt (projected)": ("opt", {"vocab_size": VOCAB, "hidden_size": 16, "word_embed_proj_dim": 8, "ffn_dim": 24,
-                                "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}),
-    "falcon_h1": ("falcon_h1", _LLAMA | {"lm_head_multiplier": 0.3, "mamba_d_ssm": 16, "mamba_n_heads": 2,
-                                         "mamba_d_head": 8, "mamba_d_state": 4}),
-}  # fmt: skip
+    "gptj (bias)": (
+        "gptj",
+        {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": 64},
+    ),
+    "opt (projected)": (
+        "opt",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "word_embed_proj_dim": 8,
+            "ffn_dim": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "falcon_h1": (
+        "falcon_h1",
+        _LLAMA
+        | {"lm_head_multiplier": 0.3, "mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 4},
+    ),
+}
 # several layers between backbone and logits, several heads, an encoder beside the decoder
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("bert", {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                      "intermediate_size": 16, "is_decoder": True}),
-    "electra": ("electra", {"vocab_size": VOCAB, "hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 1,
-                            "num_attention_heads": 2, "intermediate_size": 16, "is_decoder": True}),
+    "bert": (
+        "bert",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "is_decoder": True,
+        },
+    ),
+    "electra": (
+        "electra",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "embedding_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "is_decoder": True,
+        },
+    ),
     "modernbert-decoder": ("modernbert-decoder", _LLAMA),
-}  # fmt: skip
+}
 
 
 def small_lm(

@@ -52,8 +52,13 @@ def make_logits_fn(model: Qwen3ForCausalLM) -> Callable[[Sequence[Sequence[int]]
         real = torch.arange(width) >= width - torch.tensor([len(p) for p in prompts])[:, None]
         mask = torch.cat([real, torch.ones(len(prompts), height, dtype=torch.bool)], 1)
         position_ids = (mask.cumsum(1) - 1).clamp(min=0)
-        out = model(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids, use_cache=False,
-                    logits_to_keep=height + 1)
+        out = model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids,
+            use_cache=False,
+            logits_to_keep=height + 1,
+        )
         return out.logits[:, :-1]
 
     return logits

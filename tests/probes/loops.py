@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tests.probes.causal_lms import VOCAB
 from torch import Tensor
+
+from tests.probes.causal_lms import VOCAB
 
 PAD = 0
 ADVANTAGES = [1.0, -0.5, 0.7, -1.3]

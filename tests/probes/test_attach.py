@@ -7,12 +7,12 @@ import math
 import pandas as pd
 import pytest
 import torch
-from tests.probes.causal_lms import FAMILIES, VOCAB, small_lm
-from tests.probes.loops import ADVANTAGES, batch, clipped, sequences, token_log_probs
 
 import analysis
 from analysis import RecordSpec, UsageError
 from analysis.records.schema import TABLES
+from tests.probes.causal_lms import FAMILIES, VOCAB, small_lm
+from tests.probes.loops import ADVANTAGES, batch, clipped, sequences, token_log_probs
 from tests.reference.attached_slow import expected_rows
 
 EVERY = RecordSpec(tokens=1, rank=True, top_k=3)
@@ -52,8 +52,10 @@ def test_against_dense_autograd(family, side):
     assert [list(p) for p in records["prompts"]["token_ids"]] == [prompts[0], *prompts[2:]]
 
 
-@pytest.mark.parametrize("how", ["labels", "mask", "short mask", "function", "batch", "loss", "keep", "keep some",
-                                 "tuple", "shifted", "position"])
+@pytest.mark.parametrize(
+    "how",
+    ["labels", "mask", "short mask", "function", "batch", "loss", "keep", "keep some", "tuple", "shifted", "position"],
+)
 def test_ways_to_say_which_tokens_count(how):
     model = small_lm("qwen3", dtype=torch.float64)
     prompts = [[5, 6, 7], [8]]
@@ -115,8 +117,10 @@ def test_without_labels_every_token_that_one_came_before_counts():
         whole = [p + r for p, r in zip(prompts, responses, strict=True)]
         tokens = trace.records()["tokens"]
         assert [list(rows["token"]) for _, rows in tokens.groupby("rollout")] == [w[1:] for w in whole]
-        weights = [rows["weight"].to_numpy()[: len(p) - 1] for (_, rows), p in zip(tokens.groupby("rollout"), prompts,
-                                                                                   strict=True)]
+        weights = [
+            rows["weight"].to_numpy()[: len(p) - 1]
+            for (_, rows), p in zip(tokens.groupby("rollout"), prompts, strict=True)
+        ]
         assert all((w == 0).all() for w in weights)
 
 
@@ -177,8 +181,11 @@ def test_wrapped_models(wrapper, tmp_path):
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
         model = small_lm("qwen3")
-        wrap = {"ddp": DistributedDataParallel, "fsdp2": fully_shard,
-                "compile": lambda m: torch.compile(m, backend="eager")}[wrapper]  # fmt: skip
+        wrap = {
+            "ddp": DistributedDataParallel,
+            "fsdp2": fully_shard,
+            "compile": lambda m: torch.compile(m, backend="eager"),
+        }[wrapper]
         wrapped = wrap(model)
         with analysis.attach(wrapped, record=EVERY) as trace:
             clipped(token_log_probs(wrapped(**inputs).logits, inputs["labels"])).backward()
@@ -240,8 +247,10 @@ def test_gradient_checkpointing(reentrant, whole):
 
 def hooks_of(model):
     kinds = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_backward_hooks")
-    return [(name, *(list(getattr(module, kind)) for kind in kinds), sorted(module.__dict__))
-            for name, module in model.named_modules()]  # fmt: skip
+    return [
+        (name, *(list(getattr(module, kind)) for kind in kinds), sorted(module.__dict__))
+        for name, module in model.named_modules()
+    ]
 
 
 @pytest.mark.parametrize("how", ["exit", "error", "interrupt", "error in step"])
@@ -311,8 +320,9 @@ def test_passes_without_a_gradient_are_no_records():
     with analysis.attach(model, record=EVERY) as trace:
         with torch.no_grad():
             model(**inputs)
-        model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=2,
-                       do_sample=False)
+        model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=2, do_sample=False
+        )
         model(**inputs)  # a pass that nothing is done with
         model(**inputs).loss.backward()
         trace.step()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.probes.causal_lms import FAMILIES, VOCAB, small_lm
-from tests.probes.loops import ADVANTAGES, batch, clipped, sequences, token_log_probs
-from tests.probes.test_attach import check_tokens
 from torch import Tensor
 
 import analysis
 from analysis import RecordSpec, UsageError
+from tests.probes.causal_lms import FAMILIES, VOCAB, small_lm
+from tests.probes.loops import ADVANTAGES, batch, clipped, sequences, token_log_probs
+from tests.probes.test_attach import check_tokens
 from tests.reference.attached_slow import expected_rows
 
 EVERY = RecordSpec(tokens=1, rank=True)
@@ -273,13 +273,31 @@ def test_grpo_trainer(tmp_path):
             trace.step()
 
     config = trl.GRPOConfig(
-        output_dir=str(tmp_path / "trl"), per_device_train_batch_size=4, num_generations=4, max_completion_length=6,
-        gradient_accumulation_steps=2, max_steps=2, learning_rate=1e-3, beta=0.0, temperature=0.9, report_to=[],
-        use_cpu=True, gradient_checkpointing=True, save_strategy="no", disable_tqdm=True, bf16=False,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "trl"),
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=6,
+        gradient_accumulation_steps=2,
+        max_steps=2,
+        learning_rate=1e-3,
+        beta=0.0,
+        temperature=0.9,
+        report_to=[],
+        use_cpu=True,
+        gradient_checkpointing=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        bf16=False,
+    )
     data = datasets.Dataset.from_dict({"prompt": ["w4 w5", "w6 w7 w8", "w9", "w10 w11"]})
-    trainer = trl.GRPOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data,
-                              processing_class=tokenizer, callbacks=[Mark()])
+    trainer = trl.GRPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=[Mark()],
+    )
     seen = []
     inner = trainer.compute_loss
 
@@ -295,8 +313,9 @@ def test_grpo_trainer(tmp_path):
     for update, rows in tokens.groupby("update"):
         parts = seen[2 * update : 2 * update + 2]
         ids = torch.cat([p["completion_ids"][p["completion_mask"].bool()] for p in parts])
-        advantages = torch.cat([p["advantages"][:, None].expand_as(p["completion_mask"])[p["completion_mask"].bool()]
-                                for p in parts])
+        advantages = torch.cat(
+            [p["advantages"][:, None].expand_as(p["completion_mask"])[p["completion_mask"].bool()] for p in parts]
+        )
         assert rows["token"].tolist() == ids.tolist()
         quotient = torch.tensor(rows["weight"].to_numpy())[advantages != 0] / advantages[advantages != 0]
         assert quotient.numpy() == pytest.approx(1 / len(ids), rel=1e-4)  # DAPO: the tokens of the whole update

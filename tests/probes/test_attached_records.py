@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.probes.causal_lms import small_lm
-from tests.probes.loops import batch, clipped, sequences, token_log_probs
-from tests.probes.test_attach_fused import add_stand_in
 
 import analysis
 from analysis import RecordSpec, UsageError
 from analysis.token_stats import token_statistics
+from tests.probes.causal_lms import small_lm
+from tests.probes.loops import batch, clipped, sequences, token_log_probs
+from tests.probes.test_attach_fused import add_stand_in
 
 
 def loop(trace, model, updates: int, *, prompts_seed: int = 0, number: int = 4) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.probes.conftest import VOCAB, make_logits_fn, make_model
-from tests.records.rows import RUN_JSON
 from torch import Tensor, nn
 
 from analysis import UsageError
@@ -19,6 +17,8 @@ from analysis.probes import ContextProbe, ContextRows, draw_contexts
 from analysis.records import Run, RunWriter, load_trace
 from analysis.records.encoding import record_batch
 from analysis.records.schema import BUCKETS, SHARES
+from tests.probes.conftest import VOCAB, make_logits_fn, make_model
+from tests.records.rows import RUN_JSON
 
 
 def responses(count: int, seed: int, longest: int = 6) -> tuple[list[list[int]], list[list[int]], list[str]]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.probes.conftest import VOCAB, make_logits_fn, make_model
 from torch import Tensor, nn
 
 from analysis import UsageError
 from analysis.probes import jvp_step
 from analysis.probes.jvp import distribution_change, jvp_steps
+from tests.probes.conftest import VOCAB, make_logits_fn, make_model
 
 # of different lengths, so that the pass has left padding, a mask and position ids
 PROMPTS = [[5, 9, 3], [7], [100, 4, 2, 8]]

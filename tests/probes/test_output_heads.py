@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.probes.causal_lms import FAMILIES, MORE, REFUSED, VOCAB, small_lm
 from torch import nn
 from transformers import (
     AutoModel,
@@ -16,6 +15,7 @@ from transformers import (
 
 from analysis import UsageError
 from analysis.probes.output_heads import find_head, last_hidden_state, unwrap
+from tests.probes.causal_lms import FAMILIES, MORE, REFUSED, VOCAB, small_lm
 
 IDS = torch.randint(3, VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
 
@@ -98,8 +98,14 @@ def test_heads_of_several_layers_are_refused(family):
 
 
 def test_what_is_no_causal_lm_is_refused():
-    config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-                         num_key_value_heads=1)  # fmt: skip
+    config = Qwen2Config(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     with pytest.raises(UsageError, match="model: expected a causal LM of transformers, got Linear"):
         find_head(nn.Linear(2, 2))
     for kind in (AutoModel, AutoModelForSequenceClassification):
@@ -143,8 +149,15 @@ def peft_model(**changes):
     return peft.get_peft_model(small_lm("qwen3", dtype=torch.float64), peft.LoraConfig(**(fields | changes)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_bias": True}, {"target_modules": ["q_proj"], "modules_to_save":
-                                                               ["lm_head"]}, {"target_modules": ["q_proj"]}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lora_bias": True},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"]},
+    ],
+)
 def test_lora(changes):
     model = peft_model(**changes).eval()
     for parameter in model.parameters():

@@ -84,18 +84,33 @@ def test_embeddings_with_labels_and_without():
     ("inputs", "positions", "message"),
     [
         ({"input_ids": torch.tensor([1, 2])}, 2, r"input_ids: expected shape \(batch, length\), got \(2,\)"),
-        ({"input_ids": torch.tensor([[1, 2]]), "labels": torch.tensor([[1]])}, 2,
-         r"labels: expected token ids of shape \(1, 2\), as input_ids, got torch.int64 \(1, 1\)"),
-        ({"input_ids": torch.tensor([[1, 2]]), "shift_labels": [[1, 2]]}, 2,
-         r"shift_labels: expected token ids of shape \(1, 2\), as input_ids, got list"),
-        ({"input_ids": torch.tensor([[1, 2]])}, 3,
-         r"expected logits for 2 positions of an input of length 2, .* gave 3"),
-        ({"input_ids": torch.tensor([[1, 2, 3]]), "logits_to_keep": torch.tensor([0, 1])}, 3,
-         r"expected logits for 2 positions of an input of length 3, .* gave 3"),
-        ({"input_ids": torch.tensor([[1, 2, 12]])}, 3,
-         r"input_ids: expected token ids from 0 to 8, got 12 as the token after row 0, position 1; do tokenizer"),
+        (
+            {"input_ids": torch.tensor([[1, 2]]), "labels": torch.tensor([[1]])},
+            2,
+            r"labels: expected token ids of shape \(1, 2\), as input_ids, got torch.int64 \(1, 1\)",
+        ),
+        (
+            {"input_ids": torch.tensor([[1, 2]]), "shift_labels": [[1, 2]]},
+            2,
+            r"shift_labels: expected token ids of shape \(1, 2\), as input_ids, got list",
+        ),
+        (
+            {"input_ids": torch.tensor([[1, 2]])},
+            3,
+            r"expected logits for 2 positions of an input of length 2, .* gave 3",
+        ),
+        (
+            {"input_ids": torch.tensor([[1, 2, 3]]), "logits_to_keep": torch.tensor([0, 1])},
+            3,
+            r"expected logits for 2 positions of an input of length 3, .* gave 3",
+        ),
+        (
+            {"input_ids": torch.tensor([[1, 2, 12]])},
+            3,
+            r"input_ids: expected token ids from 0 to 8, got 12 as the token after row 0, position 1; do tokenizer",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit(inputs, positions, message):
     with pytest.raises(UsageError, match=message):
         line_up(inputs, positions, 9)

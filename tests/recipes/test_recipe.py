@@ -262,7 +262,10 @@ class TestGrid:
         runs = default.override("grid.optimizer.lr=[1e-4, 2e-4]", "grid.seed=[0, 1]").expand()
         assert len(runs) == 16
         assert [run.run_id for run in runs[:4]] == [
-            "psr-lr0.0001-seed0", "psr-lr0.0001-seed1", "psr-lr0.0002-seed0", "psr-lr0.0002-seed1",
+            "psr-lr0.0001-seed0",
+            "psr-lr0.0001-seed1",
+            "psr-lr0.0002-seed0",
+            "psr-lr0.0002-seed1",
         ]
         assert runs[2].label == "PSR lr=0.0002"
         assert runs[0].label == runs[1].label
@@ -306,8 +309,17 @@ class TestGrid:
 
 class TestOverride:
     def test_literals_and_words(self, default: Recipe) -> None:
-        config = default.override("update.epochs = 4", "optimizer.name=sgd", "eval.temperatures=[0.5, 2]",
-                                  'policy.base="path"', "record.checkpoint=false").expand()[0].config
+        config = (
+            default.override(
+                "update.epochs = 4",
+                "optimizer.name=sgd",
+                "eval.temperatures=[0.5, 2]",
+                'policy.base="path"',
+                "record.checkpoint=false",
+            )
+            .expand()[0]
+            .config
+        )
         assert (config.update.epochs, config.optimizer.name, config.eval.temperatures) == (4, "sgd", (0.5, 2.0))
         assert config.record.checkpoint is False
 
@@ -321,8 +333,11 @@ class TestOverride:
     def test_settings_of_the_critic_reach_those_that_have_one(self) -> None:
         runs = Recipe.load("ppo").override("critic.lr=0.01").expand()
         assert {run.label: run.config.critic.lr for run in runs} == {
-            "REINFORCE": 1e-3, "GRPO": 1e-3, "PPO": 0.01, "PPO clip-higher": 0.01,
-        }  # fmt: skip
+            "REINFORCE": 1e-3,
+            "GRPO": 1e-3,
+            "PPO": 0.01,
+            "PPO clip-higher": 0.01,
+        }
 
     def test_unset(self, default: Recipe) -> None:
         configs = [run.config for run in default.override("objective.clip_low=unset", "steps=unset").expand()]
@@ -362,8 +377,18 @@ class TestHash:
 
     def test_sees_every_field(self) -> None:
         plain = Recipe.from_dict({"schema": 1, "objective": {"name": "w-reinforce-ratio", "lambda": 0.2}})
-        changes = {"steps": 41, "seed": 1, "threads": 2, "device": "cpu", "objective.lambda": 0.3, "record.tokens": 0.5,
-                   "objective.clip_low": 0.2, "eval.temperatures": [1.0], "policy.seed": 1, "update.rows": "drop"}
+        changes = {
+            "steps": 41,
+            "seed": 1,
+            "threads": 2,
+            "device": "cpu",
+            "objective.lambda": 0.3,
+            "record.tokens": 0.5,
+            "objective.clip_low": 0.2,
+            "eval.temperatures": [1.0],
+            "policy.seed": 1,
+            "update.rows": "drop",
+        }
         hashes = {plain.set(**{path: value}).hash for path, value in changes.items()}
         assert len(hashes | {plain.hash}) == len(changes) + 1
 

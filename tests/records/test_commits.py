@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.records.breaking import Killed, break_at
-from tests.records.rows import RUN_JSON, some_rows
 
 from analysis import UsageError
 from analysis.records import Run, RunWriter, digest, load_trace
 from analysis.records.folders import write_durably
+from tests.records.breaking import Killed, break_at
+from tests.records.rows import RUN_JSON, some_rows
 
 STEPS = 4
 WRITTEN = ("rollouts", "timings")  # texts, lists and gaps; apart from identity
@@ -125,7 +125,11 @@ def refusal(folder: Path) -> OSError | None:
     ids=["full for good", "quota", "fault"],
 )
 def test_every_refusal_of_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls_and_digest: tuple[int, str], number: int, lasting: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    calls_and_digest: tuple[int, str],
+    number: int,
+    lasting: bool,
     cure: str,
 ) -> None:
     """As above, but the call is refused, and all after it where the refusal lasts; nothing committed is lost."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.records.rows import RUN_JSON, some_rows
 
 from analysis.records import RunWriter, digest, load_trace
 from analysis.records.encoding import ContentHash, record_batch
 from analysis.records.schema import TABLES
+from tests.records.rows import RUN_JSON, some_rows
 
 
 def written(folder: Path, tables: dict[str, dict[str, list[Any]]], chunks: list[int]) -> str:

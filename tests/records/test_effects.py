@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.records.rows import RUN_JSON, some_rows
 from torch import Tensor, nn
 
 from analysis import UsageError
@@ -18,6 +17,7 @@ from analysis.laws import token_statistics
 from analysis.probes import ContextProbe, ContextRows
 from analysis.records import Run, RunWriter, load_trace, prediction_summary
 from analysis.records.schema import BUCKETS
+from tests.records.rows import RUN_JSON, some_rows
 
 VOCAB = 150  # five of the six rank buckets hold tokens
 STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
@@ -104,8 +104,12 @@ def rewarded(**changes: Any) -> dict[str, Any]:
     rewards = [float(i % 3 == 0) for i in range(40)]
     # in an order of their own and with groups that do not stand next to each other
     order = np.random.default_rng(0).permutation(40)
-    rows |= {"step": 0, "rollout": order.tolist(), "group": (order % 10).tolist(),
-             "reward": [rewards[i] for i in order]}
+    rows |= {
+        "step": 0,
+        "rollout": order.tolist(),
+        "group": (order % 10).tolist(),
+        "reward": [rewards[i] for i in order],
+    }
     return rows | changes
 
 
@@ -181,8 +185,9 @@ def table_run(folder: Path, *, flip: float = 1.0, updates: int = 4, size: float 
         return ContextRows(kind, prompts[low:high], responses[low:high], [[0]] * (high - low), ids, **fields)
 
     signs = [1] * 10 + [-1] * 15
-    weights = torch.cat([torch.rand(10, generator=generator) + 0.5, -torch.rand(10, generator=generator) - 0.5,
-                         torch.zeros(10)]).double()
+    weights = torch.cat(
+        [torch.rand(10, generator=generator) + 0.5, -torch.rand(10, generator=generator) - 0.5, torch.zeros(10)]
+    ).double()
     probe = ContextProbe(policy.logits, panel=rows("panel", 25, 30))
     writer = RunWriter(folder, run_json=RUN_JSON)
     for update in range(updates):
@@ -228,8 +233,11 @@ def test_flows_put_the_predictions_beside_the_realised_change(tmp_path: Path) ->
 def test_summary_of_a_policy_that_obeys_the_law(tmp_path: Path) -> None:
     summary = prediction_summary(table_run(tmp_path, size=0.02))
     by = summary.set_index(["kind", "sign", "weights", "quantity"])
-    assert set(summary["quantity"]) == {"log_prob", "entropy", *(f"mass {x}" for x in
-                                        ("1", "2–4", "5–16", "17–128", "129–1024", "1025+"))}
+    assert set(summary["quantity"]) == {
+        "log_prob",
+        "entropy",
+        *(f"mass {x}" for x in ("1", "2–4", "5–16", "17–128", "129–1024", "1025+")),
+    }
     for sign in (1, -1):
         for quantity in ("log_prob", "entropy"):
             row = by.loc[("batch", sign, "nonzero", quantity)]

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.records.breaking import break_at
-from tests.records.rows import RUN_JSON, some_rows
 
 from analysis import UsageError
 from analysis.records import (
@@ -22,9 +20,12 @@ from analysis.records import (
     update_experiment,
     write_experiment,
 )
+from tests.records.breaking import break_at
+from tests.records.rows import RUN_JSON, some_rows
 
-RUNS = [{"run_id": f"{name}-s{seed}", "label": name.upper(), "seed": seed}
-        for name in ("psr", "nsr") for seed in (0, 1)]
+RUNS = [
+    {"run_id": f"{name}-s{seed}", "label": name.upper(), "seed": seed} for name in ("psr", "nsr") for seed in (0, 1)
+]
 
 
 @pytest.fixture

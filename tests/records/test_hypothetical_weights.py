@@ -20,26 +20,66 @@ REWARDS = (1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
 GROUPS = (0, 1, 0, 1, 0, 1)  # they do not stand next to each other
 
 
-def offline(folder: Path, *, rewards: Any = REWARDS, groups: Any = GROUPS, old: bool = True, engine: str = "offline",
-            steps: Any = (0,) * 6, advantage: Any = None) -> Run:  # fmt: skip
-    writer = RunWriter(folder, run_json={"run_id": "a", "label": "a", "engine": engine, "recipe": None, "hash": "h",
-                                         "seed": None, "temperature": 1.0})
+def offline(
+    folder: Path,
+    *,
+    rewards: Any = REWARDS,
+    groups: Any = GROUPS,
+    old: bool = True,
+    engine: str = "offline",
+    steps: Any = (0,) * 6,
+    advantage: Any = None,
+) -> Run:
+    writer = RunWriter(
+        folder,
+        run_json={
+            "run_id": "a",
+            "label": "a",
+            "engine": engine,
+            "recipe": None,
+            "hash": "h",
+            "seed": None,
+            "temperature": 1.0,
+        },
+    )
     generator = np.random.default_rng(0)
     n = sum(LENGTHS)
     log_prob = -generator.random(n) * 2 - 0.1
     filler = dict.fromkeys(("one_minus_prob", "entropy", "collision", "direction_norm"), 0.5)
-    writer.append("tokens", filler | {
-        "update": -1, "step": np.repeat(steps, LENGTHS), "rollout": np.repeat(np.arange(6), LENGTHS),
-        "position": np.concatenate([np.arange(i) for i in LENGTHS]), "epoch": 0, "minibatch": 0,
-        "token": np.zeros(n, dtype=int), "log_prob": log_prob, "collision_log_prob": -0.5,
-        "advantage": advantage,
-        "old_log_prob": log_prob + generator.normal(size=n) * 0.3 if old else None,
-    })  # fmt: skip
-    writer.append("rollouts", {
-        "step": list(steps), "rollout": list(range(6)), "rank": 0, "prompt_id": "p", "group": list(groups),
-        "response_ids": ragged(np.zeros(n, dtype=np.int32), LENGTHS), "response_text": "", "length": list(LENGTHS),
-        "finished": True, "reward": list(rewards), "noise_flipped": False, "dropped": False,
-    })  # fmt: skip
+    writer.append(
+        "tokens",
+        filler
+        | {
+            "update": -1,
+            "step": np.repeat(steps, LENGTHS),
+            "rollout": np.repeat(np.arange(6), LENGTHS),
+            "position": np.concatenate([np.arange(i) for i in LENGTHS]),
+            "epoch": 0,
+            "minibatch": 0,
+            "token": np.zeros(n, dtype=int),
+            "log_prob": log_prob,
+            "collision_log_prob": -0.5,
+            "advantage": advantage,
+            "old_log_prob": log_prob + generator.normal(size=n) * 0.3 if old else None,
+        },
+    )
+    writer.append(
+        "rollouts",
+        {
+            "step": list(steps),
+            "rollout": list(range(6)),
+            "rank": 0,
+            "prompt_id": "p",
+            "group": list(groups),
+            "response_ids": ragged(np.zeros(n, dtype=np.int32), LENGTHS),
+            "response_text": "",
+            "length": list(LENGTHS),
+            "finished": True,
+            "reward": list(rewards),
+            "noise_flipped": False,
+            "dropped": False,
+        },
+    )
     writer.commit(6, {})
     run = load_trace(folder)
     assert isinstance(run, Run)
@@ -72,8 +112,21 @@ def one_by_one(run: Run, name: str) -> np.ndarray:
     return weight
 
 
-@pytest.mark.parametrize("name", ["nsr-log", "psr-ratio,clip_high=0.2", "grpo", "rloo", "nft", "oreal", "gspo", "topr",
-                                  "sequence-nft", "rewarding-unlikely"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nsr-log",
+        "psr-ratio,clip_high=0.2",
+        "grpo",
+        "rloo",
+        "nft",
+        "oreal",
+        "gspo",
+        "topr",
+        "sequence-nft",
+        "rewarding-unlikely",
+    ],
+)
 @pytest.mark.parametrize("groups", [GROUPS, (0, 0, 1, 1, 1, 1)])
 def test_weights_are_those_of_each_group_by_itself(tmp_path: Path, name: str, groups: Any) -> None:
     run = offline(tmp_path, groups=groups)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.records.rows import RUN_JSON, some_rows
 
 from analysis import UsageError
 from analysis.records import Run, RunWriter, load_trace, shares_summary
 from analysis.records.schema import BUCKETS, SHARES
 from analysis.records.step_shares import VIEWS, view
+from tests.records.rows import RUN_JSON, some_rows
 
 UPDATES, EACH = 6, 12  # contexts of each update: four of each sign, four of the panel
 

@@ -12,11 +12,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.records.rows import RUN_JSON, some_rows
 
 from analysis import UsageError
 from analysis.records import Run, RunWriter, load_trace
 from analysis.records.schema import TABLES, arrow_schema
+from tests.records.rows import RUN_JSON, some_rows
 
 
 def write(folder: Path, **tables: dict[str, Any]) -> Run:

@@ -47,8 +47,9 @@ def _by_bucket(values: np.ndarray, before: np.ndarray) -> list[float]:
     return [float(ordered[low:high].sum()) for low, high in pairwise(edges)]
 
 
-def _flow(update: int, context: int, token: int, before: np.ndarray, after: np.ndarray, weight: float | None,
-          jvp: str | None) -> dict[str, Any]:
+def _flow(
+    update: int, context: int, token: int, before: np.ndarray, after: np.ndarray, weight: float | None, jvp: str | None
+) -> dict[str, Any]:
     """A row of `flows`; with a JVP, which is the whole realised change, where `jvp` names its gradients' source."""
     top = np.unique(np.concatenate([np.argsort(-before)[:4], np.argsort(-after)[:4], [token]]))
     row: dict[str, Any] = {
@@ -99,11 +100,21 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
     which two have a weight."""
     laws = panel_laws()
     if step == 0:
-        _append(writer, "contexts", [
-            {"context": i, "kind": "panel", "prompt_id": f"v{i // 2}", "prefix_ids": [1, 2, i], "token": i,
-             "position": i % 2}
-            for i in range(4)
-        ])
+        _append(
+            writer,
+            "contexts",
+            [
+                {
+                    "context": i,
+                    "kind": "panel",
+                    "prompt_id": f"v{i // 2}",
+                    "prefix_ids": [1, 2, i],
+                    "token": i,
+                    "position": i % 2,
+                }
+                for i in range(4)
+            ],
+        )
     rng = np.random.default_rng([2, step])
     sign = 1 if label == "PSR" else -1
     for update in (2 * step, 2 * step + 1):
@@ -116,10 +127,23 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
             after = law * np.exp((-0.5 if against else 0.5) * sign * direction)
             weight = 0.1 * sign if reward == sign else 0.0
             flows.append(_flow(update, context, token, law, after / after.sum(), weight, jvp=jvp))
-            _append(writer, "contexts", [{
-                "context": context, "kind": "batch", "prompt_id": "r0", "prefix_ids": [1, 2], "token": token,
-                "step": step, "rollout": 0, "position": 0, "sign": reward,
-            }])
+            _append(
+                writer,
+                "contexts",
+                [
+                    {
+                        "context": context,
+                        "kind": "batch",
+                        "prompt_id": "r0",
+                        "prefix_ids": [1, 2],
+                        "token": token,
+                        "step": step,
+                        "rollout": 0,
+                        "position": 0,
+                        "sign": reward,
+                    }
+                ],
+            )
         _append(writer, "flows", flows)
 
 
@@ -132,61 +156,155 @@ def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None,
     if samples is not None:
         _append_sampled_evals(writer, label, step, samples)
         return
-    _append(writer, "evals", [
-        {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
-         "top_p": 1.0, "top_k": 0, "p": success(label, step, i, temperature),
-         "effective_solutions": 10.0 - step * (2 if label == "PSR" else 1),
-         "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
-         **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {}),
-         **({"mode_mass": 0.1 * (step + 1), "mode_p": 0.8} if modes else {})}
-        for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES
-    ])
+    _append(
+        writer,
+        "evals",
+        [
+            {
+                "step": step,
+                "update": 2 * step,
+                "prompt_id": prompt,
+                "split": split,
+                "temperature": temperature,
+                "top_p": 1.0,
+                "top_k": 0,
+                "p": success(label, step, i, temperature),
+                "effective_solutions": 10.0 - step * (2 if label == "PSR" else 1),
+                "greedy_correct": i < 3,
+                "entropy_fixed": 1.0 - 0.1 * step,
+                "tail_mass": 0.01,
+                **({"n": 4, "c": 2, "entropy_own": 0.8 - 0.1 * step} if temperature == 1.0 else {}),
+                **({"mode_mass": 0.1 * (step + 1), "mode_p": 0.8} if modes else {}),
+            }
+            for split, prompts in PROMPTS.items()
+            for i, prompt in enumerate(prompts)
+            for temperature in TEMPERATURES
+        ],
+    )
 
 
 def _append_sampled_evals(writer: RunWriter, label: str, step: int, samples: int) -> None:
     """As evaluations of a task are that cannot list its solutions: no p, samples at the first temperature alone."""
-    _append(writer, "evals", [
-        {"step": step, "update": 2 * step, "prompt_id": prompt, "split": split, "temperature": temperature,
-         "top_p": 1.0, "top_k": 0, "greedy_correct": i < 3, "entropy_fixed": 1.0 - 0.1 * step, "tail_mass": 0.01,
-         **({"n": samples, "c": min(samples, sampled_correct(label, step, i)), "entropy_own": 0.8 - 0.1 * step}
-            if samples and temperature == 1.0 else {})}
-        for split, prompts in PROMPTS.items() for i, prompt in enumerate(prompts) for temperature in TEMPERATURES
-    ])
+    _append(
+        writer,
+        "evals",
+        [
+            {
+                "step": step,
+                "update": 2 * step,
+                "prompt_id": prompt,
+                "split": split,
+                "temperature": temperature,
+                "top_p": 1.0,
+                "top_k": 0,
+                "greedy_correct": i < 3,
+                "entropy_fixed": 1.0 - 0.1 * step,
+                "tail_mass": 0.01,
+                **(
+                    {"n": samples, "c": min(samples, sampled_correct(label, step, i)), "entropy_own": 0.8 - 0.1 * step}
+                    if samples and temperature == 1.0
+                    else {}
+                ),
+            }
+            for split, prompts in PROMPTS.items()
+            for i, prompt in enumerate(prompts)
+            for temperature in TEMPERATURES
+        ],
+    )
 
 
 def _append_step(writer: RunWriter, step: int) -> None:
     correct = np.array([[True, True], [True, False], [step > 0, False], [True, True]])
-    _append(writer, "rollouts", [
-        {"step": step, "rollout": 2 * group + i, "rank": 0, "prompt_id": f"r{group}", "group": group,
-         "response_ids": [3, 4], "response_text": "w3 w4", "length": 2, "finished": True,
-         "reward": float(correct[group, i]), "correct": bool(correct[group, i]), "noise_flipped": False,
-         "dropped": False}
-        for group in range(4) for i in range(2)
-    ])
-    _append(writer, "steps", [{
-        "step": step, "n_rollouts": 8, "n_updates": 2, "reward_mean": correct.mean(), "correct_ratio": correct.mean(),
-        "fully_solved_ratio": 0.5, "none_solved_ratio": 0.25 * (step == 0), "entropy_own": 0.7,
-    }])
-    _append(writer, "timings", [
-        {"step": step, "phase": phase, "seconds": seconds, "tokens": tokens, "peak_rss_bytes": 1}
-        for phase, seconds, tokens in (("rollout", 0.5, 100), ("update", 2.0, 90), ("evaluate", 1.0, None))
-    ])
-    _append(writer, "updates", [
-        {"update": 2 * step + i, "step": step, "epoch": 0, "minibatch": i, "skipped": False, "rows_pos": 2,
-         "rows_neg": 2, "tokens_pos": 4, "tokens_neg": 4, "lr": 1e-3, "param_step_norm": 0.1}
-        for i in range(2)
-    ])
+    _append(
+        writer,
+        "rollouts",
+        [
+            {
+                "step": step,
+                "rollout": 2 * group + i,
+                "rank": 0,
+                "prompt_id": f"r{group}",
+                "group": group,
+                "response_ids": [3, 4],
+                "response_text": "w3 w4",
+                "length": 2,
+                "finished": True,
+                "reward": float(correct[group, i]),
+                "correct": bool(correct[group, i]),
+                "noise_flipped": False,
+                "dropped": False,
+            }
+            for group in range(4)
+            for i in range(2)
+        ],
+    )
+    _append(
+        writer,
+        "steps",
+        [
+            {
+                "step": step,
+                "n_rollouts": 8,
+                "n_updates": 2,
+                "reward_mean": correct.mean(),
+                "correct_ratio": correct.mean(),
+                "fully_solved_ratio": 0.5,
+                "none_solved_ratio": 0.25 * (step == 0),
+                "entropy_own": 0.7,
+            }
+        ],
+    )
+    _append(
+        writer,
+        "timings",
+        [
+            {"step": step, "phase": phase, "seconds": seconds, "tokens": tokens, "peak_rss_bytes": 1}
+            for phase, seconds, tokens in (("rollout", 0.5, 100), ("update", 2.0, 90), ("evaluate", 1.0, None))
+        ],
+    )
+    _append(
+        writer,
+        "updates",
+        [
+            {
+                "update": 2 * step + i,
+                "step": step,
+                "epoch": 0,
+                "minibatch": i,
+                "skipped": False,
+                "rows_pos": 2,
+                "rows_neg": 2,
+                "tokens_pos": 4,
+                "tokens_neg": 4,
+                "lr": 1e-3,
+                "param_step_norm": 0.1,
+            }
+            for i in range(2)
+        ],
+    )
 
 
-def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: str,
-              samples: int | None = None, modes: bool = False) -> None:
+def write_run(
+    folder: Path, label: str, seed: int, *, contexts: bool, status: str, samples: int | None = None, modes: bool = False
+) -> None:
     """One run with an evaluation before each step and after the last; one that is not complete ends a step early."""
-    writer = RunWriter(folder, run_json={
-        "run_id": folder.name, "label": label, "engine": "small", "recipe": None, "hash": "0" * 64, "seed": seed,
-        "temperature": 1.0,
-    })
-    ids = [{"prompt_id": prompt, "split": split, "text": "w1 w2", "token_ids": [1, 2]}
-           for split, prompts in (*PROMPTS.items(), ("train", ["r0", "r1", "r2", "r3"])) for prompt in prompts]
+    writer = RunWriter(
+        folder,
+        run_json={
+            "run_id": folder.name,
+            "label": label,
+            "engine": "small",
+            "recipe": None,
+            "hash": "0" * 64,
+            "seed": seed,
+            "temperature": 1.0,
+        },
+    )
+    ids = [
+        {"prompt_id": prompt, "split": split, "text": "w1 w2", "token_ids": [1, 2]}
+        for split, prompts in (*PROMPTS.items(), ("train", ["r0", "r1", "r2", "r3"]))
+        for prompt in prompts
+    ]
     _append(writer, "prompts", ids)
     _append_evals(writer, label, 0, samples, modes)
     writer.commit(0, {})
@@ -199,9 +317,16 @@ def write_run(folder: Path, label: str, seed: int, *, contexts: bool, status: st
     writer.finish(status)
 
 
-def make_experiment(folder: Path, labels: tuple[str, ...] = ("PSR", "NSR"), seeds: tuple[int, ...] = (0,), *,
-                    contexts: bool = True, statuses: dict[str, str] | None = None,
-                    samples: int | None = None, modes: bool = False) -> Experiment:
+def make_experiment(
+    folder: Path,
+    labels: tuple[str, ...] = ("PSR", "NSR"),
+    seeds: tuple[int, ...] = (0,),
+    *,
+    contexts: bool = True,
+    statuses: dict[str, str] | None = None,
+    samples: int | None = None,
+    modes: bool = False,
+) -> Experiment:
     """An experiment of these methods and seeds; `statuses` names those that did not end well. With `samples` its task
     is one that cannot list its solutions; with `modes` it has a mode of mass 0.1 at the start and 0.1 more after each
     step, with p = 0.8 in it."""
@@ -209,7 +334,14 @@ def make_experiment(folder: Path, labels: tuple[str, ...] = ("PSR", "NSR"), seed
     runs = [{"run_id": run_id, "label": label, "seed": seed} for run_id, label, seed in planned]
     write_experiment(folder, name="by-hand", recipe={}, hash="0" * 64, runs=runs, versions={})
     for run_id, label, seed in planned:
-        write_run(folder / run_id, label, seed, contexts=contexts, status=(statuses or {}).get(label, "complete"),
-                  samples=samples, modes=modes)
+        write_run(
+            folder / run_id,
+            label,
+            seed,
+            contexts=contexts,
+            status=(statuses or {}).get(label, "complete"),
+            samples=samples,
+            modes=modes,
+        )
     update_experiment(folder, status="complete")
     return Experiment(folder)

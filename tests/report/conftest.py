@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.report.by_hand import make_experiment
 
 from analysis.records import Experiment
+from tests.report.by_hand import make_experiment
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from tests.report.by_hand import NOW, make_experiment, success
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -29,6 +28,7 @@ from analysis.report import (
 )
 from analysis.report.__main__ import main
 from analysis.report.figures import NothingToDraw
+from tests.report.by_hand import NOW, make_experiment, success
 
 NAMES = ("dynamics", "pass_at_k", "token_gradient", "mass_flow", "prediction_and_outcome")
 DRAW: dict[str, Callable[[Sequence[Run]], Figure]] = dict(
@@ -146,9 +146,7 @@ def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path:
     assert str(tmp_path) not in page
 
 
-def test_figures_elsewhere_and_those_that_have_no_records(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_elsewhere_and_those_that_have_no_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_experiment(tmp_path / "e", contexts=False).folder
     assert main([str(folder), "--figures", str(tmp_path / "f"), "--json"]) == 0
     said = capsys.readouterr()
@@ -181,14 +179,21 @@ def test_a_full_disk_leaves_the_old_pictures(
     assert not list(folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "no complete experiment of the default recipe in runs/"),
-    (["missing"], "there is no folder missing"),
-    (["e/psr-seed0"], "expected the folder of an experiment, got that of a single run"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no complete experiment of the default recipe in runs/"),
+        (["missing"], "there is no folder missing"),
+        (["e/psr-seed0"], "expected the folder of an experiment, got that of a single run"),
+    ],
+)
 def test_bad_requests_are_told_in_one_message(
-    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: list[str], message: str,
+    tmp_path: Path,
+    experiment: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     shutil.copytree(experiment.folder, tmp_path / "e")
     monkeypatch.chdir(tmp_path)

@@ -19,11 +19,19 @@ RATIO = (20.0, 4.0, 0.25)
 
 def frame(tasks: tuple[str, ...]) -> pd.DataFrame:
     rows = [
-        {"task": task, "estimator": name, "p": p, "noise_ratio": value, "noise_ratio_se": 0.05 * value,
-         "noise_to_signal": 300 * value, "noise_to_signal_se": 20 * value}
-        for task in tasks for p, ratio in zip(P, RATIO, strict=True)
+        {
+            "task": task,
+            "estimator": name,
+            "p": p,
+            "noise_ratio": value,
+            "noise_ratio_se": 0.05 * value,
+            "noise_to_signal": 300 * value,
+            "noise_to_signal_se": 20 * value,
+        }
+        for task in tasks
+        for p, ratio in zip(P, RATIO, strict=True)
         for name, value in (("PSR", 1.0), ("NSR", ratio), ("W-REINFORCE", ratio), ("GRPO", 2.0))
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -63,14 +71,18 @@ def run(label: str, seed: int, scale: float = 1.0, steps: tuple[int, ...] = (0, 
     rows = pd.concat([frame(("path",))[lambda f, i=i: f.p == P[i]].assign(step=step) for i, step in enumerate(steps)])
     numbers = [name for name in rows if name.startswith("noise")]
     rows.loc[rows.estimator == "NSR", numbers] *= scale
-    return SimpleNamespace(label=label, seed=seed, rows=lambda name: len(rows) if name == "noise" else 0,
-                           table=lambda name: rows)  # fmt: skip
+    return SimpleNamespace(
+        label=label, seed=seed, rows=lambda name: len(rows) if name == "noise" else 0, table=lambda name: rows
+    )
 
 
 def test_over_steps_one_seed():
     figure = noise_dynamics_figure([run("PSR", 0), run("NSR", 0, 2.0)])
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["variance, NSR / PSR", "noise / signal, PSR",
-                                                                "noise / signal, NSR"]  # fmt: skip
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "variance, NSR / PSR",
+        "noise / signal, PSR",
+        "noise / signal, NSR",
+    ]
     psr, nsr = figure.axes[0].lines
     np.testing.assert_allclose(psr.get_xydata(), [[0, 20.0], [8, 4.0]])
     np.testing.assert_allclose(nsr.get_ydata(), [40.0, 8.0])

@@ -13,8 +13,16 @@ from analysis.records.schema import SHARES
 from analysis.report.prediction_curves import early_and_late, explained, explained_between, shares_over_time
 
 
-def flows(*, label: str = "PSR", seeds: Sequence[int] = (0,), updates: int = 6, prompts: int = 7, noise: float = 0.3,
-          common: float = 0.5, draw: int = 0) -> pd.DataFrame:  # fmt: skip
+def flows(
+    *,
+    label: str = "PSR",
+    seeds: Sequence[int] = (0,),
+    updates: int = 6,
+    prompts: int = 7,
+    noise: float = 0.3,
+    common: float = 0.5,
+    draw: int = 0,
+) -> pd.DataFrame:
     """Contexts whose realised change is the JVP and noise, part of its variance common to a prompt; every second update
     has a JVP."""
     rng = np.random.default_rng(draw)
@@ -29,11 +37,20 @@ def flows(*, label: str = "PSR", seeds: Sequence[int] = (0,), updates: int = 6, 
                 jvp = shares.sum(1)
                 realised = jvp + of_prompt[:, prompt] + noise * np.sqrt(1 - common) * rng.normal(size=2)
                 known = update % 2 == 0
-                row = {"label": label, "seed": seed, "update": update, "prompt_id": f"p{prompt}",
-                       "kind": "panel" if group == 2 else "batch", "sign": [1, -1, None][group]}  # fmt: skip
+                row = {
+                    "label": label,
+                    "seed": seed,
+                    "update": update,
+                    "prompt_id": f"p{prompt}",
+                    "kind": "panel" if group == 2 else "batch",
+                    "sign": [1, -1, None][group],
+                }
                 for i, name in enumerate(("dlog_prob", "dentropy")):
-                    row |= {name: realised[i], f"jvp_{name}": jvp[i] if known else np.nan,
-                            f"jvp_{name}_shares": shares[i] if known else np.full(len(SHARES), np.nan)}  # fmt: skip
+                    row |= {
+                        name: realised[i],
+                        f"jvp_{name}": jvp[i] if known else np.nan,
+                        f"jvp_{name}_shares": shares[i] if known else np.full(len(SHARES), np.nan),
+                    }
                 rows.append(row)
     return pd.DataFrame(rows).astype({"sign": "Int8"})
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_laws, success
 from scipy import stats
 
 from analysis.records import Experiment
@@ -15,6 +14,7 @@ from analysis.report import curves
 from analysis.report.bands import band
 from analysis.report.token_pictures import FlowData, token_picture
 from analysis.report.token_text import decoder
+from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_laws, success
 
 
 def test_band_over_units_of_one_seed() -> None:
@@ -27,9 +27,14 @@ def test_band_over_units_of_one_seed() -> None:
 
 
 def test_band_over_seeds_uses_their_means() -> None:
-    data = pd.DataFrame({
-        "label": "PSR", "seed": [0, 0, 1, 1, 2, 2], "step": 0, "value": [1.0, 3.0, 2.0, 4.0, 3.0, 5.0],
-    })
+    data = pd.DataFrame(
+        {
+            "label": "PSR",
+            "seed": [0, 0, 1, 1, 2, 2],
+            "step": 0,
+            "value": [1.0, 3.0, 2.0, 4.0, 3.0, 5.0],
+        }
+    )
     (row,) = band(data, ["step"]).to_dict("records")
     half = stats.t.ppf(0.975, 2) * 1.0 / np.sqrt(3)  # means 2, 3, 4
     assert row["value"] == pytest.approx(3.0)

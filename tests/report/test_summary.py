@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.by_hand import STEPS, make_experiment, success
 from rich.console import Console
 
+from analysis.common.tables import Cell, Table
 from analysis.errors import UsageError
 from analysis.evaluation import pass_at_k_exact
 from analysis.records import Experiment, write_experiment
 from analysis.report import Summary, summarize
-from analysis.common.tables import Cell, Table
+from tests.report.by_hand import STEPS, make_experiment, success
 
 
 @pytest.fixture(scope="module")
@@ -147,18 +147,21 @@ def test_json_has_no_nan(summary: Summary) -> None:
     json.dumps(summary.to_json(), allow_nan=False)
 
 
-@pytest.mark.parametrize(("cell", "text"), [
-    (Cell(0.534, 0.494, 0.574), "0.53 ±.04"),
-    (Cell(0.9991, 0.9981, 1.0), "0.999 ±.001"),
-    (Cell(123.4, 100.0, 140.0), "123 ±20"),
-    (Cell(23.42, 23.0, 23.8), "23.42 ±.40"),
-    (Cell(2.5, -1.0, 6.0), "2.50 ±3.50"),
-    (Cell(160.0), "160"),
-    (Cell(0.5), "0.50"),
-    (Cell(0.9994, 0.9948, 0.99991, digits=4), "0.9994 (0.9948 to 0.9999)"),
-    (Cell(0.9994, digits=3), "0.999"),
-    (Cell(float("nan")), "–"),
-])
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (Cell(0.534, 0.494, 0.574), "0.53 ±.04"),
+        (Cell(0.9991, 0.9981, 1.0), "0.999 ±.001"),
+        (Cell(123.4, 100.0, 140.0), "123 ±20"),
+        (Cell(23.42, 23.0, 23.8), "23.42 ±.40"),
+        (Cell(2.5, -1.0, 6.0), "2.50 ±3.50"),
+        (Cell(160.0), "160"),
+        (Cell(0.5), "0.50"),
+        (Cell(0.9994, 0.9948, 0.99991, digits=4), "0.9994 (0.9948 to 0.9999)"),
+        (Cell(0.9994, digits=3), "0.999"),
+        (Cell(float("nan")), "–"),
+    ],
+)
 def test_compact_notation(cell: Cell, text: str) -> None:
     assert str(cell) == text
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.report.by_hand import make_experiment
 
 from analysis.report.curves import pass_at_k_curves
 from analysis.report.summary import summarize
+from tests.report.by_hand import make_experiment
 
 
 def test_laws_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) -> None:
@@ -37,5 +37,6 @@ def test_laws_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) 
     assert "log(rollout law / policy)" in part.note
     laws = pass_at_k_curves(list(runs.values())).groupby("law")["label"].unique().map(set)
     assert {law: labels - {"base"} for law, labels in laws.items() if "T = 1" in law} == {
-        "T = 1": {"PSR"}, "T = 1, top-p 0.9": {"NSR"}
+        "T = 1": {"PSR"},
+        "T = 1, top-p 0.9": {"NSR"},
     }

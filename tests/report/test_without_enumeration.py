@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.by_hand import STEPS, make_experiment, sampled_correct
 
 from analysis.errors import UsageError
 from analysis.evaluation import matched
@@ -17,6 +16,7 @@ from analysis.records import Experiment
 from analysis.report import Summary, pass_at_k_figure, summarize
 from analysis.report.__main__ import main
 from analysis.report.figures import NothingToDraw, dynamics_figure
+from tests.report.by_hand import STEPS, make_experiment, sampled_correct
 
 
 @pytest.fixture(scope="module")

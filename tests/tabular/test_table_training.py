@@ -129,9 +129,16 @@ def test_against_a_plain_loop(toy, name, optimizer, updates, rows, length_mean):
     policy = TOYS[toy]()
     correct = correct_of(policy)
     settings = TableSettings(
-        OBJECTIVES[name], optimizer, 0.5 if optimizer != "adam" else 0.1, group_size=GROUP, updates=updates, rows=rows,
-        length_mean=length_mean, steps=STEPS, eval_every=1,
-    )  # fmt: skip
+        OBJECTIVES[name],
+        optimizer,
+        0.5 if optimizer != "adam" else 0.1,
+        group_size=GROUP,
+        updates=updates,
+        rows=rows,
+        length_mean=length_mean,
+        steps=STEPS,
+        eval_every=1,
+    )
     history = train_table(policy, correct, settings, generator(9))
     width = policy.depth if isinstance(policy, Tree) else 1
     g = generator(9)
@@ -212,9 +219,11 @@ def test_in_expectation_psr_and_nsr_make_one_run(toy, optimizer):
     torch.testing.assert_close(runs[0].success, runs[1].success, rtol=0, atol=1e-9)
     torch.testing.assert_close(runs[0].entropy, runs[1].entropy, rtol=0, atol=1e-8)
     eq6 = train_table(
-        policy, correct, TableSettings(get("psr", form="probability"), optimizer, 0.1, group_size=None, steps=20),
+        policy,
+        correct,
+        TableSettings(get("psr", form="probability"), optimizer, 0.1, group_size=None, steps=20),
         generator(),
-    )  # fmt: skip
+    )
     assert (eq6.success - runs[0].success).abs().max() > 1e-3
 
 

@@ -8,8 +8,14 @@ from torch import Tensor
 from analysis.laws import TokenStatistics
 
 STATISTICS = (
-    "log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm", "argmax_prob",
-)  # fmt: skip
+    "log_prob",
+    "one_minus_prob",
+    "entropy",
+    "collision",
+    "collision_log_prob",
+    "direction_norm",
+    "argmax_prob",
+)
 KINDS = ("random", "spread", "uniform", "tied", "peaked20", "peaked40", "peaked80", "bimodal", "far below", "masked")
 
 
@@ -35,8 +41,12 @@ def hard_rows(kind: str, vocab: int, n: int = 12) -> tuple[Tensor, Tensor]:
     elif kind == "masked":
         z[:, 1::3] = float("-inf")
         z[:, 0] = 1.0
-    y = torch.stack([z[i].argmax() if i % 3 == 0 else top[i] if i % 3 == 1 else z[i].nan_to_num(neginf=99).argmin()
-                     for i in range(n)])  # fmt: skip
+    y = torch.stack(
+        [
+            z[i].argmax() if i % 3 == 0 else top[i] if i % 3 == 1 else z[i].nan_to_num(neginf=99).argmin()
+            for i in range(n)
+        ]
+    )
     return z, torch.where(torch.isinf(z[rows, y]), 0, y)
 
 

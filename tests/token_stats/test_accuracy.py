@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.token_stats.hard_rows import KINDS, STATISTICS, covariance_error, hard_rows, worst
 
 from analysis import token_statistics
 from analysis.token_stats import available_backends
 from tests.reference import softmax_dense, softmax_mp
+from tests.token_stats.hard_rows import KINDS, STATISTICS, covariance_error, hard_rows, worst
 
 BAR = 2e-5
 EPS = torch.finfo(torch.float32).eps
@@ -110,8 +110,10 @@ def test_half_precision_is_accumulated_in_float32(backend, dtype, vocab):
     got = token_statistics(hidden=hidden, head=head, tokens=y, backend=backend)
     want = token_statistics(hidden=hidden, head=head, tokens=y, backend="reference")
     logits = (hidden.float() @ head.float().T).to(dtype)
-    for a, b in ((got, want), (token_statistics(logits, y, backend=backend),
-                               token_statistics(logits, y, backend="reference"))):  # fmt: skip
+    for a, b in (
+        (got, want),
+        (token_statistics(logits, y, backend=backend), token_statistics(logits, y, backend="reference")),
+    ):
         assert a.entropy.dtype == torch.float32
         for name in STATISTICS:
             assert worst(a, b, name) < BAR, name

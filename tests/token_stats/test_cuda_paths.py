@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.token_stats.hard_rows import STATISTICS, worst
 
 from analysis import token_statistics
 from analysis.token_stats import available_backends, sources
 from analysis.token_stats.kernels import EagerKernels
 from analysis.token_stats.sources import HeadSource
 from analysis.token_stats.streaming import Request, Tiles, stream
+from tests.token_stats.hard_rows import STATISTICS, worst
 
 
 def example(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.token_stats.test_accuracy import back_ends
 
 from analysis import laws, token_statistics
 from analysis.laws import TokenStatistics
@@ -15,6 +14,7 @@ from analysis.token_stats.native import NativeKernels, find_compiler
 from analysis.token_stats.sources import HeadSource, LogitSource
 from analysis.token_stats.streaming import Request, Tiles, stream
 from tests.reference import softmax_dense
+from tests.token_stats.test_accuracy import back_ends
 
 FIELDS = tuple(TokenStatistics.__dataclass_fields__)
 VOCABULARIES = (61, 700)
@@ -34,10 +34,14 @@ def test_every_option_against_the_definition(backend, vocab):
     allowed[y] = True
     listed = torch.tensor([0, vocab - 1, 3])
     options = {
-        "plain": {}, "bias": {"bias": bias}, "temperature": {"temperature": 0.6}, "softcap": {"softcap": 3.0},
-        "scale": {"logit_scale": 0.25}, "mask": {"vocab_mask": allowed},
+        "plain": {},
+        "bias": {"bias": bias},
+        "temperature": {"temperature": 0.6},
+        "softcap": {"softcap": 3.0},
+        "scale": {"logit_scale": 0.25},
+        "mask": {"vocab_mask": allowed},
         "all": {"bias": bias, "temperature": 1.7, "softcap": 5.0, "logit_scale": 0.5, "vocab_mask": allowed},
-    }  # fmt: skip
+    }
     seen = {}
     for name, given_options in options.items():
         z = hidden.double() @ head.double().T
@@ -104,8 +108,9 @@ def test_shapes_slices_masks_and_ragged_batches(vocab):
     lengths = mask.sum(1).tolist()
     ragged = token_statistics(
         torch.nested.nested_tensor([logits[i, :n] for i, n in enumerate(lengths)], layout=torch.jagged),
-        torch.nested.nested_tensor([y[i, :n] for i, n in enumerate(lengths)], layout=torch.jagged), **options
-    )  # fmt: skip
+        torch.nested.nested_tensor([y[i, :n] for i, n in enumerate(lengths)], layout=torch.jagged),
+        **options,
+    )
     for name in FIELDS:
         values = getattr(flat, name)
         assert torch.equal(getattr(sliced, name), values.reshape(3, 6, *values.shape[1:])), name
@@ -141,9 +146,15 @@ def _kernels():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n=st.integers(1, 9), vocab=st.integers(1, 400), rows=st.integers(1, 9), slabs=st.integers(1, 4),
-    scale=st.sampled_from([0.0, 1.0, 30.0]), k=st.integers(1, 12), rounded=st.booleans(), seed=st.integers(0, 999),
-)  # fmt: skip
+    n=st.integers(1, 9),
+    vocab=st.integers(1, 400),
+    rows=st.integers(1, 9),
+    slabs=st.integers(1, 4),
+    scale=st.sampled_from([0.0, 1.0, 30.0]),
+    k=st.integers(1, 12),
+    rounded=st.booleans(),
+    seed=st.integers(0, 999),
+)
 def test_blocks_and_chunks_do_not_matter(n, vocab, rows, slabs, scale, k, rounded, seed):
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(n, vocab, generator=g) * scale
@@ -163,8 +174,12 @@ def test_blocks_and_chunks_do_not_matter(n, vocab, rows, slabs, scale, k, rounde
 
 
 @settings(max_examples=30, deadline=None)
-@given(vocab=st.integers(2, 500), seed=st.integers(0, 999), shift=st.floats(-300, 300), dtype=st.sampled_from(
-    [torch.float32, torch.float64, torch.bfloat16]))  # fmt: skip
+@given(
+    vocab=st.integers(2, 500),
+    seed=st.integers(0, 999),
+    shift=st.floats(-300, 300),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
 def test_a_shift_changes_nothing_and_a_permutation_permutes(vocab, seed, shift, dtype):
     g = torch.Generator().manual_seed(seed)
     z = (torch.randn(5, vocab, generator=g) * 3).to(dtype).to(torch.float64)

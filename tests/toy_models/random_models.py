@@ -17,9 +17,15 @@ def random_model(kind: str, dtype: torch.dtype = torch.float32, vocab: int = 29,
     else:
         config_class = {"qwen3": hf.Qwen3Config, "llama": hf.LlamaConfig}[kind]
         config = config_class(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            head_dim=8, max_position_embeddings=64, **common,
-        )  # fmt: skip
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=64,
+            **common,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.AutoModelForCausalLM.from_config(config)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.toy_models.random_models import random_model
 
+from tests.toy_models.random_models import random_model
 from toy_models import Policy, response_logits, teacher_batch
 
 ids = st.lists(st.integers(2, 28), min_size=1, max_size=6)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.toy_models.random_models import random_model
 from safetensors import SafetensorError
 
+from tests.toy_models.random_models import random_model
 from toy_models import Policy, get_task, load_policy
 from toy_models.tasks.tokenizer import word_tokenizer
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.toy_models.one_distribution import OneLaw
-from tests.toy_models.random_models import random_model
 
 from tests.reference.truncation_slow import entropy_of, law_of, log_of
+from tests.toy_models.one_distribution import OneLaw
+from tests.toy_models.random_models import random_model
 from toy_models import Policy, Samples, get_task, sample
 from toy_models.sampling import _next_tokens
 
@@ -108,8 +108,9 @@ def test_greedy(kind: str) -> None:
 
 def test_greedy_is_that_of_generate(tiny: Policy) -> None:
     prompts = [list(p.ids) for p in get_task("path-small").prompts("test")[:32]]
-    ours = sample(tiny.model, prompts, group_size=1, max_new_tokens=9, eos_id=tiny.eos_id, pad_id=tiny.pad_id,
-                  temperature=0.0)  # fmt: skip
+    ours = sample(
+        tiny.model, prompts, group_size=1, max_new_tokens=9, eos_id=tiny.eos_id, pad_id=tiny.pad_id, temperature=0.0
+    )
     theirs = tiny.model.generate(
         torch.tensor(prompts), do_sample=False, max_new_tokens=9, pad_token_id=tiny.pad_id, eos_token_id=tiny.eos_id
     )
@@ -132,8 +133,15 @@ def test_samples_do_not_depend_on_the_batch(tiny: Policy) -> None:
 
 def test_log_probs_are_those_of_the_policy(tiny: Policy) -> None:
     prompts = [list(p.ids) for p in get_task("path-small").prompts("train")[:64]]
-    drawn = sample(tiny.model, prompts, group_size=8, max_new_tokens=9, eos_id=tiny.eos_id, pad_id=tiny.pad_id,
-                   uniforms=uniforms(512, 9))  # fmt: skip
+    drawn = sample(
+        tiny.model,
+        prompts,
+        group_size=8,
+        max_new_tokens=9,
+        eos_id=tiny.eos_id,
+        pad_id=tiny.pad_id,
+        uniforms=uniforms(512, 9),
+    )
     responses = [row[:n].tolist() for row, n in zip(drawn.response_ids, drawn.lengths, strict=True)]
     log_probs, mask = tiny.log_probs([p for p in prompts for _ in range(8)], responses)
     assert (log_probs - drawn.log_probs).abs().max() <= 1e-4

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from tests.toy_models.one_distribution import OneLaw
-from tests.toy_models.random_models import random_model
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.reference.truncation_slow import entropy_of, law_of, log_of, margin
+from tests.toy_models.one_distribution import OneLaw
+from tests.toy_models.random_models import random_model
 from toy_models import sample
 from toy_models.truncation import kept_tokens
 
@@ -60,9 +60,18 @@ def test_ties_go_to_the_lower_id_in_larger_vocabularies(top_k: int, top_p: float
 @given(laws, temperatures, top_ks, top_ps, st.floats(0, 1, exclude_max=True))
 def test_both_laws_of_a_sample(z: list[float], temperature: float, top_k: int, top_p: float, u: float) -> None:
     assume(determined(z, temperature, top_k, top_p))
-    drawn = sample(OneLaw(z, torch.float64), [[2]], group_size=1, max_new_tokens=1, eos_id=len(z), pad_id=0,
-                   temperature=temperature, top_k=top_k, top_p=top_p,
-                   uniforms=torch.tensor([[u]], dtype=torch.float64))  # fmt: skip
+    drawn = sample(
+        OneLaw(z, torch.float64),
+        [[2]],
+        group_size=1,
+        max_new_tokens=1,
+        eos_id=len(z),
+        pad_id=0,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        uniforms=torch.tensor([[u]], dtype=torch.float64),
+    )
     token = int(drawn.response_ids[0, 0])
     policy, truncated = law_of(z, temperature), law_of(z, temperature, top_k, top_p)
     assert truncated[token] > 0
@@ -93,8 +102,14 @@ def test_generate_draws_from_the_same_set() -> None:
     settings: dict[str, Any] = {"temperature": 1.3, "top_k": 6, "top_p": 0.8}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        rows = model.generate(torch.full((4000, 2), 5), attention_mask=torch.ones(4000, 2), do_sample=True,
-                              max_new_tokens=1, pad_token_id=0, **settings)  # fmt: skip
+        rows = model.generate(
+            torch.full((4000, 2), 5),
+            attention_mask=torch.ones(4000, 2),
+            do_sample=True,
+            max_new_tokens=1,
+            pad_token_id=0,
+            **settings,
+        )
         kept = kept_tokens(model(torch.full((1, 2), 5)).logits[:, -1], **settings)[0]
     assert 1 < kept.sum() < 6  # both bind
     assert set(rows[:, -1].tolist()) == set(kept.nonzero()[:, 0].tolist())
@@ -102,9 +117,17 @@ def test_generate_draws_from_the_same_set() -> None:
 
 def test_without_truncation_the_two_laws_are_one() -> None:
     for temperature in (0.0, 1.0, 0.7):
-        drawn = sample(random_model("qwen3"), [[5, 6], [7]], group_size=3, max_new_tokens=8, eos_id=1, pad_id=0,
-                       temperature=temperature, top_p=1.0 if temperature else 0.5,
-                       uniforms=torch.rand(6, 8, dtype=torch.float64))  # fmt: skip
+        drawn = sample(
+            random_model("qwen3"),
+            [[5, 6], [7]],
+            group_size=3,
+            max_new_tokens=8,
+            eos_id=1,
+            pad_id=0,
+            temperature=temperature,
+            top_p=1.0 if temperature else 0.5,
+            uniforms=torch.rand(6, 8, dtype=torch.float64),
+        )
         assert torch.equal(drawn.sampling_log_probs, drawn.log_probs)
         assert torch.equal(drawn.sampling_entropy, drawn.entropy)
         assert drawn.sampling_entropy.data_ptr() == drawn.entropy.data_ptr()  # not computed twice
@@ -113,9 +136,18 @@ def test_without_truncation_the_two_laws_are_one() -> None:
 def test_frequencies_follow_the_truncated_law() -> None:
     """20,000 draws, 4 kept tokens within 5 standard errors (a false alarm in 400,000 seeds), none outside."""
     z, n = [0.3, 2.0, 1.0, -1.0, 1.5, 1.0], 20_000
-    drawn = sample(OneLaw(z), [[2]], group_size=n, max_new_tokens=1, eos_id=9, pad_id=0, temperature=1.2, top_k=5,
-                   top_p=0.85, uniforms=torch.rand(n, 1, dtype=torch.float64,
-                                                   generator=torch.Generator().manual_seed(3)))  # fmt: skip
+    drawn = sample(
+        OneLaw(z),
+        [[2]],
+        group_size=n,
+        max_new_tokens=1,
+        eos_id=9,
+        pad_id=0,
+        temperature=1.2,
+        top_k=5,
+        top_p=0.85,
+        uniforms=torch.rand(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3)),
+    )
     counts = drawn.response_ids[:, 0].bincount(minlength=6).tolist()
     law = [float(p) for p in law_of(z, 1.2, 5, 0.85)]
     assert sum(p > 0 for p in law) == 4
@@ -142,5 +174,13 @@ def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sample(OneLaw([0.0, 0.0]), [[2]], group_size=1, max_new_tokens=1, eos_id=1, pad_id=0,
-               uniforms=torch.zeros(1, 1, dtype=torch.float64), **change)  # fmt: skip
+        sample(
+            OneLaw([0.0, 0.0]),
+            [[2]],
+            group_size=1,
+            max_new_tokens=1,
+            eos_id=1,
+            pad_id=0,
+            uniforms=torch.zeros(1, 1, dtype=torch.float64),
+            **change,
+        )

@@ -12,22 +12,49 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.recipes import Recipe, RunConfig
 from analysis.records import load_trace
 from analysis.records.schema import TABLES
-from analysis.recipes import Recipe, RunConfig
 from analysis.training import loop as loop_module
 
-STAGES = ("base", "prompts", "responses", "rewards", "advantages", "minibatches", "weights", "regularisers", "step",
-          "run", "evaluations", "records", "files")  # fmt: skip
+STAGES = (
+    "base",
+    "prompts",
+    "responses",
+    "rewards",
+    "advantages",
+    "minibatches",
+    "weights",
+    "regularisers",
+    "step",
+    "run",
+    "evaluations",
+    "records",
+    "files",
+)
 
 # Both signs carry a weight; SGD in float64, so that steps can be divided by the learning rate to give gradients.
 BASE = {
-    "grid": "unset", "steps": 2, "policy.dtype": "float64", "objective.name": "reinforce",
-    "objective.clip_low": "unset", "objective.clip_high": "unset", "optimizer.name": "sgd", "optimizer.lr": 0.5,
-    "optimizer.max_grad_norm": "unset", "rollout.prompts": 8, "update.rows": "keep", "update.minibatches": 2,
-    "eval.every": 10, "eval.prompts": 1, "eval.final_prompts": 1, "eval.samples": 0, "record.tokens": 0.0,
-    "record.contexts": 0, "record.checkpoint": False,
-}  # fmt: skip
+    "grid": "unset",
+    "steps": 2,
+    "policy.dtype": "float64",
+    "objective.name": "reinforce",
+    "objective.clip_low": "unset",
+    "objective.clip_high": "unset",
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.5,
+    "optimizer.max_grad_norm": "unset",
+    "rollout.prompts": 8,
+    "update.rows": "keep",
+    "update.minibatches": 2,
+    "eval.every": 10,
+    "eval.prompts": 1,
+    "eval.final_prompts": 1,
+    "eval.samples": 0,
+    "record.tokens": 0.0,
+    "record.contexts": 0,
+    "record.checkpoint": False,
+}
 
 
 @dataclass
@@ -101,12 +128,31 @@ def look(settings: tuple[tuple[str, Any], ...]) -> Seen:
         for one in result.passes:
             for b, i in enumerate(one.rows.tolist()):
                 real = one.mask[b]
-                names = ("weights", "kl_weights", "entropy_weights", "ratio", "clip", "advantages", "log_probs",
-                         "old_log_probs", "ref_log_probs", "logits")  # fmt: skip
+                names = (
+                    "weights",
+                    "kl_weights",
+                    "entropy_weights",
+                    "ratio",
+                    "clip",
+                    "advantages",
+                    "log_probs",
+                    "old_log_probs",
+                    "ref_log_probs",
+                    "logits",
+                )
                 values = {name: getattr(one, name) for name in names}
                 tokens[i] = {k: v if v is None else v[b][real] if v.ndim > 1 else v[b] for k, v in values.items()}
-        updates.append(Update(sorted(tokens), loop.optimizer.param_groups[0]["lr"], result.skipped, result.grad_norm,
-                              result.value_loss, flat(), tokens))  # fmt: skip
+        updates.append(
+            Update(
+                sorted(tokens),
+                loop.optimizer.param_groups[0]["lr"],
+                result.skipped,
+                result.grad_norm,
+                result.value_loss,
+                flat(),
+                tokens,
+            )
+        )
 
     collect = loop_module.collect_rollouts
 

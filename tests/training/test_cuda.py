@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.records import load_trace
 from analysis.recipes import Recipe
+from analysis.records import load_trace
 from analysis.training.loop import train
 
 pytestmark = [

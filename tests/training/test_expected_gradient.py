@@ -11,11 +11,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from analysis.common.randomness import Streams
 from analysis.evaluation import success_probability
 from analysis.objectives import get
 from analysis.recipes import Recipe
 from analysis.training.optimizer import make_optimizer
-from analysis.common.randomness import Streams
 from analysis.training.rollouts import collect_rollouts
 from analysis.training.update import Updater
 from toy_models import get_task, load_policy
@@ -24,10 +24,20 @@ BATCHES = 24
 
 
 def projections(name: str, temperature: float, top_p: float = 1.0) -> torch.Tensor:
-    settings = {"objective.clip_low": "unset", "objective.clip_high": "unset", "optimizer.name": "sgd",
-                "optimizer.lr": 1.0, "optimizer.max_grad_norm": "unset", "rollout.prompts": 16,
-                "rollout.group_size": 32, "update.minibatches": 1, "update.normalizer": "constant",
-                "update.constant": 512.0, "rollout.temperature": temperature, "rollout.top_p": top_p}  # fmt: skip
+    settings = {
+        "objective.clip_low": "unset",
+        "objective.clip_high": "unset",
+        "optimizer.name": "sgd",
+        "optimizer.lr": 1.0,
+        "optimizer.max_grad_norm": "unset",
+        "rollout.prompts": 16,
+        "rollout.group_size": 32,
+        "update.minibatches": 1,
+        "update.normalizer": "constant",
+        "update.constant": 512.0,
+        "rollout.temperature": temperature,
+        "rollout.top_p": top_p,
+    }
     config = next(run.config for run in Recipe.load("tiny").set(**settings).expand() if run.label == name)
     policy = load_policy(config.policy.base)
     task = get_task(config.task.name, policy.tokenizer)
@@ -44,8 +54,10 @@ def projections(name: str, temperature: float, top_p: float = 1.0) -> torch.Tens
     for step in range(BATCHES):
         batch = collect_rollouts(policy, policy.model, task, prompts, objective, config, streams, step)
         updater.apply(batch, torch.arange(len(batch)), None, f"update {step}")
-        out.append(sum(float(((q.detach() - s) * g).sum()) for q, s, g in
-                       zip(updater.parameters, start, exact, strict=True)) / norm)  # fmt: skip
+        out.append(
+            sum(float(((q.detach() - s) * g).sum()) for q, s, g in zip(updater.parameters, start, exact, strict=True))
+            / norm
+        )
         with torch.no_grad():
             for q, s in zip(updater.parameters, start, strict=True):
                 q.copy_(s)

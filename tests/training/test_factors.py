@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.small_runs import STAGES, Seen, look, same
 
 from analysis.errors import UsageError
 from analysis.recipes import Recipe
-from analysis.training import setup as start
 from analysis.recipes.config import FIELDS
+from analysis.training import setup as start
+from tests.training.small_runs import STAGES, Seen, look, same
 from toy_models import get_task, load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*force_all_finite.*")
@@ -37,8 +37,13 @@ WHOLE = {"update.minibatches": "unset"}
 ADAM = {"optimizer.name": "adamw", "optimizer.lr": 0.01}
 CONSTANT = {"update.normalizer": "constant", "update.constant": 10.0}
 EVALUATED = {"eval.every": 1, "eval.prompts": 2, "eval.final_prompts": 3, "eval.samples": 2}
-RECORDED = {"record.tokens": 0.5, "record.contexts": 8, "record.jvp_every": 1, "record.contexts_every": 1,
-            "record.top_k": 3}  # fmt: skip
+RECORDED = {
+    "record.tokens": 0.5,
+    "record.contexts": 8,
+    "record.jvp_every": 1,
+    "record.contexts_every": 1,
+    "record.top_k": 3,
+}
 NOISE = {"record.noise_every": 1, "record.noise_prompts": 2, "record.noise_replicates": 3}
 KL = {"objective.kl_coef": 0.1, "objective.kl_estimator": "k1"}
 
@@ -429,8 +434,12 @@ FACTORS = {
     "task.false_negative": Factor(1.0, "rewards", no_correct_rewarded),
     "objective.name": Factor("psr", "advantages", advantages_are(lambda r: r)),
     "objective.form": Factor("probability", "weights", by_probability),
-    "objective.lambda": Factor(0.5, "advantages", advantages_are(lambda r: 1.5 * r - 1),
-                               {"objective.name": "w-reinforce", "objective.lambda": 0.1}),
+    "objective.lambda": Factor(
+        0.5,
+        "advantages",
+        advantages_are(lambda r: 1.5 * r - 1),
+        {"objective.name": "w-reinforce", "objective.lambda": 0.1},
+    ),
     "objective.clip_low": Factor(0.1, "run", clipped(-1, lambda r, a: (a < 0) & (r < 0.9)), REUSE),
     "objective.clip_high": Factor(0.1, "run", clipped(1, lambda r, a: (a > 0) & (r > 1.1)), REUSE),
     "objective.dual_clip": Factor(1.05, "run", clipped(1, lambda r, a: (a < 0) & (r > 1.05)), REUSE),
@@ -462,8 +471,12 @@ FACTORS = {
     "update.minibatch_size": Factor(12, "minibatches", by_size, WHOLE),
     "update.rows": Factor("drop", "minibatches", without_the_other_sign, {"objective.name": "psr"}),
     "update.drop": Factor("after", "minibatches", dropped_after, ONE_SIGN | {"update.minibatches": 4}),
-    "update.empty": Factor("step", "minibatches", stepped_on,
-                           ONE_SIGN | {"update.drop": "after", "update.minibatches": 32, "optimizer.momentum": 0.9}),
+    "update.empty": Factor(
+        "step",
+        "minibatches",
+        stepped_on,
+        ONE_SIGN | {"update.drop": "after", "update.minibatches": 32, "optimizer.momentum": 0.9},
+    ),
     "update.normalizer": Factor("per_sequence", "weights", per_sequence),
     "update.constant": Factor(20.0, "weights", halved_weights, CONSTANT),
     "update.micro_batch": Factor(3, "step", micro),
@@ -483,21 +496,39 @@ FACTORS = {
     "record.jvp_every": Factor(2, "records", only_tables("flows"), RECORDED),
     "record.shares_every": Factor(0, "records", only_tables("flows"), RECORDED),
     "record.rollouts": Factor(0.5, "records", only_tables("rollouts")),
-    "record.noise_every": Factor(1, "records", only_tables("noise"),
-                                 NOISE | {"record.noise_every": 5}),
+    "record.noise_every": Factor(1, "records", only_tables("noise"), NOISE | {"record.noise_every": 5}),
     "record.noise_prompts": Factor(3, "records", only_tables("noise"), NOISE),
     "record.noise_replicates": Factor(4, "records", only_tables("noise"), NOISE),
     "record.chunk": Factor(1, "files", lambda b, a: _assert(len(a.files) > len(b.files))),
-    "record.checkpoint": Factor(True, "files", lambda b, a: _assert(
-        {f for f in a.files if f not in b.files} == {f for f in a.files if "checkpoints" in f})),
-}  # fmt: skip
+    "record.checkpoint": Factor(
+        True,
+        "files",
+        lambda b, a: _assert({f for f in a.files if f not in b.files} == {f for f in a.files if "checkpoints" in f}),
+    ),
+}
 
 # Covered by a test of their own: its file under tests/ and its name.
 OF_SOME_OBJECTIVES = tuple(
     f"objective.{name}"
-    for name in ("baseline", "tau_pos", "tau_neg", "share", "cov_low", "cov_high", "kappa", "ratio_floor", "epsilon",
-                 "prompt_weight", "positive_weight", "negative_weight", "rank_penalty", "floor", "beta", "clamp")
-)  # fmt: skip
+    for name in (
+        "baseline",
+        "tau_pos",
+        "tau_neg",
+        "share",
+        "cov_low",
+        "cov_high",
+        "kappa",
+        "ratio_floor",
+        "epsilon",
+        "prompt_weight",
+        "positive_weight",
+        "negative_weight",
+        "rank_penalty",
+        "floor",
+        "beta",
+        "clamp",
+    )
+)
 _REACHES = "training/test_objectives_in_the_loop.py::test_each_parameter_reaches_the_weights"
 ELSEWHERE = {
     "threads": "training/test_experiment.py::test_each_in_its_own_process_with_its_threads",
@@ -563,8 +594,13 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
         start.pick_device("cuda:1")
 
 
-OWN_FILES = {"policy.base": "folder", "task.name": "file", "task.train_file": "a", "rollout.max_new_tokens": 3,
-             "eval.samples": 1}  # fmt: skip
+OWN_FILES = {
+    "policy.base": "folder",
+    "task.name": "file",
+    "task.train_file": "a",
+    "rollout.max_new_tokens": 3,
+    "eval.samples": 1,
+}
 GIVEN_TASK = {"task.name": "given", "task.digest": "0"}
 GIVEN_POLICY = {"policy.base": "given", "policy.digest": "0"}
 

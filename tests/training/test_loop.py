@@ -12,9 +12,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from analysis.errors import UsageError
+from analysis.recipes import Recipe
 from analysis.records import RunWriter, digest, load_trace
 from analysis.records.schema import SHARES
-from analysis.recipes import Recipe
 from analysis.training.loop import Loop, train
 from toy_models import get_task, load_policy
 
@@ -197,8 +197,16 @@ def shares(run, column):
 
 
 def test_shares_sum_to_the_jvp_and_stand_under_their_source(plain, tmp_path):
-    settings = {**SMALL, "record.jvp_every": 1, "record.shares_every": 2, "optimizer.weight_decay": 0.1,
-                "objective.name": "reinforce", "objective.entropy_coef": 0.01, "update.rows": "keep", "grid": "unset"}
+    settings = {
+        **SMALL,
+        "record.jvp_every": 1,
+        "record.shares_every": 2,
+        "optimizer.weight_decay": 0.1,
+        "objective.name": "reinforce",
+        "objective.entropy_coef": 0.01,
+        "update.rows": "keep",
+        "grid": "unset",
+    }
     both = go(tmp_path / "both", Recipe.load("tiny").set(**settings).expand()[0].config)
     present = {
         id(plain): {"pos_now", "pos_past"},
@@ -396,9 +404,17 @@ def test_any_local_causal_lm_with_a_matching_tokenizer_takes_the_place_of_the_ba
     tokenizer = get_task("path-small").tokenizer
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=None,
-                   eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    )  # fmt: skip
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=32,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     folder = tmp_path / "mine"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

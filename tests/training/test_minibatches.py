@@ -4,10 +4,10 @@ import itertools
 import pytest
 import torch
 
+from analysis.common.randomness import PURPOSES, Streams
 from analysis.recipes.fields import OptimizerFields, UpdateFields
 from analysis.training.minibatches import plan_minibatches
 from analysis.training.optimizer import learning_rate, make_optimizer
-from analysis.common.randomness import PURPOSES, Streams
 from analysis.training.rollouts import PromptCursor
 
 SELECTED = torch.tensor([True, False, False, True, True, False, False, True, False, False])

@@ -8,22 +8,30 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.common.randomness import Streams
 from analysis.errors import UsageError
 from analysis.gradient_noise import gradient_noise, standard_estimators
-from analysis.records import digest, load_trace
 from analysis.recipes import Recipe
 from analysis.recipes.config import config_from_dict
+from analysis.records import digest, load_trace
 from analysis.training.loop import train
 from analysis.training.noise_rows import check_enumerable
-from analysis.common.randomness import Streams
 from toy_models import get_task, load_policy
 
 MEASURED = {"record.noise_every": 2, "record.noise_prompts": 5, "record.noise_replicates": 3}
 
 
 def tiny(**changes):
-    settings = {"steps": 3, "eval.prompts": 4, "eval.final_prompts": 4, "record.chunk": 1, "rollout.prompts": 8,
-                "record.contexts": 0, "record.jvp_every": 0, **changes}  # fmt: skip
+    settings = {
+        "steps": 3,
+        "eval.prompts": 4,
+        "eval.final_prompts": 4,
+        "record.chunk": 1,
+        "rollout.prompts": 8,
+        "record.contexts": 0,
+        "record.jvp_every": 0,
+        **changes,
+    }
     return next(run.config for run in Recipe.load("tiny").set(**settings).expand() if run.label == "NSR")
 
 
@@ -49,9 +57,15 @@ def test_rows_are_those_of_the_measurement(run):
     config = tiny(**MEASURED)
     policy = load_policy("tiny")
     task = get_task("path-small", policy.tokenizer)
-    frame = gradient_noise(policy, task, task.prompts("validation")[:5], generator=Streams(0)["gradient_noise"],
-                           group_size=config.rollout.group_size, replicates=3,
-                           estimators=standard_estimators(config.rollout.group_size, 0.1)).frame()  # fmt: skip
+    frame = gradient_noise(
+        policy,
+        task,
+        task.prompts("validation")[:5],
+        generator=Streams(0)["gradient_noise"],
+        group_size=config.rollout.group_size,
+        replicates=3,
+        estimators=standard_estimators(config.rollout.group_size, 0.1),
+    ).frame()
     stored = run.table("noise").query("step == 0").drop(columns=["step", "update"]).reset_index(drop=True)
     assert list(stored) == list(frame)
     pd.testing.assert_frame_equal(stored, frame, check_dtype=False, rtol=1e-12)
@@ -74,8 +88,16 @@ def test_resumed_run_measures_the_same(run, tmp_path):
     assert digest(go(tmp_path / "run", tiny(**MEASURED), resume=True).folder) == digest(run.folder)
 
 
-@pytest.mark.parametrize("changes", [{"rollout.top_p": 0.6}, {"rollout.top_k": 3}, {"rollout.dtype": "bfloat16"},
-                                     {"rollout.temperature": 0.7}, {"rollout.max_new_tokens": 5}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rollout.top_p": 0.6},
+        {"rollout.top_k": 3},
+        {"rollout.dtype": "bfloat16"},
+        {"rollout.temperature": 0.7},
+        {"rollout.max_new_tokens": 5},
+    ],
+)
 def test_rollouts_are_drawn_as_the_run_draws_them(run, tmp_path, changes):
     """The same uniforms under another law, from another model or cut off: another measurement."""
     table = go(tmp_path / "run", tiny(**MEASURED, **changes, steps=0)).table("noise")

@@ -21,20 +21,37 @@ from analysis.training.loop import Loop
 
 TRAINABLE = [name for name in ENTRIES if not_trainable(name, None) is None]
 SMALL: dict[str, Any] = {
-    "grid": "unset", "steps": 1, "policy.dtype": "float64", "objective.form": "unset", "objective.clip_low": "unset",
-    "objective.clip_high": "unset", "optimizer.name": "sgd", "optimizer.lr": 2.0, "optimizer.max_grad_norm": "unset",
-    "rollout.prompts": 8, "update.rows": "keep", "update.epochs": 2, "update.minibatches": 2, "update.micro_batch": 5,
-    "eval.every": 10, "eval.prompts": 1, "eval.final_prompts": 1, "eval.samples": 0, "record.tokens": 0.0,
-    "record.contexts": 0, "record.checkpoint": False,
-}  # fmt: skip
+    "grid": "unset",
+    "steps": 1,
+    "policy.dtype": "float64",
+    "objective.form": "unset",
+    "objective.clip_low": "unset",
+    "objective.clip_high": "unset",
+    "optimizer.name": "sgd",
+    "optimizer.lr": 2.0,
+    "optimizer.max_grad_norm": "unset",
+    "rollout.prompts": 8,
+    "update.rows": "keep",
+    "update.epochs": 2,
+    "update.minibatches": 2,
+    "update.micro_batch": 5,
+    "eval.every": 10,
+    "eval.prompts": 1,
+    "eval.final_prompts": 1,
+    "eval.samples": 0,
+    "record.tokens": 0.0,
+    "record.contexts": 0,
+    "record.checkpoint": False,
+}
 NEEDS: dict[str, dict[str, Any]] = {
     **{name: {"objective.lambda": 0.1} for name in TRAINABLE if name.startswith("w-reinforce")},
     # the policy starts at the reference and would stay there
-    **{name: {"objective.entropy_coef": 0.5, "optimizer.lr": 0.05}
-       for name in TRAINABLE if name.startswith("kl-k")},
-    "asymre": {"objective.baseline": 0.25}, "high-entropy": {"objective.share": 0.3},
-    "kl-cov": {"objective.share": 0.2}, "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
-}  # fmt: skip
+    **{name: {"objective.entropy_coef": 0.5, "optimizer.lr": 0.05} for name in TRAINABLE if name.startswith("kl-k")},
+    "asymre": {"objective.baseline": 0.25},
+    "high-entropy": {"objective.share": 0.3},
+    "kl-cov": {"objective.share": 0.2},
+    "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
+}
 SOURCE = "def square(log_probs, batch):\n    return -batch.per_token('advantages') * log_probs.exp() ** 2\n"
 
 
@@ -107,22 +124,41 @@ def test_a_loss_of_one_s_own_by_its_file(tmp_path: Path) -> None:
         check_inputs(config)
 
 
-@pytest.mark.parametrize(("field", "ours", "theirs"), [
-    ("update.normalizer", "batch_tokens", "token-mean"), ("update.normalizer", "per_sequence", "seq-mean-token-mean"),
-    ("objective.advantage", "leave_one_out", "rloo"), ("objective.advantage", "group_mean", "dr_grpo"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "ours", "theirs"),
+    [
+        ("update.normalizer", "batch_tokens", "token-mean"),
+        ("update.normalizer", "per_sequence", "seq-mean-token-mean"),
+        ("objective.advantage", "leave_one_out", "rloo"),
+        ("objective.advantage", "group_mean", "dr_grpo"),
+    ],
+)
 def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, theirs: str) -> None:
     recipe = Recipe.load("tiny").set(grid="unset")
     assert recipe.set(**{field: ours}).hash == recipe.set(**{field: theirs}).hash
 
 
-@pytest.mark.parametrize(("name", "field", "value"), [
-    ("asymre", "baseline", 0.75), ("sapo", "tau_pos", 3.0), ("sapo", "tau_neg", 3.0), ("high-entropy", "share", 0.6),
-    ("clip-cov", "cov_low", -0.5), ("clip-cov", "cov_high", 0.5), ("kl-cov", "kappa", 5.0), ("nft", "ratio_floor", 1.1),
-    ("nft", "epsilon", 0.5), ("nft", "prompt_weight", "sqrt"), ("oreal", "positive_weight", 2.0),
-    ("oreal", "negative_weight", 2.0), ("rewarding-unlikely", "rank_penalty", 1.0), ("unlikelihood", "floor", 0.5),
-    ("kl-k3", "beta", 0.5), ("kl-k3", "clamp", 1e-12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("asymre", "baseline", 0.75),
+        ("sapo", "tau_pos", 3.0),
+        ("sapo", "tau_neg", 3.0),
+        ("high-entropy", "share", 0.6),
+        ("clip-cov", "cov_low", -0.5),
+        ("clip-cov", "cov_high", 0.5),
+        ("kl-cov", "kappa", 5.0),
+        ("nft", "ratio_floor", 1.1),
+        ("nft", "epsilon", 0.5),
+        ("nft", "prompt_weight", "sqrt"),
+        ("oreal", "positive_weight", 2.0),
+        ("oreal", "negative_weight", 2.0),
+        ("rewarding-unlikely", "rank_penalty", 1.0),
+        ("unlikelihood", "floor", 0.5),
+        ("kl-k3", "beta", 0.5),
+        ("kl-k3", "clamp", 1e-12),
+    ],
+)
 def test_each_parameter_reaches_the_weights(name: str, field: str, value: Any, tmp_path: Path) -> None:
     """The same rollouts, and from some update on other weights: those of the parameter, as the test above shows."""
     given = {"objective.name": name, **NEEDS.get(name, {})}
@@ -130,6 +166,7 @@ def test_each_parameter_reaches_the_weights(name: str, field: str, value: Any, t
     loop, after = passes_of(given | {f"objective.{field}": value}, tmp_path / "b")
     assert loop.objective.parameters[field] == value
     assert before[0][0].responses == after[0][0].responses
-    pairs = [(x, y) for (_, b), (_, a) in zip(before, after, strict=True)
-             for x, y in zip(b.passes, a.passes, strict=True)]
+    pairs = [
+        (x, y) for (_, b), (_, a) in zip(before, after, strict=True) for x, y in zip(b.passes, a.passes, strict=True)
+    ]
     assert any(not torch.equal(x.weights, y.weights) for x, y in pairs)

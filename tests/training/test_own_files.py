@@ -12,13 +12,13 @@ import torch
 from transformers import AutoTokenizer
 
 from analysis import UsageError
+from analysis.experiments import run
+from analysis.experiments.experiment import default_folder
+from analysis.recipes import Recipe
 from analysis.records import digest, load_trace
 from analysis.records.folders import read_experiment, read_run_json
 from analysis.trace import main
-from analysis.recipes import Recipe
-from analysis.experiments import run
 from analysis.training import train
-from analysis.experiments.experiment import default_folder
 from analysis.training.setup import load_policy_and_task
 from toy_models import ensure_base, get_task
 
@@ -90,8 +90,10 @@ class TestPaths:
     def test_in_settings_are_relative_to_the_current_folder(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copy(home / "data" / "train.jsonl", home / "other.jsonl")
         monkeypatch.chdir(home)
-        for changed in (recipe(home, **{"task.train_file": "other.jsonl"}),
-                        recipe(home).override("task.train_file=other.jsonl")):
+        for changed in (
+            recipe(home, **{"task.train_file": "other.jsonl"}),
+            recipe(home).override("task.train_file=other.jsonl"),
+        ):
             assert changed.expand()[0].config.task.train_file == str(home / "other.jsonl")
         varied = recipe(home, **{"grid.task.train_file": ["other.jsonl", "data/train.jsonl"]})
         assert [Path(str(one.config.task.train_file)).parent for one in varied.expand()] == [home, home / "data"]
@@ -213,8 +215,10 @@ class TestRun:
         info = read_run_json(whole)
         assert info["task"] == "file"
         assert info["inputs"]["task.train_file"]["path"] == str(trained / "data" / "train.jsonl")
-        assert info["verifier"] == {"name": f"{trained / 'rewards.py'}:score",
-                                    "sha256": info["inputs"]["task.verifier"]["sha256"]}
+        assert info["verifier"] == {
+            "name": f"{trained / 'rewards.py'}:score",
+            "sha256": info["inputs"]["task.verifier"]["sha256"],
+        }
         one = load_trace(whole)
         evals = one.table("evals")
         assert evals["p"].isna().all()
@@ -251,13 +255,22 @@ class TestRun:
             rows = [{"q": text, "a": {"b": f"{split} {n}"}} for n, text in enumerate(texts[70 * i : 70 * (i + 1)])]
             (trained / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         files = {f"task.{split}_file": str(trained / f"{split}.jsonl") for split in ("train", "validation", "test")}
-        mine = recipe(trained, **files, **{"task.prompt_column": "q", "task.answer_column": "a.b",
-                                           "task.chat_template": True, "task.verifier": "exact"})
+        mine = recipe(
+            trained,
+            **files,
+            **{
+                "task.prompt_column": "q",
+                "task.answer_column": "a.b",
+                "task.chat_template": True,
+                "task.verifier": "exact",
+            },
+        )
         _, task = load_policy_and_task(mine.expand()[0].config, torch.device("cpu"))
         for i, split in enumerate(("train", "validation", "test")):
             prompts = task.prompts(split)
             assert [(p.text, p.answer) for p in prompts] == [
-                (f"{text} :", f"{split} {n}") for n, text in enumerate(texts[70 * i : 70 * (i + 1)])]
+                (f"{text} :", f"{split} {n}") for n, text in enumerate(texts[70 * i : 70 * (i + 1)])
+            ]
         assert task.verify(prompts[0].ids, [1]).reason == "wrong answer"
         assert task.max_new_tokens == 9
 

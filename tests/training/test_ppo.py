@@ -9,12 +9,12 @@ import statistics
 
 import pytest
 import torch
-from tests.training.naive_update import make_config, make_updater, naive_log_probs, random_batch, random_policy
 
-from analysis.training.critic import Critic, advantage_estimates, token_rewards, whitened
 from analysis.recipes.fields import CriticFields
+from analysis.training.critic import Critic, advantage_estimates, token_rewards, whitened
 from analysis.training.targets import fix_targets
 from tests.reference import gae_slow
+from tests.training.naive_update import make_config, make_updater, naive_log_probs, random_batch, random_policy
 
 LAMBDA, BETA, LR = 0.7, 0.3, 0.05
 ESTIMATORS = {"k1": lambda r: r, "k2": lambda r: r**2 / 2, "k3": lambda r: math.exp(-r) - 1 + r}
@@ -133,8 +133,11 @@ def test_every_token_s_weight_and_every_step_of_the_value_head(kl, whiten, clip)
             for b, i in enumerate(one.rows.tolist()):
                 for t, a in enumerate(advantages[i]):
                     ratio = math.exp(now[i][t] - old[i][t])
-                    inside = {"high": not (a > 0 and ratio > 1.28), "low": not (a < 0 and ratio < 0.8),
-                              "dual": not (a < 0 and ratio > 1.5)}  # fmt: skip
+                    inside = {
+                        "high": not (a > 0 and ratio > 1.28),
+                        "low": not (a < 0 and ratio < 0.8),
+                        "dual": not (a < 0 and ratio > 1.5),
+                    }
                     weight = a * ratio / tokens if all(inside.values()) else 0.0
                     assert one.weights[b, t].item() == pytest.approx(weight, rel=1e-9, abs=1e-12)
                     for name, ok in inside.items():

@@ -7,16 +7,16 @@ import dataclasses
 
 import pytest
 import torch
-from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 
-from analysis.records import load_trace
 from analysis.recipes import Recipe
-from analysis.training.critic import Critic
 from analysis.recipes.fields import CriticFields, RecordFields
+from analysis.records import load_trace
+from analysis.training.critic import Critic
 from analysis.training.loop import Loop, train
 from analysis.training.record_rows import UpdateIndex, pass_statistics, update_row
 from analysis.training.rollouts import RolloutModel
 from analysis.training.targets import fix_targets
+from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 
 ROWS = torch.arange(16)
 REGULARISED = {"name": "grpo", "kl_coef": 0.3, "kl_estimator": "full", "entropy_coef": 0.2}
@@ -127,9 +127,16 @@ def test_statistics_are_at_least_of_the_recorded_dtype():
 def test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches(tmp_path):
     """The path of a GPU, small and on the CPU: everything is recorded as ever, and the laws differ only by rounding."""
     settings = {
-        "steps": 2, "rollout.prompts": 8, "eval.prompts": 4, "eval.final_prompts": 4, "record.tokens": 1.0,
-        "rollout.dtype": "bfloat16", "update.autocast": "bfloat16", "update.micro_batch": 5, "record.dtype": "float64",
-    }  # fmt: skip
+        "steps": 2,
+        "rollout.prompts": 8,
+        "eval.prompts": 4,
+        "eval.final_prompts": 4,
+        "record.tokens": 1.0,
+        "rollout.dtype": "bfloat16",
+        "update.autocast": "bfloat16",
+        "update.micro_batch": 5,
+        "record.dtype": "float64",
+    }
     config = next(run.config for run in Recipe.load("tiny").set(**settings).expand() if run.label == "PSR")
     assert train(config, tmp_path / "run", run_id="r", label="L") == "complete"
     run = load_trace(tmp_path / "run")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.training.naive_update import make_config, make_updater, naive_logits, random_batch, random_policy
 
 from analysis.training.targets import fix_targets
+from tests.training.naive_update import make_config, make_updater, naive_logits, random_batch, random_policy
 
 ALPHA, BETA, LR, T = 0.2, 0.3, 0.1, 0.8
 

@@ -7,21 +7,32 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.training.naive_update import make_config, make_updater, random_batch
 
 from analysis.recipes.fields import OptimizerFields
 from analysis.training.step_parts import StepShares
 from analysis.training.update import UpdateResult
+from tests.training.naive_update import make_config, make_updater, random_batch
 
 OPTIMIZERS = {
     "adamw": {"name": "adamw", "lr": 1e-3},
-    "adamw, decay, clipped": {"name": "adamw", "lr": 1e-3, "betas": (0.8, 0.95), "weight_decay": 0.1, "eps": 1e-4,
-                              "max_grad_norm": 0.05},
+    "adamw, decay, clipped": {
+        "name": "adamw",
+        "lr": 1e-3,
+        "betas": (0.8, 0.95),
+        "weight_decay": 0.1,
+        "eps": 1e-4,
+        "max_grad_norm": 0.05,
+    },
     "adamw without momentum": {"name": "adamw", "lr": 1e-3, "betas": (0.0, 0.9)},
     "sgd": {"name": "sgd", "lr": 0.1},
-    "sgd, momentum, decay, clipped": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01,
-                                      "max_grad_norm": 0.05},
-}  # fmt: skip
+    "sgd, momentum, decay, clipped": {
+        "name": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.05,
+    },
+}
 
 
 def trained(updater):
@@ -91,10 +102,12 @@ def test_each_part_is_the_impulse_of_its_own_gradients(name, regularized):
         total = result.grad_norm["total"]
         clip = min(1.0, (fields.max_grad_norm or torch.inf) / (total + 1e-6)) if total else 1.0
         clipped += clip < 1
-        pulls.append({
-            source: {name: clip * g for name, g in zip(before, gradient, strict=True)}
-            for source, gradient in result.gradients.items()
-        })
+        pulls.append(
+            {
+                source: {name: clip * g for name, g in zip(before, gradient, strict=True)}
+                for source, gradient in result.gradients.items()
+            }
+        )
         if fields.weight_decay and not adam:
             pulls[-1]["decay"] = {name: fields.weight_decay * value for name, value in before.items()}
         parts = shares.take(result, before, split=True)

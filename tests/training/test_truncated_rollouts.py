@@ -8,16 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.training.naive_update import VOCAB, make_config, make_updater, naive_log_probs, random_batch, random_policy
 
-from analysis.objectives import get
-from analysis.records import load_trace
-from analysis.recipes import Recipe
-from analysis.training.loop import train
 from analysis.common.randomness import Streams
+from analysis.objectives import get
+from analysis.recipes import Recipe
+from analysis.records import load_trace
+from analysis.training.loop import train
 from analysis.training.record_rows import step_row
 from analysis.training.rollouts import RolloutBatch, collect_rollouts
 from tests.reference.truncation_slow import entropy_of, law_of, log_of
+from tests.training.naive_update import VOCAB, make_config, make_updater, naive_log_probs, random_batch, random_policy
 from toy_models import Policy, get_task, load_policy
 
 END = 1
@@ -67,8 +67,18 @@ def test_without_truncation_the_laws_are_one():
 
 
 def test_tables_hold_both_laws(tmp_path):
-    config = tiny(**TRUNCATED, **{"steps": 1, "record.tokens": 1.0, "eval.prompts": 2, "eval.final_prompts": 2,
-                                  "update.epochs": 1, "update.minibatches": 1, "update.rows": "keep"})  # fmt: skip
+    config = tiny(
+        **TRUNCATED,
+        **{
+            "steps": 1,
+            "record.tokens": 1.0,
+            "eval.prompts": 2,
+            "eval.final_prompts": 2,
+            "update.epochs": 1,
+            "update.minibatches": 1,
+            "update.rows": "keep",
+        },
+    )
     assert train(config, tmp_path / "run", run_id="r", label="L") == "complete"
     run = load_trace(tmp_path / "run")
     tokens, steps = run.table("tokens"), run.table("steps")
@@ -87,8 +97,9 @@ def test_updates_do_not_see_the_truncation(name):
     for rollout, noise in (({}, 0.0), ({"top_k": 2, "top_p": 0.5}, 1.0)):
         updater = make_updater(make_config(objective={"name": name}, rollout=rollout))
         batch = random_batch(updater.objective)
-        batch = dataclasses.replace(batch, sampling_log_probs=batch.sampling_log_probs - noise,
-                                    kept_mass=batch.kept_mass - noise / 2)  # fmt: skip
+        batch = dataclasses.replace(
+            batch, sampling_log_probs=batch.sampling_log_probs - noise, kept_mass=batch.kept_mass - noise / 2
+        )
         result = updater.apply(batch, torch.arange(len(batch)), None, "here")
         moved.append([*(one.weights for one in result.passes), *updater.parameters])
     assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))
@@ -107,29 +118,40 @@ def response_law(policy: Policy, prompt: tuple[int, ...], top_k: int = 0, top_p:
 
     def law(prefix: list[int]) -> list[float]:
         with torch.no_grad():
-            return [float(p) for p in law_of(policy.model(torch.tensor([prefix])).logits[0, -1].tolist(), 1.0, top_k,
-                                             top_p)]  # fmt: skip
+            return [
+                float(p) for p in law_of(policy.model(torch.tensor([prefix])).logits[0, -1].tolist(), 1.0, top_k, top_p)
+            ]
 
     first = law(list(prompt))
     second = {a: law([*prompt, a]) for a in range(VOCAB)}
-    return torch.tensor([math.prod([first[y[0]], *(second[y[0]][b] for b in y[1:])]) for y in every_response()],
-                        dtype=torch.float64)  # fmt: skip
+    return torch.tensor(
+        [math.prod([first[y[0]], *(second[y[0]][b] for b in y[1:])]) for y in every_response()], dtype=torch.float64
+    )
 
 
 def expected_step(name: str, q: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
     """E_q of the ascent direction that the updater takes: all responses in one batch, each with advantage q(y)·A(y)."""
-    config = make_config(objective={"name": name, "clip_low": None, "clip_high": None},
-                         optimizer={"lr": 1.0}, update={"normalizer": "constant", "constant": 1.0},
-                         rollout={"prompts": 1, "group_size": len(q)})  # fmt: skip
+    config = make_config(
+        objective={"name": name, "clip_low": None, "clip_high": None},
+        optimizer={"lr": 1.0},
+        update={"normalizer": "constant", "constant": 1.0},
+        rollout={"prompts": 1, "group_size": len(q)},
+    )
     policy = random_policy()
     updater = make_updater(config, policy)
     template = random_batch(updater.objective, groups=1, group_size=len(q))
     responses = every_response()
     lengths = torch.tensor([len(y) for y in responses])
     rewards = correct.float()
-    batch = dataclasses.replace(template, responses=responses, lengths=lengths, rewards=rewards, correct=correct,
-                                sampling_log_probs=torch.zeros(len(q), 2),
-                                advantages=updater.objective.advantages(rewards, len(q)).double() * q)  # fmt: skip
+    batch = dataclasses.replace(
+        template,
+        responses=responses,
+        lengths=lengths,
+        rewards=rewards,
+        correct=correct,
+        sampling_log_probs=torch.zeros(len(q), 2),
+        advantages=updater.objective.advantages(rewards, len(q)).double() * q,
+    )
     before = [p.detach().clone() for p in updater.parameters]
     updater.apply(batch, torch.arange(len(q)), None, "here")
     return torch.cat([(p.detach() - b).flatten() for p, b in zip(updater.parameters, before, strict=True)])
@@ -145,8 +167,9 @@ def setting():
 
 def autograd(policy: Policy, prompt: tuple[int, ...], weights: torch.Tensor) -> torch.Tensor:
     """∇ Σ_y weights_y·log π(y), from one forward pass a response."""
-    batch = dataclasses.replace(random_batch(get("psr-ratio"), groups=1, group_size=len(weights)),
-                                responses=every_response())  # fmt: skip
+    batch = dataclasses.replace(
+        random_batch(get("psr-ratio"), groups=1, group_size=len(weights)), responses=every_response()
+    )
     total = sum(w * lp.sum() for w, lp in zip(weights, naive_log_probs(policy.model, batch), strict=True) if w != 0)
     return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(policy.model.parameters()))])
 

@@ -8,6 +8,13 @@ import itertools
 
 import pytest
 import torch
+
+from analysis.errors import DivergedError
+from analysis.recipes.fields import CriticFields
+from analysis.training.critic import Critic
+from analysis.training.record_rows import UpdateIndex, pass_statistics, token_rows, update_row
+from analysis.training.regularizers import kl_penalty, policy_entropy
+from analysis.training.targets import fix_targets
 from tests.training.naive_update import (
     make_config,
     make_updater,
@@ -16,13 +23,6 @@ from tests.training.naive_update import (
     random_batch,
     random_policy,
 )
-
-from analysis.errors import DivergedError
-from analysis.training.critic import Critic
-from analysis.recipes.fields import CriticFields
-from analysis.training.record_rows import UpdateIndex, pass_statistics, token_rows, update_row
-from analysis.training.regularizers import kl_penalty, policy_entropy
-from analysis.training.targets import fix_targets
 
 ROWS = torch.arange(16)
 METHODS = [

@@ -7,14 +7,14 @@ import dataclasses
 
 import pytest
 import torch
-from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 
+from analysis.common.randomness import Streams
 from analysis.objectives import get
 from analysis.recipes import Recipe
 from analysis.recipes.fields import UpdateFields
 from analysis.training.minibatches import plan_minibatches
-from analysis.common.randomness import Streams
 from analysis.training.rollouts import collect_rollouts
+from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 from toy_models import Verdict, get_task, load_policy
 
 ROWS = torch.arange(16)
@@ -27,9 +27,13 @@ def rewarded(objective, rewards, **shape):
     batch = random_batch(objective, **shape)
     advantages = objective.advantages(rewards, batch.group_size)
     return dataclasses.replace(
-        batch, rewards=rewards, correct=rewards > 0, advantages=advantages, selected=objective.selected(advantages),
+        batch,
+        rewards=rewards,
+        correct=rewards > 0,
+        advantages=advantages,
+        selected=objective.selected(advantages),
         verdicts=[Verdict(bool(r), "") for r in rewards],
-    )  # fmt: skip
+    )
 
 
 def flat(parameters):
@@ -55,8 +59,12 @@ class TestNormalisers:
         selected = int(self.batch.lengths[self.batch.selected].sum())
         assert 0 < selected < tokens
         summed = None
-        for normalizer, divisor in (("batch_tokens", tokens), ("selected_tokens", selected), ("constant", 50.0),
-                                    ("constant", 0.25)):  # fmt: skip
+        for normalizer, divisor in (
+            ("batch_tokens", tokens),
+            ("selected_tokens", selected),
+            ("constant", 50.0),
+            ("constant", 0.25),
+        ):
             constant = divisor if normalizer == "constant" else None
             g, result = gradient(self.batch, ROWS, update={"normalizer": normalizer, "constant": constant})
             assert result.normalizer == divisor
@@ -141,8 +149,9 @@ def test_a_minibatch_without_rows_leaves_adam_untouched_or_steps_on_its_momentum
             m = torch.cat([moments["exp_avg"].flatten() for moments in state["state"].values()])
             v = torch.cat([moments["exp_avg_sq"].flatten() for moments in state["state"].values()])
             update = (betas[0] * m / (1 - betas[0] ** 2)) / ((betas[1] * v / (1 - betas[1] ** 2)).sqrt() + eps)
-            torch.testing.assert_close(flat(updater.parameters), theta * (1 - lr * decay) - lr * update,
-                                       rtol=0, atol=1e-14)  # fmt: skip
+            torch.testing.assert_close(
+                flat(updater.parameters), theta * (1 - lr * decay) - lr * update, rtol=0, atol=1e-14
+            )
             for index, moments in state["state"].items():
                 torch.testing.assert_close(now["state"][index]["exp_avg"], betas[0] * moments["exp_avg"])
                 torch.testing.assert_close(now["state"][index]["exp_avg_sq"], betas[1] * moments["exp_avg_sq"])
@@ -150,9 +159,14 @@ def test_a_minibatch_without_rows_leaves_adam_untouched_or_steps_on_its_momentum
 
 @pytest.mark.parametrize(
     ("betas", "eps", "decay", "limit"),
-    [((0.9, 0.999), 1e-8, 0.0, None), ((0.5, 0.7), 1e-8, 0.0, None), ((0.9, 0.999), 1e-3, 0.0, None),
-     ((0.9, 0.999), 1e-8, 0.1, None), ((0.9, 0.999), 1e-3, 0.1, 1e-2)],
-)  # fmt: skip
+    [
+        ((0.9, 0.999), 1e-8, 0.0, None),
+        ((0.5, 0.7), 1e-8, 0.0, None),
+        ((0.9, 0.999), 1e-3, 0.0, None),
+        ((0.9, 0.999), 1e-8, 0.1, None),
+        ((0.9, 0.999), 1e-3, 0.1, 1e-2),
+    ],
+)
 def test_adamw_by_hand(betas, eps, decay, limit):
     """Three steps; the first is lr·g/(|g| + ε) whatever the betas. Decay is decoupled, the norm is clipped first."""
     lr = 0.01
@@ -197,10 +211,13 @@ def test_entropy_and_kl_leave_the_weights_of_the_objective_alone():
     """Regularisers add vectors: every token's measured weight is the same with them and without, bit for bit."""
     batch = random_batch(get("reinforce-ratio"))
     plain, with_both = (
-        gradient(batch, ROWS, objective={"name": "reinforce", "entropy_coef": coef, "kl_coef": coef,
-                                         "kl_estimator": "full"}) if coef == 0 else _regularised(batch, coef)
+        gradient(
+            batch, ROWS, objective={"name": "reinforce", "entropy_coef": coef, "kl_coef": coef, "kl_estimator": "full"}
+        )
+        if coef == 0
+        else _regularised(batch, coef)
         for coef in (0.0, 0.3)
-    )  # fmt: skip
+    )
     assert not torch.equal(plain[0], with_both[0])
     for one, other in zip(plain[1].passes, with_both[1].passes, strict=True):
         assert torch.equal(one.weights, other.weights)
@@ -218,8 +235,13 @@ def _regularised(batch, coef):
 
 def test_verifier_noise_flips_at_its_rates_and_touches_no_verdict():
     """1024 rollouts, flips of each kind within 4 standard errors of their rate: a false alarm in 1 of 8000 trials."""
-    settings = {"grid": "unset", "objective.name": "reinforce", "update.rows": "keep", "rollout.prompts": 64,
-                "rollout.group_size": 16}  # fmt: skip
+    settings = {
+        "grid": "unset",
+        "objective.name": "reinforce",
+        "update.rows": "keep",
+        "rollout.prompts": 64,
+        "rollout.group_size": 16,
+    }
     policy = load_policy("tiny")
     task = get_task("path-small", policy.tokenizer)
     prompts = task.prompts("train")[:64]

@@ -13,20 +13,30 @@ import pytest
 
 import analysis.report
 from analysis import UsageError
+from analysis.experiments import run
+from analysis.recipes import Recipe
 from analysis.records import digest
 from analysis.records.folders import read_experiment, read_run_json
 from analysis.trace import main
-from analysis.recipes import Recipe
-from analysis.experiments import run
 from analysis.training import train
 from analysis.training.user_objects import adopted, load_given, write_given
 from toy_models import get_task, load_policy
 from toy_models.tasks.path import SmallPathTask
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {"name": "mine", "steps": 4, "grid": "unset", "policy.base": "unset", "task.name": "unset",
-            "record.chunk": 2, "rollout.prompts": 8, "eval.prompts": 4, "eval.final_prompts": 8, "eval.every": 2,
-            "record.contexts": 8}
+SETTINGS = {
+    "name": "mine",
+    "steps": 4,
+    "grid": "unset",
+    "policy.base": "unset",
+    "task.name": "unset",
+    "record.chunk": 2,
+    "rollout.prompts": 8,
+    "eval.prompts": 4,
+    "eval.final_prompts": 8,
+    "eval.every": 2,
+    "record.contexts": 8,
+}
 # A class of the main module, as one in a notebook cell is
 CELL = """
 from toy_models.path import SmallPathTask
@@ -81,8 +91,10 @@ class TestProtocol:
             ({"verify": lambda self, p, r: True}, r"task.verify: expected a toy_models.Verdict .*, got bool"),
             ({"prompts": lambda self, split: ["a"]}, r"task.prompts\('train'\): expected toy_models.Prompt"),
             ({"prompts": lambda self, split: []}, r"task.prompts\('train'\): expected at least one prompt"),
-            ({"prompts": lambda self, split: SmallPathTask.prompts(self, split)[:1] * 2},
-             r"task.prompts\('train'\): expected distinct prompts"),
+            (
+                {"prompts": lambda self, split: SmallPathTask.prompts(self, split)[:1] * 2},
+                r"task.prompts\('train'\): expected distinct prompts",
+            ),
         ],
     )
     def test_what_methods_give(self, members: dict[str, Any], message: str) -> None:
@@ -98,9 +110,15 @@ class TestProtocol:
     def test_what_needs_solutions(self, policy: Any) -> None:
         with pytest.raises(UsageError, match=r"eval.samples = 0: the task walk does not list its correct responses"):
             run(recipe(**{"eval.samples": 0}), task=walk(), policy=policy, quiet=True)
-        exact = {"update.estimator": "exact", "update.minibatches": 1, "update.rows": "keep",
-                 "update.normalizer": "constant", "update.constant": 8.0, "objective.clip_low": "unset",
-                 "objective.clip_high": "unset"}
+        exact = {
+            "update.estimator": "exact",
+            "update.minibatches": 1,
+            "update.rows": "keep",
+            "update.normalizer": "constant",
+            "update.constant": 8.0,
+            "objective.clip_low": "unset",
+            "objective.clip_high": "unset",
+        }
         with pytest.raises(UsageError, match=r'update.estimator = "exact": the task walk does not list'):
             run(recipe(**exact), task=walk(), policy=policy, quiet=True)
 
@@ -140,10 +158,20 @@ class TestIdentity:
         assert (adopted(recipe(), {"task": walk(changed)}).hash == adopted(recipe(), {"task": walk()}).hash) is same
 
     def test_does_not_depend_on_the_session(self) -> None:
-        code = (f"from analysis.training.user_objects import _class_digest\ncell = {{'__name__': '__main__'}}\n"
-                f"exec({SETS!r}, cell)\nprint(_class_digest(cell['Walk']()))")
-        digests = {subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True,
-                                  capture_output=True, text=True).stdout for seed in ("1", "2")}
+        code = (
+            f"from analysis.training.user_objects import _class_digest\ncell = {{'__name__': '__main__'}}\n"
+            f"exec({SETS!r}, cell)\nprint(_class_digest(cell['Walk']()))"
+        )
+        digests = {
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env=os.environ | {"PYTHONHASHSEED": seed},
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            for seed in ("1", "2")
+        }
         assert len(digests) == 1
 
 

@@ -40,7 +40,9 @@ _EXACT_PROGRAM = f"{__package__}.exact_targets"
 _CODE = ("bases/pretraining.py", "tasks/tokenizer.py")  # besides the modules of the task
 _REFINING_CODE = ("bases/refinement.py", "sampling.py", "truncation.py")  # for a base with the second stage, besides
 # For a base trained on the exact law, besides.
-_EXACT_CODE = tuple(f"bases/{name}.py" for name in ("exact_targets", "muon", "refinement", "solved_prompts", "value_embedding"))
+_EXACT_CODE = tuple(
+    f"bases/{name}.py" for name in ("exact_targets", "muon", "refinement", "solved_prompts", "value_embedding")
+)
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -154,14 +156,31 @@ class BaseRecipe:
 
 
 _SMALL = BaseRecipe(
-    task="path", corpus={"slip": 0.05, "ignore": 0.15, "longest": 29},
-    layers=2, hidden=64, heads=4, head_dim=16, intermediate=192, init_std=0.1,
-    steps=2800, batch=64, lr=1e-2, warmup_steps=40, weight_decay=0.01, threads=1,
-)  # fmt: skip
+    task="path",
+    corpus={"slip": 0.05, "ignore": 0.15, "longest": 29},
+    layers=2,
+    hidden=64,
+    heads=4,
+    head_dim=16,
+    intermediate=192,
+    init_std=0.1,
+    steps=2800,
+    batch=64,
+    lr=1e-2,
+    warmup_steps=40,
+    weight_decay=0.01,
+    threads=1,
+)
 _TINY = replace(
-    _SMALL, task="path-small", corpus={"slip": 0.05, "ignore": 0.15, "longest": 15}, layers=1, intermediate=128,
-    steps=300, lr=8e-3, warmup_steps=20,
-)  # fmt: skip
+    _SMALL,
+    task="path-small",
+    corpus={"slip": 0.05, "ignore": 0.15, "longest": 15},
+    layers=1,
+    intermediate=128,
+    steps=300,
+    lr=8e-3,
+    warmup_steps=20,
+)
 _WHOLE = replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 36})
 _COUNTDOWN = replace(_SMALL, task="countdown", corpus={"slip": 0.0, "reuse": 0.0, "largest": 99}, steps=2000)
 _TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_tagged": 0.95, "aloud_plain": 0.03}
@@ -169,18 +188,32 @@ _TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_
 _REFINE = Refinement(rounds=4, prompts=1024, samples=4, temperature=0.8, batch=64, lr=1e-3)
 # Learning rate: at 1e-2 the features are overwritten before anything reads them, and no constraint is learnt.
 _NEAR_FIRST = ExactLaw(
-    NearFirst(prompts=10_000, first_share=0.25, all_from=(0.4, 0.6)), periods=(2, 3, 5, 7, 10, 20, 40, 100),
-    characters=(), feature_scale=3.0, noise=0.2, mark_scale=5.0, embedding_rate=0.1,
-)  # fmt: skip
+    NearFirst(prompts=10_000, first_share=0.25, all_from=(0.4, 0.6)),
+    periods=(2, 3, 5, 7, 10, 20, 40, 100),
+    characters=(),
+    feature_scale=3.0,
+    noise=0.2,
+    mark_scale=5.0,
+    embedding_rate=0.1,
+)
 _EXACT = replace(_SMALL, corpus={}, layers=3, steps=6000, lr=3e-3, exact=_NEAR_FIRST)
 # Weight decay: 8000 steps at 0.01 (batches of 128) came to 0.86, and 0.96 on the prompts of training: learnt by heart.
 _SEARCH = replace(
-    _EXACT, task="countdown", layers=4, intermediate=256, steps=3500, batch=192, warmup_steps=100, weight_decay=0.3,
+    _EXACT,
+    task="countdown",
+    layers=4,
+    intermediate=256,
+    steps=3500,
+    batch=192,
+    warmup_steps=100,
+    weight_decay=0.3,
     exact=replace(
-        _NEAR_FIRST, lessons=WideNumbers(largest=25, power=0.5, shuffled=0.5, opening=3, short=0.75),
-        characters=(1, 3, 10, 25, 50), muon_lr=1e-2,
+        _NEAR_FIRST,
+        lessons=WideNumbers(largest=25, power=0.5, shuffled=0.5, opening=3, short=0.75),
+        characters=(1, 3, 10, 25, 50),
+        muon_lr=1e-2,
     ),
-)  # fmt: skip
+)
 
 # A name such as path-p20 says how often the base is right, in per cent, on validation prompts (docs/bases.md).
 BASES: dict[str, BaseRecipe] = {

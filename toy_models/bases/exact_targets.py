@@ -15,7 +15,7 @@ numbers, and does not search. What teaches it those:
 - «countdown» has so few puzzles that a model learns them by heart. It is taught on those with wider numbers too, most
   batches holding no more of a response than takes the search (`WideNumbers`), and the matrices learn by Muon.
 
-Run by `ensure_base` as `python -m toy_models.bases.exact_targets REQUEST` in place of `toy_models.bases.pretraining`; reports as that.
+Run by `ensure_base` as `python -m toy_models.bases.exact_targets REQUEST` in place of `pretraining`; reports as that.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import BaseRecipe, ExactLaw, NearFirst
 from ..tasks.countdown import GIVEN, CountdownTask
+from ..tasks.puzzle import PAD, PROMPT_LENGTH, PuzzleTask
+from ..tasks.task import built_in_task
+from .cache import BaseRecipe, ExactLaw, NearFirst
 from .muon import Muon
 from .pretraining import _REPORT_EVERY, _learning_rate, build_model
-from ..tasks.puzzle import PAD, PROMPT_LENGTH, PuzzleTask
 from .solved_prompts import SolvedPrompts
-from ..tasks.task import built_in_task
 from .value_embedding import embed_by_value
 
 __all__ = ["batches", "pretrain_on_law"]

@@ -14,7 +14,11 @@ from torch import Tensor
 
 __all__ = ["Muon", "orthogonalised"]
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
+_COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # of the quintic: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
 _ROUNDS = 5
 _RMS = 0.2  # root mean square of a step at lr 1, about that of AdamW: Liu et al. 2025, arXiv 2502.16982
 

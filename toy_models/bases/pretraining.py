@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from .cache import BaseRecipe
 from ..tasks.puzzle import PuzzleTask
 from ..tasks.task import built_in_task
+from .cache import BaseRecipe
 
 __all__ = ["build_model", "pretrain"]
 

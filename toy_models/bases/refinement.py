@@ -4,7 +4,7 @@ A round draws fresh prompts by the law of the task's splits, none of which is am
 model itself; keeps the first correct one to each prompt, if any; and takes AdamW steps of cross entropy on these, in
 one pass. Accuracy rises and diversity falls, round by round.
 
-Run by `ensure_base` as `python -m toy_models.bases.refinement REQUEST` in place of `toy_models.bases.pretraining`, whose stage it
+Run by `ensure_base` as `python -m toy_models.bases.refinement REQUEST` in place of `pretraining`, whose stage it
 goes through first; it reports as that does, a round counting as one step more.
 """
 
@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..sampling import sample
+from ..tasks.puzzle import PROMPT_LENGTH, PuzzleTask
+from ..tasks.task import built_in_task, verify_all
 from .cache import BaseRecipe, Refinement
 from .pretraining import pretrain
-from ..tasks.puzzle import PROMPT_LENGTH, PuzzleTask
-from ..sampling import sample
-from ..tasks.task import built_in_task, verify_all
 
 __all__ = ["fresh_prompts", "pretrain_and_refine", "refine"]
 
@@ -87,9 +87,15 @@ def _own_successes(
     size, width, pad_id = refinement.samples, task.max_new_tokens, task.tokenizer.pad_token_id
     uniforms = torch.rand((len(prompts) * size, width), dtype=torch.float64, generator=generator)
     drawn = sample(
-        model, prompts, group_size=size, max_new_tokens=width, eos_id=task.tokenizer.eos_token_id, pad_id=pad_id,
-        temperature=refinement.temperature, uniforms=uniforms,
-    )  # fmt: skip
+        model,
+        prompts,
+        group_size=size,
+        max_new_tokens=width,
+        eos_id=task.tokenizer.eos_token_id,
+        pad_id=pad_id,
+        temperature=refinement.temperature,
+        uniforms=uniforms,
+    )
     asked = [prompt for prompt in prompts for _ in range(size)]
     responses = [ids[:n].tolist() for ids, n in zip(drawn.response_ids, drawn.lengths, strict=True)]
     kept: dict[tuple[int, ...], list[int]] = {}

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .cache import ExactLaw
 from ..tasks.puzzle import PuzzleTask
+from .cache import ExactLaw
 
 __all__ = ["embed_by_value", "value_features"]
 

@@ -15,8 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .tensor_checks import check_correct, check_uniforms, check_weights
 from .success import pass_at_k
+from .tensor_checks import check_correct, check_uniforms, check_weights
 
 __all__ = ["ArmPolicy", "draw", "expected_logit_score", "logit_score_covariance", "net_weight", "sampled_logit_score"]
 

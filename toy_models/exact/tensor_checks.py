@@ -46,11 +46,14 @@ def check_weights(weights: Tensor, shape: torch.Size) -> Tensor:
 def check_uniforms(uniforms: Tensor, batch: torch.Size) -> None:
     """Raises ValueError unless `uniforms` (…, draws) are numbers in [0, 1) for each entry of `batch`."""
     if uniforms.shape[: len(batch)] != batch:
-        raise ValueError(f"uniforms: expected batch axes {tuple(batch)} before the draws, received "
-                         f"{tuple(uniforms.shape)}")
+        raise ValueError(
+            f"uniforms: expected batch axes {tuple(batch)} before the draws, received {tuple(uniforms.shape)}"
+        )
     if not bool(((uniforms >= 0) & (uniforms < 1)).all()):
-        raise ValueError(f"uniforms: expected numbers in [0, 1), received {float(uniforms.min()):g} to "
-                         f"{float(uniforms.max()):g}; torch.rand makes them")
+        raise ValueError(
+            f"uniforms: expected numbers in [0, 1), received {float(uniforms.min()):g} to "
+            f"{float(uniforms.max()):g}; torch.rand makes them"
+        )
 
 
 def _check_spread(name: str, value: Tensor, shape: torch.Size) -> None:
@@ -59,5 +62,6 @@ def _check_spread(name: str, value: Tensor, shape: torch.Size) -> None:
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"{name}: expected a shape that spreads over the responses {tuple(shape)}, received "
-                         f"{tuple(value.shape)}")
+        raise ValueError(
+            f"{name}: expected a shape that spreads over the responses {tuple(shape)}, received {tuple(value.shape)}"
+        )

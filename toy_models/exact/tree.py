@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from .arms import draw, net_weight
-from .tensor_checks import check_correct, check_logits, check_uniforms, check_weights
 from .success import pass_at_k
+from .tensor_checks import check_correct, check_logits, check_uniforms, check_weights
 
 __all__ = ["Tree", "TreeDraws", "tree_leaves"]
 
@@ -75,8 +75,16 @@ class Tree:
             check_logits(f"levels[{t}]", level)
 
     @classmethod
-    def random(cls, vocab: int, depth: int, *, scale: float = 1.0, batch: Sequence[int] = (),
-               generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tree:
+    def random(
+        cls,
+        vocab: int,
+        depth: int,
+        *,
+        scale: float = 1.0,
+        batch: Sequence[int] = (),
+        generator: torch.Generator,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tree:
         """Normal logits of standard deviation `scale`; responses of at most `depth` tokens.
 
         Raises ValueError for a tree too large to enumerate.
@@ -147,8 +155,10 @@ class Tree:
         """Responses by inverting each level's cumulative distribution at `uniforms` (…, G, depth) in [0, 1)."""
         check_uniforms(uniforms, self.batch_shape)
         if uniforms.shape[-1] != self.depth:
-            raise ValueError(f"uniforms: expected one for each of {self.depth} positions on the last axis, received "
-                             f"{tuple(uniforms.shape)}")
+            raise ValueError(
+                f"uniforms: expected one for each of {self.depth} positions on the last axis, received "
+                f"{tuple(uniforms.shape)}"
+            )
         context = torch.zeros(uniforms.shape[:-1], dtype=torch.int64, device=uniforms.device)
         alive = torch.ones_like(context, dtype=torch.bool)
         response = torch.zeros_like(context)
@@ -181,8 +191,9 @@ class Tree:
         out = []
         for t, level in enumerate(self.levels):
             w = torch.where(draws.alive[t], weights[..., t].to(level.dtype), 0.0)
-            visits, sizes = (level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], x)
-                             for x in (w, w.abs()))  # fmt: skip
+            visits, sizes = (
+                level.new_zeros(level.shape[:-1]).scatter_add_(-1, draws.contexts[t], x) for x in (w, w.abs())
+            )
             visits = net_weight(visits, sizes, w.shape[-1])
             pushed = torch.zeros_like(level).flatten(-2)
             pushed = pushed.scatter_add_(-1, draws.contexts[t] * self.vocab + draws.tokens[t], w)

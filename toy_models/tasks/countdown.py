@@ -173,9 +173,7 @@ class CountdownTask(PuzzleTask[Countdown]):
         rows[np.arange(len(rows)), PROMPT_LENGTH + STEP_LENGTH * columns[:, 0]] = self.ids[END]
         return rows
 
-    def _draw_plays(
-        self, n: int, rng: np.random.Generator, slip: float, reuses: np.ndarray
-    ) -> tuple[Ints, np.ndarray]:
+    def _draw_plays(self, n: int, rng: np.random.Generator, slip: float, reuses: np.ndarray) -> tuple[Ints, np.ndarray]:
         """Plays (n, 12): number of steps, the given numbers, then x, operation, y and r of each step; and which fit."""
         steps = rng.integers(1, MAX_STEPS + 1, n)
         given = np.sort(rng.integers(1, self.largest_given + 1, (n, 3)), axis=1)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..verifiers import Case, Verifier
 from .table_files import Row, read_table
 from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
 from .texts import chat_messages, check_template, encode_text, render_prompt
-from ..verifiers import Case, Verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,8 +97,10 @@ class FileTask:
         train = self._splits["train"]
         tenth = max(1, len(train) // HELD_OUT_SHARE)
         if len(train) <= tenth * len(missing):
-            raise ValueError(f"{self.files.train} has {len(train)} prompts, too few to hold some out for "
-                             f"{' and '.join(reversed(missing))}; add prompts, or files for those splits")
+            raise ValueError(
+                f"{self.files.train} has {len(train)} prompts, too few to hold some out for "
+                f"{' and '.join(reversed(missing))}; add prompts, or files for those splits"
+            )
         by_hash = sorted(train, key=lambda item: prompt_hash(item.ids))
         for i, split in enumerate(missing):
             self._splits[split] = by_hash[i * tenth : (i + 1) * tenth]
@@ -109,8 +111,9 @@ class FileTask:
         """The prompts of a split: in the file's order, those held out of the training file in that of their hash."""
         if split not in SPLITS:
             raise ValueError(unknown_name("split", split, SPLITS))
-        return [Prompt(prompt_hash(item.ids), item.ids, item.rendered, split, item.answer)
-                for item in self._splits[split]]
+        return [
+            Prompt(prompt_hash(item.ids), item.ids, item.rendered, split, item.answer) for item in self._splits[split]
+        ]
 
     def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
         """Judge one response. Raises ValueError for a prompt that is not of the files."""
@@ -127,8 +130,10 @@ class FileTask:
     def _case(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Case:
         item = self._items.get(tuple(int(i) for i in prompt_ids))
         if item is None:
-            raise ValueError(f"prompt_ids: expected a prompt of {self.files.train}, or of the other files, got "
-                             f"{self.tokenizer.decode(list(prompt_ids))!r}")
+            raise ValueError(
+                f"prompt_ids: expected a prompt of {self.files.train}, or of the other files, got "
+                f"{self.tokenizer.decode(list(prompt_ids))!r}"
+            )
         finished = len(response_ids) > 0 and int(response_ids[-1]) == self.tokenizer.eos_token_id
         text = str(self.tokenizer.decode([int(i) for i in response_ids], skip_special_tokens=True))
         return Case(item.question, text, item.answer, finished)
@@ -139,19 +144,24 @@ class FileTask:
             item = self._item(row)
             same = found.get(item.ids)
             if same is not None and same.answer != item.answer:
-                raise ValueError(f"{row.where} asks what {same.where} asks, with another answer: {item.answer!r} and "
-                                 f"{same.answer!r}; keep one of them")
+                raise ValueError(
+                    f"{row.where} asks what {same.where} asks, with another answer: {item.answer!r} and "
+                    f"{same.answer!r}; keep one of them"
+                )
             if same is None and item.ids in self._items:
-                raise ValueError(f"{row.where} asks what {self._items[item.ids].where} asks; a prompt may stand in the "
-                                 "file of one split only, or what is held out is trained on")
+                raise ValueError(
+                    f"{row.where} asks what {self._items[item.ids].where} asks; a prompt may stand in the "
+                    "file of one split only, or what is held out is trained on"
+                )
             found.setdefault(item.ids, item)
         self._items |= found
         return list(found.values())
 
     def _item(self, row: Row) -> _Item:
         column = self.files.prompt_column
-        question, rendered = render_prompt(self.tokenizer, row.values[column], row.where, column,
-                                           chat_template=self.chat_template)
+        question, rendered = render_prompt(
+            self.tokenizer, row.values[column], row.where, column, chat_template=self.chat_template
+        )
         ids = encode_text(self.tokenizer, rendered, row.where)
         answer = row.text(self.files.answer_column)
         return _Item(ids, rendered, question, answer, row.where)

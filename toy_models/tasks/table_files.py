@@ -39,9 +39,7 @@ def _refuse(error: ValueError) -> NoReturn:
     raise error
 
 
-def raw_rows(
-    path: str | Path, bad: Callable[[ValueError], None] = _refuse
-) -> list[tuple[str, Mapping[str, Any]]]:
+def raw_rows(path: str | Path, bad: Callable[[ValueError], None] = _refuse) -> list[tuple[str, Mapping[str, Any]]]:
     """(where it stands, the whole row) of each row, in the file's order.
 
     Broken lines go to `bad` and are left out (they raise, unless it says otherwise). Raises ValueError for a file that
@@ -80,8 +78,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
-        raise ValueError(f"{path} cannot be read: {error} Is it whole? A writer that was stopped leaves a file without "
-                         "its end.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error} Is it whole? A writer that was stopped leaves a file without its end."
+        ) from error
     for number, row in enumerate(table.to_pylist(), start=1):
         yield f"{path.name} row {number}", row
 

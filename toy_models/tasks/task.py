@@ -91,9 +91,7 @@ class Task(Protocol):
         """Every correct response, end token included; None where they cannot be enumerated."""
 
 
-def verify_all(
-    task: Task, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-) -> list[Verdict]:
+def verify_all(task: Task, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Verdict]:
     """Judge one response to each prompt: by the task's `verify_many` where it has one, else one after another."""
     many = getattr(task, "verify_many", None)
     if many is None:

@@ -21,8 +21,9 @@ def chat_messages(value: Any, where: str, column: str) -> list[dict[str, str]]:
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
     said = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
     if not said or len(said) < len(messages) or not all(isinstance(text, str) for text in said):
-        raise ValueError(f"{where}: expected a string or a list of chat messages in {column!r}, "
-                         f"got {str(value)[:_SHOWN]!r}")
+        raise ValueError(
+            f"{where}: expected a string or a list of chat messages in {column!r}, got {str(value)[:_SHOWN]!r}"
+        )
     if not any(text.strip() for text in said if text):
         raise ValueError(f"{where}: the prompt ({column!r}) is empty")
     return list(messages)

@@ -102,8 +102,11 @@ def repaired(answer: str) -> str:
     if inner is None:
         inner = answer.strip()
         for mark in ("$$", "$"):
-            if len(inner) > 2 * len(mark) and inner.startswith(mark) and inner.endswith(mark) and mark not in (
-                inner[len(mark) : -len(mark)]
+            if (
+                len(inner) > 2 * len(mark)
+                and inner.startswith(mark)
+                and inner.endswith(mark)
+                and mark not in (inner[len(mark) : -len(mark)])
             ):
                 inner = inner[len(mark) : -len(mark)]
     inner = _MATRIX.sub(lambda match: _LOST_BACKSLASH.sub(r"\\\\", match[0]), inner)

@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .. import user_functions as functions
-from ..user_functions import load_function
 from ..tasks.task import Verdict
+from ..user_functions import load_function
 
-__all__ = ["VERIFIERS", "Case", "ExactMatch", "FunctionVerifier", "Verifier", "VerifierError", "get_verifier",
-           "source_file"]
+__all__ = [
+    "VERIFIERS",
+    "Case",
+    "ExactMatch",
+    "FunctionVerifier",
+    "Verifier",
+    "VerifierError",
+    "get_verifier",
+    "source_file",
+]
 
 VERIFIERS = ("exact", "math")
 _SHOWN = 200  # characters of a prompt or response in a message
@@ -92,15 +100,17 @@ class FunctionVerifier:
         try:
             found = self._function(case.prompt, case.response, case.answer)
         except Exception as error:
-            raise VerifierError(f"verifier {self.target} failed with {type(error).__name__}: {error}; "
-                                f"{_described(case)}") from error
+            raise VerifierError(
+                f"verifier {self.target} failed with {type(error).__name__}: {error}; {_described(case)}"
+            ) from error
         if isinstance(found, Verdict):
             return found
         # numpy's truth values as well, without loading numpy to ask
         if isinstance(found, bool) or type(found).__name__ in ("bool", "bool_"):
             return Verdict(bool(found), "correct" if found else "wrong")
-        raise VerifierError(f"verifier {self.target}: expected True, False or a Verdict, got {found!r}; "
-                            f"{_described(case)}")
+        raise VerifierError(
+            f"verifier {self.target}: expected True, False or a Verdict, got {found!r}; {_described(case)}"
+        )
 
 
 def get_verifier(name: str, *, workers: int = 1) -> Verifier:

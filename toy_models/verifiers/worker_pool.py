@@ -138,8 +138,14 @@ class WorkerPool:
     def _start(self) -> _Worker:
         path = os.pathsep.join(filter(None, [self.import_from, os.environ.get("PYTHONPATH")]))
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        popen = subprocess.Popen(list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                                 env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
+        popen = subprocess.Popen(
+            list(self.command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,
+        )
         worker = _Worker(popen, stderr, deadline=_now() + START_SECONDS)
         assert popen.stdout is not None
         with selectors.DefaultSelector() as selector:

@@ -16,9 +16,9 @@ from transformers.utils import logging as hf_logging
 from toy_models import BASES, Policy, base_is_cached, ensure_base, get_task, load_policy, sample
 from toy_models.bases import cache as bases
 from toy_models.bases.pretraining import build_model
+from toy_models.bases.value_embedding import embed_by_value
 from toy_models.tasks.puzzle import PROMPT_LENGTH
 from toy_models.tasks.task import built_in_task
-from toy_models.bases.value_embedding import embed_by_value
 
 
 @pytest.fixture
@@ -213,9 +213,14 @@ def test_tiny_is_right_often_enough_and_wrong_often_enough(tiny: Policy) -> None
     prompts = task.prompts("test")[:64]
     u = torch.rand(512, task.max_new_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     drawn = sample(
-        tiny.model, [p.ids for p in prompts], group_size=8, max_new_tokens=task.max_new_tokens, eos_id=tiny.eos_id,
-        pad_id=tiny.pad_id, uniforms=u,
-    )  # fmt: skip
+        tiny.model,
+        [p.ids for p in prompts],
+        group_size=8,
+        max_new_tokens=task.max_new_tokens,
+        eos_id=tiny.eos_id,
+        pad_id=tiny.pad_id,
+        uniforms=u,
+    )
     right = [
         task.verify(prompts[i // 8].ids, row[:n].tolist()).correct
         for i, (row, n) in enumerate(zip(drawn.response_ids, drawn.lengths, strict=True))

@@ -14,18 +14,23 @@ import torch
 from toy_models import BASES, ensure_base
 from toy_models.bases import cache as bases
 from toy_models.bases.cache import BaseRecipe, ExactLaw, NearFirst, WideNumbers
-from toy_models.tasks.countdown import CountdownTask
 from toy_models.bases.exact_targets import _denominator, _optimizers, batches, pretrain_on_law
 from toy_models.bases.pretraining import build_model
-from toy_models.tasks.puzzle import PuzzleTask
 from toy_models.bases.solved_prompts import SolvedPrompts
-from toy_models.tasks.task import built_in_task
 from toy_models.bases.value_embedding import embed_by_value, value_features
+from toy_models.tasks.countdown import CountdownTask
+from toy_models.tasks.puzzle import PuzzleTask
+from toy_models.tasks.task import built_in_task
 
 LAW = ExactLaw(
-    NearFirst(prompts=60, first_share=0.25, all_from=(0.4, 0.6)), periods=(2, 5, 10, 24), characters=(),
-    feature_scale=3.0, noise=0.2, mark_scale=5.0, embedding_rate=0.1,
-)  # fmt: skip
+    NearFirst(prompts=60, first_share=0.25, all_from=(0.4, 0.6)),
+    periods=(2, 5, 10, 24),
+    characters=(),
+    feature_scale=3.0,
+    noise=0.2,
+    mark_scale=5.0,
+    embedding_rate=0.1,
+)
 SMALL = dataclasses.replace(BASES["tiny"], corpus={}, steps=60, lr=3e-3, exact=LAW)
 WIDE = dataclasses.replace(
     LAW, lessons=WideNumbers(largest=8, power=0.5, shuffled=0.5, opening=3, short=0.75), muon_lr=1e-2

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from toy_models import BASES, Policy, ensure_base, sample
-from toy_models.bases import cache as bases, refinement
+from toy_models.bases import cache as bases
+from toy_models.bases import refinement
 from toy_models.bases.cache import Refinement
 from toy_models.bases.refinement import fresh_prompts, refine
 from toy_models.tasks.task import built_in_task
@@ -24,14 +25,22 @@ STAGE = Refinement(rounds=6, prompts=256, samples=4, temperature=1.0, batch=64, 
 
 def _accuracy(model: torch.nn.Module) -> float:
     prompts = TASK.prompts("validation")
-    u = torch.rand(len(prompts) * 16, TASK.max_new_tokens, dtype=torch.float64,
-                   generator=torch.Generator().manual_seed(1))  # fmt: skip
+    u = torch.rand(
+        len(prompts) * 16, TASK.max_new_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     drawn = sample(
-        model, [p.ids for p in prompts], group_size=16, max_new_tokens=TASK.max_new_tokens,
-        eos_id=TASK.tokenizer.eos_token_id, pad_id=TASK.tokenizer.pad_token_id, uniforms=u,
-    )  # fmt: skip
-    right = [TASK.verify(prompts[i // 16].ids, ids[:n].tolist()).correct
-             for i, (ids, n) in enumerate(zip(drawn.response_ids, drawn.lengths, strict=True))]  # fmt: skip
+        model,
+        [p.ids for p in prompts],
+        group_size=16,
+        max_new_tokens=TASK.max_new_tokens,
+        eos_id=TASK.tokenizer.eos_token_id,
+        pad_id=TASK.tokenizer.pad_token_id,
+        uniforms=u,
+    )
+    right = [
+        TASK.verify(prompts[i // 16].ids, ids[:n].tolist()).correct
+        for i, (ids, n) in enumerate(zip(drawn.response_ids, drawn.lengths, strict=True))
+    ]
     return sum(right) / len(right)
 
 

@@ -33,8 +33,9 @@ def dense(log_probs_of, parameters, weights):
 
 @pytest.mark.parametrize("arms", [1, 2, 7])
 def test_bandit(arms):
-    z, w = torch.randn(arms, generator=generator(), dtype=torch.float64) * 2, torch.randn(
-        arms, generator=generator(1), dtype=torch.float64
+    z, w = (
+        torch.randn(arms, generator=generator(), dtype=torch.float64) * 2,
+        torch.randn(arms, generator=generator(1), dtype=torch.float64),
     )
     bandit = Bandit(z)
     mean, covariance = dense(lambda t: t.log_softmax(-1), z, w)
@@ -269,9 +270,12 @@ def test_pass_at_k_over_every_tuple_of_responses(k):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.integers(1, 3), max_size=2), st.integers(1, 6), st.sampled_from([torch.float32, torch.float64]),
-    st.sampled_from(["normal", "ties", "one-hot"]), st.integers(0, 10**6),
-)  # fmt: skip
+    st.lists(st.integers(1, 3), max_size=2),
+    st.integers(1, 6),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from(["normal", "ties", "one-hot"]),
+    st.integers(0, 10**6),
+)
 def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
     """Ties, one arm alone and an arm with all the mass: laws sum to one, scores to zero, draws are possible arms."""
     g = generator(seed)
@@ -307,10 +311,13 @@ def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(1, 2), max_size=2), st.integers(2, 4), st.integers(1, 3),
-    st.sampled_from([torch.float32, torch.float64]), st.sampled_from(["normal", "ties", "one-hot"]),
+    st.lists(st.integers(1, 2), max_size=2),
+    st.integers(2, 4),
+    st.integers(1, 3),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from(["normal", "ties", "one-hot"]),
     st.integers(0, 10**6),
-)  # fmt: skip
+)
 def test_any_shape_dtype_and_law_of_trees(batch, vocab, depth, dtype, kind, seed):
     g = generator(seed)
     tree = Tree.random(vocab, depth, batch=batch, generator=g, dtype=dtype, scale=0.0 if kind == "ties" else 1.0)

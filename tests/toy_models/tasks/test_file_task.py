@@ -16,8 +16,7 @@ from toy_models.verifiers import ExactMatch
 DIGITS = [str(n) for n in range(100)]
 END = 1
 TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
-    "{% if add_generation_prompt %}:{% endif %}"
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}:{% endif %}"
 )
 
 
@@ -45,8 +44,10 @@ def texts(task: FileTask, split: str) -> list[str]:
 
 class TestSplits:
     def test_three_files(self, tokenizer: Any, tmp_path: Path) -> None:
-        files = {name: write(tmp_path / f"{name}.jsonl", sums(5, start=10 * i))
-                 for i, name in enumerate(("train", "validation", "test"))}
+        files = {
+            name: write(tmp_path / f"{name}.jsonl", sums(5, start=10 * i))
+            for i, name in enumerate(("train", "validation", "test"))
+        }
         own = task(tokenizer, **files)
         for i, name in enumerate(files):
             assert texts(own, name) == [row["prompt"] for row in sums(5, start=10 * i)]

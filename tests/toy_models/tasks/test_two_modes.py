@@ -112,8 +112,15 @@ def test_splits_never_change() -> None:
 
 def test_corpus_excludes_every_split_and_keeps_its_rates() -> None:
     n = 20_000
-    settings = {"slip": 0.02, "ignore": 0.0, "longest": 20, "misstep": 0.3, "tagged": 0.4, "aloud_tagged": 0.9,
-                "aloud_plain": 0.05}  # fmt: skip
+    settings = {
+        "slip": 0.02,
+        "ignore": 0.0,
+        "longest": 20,
+        "misstep": 0.3,
+        "tagged": 0.4,
+        "aloud_tagged": 0.9,
+        "aloud_plain": 0.05,
+    }
     rows = TASK.corpus(n, np.random.default_rng(0), settings)
     assert rows.shape == (n, 15)
     held_out = {p.ids[:4] for split in SPLITS for p in TASK.prompts(split)}
