@@ -1,57 +1,36 @@
 """What a positive or a negative sample does to a policy: gradient dynamics of RL with verifiable rewards.
 
-The public face is listed in `__all__`; each name is imported from its room on first use, so that command lines can
-print their help, list recipes and refuse bad input without loading torch.
+The public names and their types are listed in `__init__.pyi`; each is imported from its room on first use, so that
+command lines can print their help, list recipes and refuse bad input without loading torch.
 """
 
-from __future__ import annotations
-
-from .lazy import lazy_names
+import sys
 
 __version__ = "0.1.0"
 
-# name -> module that defines it
-_HOME = {
-    "DivergedError": "errors",
-    "InterruptedRunError": "errors",
-    "UsageError": "errors",
-    "TokenStatistics": "laws",
-    "entropy_change": "laws",
-    "logit_gradient": "laws",
-    "mass_flow": "laws",
-    "squeeze_boundary": "laws",
-    "available_backends": "token_stats",
-    "token_statistics": "token_stats",
-    "interval": "evaluation",
-    "matched": "evaluation",
-    "pass_at_k": "evaluation",
-    "pass_at_k_exact": "evaluation",
-    "Experiment": "records",
-    "RecordSpec": "probes",
-    "Run": "records",
-    "attach": "probes",
-    "load_trace": "records",
-    "trace_rollouts": "offline",
-    "Recipe": "recipes",
-    "run": "experiments",
-}
-_ROOMS = (
-    "laws",
-    "token_stats",
-    "objectives",
-    "records",
-    "probes",
-    "evaluation",
-    "gradient_noise",
-    "recipes",
-    "training",
-    "experiments",
-    "tabular",
-    "factorial",
-    "offline",
-    "plots",
-    "report",
-)
 
-__all__ = ["__version__", *sorted(_HOME)]
-__getattr__, __dir__ = lazy_names(__name__, _HOME | dict.fromkeys(_ROOMS, ""), __all__)
+def _refuse(problem):
+    """Stop with one readable message: a traceback of ours would hide it from someone who ran `python -m analysis.…`."""
+    message = "rlvr-dynamics: {} (this is {}, Python {}.{})".format(problem, sys.executable, *sys.version_info[:2])
+    if sys.argv[:1] == ["-m"]:
+        sys.stderr.write("error: " + message + "\n")
+        sys.exit(2)
+    raise ImportError(message)
+
+
+if sys.version_info < (3, 11):  # noqa: UP036 - the message for a Python that is too old must not need a new one
+    _refuse("expected Python 3.11 or newer")
+try:
+    import lazy_loader
+except ModuleNotFoundError:
+    _refuse(
+        "the dependencies are missing from this Python; activate the project's environment "
+        "(source .venv/bin/activate), or install the package with pip install -e ."
+    )
+
+__getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = ["__version__", *_names]
+
+
+def __dir__():
+    return sorted(__all__)

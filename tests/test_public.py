@@ -37,7 +37,7 @@ def test_public_names_resolve_and_are_documented(room):
         if callable(thing):
             assert thing.__doc__, f"{room}.{name} has no docstring"
     assert set(module.__all__) <= set(dir(module))
-    with pytest.raises(AttributeError, match=f"module '{room}' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=f"{room}.*nothing"):
         _ = module.nothing
 
 

@@ -4,34 +4,6 @@ Each name is imported from its module on first use: Pass@k, intervals and matchi
 not load torch.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "K_GRID": "passk",
-    "pass_at_k": "passk",
-    "pass_at_k_exact": "passk",
-    "effective_solutions": "enumeration",
-    "solution_log_probs": "enumeration",
-    "success_probability": "enumeration",
-    "FixedPrefixes": "eval_rows",
-    "evaluate": "eval_rows",
-    "Interval": "intervals",
-    "interval": "intervals",
-    "Law": "sampling_params",
-    "EmptyRangeError": "matching",
-    "Matched": "matching",
-    "matched": "matching",
-    "METRICS": "metrics",
-    "get_metric": "metrics",
-    "curves": "metrics",
-    "final": "metrics",
-    "Crossing": "crossings",
-    "crossing": "crossings",
-    "crossing_by_task": "crossings",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

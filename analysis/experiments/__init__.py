@@ -1,14 +1,5 @@
 """Many runs: an experiment, its pool of worker processes and its progress. Loads no torch."""
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "RunFailedError": "experiment",
-    "run": "experiment",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

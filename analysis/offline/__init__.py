@@ -5,18 +5,6 @@ the training loop records, and what named objectives would do to it follows on r
 so that the command line prints its help and refuses bad files without loading torch.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "COLUMNS": "columns",
-    "Rollout": "reading",
-    "TraceSettings": "trace_settings",
-    "read_rollouts": "reading",
-    "trace_rollouts": "tracing",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

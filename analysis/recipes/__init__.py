@@ -1,17 +1,5 @@
 """Recipes: the TOML files, their fields, and the rules for which fields go together. Loads no torch."""
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "PlannedRun": "recipe",
-    "Recipe": "recipe",
-    "RunConfig": "fields",
-    "config_from_dict": "config",
-    "config_to_dict": "config",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,24 +4,6 @@
 without loading torch or pyarrow.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "Experiment": "reader",
-    "Run": "reader",
-    "RunWriter": "writer",
-    "digest": "reader",
-    "load_trace": "reader",
-    "prediction_summary": "effects",
-    "read_experiment": "folders",
-    "read_run_json": "folders",
-    "shares_summary": "step_shares",
-    "update_experiment": "folders",
-    "write_experiment": "folders",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

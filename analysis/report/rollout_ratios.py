@@ -29,7 +29,7 @@ ROLLOUT_KL_NOTE = (
 )
 
 
-def of_rollouts(runs: Mapping[str, Run]) -> dict[str, OfRollouts]:
+def of_rollouts(runs: Mapping[str, Run]) -> Mapping[str, OfRollouts]:
     """Heading -> what it takes from the rollouts of a run before a step; at the start, from the first step."""
     truncated = any((run.table("steps", ["rollout_kl"])["rollout_kl"] > 0).any() for run in runs.values())
     return {"corr. ratio": _correct_ratio} | ({ROLLOUT_KL: _rollout_kl} if truncated else {})

@@ -3,14 +3,6 @@
 Names are imported on first use.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "train": "loop",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

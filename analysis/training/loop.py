@@ -251,11 +251,14 @@ class Loop:
 
     def _exact_update(self, batch: RolloutBatch, lr: float) -> int:
         index = UpdateIndex(self.update, self.step, 0, 0)
-        solutions = [self.task.solutions(p.ids) for p in batch.prompts]
-        if any(s is None for s in solutions):
-            raise UsageError(
-                f"update.estimator: exact needs a task that lists its solutions; {self.task.name} does not"
-            )
+        solutions = []
+        for prompt in batch.prompts:
+            listed = self.task.solutions(prompt.ids)
+            if listed is None:
+                raise UsageError(
+                    f"update.estimator: exact needs a task that lists its solutions; {self.task.name} does not"
+                )
+            solutions.append(listed)
         before = self._parameters()
 
         def loss() -> torch.Tensor:

@@ -54,4 +54,5 @@ def noise_rows(
         estimators=standard_estimators(rollout.group_size, _LAMBDA if lambda_ is None else lambda_),
     )
     frame = noise.frame()
-    return {name: [None if value != value else value for value in frame[name]] for name in frame}  # NaN is not itself
+    # NaN is not itself
+    return {str(name): [None if value != value else value for value in frame[name]] for name in frame}

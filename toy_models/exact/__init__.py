@@ -1,16 +1,5 @@
 """Policies whose every quantity is exact: bandits, log-linear policies and trees."""
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "Bandit": "bandit",
-    "LogLinear": "loglinear",
-    "Tree": "tree",
-    "tree_leaves": "tree",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

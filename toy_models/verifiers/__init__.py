@@ -3,22 +3,6 @@
 Each name is imported from its module on first use.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from ..lazy import lazy_names
-
-# name -> module that defines it
-_HOME = {
-    "Case": "verifier",
-    "ExactMatch": "verifier",
-    "FunctionVerifier": "verifier",
-    "Verifier": "verifier",
-    "VerifierError": "verifier",
-    "get_verifier": "verifier",
-    "source_file": "verifier",
-    "MathVerify": "math_verify_pool",
-    "WorkerPool": "worker_pool",
-}
-
-__all__ = sorted(_HOME)
-__getattr__, __dir__ = lazy_names(__name__, _HOME, __all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .experiment import RunFailedError as RunFailedError
+from .experiment import run as run

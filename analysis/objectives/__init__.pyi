@@ -1,0 +1,15 @@
+from .entries import Entry as Entry
+from .objective import Objective as Objective
+from .objective import get as get
+from .rules import check as check
+from .rules import entry as entry
+from .rules import names as names
+from .scalar_form import Analysis as Analysis
+from .scalar_form import Example as Example
+from .scalar_form import analyze as analyze
+from .spelling import objective_text as objective_text
+from .spelling import parse_objective as parse_objective
+from .token_batch import TokenBatch as TokenBatch
+from .token_batch import TokenWeights as TokenWeights
+from .token_batch import accuracy_of as accuracy_of
+from .user_losses import register as register

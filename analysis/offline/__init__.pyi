@@ -1,0 +1,5 @@
+from .columns import COLUMNS as COLUMNS
+from .reading import Rollout as Rollout
+from .reading import read_rollouts as read_rollouts
+from .trace_settings import TraceSettings as TraceSettings
+from .tracing import trace_rollouts as trace_rollouts

@@ -1,0 +1,11 @@
+from .effects import prediction_summary as prediction_summary
+from .folders import read_experiment as read_experiment
+from .folders import read_run_json as read_run_json
+from .folders import update_experiment as update_experiment
+from .folders import write_experiment as write_experiment
+from .reader import Experiment as Experiment
+from .reader import Run as Run
+from .reader import digest as digest
+from .reader import load_trace as load_trace
+from .step_shares import shares_summary as shares_summary
+from .writer import RunWriter as RunWriter
