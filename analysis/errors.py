@@ -7,10 +7,7 @@ status 1).
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
-__all__ = ["DivergedError", "InterruptedRunError", "UsageError", "nearest"]
+__all__ = ["DivergedError", "InterruptedRunError", "UsageError"]
 
 
 class UsageError(ValueError):
@@ -23,19 +20,3 @@ class InterruptedRunError(UsageError):
 
 class DivergedError(ArithmeticError):
     """A non-finite loss or gradient in training; the message names the update and the first offending tokens."""
-
-
-def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Suggestion text for an unknown name: its closest matches whatever their case, or all known names.
-
-    >>> nearest("lamda", ["lambda", "form", "clip_low"])
-    'did you mean lambda?'
-    >>> nearest("zzz", ["form", "name"])
-    'known: form, name'
-    """
-    names = sorted(known)
-    folded: dict[str, str] = {}
-    for one in names:
-        folded.setdefault(one.casefold(), one)
-    close = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)]
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"

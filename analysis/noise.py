@@ -184,8 +184,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
 
     from toy_models import BASES, ensure_base, get_task, load_policy
 
+    from .common.devices import pick_device
     from .gradient_noise.measurement import gradient_noise, standard_estimators
-    from .training.setup import pick_device
 
     torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)

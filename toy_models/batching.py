@@ -51,13 +51,13 @@ def teacher_batch(
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(
-            f"responses: expected one for each of the prompts (at least one), received {len(responses)} for "
+            f"responses: expected one for each of the prompts (at least one), got {len(responses)} for "
             f"{len(prompts)} prompts; repeat a prompt for each of its responses"
         )
     for name, rows in (("prompts", prompts), ("responses", responses)):
         for i, row in enumerate(rows):
             if not len(row):
-                raise ValueError(f"{name}: expected at least one token in each, received none in row {i}")
+                raise ValueError(f"{name}: expected at least one token in each, got none in row {i}")
     prompt_ids, prompt_mask = left_pad(prompts, pad_id)
     tokens, flipped = left_pad([row[::-1] for row in responses], pad_id)
     tokens, mask = tokens.flip(1), flipped.flip(1)

@@ -120,7 +120,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(
             f"base: expected a built-in base ({', '.join(BASES)}) or a folder with a Hugging Face causal language "
-            f"model, received {str(folder)!r}, which is neither"
+            f"model, got {str(folder)!r}, which is neither"
         )
     if not (folder / "config.json").is_file():
         raise ValueError(f"base: no config.json in {folder}; write it with model.save_pretrained({str(folder)!r})")

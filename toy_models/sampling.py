@@ -168,7 +168,7 @@ def _next_tokens_of_chunk(
     total = probs.sum(dim=1, keepdim=True)
     if not bool(total.isfinite().all()):
         raise FloatingPointError(
-            f"logits: expected finite numbers, received NaN, +inf or only −inf in {int((~total.isfinite()).sum())} of "
+            f"logits: expected finite numbers, got NaN, +inf or only −inf in {int((~total.isfinite()).sum())} of "
             f"{len(total)} rows; the policy has diverged"
         )
     truncated = truncates(top_k, top_p)
@@ -210,22 +210,20 @@ def _check(
     uniforms: Tensor | None,
 ) -> None:
     if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("prompts: expected at least one prompt, each of at least one token, received an empty one")
+        raise ValueError("prompts: expected at least one prompt, each of at least one token, got an empty one")
     if group_size < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"group_size and max_new_tokens: expected at least 1, received {group_size} and {max_new_tokens}"
-        )
+        raise ValueError(f"group_size and max_new_tokens: expected at least 1, got {group_size} and {max_new_tokens}")
     if not temperature >= 0.0:
-        raise ValueError(f"temperature: expected 0 (greedy) or a positive number, received {temperature}")
+        raise ValueError(f"temperature: expected 0 (greedy) or a positive number, got {temperature}")
     check_truncation(top_k, top_p)
     if temperature == 0.0:
         return
     shape = (len(prompts) * group_size, max_new_tokens)
     if uniforms is None or tuple(uniforms.shape) != shape:
-        received = None if uniforms is None else tuple(uniforms.shape)
+        shape_got = None if uniforms is None else tuple(uniforms.shape)
         raise ValueError(
-            f"uniforms: expected the shape (prompts·group_size, max_new_tokens) = {shape}, received {received}; "
+            f"uniforms: expected the shape (prompts·group_size, max_new_tokens) = {shape}, got {shape_got}; "
             "draw them with torch.rand(shape, dtype=torch.float64, generator=…)"
         )
     if bool(((uniforms < 0) | (uniforms >= 1)).any()):
-        raise ValueError("uniforms: expected numbers in [0, 1), received some outside of it")
+        raise ValueError("uniforms: expected numbers in [0, 1), got some outside of it")

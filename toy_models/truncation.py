@@ -60,6 +60,6 @@ def _kept(z: Tensor, top_k: int, top_p: float) -> Tensor:
 def check_truncation(top_k: int, top_p: float) -> None:
     """Raises ValueError for values out of range."""
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-        raise ValueError(f"top_k: expected a whole number of tokens, or 0 for all of them, received {top_k!r}")
+        raise ValueError(f"top_k: expected a whole number of tokens, or 0 for all of them, got {top_k!r}")
     if not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p: expected a number in (0, 1], received {top_p}; 1 samples from the whole law")
+        raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}; 1 samples from the whole law")

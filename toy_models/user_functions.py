@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .tasks.task import unknown_name
+from .messages import unknown_name
 
 __all__ = ["load_function", "source_file"]
 

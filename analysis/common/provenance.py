@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 
-__all__ = ["cores", "machine_info", "versions"]
+__all__ = ["cores", "machine_info", "versions", "weights_hash"]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "pyarrow")
 
@@ -40,6 +41,17 @@ def machine_info() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         machine["accelerator"] = torch.cuda.get_device_name()
     return {"versions": versions(), "commit": _commit(), "machine": machine}
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names and values of a model's parameters and buffers."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _processor() -> str:

@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from .passk import K_GRID, pass_at_k, pass_at_k_exact
 
 __all__ = ["EXACT_P", "METRICS", "Metric", "Panel", "Recorded", "curves", "evals_of", "final", "get_metric"]

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toy_models.bases.cache import BASES, ensure_base
+from toy_models.messages import nearest
 
 from ..common.provenance import cores, versions
-from ..errors import InterruptedRunError, UsageError, nearest
+from ..common.stop_requests import StopRequests
+from ..errors import InterruptedRunError, UsageError
 from ..recipes.fields import GIVEN
 from ..recipes.inputs import changed_inputs, check_inputs, input_digests
 from ..recipes.recipe import PlannedRun, Recipe
@@ -33,7 +35,7 @@ from ..records.folders import (
     write_experiment,
 )
 from ..training.user_objects import adopted, write_given
-from .pool import FINAL, Job, Outcome, StopRequests, run_jobs
+from .pool import FINAL, Job, Outcome, run_jobs
 from .progress import Progress
 
 if TYPE_CHECKING:

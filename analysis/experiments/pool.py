@@ -10,18 +10,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ..common.stop_requests import StopRequests
 from ..errors import UsageError
 from ..recipes.config import config_to_dict
 from ..recipes.recipe import PlannedRun
 from ..records.folders import read_run_json
 
-__all__ = ["Job", "Outcome", "StopRequests", "run_jobs"]
+__all__ = ["Job", "Outcome", "run_jobs"]
 
 _START = (
     "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
@@ -56,35 +56,6 @@ class Outcome:
     status: str
     message: str = ""
     kind: str = ""
-
-
-class StopRequests:
-    """Counts SIGINT and SIGTERM while it is entered (in the main thread; elsewhere signals are left alone).
-
-    While `interrupt` is set they raise KeyboardInterrupt as well, for work that cannot be asked to stop; with
-    `patience` the requests after so many do, for work that is asked first.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.interrupt = True
-        self.patience: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequests:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, *_: object) -> None:
-        self.count += 1
-        if self.interrupt or (self.patience is not None and self.count > self.patience):
-            raise KeyboardInterrupt
 
 
 @dataclass(eq=False)

@@ -146,7 +146,7 @@ def _check(
     policies: Sequence[str],
     optimizers: Sequence[str],
 ) -> None:
-    from ..errors import nearest
+    from toy_models.messages import nearest
 
     for name, value, options in [
         ("--policy", arguments.policy, policies),
@@ -176,7 +176,8 @@ def _check_method(method: str, policy: str) -> None:
     """UsageError for a method that is no objective, or none that every cell can run."""
     import torch
 
-    from ..errors import nearest
+    from toy_models.messages import nearest
+
     from ..objectives import get, names
     from ..objectives.rules import is_own
     from .cells import BASELINES, METHODS

@@ -18,9 +18,10 @@ import torch
 
 from toy_models.exact.success import pass_at_k
 from toy_models.exact.tree import Tree
+from toy_models.messages import nearest
 
 from ..common.randomness import seed_of
-from ..errors import UsageError, nearest
+from ..errors import UsageError
 from ..objectives import Objective, get
 from ..objectives.user_losses import registered
 from ..tabular.table_training import TableHistory, TableSettings, train_table

@@ -15,9 +15,10 @@ from torch import Tensor
 from toy_models.exact.bandit import Bandit
 from toy_models.exact.loglinear import LogLinear
 from toy_models.exact.tree import Tree, tree_leaves
+from toy_models.messages import nearest
 
 from ..common.randomness import seed_of
-from ..errors import UsageError, nearest
+from ..errors import UsageError
 
 __all__ = ["POLICIES", "Problem", "make_problem"]
 

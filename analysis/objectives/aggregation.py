@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor

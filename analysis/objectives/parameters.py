@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 
 __all__ = ["ADVANTAGES", "FORMS", "PARAMETERS", "Parameter"]
 

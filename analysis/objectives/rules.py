@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from .entries import ENTRIES, FAMILIES, Entry
 from .parameters import ADVANTAGES, FORMS, PARAMETERS
 

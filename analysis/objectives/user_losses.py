@@ -17,9 +17,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from toy_models.messages import nearest
 from toy_models.user_functions import load_function
 
-from ..errors import UsageError, nearest
+from ..errors import UsageError
 from .entries import ENTRIES, FAMILIES, Entry
 from .rules import is_own, own_entry
 from .token_batch import TokenBatch

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toy_models.messages import nearest
 from toy_models.tasks.table_files import column_names
 
-from ..errors import UsageError, nearest
+from ..errors import UsageError
 
 __all__ = ["COLUMNS", "find_columns", "parse_mapping"]
 

@@ -107,7 +107,7 @@ def trace(arguments: argparse.Namespace) -> Run:
 
     from toy_models import load_policy
 
-    from ..training.setup import pick_device
+    from ..common.devices import pick_device
     from .tracing import trace_rollouts
 
     device = pick_device(arguments.device or "auto")

@@ -18,13 +18,12 @@ import torch
 from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
-from ..common.provenance import machine_info
+from ..common.provenance import machine_info, weights_hash
+from ..common.stop_requests import StopRequests
 from ..errors import UsageError
-from ..experiments.pool import StopRequests
 from ..objectives import Objective, objective_text
 from ..probes.output_heads import find_head, unwrap
 from ..records import Run, RunWriter
-from ..training.user_objects import weights_hash
 from .batches import windows
 from .forward import Forward
 from .objective_requirements import check_objectives

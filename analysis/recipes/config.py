@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from .fields import RunConfig
 
 __all__ = [

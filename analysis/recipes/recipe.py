@@ -32,7 +32,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from ..objectives.rules import entry as objective_entry
 from .combinations import combination_problems
 from .config import FIELDS, UNSET, config_from_dict, flatten, read_value, show

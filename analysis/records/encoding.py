@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from .schema import TABLES, Column, arrow_schema
 
 __all__ = ["ContentHash", "parquet_bytes", "ragged", "record_batch"]

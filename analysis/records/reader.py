@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from .encoding import ContentHash
 from .folders import (
     EXPERIMENT_FILE,

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import torch
 
-from ..errors import UsageError, nearest
+from toy_models.messages import nearest
+
+from ..errors import UsageError
 from ..laws.softmax import TokenStatistics
 from .float64_reference import reference
 from .kernels import EagerKernels

@@ -22,6 +22,7 @@ import torch
 
 from toy_models import Prompt
 
+from ..common.devices import pick_device
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, evaluate, success_probability
@@ -36,7 +37,7 @@ from .noise_rows import check_enumerable, noise_rows
 from .optimizer import learning_rate, make_optimizer
 from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
-from .setup import check_fit, load_policy_and_task, pick_device, run_identity
+from .setup import check_fit, load_policy_and_task, run_identity
 from .targets import fix_targets
 from .update import Updater, UpdateResult
 

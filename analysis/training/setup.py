@@ -14,27 +14,16 @@ from toy_models import FileTask, Policy, Prompt, Task, get_task, load_policy
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.verifiers import get_verifier
 
-from ..common.provenance import machine_info
+from ..common.provenance import machine_info, weights_hash
 from ..errors import UsageError
 from ..recipes.config import config_to_dict
 from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
-from .user_objects import load_given, weights_hash
+from .user_objects import load_given
 
-__all__ = ["check_fit", "load_policy_and_task", "pick_device", "run_identity"]
+__all__ = ["check_fit", "load_policy_and_task", "run_identity"]
 
 _SHOWN = 60  # characters of a prompt in a message
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a recipe: auto is CUDA when there is one. UsageError where a CUDA device is asked for in vain."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            f"device: {name} was asked for, but torch {torch.__version__} sees no CUDA device; use auto or cpu"
-        )
-    return torch.device(name)
 
 
 def load_policy_and_task(

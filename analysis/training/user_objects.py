@@ -23,13 +23,14 @@ from typing import Any
 
 from toy_models.tasks.task import SPLITS
 
+from ..common.provenance import weights_hash
 from ..errors import UsageError
 from ..recipes.config import UNSET, show
 from ..recipes.fields import GIVEN
 from ..recipes.recipe import Recipe
 from ..records.folders import make_folder, write_durably
 
-__all__ = ["FOLDER", "adopted", "load_given", "weights_hash", "write_given"]
+__all__ = ["FOLDER", "adopted", "load_given", "write_given"]
 
 FOLDER = "given"
 # what is asked of an object, and how the message describes it
@@ -109,17 +110,6 @@ def load_given(folder: Path, kind: str) -> Any:
             f"{kind}: {path} cannot be loaded: {type(error).__name__}: {error}; modules that its class "
             "comes from must be importable here (PYTHONPATH)"
         ) from error
-
-
-def weights_hash(model: Any) -> str:
-    """SHA-256 over names and values of a model's parameters and buffers."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_members(kind: str, thing: Any) -> None:

@@ -249,7 +249,7 @@ def test_a_loss_of_one_s_own_by_the_command(source, tmp_path, monkeypatch, capsy
     [
         ("whole", r"--methods: mine.py:whole weighs a token by its whole response"),
         ("shapeless", r"shapeless: expected a loss for each token, shape .* got \(\)"),
-        ("min", r"--methods: .*expected one of mine, whole, shapeless, received 'min'"),
+        ("min", r"--methods: .*expected one of mine, whole, shapeless, got 'min'"),
     ],
 )
 def test_a_loss_of_one_s_own_that_will_not_do(source, tmp_path, monkeypatch, capsys, name, message):

@@ -87,7 +87,7 @@ def test_by_file_by_name_and_its_errors(source: Path) -> None:
     torch.testing.assert_close(get(f"{source}:plain").weights(batch).weight, torch.full((1, 2), -1.0).double())
     with pytest.raises(UsageError, match=r"shapeless: expected a loss for each token, shape \(1, 2\), got \(\)"):
         get(f"{source}:shapeless").weights(batch)
-    with pytest.raises(UsageError, match=r"objective: expected one of .*, received 'sqare'; did you mean square"):
+    with pytest.raises(UsageError, match=r"objective: expected one of .*, got 'sqare'; did you mean square"):
         get(f"{source}:sqare")
     with pytest.raises(UsageError, match="expected a Python file, but there is no"):
         get(f"{source}x.py:square")

@@ -286,7 +286,7 @@ class TestVerdicts:
         source.write_text("def score(prompt, response, answer):\n    raise KeyError(answer)\n")
         with pytest.raises(UsageError, match=r"verifier .*rule.py:score failed with KeyError: '3'; prompt '1 \+ 2 :'"):
             traced(tmp_path / "b", list(self.ROWS), verifier=f"{source}:score")
-        with pytest.raises(UsageError, match=r"verifier: expected one of exact, math, received 'exakt'"):
+        with pytest.raises(UsageError, match=r"verifier: expected one of exact, math, got 'exakt'"):
             traced(tmp_path / "c", list(self.ROWS), verifier="exakt")
 
     def test_math_verify_with_its_versions(self, tmp_path: Path) -> None:

@@ -80,9 +80,9 @@ class _Tokenizer:
     ("prompts", "responses", "message"),
     [
         ([], [], "responses: expected one for each of the prompts"),
-        ([[1]], [[1], [2]], "received 2 for 1 prompts"),
-        ([[1], []], [[1], [2]], "prompts: expected at least one token in each, received none in row 1"),
-        ([[1]], [[]], "responses: expected at least one token in each, received none in row 0"),
+        ([[1]], [[1], [2]], "got 2 for 1 prompts"),
+        ([[1], []], [[1], [2]], "prompts: expected at least one token in each, got none in row 1"),
+        ([[1]], [[]], "responses: expected at least one token in each, got none in row 0"),
     ],
 )
 def test_bad_input_is_refused(prompts: list[list[int]], responses: list[list[int]], message: str) -> None:

@@ -165,11 +165,11 @@ def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"top_k": -1}, "top_k: expected a whole number of tokens, or 0 for all of them, received -1"),
-        ({"top_k": 2.0}, "top_k: expected a whole number .* received 2.0"),
-        ({"top_k": None}, "top_k: expected a whole number .* received None"),
-        ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\], received 0.0; 1 samples from the whole law"),
-        ({"top_p": float("nan")}, "top_p: expected a number .* received nan"),
+        ({"top_k": -1}, "top_k: expected a whole number of tokens, or 0 for all of them, got -1"),
+        ({"top_k": 2.0}, "top_k: expected a whole number .* got 2.0"),
+        ({"top_k": None}, "top_k: expected a whole number .* got None"),
+        ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\], got 0.0; 1 samples from the whole law"),
+        ({"top_p": float("nan")}, "top_p: expected a number .* got nan"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:

@@ -177,7 +177,7 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"task.prompt_column": "question"}, r"train.jsonl line 1: no column 'question'; it has prompt, answer"),
-            ({"task.verifier": "rewards.py:scored"}, r"expected one of get_task, score, received 'scored'"),
+            ({"task.verifier": "rewards.py:scored"}, r"expected one of get_task, score, got 'scored'"),
             ({"task.verifier": "no_such_module:score"}, r"there is no module 'no_such_module' to import"),
         ],
     )

@@ -39,7 +39,7 @@ SETTINGS = {
 }
 # A class of the main module, as one in a notebook cell is
 CELL = """
-from toy_models.path import SmallPathTask
+from toy_models.tasks.path import SmallPathTask
 class Walk(SmallPathTask):
     name = "walk"
     def solutions(self, prompt_ids):

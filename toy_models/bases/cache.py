@@ -25,7 +25,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..tasks.task import built_in_task, unknown_name
+from ..messages import unknown_name
+from ..tasks.task import built_in_task
 
 __all__ = ["BASES", "BaseRecipe", "ExactLaw", "NearFirst", "Refinement", "WideNumbers", "base_is_cached", "ensure_base"]
 
@@ -147,7 +148,7 @@ class BaseRecipe:
 
     def __post_init__(self) -> None:
         if self.exact and (self.corpus or self.refinement):
-            raise ValueError("exact: expected neither a corpus nor a refinement beside it, received one; leave it out")
+            raise ValueError("exact: expected neither a corpus nor a refinement beside it, got one; leave it out")
 
     @property
     def reports_until(self) -> int:
@@ -279,7 +280,7 @@ def _folder(name: str, seed: int) -> Path:
     if name not in BASES:
         raise ValueError(unknown_name("base", name, BASES))
     if seed < 0:
-        raise ValueError(f"seed: expected a number from 0 up, received {seed}")
+        raise ValueError(f"seed: expected a number from 0 up, got {seed}")
     digest = hashlib.sha256(json.dumps(_identity(name, seed), sort_keys=True).encode()).hexdigest()
     home = os.environ.get("RLVR_DYNAMICS_CACHE")
     if home:

@@ -56,7 +56,7 @@ def batches(recipe: BaseRecipe, task: PuzzleTask, seed: int) -> Iterator[tuple[T
             yield solved.draw(rng.integers(0, max(1, int(share * len(solved))), recipe.batch), rng)
         return
     if not isinstance(task, CountdownTask):
-        raise ValueError(f"lessons: expected NearFirst for the task {task.name!r}, received WideNumbers")
+        raise ValueError(f"lessons: expected NearFirst for the task {task.name!r}, got WideNumbers")
     puzzles, solutions = zip(*task.solved_puzzles(lessons.largest), strict=True)
     solved = SolvedPrompts(task, [task.encode_prompt(puzzle) for puzzle in puzzles], solutions)
     weights = solved.counts**lessons.power

@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.ndim != 2:
-                    raise ValueError(f"params: expected matrices, received a parameter of shape {tuple(weight.shape)}")
+                    raise ValueError(f"params: expected matrices, got a parameter of shape {tuple(weight.shape)}")
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -52,7 +52,7 @@ def embed_by_value(model: Any, task: PuzzleTask, law: ExactLaw, std: float) -> N
     if n_features + _KINDS > table.shape[1]:
         raise ValueError(
             f"periods, characters: expected at most {(table.shape[1] - _KINDS) // 2} together, as hidden is "
-            f"{table.shape[1]}, received {n_features // 2}"
+            f"{table.shape[1]}, got {n_features // 2}"
         )
     with torch.no_grad():
         for word, token in task.ids.items():

@@ -39,7 +39,7 @@ class Bandit(ArmPolicy):
         if not (bool((probs > 0).all()) and bool(((sums - 1).abs() <= 1e-6).all())):
             worst = float(sums.flatten()[(sums - 1).abs().argmax()])
             raise ValueError(
-                f"probs: expected positive numbers that sum to one over the last axis, received a least one of "
+                f"probs: expected positive numbers that sum to one over the last axis, got a least one of "
                 f"{float(probs.min()):.3g} and a sum of {worst:.6g}; divide by probs.sum(-1, keepdim=True)"
             )
         return cls(probs.log())

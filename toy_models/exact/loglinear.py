@@ -33,7 +33,7 @@ class LogLinear(ArmPolicy):
     def __post_init__(self) -> None:
         if self.features.ndim != 3 or self.theta.ndim == 0 or self.features.shape[-1] != self.theta.shape[-1]:
             raise ValueError(
-                f"theta: expected (…, F) for features (P, A, F), received {tuple(self.theta.shape)} for "
+                f"theta: expected (…, F) for features (P, A, F), got {tuple(self.theta.shape)} for "
                 f"{tuple(self.features.shape)}"
             )
         check_logits("features", self.features)

@@ -17,5 +17,5 @@ def pass_at_k(success: Tensor, k: int) -> Tensor:
     tensor([0.0000, 0.7500, 1.0000])
     """
     if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k: expected a whole number of responses, at least 1, received {k!r}")
+        raise ValueError(f"k: expected a whole number of responses, at least 1, got {k!r}")
     return 0.0 - torch.expm1(k * torch.log1p(-success.clamp(max=1.0)))  # 0 − x: no negative zeros

@@ -63,15 +63,15 @@ class Tree:
 
     def __post_init__(self) -> None:
         if not self.levels:
-            raise ValueError("levels: expected at least one level of logits, received none")
+            raise ValueError("levels: expected at least one level of logits, got none")
         vocab = self.levels[0].shape[-1]
         if vocab < 2:
-            raise ValueError(f"levels: expected a vocabulary of an end token and at least one other, received {vocab}")
+            raise ValueError(f"levels: expected a vocabulary of an end token and at least one other, got {vocab}")
         _check_size(self.batch_shape.numel(), vocab, len(self.levels))
         for t, level in enumerate(self.levels):
             expected = (*self.batch_shape, (vocab - 1) ** t, vocab)
             if tuple(level.shape) != expected:
-                raise ValueError(f"levels: expected shape {expected} at level {t}, received {tuple(level.shape)}")
+                raise ValueError(f"levels: expected shape {expected} at level {t}, got {tuple(level.shape)}")
             check_logits(f"levels[{t}]", level)
 
     @classmethod
@@ -156,7 +156,7 @@ class Tree:
         check_uniforms(uniforms, self.batch_shape)
         if uniforms.shape[-1] != self.depth:
             raise ValueError(
-                f"uniforms: expected one for each of {self.depth} positions on the last axis, received "
+                f"uniforms: expected one for each of {self.depth} positions on the last axis, got "
                 f"{tuple(uniforms.shape)}"
             )
         context = torch.zeros(uniforms.shape[:-1], dtype=torch.int64, device=uniforms.device)
@@ -246,7 +246,7 @@ class Tree:
         n_leaves = tree_leaves(self.vocab, self.depth)
         if batch * n_parameters * (n_parameters + n_leaves) > 1 << 27:
             raise ValueError(
-                f"levels: expected a tree whose covariance fits into memory, received {n_parameters} parameters and "
+                f"levels: expected a tree whose covariance fits into memory, got {n_parameters} parameters and "
                 f"{n_leaves} responses (× {batch}); score_variance gives its trace"
             )
         w = check_weights(weights, torch.Size((*self.batch_shape, n_leaves)))
@@ -277,7 +277,7 @@ class Tree:
     ) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
         """(visit, π, Q, u) of each level: visit (…, n), the others (…, n, V); u None where there are no factors."""
         if factors is not None and len(factors) != self.depth:
-            raise ValueError(f"factors: expected one tensor for each of {self.depth} levels, received {len(factors)}")
+            raise ValueError(f"factors: expected one tensor for each of {self.depth} levels, got {len(factors)}")
         probs = [level.softmax(-1) for level in self.levels]
         shape = torch.Size((*self.batch_shape, tree_leaves(self.vocab, self.depth)))
         leaves = check_weights(weights, shape).to(probs[0]).expand(shape)
@@ -299,5 +299,5 @@ def _check_size(batch: int, vocab: int, depth: int) -> None:
     if leaves * max(batch, 1) > _MOST_LEAVES:
         raise ValueError(
             f"levels: expected a tree that can be enumerated, at most {_MOST_LEAVES} responses over all batch entries, "
-            f"received {leaves} × {batch}; lower the depth or the vocabulary, or sample from a model instead"
+            f"got {leaves} × {batch}; lower the depth or the vocabulary, or sample from a model instead"
         )

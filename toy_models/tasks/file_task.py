@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..messages import unknown_name
 from ..verifiers import Case, Verifier
 from .table_files import Row, read_table
-from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
+from .task import SPLITS, Prompt, Verdict, prompt_hash
 from .texts import chat_messages, check_template, encode_text, render_prompt
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .task import SPLITS, Prompt, Verdict, prompt_hash, unknown_name
+from ..messages import unknown_name
+from .task import SPLITS, Prompt, Verdict, prompt_hash
 from .tokenizer import word_ids, word_tokenizer
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class PuzzleTask(ABC, Generic[P]):
         else:
             if tokenizer.eos_token_id is None:
                 raise ValueError(
-                    "tokenizer: expected an end-of-sequence token, received one whose eos_token_id is None; "
+                    "tokenizer: expected an end-of-sequence token, got one whose eos_token_id is None; "
                     "set tokenizer.eos_token"
                 )
             self.ids = {**word_ids(tokenizer, self.words[2:]), END: int(tokenizer.eos_token_id)}
@@ -122,7 +123,7 @@ class PuzzleTask(ABC, Generic[P]):
         words = [self._word(i) for i in prompt_ids]
         if len(words) != PROMPT_LENGTH or words[-1] not in self.formats or not all(map(str.isdecimal, words[:-1])):
             raise ValueError(
-                f"prompt_ids: expected four numbers and a colon, {self.prompt_form!r}, received {' '.join(words)!r}"
+                f"prompt_ids: expected four numbers and a colon, {self.prompt_form!r}, got {' '.join(words)!r}"
             )
         return self._puzzle(map(int, words[:-1]))
 
@@ -159,7 +160,7 @@ class PuzzleTask(ABC, Generic[P]):
         if set(settings) != set(self.corpus_settings):
             raise ValueError(
                 f"settings: expected {', '.join(self.corpus_settings)} for the corpus of {self.name!r}, "
-                f"received {', '.join(settings) or 'none'}"
+                f"got {', '.join(settings) or 'none'}"
             )
         rows = np.empty((0, PROMPT_LENGTH + self.max_new_tokens), dtype=np.int64)
         while len(rows) < n:

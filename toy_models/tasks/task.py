@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
+
+from ..messages import unknown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,6 @@ __all__ = [
     "get_task",
     "mode_prefix",
     "prompt_hash",
-    "unknown_name",
     "verify_all",
 ]
 
@@ -118,18 +118,6 @@ def prompt_hash(ids: Iterable[int]) -> str:
     '8a6ae15122001229'
     """
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
-
-
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Message for a name that is not known, with its nearest neighbours.
-
-    >>> unknown_name("task", "paht", ["path"])
-    "task: expected one of path, received 'paht'; did you mean path?"
-    """
-    names = list(known)
-    close = difflib.get_close_matches(name, names)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"{what}: expected one of {', '.join(names)}, received {name!r}{hint}"
 
 
 def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:

@@ -49,8 +49,8 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[s
     return ids
 
 
-def _mismatch(word: str, received: str) -> str:
+def _mismatch(word: str, got: str) -> str:
     return (
-        f"tokenizer: expected every word of the task to be one token, but for the word {word!r} {received}; "
+        f"tokenizer: expected every word of the task to be one token, but for the word {word!r} {got}; "
         "use a model with the task's own tokenizer (get_task(name).tokenizer)"
     )

@@ -181,9 +181,9 @@ def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_bad_requests() -> None:
-    with pytest.raises(ValueError, match=r"base: expected one of path, .*received 'tinny'; did you mean tiny"):
+    with pytest.raises(ValueError, match=r"base: expected one of path, .*got 'tinny'; did you mean tiny"):
         ensure_base("tinny")
-    with pytest.raises(ValueError, match="seed: expected a number from 0 up, received -1"):
+    with pytest.raises(ValueError, match="seed: expected a number from 0 up, got -1"):
         base_is_cached("tiny", -1)
 
 

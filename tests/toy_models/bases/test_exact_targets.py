@@ -151,7 +151,7 @@ def test_puzzles_with_more_solutions_come_more_often() -> None:
 
 def test_wide_numbers_are_for_countdown() -> None:
     recipe = dataclasses.replace(SMALL_WIDE, task="path-small")
-    with pytest.raises(ValueError, match="lessons: expected NearFirst for the task 'path-small', received WideNumbers"):
+    with pytest.raises(ValueError, match="lessons: expected NearFirst for the task 'path-small', got WideNumbers"):
         next(batches(recipe, built_in_task("path-small"), seed=0))
 
 
@@ -200,7 +200,7 @@ def test_muon_has_the_matrices_of_the_layers_which_alone_decay() -> None:
 def test_too_many_features() -> None:
     model = build_model(SMALL, built_in_task("path-small"), seed=0)
     law = dataclasses.replace(LAW, characters=tuple(range(1, 28)))
-    with pytest.raises(ValueError, match=r"expected at most 30 together, as hidden is 64, received 31"):
+    with pytest.raises(ValueError, match=r"expected at most 30 together, as hidden is 64, got 31"):
         embed_by_value(model, built_in_task("path-small"), law, 0.1)
 
 

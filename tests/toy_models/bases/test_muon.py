@@ -51,5 +51,5 @@ def test_a_weight_without_gradient_stays() -> None:
 
 
 def test_vectors_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"params: expected matrices, received a parameter of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"params: expected matrices, got a parameter of shape \(3,\)"):
         Muon([torch.nn.Parameter(torch.ones(3))], lr=0.1)

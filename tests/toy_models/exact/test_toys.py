@@ -264,7 +264,7 @@ def test_pass_at_k_over_every_tuple_of_responses(k):
             assert one == pytest.approx(total, abs=1e-14)
     assert Bandit(torch.zeros(3)).pass_at_k(torch.tensor([True] * 3), 2) == 1
     for bad in (0, 1.5):
-        with pytest.raises(ValueError, match="k: expected a whole number of responses, at least 1, received"):
+        with pytest.raises(ValueError, match="k: expected a whole number of responses, at least 1, got"):
             Bandit(torch.zeros(3)).pass_at_k(torch.tensor([True] * 3), bad)
 
 
@@ -387,18 +387,18 @@ def test_masks_weights_and_uniforms_that_will_not_do(toy):
         "tree": lambda: (Tree.random(3, 2, batch=(2, 3), generator=generator()), 7, (2, 3, 4, 2)),
     }[toy]()
     good = torch.ones(n, dtype=torch.bool)
-    shapes = r"expected a shape that spreads over the responses \(2, 3, 7\), received"
+    shapes = r"expected a shape that spreads over the responses \(2, 3, 7\), got"
     for call, message in (
         (lambda: policy.success(good[:5]), rf"correct: {shapes} \(5,\)"),
         (lambda: policy.success(good.expand(4, 2, 3, n)), rf"correct: {shapes} \(4, 2, 3, 7\)"),
-        (lambda: policy.success(good.double()), r"correct: expected a bool mask, received torch.float64"),
+        (lambda: policy.success(good.double()), r"correct: expected a bool mask, got torch.float64"),
         (lambda: policy.pass_at_k(good[:5], 2), rf"correct: {shapes}"),
         (lambda: policy.expected_score(torch.ones(3)), rf"weights: {shapes} \(3,\)"),
         (lambda: policy.score_covariance(torch.ones(3)), rf"weights: {shapes} \(3,\)"),
-        (lambda: policy.expected_score(torch.where(good, torch.inf, 0.0)), r"weights: .* received inf at index \(0,\)"),
-        (lambda: policy.sample(torch.full(u, 1.0)), r"uniforms: expected numbers in \[0, 1\), received 1 to 1"),
-        (lambda: policy.sample(torch.full(u, -0.5)), r"uniforms: expected numbers in \[0, 1\), received -0.5"),
-        (lambda: policy.sample(torch.full(u, torch.nan)), r"uniforms: expected numbers in \[0, 1\), received nan"),
+        (lambda: policy.expected_score(torch.where(good, torch.inf, 0.0)), r"weights: .* got inf at index \(0,\)"),
+        (lambda: policy.sample(torch.full(u, 1.0)), r"uniforms: expected numbers in \[0, 1\), got 1 to 1"),
+        (lambda: policy.sample(torch.full(u, -0.5)), r"uniforms: expected numbers in \[0, 1\), got -0.5"),
+        (lambda: policy.sample(torch.full(u, torch.nan)), r"uniforms: expected numbers in \[0, 1\), got nan"),
         (lambda: policy.sample(torch.zeros(u[1:])), r"uniforms: expected batch axes \(2, 3\) before the draws"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -409,23 +409,23 @@ def test_masks_weights_and_uniforms_that_will_not_do(toy):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"logits: expected finite logits, received nan at index \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"logits: expected finite logits, got nan at index \(0, 1\)"):
         Bandit(torch.tensor([[0.0, torch.nan]]))
-    with pytest.raises(ValueError, match=r"logits: expected floating-point logits .* received torch.int64"):
+    with pytest.raises(ValueError, match=r"logits: expected floating-point logits .* got torch.int64"):
         Bandit(torch.tensor([1, 2]))
     with pytest.raises(ValueError, match=r"probs: expected positive numbers that sum to one .* a sum of 0\.9"):
         Bandit.from_probs(torch.tensor([0.5, 0.4]))
-    with pytest.raises(ValueError, match=r"theta: expected \(…, F\) for features \(P, A, F\), received \(2,\)"):
+    with pytest.raises(ValueError, match=r"theta: expected \(…, F\) for features \(P, A, F\), got \(2,\)"):
         LogLinear(torch.zeros(2, 3, 4), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"levels: expected a tree that can be enumerated, .* received \d+ × 1; lower"):
+    with pytest.raises(ValueError, match=r"levels: expected a tree that can be enumerated, .* got \d+ × 1; lower"):
         Tree.random(11, 9, generator=generator())
-    with pytest.raises(ValueError, match=r"levels: expected shape \(2, 3\) at level 1, received \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"levels: expected shape \(2, 3\) at level 1, got \(4, 3\)"):
         Tree((torch.zeros(1, 3), torch.zeros(4, 3)))
     with pytest.raises(ValueError, match=r"levels: expected at least one level"):
         Tree(())
     with pytest.raises(ValueError, match=r"levels: expected a vocabulary of an end token and at least one other"):
         Tree((torch.zeros(1, 1),))
-    with pytest.raises(ValueError, match=r"factors: expected one tensor for each of 2 levels, received 1"):
+    with pytest.raises(ValueError, match=r"factors: expected one tensor for each of 2 levels, got 1"):
         Tree.random(3, 2, generator=generator()).expected_score(torch.ones(7), [torch.ones(1, 3)])
     with pytest.raises(ValueError, match=r"levels: expected a tree whose covariance fits .* score_variance"):
         Tree.random(4, 9, generator=generator()).score_covariance(torch.tensor(1.0))

@@ -133,7 +133,7 @@ def test_zero_is_no_result() -> None:
 
 
 def test_prompt_of_another_form_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"prompt_ids: expected four numbers and a colon, 'a b c T :', received '1 2'"):
+    with pytest.raises(ValueError, match=r"prompt_ids: expected four numbers and a colon, 'a b c T :', got '1 2'"):
         TASK.solutions(TASK.tokenizer.encode("1 2"))
 
 

@@ -194,7 +194,7 @@ class TestVerdicts:
         own = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
         with pytest.raises(ValueError, match=r"prompt_ids: expected a prompt of .*a.jsonl.*, got '99 \+ 99'"):
             own.verify(tokenizer.encode("99 + 99"), [END])
-        with pytest.raises(ValueError, match="split: expected one of train, validation, test, received 'dev'"):
+        with pytest.raises(ValueError, match="split: expected one of train, validation, test, got 'dev'"):
             own.prompts("dev")
         assert own.solutions(own.prompts("train")[0].ids) is None
 

@@ -135,19 +135,19 @@ def test_one_jump_is_too_few() -> None:
 
 
 def test_prompt_of_another_form_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"prompt_ids: expected four numbers and a colon.*received '10 20 12 17 \+1'"):
+    with pytest.raises(ValueError, match=r"prompt_ids: expected four numbers and a colon.*got '10 20 12 17 \+1'"):
         TASK.verify(TASK.tokenizer.encode("10 20 12 17 +1"), [1])
     with pytest.raises(ValueError, match="prompt_ids: expected four numbers"):
         TASK.solutions([5])
 
 
 def test_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"split: expected one of train, .*received 'tset'; did you mean test"):
+    with pytest.raises(ValueError, match=r"split: expected one of train, .*got 'tset'; did you mean test"):
         TASK.prompts("tset")
 
 
 def test_unknown_task_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"task: expected one of path, .*received 'pth'; did you mean path"):
+    with pytest.raises(ValueError, match=r"task: expected one of path, .*got 'pth'; did you mean path"):
         get_task("pth")
 
 
@@ -229,7 +229,7 @@ def test_corpus_without_errors_is_correct_and_ends_where_it_is_told() -> None:
 
 
 def test_corpus_wants_its_own_settings() -> None:
-    with pytest.raises(ValueError, match="settings: expected slip, ignore, longest for the corpus of 'path', received"):
+    with pytest.raises(ValueError, match="settings: expected slip, ignore, longest for the corpus of 'path', got"):
         TASK.corpus(1, np.random.default_rng(0), {"slip": 0.1})
 
 

@@ -99,13 +99,13 @@ class TestFunction:
 
     def test_what_is_not_there(self, write: Any, tmp_path: Path) -> None:
         target = write("def scored(prompt, response, answer): return True")
-        with pytest.raises(ValueError, match=r"expected one of scored, received 'score'; did you mean scored\?"):
+        with pytest.raises(ValueError, match=r"expected one of scored, got 'score'; did you mean scored\?"):
             get_verifier(target)
         with pytest.raises(ValueError, match=r"expected a Python file, but there is no .*missing.py"):
             get_verifier(str(tmp_path / "missing.py:score"))
         with pytest.raises(ValueError, match=r"no module 'no_such_package.rewards' to import"):
             get_verifier("no_such_package.rewards:score")
-        with pytest.raises(ValueError, match=r"expected one of exact, math, received 'exakt'; did you mean exact\?"):
+        with pytest.raises(ValueError, match=r"expected one of exact, math, got 'exakt'; did you mean exact\?"):
             get_verifier("exakt")
         with pytest.raises(ValueError, match="cannot be imported: ModuleNotFoundError"):
             get_verifier(write("import no_such_package"))

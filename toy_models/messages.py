@@ -1,0 +1,36 @@
+"""Words that error messages share: suggestions for a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["nearest", "unknown_name"]
+
+
+def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
+    """Suggestion text for an unknown name: its closest matches whatever their case, or all known names.
+
+    >>> nearest("lamda", ["lambda", "form", "clip_low"])
+    'did you mean lambda?'
+    >>> nearest("zzz", ["form", "name"])
+    'known: form, name'
+    """
+    names = sorted(known)
+    folded: dict[str, str] = {}
+    for one in names:
+        folded.setdefault(one.casefold(), one)
+    close = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)]
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Message for a name that is not known, with its nearest neighbours.
+
+    >>> unknown_name("task", "paht", ["path"])
+    "task: expected one of path, got 'paht'; did you mean path?"
+    """
+    names = list(known)
+    suggestion = nearest(name, names)
+    hint = f"; {suggestion}" if suggestion.startswith("did you mean") else ""
+    return f"{what}: expected one of {', '.join(names)}, got {name!r}{hint}"
