@@ -31,7 +31,7 @@ import pandas as pd
 
 from ..errors import UsageError
 from .intervals import LEAST_PROMPTS, bootstrap_weights
-from .metrics import EXACT_P, METRICS, Metric, Panel, Recorded, evals_of, get_metric
+from .metrics import EXACT_P, METRICS, HasTables, Metric, Panel, evals_of, get_metric
 from .sampling_params import Law
 
 __all__ = ["EmptyRangeError", "Matched", "matched"]
@@ -84,7 +84,7 @@ class Matched:
 
 
 def matched(
-    runs: Mapping[str, Recorded | pd.DataFrame],
+    runs: Mapping[str, HasTables | pd.DataFrame],
     metric: str | Sequence[str],
     at: At = "pass@1",
     *,

@@ -21,11 +21,11 @@ from toy_models.messages import nearest
 from ..errors import UsageError
 from .passk import K_GRID, pass_at_k, pass_at_k_exact
 
-__all__ = ["EXACT_P", "METRICS", "Metric", "Panel", "Recorded", "curves", "evals_of", "final", "get_metric"]
+__all__ = ["EXACT_P", "METRICS", "HasTables", "Metric", "Panel", "curves", "evals_of", "final", "get_metric"]
 
 
-class Recorded(Protocol):
-    """What `analysis.records.Run` is here: something with tables."""
+class HasTables(Protocol):
+    """What an evaluation reads of a run: its tables; `analysis.records.Run` is one."""
 
     def table(self, name: str) -> Any: ...
 
@@ -118,7 +118,7 @@ def get_metric(name: str) -> Metric:
     raise UsageError(f"metric: unknown {name!r}; {nearest(name, METRICS)}")
 
 
-def evals_of(run: Recorded | pd.DataFrame) -> pd.DataFrame:
+def evals_of(run: HasTables | pd.DataFrame) -> pd.DataFrame:
     """The table `evals` of a run. Raises UsageError where nothing was evaluated."""
     rows = run if isinstance(run, pd.DataFrame) else run.table("evals")
     if rows.empty:
@@ -155,7 +155,7 @@ class Panel:
         return metric.values(self.rows).reshape(len(self.steps), len(self.prompt_ids))
 
 
-def curves(run: Recorded | pd.DataFrame) -> pd.DataFrame:
+def curves(run: HasTables | pd.DataFrame) -> pd.DataFrame:
     """One row per split, law (temperature, top_p, top_k) and evaluation: step, update, number of prompts and every
     metric of METRICS.
 
@@ -165,7 +165,7 @@ def curves(run: Recorded | pd.DataFrame) -> pd.DataFrame:
     return _curves(evals_of(run))
 
 
-def final(run: Recorded | pd.DataFrame) -> pd.DataFrame:
+def final(run: HasTables | pd.DataFrame) -> pd.DataFrame:
     """The same for the first and the last evaluation, over all prompts that these two share."""
     rows = evals_of(run)
     return _curves(rows[rows["step"].isin((rows["step"].min(), rows["step"].max()))])

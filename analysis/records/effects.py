@@ -35,7 +35,7 @@ from .schema import BUCKET_LABELS, SHARES, TABLES
 
 if TYPE_CHECKING:
     from ..objectives import Objective
-    from .reader import Run
+    from .recorded import Recorded
 
 __all__ = ["STATISTICS", "context_flows", "prediction_summary", "statistics_of", "token_laws"]
 
@@ -44,7 +44,7 @@ _ARGMAX = ("argmax_token", "argmax_prob")
 STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
 
 
-def token_laws(run: Run, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
+def token_laws(run: Recorded, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
     """First-order effect of each recorded token on its own context, per unit logit step.
 
     One row per row of `tokens` (those that `where` selects): its key, `weight`, and
@@ -96,7 +96,7 @@ def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
     return TokenStatistics(**values, argmax_token=unused, argmax_prob=unused)
 
 
-def context_flows(run: Run, *, where: Any = None) -> pd.DataFrame:
+def context_flows(run: Recorded, *, where: Any = None) -> pd.DataFrame:
     """One row per row of `flows` (those that `where` selects), with its context.
 
     Besides the recorded columns (without the top tokens) and those of `contexts`:
@@ -145,7 +145,7 @@ def _matrix(rows: pa.Table, name: str) -> np.ndarray:
     return out
 
 
-def prediction_summary(run: Run, *, ranges: int = 1) -> pd.DataFrame:
+def prediction_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
     """How the two predictions met the realised changes, by range of updates, kind of context and reward sign.
 
     One row for each of `ranges` equal ranges of updates (first_update to last_update, both included), kind, sign

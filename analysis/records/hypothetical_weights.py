@@ -19,7 +19,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..objectives import Objective
-    from .reader import Run
+    from .recorded import Recorded
 
 __all__ = ["assumed_weights", "needs_verdicts", "takes_advantages", "tensor_of"]
 
@@ -28,7 +28,7 @@ _KEY = ["step", "rollout"]
 _PADDED = 1 << 20  # positions of a padded batch at a time
 
 
-def assumed_weights(run: Run, rows: pd.DataFrame, objective: str | Objective) -> Tensor:
+def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objective) -> Tensor:
     """w of each of `rows` (rows of `tokens`: step, rollout, position, log_prob, old_log_prob, advantage) under the
     objective.
 
@@ -100,7 +100,9 @@ def tensor_of(values: pd.Series) -> Tensor:
     return torch.tensor(values.to_numpy(dtype=np.float64))
 
 
-def _rollouts(run: Run, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool) -> pd.DataFrame | None:
+def _rollouts(
+    run: Recorded, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool
+) -> pd.DataFrame | None:
     """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages are to be
     taken instead."""
     names = [*_KEY, "group", "reward", "length"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import pandas as pd
 import pyarrow as pa
@@ -100,6 +100,14 @@ class Run:
     def _parts(self, table: str) -> list[PartFile]:
         return [part for commit in self._commits for part in commit.parts if part.table == table]
 
+    @overload
+    def table(
+        self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., as_: Literal["pandas"] = ...
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
+
     def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
         """The committed rows of a table in the order in which they were written.
 
@@ -192,6 +200,14 @@ class Experiment:
     def labels(self) -> dict[str, str]:
         """run_id -> label, in order."""
         return {run_id: run.label for run_id, run in self.runs.items()}
+
+    @overload
+    def table(
+        self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., as_: Literal["pandas"] = ...
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
 
     def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
         """`Run.table` of every run below one another, with the columns run_id, label and seed in front."""

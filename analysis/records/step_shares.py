@@ -17,7 +17,7 @@ from .effects import context_flows, in_ranges, median_or_nan, r_squared, slope
 from .schema import SHARES
 
 if TYPE_CHECKING:
-    from .reader import Run
+    from .recorded import Recorded
 
 __all__ = ["VIEWS", "shares_summary", "view"]
 
@@ -61,7 +61,7 @@ def view(shares: np.ndarray, name: str) -> dict[str, np.ndarray]:
     }
 
 
-def shares_summary(run: Run, *, ranges: int = 1) -> pd.DataFrame:
+def shares_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
     """The first order beside the realised changes, and its parts, over contexts whose JVP was recorded by part.
 
     One row for each of `ranges` equal ranges of updates (first_update to last_update, both included), kind, sign
