@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test check figures noise ladder docs bench clean
+.PHONY: help trace test quick check shell notebooks figures noise factorial ladder docs docs-check bench wheel clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -11,40 +11,80 @@ CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3 python
 BASE_PYTHON = $(shell for p in $(CANDIDATES); do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -q -n 2 --dist worksteal
 
 help:
-	@echo "make trace    set up .venv, run the default recipe (ARGS='--seed 1' adds options)"
-	@echo "make test     set up .venv, run linters, type checker and tests"
-	@echo "make figures  draw the pictures of figures/ from the main job's records"
-	@echo "make noise    measure gradient noise on the row of bases, draw figures/gradient_noise.png"
-	@echo "make ladder   run the full factorial on exact policies, draw figures/factorial.png"
-	@echo "make docs     write the generated pages of docs/"
-	@echo "make bench    run the benchmarks"
-	@echo "make clean    remove .venv"
+	@echo "make trace       run the default recipe (ARGS='--seed 1' adds options)"
+	@echo "make test        everything that must pass: make check, then all tests"
+	@echo "make quick       the fast tests: under 90 seconds, no base is pretrained"
+	@echo "make check       linter, format, types and import contracts"
+	@echo "make shell       open your shell with .venv activated"
+	@echo "make notebooks   open the notebooks in Jupyter"
+	@echo "make figures     draw the pictures of figures/ from the records of the main job"
+	@echo "make noise       measure gradient noise on the row of bases, draw figures/gradient_noise.png"
+	@echo "make factorial   run the full factorial on exact policies, draw figures/factorial.png"
+	@echo "make docs        build the documentation site"
+	@echo "make docs-check  name the generated pages of docs/ that are stale"
+	@echo "make bench       run the benchmarks"
+	@echo "make wheel       build the wheel and the source distribution into dist/"
+	@echo "make clean       remove .venv"
+	@echo
+	@echo "The first target that needs it sets up .venv (about 3 GB with PyTorch for CPUs, more with CUDA)."
+	@echo "PYTHON=/path/to/python chooses the interpreter; PIP_ARGS='...' is passed to pip, for example"
+	@echo "PIP_ARGS='--extra-index-url URL' with the address of PyTorch's CPU or CUDA wheels (pytorch.org, \"Get Started\")."
 
-$(PY):
-	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or newer with venv is needed; none found (PYTHON=/path/to/python make ... names one)." >&2; exit 1; }
-	@"$(BASE_PYTHON)" -m venv .venv
+# One stamp per set of dependencies. It is written last, so that an interrupted installation is continued.
+# $(call install,EXTRAS)
+define install
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+		test -n "$(BASE_PYTHON)" || { echo "expected Python 3.11 or newer with venv, got none; name one with PYTHON=/path/to/python make $(MAKECMDGOALS)" >&2; exit 1; }; \
+		"$(BASE_PYTHON)" -m venv .venv; }
+	@echo "installing the dependencies into .venv (PyTorch is the largest; this happens once)"
+	@$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.$(1)'
+endef
 
-.venv/.ready-run: $(PY) pyproject.toml constraints.txt
-	@echo "setting up .venv (once)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+.venv/.ready-run: pyproject.toml constraints.txt
+	$(call install)
 	@touch $@
 
-.venv/.ready-dev: $(PY) pyproject.toml constraints.txt
-	@echo "setting up .venv (once)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+.venv/.ready-notebook: pyproject.toml constraints.txt
+	$(call install,[notebook])
 	@touch $@ .venv/.ready-run
+
+.venv/.ready-dev: pyproject.toml constraints.txt
+	$(call install,[dev])
+	@touch $@ .venv/.ready-run .venv/.ready-notebook
 
 trace: .venv/.ready-run
 	@$(PY) -m analysis.trace --run --resume $(ARGS)
 
 check: .venv/.ready-dev
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet . || { echo "format: run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
 
 test: check
-	@$(PY) -m pytest -n 2 -q $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+# The cache of bases is switched off: a fast test that pretrains one fails.
+quick: .venv/.ready-dev
+	@RLVR_DYNAMICS_CACHE=/dev/null $(PYTEST) -m "not slow" $(ARGS)
+
+# Shells read their start-up files after the environment is set, which may move another Python to the front of PATH;
+# bash, zsh and fish therefore activate the environment after those files.
+shell: .venv/.ready-notebook
+	@echo "activated .venv; exit returns to your shell"; \
+	root="$$PWD"; export VIRTUAL_ENV="$$root/.venv" PATH="$$root/.venv/bin:$$PATH"; \
+	case "$${SHELL##*/}" in \
+	bash) printf '%s\n' '[ -f ~/.bashrc ] && . ~/.bashrc' ". '$$root/.venv/bin/activate'" >.venv/.bashrc; "$$SHELL" --rcfile .venv/.bashrc -i;; \
+	zsh) mkdir -p .venv/zsh; printf '%s\n' 'ZDOTDIR=$$HOME' '[ -f ~/.zshrc ] && . ~/.zshrc' ". '$$root/.venv/bin/activate'" >.venv/zsh/.zshrc; ZDOTDIR="$$root/.venv/zsh" "$$SHELL" -i;; \
+	fish) "$$SHELL" -i -C "source '$$root/.venv/bin/activate.fish'";; \
+	*) "$${SHELL:-/bin/sh}" -i;; \
+	esac || true
+
+notebooks: .venv/.ready-notebook
+	@.venv/bin/jupyter lab notebooks $(ARGS)
 
 figures: .venv/.ready-run
 	@$(PY) -m analysis.trace --run --resume --quiet >/dev/null
@@ -53,14 +93,20 @@ figures: .venv/.ready-run
 noise: .venv/.ready-run
 	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --figure figures/gradient_noise.png $(ARGS)
 
-ladder: .venv/.ready-run
+factorial ladder: .venv/.ready-run
 	@$(PY) -m analysis.factorial --full --figure figures/factorial.png $(ARGS)
 
 docs: .venv/.ready-run
 	@$(PY) -m docs.generators --write
 
+docs-check: .venv/.ready-run
+	@$(PY) -m docs.generators --check
+
 bench: .venv/.ready-dev
 	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name -q -s $(ARGS)
+
+wheel: .venv/.ready-dev
+	@$(PY) -m build $(ARGS)
 
 clean:
 	rm -rf .venv
