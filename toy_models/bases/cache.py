@@ -14,8 +14,6 @@ import inspect
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ..child_process import ChildProcess
 from ..messages import unknown_name
 from ..tasks.task import built_in_task
 
@@ -35,9 +34,7 @@ Progress = Callable[[int, int, float], None]
 
 _ROOM = Path(__file__).resolve().parents[1]  # toy_models
 _PACKAGE = "toy_models."
-_PROGRAM = f"{__package__}.pretraining"
-_REFINING_PROGRAM = f"{__package__}.refinement"
-_EXACT_PROGRAM = f"{__package__}.exact_targets"
+_PROGRAM = f"{__package__}.making"  # of the child process
 _CODE = ("bases/pretraining.py", "tasks/tokenizer.py")  # besides the modules of the task
 _REFINING_CODE = ("bases/refinement.py", "sampling.py", "truncation.py")  # for a base with the second stage, besides
 # For a base trained on the exact law, besides.
@@ -149,6 +146,20 @@ class BaseRecipe:
     def __post_init__(self) -> None:
         if self.exact and (self.corpus or self.refinement):
             raise ValueError("exact: expected neither a corpus nor a refinement beside it, got one; leave it out")
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> BaseRecipe:
+        """The recipe that `to_json` has written."""
+        values = dict(fields)
+        if "refinement" in fields:
+            values["refinement"] = Refinement(**fields["refinement"])
+        if "exact" in fields:
+            values["exact"] = ExactLaw.from_json(fields["exact"])
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON takes it, stages that it does not have left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def reports_until(self) -> int:
@@ -304,16 +315,11 @@ def _identity(name: str, seed: int) -> dict[str, object]:
     return {
         "base": name,
         "seed": seed,
-        "recipe": _fields(recipe),
+        "recipe": recipe.to_json(),
         "task": task.fingerprint,
         "code": hashlib.sha256(code).hexdigest(),
         "versions": {library: version(library) for library in _LIBRARIES},
     }
-
-
-def _fields(recipe: BaseRecipe) -> dict[str, object]:
-    """The recipe as JSON takes it; a base without a second stage does not tell of one, nor does its cache name."""
-    return {name: value for name, value in asdict(recipe).items() if value is not None}
 
 
 def _write_card(folder: Path, name: str, seed: int, loss: float) -> None:
@@ -335,32 +341,17 @@ def _digest(file: Path) -> str:
 
 
 def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> float:
-    """Run the program of the recipe's stages in a process of its own, relay its progress, return its final loss."""
+    """Make the base in a child process, relay its progress, return its final loss."""
     recipe = BASES[name]
-    env = dict(os.environ, OMP_NUM_THREADS=str(recipe.threads), MKL_NUM_THREADS=str(recipe.threads))
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOM.parent), env.get("PYTHONPATH")]))
-    request = json.dumps({"recipe": _fields(recipe), "seed": seed, "out": str(out)})
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(recipe.threads))
+    request = json.dumps({"recipe": recipe.to_json(), "seed": seed, "out": str(out)})
     loss = float("nan")
-    # A plain child, not a spawned worker: it does not import the caller's main module again, and may be started from
-    # a daemonic worker. `-P` keeps the caller's folder from shadowing ours.
-    program = _EXACT_PROGRAM if recipe.exact else _REFINING_PROGRAM if recipe.refinement else _PROGRAM
-    command = [sys.executable, "-P", "-m", program, request]
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
-    ):
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                step, loss = json.loads(line)
-                if progress is not None:
-                    progress(step, recipe.reports_until, loss)
-        except BaseException:
-            child.kill()
-            raise
-        if child.wait() != 0:
-            errors.seek(0)
-            words = errors.read()[-4000:].strip()
-            last = words.splitlines()[-1] if words else f"its process ended with status {child.returncode}"
+    with ChildProcess(_PROGRAM, [request], environment=threads) as child:
+        for step, loss in child.values():
+            if progress is not None:
+                progress(step, recipe.reports_until, loss)
+        if child.ending != "exit status 0":
+            words = child.error_tail()
+            last = words.splitlines()[-1] if words else f"its process ended with {child.ending}"
             raise RuntimeError(f"pretraining of the base {name!r} failed: {last}\n{words}")
     return loss

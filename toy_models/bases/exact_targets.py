@@ -14,14 +14,10 @@ numbers, and does not search. What teaches it those:
 - «path» starts on the prompts whose numbers lie closest together and goes on to all of them (`NearFirst`).
 - «countdown» has so few puzzles that a model learns them by heart. It is taught on those with wider numbers too, most
   batches holding no more of a response than takes the search (`WideNumbers`), and the matrices learn by Muon.
-
-Run by `ensure_base` as `python -m toy_models.bases.exact_targets REQUEST` in place of `pretraining`; reports as that.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,17 +120,3 @@ def _optimizers(model: Any, recipe: BaseRecipe, law: ExactLaw) -> list[torch.opt
 
 def _adamw(groups: list[dict[str, Any]], recipe: BaseRecipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
-
-
-def _main() -> None:
-    request = json.loads(sys.argv[1])
-    fields = request["recipe"]
-    recipe = BaseRecipe(**{**fields, "exact": ExactLaw.from_json(fields["exact"])})
-    torch.set_num_threads(recipe.threads)
-    channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not mix with the reports
-    for step, loss in pretrain_on_law(recipe, request["seed"], Path(request["out"])):
-        print(json.dumps([step, loss]), file=channel, flush=True)
-
-
-if __name__ == "__main__":
-    _main()

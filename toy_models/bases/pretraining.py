@@ -1,13 +1,8 @@
-"""Pretraining of a built-in base: next-token cross entropy on the responses of the task's corpus.
-
-Run by `ensure_base` as `python -m toy_models.bases.pretraining REQUEST`; prints one JSON pair [step, loss] per report.
-"""
+"""Pretraining of a built-in base: next-token cross entropy on the responses of the task's corpus."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,16 +78,3 @@ def pretrain(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, fl
 def _learning_rate(recipe: BaseRecipe, step: int) -> float:
     warm = min(1.0, (step + 1) / recipe.warmup_steps)
     return warm * 0.5 * (1.0 + math.cos(math.pi * step / recipe.steps))
-
-
-def _main() -> None:
-    request = json.loads(sys.argv[1])
-    recipe = BaseRecipe(**request["recipe"])
-    torch.set_num_threads(recipe.threads)
-    channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not mix with the reports
-    for step, loss in pretrain(recipe, request["seed"], Path(request["out"])):
-        print(json.dumps([step, loss]), file=channel, flush=True)
-
-
-if __name__ == "__main__":
-    _main()

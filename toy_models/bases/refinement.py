@@ -4,14 +4,11 @@ A round draws fresh prompts by the law of the task's splits, none of which is am
 model itself; keeps the first correct one to each prompt, if any; and takes AdamW steps of cross entropy on these, in
 one pass. Accuracy rises and diversity falls, round by round.
 
-Run by `ensure_base` as `python -m toy_models.bases.refinement REQUEST` in place of `pretraining`, whose stage it
-goes through first; it reports as that does, a round counting as one step more.
+The reports of `pretrain_and_refine` continue those of pretraining: each round counts as one more step.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,17 +100,3 @@ def _own_successes(
         if verdict.correct and prompt not in kept:
             kept[prompt] = [*prompt, *response, *[pad_id] * (width - len(response))]
     return torch.tensor(list(kept.values()), dtype=torch.int64)
-
-
-def _main() -> None:
-    request = json.loads(sys.argv[1])
-    fields = request["recipe"]
-    recipe = BaseRecipe(**{**fields, "refinement": Refinement(**fields["refinement"])})
-    torch.set_num_threads(recipe.threads)
-    channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not mix with the reports
-    for step, loss in pretrain_and_refine(recipe, request["seed"], Path(request["out"])):
-        print(json.dumps([step, loss]), file=channel, flush=True)
-
-
-if __name__ == "__main__":
-    _main()

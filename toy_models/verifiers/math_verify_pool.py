@@ -15,9 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..tasks.task import Verdict
@@ -43,9 +41,7 @@ class MathVerify:
     def __init__(self, *, workers: int = 1, seconds: int = SECONDS) -> None:
         if importlib.util.find_spec("math_verify") is None:
             raise ValueError("verifier: \"math\" needs the package math-verify; pip install 'rlvr-dynamics[math]'")
-        # `-P` keeps the caller's folder from shadowing ours
-        command = [sys.executable, "-P", "-m", f"{__package__}.math_verify_worker", str(seconds)]
-        self._pool = WorkerPool(command, workers, seconds * _WALL, str(Path(__file__).resolve().parents[2]))
+        self._pool = WorkerPool(f"{__package__}.math_verify_worker", [str(seconds)], workers, seconds * _WALL)
         self._seconds = seconds
 
     @property

@@ -1,7 +1,7 @@
-"""A process of `MathVerify`: a pair [reference, response] a line in, the reason of the verdict a line out.
+"""A child process of `MathVerify`: a pair [reference, response] in, the reason of the verdict out.
 
-`python -m toy_models.verifiers.math_verify_worker SECONDS`. The kernel ends it (SIGXCPU) when one pair takes more than
-SECONDS of processor time, also within code that no Python signal handler could interrupt.
+The kernel ends it (SIGXCPU) when one pair takes more than its limit of processor time, even in code that no Python
+signal handler could interrupt.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import functools
 import json
 import logging
 import math
-import os
 import resource
 import sys
 from typing import Any
+
+from ..child_process import Send
 
 __all__ = ["main"]
 
 _MEMORY_BYTES = 4 << 30  # a tower of powers must not take the machine's memory before its time is up
 
 
-def main(seconds: int) -> None:
-    """Answer until the input ends."""
-    channel = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not break the protocol
+def main(send: Send, seconds: str) -> None:
+    """Answer each pair on standard input until it ends, with `seconds` of processor time for each."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):  # not every system lets it be set
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -44,20 +43,13 @@ def main(seconds: int) -> None:
             return "no answer found"
         return "correct" if verify(known, found, timeout_seconds=None) else "wrong answer"
 
-    def send(message: str) -> None:
-        os.write(channel, (json.dumps(message) + "\n").encode())
-
     judge(r"\boxed{1}", r"\boxed{2}")  # the first comparison imports much more
     send("ready")
     for line in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
+        limit = math.ceil(used.ru_utime + used.ru_stime) + int(seconds)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         try:
             send(judge(*json.loads(line)))
         except (MemoryError, RecursionError) as error:
             send(f"failed ({type(error).__name__})")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -1,173 +1,137 @@
-"""A pool of processes that answer one request at a time, each within a time limit of its own.
+"""A pool of child processes that answer one request at a time, each within its own time limit.
 
-A process reads a JSON value a line from its standard input and writes one back; its first line, before any request,
-says that it is ready. One that takes too long is killed, one that dies is replaced, and either costs its own request
-only. Plain child processes rather than multiprocessing, so that scripts without a main guard and notebooks can use
-them; they end with their parent, whose death closes their input.
+The module that a child runs (see `toy_models.child_process`) sends one value when it is ready, and then one answer for
+each request, a JSON value on a line of its standard input. A child that takes too long is killed, one that dies is
+replaced, and in both cases only the request that it was working on is lost.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
+import select
 import selectors
-import signal
-import subprocess
-import tempfile
 import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
+
+from ..child_process import ChildProcess
 
 __all__ = ["Failure", "WorkerPool"]
 
 START_SECONDS = 120.0
-_TAIL = 2000  # characters of a dead process's stderr in a message
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no answer: "timeout", or how its process died."""
+    """Why a request has no answer: "timeout", or how its process ended, such as "crashed (SIGSEGV)"."""
 
     reason: str
 
 
-@dataclass
-class _Worker:
-    popen: subprocess.Popen[bytes]
-    stderr: IO[bytes]
-    request: int | None = None
-    deadline: float = 0.0
-    data: bytes = b""
+@dataclass(frozen=True)
+class _Work:
+    """A request that a child is working on."""
 
-    def send(self, index: int, request: Any, seconds: float) -> None:
-        assert self.popen.stdin is not None
-        self.request, self.deadline = index, time.monotonic() + seconds
-        with contextlib.suppress(BrokenPipeError):  # it died in between; the end of its output says so
-            self.popen.stdin.write(json.dumps(request).encode() + b"\n")
-            self.popen.stdin.flush()
-
-    def line(self) -> bytes | None:
-        """A whole line where one has come, b"" where not yet, None where the process has closed its output."""
-        assert self.popen.stdout is not None
-        piece = os.read(self.popen.stdout.fileno(), 65536)
-        self.data += piece
-        whole, newline, rest = self.data.partition(b"\n")
-        if newline:
-            self.data = rest
-            return whole
-        return b"" if piece else None
-
-    def end(self, *, kill: bool) -> str:
-        """Kill it, or wait for one that has closed its output; how it ended, in words."""
-        if kill:
-            self.popen.kill()
-        code = self.popen.wait()
-        for stream in (self.popen.stdin, self.popen.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                if stream is not None:
-                    stream.close()
-        if kill or code == -getattr(signal, "SIGXCPU", 0):
-            return "timeout"
-        return f"crashed ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
-
-    def last_words(self) -> str:
-        self.stderr.seek(0)
-        return self.stderr.read().decode(errors="replace").strip()[-_TAIL:]
+    index: int
+    deadline: float
 
 
 @dataclass
 class WorkerPool:
-    """At most `workers` processes of `command`, started when they are first needed.
+    """At most `workers` child processes, started when they are first needed and kept for later calls.
 
-    A request whose process says nothing for `seconds` of wall-clock time is a `Failure`; a process may also limit
-    itself in processor time (SIGXCPU), which does not depend on what else the machine does. Modules are found in the
-    folder `import_from` first. A pool can be pickled; what comes back starts processes of its own.
+    A child may also limit its own processor time, which does not depend on what else the machine does: one that is
+    ended by SIGXCPU counts as a timeout. A pool can be pickled; its copy starts its own processes.
+
+    Attributes:
+        module: Name of the module that the children run.
+        arguments: Text arguments of its `main`.
+        workers: Greatest number of children at a time.
+        seconds: Wall-clock time that a child may take for one request.
     """
 
-    command: Sequence[str]
+    module: str
+    arguments: Sequence[str]
     workers: int
     seconds: float
-    import_from: str = ""
-    _idle: list[_Worker] = field(default_factory=list, repr=False)
+    _idle: list[ChildProcess] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        weakref.finalize(self, _end_all, self._idle)
+        weakref.finalize(self, _close_all, self._idle)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerPool, (self.command, self.workers, self.seconds, self.import_from)
+        return WorkerPool, (self.module, self.arguments, self.workers, self.seconds)
 
     def ask(self, requests: Sequence[Any]) -> list[Any]:
-        """The answer to each request, in their order, or a `Failure`.
+        """Answer every request.
 
-        Raises RuntimeError, with its last words, where a process ends before it is ready.
+        Args:
+            requests: JSON values.
+
+        Returns:
+            The answer to each request, in their order, or a `Failure`.
+
+        Raises:
+            RuntimeError: A child ended before it was ready. The message quotes its error output.
         """
         answers: list[Any] = [None] * len(requests)
         waiting = list(range(len(requests) - 1, -1, -1))
-        busy: list[_Worker] = []
+        busy: dict[ChildProcess, _Work] = {}
         with selectors.DefaultSelector() as selector:
             try:
                 while waiting or busy:
                     while waiting and len(busy) < self.workers:
-                        worker = self._idle.pop() if self._idle else self._start()
-                        worker.send(index := waiting.pop(), requests[index], self.seconds)
-                        busy.append(worker)
-                        assert worker.popen.stdout is not None
-                        selector.register(worker.popen.stdout, selectors.EVENT_READ, worker)
-                    soonest = min(worker.deadline for worker in busy)
-                    ready = {key.data.popen.pid: key.data for key, _ in selector.select(max(0.0, soonest - _now()))}
-                    for worker in list(busy):
-                        line = worker.line() if worker.popen.pid in ready else b""
-                        if line == b"" and _now() < worker.deadline:
+                        child = self._idle.pop() if self._idle else self._start()
+                        index = waiting.pop()
+                        busy[child] = _Work(index, _now() + self.seconds)
+                        child.send(requests[index])
+                        selector.register(child, selectors.EVENT_READ)
+                    soonest = min(work.deadline for work in busy.values())
+                    selector.select(max(0.0, soonest - _now()))
+                    for child, work in list(busy.items()):
+                        values = child.receive()
+                        if not values and not child.closed and _now() < work.deadline:
                             continue
-                        assert worker.request is not None
-                        busy.remove(worker)
-                        selector.unregister(worker.popen.stdout)  # type: ignore[arg-type]
-                        if line:
-                            answers[worker.request] = json.loads(line)
-                            self._idle.append(worker)
+                        del busy[child]
+                        selector.unregister(child)
+                        if values:
+                            answers[work.index] = values[0]
+                            self._idle.append(child)
                         else:
-                            answers[worker.request] = Failure(worker.end(kill=line is not None))
-                            worker.stderr.close()
+                            answers[work.index] = Failure(_ending(child) if child.closed else "timeout")
+                            child.close()
             finally:
-                _end_all(busy)
+                _close_all(busy)
         return answers
-
-    def _start(self) -> _Worker:
-        path = os.pathsep.join(filter(None, [self.import_from, os.environ.get("PYTHONPATH")]))
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        popen = subprocess.Popen(
-            list(self.command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,
-        )
-        worker = _Worker(popen, stderr, deadline=_now() + START_SECONDS)
-        assert popen.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(popen.stdout, selectors.EVENT_READ)
-            line: bytes | None = b""
-            while line == b"" and _now() < worker.deadline:
-                line = worker.line() if selector.select(max(0.0, worker.deadline - _now())) else b""
-        if not line:
-            how = worker.end(kill=line is not None)
-            raise RuntimeError(f"{' '.join(self.command)}: {how} before it was ready\n{worker.last_words()}")
-        return worker
 
     def close(self) -> None:
         """End the processes; they are started again when needed."""
-        _end_all(self._idle)
+        _close_all(self._idle)
+
+    def _start(self) -> ChildProcess:
+        child = ChildProcess(self.module, self.arguments)
+        deadline = _now() + START_SECONDS
+        try:
+            while not child.receive():
+                if child.closed or _now() >= deadline:
+                    ending = _ending(child) if child.closed else "timeout"
+                    raise RuntimeError(f"{self.module}: {ending} before it was ready\n{child.error_tail()}")
+                select.select([child], [], [], max(0.0, deadline - _now()))
+        except BaseException:
+            child.close()
+            raise
+        return child
 
 
-def _end_all(workers: list[_Worker]) -> None:
-    while workers:
-        worker = workers.pop()
-        worker.end(kill=True)
-        worker.stderr.close()
+def _ending(child: ChildProcess) -> str:
+    return "timeout" if child.ending == "SIGXCPU" else f"crashed ({child.ending})"
+
+
+def _close_all(children: list[ChildProcess] | dict[ChildProcess, _Work]) -> None:
+    for child in list(children):
+        child.close()
+    children.clear()
 
 
 def _now() -> float:

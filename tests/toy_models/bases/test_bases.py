@@ -72,14 +72,14 @@ def test_real_base_is_made_once_whatever_the_caller_does(cache: Path, monkeypatc
 @pytest.fixture
 def program(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In place of the pretraining program, a module that the test writes."""
-    monkeypatch.setenv("PYTHONPATH", str(cache / "modules"))
-    monkeypatch.setattr(bases, "_PROGRAM", "stand_in")
     (cache / "modules").mkdir()
+    monkeypatch.syspath_prepend(cache / "modules")
+    monkeypatch.setattr(bases, "_PROGRAM", "stand_in")
     return cache / "modules/stand_in.py"
 
 
 def test_failure_shows_the_last_words_and_leaves_nothing(cache: Path, program: Path) -> None:
-    program.write_text("print('[10, 2.5]', flush=True); raise ArithmeticError('no more memory')")
+    program.write_text("def main(send, request): send([10, 2.5]); raise ArithmeticError('no more memory')")
     reports: list[tuple[int, int, float]] = []
     with pytest.raises(RuntimeError, match=r"^pretraining of the base 'tiny' failed: ArithmeticError: no more"):
         ensure_base("tiny", progress=lambda *report: reports.append(report))
@@ -89,15 +89,17 @@ def test_failure_shows_the_last_words_and_leaves_nothing(cache: Path, program: P
 
 
 def test_a_child_that_is_killed_has_no_last_words(cache: Path, program: Path) -> None:
-    program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(RuntimeError, match=r"'tiny' failed: its process ended with status -9"):
+    program.write_text("import os, signal\ndef main(send, request): os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(RuntimeError, match=r"'tiny' failed: its process ended with SIGKILL"):
         ensure_base("tiny")
 
 
 def test_interrupted_caller_stops_its_child_and_leaves_nothing(cache: Path, program: Path) -> None:
     program.write_text(
-        "import os, pathlib, time; pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()));"
-        "print('[10, 2.5]', flush=True); time.sleep(60)"
+        "import os, pathlib, time\n"
+        "def main(send, request):\n"
+        "    pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\n"
+        "    send([10, 2.5]); time.sleep(60)\n"
     )
 
     def interrupt(step: int, steps: int, loss: float) -> None:

@@ -113,31 +113,34 @@ class TestFunction:
 
 ECHO = """
 import json, os, sys, time, signal
-if len(sys.argv) > 1:
-    sys.exit("no such library")
-print(json.dumps("ready"), flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    if request == "hang":
-        time.sleep(60)
-    if request == "burn":
-        os.kill(os.getpid(), signal.SIGXCPU)
-    if request == "die":
-        os._exit(3)
-    if request == "kill":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    print(json.dumps([request, os.getpid()]), flush=True)
+
+def main(send, *arguments):
+    if arguments:
+        sys.exit("no such library")
+    send("ready")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request == "hang":
+            time.sleep(60)
+        if request == "burn":
+            os.kill(os.getpid(), signal.SIGXCPU)
+        if request == "die":
+            os._exit(3)
+        if request == "kill":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        send([request, os.getpid()])
 """
 
 
 class TestWorkerPool:
     @pytest.fixture
-    def pool(self, tmp_path: Path) -> Any:
-        (tmp_path / "echo.py").write_text(ECHO)
+    def pool(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        (tmp_path / "echoing_child.py").write_text(ECHO)
+        monkeypatch.syspath_prepend(tmp_path)
         pools = []
 
         def make(workers: int = 2, seconds: float = 20.0, *arguments: str) -> WorkerPool:
-            pools.append(WorkerPool([sys.executable, str(tmp_path / "echo.py"), *arguments], workers, seconds))
+            pools.append(WorkerPool("echoing_child", arguments, workers, seconds))
             return pools[-1]
 
         yield make
