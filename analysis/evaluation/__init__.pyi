@@ -18,4 +18,4 @@ from .metrics import get_metric as get_metric
 from .passk import K_GRID as K_GRID
 from .passk import pass_at_k as pass_at_k
 from .passk import pass_at_k_exact as pass_at_k_exact
-from .sampling_params import Law as Law
+from .sampling_params import SamplingParams as SamplingParams

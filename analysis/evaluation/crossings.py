@@ -9,10 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..errors import UsageError
+from .intervals import normal_quantile
 
 __all__ = ["Crossing", "crossing", "crossing_by_task"]
-
-_Z = 1.959963984540054  # of a 95% normal interval
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
     if not (np.isfinite(at).all() and np.isfinite(values).all() and np.isfinite(errors).all() and (values > 0).all()):
         raise UsageError("ratio: expected finite positive numbers at finite p; leave out points without a value")
     order = np.argsort(at, kind="stable")
-    at, height, half = at[order], np.log(values[order]), (_Z * errors / values)[order]
+    at, height, half = at[order], np.log(values[order]), (normal_quantile() * errors / values)[order]
     found = _zeros(at, height)
     edges = sorted(_zeros(at, height - half) + _zeros(at, height + half))
     inside = (np.abs(height) <= half)[[0, -1]].tolist()

@@ -6,12 +6,13 @@ cache of the model: every distinct prefix is forwarded once, a response's last t
 branches for t tokens, those are forwarded together. The rows of one forward pass always have equal length (prompts
 are grouped by length), so nothing is padded or masked and any causal language model of `transformers` will do.
 
-With top-k or top-p each step's law is truncated and renormalised as in sampling: a response with a token outside the
-kept set has −inf. Whether a token is kept can hang on a rounding of its logit, in 1 of 10⁷ steps or so in float32.
+With top-k or top-p the distribution of each step is truncated and renormalised as in sampling: a response with a token
+outside the kept set has −inf. Whether a token is kept can depend on the rounding of its logit, in about 1 of 10⁷ steps
+in float32.
 
 With gradients enabled the values are differentiable, so ∇p = ∇ Σ_y π(y|x) is the exact policy gradient; under a
-truncated law it is the gradient of that law's success with every kept set held constant, which is right wherever no
-token is just entering or leaving one. Enumerate under `torch.inference_mode()` to evaluate.
+truncated distribution it is the gradient of its success probability with every kept set held constant, which is right
+wherever no token is just entering or leaving one. Enumerate under `torch.inference_mode()` to evaluate.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from toy_models.truncation import check_truncation, kept_tokens, truncates
 
 from ..errors import UsageError
-from .sampling_params import Law
+from .sampling_params import SamplingParams
 
 __all__ = ["effective_solutions", "solution_log_probs", "success_probability"]
 
@@ -70,12 +71,12 @@ def solution_log_probs(
     walked in several parts. Raises UsageError for an empty prompt or solution, a repeated solution, temperatures ≤ 0,
     top_k or top_p out of range.
     """
-    laws = _check(prompts, solutions, temperatures, top_k, top_p, max_rows)
+    settings = _check(prompts, solutions, temperatures, top_k, top_p, max_rows)
     device = next(model.parameters()).device
     counts = [len(group) for group in solutions]
-    flat = torch.zeros(len(laws), sum(counts), dtype=torch.float64, device=device)
+    flat = torch.zeros(len(settings), sum(counts), dtype=torch.float64, device=device)
     for chunk in _chunks(prompts, solutions, max_rows):
-        values = _walk(model, prompts, chunk, laws, device)
+        values = _walk(model, prompts, chunk, settings, device)
         flat = flat.index_copy(1, torch.as_tensor(chunk.response, device=device), values)
     return list(flat.split(counts, dim=1))
 
@@ -96,16 +97,16 @@ def success_probability(
     the chunks are checkpointed: the backward pass walks each again, so memory is that of one chunk of `max_rows`
     solutions and time that of two forward passes and one backward. Errors as in `solution_log_probs`.
     """
-    laws = _check(prompts, solutions, [temperature], top_k, top_p, max_rows)
+    settings = _check(prompts, solutions, [temperature], top_k, top_p, max_rows)
     device = next(model.parameters()).device
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device)
     for chunk in _chunks(prompts, solutions, max_rows):
         if torch.is_grad_enabled():
             values = checkpoint(
-                _walk, model, prompts, chunk, laws, device, use_reentrant=False, preserve_rng_state=False
+                _walk, model, prompts, chunk, settings, device, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            values = _walk(model, prompts, chunk, laws, device)
+            values = _walk(model, prompts, chunk, settings, device)
         owner = torch.as_tensor(np.asarray(chunk.prompts)[chunk.prompt_row], device=device)
         total = total.index_add(0, owner, values[0].exp())
     return total
@@ -116,7 +117,7 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
 
     exp(−Σ q log q) with q = softmax(log_probs): n for n equally likely responses, 1 when one has all the mass; free of
     the scale of p, so it is stable where every probability underflows. 0 where none has any (all −inf, out of the reach
-    of a truncated law). Raises UsageError for an empty axis.
+    of a truncated distribution). Raises UsageError for an empty axis.
 
     >>> [round(v, 6) for v in effective_solutions(torch.tensor([[-900.0, -900.0], [0.0, -900.0]])).tolist()]
     [2.0, 1.0]
@@ -124,7 +125,7 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
     if log_probs.shape[-1] == 0:
         raise UsageError(
             "log_probs: expected at least one solution on the last axis, got none; "
-            "a prompt without correct responses has no law given correct"
+            "a prompt without correct responses has no distribution given correct"
         )
     out_of_reach = log_probs.isneginf().all(-1, keepdim=True)
     given_correct = log_probs.masked_fill(out_of_reach, 0.0).softmax(-1)
@@ -138,7 +139,7 @@ def _check(
     top_k: int,
     top_p: float,
     max_rows: int,
-) -> tuple[Law, ...]:
+) -> tuple[SamplingParams, ...]:
     if len(prompts) != len(solutions):
         raise UsageError(f"solutions: expected one list for each of {len(prompts)} prompts, got {len(solutions)}")
     if max_rows < 1:
@@ -163,7 +164,7 @@ def _check(
             raise UsageError(
                 f"solutions: expected at least the end token in every solution, got an empty one for prompt {i}"
             )
-    return tuple(Law(t, top_k, top_p) for t in values)
+    return tuple(SamplingParams(t, top_k, top_p) for t in values)
 
 
 def _chunks(
@@ -199,14 +200,18 @@ def _chunks(
 
 
 def _walk(
-    model: Any, prompts: Sequence[Sequence[int]], chunk: _Chunk, laws: tuple[Law, ...], device: torch.device
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    chunk: _Chunk,
+    settings: tuple[SamplingParams, ...],
+    device: torch.device,
 ) -> Tensor:
     """Log-probabilities (n_laws, N) of a chunk's responses."""
     count, longest = chunk.tokens.shape
     tokens = torch.as_tensor(chunk.tokens, device=device)
     levels = _levels(chunk)
     inputs = torch.tensor([list(prompts[i]) for i in chunk.prompts], device=device)
-    total = torch.zeros(len(laws), count, dtype=torch.float64, device=device)
+    total = torch.zeros(len(settings), count, dtype=torch.float64, device=device)
     cache, depth, ahead = None, 0, 1  # the last `ahead` positions of a forward pass are levels depth, depth + 1, …
     while True:
         out = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=ahead)
@@ -215,7 +220,7 @@ def _walk(
         for offset in range(ahead):
             level = levels[depth + offset]
             rows, node = torch.as_tensor(level.rows, device=device), torch.as_tensor(level.node, device=device)
-            values = _log_probs(logits[:, offset], node, tokens[rows, depth + offset], laws)
+            values = _log_probs(logits[:, offset], node, tokens[rows, depth + offset], settings)
             total = total.index_add(1, rows, values)
         depth += ahead
         if depth == longest:
@@ -226,15 +231,15 @@ def _walk(
         inputs = tokens[torch.as_tensor(first, device=device), depth - 1 : depth - 1 + ahead]
 
 
-def _log_probs(logits: Tensor, node: Tensor, token: Tensor, laws: tuple[Law, ...]) -> Tensor:
+def _log_probs(logits: Tensor, node: Tensor, token: Tensor, settings: tuple[SamplingParams, ...]) -> Tensor:
     """log softmax(logits / T)[node, token] of each one, −inf where left out, (n_laws, n_rows) float64."""
     chosen = logits[node, token].double()
     values = []
-    for law in laws:
-        scaled = logits if law.temperature == 1 else logits / law.temperature
-        of_token = chosen / law.temperature
-        if truncates(law.top_k, law.top_p):
-            kept = kept_tokens(logits, **law._asdict())
+    for params in settings:
+        scaled = logits if params.temperature == 1 else logits / params.temperature
+        of_token = chosen / params.temperature
+        if truncates(params.top_k, params.top_p):
+            kept = kept_tokens(logits, **params._asdict())
             scaled = scaled.masked_fill(~kept, -torch.inf)
             of_token = of_token.masked_fill(~kept[node, token], -torch.inf)
         values.append(of_token - scaled.logsumexp(-1).double()[node])

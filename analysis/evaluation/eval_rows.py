@@ -24,7 +24,7 @@ from toy_models.truncation import kept_tokens, truncates
 
 from ..errors import DivergedError, UsageError
 from .enumeration import effective_solutions, solution_log_probs
-from .sampling_params import Law
+from .sampling_params import SamplingParams
 
 __all__ = ["TAIL_RANK", "FixedPrefixes", "evaluate"]
 
@@ -57,7 +57,7 @@ class FixedPrefixes:
     ) -> FixedPrefixes:
         """`samples` responses to each prompt drawn from `policy`, usually the base before the first update."""
         with _evaluating(policy.model):
-            drawn = _own_samples(policy, task, prompts, samples, Law(temperature), generator)
+            drawn = _own_samples(policy, task, prompts, samples, SamplingParams(temperature), generator)
         owners = [prompt for prompt in prompts for _ in range(samples)]
         return cls([p.prompt_id for p in owners], [list(p.ids) for p in owners], _responses(drawn))
 
@@ -79,16 +79,34 @@ def evaluate(
 ) -> dict[str, list[Any]]:
     """Columns of the table `evals`, one row per prompt and temperature (prompt first); `step` and `update` are copied.
 
-    All but greedy decoding is of the row's law: softmax(z/T), truncated by `top_k` (0: not) and `top_p` (1: not).
-    `p` and `effective_solutions` are null where the task cannot enumerate its solutions, `effective_solutions` also
-    where the law reaches none, `mode_mass` and `mode_p` where the task names no mode; `n`, `c` and `entropy_own` come
-    from `samples` responses per prompt at the first temperature and are null at the others, everywhere if `samples` is
-    0. Entropies are means over tokens, in nats. `generator` supplies the uniforms of the samples, prompt by prompt, so
-    that a prompt's samples do not depend on how many prompts follow it. Cost: the prefix tree, one greedy and
-    `samples` sampled decodings, one pass over `fixed`.
+    Everything but greedy decoding is of the row's distribution: softmax(z/T), truncated by `top_k` and `top_p`.
 
-    Raises UsageError for no or repeated prompts, a prompt without fixed prefixes, samples without a generator,
-    temperatures, top_k or top_p out of range; and DivergedError where the policy's law is not finite.
+    Args:
+        policy: the model with its end and padding tokens.
+        task: verifies responses, and lists the correct ones where it can.
+        prompts: distinct prompts, at least one.
+        fixed: prefixes for `entropy_fixed` and `tail_mass`, of each prompt.
+        temperatures: one row a prompt for each.
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: of these keep the nucleus that holds this mass; 1 keeps all.
+        samples: responses per prompt, at the first temperature only.
+        generator: supplies the uniforms of the samples, prompt by prompt, so that the samples of a prompt do not
+            depend on how many prompts follow it.
+        step, update: copied into every row.
+        max_rows: rows forwarded at a time while the correct responses are walked.
+
+    Returns:
+        Column name to values. Entropies are means over tokens, in nats. `p` and `effective_solutions` are null where
+        the task cannot enumerate its solutions, `effective_solutions` also where the distribution reaches none of
+        them, `mode_mass` and `mode_p` where the task names no mode. `n`, `c` and `entropy_own` come from the samples
+        and are null at all but the first temperature.
+
+    Raises:
+        UsageError: no or repeated prompts, a prompt without fixed prefixes, samples without a generator, temperatures,
+            top_k or top_p out of range.
+        DivergedError: the policy's distribution is not finite.
+
+    Cost: the prefix tree, one greedy and `samples` sampled decodings, and one pass over `fixed`.
     """
     ids = [prompt.prompt_id for prompt in prompts]
     if not ids or len(set(ids)) < len(ids):
@@ -98,10 +116,10 @@ def evaluate(
         )
     if samples and generator is None:
         raise UsageError(f"generator: expected a torch.Generator to draw samples = {samples}, got None")
-    laws = [Law(float(t), top_k, top_p) for t in temperatures]
+    settings = [SamplingParams(float(t), top_k, top_p) for t in temperatures]
     with _evaluating(policy.model):
-        exact = _enumerated(policy, task, prompts, laws, max_rows)
-        on_fixed = _on_fixed_prefixes(policy, ids, fixed, laws)
+        exact = _enumerated(policy, task, prompts, settings, max_rows)
+        on_fixed = _on_fixed_prefixes(policy, ids, fixed, settings)
         greedy = sample(
             policy.model,
             [p.ids for p in prompts],
@@ -114,7 +132,7 @@ def evaluate(
         greedy_correct = _verdicts(task, prompts, greedy)
         own: list[tuple[int | None, int | None, float | None]] = [(None, None, None)] * len(ids)
         if generator is not None and samples:
-            drawn = _own_samples(policy, task, prompts, samples, laws[0], generator)
+            drawn = _own_samples(policy, task, prompts, samples, settings[0], generator)
             verdicts = torch.tensor(_verdicts(task, prompts, drawn)).view(-1, samples)
             tokens = drawn.lengths.view(-1, samples).sum(1)
             entropy = drawn.sampling_entropy.double().sum(1).view(-1, samples).sum(1) / tokens
@@ -126,9 +144,9 @@ def evaluate(
             "update": update,
             "prompt_id": prompt.prompt_id,
             "split": prompt.split,
-            "temperature": law.temperature,
-            "top_p": law.top_p,
-            "top_k": law.top_k,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k,
             "p": exact[i][j].p,
             "n": own[i][0] if j == 0 else None,
             "c": own[i][1] if j == 0 else None,
@@ -141,7 +159,7 @@ def evaluate(
             "tail_mass": on_fixed[i][j][1],
         }
         for i, prompt in enumerate(prompts)
-        for j, law in enumerate(laws)
+        for j, params in enumerate(settings)
     ]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -154,7 +172,12 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _own_samples(
-    policy: Policy, task: Task, prompts: Sequence[Prompt], samples: int, law: Law, generator: torch.Generator
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    samples: int,
+    params: SamplingParams,
+    generator: torch.Generator,
 ) -> Samples:
     uniforms = torch.rand(len(prompts) * samples, task.max_new_tokens, dtype=torch.float64, generator=generator)
     return sample(
@@ -165,7 +188,7 @@ def _own_samples(
         eos_id=policy.eos_id,
         pad_id=policy.pad_id,
         uniforms=uniforms,
-        **law._asdict(),
+        **params._asdict(),
     )
 
 
@@ -190,9 +213,9 @@ class _Exact(NamedTuple):
 
 
 def _enumerated(
-    policy: Policy, task: Task, prompts: Sequence[Prompt], laws: list[Law], max_rows: int
+    policy: Policy, task: Task, prompts: Sequence[Prompt], settings: list[SamplingParams], max_rows: int
 ) -> list[list[_Exact]]:
-    """The exact columns of each prompt under each law; the laws differ in temperature only."""
+    """The exact columns of each prompt under each of `settings`, which differ in temperature only."""
     solutions = [task.solutions(prompt.ids) for prompt in prompts]
     prefix = mode_prefix(task)
     # The opening of the mode is walked along with the responses, as one more of them: the last.
@@ -201,14 +224,14 @@ def _enumerated(
         policy.model,
         [prompt.ids for prompt in prompts],
         walked,
-        [law.temperature for law in laws],
-        top_k=laws[0].top_k,
-        top_p=laws[0].top_p,
+        [params.temperature for params in settings],
+        top_k=settings[0].top_k,
+        top_p=settings[0].top_p,
         max_rows=max_rows,
     )
     out: list[list[_Exact]] = []
     for group, values in zip(solutions, log_probs, strict=True):
-        mode: list[tuple[float | None, float | None]] = [(None, None)] * len(laws)
+        mode: list[tuple[float | None, float | None]] = [(None, None)] * len(settings)
         if prefix:
             values, opening = values[:, :-1], values[:, -1]
             inside = [i for i, response in enumerate(group or []) if response[: len(prefix)] == prefix]
@@ -221,7 +244,7 @@ def _enumerated(
             out.append([_Exact(None if group is None else 0.0, None, *of_mode) for of_mode in mode])
             continue
         success = values.exp().sum(-1).clamp(max=1.0)  # rounding alone can take the sum above 1
-        effective = [n or None for n in effective_solutions(values).tolist()]  # 0 where the law reaches none
+        effective = [n or None for n in effective_solutions(values).tolist()]  # 0 where the distribution reaches none
         out.append(
             [_Exact(*found) for found in zip(success.tolist(), effective, *zip(*mode, strict=True), strict=True)]
         )
@@ -229,9 +252,9 @@ def _enumerated(
 
 
 def _on_fixed_prefixes(
-    policy: Policy, prompt_ids: list[str], fixed: FixedPrefixes, laws: list[Law]
+    policy: Policy, prompt_ids: list[str], fixed: FixedPrefixes, settings: list[SamplingParams]
 ) -> list[list[tuple[float, float]]]:
-    """(mean entropy, mean tail mass) over the fixed prefixes of each prompt under each law."""
+    """(mean entropy, mean tail mass) over the fixed prefixes of each prompt under each of `settings`."""
     index = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
     rows = [r for r, prompt_id in enumerate(fixed.prompt_ids) if prompt_id in index]
     missing = set(prompt_ids) - {fixed.prompt_ids[r] for r in rows}
@@ -240,7 +263,7 @@ def _on_fixed_prefixes(
             f"fixed: expected prefixes for each prompt, got none for {min(missing)} and "
             f"{len(missing) - 1} others; make them with FixedPrefixes.from_samples on all prompts"
         )
-    sums = torch.zeros(len(prompt_ids), len(laws), 2, dtype=torch.float64)
+    sums = torch.zeros(len(prompt_ids), len(settings), 2, dtype=torch.float64)
     counts = torch.zeros(len(prompt_ids), 1, 1, dtype=torch.float64)
     longest = max(len(fixed.responses[r]) for r in rows)
     size = max(1, _LOGITS // (longest * policy.model.config.vocab_size))
@@ -250,7 +273,7 @@ def _on_fixed_prefixes(
             [fixed.prompts[r] for r in part], [fixed.responses[r] for r in part], policy.pad_id, policy.model.device
         )
         logits = response_logits(policy.model, batch)[batch.mask]
-        values = torch.stack([_entropy_and_tail(logits, law) for law in laws], 1).cpu()
+        values = torch.stack([_entropy_and_tail(logits, params) for params in settings], 1).cpu()
         owner = torch.tensor([index[fixed.prompt_ids[r]] for r in part for _ in fixed.responses[r]])
         sums.index_add_(0, owner, values)
         counts.index_add_(0, owner, torch.ones(len(owner), 1, 1, dtype=torch.float64))
@@ -264,14 +287,14 @@ def _on_fixed_prefixes(
     return [[(h, m) for h, m in row] for row in means.tolist()]
 
 
-def _entropy_and_tail(logits: Tensor, law: Law) -> Tensor:
+def _entropy_and_tail(logits: Tensor, params: SamplingParams) -> Tensor:
     """Entropy and mass beyond the TAIL_RANK most probable tokens of each row: (N, 2) float64.
 
     The tail is a sum of its own members, not one minus the head, which rounds to zero where the policy is sure.
     """
-    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / law.temperature
-    if truncates(law.top_k, law.top_p):
-        scaled = scaled.masked_fill(~kept_tokens(logits, **law._asdict()), -torch.inf)
+    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / params.temperature
+    if truncates(params.top_k, params.top_p):
+        scaled = scaled.masked_fill(~kept_tokens(logits, **params._asdict()), -torch.inf)
     log_probs = scaled.log_softmax(-1)
     probs = log_probs.exp()
     entropy = torch.special.entr(probs).sum(-1)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import UsageError
 
-__all__ = ["LEAST_PROMPTS", "Interval", "bootstrap_weights", "interval"]
+__all__ = ["LEAST_PROMPTS", "Interval", "bootstrap_weights", "interval", "normal_quantile"]
 
 _RESAMPLES = 2000
 LEAST_PROMPTS = 10  # a percentile bootstrap of fewer covers well under its level
@@ -87,6 +87,17 @@ def bootstrap_weights(n: int, generator: np.random.Generator | int, resamples: i
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n) / n
 
 
+def normal_quantile(level: float = 0.95) -> float:
+    """Half the width of a two-sided normal interval of this level, in standard errors.
+
+    >>> round(normal_quantile(0.95), 4)
+    1.96
+    """
+    from scipy.special import ndtri
+
+    return float(ndtri((1 + level) / 2))
+
+
 def _student(data: np.ndarray, level: float) -> Interval:
     from scipy.special import stdtrit
 
@@ -96,11 +107,9 @@ def _student(data: np.ndarray, level: float) -> Interval:
 
 
 def _wilson(data: np.ndarray, level: float) -> Interval:
-    from scipy.special import ndtri
-
     if not np.isin(data, (0.0, 1.0)).all():
         raise UsageError("values: expected 0 and 1 for method wilson, got others; use bootstrap or t for means")
-    n, share, z = len(data), float(data.mean()), float(ndtri((1 + level) / 2))
+    n, share, z = len(data), float(data.mean()), normal_quantile(level)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))  # within rounding

@@ -32,7 +32,7 @@ import pandas as pd
 from ..errors import UsageError
 from .intervals import LEAST_PROMPTS, bootstrap_weights
 from .metrics import EXACT_P, METRICS, HasTables, Metric, Panel, evals_of, get_metric
-from .sampling_params import Law
+from .sampling_params import SamplingParams
 
 __all__ = ["EmptyRangeError", "Matched", "matched"]
 
@@ -98,12 +98,35 @@ def matched(
     resamples: int = 2000,
     generator: np.random.Generator | int = 0,
 ) -> Matched:
-    """Compare runs (name → run or its table evals, as in `Experiment.runs`) at equal Pass@1, update or step.
+    """Compare runs at equal Pass@1, equal optimiser updates or equal steps.
 
-    `temperature` is that of the metrics, `match_temperature` that of the Pass@1 matched at, which `estimated` allows to
-    come from samples where p was not enumerated; `top_k` and `top_p` say which truncated law both are of. See the
-    module for the matching rule, the levels and the intervals. Raises UsageError for an unknown metric or `at`, levels
-    out of range, a law that was not evaluated, a metric or p that is missing there; EmptyRangeError as above.
+    At equal steps the runs have travelled different distances; at equal Pass@1 they have not. The matching rule, the
+    default levels and the intervals are described at the top of this module.
+
+    Args:
+        runs: name to run, or to its table `evals`, as in `Experiment.runs`.
+        metric: one name or several of `METRICS`, or pass@k for any k.
+        at: what is equal.
+        levels: values of `at` to compare at; unset: the default levels.
+        temperature: of the metrics.
+        match_temperature: of the Pass@1 that is matched.
+        top_k, top_p: how the distribution of both is truncated.
+        estimated: whether Pass@1 may come from samples where p was not enumerated.
+        confidence: level of the intervals.
+        resamples: of the bootstrap over test prompts.
+        generator: of the bootstrap, or its seed.
+
+    Returns:
+        A `Matched`: its `table`, and `difference` for two runs prompt by prompt.
+
+    Raises:
+        UsageError: an unknown metric or `at`, levels out of range, sampling parameters that were not evaluated, or a
+            metric or p that is missing there.
+        EmptyRangeError: no level of Pass@1 lies on the curves of all runs.
+
+    Example:
+        >>> experiment = analysis.load_trace("runs/…")  # doctest: +SKIP
+        >>> analysis.matched(experiment.runs, "entropy_fixed").difference("nsr-seed0", "psr-seed0")  # doctest: +SKIP
     """
     names = [metric] if isinstance(metric, str) else list(metric)
     metrics = [get_metric(name) for name in names]
@@ -112,8 +135,8 @@ def matched(
     if not runs or not names:
         raise UsageError(f"runs, metric: expected at least one of each, got {len(runs)} and {len(names)}")
     evals = {name: evals_of(run) for name, run in runs.items()}
-    validation = _panels(evals, "validation", Law(match_temperature, top_k, top_p))
-    test = _panels(evals, "test", Law(temperature, top_k, top_p))
+    validation = _panels(evals, "validation", SamplingParams(match_temperature, top_k, top_p))
+    test = _panels(evals, "test", SamplingParams(temperature, top_k, top_p))
     for name, panel in test.items():
         if list(panel.steps) != list(validation[name].steps):
             raise UsageError(
@@ -222,17 +245,17 @@ def _first_crossing(x: np.ndarray, level: float) -> _Crossing | None:
     return _Crossing(after - 1, after, float((level - x[after - 1]) / (x[after] - x[after - 1])))
 
 
-def _panels(evals: Mapping[str, pd.DataFrame], split: str, law: Law) -> dict[str, Panel]:
-    """Each run's rows of one split and law, over the prompts that all evaluations of all runs share."""
+def _panels(evals: Mapping[str, pd.DataFrame], split: str, params: SamplingParams) -> dict[str, Panel]:
+    """Each run's rows of one split at `params`, over the prompts that all evaluations of all runs share."""
     parts = {}
     for name, rows in evals.items():
         at = rows[rows["split"] == split]
-        parts[name] = law.rows(at)
+        parts[name] = params.rows(at)
         if parts[name].empty:
-            known = "; ".join(map(str, sorted(Law.all_in(at)))) or "none"
+            known = "; ".join(map(str, sorted(SamplingParams.all_in(at)))) or "none"
             raise UsageError(
-                f"temperature, top_k, top_p: expected a law under which the {split} prompts of run {name} "
-                f"were evaluated ({known}), got {law}"
+                f"temperature, top_k, top_p: expected sampling parameters at which the {split} prompts of run {name} "
+                f"were evaluated ({known}), got {params}"
             )
     common = set.intersection(*(set(Panel.of(rows).prompt_ids) for rows in parts.values()))
     return {name: Panel.of(rows, common) for name, rows in parts.items()}

@@ -128,7 +128,7 @@ def evals_of(run: HasTables | pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Panel:
-    """Rows of one split and law: the same prompts, in the same order, at every step."""
+    """Rows of one split and one set of sampling parameters: the same prompts, in the same order, at every step."""
 
     steps: np.ndarray  # (E,)
     updates: np.ndarray  # (E,)
@@ -156,17 +156,29 @@ class Panel:
 
 
 def curves(run: HasTables | pd.DataFrame) -> pd.DataFrame:
-    """One row per split, law (temperature, top_p, top_k) and evaluation: step, update, number of prompts and every
-    metric of METRICS.
+    """Every metric of `METRICS` at each evaluation of a run.
 
-    Only prompts present at every evaluation count. NaN where a metric does not exist; prompts without correct
-    responses have no effective_solutions and are left out of it.
+    Only prompts that are present at every evaluation count.
+
+    Args:
+        run: a run, or its table `evals`.
+
+    Returns:
+        One row per split, sampling parameters (temperature, top_p, top_k) and evaluation, with the columns step,
+        update, prompts (their number) and each metric; NaN where a metric does not exist. Prompts without correct
+        responses have no effective_solutions and are left out of it.
+
+    Raises:
+        UsageError: nothing was evaluated, or no prompt is present at every evaluation.
     """
     return _curves(evals_of(run))
 
 
 def final(run: HasTables | pd.DataFrame) -> pd.DataFrame:
-    """The same for the first and the last evaluation, over all prompts that these two share."""
+    """`curves` of the first and the last evaluation alone, over all prompts that these two share.
+
+    Evaluations during training use fewer prompts than those at the start and the end, so these rows are more precise.
+    """
     rows = evals_of(run)
     return _curves(rows[rows["step"].isin((rows["step"].min(), rows["step"].max()))])
 

@@ -74,12 +74,12 @@ def gradient_noise(
     Args:
         generator: draws the uniforms of the rollouts, replicate by replicate.
         replicates: K independent batches of len(prompts)·group_size rollouts; at least 3.
-        temperature: of the law that is sampled and differentiated.
-        top_k, top_p: truncation of the law that is sampled; 0 and 1 for none.
+        temperature: of the distribution that is sampled and differentiated.
+        top_k, top_p: truncation of the distribution that is sampled; 0 and 1 for none.
         max_new_tokens: longest response; unset: the task's own. Success is that of responses no longer than this.
-        sampler: the model that draws the rollouts; unset: the policy's own. With another one, or truncated, the law
-            that is sampled is not the one that is differentiated: projections off their expectation say how far the
-            estimators are misled.
+        sampler: the model that draws the rollouts; unset: the policy's own. With another model, or a truncated
+            distribution, what is sampled is not what is differentiated, and projections that differ from their
+            expectation show how biased the estimators are.
         estimators: by name; unset: `standard_estimators(group_size)`. Comparisons are with the first.
         progress: receives (replicates done, of how many).
 
@@ -89,7 +89,7 @@ def gradient_noise(
 
     Raises:
         UsageError: a task that cannot list its solutions, no prompts, too few replicates, or the probability form.
-        DivergedError: the policy's law is not finite.
+        DivergedError: the policy's distribution is not finite.
     """
     estimators = standard_estimators(group_size) if estimators is None else estimators
     limit = max_new_tokens or task.max_new_tokens
@@ -171,8 +171,8 @@ def _add_estimates(
     for weights, rows in ((kinds[i], (kind == i).nonzero()[:, 0]) for i in range(len(kinds)) if kinds[i].any()):
         for some in rows.split(_ROWS):
             batch = teacher_batch([owners[i] for i in some], [responses[i] for i in some], policy.pad_id, out.device)
-            law = (response_logits(policy.model, batch) / temperature).log_softmax(-1)
-            chosen = law.gather(-1, batch.tokens[..., None])[..., 0].masked_fill(~batch.mask, 0)
+            log_probs = (response_logits(policy.model, batch) / temperature).log_softmax(-1)
+            chosen = log_probs.gather(-1, batch.tokens[..., None])[..., 0].masked_fill(~batch.mask, 0)
             score = _flat_gradient(chosen.sum(), parameters)
             out += (weights / n).to(out)[:, None] * score
 

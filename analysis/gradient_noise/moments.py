@@ -7,7 +7,7 @@ inner products ⟨g_j, g_k⟩ and ⟨g_k, ∇p⟩ alone. With hats for unbiased 
     variance          n·Σ_k ‖g_k − mean g‖² / (K − 1) = n·(mean ‖g_k‖² − ‖E g‖²ˆ)
     distance          n·mean_k ‖g_k − a∇p‖², for estimators whose expectation on-policy is a∇p: variance and any bias
     projection        mean_k ⟨g_k, ∇p⟩ / ‖∇p‖²: 1 for PSR and NSR
-    signal            a²‖∇p‖²; for GRPO, and where rollouts come from another law than the one that is differentiated,
+    signal            a²‖∇p‖²; for GRPO, and where rollouts are drawn from a distribution that is not differentiated,
                       (Σ_{j≠k} ⟨g_j, ∇p⟩⟨g_k, ∇p⟩ / (K(K − 1))) / ‖∇p‖²
     noise_to_signal   variance / signal
     cosine            of the expectation: mean_k ⟨g_k, ∇p⟩ / (‖∇p‖·√‖E g‖²ˆ); a ratio, biased by O(1/K)
@@ -36,7 +36,7 @@ class GradientNoise:
     """The inner products of one measurement; `frame()` gives what follows from them.
 
     `expected` is a, the factor of ∇p in an estimator's expectation on-policy, NaN where that is not a multiple of ∇p;
-    `on_policy` says whether the rollouts were drawn from the law that is differentiated.
+    `on_policy` says whether the rollouts were drawn from the distribution that is differentiated.
     """
 
     estimators: tuple[str, ...]  # E names

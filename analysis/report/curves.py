@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..evaluation import K_GRID, METRICS, Law, interval
+from ..evaluation import K_GRID, METRICS, SamplingParams, interval
 from ..evaluation.intervals import bootstrap_weights
 from ..plots import BASE
 from .bands import band
@@ -58,7 +58,7 @@ def evaluations(runs: Sequence[Run], split: str) -> pd.DataFrame:
     parts = []
     for run in runs:
         part = run.table("evals", where=[("split", "==", split)])
-        part = Law.all_in(part)[0].rows(part) if len(part) else part
+        part = SamplingParams.all_in(part)[0].rows(part) if len(part) else part
         parts.append(part.assign(run_id=run.run_id, label=run.label, seed=run.seed))
     rows = pd.concat(parts)
     seen = rows.groupby("prompt_id")["step"].size()
@@ -129,7 +129,7 @@ def _ends(runs: Sequence[Run]) -> pd.DataFrame:
     run's last, on the test prompts that all of them share."""
     tests = [run.table("evals", where=[("split", "==", "test")]).assign(label=run.label, seed=run.seed) for run in runs]
     ends = []
-    for law in dict.fromkeys(law for rows in tests for law in Law.all_in(rows)):
+    for law in dict.fromkeys(law for rows in tests for law in SamplingParams.all_in(rows)):
         under = [part.assign(law=str(law)) for rows in tests if len(part := law.rows(rows))]
         ends.append(under[0][under[0]["step"] == 0].assign(label=BASE))
         ends += [rows[rows["step"] == rows["step"].max()] for rows in under if rows["step"].max() > 0]

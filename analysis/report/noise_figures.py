@@ -11,6 +11,7 @@ import pandas as pd
 from .. import plots
 from ..evaluation import interval
 from ..evaluation.crossings import Crossing, crossing_by_task
+from ..evaluation.intervals import normal_quantile
 from .figures import NothingToDraw
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["noise_dynamics_figure", "noise_figure"]
 
 _SHOWN = ("PSR", "NSR", "GRPO")
-_Z = 1.96
 
 CAPTION = """Policies against their exact success probability p (mean over fixed prompts). Top: per-rollout variance of
 NSR over that of PSR; both have the same expectation, the exact gradient ∇p. Dashed: where it passes 1, on straight
@@ -102,7 +102,7 @@ def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     out = []
     for (label, step), of in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
         middle = np.log(of[quantity])
-        half = _Z * float((of[f"{quantity}_se"] / of[quantity]).iloc[0])
+        half = normal_quantile() * float((of[f"{quantity}_se"] / of[quantity]).iloc[0])
         ends = (middle.mean() - half, middle.mean() + half)
         if len(of) > 1:
             over_seeds = interval(middle, over="seeds")
@@ -122,7 +122,7 @@ def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
 def _points(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Points with 95% intervals on the logarithm, which keeps them positive."""
     value = rows[quantity]
-    factor = np.exp(_Z * (rows[f"{quantity}_se"] / value))
+    factor = np.exp(normal_quantile() * (rows[f"{quantity}_se"] / value))
     return pd.DataFrame(
         {"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor, "high": value * factor}
     ).dropna()

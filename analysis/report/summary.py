@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..common.tables import Cell, Table
 from ..errors import UsageError
-from ..evaluation import EmptyRangeError, Law, curves, get_metric, interval, matched
+from ..evaluation import EmptyRangeError, SamplingParams, curves, get_metric, interval, matched
 from ..plots import BASE
 from .curves import samples_per_prompt
 from .prediction_curves import QUANTITIES, early_and_late, explained_between
@@ -123,14 +123,14 @@ def _by_truncation(evals: Mapping[str, pd.DataFrame]) -> list[dict[str, pd.DataF
     """The runs apart by what truncates the first law that each was evaluated under, with their rows of it."""
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for run_id, rows in evals.items():
-        first, *others = Law.all_in(rows) or [Law()]
+        first, *others = SamplingParams.all_in(rows) or [SamplingParams()]
         parts = [law.rows(rows) for law in (first, *others) if law.truncation == first.truncation]
         found.setdefault(first.truncation, {})[run_id] = pd.concat(parts)
     return list(found.values())
 
 
-def _first_law(evals: Mapping[str, pd.DataFrame]) -> Law:
-    return (Law.all_in(next(iter(evals.values()))) or [Law()])[0]
+def _first_law(evals: Mapping[str, pd.DataFrame]) -> SamplingParams:
+    return (SamplingParams.all_in(next(iter(evals.values()))) or [SamplingParams()])[0]
 
 
 def _title(where: str, evals: Mapping[str, pd.DataFrame]) -> str:

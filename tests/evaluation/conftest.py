@@ -44,7 +44,7 @@ def gpt2(seed: int = 0) -> GPT2LMHeadModel:
 
 
 def _random(kind: type, config: object, seed: int) -> torch.nn.Module:
-    """Weights from an own generator, large enough that the law is far from uniform."""
+    """Weights from an own generator, large enough that the distribution is far from uniform."""
     model = kind(config).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

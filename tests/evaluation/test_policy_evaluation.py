@@ -17,7 +17,7 @@ from analysis.errors import DivergedError, UsageError
 from analysis.evaluation import FixedPrefixes, evaluate, pass_at_k, pass_at_k_exact
 from analysis.evaluation.eval_rows import TAIL_RANK
 from analysis.evaluation.metrics import METRICS
-from analysis.evaluation.sampling_params import Law
+from analysis.evaluation.sampling_params import SamplingParams
 from analysis.records.schema import BUCKETS, EVALS
 from tests.evaluation.conftest import qwen3
 from toy_models import Policy, Prompt, Verdict
@@ -79,7 +79,7 @@ def run(task=None, policy=None, prompts=None, **changes):
     return evaluate(policy, task, prompts, **arguments)
 
 
-def law(policy, prefix, temperature=1.0):
+def next_token_probs(policy, prefix, temperature=1.0):
     with torch.no_grad():
         return (policy.model(input_ids=torch.tensor([prefix])).logits[0, -1] / temperature).softmax(-1)
 
@@ -107,13 +107,13 @@ def test_success_probability_and_effective_solutions():
     columns = run(task, policy)
     for row, (prompt, temperature) in enumerate(itertools.product(task.prompts("test"), TEMPERATURES)):
         probabilities = []
-        first = law(policy, prompt.ids, temperature)
+        first = next_token_probs(policy, prompt.ids, temperature)
         for a in range(5):
-            second = law(policy, (*prompt.ids, a), temperature)
+            second = next_token_probs(policy, (*prompt.ids, a), temperature)
             if task.verify(prompt.ids, (a, END)).correct:
                 probabilities.append(float(first[a] * second[END]))
             probabilities += [
-                float(first[a] * second[b] * law(policy, (*prompt.ids, a, b), temperature)[END])
+                float(first[a] * second[b] * next_token_probs(policy, (*prompt.ids, a, b), temperature)[END])
                 for b in range(5)
                 if task.verify(prompt.ids, (a, b, END)).correct
             ]
@@ -140,11 +140,12 @@ def test_mass_of_a_mode_and_success_in_it():
         assert columns[name] == plain[name]
     outside = METRICS["outside_p"].values(pd.DataFrame(columns))
     for row, (prompt, temperature) in enumerate(itertools.product(task.prompts("test"), TEMPERATURES)):
-        mass = float(law(policy, prompt.ids, temperature)[2])
+        mass = float(next_token_probs(policy, prompt.ids, temperature)[2])
         joint = {True: 0.0, False: 0.0}
         for response in task.solutions(prompt.ids):
             probability = math.prod(
-                float(law(policy, (*prompt.ids, *response[:t]), temperature)[token]) for t, token in enumerate(response)
+                float(next_token_probs(policy, (*prompt.ids, *response[:t]), temperature)[token])
+                for t, token in enumerate(response)
             )
             joint[response[0] == 2] += probability
         assert math.isclose(columns["mode_mass"][row], mass, rel_tol=1e-9)
@@ -158,7 +159,7 @@ def test_a_mode_without_enumeration_or_without_mass():
     assert None not in columns["mode_mass"]
     policy = make_policy()
     never_two = torch.zeros(VOCAB, dtype=torch.float64)
-    never_two[2] = -1e4  # exp underflows to 0; −∞ would make the entropy of the law NaN
+    never_two[2] = -1e4  # exp underflows to 0; −∞ would make the entropy of the distribution NaN
     policy.model.lm_head.bias = torch.nn.Parameter(never_two)
     never = run(ModeTask(), policy)
     assert never["mode_mass"] == [0.0] * 8
@@ -176,7 +177,7 @@ def test_entropy_and_tail_on_fixed_prefixes():
         entropies, tails = [], []
         for owner, ids, response in zip(fixed.prompt_ids, fixed.prompts, fixed.responses, strict=True):
             for t in range(len(response) if owner == prompt.prompt_id else 0):
-                pi = law(policy, (*ids, *response[:t]), temperature)
+                pi = next_token_probs(policy, (*ids, *response[:t]), temperature)
                 entropies.append(float(-(pi * pi.log()).sum()))
                 tails.append(float(pi.sort(descending=True).values[16:].sum()))
         assert len(entropies) >= 3
@@ -198,7 +199,7 @@ def test_greedy_decoding():
     for prompt in task.prompts("test"):
         response: list[int] = []
         while len(response) < 3 and END not in response:
-            response.append(int(law(policy, (*prompt.ids, *response)).argmax()))
+            response.append(int(next_token_probs(policy, (*prompt.ids, *response)).argmax()))
         expected.append(sum(response) % 2 == 0)
     assert columns["greedy_correct"][::2] == columns["greedy_correct"][1::2] == expected
     assert set(expected) == {True, False}
@@ -227,7 +228,7 @@ def test_entropy_on_own_samples():
     own = FixedPrefixes.from_samples(policy, task, prompts, generator=generator(1), samples=5)  # the same uniforms
     for i, prompt in enumerate(prompts):
         entropies = [
-            float(torch.special.entr(law(policy, (*prompt.ids, *response[:t]))).sum())
+            float(torch.special.entr(next_token_probs(policy, (*prompt.ids, *response[:t]))).sum())
             for owner, response in zip(own.prompt_ids, own.responses, strict=True)
             for t in range(len(response))
             if owner == prompt.prompt_id
@@ -279,11 +280,13 @@ def test_fixed_prefixes_survive_json():
 def test_a_vocabulary_smaller_than_the_tail_rank_has_no_tail():
     from analysis.evaluation.eval_rows import _entropy_and_tail
 
-    assert _entropy_and_tail(torch.zeros(1, 5), Law()).tolist() == [[pytest.approx(math.log(5)), 0.0]]
+    assert _entropy_and_tail(torch.zeros(1, 5), SamplingParams()).tolist() == [[pytest.approx(math.log(5)), 0.0]]
     # 1 − Σ head is 0 in float32 at a gap of 40
     logits = torch.zeros(1, VOCAB)
     logits[0, :16] = 40.0
-    assert _entropy_and_tail(logits, Law())[0, 1] == pytest.approx((VOCAB - 16) / 16 * math.exp(-40), rel=1e-5)
+    assert _entropy_and_tail(logits, SamplingParams())[0, 1] == pytest.approx(
+        (VOCAB - 16) / 16 * math.exp(-40), rel=1e-5
+    )
 
 
 def test_bad_input():

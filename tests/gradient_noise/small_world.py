@@ -64,8 +64,8 @@ def score(policy: Policy, prompt: tuple[int, ...], response: tuple[int, ...], te
     """(log π_T(y | x), ∇θ of it as one vector), by one unpadded forward pass and one backward pass."""
     was_training = policy.model.training
     policy.model.eval()
-    laws = (policy.model(torch.tensor([[*prompt, *response]])).logits[0] / temperature).log_softmax(-1)
+    log_probs = (policy.model(torch.tensor([[*prompt, *response]])).logits[0] / temperature).log_softmax(-1)
     policy.model.train(was_training)
-    value = sum(laws[len(prompt) - 1 + t, token] for t, token in enumerate(response))
+    value = sum(log_probs[len(prompt) - 1 + t, token] for t, token in enumerate(response))
     parts = torch.autograd.grad(value, list(policy.model.parameters()))
     return value.item(), torch.cat([part.flatten() for part in parts])

@@ -201,7 +201,7 @@ def test_measured_noise_is_the_exact_one(world):
 
 
 def test_truncation_moves_the_projection_and_is_in_the_distance(world):
-    """Fixed beforehand: 100 replicates; the law that is sampled lost a good part of its tail."""
+    """Fixed beforehand: 100 replicates; the distribution that is sampled lost a good part of its tail."""
     frame = measure(world, replicates=100, top_p=0.6).frame().set_index("estimator")
     assert abs(frame.projection["PSR"] - frame.expected["PSR"]) > 6 * frame.projection_se["PSR"]
     assert frame.distance["PSR"] > frame.variance["PSR"] + 6 * frame.distance_se["PSR"]

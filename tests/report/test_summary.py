@@ -112,14 +112,16 @@ def test_a_diverged_run_is_named_and_left_out(tmp_path: Path) -> None:
 
 
 def test_a_method_that_never_rises_is_shown_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("by_hand.success", lambda label, step, i, t: 0.3 + (0.1 if label == "PSR" else -0.05) * step)
+    monkeypatch.setattr(
+        "tests.report.by_hand.success", lambda label, step, i, t: 0.3 + (0.1 if label == "PSR" else -0.05) * step
+    )
     rows = table(summarize(make_experiment(tmp_path / "e")), "at matched Pass@1")
     assert rows["NSR"]["step"] == "never"
     assert rows["PSR"]["Pass @1"]["value"] == pytest.approx(0.5)
 
 
 def test_without_a_common_level_there_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("by_hand.success", lambda label, step, i, t: 0.3 - 0.05 * step)
+    monkeypatch.setattr("tests.report.by_hand.success", lambda label, step, i, t: 0.3 - 0.05 * step)
     summary = summarize(make_experiment(tmp_path / "e"))
     assert [one.title for one in summary.tables if "Pass@1" in one.title] == []
     assert any(note.startswith("No table at matched Pass@1") for note in summary.notes)
