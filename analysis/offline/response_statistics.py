@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..laws import TokenStatistics
 from ..probes.output_heads import last_hidden_state
+from ..records.rows import statistics_columns
 from ..records.schema import BUCKETS
 from ..token_stats import token_statistics
 from ..token_stats.sources import HeadSource, compute_dtype
@@ -81,7 +81,7 @@ def _logits(hidden: Tensor, head: OutputHead) -> Iterator[tuple[int, Tensor]]:
 def _rows(logits: Tensor, tokens: Tensor, temperature: float, top_k: int) -> dict[str, np.ndarray]:
     stats = token_statistics(logits, tokens, temperature=temperature, top_k=top_k, rank=True)
     mass, mass_sq = bucket_masses(logits, temperature)
-    return _columns(stats) | {"bucket_mass": mass.cpu().numpy(), "bucket_mass_sq": mass_sq.cpu().numpy()}
+    return statistics_columns(stats) | {"bucket_mass": mass.cpu().numpy(), "bucket_mass_sq": mass_sq.cpu().numpy()}
 
 
 def bucket_masses(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -109,20 +109,3 @@ def bucket_masses(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     masses, squares = torch.stack(mass, -1), torch.stack(square, -1)
     total = masses.sum(-1, keepdim=True)
     return (masses / total).to(logits.dtype), (squares / total.square()).to(logits.dtype)
-
-
-def _columns(stats: TokenStatistics) -> dict[str, np.ndarray]:
-    names = (
-        "log_prob",
-        "one_minus_prob",
-        "entropy",
-        "collision",
-        "collision_log_prob",
-        "direction_norm",
-        "argmax_token",
-        "argmax_prob",
-        "token_rank",
-        "top_ids",
-        "top_probs",
-    )
-    return {name: value.cpu().numpy() for name in names if (value := getattr(stats, name)) is not None}

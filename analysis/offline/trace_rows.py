@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from ..records.encoding import Columns
+from ..records.rows import PromptRow, RolloutRow, TokenColumns
+from ..records.rows import prompt_rows as rows_of_prompts
+from ..records.rows import rollout_rows as rows_of_rollouts
+from ..records.rows import token_rows as rows_of_tokens
+from .reward_source import Judged
 from .tokenization import Encoded
 
 __all__ = ["prompt_rows", "rollout_rows", "token_rows"]
 
 SPLIT = "offline"
-Columns = dict[str, Any]
 
 
 def prompt_rows(items: Sequence[Encoded]) -> Columns:
     """Rows of `prompts`, one for each of the items, whose prompts are distinct."""
-    return {
-        "prompt_id": [item.prompt_id for item in items],
-        "split": SPLIT,
-        "text": [item.prompt_text for item in items],
-        "token_ids": [item.prompt.tolist() for item in items],
-        "answer": [item.rollout.answer for item in items],
-    }
+    return rows_of_prompts(
+        [
+            PromptRow(
+                prompt_id=item.prompt_id,
+                split=SPLIT,
+                text=item.prompt_text,
+                token_ids=item.prompt.tolist(),
+                answer=item.rollout.answer,
+            )
+            for item in items
+        ]
+    )
 
 
-def rollout_rows(items: Sequence[Encoded], judged: Sequence[tuple[float | None, bool | None, str | None]]) -> Columns:
+def rollout_rows(items: Sequence[Encoded], judged: Sequence[Judged]) -> Columns:
     """Rows of `rollouts`; `judged` are reward, verdict and reason of each."""
-    rewards, correct, reasons = zip(*judged, strict=True)
-    return {
-        "step": [item.rollout.step for item in items],
-        "rollout": [item.rollout.index for item in items],
-        "rank": 0,
-        "prompt_id": [item.prompt_id for item in items],
-        "group": [item.group for item in items],
-        "response_ids": [item.response.tolist() for item in items],
-        "response_text": [item.response_text for item in items],
-        "length": [len(item.response) for item in items],
-        "finished": [bool(item.finished) for item in items],
-        "reward": list(rewards),
-        "correct": list(correct),
-        "noise_flipped": False,
-        "verdict": list(reasons),
-        "advantage": [a if isinstance(a := item.rollout.advantage, float) else None for item in items],
-        "dropped": False,
-    }
+    return rows_of_rollouts(
+        [
+            RolloutRow(
+                step=item.rollout.step,
+                rollout=item.rollout.index,
+                prompt_id=item.prompt_id,
+                group=item.group,
+                response_ids=item.response.tolist(),
+                response_text=item.response_text,
+                finished=bool(item.finished),
+                reward=reward,
+                correct=correct,
+                verdict=reason,
+                advantage=item.rollout.advantage if isinstance(item.rollout.advantage, float) else None,
+            )
+            for item, (reward, correct, reason) in zip(items, judged, strict=True)
+        ]
+    )
 
 
 def token_rows(items: Sequence[Encoded], measured: Sequence[dict[str, np.ndarray]], *, on_policy: bool) -> Columns:
@@ -54,22 +63,23 @@ def token_rows(items: Sequence[Encoded], measured: Sequence[dict[str, np.ndarray
     On-policy the old log-probs are the model's own, where the file has none.
     """
     lengths = [len(item.response) for item in items]
-    columns: Columns = {name: np.concatenate([of[name] for of in measured]) for name in measured[0]}
-    columns |= {
-        "update": -1,
-        "step": np.repeat([item.rollout.step for item in items], lengths),
-        "rollout": np.repeat([item.rollout.index for item in items], lengths),
-        "position": np.concatenate([np.arange(n) for n in lengths]),
-        "epoch": 0,
-        "minibatch": 0,
-        "token": np.concatenate([item.response for item in items]),
-        "advantage": _per_token([item.rollout.advantage for item in items], lengths),
-    }
+    statistics = {name: np.concatenate([columns[name] for columns in measured]) for name in measured[0]}
+    log_prob = statistics["log_prob"]
     old = _per_token([item.rollout.old_log_probs for item in items], lengths)
-    columns["old_log_prob"] = columns["log_prob"] if old is None and on_policy else old
-    if columns["old_log_prob"] is not None:
-        columns["ratio"] = np.exp(columns["log_prob"].astype(np.float64) - columns["old_log_prob"])
-    return columns
+    if old is None and on_policy:
+        old = log_prob
+    return rows_of_tokens(
+        TokenColumns(
+            step=np.repeat([item.rollout.step for item in items], lengths),
+            rollout=np.repeat([item.rollout.index for item in items], lengths),
+            position=np.concatenate([np.arange(length) for length in lengths]),
+            token=np.concatenate([item.response for item in items]),
+            statistics=statistics,
+            old_log_prob=old,
+            advantage=_per_token([item.rollout.advantage for item in items], lengths),
+            ratio=None if old is None else np.exp(log_prob.astype(np.float64) - old),
+        )
+    )
 
 
 def _per_token(values: Sequence[float | tuple[float, ...] | None], lengths: Sequence[int]) -> np.ndarray | None:

@@ -19,8 +19,17 @@ from toy_models.tasks.task import prompt_hash
 from ..common.provenance import machine_info
 from ..errors import UsageError
 from ..laws import TokenStatistics
-from ..records.encoding import record_batch
+from ..records.encoding import Columns, record_batch
 from ..records.reader import Run, to_pandas
+from ..records.rows import (
+    PromptRow,
+    RolloutRow,
+    TokenColumns,
+    prompt_rows,
+    rollout_rows,
+    statistics_columns,
+    token_rows,
+)
 from ..records.schema import arrow_schema
 from ..records.writer import RunWriter
 from .output_heads import OutputHead
@@ -30,19 +39,6 @@ from .token_alignment import LinedUp
 __all__ = ["AttachedTables", "PassRows"]
 
 _TABLES = ("prompts", "rollouts", "tokens")
-_STATISTICS = (
-    "log_prob",
-    "one_minus_prob",
-    "entropy",
-    "collision",
-    "collision_log_prob",
-    "direction_norm",
-    "argmax_token",
-    "argmax_prob",
-    "token_rank",
-    "top_ids",
-    "top_probs",
-)
 
 
 @dataclass(frozen=True)
@@ -126,17 +122,18 @@ class AttachedTables:
         advantages: Tensor | Sequence[float] | None,
     ) -> None:
         """File one update."""
-        n = sum(len(one.lined) for one in passes)
+        n = sum(len(watched.lined) for watched in passes)
         reward, advantage = _numbers("rewards", rewards, n), _numbers("advantages", advantages, n)
-        prompts = [prompt for one in passes for prompt in one.lined.prompts]
+        prompts = [prompt for watched in passes for prompt in watched.lined.prompts]
         ids = [prompt_hash(prompt) for prompt in prompts]
-        chosen = torch.cat([one.chosen for one in passes]).tolist()
+        chosen = torch.cat([watched.chosen for watched in passes]).tolist()
         self._add_prompts(ids, prompts, chosen)
-        self._append("rollouts", self._rollouts(passes, ids, chosen, reward, advantage))
+        responses = [response for watched in passes for response in watched.lined.responses]
+        self._add_rollouts(ids, responses, chosen, reward, advantage)
         first = 0
-        for one in passes:
-            self._append("tokens", self._tokens(one, first, advantage))
-            first += len(one.lined)
+        for watched in passes:
+            self._append("tokens", token_rows(self._tokens(watched, first, advantage)))
+            first += len(watched.lined)
         self._update += 1
         self._chosen = set()
 
@@ -149,64 +146,64 @@ class AttachedTables:
         new = {name: prompt for name, prompt, keep in zip(ids, prompts, chosen, strict=True) if keep}
         new = {name: prompt for name, prompt in new.items() if name not in self._seen}
         self._seen |= new.keys()
-        self._append(
-            "prompts",
-            {
-                "prompt_id": list(new),
-                "split": ["train"] * len(new),
-                "text": [self._text(p) for p in new.values()],
-                "token_ids": list(new.values()),
-            },
-        )
+        rows = [
+            PromptRow(prompt_id=name, split="train", text=self._text(prompt), token_ids=prompt)
+            for name, prompt in new.items()
+        ]
+        self._append("prompts", prompt_rows(rows))
 
-    def _rollouts(
+    def _add_rollouts(
         self,
-        passes: list[PassRows],
         ids: list[str],
+        responses: list[list[int]],
         chosen: list[bool],
         reward: np.ndarray | None,
         advantage: np.ndarray | None,
-    ) -> dict[str, Any]:
-        responses = [response for one in passes for response in one.lined.responses]
+    ) -> None:
         groups = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-        at = [i for i, keep in enumerate(chosen) if keep]
-        return {
-            "step": [self._update] * len(at),
-            "rollout": at,
-            "rank": self._rank,
-            "prompt_id": [ids[i] for i in at],
-            "group": [groups[ids[i]] for i in at],
-            "response_ids": [responses[i] for i in at],
-            "response_text": [self._text(responses[i]) for i in at],
-            "length": [len(responses[i]) for i in at],
-            "finished": [bool(responses[i]) and responses[i][-1] in self._eos for i in at],
-            "reward": None if reward is None else reward[at],
-            "noise_flipped": False,
-            "advantage": None if advantage is None else advantage[at],
-            "dropped": False,
-        }
+        rows = [
+            RolloutRow(
+                step=self._update,
+                rollout=i,
+                rank=self._rank,
+                prompt_id=ids[i],
+                group=groups[ids[i]],
+                response_ids=responses[i],
+                response_text=self._text(responses[i]),
+                finished=bool(responses[i]) and responses[i][-1] in self._eos,
+                reward=None if reward is None else float(reward[i]),
+                advantage=None if advantage is None else float(advantage[i]),
+            )
+            for i, keep in enumerate(chosen)
+            if keep
+        ]
+        self._append("rollouts", rollout_rows(rows))
 
-    def _tokens(self, one: PassRows, first: int, advantage: np.ndarray | None) -> dict[str, Any]:
-        row, column = one.row.cpu(), one.column.cpu()
-        found = {name: getattr(one.stats, name) for name in _STATISTICS}
-        return {
-            "update": self._update,
-            "step": self._update,
-            "rollout": (row + first).numpy(),
-            "position": one.lined.position.cpu()[row, column].numpy(),
-            "epoch": 0,
-            "minibatch": 0,
-            "token": one.lined.tokens.cpu()[row, column].numpy(),
-            "advantage": None if advantage is None else advantage[(row + first).numpy()],
-            "weight": one.weight.cpu().numpy(),
-            "residual": _masked(one.residual),
-            "entropy_weight": None if one.entropy_weight is None else one.entropy_weight.cpu().numpy(),
-        } | {name: None if values is None else values.cpu().numpy() for name, values in found.items()}
+    def _tokens(self, watched: PassRows, first: int, advantage: np.ndarray | None) -> TokenColumns:
+        """The recorded tokens of a pass whose first sequence is number `first` of the update."""
+        row, column = watched.row.cpu(), watched.column.cpu()
+        rollout = (row + first).numpy()
+
+        def array(values: Tensor | None) -> np.ndarray | None:
+            return None if values is None else values.cpu().numpy()
+
+        return TokenColumns(
+            update=self._update,
+            step=self._update,
+            rollout=rollout,
+            position=watched.lined.position.cpu()[row, column].numpy(),
+            token=watched.lined.tokens.cpu()[row, column].numpy(),
+            statistics=statistics_columns(watched.stats),
+            advantage=None if advantage is None else advantage[rollout],
+            weight=array(watched.weight),
+            residual=array(watched.residual),
+            entropy_weight=array(watched.entropy_weight),
+        )
 
     def _text(self, ids: list[int]) -> str:
         return "" if self._tokenizer is None else str(self._tokenizer.decode(ids))
 
-    def _append(self, table: str, columns: dict[str, Any]) -> None:
+    def _append(self, table: str, columns: Columns) -> None:
         batch = record_batch(table, columns)
         if batch.num_rows:
             self._rows[table].append(batch)
@@ -260,11 +257,3 @@ def _numbers(name: str, values: Any, n: int) -> np.ndarray | None:
         at = int(np.flatnonzero(~np.isfinite(array))[0])
         raise UsageError(f"{name}: expected finite numbers, got {array[at]} at index {at}")
     return array
-
-
-def _masked(values: Tensor | None) -> Any:
-    """NaN, a residual of nothing, as missing."""
-    if values is None:
-        return None
-    array = values.cpu().numpy()
-    return np.ma.masked_array(array, np.isnan(array))

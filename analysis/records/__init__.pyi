@@ -7,5 +7,13 @@ from .reader import Experiment as Experiment
 from .reader import Run as Run
 from .reader import digest as digest
 from .reader import load_trace as load_trace
+from .recorded import Recorded as Recorded
+from .rows import PromptRow as PromptRow
+from .rows import RolloutRow as RolloutRow
+from .rows import TokenColumns as TokenColumns
+from .rows import prompt_rows as prompt_rows
+from .rows import rollout_rows as rollout_rows
+from .rows import statistics_columns as statistics_columns
+from .rows import token_rows as token_rows
 from .step_shares import shares_summary as shares_summary
 from .writer import RunWriter as RunWriter

@@ -31,17 +31,16 @@ from ..laws import (
     token_prob_change,
 )
 from .hypothetical_weights import assumed_weights, tensor_of
-from .schema import BUCKET_LABELS, SHARES, TABLES
+from .schema import BUCKET_LABELS, LAW_STATISTICS, SHARES, TABLES
 
 if TYPE_CHECKING:
     from ..objectives import Objective
     from .recorded import Recorded
 
-__all__ = ["STATISTICS", "context_flows", "prediction_summary", "statistics_of", "token_laws"]
+__all__ = ["context_flows", "prediction_summary", "statistics_of", "token_laws"]
 
 _KEY = ["update", "step", "rollout", "position", "epoch", "minibatch", "token"]
 _ARGMAX = ("argmax_token", "argmax_prob")
-STATISTICS = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
 
 
 def token_laws(run: Recorded, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
@@ -61,7 +60,7 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
 
     Raises UsageError where no weight was measured and no objective is given, or the rewards that it needs are missing.
     """
-    rows = run.table("tokens", [*_KEY, *STATISTICS, "old_log_prob", "advantage", "weight"], where)
+    rows = run.table("tokens", [*_KEY, *LAW_STATISTICS, "old_log_prob", "advantage", "weight"], where)
     stats = statistics_of(rows)
     if objective is not None:
         weight = assumed_weights(run, rows, objective)
@@ -91,7 +90,7 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
 
 def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
     """Token statistics read back from records, float64: those that first-order laws need."""
-    values = {name: tensor_of(rows[name + suffix]) for name in STATISTICS}
+    values = {name: tensor_of(rows[name + suffix]) for name in LAW_STATISTICS}
     unused = torch.full((len(rows),), torch.nan, dtype=torch.float64)
     return TokenStatistics(**values, argmax_token=unused, argmax_prob=unused)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,23 @@ from toy_models.messages import nearest
 from ..errors import UsageError
 from .schema import TABLES, Column, arrow_schema
 
-__all__ = ["ContentHash", "parquet_bytes", "ragged", "record_batch"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ColumnValues", "Columns", "ContentHash", "parquet_bytes", "ragged", "record_batch"]
 
 # columns whose few values repeat
 _DICTIONARY = ("prompt_id", "split", "kind", "phase", "verdict")
 
 
-def record_batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
+# What a column may be given as: values in order, or one value for every row
+ColumnValues: TypeAlias = (
+    "np.ndarray | Tensor | Sequence[Any] | pa.Array | pa.ChunkedArray | bool | int | float | str | None"
+)
+Columns: TypeAlias = Mapping[str, ColumnValues]
+
+
+def record_batch(table: str, columns: Columns) -> pa.RecordBatch:
     """Rows of `table` from columns of equal length.
 
     A column is a numpy array (2-D for lists of equal length), a masked array, a CPU tensor, a sequence (of sequences
@@ -41,7 +51,7 @@ def record_batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
         raise UsageError(f"{table}: unknown column {name!r}; {nearest(name, spec.names)}")
     if missing := [c.name for c in spec.columns if not c.null and columns.get(c.name) is None]:
         raise UsageError(f"{table}: expected the columns {', '.join(missing)}, which may not be null")
-    lengths = {name: len(values) for name, values in columns.items() if not _is_scalar(values)}
+    lengths = {name: _length(values) for name, values in columns.items() if not _is_scalar(values)}
     rows = next(iter(lengths.values()), 1)
     if any(length != rows for length in lengths.values()):
         raise UsageError(f"{table}: expected columns of one length, got {lengths}")
@@ -61,6 +71,10 @@ def _is_scalar(values: Any) -> bool:
     if values is None or isinstance(values, str):
         return True
     return not isinstance(values, list | tuple | pa.Array | pa.ChunkedArray) and np.ndim(values) == 0
+
+
+def _length(values: Any) -> int:
+    return len(values)
 
 
 def _array(table: str, column: Column, kind: pa.DataType, values: Any, rows: int) -> pa.Array:

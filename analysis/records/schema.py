@@ -20,11 +20,13 @@ from typing import Any, Literal
 __all__ = [
     "BUCKETS",
     "BUCKET_LABELS",
+    "LAW_STATISTICS",
     "RUN_FIELDS",
     "RUN_STATUS",
     "SCHEMA_VERSION",
     "SHARES",
     "TABLES",
+    "TOKEN_STATISTICS",
     "Column",
     "Table",
     "arrow_schema",
@@ -41,6 +43,25 @@ BUCKET_LABELS: tuple[str, ...] = ("1", "2–4", "5–16", "17–128", "129–102
 # rewarded rows, unrewarded rows, entropy bonus and KL loss, weight decay.
 SHARES: tuple[str, ...] = tuple(
     f"{source}_{when}" for when in ("now", "past") for source in ("pos", "neg", "reg", "decay")
+)
+
+# Statistics of the distribution that predicted a token, columns of `tokens` and fields of `laws.TokenStatistics`: those
+# that the first-order laws follow from, which every trace has, and all of them.
+LAW_STATISTICS: tuple[str, ...] = (
+    "log_prob",
+    "one_minus_prob",
+    "entropy",
+    "collision",
+    "collision_log_prob",
+    "direction_norm",
+)
+TOKEN_STATISTICS: tuple[str, ...] = (
+    *LAW_STATISTICS,
+    "argmax_token",
+    "argmax_prob",
+    "token_rank",
+    "top_ids",
+    "top_probs",
 )
 
 RUN_STATUS = ("running", "complete", "interrupted", "diverged")

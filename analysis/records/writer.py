@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import UsageError
-from .encoding import parquet_bytes, record_batch
+from .encoding import Columns, parquet_bytes, record_batch
 from .folders import (
     FULL,
     RUN_FILE,
@@ -98,7 +98,7 @@ class RunWriter:
         """The step of the last commit."""
         return self._commits[-1].step if self._commits else None
 
-    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+    def append(self, table: str, columns: Columns) -> None:
         """Buffer rows of `table` for the next commit; see `encoding.record_batch` for what a column may be."""
         batch = record_batch(table, columns)
         if batch.num_rows:

@@ -24,9 +24,9 @@ from ..common.tables import Cell
 from ..errors import UsageError
 from ..laws import bucket_flow, entropy_change, entropy_change_parts, squeeze_boundary
 from ..objectives import parse_objective
-from ..records.effects import STATISTICS, statistics_of
+from ..records.effects import statistics_of
 from ..records.hypothetical_weights import assumed_weights
-from ..records.schema import BUCKET_LABELS, BUCKETS
+from ..records.schema import BUCKET_LABELS, BUCKETS, LAW_STATISTICS
 from .bands import jackknife
 from .token_text import decoder
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ALL", "REWARDED", "UNREWARDED", "TraceData"]
 
 ALL, REWARDED, UNREWARDED = "all", "rewarded", "unrewarded"
-_READ = ["step", "rollout", "position", "token", "token_rank", "old_log_prob", "advantage", *STATISTICS]
+_READ = ["step", "rollout", "position", "token", "token_rank", "old_log_prob", "advantage", *LAW_STATISTICS]
 _POSITIONS = 12  # bins
 _PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
 

@@ -29,6 +29,7 @@ from ..evaluation import FixedPrefixes, evaluate, success_probability
 from ..objectives import get as get_objective
 from ..recipes.fields import RunConfig, objective_settings
 from ..records import RunWriter
+from ..records.rows import PromptRow, prompt_rows
 from .context_follower import ContextFollower
 from .critic import Critic
 from .exact_loss import exact_loss
@@ -305,17 +306,18 @@ class Loop:
         for prompts in (self.train_prompts, self.held_out):
             # Counted for the prompts that are evaluated; enumerating every training prompt would take seconds.
             counted = [self.task.solutions(p.ids) if p.split != "train" else None for p in prompts]
-            self.writer.append(
-                "prompts",
-                {
-                    "prompt_id": [p.prompt_id for p in prompts],
-                    "split": [p.split for p in prompts],
-                    "text": [p.text for p in prompts],
-                    "token_ids": [list(p.ids) for p in prompts],
-                    "answer": [p.answer for p in prompts],
-                    "n_solutions": [None if s is None else len(s) for s in counted],
-                },
-            )
+            rows = [
+                PromptRow(
+                    prompt_id=prompt.prompt_id,
+                    split=prompt.split,
+                    text=prompt.text,
+                    token_ids=prompt.ids,
+                    answer=prompt.answer,
+                    n_solutions=None if solutions is None else len(solutions),
+                )
+                for prompt, solutions in zip(prompts, counted, strict=True)
+            ]
+            self.writer.append("prompts", prompt_rows(rows))
 
     def _evaluate(self, *, final: bool) -> None:
         fields = self.config.eval

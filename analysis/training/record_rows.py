@@ -8,21 +8,24 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..laws import TokenStatistics, bucket_membership, sum_by_bucket, token_statistics
 from ..recipes.fields import RecordFields
+from ..records.encoding import Columns
+from ..records.rows import RolloutRow, TokenColumns, statistics_columns
+from ..records.rows import rollout_rows as rows_of_rollouts
+from ..records.rows import token_rows as rows_of_tokens
 from ..records.schema import BUCKETS
 from .rollouts import RolloutBatch
 from .update import SignPass, UpdateResult
 
 __all__ = ["UpdateIndex", "choose_groups", "pass_statistics", "rollout_rows", "step_row", "token_rows", "update_row"]
-
-Columns = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,26 +56,33 @@ def rollout_rows(batch: RolloutBatch, groups: Tensor, decode: Callable[[list[int
     """Rows of the table `rollouts` for the chosen prompt groups."""
     rows = [i for i in range(len(batch)) if groups[i // batch.group_size]]
     index = torch.tensor(rows, dtype=torch.long)
-    return {
-        "step": batch.step,
-        "rollout": rows,
-        "rank": 0,
-        "prompt_id": [batch.prompt(i).prompt_id for i in rows],
-        "group": [i // batch.group_size for i in rows],
-        "response_ids": [batch.responses[i] for i in rows],
-        "response_text": [decode(batch.responses[i]) for i in rows],
-        "length": batch.lengths[index].numpy(),
-        "finished": batch.finished[index].numpy(),
-        "reward": batch.rewards[index].numpy(),
-        "correct": batch.correct[index].numpy(),
-        "noise_flipped": batch.flipped[index].numpy(),
-        "verdict": [batch.verdicts[i].reason for i in rows],
-        "advantage": batch.advantages[index].numpy(),
-        "dropped": [not kept for kept in batch.selected[index].tolist()],
-    }
+    finished, rewards, correct, flipped, advantages, selected = (
+        values[index].tolist()
+        for values in (batch.finished, batch.rewards, batch.correct, batch.flipped, batch.advantages, batch.selected)
+    )
+    return rows_of_rollouts(
+        [
+            RolloutRow(
+                step=batch.step,
+                rollout=i,
+                prompt_id=batch.prompt(i).prompt_id,
+                group=i // batch.group_size,
+                response_ids=batch.responses[i],
+                response_text=decode(batch.responses[i]),
+                finished=finished[at],
+                reward=rewards[at],
+                correct=correct[at],
+                noise_flipped=flipped[at],
+                verdict=batch.verdicts[i].reason,
+                advantage=advantages[at],
+                dropped=not selected[at],
+            )
+            for at, i in enumerate(rows)
+        ]
+    )
 
 
-def step_row(batch: RolloutBatch, n_updates: int) -> Columns:
+def step_row(batch: RolloutBatch, n_updates: int) -> dict[str, list[Any]]:
     """The row of the table `steps`."""
     rewarded = batch.rewards > 0
     groups = batch.correct.view(-1, batch.group_size)
@@ -102,7 +112,7 @@ def update_row(
     index: UpdateIndex, result: UpdateResult, statistics: list[TokenStatistics], lr: float, step_norm: float
 ) -> Columns:
     """The row of the table `updates`; `statistics` of the real tokens of each pass, empty where not recorded."""
-    row: Columns = {
+    row: dict[str, Any] = {
         "update": index.update,
         "step": index.step,
         "epoch": index.epoch,
@@ -172,50 +182,41 @@ def token_rows(
     flat = kept[real]  # positions among the pass's real tokens
     local_row, position = kept.nonzero(as_tuple=True)
 
-    def pick(values: Tensor | None) -> Any:
+    def pick(values: Tensor | None) -> np.ndarray | None:
         return None if values is None else values.cpu()[kept].numpy()
 
-    def stat(values: Tensor) -> Any:
-        return values.cpu()[flat].numpy()
-
-    columns: Columns = {
-        "update": index.update,
-        "step": index.step,
-        "rollout": one.rows[local_row].numpy(),
-        "position": position.numpy(),
-        "epoch": index.epoch,
-        "minibatch": index.minibatch,
-        "token": pick(one.batch.tokens),
-        "sampling_log_prob": batch.sampling_log_probs[one.rows[local_row], position].numpy(),
-        "kept_mass": batch.kept_mass[one.rows[local_row], position].numpy(),
-        "old_log_prob": pick(one.old_log_probs),
-        "ref_log_prob": pick(one.ref_log_probs),
-        "log_prob": stat(statistics.log_prob),
-        "one_minus_prob": stat(statistics.one_minus_prob),
-        "entropy": stat(statistics.entropy),
-        "collision": stat(statistics.collision),
-        "collision_log_prob": stat(statistics.collision_log_prob),
-        "direction_norm": stat(statistics.direction_norm),
-        "argmax_token": stat(statistics.argmax_token),
-        "argmax_prob": stat(statistics.argmax_prob),
-        "advantage": pick(one.advantages) if one.advantages.ndim == 2 else one.advantages.cpu()[local_row].numpy(),
-        "ratio": pick(one.ratio),
-        "clip": pick(one.clip) if one.ratio is not None else None,
-        "weight": pick(one.weights),
-        "entropy_weight": pick(one.entropy_weights),
-        "kl_weight": pick(one.kl_weights),
-    }
+    stats = statistics.map(lambda values: values.cpu()[flat])
+    mass = mass_sq = None
     if fields.columns == "full":
         logits = _as_wide(one.logits[kept.to(one.logits.device)], fields)
         full = token_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
+        stats = replace(stats, token_rank=full.token_rank, top_ids=full.top_ids, top_probs=full.top_probs)
         membership = bucket_membership(logits, BUCKETS)
         probs = logits.softmax(-1)
-        assert full.token_rank is not None
-        columns["token_rank"] = full.token_rank.cpu().numpy()
-        columns["bucket_mass"] = sum_by_bucket(probs, membership, len(BUCKETS) + 1).cpu().numpy()
-        columns["bucket_mass_sq"] = sum_by_bucket(probs.square(), membership, len(BUCKETS) + 1).cpu().numpy()
-        if fields.top_k:
-            assert full.top_ids is not None
-            assert full.top_probs is not None
-            columns["top_ids"], columns["top_probs"] = full.top_ids.cpu().numpy(), full.top_probs.cpu().numpy()
-    return columns
+        mass, mass_sq = (
+            sum_by_bucket(values, membership, len(BUCKETS) + 1).cpu().numpy() for values in (probs, probs.square())
+        )
+    return rows_of_tokens(
+        TokenColumns(
+            update=index.update,
+            step=index.step,
+            rollout=one.rows[local_row].numpy(),
+            position=position.numpy(),
+            epoch=index.epoch,
+            minibatch=index.minibatch,
+            token=one.batch.tokens.cpu()[kept].numpy(),
+            statistics=statistics_columns(stats),
+            sampling_log_prob=batch.sampling_log_probs[one.rows[local_row], position].numpy(),
+            kept_mass=batch.kept_mass[one.rows[local_row], position].numpy(),
+            old_log_prob=pick(one.old_log_probs),
+            ref_log_prob=pick(one.ref_log_probs),
+            advantage=pick(one.advantages) if one.advantages.ndim == 2 else one.advantages.cpu()[local_row].numpy(),
+            ratio=pick(one.ratio),
+            clip=pick(one.clip) if one.ratio is not None else None,
+            weight=pick(one.weights),
+            entropy_weight=pick(one.entropy_weights),
+            kl_weight=pick(one.kl_weights),
+            bucket_mass=mass,
+            bucket_mass_sq=mass_sq,
+        )
+    )
