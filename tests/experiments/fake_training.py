@@ -96,9 +96,9 @@ def slow(config: Any, folder: Path, **job: Any) -> str:
 def recording(config: Any, folder: Path, **job: Any) -> str:
     """Rows that follow from their step and a state of 200 kB, by the real store."""
     import torch
-    from rows import RUN_JSON, some_rows  # type: ignore[import-not-found]
 
     from analysis.records import RunWriter
+    from tests.records.rows import RUN_JSON, some_rows  # type: ignore[import-not-found]
 
     run_json = RUN_JSON | {"run_id": job["run_id"], "label": job["label"], "seed": config.seed}
     writer = RunWriter(folder, run_json=run_json, resume=job["resume"])

@@ -65,7 +65,7 @@ class TestBuiltIn:
 
     def test_reading_them_loads_no_torch(self) -> None:
         code = (
-            "import sys; from analysis.training import Recipe; [Recipe.load(n).hash for n in Recipe.names()];"
+            "import sys; from analysis import Recipe; [Recipe.load(n).hash for n in Recipe.names()];"
             "sys.exit(bool({'torch', 'numpy', 'pandas', 'transformers'} & sys.modules.keys()))"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -393,7 +393,7 @@ class TestHash:
         assert len(hashes | {plain.hash}) == len(changes) + 1
 
     def test_of_the_default_is_stable_between_processes(self, default: Recipe) -> None:
-        code = "from analysis.training import Recipe; print(Recipe.load('default').hash, end='')"
+        code = "from analysis import Recipe; print(Recipe.load('default').hash, end='')"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == default.hash
 

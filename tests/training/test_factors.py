@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 
+from analysis.common.devices import pick_device
 from analysis.errors import UsageError
 from analysis.recipes import Recipe
 from analysis.recipes.config import FIELDS
@@ -531,7 +532,7 @@ OF_SOME_OBJECTIVES = tuple(
 )
 _REACHES = "training/test_objectives_in_the_loop.py::test_each_parameter_reaches_the_weights"
 ELSEWHERE = {
-    "threads": "training/test_experiment.py::test_each_in_its_own_process_with_its_threads",
+    "threads": "experiments/test_experiment.py::test_each_in_its_own_process_with_its_threads",
     "device": "training/test_factors.py::test_device",
     "policy.base": "training/test_factors.py::test_what_a_run_starts_from",
     "policy.seed": "training/test_factors.py::test_what_a_run_starts_from",
@@ -586,12 +587,12 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto is CUDA where there is one; a CUDA device asked for in vain is refused (a GPU is not needed to see it)."""
     for there, expected in ((False, "cpu"), (True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert start.pick_device("auto").type == expected
-        assert start.pick_device("cpu").type == "cpu"
-    assert start.pick_device("cuda:1") == torch.device("cuda", 1)
+        assert pick_device("auto").type == expected
+        assert pick_device("cpu").type == "cpu"
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=r"device: cuda:1 was asked for, but torch .* sees no CUDA device"):
-        start.pick_device("cuda:1")
+        pick_device("cuda:1")
 
 
 OWN_FILES = {
