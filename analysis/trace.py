@@ -173,7 +173,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
 
 def _list(*, as_json: bool) -> int:
-    from toy_models.bases.cache import BASES
+    from toy_models.bases.recipes import BASES
 
     from .recipes.recipe import Recipe
 
@@ -188,7 +188,8 @@ def _list(*, as_json: bool) -> int:
 
 
 def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
-    from toy_models.bases.cache import BASES, base_is_cached
+    from toy_models.bases.cache import base_is_cached
+    from toy_models.bases.recipes import BASES
 
     from .experiments.experiment import default_folder, folder_state
     from .recipes.config import config_to_dict

@@ -1,7 +1,7 @@
-from .bases.cache import BASES as BASES
-from .bases.cache import BaseRecipe as BaseRecipe
 from .bases.cache import base_is_cached as base_is_cached
 from .bases.cache import ensure_base as ensure_base
+from .bases.recipes import BASES as BASES
+from .bases.recipes import BaseRecipe as BaseRecipe
 from .batching import TeacherBatch as TeacherBatch
 from .batching import response_logits as response_logits
 from .batching import teacher_batch as teacher_batch
@@ -18,12 +18,12 @@ from .tasks.countdown import CountdownTask as CountdownTask
 from .tasks.file_task import DataFiles as DataFiles
 from .tasks.file_task import FileTask as FileTask
 from .tasks.path import PathTask as PathTask
-from .tasks.task import TASKS as TASKS
+from .tasks.registry import TASKS as TASKS
+from .tasks.registry import get_task as get_task
 from .tasks.task import Prompt as Prompt
 from .tasks.task import Task as Task
-from .tasks.task import Verdict as Verdict
-from .tasks.task import get_task as get_task
 from .tasks.task import prompt_hash as prompt_hash
 from .tasks.task import verify_all as verify_all
 from .tasks.tokenizer import word_tokenizer as word_tokenizer
 from .tasks.two_modes import TwoModesTask as TwoModesTask
+from .verifiers.verifier import Verdict as Verdict

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .bases.cache import BASES, ensure_base
+from .bases.cache import ensure_base
+from .bases.recipes import BASES
 from .batching import response_logits, teacher_batch
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from toy_models.bases.cache import BASES, ensure_base
+from toy_models.bases.cache import ensure_base
+from toy_models.bases.recipes import BASES
 from toy_models.messages import nearest
 
 from ..common.provenance import cores, versions

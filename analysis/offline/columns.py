@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toy_models.messages import nearest
-from toy_models.tasks.table_files import column_names
+from toy_models.table_files import column_names
 
 from ..errors import UsageError
 

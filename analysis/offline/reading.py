@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toy_models.tasks.table_files import Row, column_value, raw_rows
+from toy_models.table_files import Row, column_value, raw_rows
 
 from ..errors import UsageError
 from .columns import find_columns

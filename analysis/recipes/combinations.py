@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from toy_models.bases.cache import BASES
+from toy_models.bases.recipes import BASES
 
 from ..errors import UsageError
 from ..objectives.entries import ENTRIES, FAMILIES

@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from toy_models.bases.cache import BASES
+from toy_models.bases.recipes import BASES
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.tasks.task import TASKS
+from toy_models.tasks.registry import TASKS
 
 from ..objectives.aggregation import ADVANTAGE_ALIASES, NORMALIZER_ALIASES, NORMALIZERS
 from ..objectives.entries import ENTRIES

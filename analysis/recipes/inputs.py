@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toy_models.bases.cache import BASES
+from toy_models.bases.recipes import BASES
 from toy_models.tasks.file_task import FILE_TASK, DataFiles
 from toy_models.user_functions import source_file as source_of
-from toy_models.verifiers.verifier import VERIFIERS, get_verifier, source_file
+from toy_models.verifiers.built_in import VERIFIERS, get_verifier, source_file
 
 from ..errors import UsageError
 from ..objectives.rules import is_own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.verifiers.verifier import VERIFIERS
+from toy_models.verifiers.built_in import VERIFIERS
 
 from .config import FIELDS, config_to_dict, flatten, show
 from .fields import GIVEN, RunConfig

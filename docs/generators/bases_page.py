@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from toy_models.bases.cache import BASES, BaseRecipe, NearFirst
+from toy_models.bases.recipes import BASES, BaseRecipe, NearFirst
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def _rounds(recipe: BaseRecipe) -> str:
 def bases_page(progress: Callable[[str], None] = lambda name: None) -> str:
     """The page as Markdown; `progress` is told the name of each base before it is loaded."""
     from toy_models import load_policy
-    from toy_models.tasks.task import built_in_task
+    from toy_models.tasks.registry import built_in_task
 
     rows, modes = [], []
     for name, recipe in BASES.items():
@@ -96,7 +96,7 @@ def bases_page(progress: Callable[[str], None] = lambda name: None) -> str:
 
 
 def _settings() -> str:
-    from toy_models.tasks.task import built_in_task
+    from toy_models.tasks.registry import built_in_task
 
     tasks = [built_in_task(recipe.task) for recipe in BASES.values()]
     meanings = dict.fromkeys(f"- `{name}`: {doc}\n" for task in tasks for name, doc in task.corpus_settings.items())

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from ..tasks.countdown import GIVEN, CountdownTask
 from ..tasks.puzzle import PAD, PROMPT_LENGTH, PuzzleTask
-from ..tasks.task import built_in_task
-from .cache import BaseRecipe, ExactLaw, NearFirst
+from ..tasks.registry import built_in_task
 from .muon import Muon
 from .pretraining import _REPORT_EVERY, _learning_rate, build_model
+from .recipes import BaseRecipe, ExactLaw, NearFirst
 from .solved_prompts import SolvedPrompts
 from .value_embedding import embed_by_value
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..child_process import Send
-from .cache import BaseRecipe
+from .recipes import BaseRecipe
 
 __all__ = ["main", "make_base"]
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..tasks.puzzle import PuzzleTask
-from ..tasks.task import built_in_task
-from .cache import BaseRecipe
+from ..tasks.registry import built_in_task
+from .recipes import BaseRecipe
 
 __all__ = ["build_model", "pretrain"]
 

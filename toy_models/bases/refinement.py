@@ -20,9 +20,10 @@ from torch.nn.functional import cross_entropy
 
 from ..sampling import sample
 from ..tasks.puzzle import PROMPT_LENGTH, PuzzleTask
-from ..tasks.task import built_in_task, verify_all
-from .cache import BaseRecipe, Refinement
+from ..tasks.registry import built_in_task
+from ..tasks.task import verify_all
 from .pretraining import pretrain
+from .recipes import BaseRecipe, Refinement
 
 __all__ = ["fresh_prompts", "pretrain_and_refine", "refine"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..tasks.puzzle import PuzzleTask
-from .cache import ExactLaw
+from .recipes import ExactLaw
 
 __all__ = ["embed_by_value", "value_features"]
 

@@ -2,11 +2,10 @@ from .countdown import CountdownTask as CountdownTask
 from .file_task import DataFiles as DataFiles
 from .file_task import FileTask as FileTask
 from .path import PathTask as PathTask
-from .task import TASKS as TASKS
+from .registry import TASKS as TASKS
+from .registry import get_task as get_task
 from .task import Prompt as Prompt
 from .task import Task as Task
-from .task import Verdict as Verdict
-from .task import get_task as get_task
 from .task import prompt_hash as prompt_hash
 from .task import verify_all as verify_all
 from .tokenizer import word_tokenizer as word_tokenizer

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..messages import unknown_name
-from ..verifiers import Case, Verifier
-from .table_files import Row, read_table
-from .task import SPLITS, Prompt, Verdict, prompt_hash
+from ..table_files import Row, read_table
+from ..verifiers.verifier import Case, Verdict, Verifier
+from .task import SPLITS, Prompt, prompt_hash
 from .texts import chat_messages, check_template, encode_text, render_prompt
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import unknown_name
-from .task import SPLITS, Prompt, Verdict, prompt_hash
+from ..verifiers.verifier import Verdict
+from .task import SPLITS, Prompt, prompt_hash
 from .tokenizer import word_ids, word_tokenizer
 
 if TYPE_CHECKING:

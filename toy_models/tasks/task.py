@@ -1,45 +1,27 @@
-"""Tasks with a verifiable reward: what a prompt, a verdict and a task are, and where tasks are found by name."""
+"""What a task with a verifiable reward is, and what a prompt of it is."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
-from ..messages import unknown_name
+from ..verifiers.verifier import Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .puzzle import PuzzleTask
-
 __all__ = [
     "SPLITS",
-    "TASKS",
     "Prompt",
     "Task",
-    "Verdict",
-    "built_in_task",
-    "get_task",
     "mode_prefix",
     "prompt_hash",
     "verify_all",
 ]
 
 SPLITS = ("train", "validation", "test")
-
-# name -> (module, class); the class is imported when it is asked for
-_REGISTRY = {
-    "path": ("path", "PathTask"),
-    "path-small": ("path", "SmallPathTask"),
-    "countdown": ("countdown", "CountdownTask"),
-    "countdown-small": ("countdown", "SmallCountdownTask"),
-    "two-modes": ("two_modes", "TwoModesTask"),
-    "two-modes-small": ("two_modes", "SmallTwoModesTask"),
-}
-TASKS = tuple(_REGISTRY)
 
 
 @dataclass(frozen=True)
@@ -51,14 +33,6 @@ class Prompt:
     text: str
     split: str
     answer: str | None  # the reference answer, where a task has a single one
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a response is correct, and why not in words (`reason` is "correct" where it is)."""
-
-    correct: bool
-    reason: str
 
 
 class Task(Protocol):
@@ -118,19 +92,3 @@ def prompt_hash(ids: Iterable[int]) -> str:
     '8a6ae15122001229'
     """
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
-
-
-def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The task of that name, in its own tokens or in those of a matching `tokenizer`.
-
-    Raises ValueError for an unknown name, and for a tokenizer in which a word of the task is not one token.
-    """
-    if name not in _REGISTRY:
-        raise ValueError(unknown_name("task", name, TASKS))
-    return built_in_task(name, tokenizer)
-
-
-def built_in_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> PuzzleTask:
-    """A task of `TASKS` with all that it has beyond a `Task`: the words, and the text that bases are pretrained on."""
-    module, cls = _REGISTRY[name]
-    return cast("PuzzleTask", getattr(importlib.import_module(f".{module}", __package__), cls)(tokenizer))

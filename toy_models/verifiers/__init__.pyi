@@ -1,9 +1,11 @@
+from .built_in import VERIFIERS as VERIFIERS
+from .built_in import ExactMatch as ExactMatch
+from .built_in import FunctionVerifier as FunctionVerifier
+from .built_in import get_verifier as get_verifier
+from .built_in import source_file as source_file
 from .math_verify_pool import MathVerify as MathVerify
 from .verifier import Case as Case
-from .verifier import ExactMatch as ExactMatch
-from .verifier import FunctionVerifier as FunctionVerifier
+from .verifier import Verdict as Verdict
 from .verifier import Verifier as Verifier
 from .verifier import VerifierError as VerifierError
-from .verifier import get_verifier as get_verifier
-from .verifier import source_file as source_file
 from .worker_pool import WorkerPool as WorkerPool

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..tasks.table_files import read_table
-from .verifier import Case, get_verifier
+from ..table_files import read_table
+from .built_in import get_verifier
+from .verifier import Case
 
 __all__ = ["main"]
 

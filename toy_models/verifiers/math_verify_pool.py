@@ -18,8 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..tasks.task import Verdict
-from .verifier import Case
+from .verifier import Case, Verdict
 from .worker_pool import Failure, WorkerPool
 
 __all__ = ["MathVerify", "last_boxed", "repaired"]

@@ -18,7 +18,7 @@ from toy_models.bases import cache as bases
 from toy_models.bases.pretraining import build_model
 from toy_models.bases.value_embedding import embed_by_value
 from toy_models.tasks.puzzle import PROMPT_LENGTH
-from toy_models.tasks.task import built_in_task
+from toy_models.tasks.registry import built_in_task
 
 
 @pytest.fixture

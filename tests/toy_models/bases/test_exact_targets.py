@@ -13,14 +13,14 @@ import torch
 
 from toy_models import BASES, ensure_base
 from toy_models.bases import cache as bases
-from toy_models.bases.cache import BaseRecipe, ExactLaw, NearFirst, WideNumbers
 from toy_models.bases.exact_targets import _denominator, _optimizers, batches, pretrain_on_law
 from toy_models.bases.pretraining import build_model
+from toy_models.bases.recipes import BaseRecipe, ExactLaw, NearFirst, WideNumbers
 from toy_models.bases.solved_prompts import SolvedPrompts
 from toy_models.bases.value_embedding import embed_by_value, value_features
 from toy_models.tasks.countdown import CountdownTask
 from toy_models.tasks.puzzle import PuzzleTask
-from toy_models.tasks.task import built_in_task
+from toy_models.tasks.registry import built_in_task
 
 LAW = ExactLaw(
     NearFirst(prompts=60, first_share=0.25, all_from=(0.4, 0.6)),
@@ -233,7 +233,7 @@ def test_such_a_base_is_made_once_and_its_code_changes_no_other(
     assert ExactLaw.from_json(card["recipe"]["exact"]) == law
     names = ("tiny", "path-p75", "on-law")
     before = {name: bases._folder(name, 0) for name in names}
-    read, code = Path.read_bytes, "exact_law.py" if law is LAW else "muon.py"
+    read, code = Path.read_bytes, "exact_targets.py" if law is LAW else "muon.py"
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == code))
     assert {name for name in names if bases._folder(name, 0) != before[name]} == {"on-law"}
 

@@ -15,9 +15,9 @@ import torch
 from toy_models import BASES, Policy, ensure_base, sample
 from toy_models.bases import cache as bases
 from toy_models.bases import refinement
-from toy_models.bases.cache import Refinement
+from toy_models.bases.recipes import Refinement
 from toy_models.bases.refinement import fresh_prompts, refine
-from toy_models.tasks.task import built_in_task
+from toy_models.tasks.registry import built_in_task
 
 TASK = built_in_task("path-small")
 STAGE = Refinement(rounds=6, prompts=256, samples=4, temperature=1.0, batch=64, lr=2e-3)

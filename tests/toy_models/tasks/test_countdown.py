@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from toy_models.tasks.countdown import Countdown, CountdownTask, SmallCountdownTask
-from toy_models.tasks.task import SPLITS, built_in_task
+from toy_models.tasks.registry import built_in_task
+from toy_models.tasks.task import SPLITS
 
 FIRST_TEST_PROMPTS = ["1 4 15 64 :", "2 5 8 21 :", "3 8 13 47 :"]
 FINGERPRINT = "6fc38fca7db44d75"

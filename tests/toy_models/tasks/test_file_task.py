@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy_models import DataFiles, FileTask, Verdict, verify_all
-from toy_models.tasks.table_files import read_table
+from toy_models.table_files import read_table
 from toy_models.tasks.tokenizer import word_tokenizer
 from toy_models.verifiers import ExactMatch
 

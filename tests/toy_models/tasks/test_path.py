@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from toy_models import TASKS, PathTask, get_task
 from toy_models.tasks.path import Puzzle, SmallPathTask
-from toy_models.tasks.task import SPLITS, built_in_task
+from toy_models.tasks.registry import built_in_task
+from toy_models.tasks.task import SPLITS
 from toy_models.tasks.tokenizer import word_tokenizer
 
 FIRST_TEST_PROMPTS = ["60 89 67 73 :", "26 36 28 33 :", "54 82 67 76 :"]
