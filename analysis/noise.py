@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DivergedError, UsageError
+from .common.command import command_line, run_command
+from .errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,18 +64,7 @@ _ALARM = 4.0  # standard errors between a projection and its expectation; by cha
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (DivergedError, OSError) as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _run(arguments), again=command_line("python -m analysis.noise", argv))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .common.command import command_line, run_command, say
 from .errors import UsageError
 from .offline import options as offline
 
@@ -69,20 +67,8 @@ _MANUAL = _MANUAL.format(recorded=offline.MANUAL)
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        status = _dispatch(arguments)
-        sys.stdout.flush()
-        return status
-    except UsageError as error:
-        return _say(f"error: {error}", 2)
-    except KeyboardInterrupt as error:
-        return _say(str(error) or "stopped", 130)
-    except BrokenPipeError:  # the reader of our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        path = _save_traceback(arguments.out)
-        return _say(f"error: {type(error).__name__}: {_first_line(error)} (traceback: {path})", 1)
+    again = command_line("python -m analysis.trace", argv)
+    return run_command(lambda: _dispatch(arguments), again=again, folder=arguments.out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -257,10 +243,10 @@ def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> 
         from .records import Experiment
 
         failure, experiment = error, Experiment(error.folder)
-        _say(str(error), 1)
+        say(str(error), 1)
     diverged = [run_id for run_id, one in experiment.runs.items() if one.status == "diverged"]
     for run_id in diverged:
-        _say(f"{run_id} diverged: {experiment.runs[run_id].info.get('error', 'non-finite loss')}", 1)
+        say(f"{run_id} diverged: {experiment.runs[run_id].info.get('error', 'non-finite loss')}", 1)
     if failure is None or any(one.status == "complete" for one in experiment.runs.values()):
         _show(experiment, as_json=arguments.json)
     return 1 if failure is not None or diverged else 0
@@ -330,29 +316,6 @@ def _latest_unfinished() -> Path:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _say(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
-    return status
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
-def _save_traceback(folder: Path | None) -> str:
-    text = traceback.format_exc()
-    try:
-        if folder is not None and folder.is_dir():
-            path = folder / "error.txt"
-            path.write_text(text, encoding="utf-8")
-            return str(path)
-        with tempfile.NamedTemporaryFile("w", prefix="analysis-trace-", suffix=".txt", delete=False) as file:
-            file.write(text)
-            return file.name
-    except OSError:
-        return text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import contextlib
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from toy_models.bases.cache import ensure_base
 from toy_models.bases.recipes import BASES
 from toy_models.messages import nearest
 
+from ..common.folder_lock import LOCK_FILE, locked
 from ..common.provenance import cores, versions
 from ..common.stop_requests import StopRequests
 from ..errors import InterruptedRunError, UsageError
@@ -37,7 +38,7 @@ from ..records.folders import (
 )
 from ..training.user_objects import adopted, write_given
 from .pool import FINAL, Job, Outcome, run_jobs
-from .progress import Progress
+from .progress import RunProgress
 
 if TYPE_CHECKING:
     from toy_models import Policy, Task
@@ -49,9 +50,8 @@ __all__ = ["RunFailedError", "default_folder", "explain_changed_inputs", "folder
 Callback = Callable[[dict[str, Any]], None]
 
 _TRAIN = "analysis.training.loop:train"
-_LOCK = ".lock"
 _DELETED = ".deleted"  # where --force puts what it deletes, so that being killed halfway leaves nothing half deleted
-_OURS = (_LOCK, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may lie in a folder without an experiment
+_OURS = (LOCK_FILE, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may lie in a folder without an experiment
 
 
 class RunFailedError(RuntimeError):
@@ -109,10 +109,10 @@ def run(
     _check_given(folder, planned, given, anew=force)
     if force or folder_state(folder, recipe) != "complete":
         make_folder(folder)
-        with _locked(folder):
+        with locked(folder):
             _prepare(folder, recipe, given, resume=resume, force=force)
             count = workers or max(1, cores() // max(one.config.threads for one in planned))
-            with Progress(planned, quiet=quiet) as progress:
+            with RunProgress(planned, quiet=quiet) as progress:
                 _train_all(folder, planned, train, count, [progress, *callbacks])
     elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
         _settle(folder, planned)
@@ -181,21 +181,6 @@ def _check_base(base: str) -> None:
         raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"out: another process runs the experiment in {folder}; wait for it or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, Any], *, anew: bool) -> None:
     """Refuse a recipe of objects that were not handed over nor are in the folder, or that cannot do what it asks."""
     config = planned[0].config
@@ -252,7 +237,7 @@ def _set_aside(folder: Path) -> None:
     read_experiment(folder)  # refuses what is not recognisably an experiment
     (folder / _DELETED).mkdir(exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder / _DELETED))
-    paths = [path for path in folder.iterdir() if path.name not in (_LOCK, _DELETED, EXPERIMENT_FILE)]
+    paths = [path for path in folder.iterdir() if path.name not in (LOCK_FILE, _DELETED, EXPERIMENT_FILE)]
     for path in [*paths, folder / EXPERIMENT_FILE]:
         path.rename(aside / path.name)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from ..common.command import command_line, run_command
 from ..errors import UsageError
 
 __all__ = ["main"]
@@ -26,19 +26,9 @@ factorial goes on where it stopped when the same command is given again.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; exit status 0, 2 for a request that cannot be met as stated, 130 when interrupted."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    given = list(sys.argv[1:] if argv is None else argv)
-    try:
-        _run(arguments)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; go on with\n  python -m analysis.factorial {shlex.join(given)}", file=sys.stderr)
-        return 130
-    return 0
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    return run_command(lambda: _run(arguments), again=command_line("python -m analysis.factorial", argv))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..common.command import run_command
 from .entries import ENTRIES, FAMILIES
 from .listing import one_entry, table
 from .rules import entry
@@ -24,18 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.objectives", description=_ABOUT, allow_abbrev=False)
     parser.add_argument("name", nargs="?", help="an objective")
     options = parser.parse_args(arguments)
-    if options.name is None:
+    return run_command(lambda: _show(options.name))
+
+
+def _show(name: str | None) -> None:
+    if name is None:
         from rich.console import Console
 
         Console().print(table())
-        return 0
-    try:
-        members = [one for one in ENTRIES.values() if one.name.removesuffix(f"-{one.form}") == options.name]
-        print("\n\n".join(map(one_entry, members if options.name in FAMILIES else [entry(options.name)])))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return
+    members = [member for member in ENTRIES.values() if member.name.removesuffix(f"-{member.form}") == name]
+    print("\n\n".join(map(one_entry, members if name in FAMILIES else [entry(name)])))
 
 
 if __name__ == "__main__":

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common.folder_lock import LOCK_FILE
 from ..errors import InterruptedRunError, UsageError
 from ..records import Run, read_run_json
-from ..records.folders import EXPERIMENT_FILE, RUN_FILE, TEMPORARY, make_folder, write_json
+from ..records.folders import EXPERIMENT_FILE, RUN_FILE, TEMPORARY, write_json
 from ..records.schema import TABLES
 
-__all__ = ["ENGINE", "TOKENIZER_FILE", "finished", "locked", "remember"]
+__all__ = ["ENGINE", "TOKENIZER_FILE", "finished", "remember"]
 
 ENGINE = "offline"
 TOKENIZER_FILE = "tokenizer.json"
-_LOCK = ".lock"
 _OURS = (*TABLES, "commits", "state", "figures", "summary.md", "error.txt", TOKENIZER_FILE)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it; UsageError where another process does."""
-    from filelock import FileLock, Timeout
-
-    make_folder(folder)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"out: another process writes {folder}; wait for it or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool) -> Run | None:
@@ -43,7 +25,7 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
     if (folder / EXPERIMENT_FILE).exists():
         raise UsageError(f"out: {folder} holds an experiment; choose another folder")
     if not (folder / RUN_FILE).exists():
-        others = [path.name for path in folder.iterdir() if path.name not in (_LOCK, RUN_FILE + TEMPORARY, *_OURS)]
+        others = [path.name for path in folder.iterdir() if path.name not in (LOCK_FILE, RUN_FILE + TEMPORARY, *_OURS)]
         if others:
             raise UsageError(f"out: {folder} holds something that is no trace ({min(others)}); choose another folder")
         return None

@@ -18,20 +18,22 @@ import torch
 from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
+from ..common.folder_lock import locked
+from ..common.progress import Progress
 from ..common.provenance import machine_info, weights_hash
 from ..common.stop_requests import StopRequests
 from ..errors import UsageError
 from ..objectives import Objective, objective_text
 from ..probes.output_heads import find_head, unwrap
 from ..records import Run, RunWriter
+from ..records.folders import make_folder
 from .batches import windows
 from .forward import Forward
 from .objective_requirements import check_objectives
 from .reading import BadRows, RolloutFile, read_rollouts
 from .reward_source import judged_of, verifier_of
 from .tokenization import Encoded, ModelLimits, encode_rollouts
-from .trace_folder import ENGINE, TOKENIZER_FILE, finished, locked, remember
-from .trace_progress import TokenProgress
+from .trace_folder import ENGINE, TOKENIZER_FILE, finished, remember
 from .trace_rows import prompt_rows, rollout_rows, token_rows
 from .trace_settings import TraceSettings
 
@@ -111,6 +113,7 @@ def trace_rollouts(
         "skipped": bad.counts,
         "skipped_examples": bad.examples,
     }
+    make_folder(folder)
     with locked(folder):
         if (done := finished(folder, info, resume=resume, force=force)) is None:
             _trace(
@@ -146,15 +149,23 @@ def _trace(
         StopRequests() as requests,
         evaluation_mode(model),
         torch.no_grad(),
-        TokenProgress(total, before, quiet=quiet) as progress,
+        Progress(quiet=quiet) as progress,
         _settled(writer),
     ):
         requests.interrupt, requests.patience = False, 1
+        done = before
+        progress.show("tokens", "tokens traced", done=done, total=total)
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            progress.show("tokens", "tokens traced", done=done, total=total)
+
         forward = Forward(model, settings, budget, progress.say)
         committed, pending = time.monotonic(), start
         for end, window in windows(items, start, budget):
             judged = judged_of(window, tokenizer, judge, settings)
-            columns = forward(window, progress.advance, lambda: requests.count > 0)
+            columns = forward(window, advance, lambda: requests.count > 0)
             if columns is None:
                 break
             new = list({item.prompt_id: item for item in window if item.prompt_id not in seen}.values())
@@ -171,7 +182,7 @@ def _trace(
             writer.commit(pending, {"rollouts": pending})
         if pending < len(items):
             raise KeyboardInterrupt(
-                f"stopped after {pending:,} of {len(items):,} rollouts; the same command with --resume goes on"
+                f"stopped after {pending:,} of {len(items):,} rollouts; resume with the same command and --resume"
             )
 
 

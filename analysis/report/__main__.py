@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..common.command import command_line, run_command
 from ..errors import UsageError
 from ..records.folders import read_experiment
 
@@ -33,11 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures into DIR instead")
     parser.add_argument("--json", action="store_true", help="the tables as JSON on standard output")
     arguments = parser.parse_args(argv)
-    try:
-        return _report(arguments.experiment or _latest(Path("runs")), arguments.figures, as_json=arguments.json)
-    except (UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return run_command(
+        lambda: _report(arguments.experiment or _latest(Path("runs")), arguments.figures, as_json=arguments.json),
+        again=command_line("python -m analysis.report", argv),
+    )
 
 
 def _report(folder: Path, figures: Path | None, *, as_json: bool) -> int:

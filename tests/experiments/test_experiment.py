@@ -100,7 +100,7 @@ class TestStates:
         Path("x").mkdir()
         with (
             FileLock(Path("x") / ".lock"),
-            pytest.raises(UsageError, match="out: another process runs the experiment in x"),
+            pytest.raises(UsageError, match="out: another process is writing to x"),
         ):
             go(recipe, out="x")
 

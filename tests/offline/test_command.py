@@ -200,7 +200,7 @@ def test_killed_and_resumed_gives_the_same_records(model: Path, tmp_path: Path, 
     part.send_signal(how)
     assert part.wait() == (-9 if how == signal.SIGKILL else 130)
     assert part.stderr is not None
-    assert how == signal.SIGKILL or b"--resume goes on" in part.stderr.read()
+    assert how == signal.SIGKILL or b"resume with the same command and --resume" in part.stderr.read()
     traced = load_trace(tmp_path / "part", verify=True)
     assert isinstance(traced, Run)
     assert 0 < traced.rows("rollouts") < 600

@@ -180,7 +180,9 @@ def test_stop_requests_end_after_the_batch_and_keep_it(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(forward, "response_hidden", interrupted)
     rows = rows_of(40)
-    with pytest.raises(KeyboardInterrupt, match=r"stopped after \d+ of 40 rollouts; the same command with --resume"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"stopped after \d+ of 40 rollouts; resume with the same command and --resume"
+    ):
         traced(tmp_path / "a", rows, batch_tokens=20)
     run = load_trace(tmp_path / "a", verify=True)
     assert run.status == "interrupted"
@@ -428,7 +430,7 @@ class TestFolders:
 
         (tmp_path / "a").mkdir()
         lock = FileLock(tmp_path / "a" / ".lock")
-        with lock, pytest.raises(UsageError, match=r"another process writes .*a; wait for it"):
+        with lock, pytest.raises(UsageError, match=r"another process is writing to .*a; wait for it"):
             traced(tmp_path / "a")
 
     def test_skipped_rows_are_counted_in_run_json(self, tmp_path: Path) -> None:

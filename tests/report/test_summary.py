@@ -26,7 +26,8 @@ def summary(experiment: Experiment) -> Summary:
 
 def table(summary: Summary, start: str) -> dict[str, dict[str, Any]]:
     (found,) = [one for one in summary.to_json()["tables"] if one["title"].startswith(start)]
-    return {row[""]: row for row in found["rows"]}
+    headings = found["headings"]
+    return {row["name"]: {headings[key]: cell for key, cell in row.items()} for row in found["rows"]}
 
 
 def test_base_and_methods_at_the_last_step(summary: Summary) -> None:
@@ -155,8 +156,8 @@ def test_json_has_no_nan(summary: Summary) -> None:
         (Cell(0.534, 0.494, 0.574), "0.53 ±.04"),
         (Cell(0.9991, 0.9981, 1.0), "0.999 ±.001"),
         (Cell(123.4, 100.0, 140.0), "123 ±20"),
-        (Cell(23.42, 23.0, 23.8), "23.42 ±.40"),
-        (Cell(2.5, -1.0, 6.0), "2.50 ±3.50"),
+        (Cell(23.42, 23.0, 23.8), "23.4 ±.4"),
+        (Cell(2.5, -1.0, 6.0), "2.5 ±3.5"),
         (Cell(160.0), "160"),
         (Cell(0.5), "0.50"),
         (Cell(0.9994, 0.9948, 0.99991, digits=4), "0.9994 (0.9948 to 0.9999)"),

@@ -32,7 +32,8 @@ def summary(sampled: Experiment) -> Summary:
 
 def rows(summary: Summary, start: str) -> dict[str, dict[str, Any]]:
     (found,) = [one for one in summary.to_json()["tables"] if one["title"].startswith(start)]
-    return {row[""]: row for row in found["rows"]}
+    headings = found["headings"]
+    return {row["name"]: {headings[key]: cell for key, cell in row.items()} for row in found["rows"]}
 
 
 def drawn_at_random(correct: Sequence[int], k: int) -> float:

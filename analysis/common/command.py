@@ -1,0 +1,106 @@
+"""What all command lines share: how they end.
+
+0    done, or the reader of the output had enough
+1    a fault of the program: one line, and the traceback in a file
+2    an invalid request (UsageError): its message
+130  Ctrl-C or SIGTERM, wherever it came: the command that resumes
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+__all__ = ["command_line", "run_command", "say"]
+
+
+def run_command(body: Callable[[], int | None], *, again: str | None = None, folder: Path | None = None) -> int:
+    """Call `body` and turn whatever ends it into an exit status and at most one message on stderr.
+
+    Args:
+        body: The work of a command line; returns its exit status, None for 0.
+        again: The command that resumes after Ctrl-C or SIGTERM, where the interruption itself does not say it.
+        folder: Where the traceback of a fault goes (`error.txt`), if it exists; a temporary file otherwise.
+
+    Returns:
+        The exit status.
+    """
+    with _Signals() as signals:
+        try:
+            status = body() or 0
+            sys.stdout.flush()
+            return status
+        except UsageError as error:
+            return say(f"error: {error}", 2)
+        except KeyboardInterrupt as error:
+            return say(str(error) or _stopped(again), 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except Exception as error:
+            if signals.came:  # some libraries turn an interrupted import into an error of their own
+                return say(_stopped(again), 130)
+            path = _save_traceback(folder)
+            first, *_ = str(error).strip().splitlines() or [""]
+            return say(f"error: {type(error).__name__}: {first} (traceback: {path})", 1)
+
+
+def command_line(program: str, argv: Sequence[str] | None) -> str:
+    """The command as it was typed, quoted for a shell; `argv` as `main` got it."""
+    return f"{program} {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip()
+
+
+def say(message: str, status: int) -> int:
+    """Print a message on stderr; the exit status."""
+    print(message, file=sys.stderr)
+    return status
+
+
+def _stopped(again: str | None) -> str:
+    return "stopped; resume with\n  " + again if again else "stopped"
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM both raise KeyboardInterrupt, also while modules are imported and figures are drawn."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+def _save_traceback(folder: Path | None) -> str:
+    text = traceback.format_exc()
+    try:
+        if folder is not None and folder.is_dir():
+            path = folder / "error.txt"
+            path.write_text(text, encoding="utf-8")
+            return str(path)
+        with tempfile.NamedTemporaryFile("w", prefix="rlvr-dynamics-", suffix=".txt", delete=False) as file:
+            file.write(text)
+            return file.name
+    except OSError:
+        return text
