@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common.command import command_line, run_command
+from .common.output_files import check_output_file
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,30 +36,43 @@ examples:
 
 what the table shows, each with its standard error over replicates (title: replicates × prompts × group size):
   projection       of the mean estimate on the exact gradient ∇p: 1 for PSR and NSR, 1 + λ for W-REINFORCE, 2 for
-                   REINFORCE. Off by more than chance it says that rollouts come from another law than the one that
-                   is differentiated.
+                   REINFORCE. If it is off by more than chance, the rollouts come from another distribution than the
+                   one that is differentiated.
   variance         trace of the covariance, per rollout
-  noise/signal     so many rollouts make the signal as large as the noise
-  vs PSR           times the rollouts of PSR for an estimate as good; for NSR the ratio of the two variances
-  cosine           of the expected estimate with ∇p, freed of noise (it may come out above 1)
+  noise / signal   the number of rollouts at which the signal is as large as the noise
+  vs PSR           rollouts needed for an estimate as good as that of PSR, as a multiple; for NSR the ratio of variances
+  cosine           of the expected estimate with ∇p, corrected for noise (it may come out above 1)
   of a batch       cosine of the estimate from one replicate with ∇p
 
-  Prompts are fixed: what a training step adds by drawing other prompts each time is not in these numbers. Several
-  policies on one task also get the success probability at which NSR's variance passes PSR's, with its interval.
+  Prompts are fixed: the noise that a training step adds by drawing other prompts is not part of these numbers. For
+  several policies on one task, the success probability at which NSR's variance exceeds PSR's is printed as well, with
+  its interval.
 
 exit status:
-  0  done      1  a fault of the program      2  a request that cannot be met as stated      130  stopped by Ctrl-C
+  0  done      1  a fault of the program      2  invalid request      130  stopped by Ctrl-C or SIGTERM
 """
 
 _QUANTITIES = {
     "projection": "projection",
     "variance": "variance",
-    "noise_to_signal": "noise/signal",
+    "noise_to_signal": "noise / signal",
     "noise_ratio": "vs PSR",
     "cosine": "cosine",
     "cosine_batch": "of a batch",
 }
 _ALARM = 4.0  # standard errors between a projection and its expectation; by chance 1 in 16,000 for many replicates
+# option, its least value, and whether the least itself is refused
+_LEAST = (
+    ("threads", 1, False),
+    ("prompts", 1, False),
+    ("replicates", 3, False),  # standard errors come from leaving one out
+    ("group_size", 1, False),
+    ("temperature", 0, True),
+    ("top_k", 0, False),
+    ("top_p", 0, True),
+    ("lambda_", 0, False),
+    ("base_seed", 0, False),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,14 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         type=Path,
-        help="measurements that --out wrote; may be repeated, and joins those of --base",
+        help="measurements written by --out; may be repeated, and combined with --base",
     )
     add("--task", metavar="TASK", help="the task of folders (default: path); a built-in base has its own")
     add("--split", default="validation", choices=("train", "validation", "test"), help="(default: %(default)s)")
     add("--prompts", type=int, default=64, metavar="N", help="the first N of the split (default: %(default)s)")
     add("--group-size", type=int, default=8, metavar="N", help="responses per prompt (default: %(default)s)")
     add("--replicates", type=int, default=16, metavar="N", help="independent batches (default: %(default)s)")
-    add("--temperature", type=float, default=1.0, metavar="T", help="of the law (default: %(default)s)")
+    add("--temperature", type=float, default=1.0, metavar="T", help="of the distribution (default: %(default)s)")
     add("--top-k", type=int, default=0, metavar="K", help="draw from the K most probable tokens; 0: from all (default)")
     add("--top-p", type=float, default=1.0, metavar="P", help="draw from the nucleus of that mass (default: 1)")
     add("--lambda", type=float, default=0.1, metavar="L", dest="lambda_", help="of W-REINFORCE (default: %(default)s)")
@@ -114,39 +128,53 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if not arguments.bases and not arguments.read:
-        raise UsageError("nothing to do: expected --base BASE or --read FILE; --help explains them")
-    for option, path, suffix in (("--out", arguments.out, ".parquet"), ("--figure", arguments.figure, ".png")):
-        if path is not None and path.suffix != suffix:
-            raise UsageError(f"{option}: expected a file ending in {suffix}, got {path}")
-    if arguments.threads < 1:
-        raise UsageError(f"--threads: expected at least 1, got {arguments.threads}")
+    _check(arguments)
     import pandas as pd
 
     from .evaluation.crossings import crossing_by_task
 
     frame = pd.concat([*map(_read, arguments.read), *_measure(arguments)], ignore_index=True)
-    crossed = crossing_by_task(frame)
+    crossings = crossing_by_task(frame)
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(arguments.out, index=False)
-    if arguments.figure is not None:
-        from .report import noise_figure, save_figure
-        from .report.figures import NothingToDraw
-
-        try:
-            save_figure(noise_figure(frame), arguments.figure)
-        except NothingToDraw as reason:
-            raise UsageError(f"--figure: {reason}") from reason
     if arguments.json:
         rows = [{name: _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
-        found = {task: vars(one) for task, one in crossed.items()}
-        print(json.dumps({"measurements": rows, "crossings": found}, indent=1, ensure_ascii=False, allow_nan=False))
-        return
-    _show(frame, crossed)
-    for what, path in (("records", arguments.out), ("figure", arguments.figure)):
-        if path is not None:
-            print(f"{what:<8}{path}")
+        data = {"measurements": rows, "crossings": {task: vars(crossing) for task, crossing in crossings.items()}}
+        print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        _show(frame, crossings)
+    if arguments.figure is not None:
+        _draw(frame, arguments.figure)
+    if not arguments.json:
+        for what, path in (("records", arguments.out), ("figure", arguments.figure)):
+            if path is not None:
+                print(f"{what:<8} {path}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what is invalid before anything is loaded."""
+    if not arguments.bases and not arguments.read:
+        raise UsageError("nothing to do: expected --base BASE or --read FILE; --help explains them")
+    for name, least, exclusive in _LEAST:
+        value = getattr(arguments, name)
+        if not math.isfinite(value) or value < least or (exclusive and value == least):
+            option = name.strip("_").replace("_", "-")
+            expected = f"a number above {least}" if exclusive else f"at least {least}"
+            raise UsageError(f"--{option}: expected {expected}, got {value:g}")
+    if arguments.top_p > 1:
+        raise UsageError(f"--top-p: expected at most 1, got {arguments.top_p:g}")
+    check_output_file("--out", arguments.out, ".parquet")
+    check_output_file("--figure", arguments.figure, ".png")
+
+
+def _draw(frame: pd.DataFrame, path: Path) -> None:
+    from .report import noise_figure, save_figure
+    from .report.figures import NothingToDraw
+
+    try:
+        save_figure(noise_figure(frame), path)
+    except NothingToDraw as reason:
+        raise UsageError(f"--figure: {reason}") from reason
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -155,10 +183,10 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--read {path}: no Parquet file that can be read ({error})") from error
+        raise UsageError(f"--read: expected a Parquet file that --out wrote, got {path} ({error})") from error
     if missing := {"base", "task", "estimator", "noise_ratio_se"} - set(frame.columns):
         raise UsageError(
-            f"--read {path}: expected measurements written by --out, but columns are missing: "
+            f"--read: expected measurements written by --out, got {path}, in which columns are missing: "
             f"{', '.join(sorted(missing))}"
         )
     return frame
@@ -168,26 +196,24 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
     """The measurements of each --base, in turn."""
     if not arguments.bases:
         return
+    bases = _named(arguments.bases)
+    tasks = [_task_of(base, arguments.task) for base in bases]
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from toy_models import BASES, ensure_base, get_task, load_policy
 
     from .common.devices import pick_device
+    from .common.progress import Progress
     from .gradient_noise.measurement import gradient_noise, standard_estimators
 
     torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=arguments.quiet or not console.is_terminal, transient=True) as progress:
-        for base in _named(arguments.bases):
-            bar = progress.add_task(base, total=None)
+    with Progress(quiet=arguments.quiet) as progress:
+        for base, name in zip(bases, tasks, strict=True):
 
-            def show(done: int, total: int, *_: float, bar: Any = bar) -> None:
-                progress.update(bar, completed=done, total=total)
+            def show(done: int, total: int, *_: float, base: str = base) -> None:
+                progress.show((base, total), base, done=done, total=total)
 
-            name = _task_of(base, arguments.task)
             try:
                 if base in BASES:
                     ensure_base(base, arguments.base_seed, progress=show)
@@ -215,39 +241,42 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 progress=show,
             )
             frame = noise.frame()
-            for at, (column, value) in enumerate({"base": base, "task": task.name, "seed": arguments.seed}.items()):
-                frame.insert(at, column, value)
+            for place, (column, value) in enumerate({"base": base, "task": task.name, "seed": arguments.seed}.items()):
+                frame.insert(place, column, value)
             yield frame
 
 
 def _named(bases: Sequence[str]) -> list[str]:
-    """Bases and folders as given, once each, patterns replaced by the built-in bases that match them."""
-    from toy_models import BASES
+    """The bases and folders in their order, once each; a pattern stands for the built-in bases that match it."""
+    from toy_models.bases.cache import BASES
 
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for base in bases:
-        matching = [name for name in BASES if fnmatchcase(name, base)] if any(c in base for c in "*?[") else [base]
+        pattern = any(sign in base for sign in "*?[")
+        matching = [name for name in BASES if fnmatchcase(name, base)] if pattern else [base]
         if not matching:
-            raise UsageError(f"--base {base}: no built-in base has such a name; known: {', '.join(BASES)}")
-        found |= dict.fromkeys(matching)
-    return list(found)
+            raise UsageError(
+                f"--base {base}: expected a pattern that a built-in base matches; known: {', '.join(BASES)}"
+            )
+        names |= dict.fromkeys(matching)
+    return list(names)
 
 
-def _task_of(base: str, asked: str | None) -> str:
-    from toy_models import BASES
+def _task_of(base: str, task: str | None) -> str:
+    from toy_models.bases.cache import BASES
 
     if base not in BASES:
-        return asked or "path"
-    own = BASES[base].task
-    if asked not in (None, own):
-        raise UsageError(f"--task {asked} with --base {base}: that base speaks {own}; leave --task out")
-    return own
+        return task or "path"
+    expected = BASES[base].task
+    if task not in (None, expected):
+        raise UsageError(f"--task: expected {expected}, the task of the base {base}, got {task}; leave --task out")
+    return expected
 
 
-def _show(frame: pd.DataFrame, crossed: dict[str, Crossing]) -> None:
+def _show(frame: pd.DataFrame, crossings: dict[str, Crossing]) -> None:
     from rich.console import Console
 
-    from .common.tables import Table
+    from .common.tables import Cell, Table
 
     console = Console()
     for (base, task), rows in frame.groupby(["base", "task"], sort=False):
@@ -257,30 +286,19 @@ def _show(frame: pd.DataFrame, crossed: dict[str, Crossing]) -> None:
             f"{first.replicates}×{first.prompts}×{first.group_size} rollouts"
         )
         off = rows[(rows.projection - rows.expected).abs() > _ALARM * rows.projection_se]
-        note = (
-            f"The projection of {', '.join(off.estimator)} is more than {_ALARM:g} standard errors off: rollouts "
-            "are not drawn from the law that is differentiated."
+        note = "± one standard error." + (
+            f" The projection of {', '.join(off.estimator)} is more than {_ALARM:g} standard errors off: the rollouts "
+            "are not drawn from the distribution that is differentiated."
+            if len(off)
+            else ""
         )
-        cells = [(words, *map(_with_error, rows[name], rows[f"{name}_se"])) for name, words in _QUANTITIES.items()]
-        table = Table(title, ("", *rows.estimator), tuple(cells), note if len(off) else "")
-        console.print(table.to_rich(console.width))
-    for task, one in crossed.items():
-        console.print(f"{task}: {one.words()}", highlight=False)
-
-
-def _with_error(value: float, error: float) -> str:
-    """`value` and its standard error, to as many decimals as show the error's first digit, or two if that is a 1.
-
-    >>> _with_error(18.71, 1.334), _with_error(0.994, 0.027), _with_error(float("nan"), 1.0), _with_error(1.0, 0.0)
-    ('18.7±1.3', '0.99±0.03', '–', '1')
-    """
-    if math.isnan(value):
-        return "–"
-    if not error > 0:
-        return f"{value:.3g}"
-    first = math.floor(math.log10(error))
-    digits = max(0, (error < 2 * 10.0**first) - first)
-    return f"{value:.{digits}f}±{error:.{digits}f}"
+        cells = []
+        for row in rows.to_dict("records"):
+            estimates = ((row[name], row[f"{name}_se"]) for name in _QUANTITIES)
+            cells.append((row["estimator"], *(Cell(value, value - se, value + se) for value, se in estimates)))
+        console.print(Table(title, ("", *_QUANTITIES.values()), tuple(cells), note).to_rich(console.width))
+    for task, crossing in crossings.items():
+        console.print(f"{task}: {crossing.words()}", highlight=False)
 
 
 def _plain(value: Any) -> Any:

@@ -88,11 +88,11 @@ def number(value: float) -> str:
 
 
 def value_and_error(value: float, error: float, decimals: int | None = None) -> str:
-    """`value` ± `error` as text; without an error the value alone.
+    """`value` ± `error` as text; where there is no error the value alone.
 
     Args:
         value: The estimate; NaN gives a dash.
-        error: Half of an interval, or a standard error; anything that is not finite means that there is none.
+        error: Half of an interval, or a standard error; 0, or what is not finite, means that there is none.
         decimals: Decimals of both; by default as many as show the first digit of the error, two if that is a 1; at
             least one for an error below 10, at most three.
 
@@ -102,7 +102,7 @@ def value_and_error(value: float, error: float, decimals: int | None = None) -> 
     """
     if not math.isfinite(value):
         return "–"
-    if not math.isfinite(error):
+    if not math.isfinite(error) or error == 0:
         return f"{value:.{_own_decimals(value) if decimals is None else decimals}f}"
     decimals = _error_decimals(error) if decimals is None else decimals
     return f"{value:.{decimals}f} ±{f'{error:.{decimals}f}'.removeprefix('0') if decimals else f'{error:.0f}'}"

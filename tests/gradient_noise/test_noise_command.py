@@ -28,7 +28,7 @@ def test_help_loads_no_torch():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "exit status" in out
-    assert "noise/signal" in out
+    assert "noise / signal" in out
 
 
 def test_table_and_file(measured, capsys):
@@ -36,7 +36,7 @@ def test_table_and_file(measured, capsys):
     out = capsys.readouterr().out
     assert out.startswith("tiny on path-small: p = 0.")
     assert "3×4×4 rollouts" in out
-    for words in ("PSR", "W-REINFORCE", "projection", "noise/signal"):
+    for words in ("PSR", "W-REINFORCE", "projection", "noise /"):
         assert words in out
     frame = pd.read_parquet(measured)
     assert list(frame.columns[:4]) == ["base", "task", "seed", "estimator"]
@@ -107,20 +107,24 @@ def test_alarm(measured, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to do: expected --base BASE or --read FILE"),
-        (["--base", "no*"], "--base no*: no built-in base has such a name; known: path, "),
+        (["--base", "no*"], "--base no*: expected a pattern that a built-in base matches; known: path, "),
         (["--base", "nope"], "--base nope: base: expected a built-in base"),
-        (["--base", "tiny", "--task", "path"], "--task path with --base tiny: that base speaks path-small"),
-        (["--base", "tiny", "--prompts", "0"], "--prompts: expected 1 to 128"),
-        ([*QUICK, "--replicates", "2"], "replicates: expected at least 3, got 2"),
-        ([*QUICK, "--group-size", "0"], "group_size: expected at least 1, got 0"),
-        ([*QUICK, "--temperature", "0"], "temperatures: expected positive numbers"),
-        ([*QUICK, "--lambda", "-1"], "objective.lambda: expected a number"),
-        ([*QUICK, "--base-seed", "-1"], "seed: expected a number from 0 up"),
+        (["--base", "tiny", "--task", "path"], "--task: expected path-small, the task of the base tiny, got path"),
+        (["--base", "tiny", "--prompts", "0"], "--prompts: expected at least 1, got 0"),
+        ([*QUICK, "--replicates", "2"], "--replicates: expected at least 3, got 2"),
+        ([*QUICK, "--group-size", "0"], "--group-size: expected at least 1, got 0"),
+        ([*QUICK, "--temperature", "0"], "--temperature: expected a number above 0, got 0"),
+        ([*QUICK, "--lambda", "-1"], "--lambda: expected at least 0, got -1"),
+        ([*QUICK, "--base-seed", "-1"], "--base-seed: expected at least 0, got -1"),
         ([*QUICK, "--threads", "0"], "--threads: expected at least 1, got 0"),
-        ([*QUICK, "--top-p", "0"], "top_p"),
-        (["--read", "nothing.parquet"], "--read nothing.parquet: no Parquet file that can be read"),
+        ([*QUICK, "--top-p", "0"], "--top-p: expected a number above 0, got 0"),
+        ([*QUICK, "--top-p", "2"], "--top-p: expected at most 1, got 2"),
+        (["--base", "tiny", "--prompts", "129"], "--prompts: expected 1 to 128"),
+        (["--read", "nothing.parquet"], "--read: expected a Parquet file that --out wrote, got nothing.parquet"),
         ([*QUICK, "--out", "noise.csv"], "--out: expected a file ending in .parquet"),
         ([*QUICK, "--figure", "noise.jpg"], "--figure: expected a file ending in .png"),
+        ([*QUICK, "--figure", "."], "--figure: expected a file, got the folder ."),
+        ([*QUICK, "--figure", "/proc/x.png"], "--figure: expected a file that can be written, got /proc/x.png"),
     ],
 )
 def test_what_is_refused(arguments, message, capsys):
