@@ -96,8 +96,10 @@ noise: .venv/.ready-run
 factorial ladder: .venv/.ready-run
 	@$(PY) -m analysis.factorial --full --figure figures/factorial.png $(ARGS)
 
-docs: .venv/.ready-run
+docs: .venv/.ready-dev
 	@$(PY) -m docs.generators --write
+	@$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 docs-check: .venv/.ready-run
 	@$(PY) -m docs.generators --check

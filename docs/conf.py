@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+import analysis  # noqa: E402
 from docs.generators.docstring_markup import field_lines, page_lines  # noqa: E402
 from docs.generators.reference_pages import copy_notebooks, missing_names, write_reference  # noqa: E402
-
-import analysis  # noqa: E402
 
 project = "rlvr-dynamics"
 author = "the rlvr-dynamics contributors"
@@ -68,6 +69,19 @@ def _skip_member(app: Sphinx, what: str, name: str, value: object, skip: bool, o
     return True if (getattr(value, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def _module_as_code(app: Sphinx, _env: object, node: nodes.Element, content: nodes.Element) -> nodes.Element | None:
+    """A module inside a package has no entry; its name is code."""
+    target = str(node.get("reftarget", ""))
+    return content if target.startswith(("analysis.", "toy_models.")) and _is_module(target) else None
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is no package
+        return False
+
+
 def _check_coverage(app: Sphinx, _env: object) -> None:
     from sphinx.util import logging
 
@@ -81,6 +95,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_lexer("mermaid", TextLexer)  # GitHub draws these; the site shows their text
     app.connect("config-inited", _write_pages)
     app.connect("autodoc-process-docstring", _repair_docstring, priority=600)  # after napoleon
+    app.connect("missing-reference", _module_as_code)
     app.connect("autodoc-skip-member", _skip_member)
     app.connect("env-check-consistency", _check_coverage)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -88,6 +88,7 @@ def _pass_at(k: int) -> Callable[[pd.DataFrame], np.ndarray]:
 
 
 EXACT_P = Metric("p", _column("p"))
+# What can be compared at matched points, by name; `curves`, `final` and `matched` take these names.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (

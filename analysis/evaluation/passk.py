@@ -17,7 +17,7 @@ from ..errors import UsageError
 
 __all__ = ["K_GRID", "pass_at_k", "pass_at_k_exact"]
 
-K_GRID: tuple[int, ...] = tuple(2**i for i in range(11))
+K_GRID: tuple[int, ...] = tuple(2**i for i in range(11))  # the k of every exact Pass@k curve: 1, 2, 4, …, 1024
 
 
 def _check(bad: np.ndarray, name: str, expected: str, value: np.ndarray, fix: str) -> None:

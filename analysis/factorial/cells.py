@@ -30,6 +30,7 @@ from .problems import POLICIES, Problem, make_problem
 
 __all__ = ["BASELINES", "METHODS", "CellRun", "Cells", "run_cells"]
 
+# The methods that are compared unless others are named.
 METHODS = ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO")
 LAMBDA = 0.1  # of W-REINFORCE, as in the paper
 # A constant baseline b gives a correct response the weight 1 − b and a wrong one −b: PSR is b = 0, NSR b = 1. Up to a

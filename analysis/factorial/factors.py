@@ -27,6 +27,7 @@ class Factor:
     sequences: bool = False  # only where responses have lengths
 
 
+# What may separate NSR from PSR, each with what it is when it is off and when it is on.
 FACTORS: tuple[Factor, ...] = (
     Factor("noise", "the expected gradient", "a group of sampled responses to each prompt"),
     Factor("form", "ratio: w = A·π/π_old", "probability (Eq. 6): w = A·π"),

@@ -22,6 +22,7 @@ from ..errors import UsageError
 
 __all__ = ["POLICIES", "Problem", "make_problem"]
 
+# The kinds of exact policies that a problem can be made of.
 POLICIES = ("bandit", "tree", "loglinear")
 SPREAD = 1.5  # standard deviation of the logits of the base
 CORRECT_SHARE = 0.35

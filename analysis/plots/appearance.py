@@ -32,12 +32,12 @@ __all__ = [
     "style",
 ]
 
-COLUMN_INCHES = 3.35
-PAGE_INCHES = 6.9
+COLUMN_INCHES = 3.35  # width of a figure in one column
+PAGE_INCHES = 6.9  # width of a figure across the page
 SMALL, NORMAL = 7.0, 7.5  # pt
 MOST_COLUMNS = 6  # of a legend
 
-BASE = "base"
+BASE = "base"  # label of the untrained policy
 # cividis, which orders by lightness whatever the colour vision; dark is the head of the distribution
 BUCKET_COLORS: tuple[str, ...] = ("#00204d", "#575d6d", "#a59c74", "#d9b44a", "#f0d84c", "#ffef9f")
 

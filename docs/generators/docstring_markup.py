@@ -1,6 +1,7 @@
 """Small repairs that let docstrings and comments written to be read in an editor stand in a page as well.
 
 - A bar in running text, as in |w|, is a bar and not a reStructuredText substitution.
+- A paragraph whose first line has columns, set apart by two or more spaces, is a table and shown as it stands.
 - An indented block after a line that ends with a colon is shown as it stands: it is a formula, a table or code.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 __all__ = ["comment_at", "field_lines", "page_lines"]
 
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
+_COLUMNS = re.compile(r"\s*[\w,. ]*\w {2,}\S")
 _NOT_LITERAL = re.compile(r"\s*(>>>|[-*+] |\d+\. |:\w|\.\. )")
 
 
@@ -25,8 +27,16 @@ def page_lines(lines: Sequence[str]) -> list[str]:
     """
     result: list[str] = []
     literal: int | None = None  # the indentation that a literal block stands deeper than
+    table = False
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
+        if literal is None and _COLUMNS.match(line) and (i == 0 or not lines[i - 1].strip()):
+            table = True
+            result += [f"{line[:indent]}::", ""]
+        table = table and bool(line.strip())
+        if table:
+            result.append(f"    {line}")
+            continue
         if literal is not None and line.strip() and indent <= literal:
             literal = None
         if literal is not None or line.lstrip().startswith((">>>", "...")):
@@ -83,15 +93,11 @@ def comment_at(source: Sequence[str], first: int, last: int) -> str:
     """The comment behind the statement on lines `first` to `last`, counted from one, else the lines of it above."""
     behind = re.search(r"\s#:? (.*)$", source[last - 1])
     if behind:
-        following = []
-        for line in source[last:]:  # a comment may run on below, at the same column
-            if not re.match(r"\s{8,}# ", line) or line.index("#") != source[last - 1].index("# "):
-                break
-            following.append(line.strip().lstrip("#: "))
-        return " ".join([behind[1], *following])
+        return behind[1]
     above: list[str] = []
+    column = len(source[first - 1]) - len(source[first - 1].lstrip())
     for line in reversed(source[: first - 1]):
-        if not line.lstrip().startswith("#"):
+        if not line.startswith(" " * column + "#"):
             break
         above.insert(0, line.strip().lstrip("#: "))
     return " ".join(above)

@@ -14,7 +14,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,17 @@ from typing import Any
 
 from .docstring_markup import comment_at, page_lines
 
-__all__ = ["COMMANDS", "Export", "copy_notebooks", "exports", "missing_names", "packages", "write_reference"]
+__all__ = [
+    "COMMANDS",
+    "Export",
+    "constant_comment",
+    "copy_notebooks",
+    "exports",
+    "is_documentable",
+    "missing_names",
+    "packages",
+    "write_reference",
+]
 
 ROOTS = ("analysis", "toy_models")
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,16 +118,18 @@ def _defining_module(export: Export) -> ModuleType:
     stub = Path(package.__file__).with_suffix(".pyi")
     text = (stub if stub.exists() else Path(package.__file__)).read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == export.name for alias in node.names):
+        if isinstance(node, ast.ImportFrom) and any(
+            (alias.asname or alias.name) == export.name for alias in node.names
+        ):
             relative = "." * node.level + (node.module or "")
             return importlib.import_module(relative, export.home)
     return package
 
 
-def write_reference(folder: Path) -> None:
-    """Write the pages into `folder`; pages whose text has not changed are left alone, others that lie there go."""
+def write_reference(folder: Path, commands: Sequence[str] = COMMANDS) -> None:
+    """Write the pages into `folder`: pages whose text has not changed are left alone, any other file is deleted."""
     pages = {f"{name}.rst": _package_page(name) for name in packages() if _has_page(name)}
-    pages["command_line.md"] = _command_page()
+    pages["command_line.md"] = _command_page(commands)
     pages["index.md"] = _index_page()
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
@@ -185,12 +197,13 @@ def _package_page(package: str) -> str:
 
 
 def _summary(export: Export) -> str:
-    if _is_documentable(export.value):
+    if is_documentable(export.value):
         return _first_sentence(export.value.__doc__)
     return constant_comment(export)
 
 
-def _is_documentable(value: Any) -> bool:
+def is_documentable(value: Any) -> bool:
+    """Whether autodoc describes the value by its docstring: a class or a function, and not a constant."""
     return inspect.isclass(value) or inspect.isroutine(value)
 
 
@@ -208,15 +221,18 @@ def _entry(export: Export) -> Iterator[str]:
         yield f"   {constant_comment(export)}"
 
 
-def _command_page() -> str:
+def _command_page(commands: Sequence[str]) -> str:
     with ThreadPoolExecutor(2) as pool:
-        helps = list(pool.map(_help, COMMANDS))
-    sections = "".join(f"\n## `python -m {name}`\n\n```text\n{text}```\n" for name, text in zip(COMMANDS, helps, strict=True))
+        helps = list(pool.map(_help, commands))
+    sections = "".join(
+        f"\n## `python -m {name}`\n\n```text\n{text}```\n" for name, text in zip(commands, helps, strict=True)
+    )
     return f"""\
 # Command line
 
 The help of every command, as `--help` prints it. Each command exits with 0 when it is done, 1 when a run failed, 2 when
-the request is invalid and 130 when it was stopped. Results go to standard output, progress and errors to standard error.
+the request is invalid and 130 when it was stopped. Results go to standard output, progress and errors to standard
+error.
 {sections}"""
 
 

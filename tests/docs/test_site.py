@@ -1,0 +1,73 @@
+"""The documentation site builds offline without a warning, and what its pages tell readers to type exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MADE_AT_BUILD_TIME = ("_build", "reference", "notebooks")
+PAGES = sorted(
+    path for path in (ROOT / "docs").rglob("*.md") if path.relative_to(ROOT / "docs").parts[0] not in MADE_AT_BUILD_TIME
+)
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(language: str) -> list[object]:
+    return [
+        pytest.param(text, id=f"{path.relative_to(ROOT / 'docs')}-{i}")
+        for path in PAGES
+        for i, (kind, text) in enumerate(_FENCE.findall(path.read_text(encoding="utf-8")))
+        if kind == language
+    ]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = ["-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "trees"), "docs"]
+    run = subprocess.run([sys.executable, *command, str(tmp_path / "html")], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for page in ("index", "reference/analysis.laws", "notebooks/01_first_trace"):
+        assert (tmp_path / f"html/{page}.html").exists()
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+def test_python_on_the_pages_names_what_exists(code: str) -> None:
+    tree = ast.parse(code)
+    bound: dict[str, object] = {name: importlib.import_module(name) for name in ("analysis", "toy_models")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("analysis", "toy_models"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                bound[alias.asname or alias.name] = getattr(module, alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in bound:
+            getattr(bound[node.value.id], node.attr)
+
+
+@pytest.mark.parametrize("text", _blocks("toml"))
+def test_toml_on_the_pages_is_valid(text: str) -> None:
+    assert tomllib.loads(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+def test_commands_files_and_functions_on_the_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"python -m ((?:analysis|toy_models|docs)[\w.]*)", text):
+        assert importlib.util.find_spec(module.rstrip(".")), module
+    for path in re.findall(r"`((?:analysis|toy_models|docs|tests|notebooks|figures)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`((?:analysis|toy_models)\.[\w.]+)(?:\(.*?\))?`", text):
+        parts = name.rstrip(".").split(".")
+        depth = next(n for n in range(len(parts), 0, -1) if importlib.util.find_spec(".".join(parts[:n])))
+        value: object = importlib.import_module(".".join(parts[:depth]))
+        for part in parts[depth:]:
+            value = getattr(value, part)
