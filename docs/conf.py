@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 from docutils import nodes
 from pygments.lexers.special import TextLexer
@@ -15,7 +16,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import analysis  # noqa: E402
 from docs.generators.docstring_markup import field_lines, page_lines  # noqa: E402
-from docs.generators.reference_pages import copy_notebooks, missing_names, write_reference  # noqa: E402
+from docs.generators.reference_pages import copy_notebooks, exports, missing_names, write_reference  # noqa: E402
 
 project = "rlvr-dynamics"
 author = "the rlvr-dynamics contributors"
@@ -69,17 +70,19 @@ def _skip_member(app: Sphinx, what: str, name: str, value: object, skip: bool, o
     return True if (getattr(value, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
-def _module_as_code(app: Sphinx, _env: object, node: nodes.Element, content: nodes.Element) -> nodes.Element | None:
-    """A module inside a package has no entry; its name is code."""
+def _resolve_inner(app: Sphinx, env: Any, node: nodes.Element, content: nodes.Element) -> nodes.Element | None:
+    """A full name by which a docstring means something inside a package: its entry if it is exported, else code."""
     target = str(node.get("reftarget", ""))
-    return content if target.startswith(("analysis.", "toy_models.")) and _is_module(target) else None
-
-
-def _is_module(name: str) -> bool:
+    if not target.startswith(("analysis.", "toy_models.")):
+        return None
     try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is no package
-        return False
+        value = resolve_name(target)
+    except (ImportError, AttributeError):
+        return None  # which Sphinx reports
+    entry = next((export.target for export in exports() if export.value is value), None)
+    if entry is None:
+        return content
+    return env.domains.python_domain.resolve_xref(env, node["refdoc"], app.builder, "obj", entry, node, content)
 
 
 def _check_coverage(app: Sphinx, _env: object) -> None:
@@ -95,7 +98,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_lexer("mermaid", TextLexer)  # GitHub draws these; the site shows their text
     app.connect("config-inited", _write_pages)
     app.connect("autodoc-process-docstring", _repair_docstring, priority=600)  # after napoleon
-    app.connect("missing-reference", _module_as_code)
+    app.connect("missing-reference", _resolve_inner)
     app.connect("autodoc-skip-member", _skip_member)
     app.connect("env-check-consistency", _check_coverage)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
