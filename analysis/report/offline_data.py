@@ -27,8 +27,8 @@ from ..objectives import parse_objective
 from ..records.effects import statistics_of
 from ..records.hypothetical_weights import assumed_weights
 from ..records.schema import BUCKET_LABELS, BUCKETS, LAW_STATISTICS
+from ..records.token_text import decoder
 from .bands import jackknife
-from .token_text import decoder
 
 if TYPE_CHECKING:
     from ..records import Run

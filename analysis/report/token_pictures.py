@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..records.schema import BUCKET_LABELS
+from ..records.token_text import decoder
 from .bands import band
-from .token_text import decoder
 
 if TYPE_CHECKING:
     from ..records import Run

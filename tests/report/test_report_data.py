@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from analysis.records import Experiment
+from analysis.records.token_text import decoder
 from analysis.report import curves
 from analysis.report.bands import band
 from analysis.report.token_pictures import FlowData, token_picture
-from analysis.report.token_text import decoder
 from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_laws, success
 
 

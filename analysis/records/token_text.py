@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..records import Run
+    from .reader import Run
 
 __all__ = ["decoder"]
 
