@@ -10,13 +10,12 @@ from typing import Any
 from ..common.folder_lock import LOCK_FILE
 from ..errors import InterruptedRunError, UsageError
 from ..records import Run, read_run_json
-from ..records.folders import EXPERIMENT_FILE, RUN_FILE, TEMPORARY, write_json
+from ..records.folders import EXPERIMENT_FILE, RUN_FILE, TEMPORARY, TOKENIZER_FILE, write_json
 from ..records.schema import TABLES
 
-__all__ = ["ENGINE", "TOKENIZER_FILE", "finished", "remember"]
+__all__ = ["ENGINE", "finished", "remember"]
 
 ENGINE = "offline"
-TOKENIZER_FILE = "tokenizer.json"
 _OURS = (*TABLES, "commits", "state", "figures", "summary.md", "error.txt", TOKENIZER_FILE)
 
 

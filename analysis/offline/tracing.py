@@ -26,14 +26,14 @@ from ..errors import UsageError
 from ..objectives import Objective, objective_text
 from ..probes.output_heads import find_head, unwrap
 from ..records import Run, RunWriter
-from ..records.folders import make_folder
+from ..records.folders import TOKENIZER_FILE, make_folder
 from .batches import windows
 from .forward import Forward
 from .objective_requirements import check_objectives
 from .reading import BadRows, RolloutFile, read_rollouts
 from .reward_source import judged_of, verifier_of
 from .tokenization import Encoded, ModelLimits, encode_rollouts
-from .trace_folder import ENGINE, TOKENIZER_FILE, finished, remember
+from .trace_folder import ENGINE, finished, remember
 from .trace_rows import prompt_rows, rollout_rows, token_rows
 from .trace_settings import TraceSettings
 

@@ -20,6 +20,8 @@ from ..common.provenance import machine_info
 from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..records.encoding import Columns, record_batch
+from ..records.folders import TOKENIZER_FILE
+from ..records.frames import with_units
 from ..records.reader import Run, to_pandas
 from ..records.rows import (
     PromptRow,
@@ -30,7 +32,8 @@ from ..records.rows import (
     statistics_columns,
     token_rows,
 )
-from ..records.schema import arrow_schema
+from ..records.schema import TABLES, arrow_schema
+from ..records.token_text import with_token_text
 from ..records.writer import RunWriter
 from .output_heads import OutputHead
 from .record_spec import RecordSpec
@@ -78,6 +81,9 @@ class AttachedTables:
     def open(self) -> None:
         if self._folder is not None:
             self._writer = RunWriter(self._folder, run_json=self._run_json(self._folder.name))
+            backend = getattr(self._tokenizer, "backend_tokenizer", None)
+            if backend is not None:  # so that readers of the folder know the text of tokens
+                backend.save(str(self._folder / TOKENIZER_FILE))
 
     def _run_json(self, run_id: str) -> dict[str, Any]:
         made_with = machine_info()
@@ -203,6 +209,9 @@ class AttachedTables:
     def _text(self, ids: list[int]) -> str:
         return "" if self._tokenizer is None else str(self._tokenizer.decode(ids))
 
+    def _word(self, token: int) -> str | None:
+        return None if self._tokenizer is None else self._text([token])
+
     def _append(self, table: str, columns: Columns) -> None:
         batch = record_batch(table, columns)
         if batch.num_rows:
@@ -229,7 +238,9 @@ class AttachedTables:
             rows = pa.Table.from_batches(batches, schema=arrow_schema(table))
             if run is not None:
                 rows = pa.concat_tables([run.table(table, as_="arrow"), rows])
-            out[table] = to_pandas(rows)
+            if "token" in rows.column_names:
+                rows = with_token_text(rows, self._word)
+            out[table] = with_units(to_pandas(rows), TABLES[table].columns)
         return out
 
     def close(self, status: str) -> None:

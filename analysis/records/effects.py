@@ -30,6 +30,7 @@ from ..laws import (
     squeeze_boundary,
     token_prob_change,
 )
+from .frames import FLOW_COLUMNS, LAW_COLUMNS, PREDICTION_COLUMNS, with_units
 from .hypothetical_weights import assumed_weights, tensor_of
 from .schema import BUCKET_LABELS, LAW_STATISTICS, SHARES, TABLES
 
@@ -39,28 +40,38 @@ if TYPE_CHECKING:
 
 __all__ = ["context_flows", "prediction_summary", "statistics_of", "token_laws"]
 
-_KEY = ["update", "step", "rollout", "position", "epoch", "minibatch", "token"]
-_ARGMAX = ("argmax_token", "argmax_prob")
+# the columns of `tokens` that hold one value
+_SINGLE = [*(column.name for column in TABLES["tokens"].columns if column.kind not in ("ints", "floats")), "token_text"]
 
 
 def token_laws(run: Recorded, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
-    """First-order effect of each recorded token on its own context, per unit logit step.
+    """First-order effect of each recorded token on its own context, per unit logit step Δ(z/T) = w·(e_y − π).
 
-    One row per row of `tokens` (those that `where` selects): its key, `weight`, and
+    Args:
+        run: a run whose `tokens` were recorded.
+        objective: a name or an `Objective`. The weights are then those that it would have given to the recorded
+            rewards, before any normaliser of the loss: assumed, not measured. Without it they are the measured ones.
+        where: rows of `tokens`, as in `Run.table`.
 
-        dlog_prob, dprob                        of y: w‖d‖², w π_y‖d‖²
-        dentropy                                of H, in nats; = dentropy_binary + dentropy_weighted_rest
-        dentropy_binary, dentropy_weighted_rest of h(π_y) and of (1 − π_y)·H(rest)
-        dentropy_rest                           of H(rest), the alternatives among themselves
-        squeeze_boundary                        c − π_y: tokens with more mass than this move against y
-        grad_l1, grad_l2                        norms of w·(e_y − π)/T, the descent direction of the model's logits
+    Returns:
+        One row per row of `tokens`, with its columns that hold one value (log_prob, entropy, weight, token_text, …) and
 
-    The weights are the measured ones, or with `objective` (a name or an `Objective`) those that it would have given to
-    the recorded rewards, before any normaliser of the loss: assumed, not measured.
+            dlog_prob, dprob                        of y: w‖d‖², w·π_y‖d‖² with d = e_y − π
+            dentropy                                of H, in nats; = dentropy_binary + dentropy_weighted_rest
+            dentropy_binary, dentropy_weighted_rest of h(π_y) and of (1 − π_y)·H(rest)
+            dentropy_rest                           of H(rest), the alternatives among themselves
+            squeeze_boundary                        c − π_y: tokens with more mass than this move against y
+            grad_l1, grad_l2                        norms of w·(e_y − π)/T, the descent direction of the logits
 
-    Raises UsageError where no weight was measured and no objective is given, or the rewards that it needs are missing.
+        Units are in `attrs["units"]`. `weight` is float64.
+
+    Raises:
+        UsageError: no weight was measured and no objective is given, or the rewards that it needs are missing.
+
+    Example:
+        `run.laws().groupby("token_text")["dentropy"].mean()`
     """
-    rows = run.table("tokens", [*_KEY, *LAW_STATISTICS, "old_log_prob", "advantage", "weight"], where)
+    rows = run.table("tokens", _SINGLE, where)
     stats = statistics_of(rows)
     if objective is not None:
         weight = assumed_weights(run, rows, objective)
@@ -73,7 +84,7 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
         weight = tensor_of(rows["weight"])
     parts = entropy_change_parts(stats, weight, 1.0)
     norms = gradient_norms(stats, weight, temperature=run.info["temperature"])
-    derived = {
+    effects = {
         "weight": weight,
         "dlog_prob": log_prob_change(stats, weight, 1.0),
         "dprob": token_prob_change(stats, weight, 1.0),
@@ -85,7 +96,8 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
         "grad_l1": norms.l1,
         "grad_l2": norms.l2,
     }
-    return rows[_KEY].assign(**{name: values.numpy() for name, values in derived.items()})
+    laws = rows.assign(**{name: values.numpy() for name, values in effects.items()})
+    return with_units(laws, TABLES["tokens"].columns, LAW_COLUMNS)
 
 
 def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
@@ -132,7 +144,8 @@ def context_flows(run: Recorded, *, where: Any = None) -> pd.DataFrame:
     lists["law_dbucket"] = torch.where(measured[:, None], law_bucket, torch.nan).numpy()
     for name, matrix in lists.items():
         flows[name] = list(matrix)
-    return flows.merge(run.table("contexts"), on="context", how="left", validate="many_to_one")
+    flows = flows.merge(run.table("contexts"), on="context", how="left", validate="many_to_one")
+    return with_units(flows, TABLES["contexts"].columns, TABLES["flows"].columns, FLOW_COLUMNS)
 
 
 def _matrix(rows: pa.Table, name: str) -> np.ndarray:
@@ -165,13 +178,13 @@ def prediction_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
     """
     flows = in_ranges(context_flows(run), ranges)
     if flows.empty:
-        return pd.DataFrame(columns=[*_GROUP, "quantity", *_measures(*[np.empty(0)] * 3)])
+        return with_units(pd.DataFrame(columns=[column.name for column in PREDICTION_COLUMNS]), PREDICTION_COLUMNS)
     flows["weights"] = np.select([flows["weight"].isna(), flows["weight"] == 0], ["unmeasured", "zero"], "nonzero")
     out = []
     for group, rows in flows.groupby(_GROUP, dropna=False, sort=True):
         for quantity, realised, law, jvp in _quantities(rows):
             out.append(dict(zip(_GROUP, group, strict=True)) | {"quantity": quantity} | _measures(realised, law, jvp))
-    return pd.DataFrame(out)
+    return with_units(pd.DataFrame(out), PREDICTION_COLUMNS)
 
 
 def in_ranges(flows: pd.DataFrame, ranges: int) -> pd.DataFrame:

@@ -45,6 +45,7 @@ __all__ = [
 
 RUN_FILE = "run.json"
 EXPERIMENT_FILE = "experiment.json"
+TOKENIZER_FILE = "tokenizer.json"  # of a traced or attached model, for the text of tokens
 TEMPORARY = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -27,7 +28,9 @@ from .folders import (
     read_experiment,
     read_run_json,
 )
+from .frames import TOKEN_TEXT, with_units
 from .schema import TABLES, arrow_schema
+from .token_text import WordOf, with_token_text, word_of
 
 __all__ = ["Experiment", "Run", "digest", "load_trace"]
 
@@ -120,20 +123,33 @@ class Run:
         _check_table(name)
         if as_ not in _FORMS:
             raise UsageError(f"as_: expected one of {', '.join(_FORMS)}, got {as_!r}")
+        known = _columns(name, "pandas")
         for column in columns or ():
-            if column not in TABLES[name].names:
-                raise UsageError(f"columns: {name} has no column {column!r}; {nearest(column, TABLES[name].names)}")
+            if column not in known:
+                raise UsageError(f"columns: {name} has no column {column!r}; {nearest(column, known)}")
         dataset = self._dataset(name)
         if where is not None:
             dataset = dataset.filter(_expression(name, where))
-        selected = list(columns) if columns is not None else list(TABLES[name].names)
+        selected = _columns(name, as_) if columns is None else list(columns)
         if as_ == "duckdb":
+            if TOKEN_TEXT.name in selected:
+                raise UsageError("columns: expected stored columns for DuckDB, got token_text; choose pandas or arrow")
             return _duckdb(dataset, selected)
+        rows = self._read(name, dataset, selected)
+        return rows if as_ == "arrow" else with_units(to_pandas(rows), TABLES[name].columns)
+
+    def _read(self, name: str, dataset: ds.Dataset, selected: list[str]) -> pa.Table:
+        stored = [column for column in selected if column != TOKEN_TEXT.name]
+        text = len(stored) < len(selected)
         try:
-            rows = dataset.to_table(columns=selected)
+            rows = dataset.to_table(columns=[*stored, "token"] if text and "token" not in stored else stored)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise UsageError(f"{self.folder / name}: cannot be read ({error}); load it with verify=True") from error
-        return rows if as_ == "arrow" else to_pandas(rows)
+        return with_token_text(rows, self._word_of).select(selected) if text else rows
+
+    @cached_property
+    def _word_of(self) -> WordOf:
+        return word_of(self)
 
     def _dataset(self, name: str) -> ds.Dataset:
         files = [str(self.folder / part.path) for part in self._parts(name)]
@@ -213,11 +229,13 @@ class Experiment:
         """`Run.table` of every run below one another, with the columns run_id, label and seed in front."""
         if as_ not in _FORMS[:2]:
             raise UsageError(f"as_: expected pandas or arrow for an experiment, got {as_!r}; DuckDB reads single runs")
-        parts = [_named(run, run.table(name, columns, where, as_="arrow")) for run in self.runs.values()]
+        _check_table(name)
+        selected = _columns(name, as_) if columns is None else columns
+        parts = [_named(run, run.table(name, selected, where, as_="arrow")) for run in self.runs.values()]
         if not parts:
             raise UsageError(f"path: no run of the experiment in {self.folder} has started yet")
         rows = pa.concat_tables(parts)
-        return rows if as_ == "arrow" else to_pandas(rows)
+        return rows if as_ == "arrow" else with_units(to_pandas(rows), TABLES[name].columns)
 
 
 def _named(run: Run, rows: pa.Table) -> pa.Table:
@@ -257,6 +275,12 @@ def to_pandas(rows: pa.Table) -> pd.DataFrame:
         if column.null_count and column.type in nullable:
             frame[name] = column.to_pandas(types_mapper=nullable.get)
     return frame
+
+
+def _columns(name: str, form: str) -> list[str]:
+    """The columns of a table that are given where none are chosen: data frames have the text of tokens besides."""
+    stored = list(TABLES[name].names)
+    return [*stored, TOKEN_TEXT.name] if form == "pandas" and "token" in stored else stored
 
 
 def _check_table(name: str) -> None:

@@ -7,6 +7,7 @@ its folder, or a stand-in that holds the same tables in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
 import pandas as pd
@@ -16,6 +17,10 @@ __all__ = ["Recorded"]
 
 class Recorded(Protocol):
     """A run as its tables and its run.json; `Run` is one."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
 
     @property
     def info(self) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@ metadata; a change to a column goes with a new version.
 
 Conventions. A value belongs to the parameters *before* the update that it is filed under. `step` counts rollout
 batches, `update` counts optimiser updates over the whole run (skipped ones included); `rollout` indexes the global
-batch of its step. Statistics are of the policy's law softmax(logits / T) at the training temperature T: what updates
-differentiate, whatever truncates the law that rollouts are drawn from. Positions, ranks and groups count from 0.
+batch of its step. Statistics are of the policy's distribution softmax(logits / T) at the training temperature T, which
+updates differentiate, whatever truncates the distribution of rollouts. Positions, ranks and groups count from 0.
 Entropies are in nats. Floats are float32 unless the column says otherwise.
 """
 
@@ -71,7 +71,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "schema_version": ("version of this schema", False),
     "run_id": ("name of the run and of its folder", True),
     "label": ("name of its method in tables and figures", True),
-    "engine": ("what trained: small, trl, verl, attach (a loop of one's own) or offline", True),
+    "engine": ("what recorded it: small (the built-in loop), trl, verl, attach (your own loop) or offline", True),
     "status": ("running, complete, interrupted or diverged", False),
     "recipe": ("the resolved recipe, every field; null where there was none", True),
     "hash": ("hash of the resolved recipe; null where there was none", True),
@@ -82,7 +82,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "inputs": ("path and SHA-256 of each file of prompts and of the verifier's source, by field", False),
     "verifier": ("the verifier of responses as text, with the versions that its verdicts depend on", False),
     "base_sha256": ("hash of the weights that the run started from", False),
-    "versions": ("versions of this library and of what it stands on", False),
+    "versions": ("versions of this library and of its dependencies", False),
     "git_commit": ("commit of the source tree, where there is one", False),
     "machine": ("processor and operating system", False),
     "threads": ("intra-op threads", False),
@@ -90,7 +90,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "dtype": ("dtype of parameters and updates", False),
     "record": ("what was recorded, and how often", False),
     "trace": (
-        "of an offline trace: columns of the file, what was asked for, objectives of the summary, rows left out",
+        "of an offline trace: columns of the file, its options, objectives of the summary, rows left out",
         False,
     ),
     "created": ("when the run was started", False),
@@ -134,7 +134,7 @@ _STEP = _c("step", "int32", "rollout batch; offline that of the file, 0 where it
 _ROLLOUT = _c(
     "rollout",
     "int32",
-    "index in the global batch of the step, whatever the rank; offline: row of the file, broken lines apart",
+    "index in the global batch of the step, whatever the rank; offline: row of the file, invalid lines included",
 )
 _POSITION = _c("position", "int32", "index in the response")
 _WEIGHT_DOC = "−∂L_update/∂log π_y as measured by a hook, regularisers apart; null where no gradient was seen"
@@ -196,7 +196,7 @@ TOKENS = Table(
         _c(
             "sampling_log_prob",
             "float32",
-            "log q_y under the law q that sampled it: temperature, top-k and top-p "
+            "log q_y under the distribution q that sampled it: temperature, top-k and top-p "
             "applied, renormalised, as the sampler saw it",
             "nats",
             null=True,
@@ -204,7 +204,7 @@ TOKENS = Table(
         _c(
             "kept_mass",
             "float32",
-            "Σ π over the tokens that top-k and top-p left there (1 without them), π the policy "
+            "Σ π over the tokens that top-k and top-p kept there (1 without them), π the policy "
             "that sampled: sampling_log_prob + log kept_mass = log π_y",
             null=True,
         ),
@@ -227,7 +227,7 @@ TOKENS = Table(
         _c("token_rank", "int32", "rank of y, 0 the most probable; ties by the lower id", null=True),
         _c("advantage", "float32", "A of the token", null=True),
         _c("ratio", "float32", "π_y / π_old,y", null=True),
-        _c("clip", "int8", "where the clip bound: −1 below, 0 not, +1 above", null=True),
+        _c("clip", "int8", "whether the clip was active: −1 below, 0 not, +1 above", null=True),
         _c("weight", "float32", _WEIGHT_DOC, null=True),
         _c(
             "entropy_weight",
@@ -349,9 +349,9 @@ UPDATES = Table(
         _c("param_step_norm", "float64", "‖θ' − θ‖₂"),
         _c("ratio_mean_pos", "float64", "mean of π/π_old over tokens of rewarded rows", null=True),
         _c("ratio_mean_neg", "float64", "the same for unrewarded rows", null=True),
-        _c("clip_low_pos", "float64", "share of tokens of rewarded rows clipped below", null=True),
+        _c("clip_low_pos", "float64", "fraction of tokens of rewarded rows clipped below", null=True),
         _c("clip_low_neg", "float64", "the same for unrewarded rows", null=True),
-        _c("clip_high_pos", "float64", "share of tokens of rewarded rows clipped above", null=True),
+        _c("clip_high_pos", "float64", "fraction of tokens of rewarded rows clipped above", null=True),
         _c("clip_high_neg", "float64", "the same for unrewarded rows", null=True),
         _c("weight_sum_pos", "float64", "Σ of weights over tokens of rewarded rows", null=True),
         _c("weight_sum_neg", "float64", "the same for unrewarded rows", null=True),
@@ -371,16 +371,16 @@ STEPS = Table(
         _c("n_rollouts", "int32", "rollouts sampled"),
         _c("n_updates", "int32", "optimiser updates made from them, skipped ones not counted"),
         _c("reward_mean", "float64", "mean reward (after verifier noise)"),
-        _c("correct_ratio", "float64", "share of correct rollouts (the paper's Fig. 4c)"),
-        _c("fully_solved_ratio", "float64", "share of prompts with every rollout correct (Fig. 4d)"),
-        _c("none_solved_ratio", "float64", "share of prompts with no rollout correct"),
+        _c("correct_ratio", "float64", "fraction of correct rollouts (the paper's Fig. 4c)"),
+        _c("fully_solved_ratio", "float64", "fraction of prompts with every rollout correct (Fig. 4d)"),
+        _c("none_solved_ratio", "float64", "fraction of prompts with no rollout correct"),
         _c("length_pos", "float64", "mean length of rewarded responses", "tokens", null=True),
         _c("length_neg", "float64", "mean length of unrewarded responses", "tokens", null=True),
         _c("entropy_own", "float64", "mean H of the policy, softmax(z / T), over the sampled tokens", "nats"),
         _c(
             "entropy_rollout",
             "float64",
-            "the same of the law that was sampled from: entropy_own unless top-k or top-p truncates it",
+            "the same of the distribution that was sampled from: entropy_own unless top-k or top-p truncates it",
             "nats",
             null=True,
         ),
@@ -393,9 +393,9 @@ STEPS = Table(
         _c(
             "rollout_kl",
             "float64",
-            "mean over the sampled tokens of log(q_y / π_y) = −log kept_mass, which is KL of "
-            "the law sampled from to the policy; 0 without truncation. Updates differentiate "
-            "the policy's law, so their mean is biased where this is not 0",
+            "mean over the sampled tokens of log(q_y / π_y) = −log kept_mass, which is the KL of the distribution "
+            "sampled from to the policy's; 0 without truncation. Updates differentiate the policy's distribution, so "
+            "their mean is biased where this is not 0",
             "nats",
             null=True,
         ),
@@ -405,23 +405,23 @@ STEPS = Table(
 EVALS = Table(
     "evals",
     ("step", "prompt_id", "temperature", "top_p", "top_k"),
-    "one prompt under one law at one evaluation; step s is the policy after s rollout batches, 0 the base. All but "
-    "greedy_correct is of the row's law, truncated and renormalised step by step",
+    "one prompt under one sampling distribution at one evaluation; step s is the policy after s rollout batches, 0 the "
+    "base. All but greedy_correct is of the row's distribution, truncated and renormalised at each token",
     (
         _STEP,
         _c("update", "int32", "optimiser updates made until then, skipped ones not counted"),
         _c("prompt_id", "str", "which prompt"),
         _c("split", "str", "validation (for matching) or test (for reporting)"),
-        _c("temperature", "float64", "temperature of the evaluated law"),
-        _c("top_p", "float64", "nucleus of the evaluated law, 1 for none"),
-        _c("top_k", "int32", "the evaluated law keeps the k most probable tokens, 0 for all; before top_p"),
+        _c("temperature", "float64", "temperature of the evaluated distribution"),
+        _c("top_p", "float64", "nucleus of the evaluated distribution, 1 for none"),
+        _c("top_k", "int32", "the evaluated distribution keeps the k most probable tokens, 0 for all; before top_p"),
         _c("p", "float64", "exact success probability", null=True),
         _c("n", "int32", "samples drawn at this temperature", null=True),
         _c("c", "int32", "correct among them", null=True),
         _c(
             "effective_solutions",
             "float64",
-            "exp of the entropy of the law given correct; null where it reaches no correct response",
+            "exp of the entropy of the distribution over correct responses; null where it reaches none",
             null=True,
         ),
         _c("mode_mass", "float64", "exact probability of the tokens that the task's named mode opens with", null=True),
@@ -455,25 +455,27 @@ NOISE = Table(
         _c("prompts", "int32", "how many prompts"),
         _c("group_size", "int32", "responses to each of them in a replicate"),
         _c("replicates", "int32", "independent batches of rollouts"),
-        _c("temperature", "float64", "of the law that is sampled and differentiated"),
+        _c("temperature", "float64", "of the distribution that is sampled and differentiated"),
         _c(
             "expected",
             "float64",
-            "a, where the estimator's expectation is a·∇p as long as rollouts are drawn from the "
-            "law that is differentiated; null for GRPO, whose is no multiple",
+            "a, where the estimator's expectation is a·∇p as long as rollouts are drawn from the distribution that is "
+            "differentiated; null for GRPO, whose expectation is not a multiple of ∇p",
             null=True,
         ),
-        *_with_se("projection", "⟨g, ∇p⟩/‖∇p‖² of the mean estimate g: a, unless rollouts are drawn from another law"),
+        *_with_se(
+            "projection", "⟨g, ∇p⟩/‖∇p‖² of the mean estimate g: a, unless rollouts are drawn from another distribution"
+        ),
         *_with_se("variance", "trace of the covariance of g times its number of rollouts: per rollout"),
         *_with_se("distance", "mean ‖g − a∇p‖² times the number of rollouts: the variance, and any bias"),
         *_with_se(
             "noise_to_signal",
-            "variance over the squared norm of the expectation along ∇p: so many rollouts "
-            "make the signal as large as the noise",
+            "variance over the squared norm of the expectation along ∇p: the number of rollouts "
+            "that makes the signal as large as the noise",
             "rollouts",
         ),
         *_with_se("noise_ratio", "noise_to_signal over that of PSR; for NSR the ratio of their variances"),
-        *_with_se("cosine", "cosine of the expectation with ∇p, freed of noise: may exceed 1"),
+        *_with_se("cosine", "cosine of the expectation with ∇p, corrected for noise: may exceed 1"),
         *_with_se("cosine_batch", "mean cosine of one replicate's g with ∇p"),
     ),
 )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .effects import context_flows, in_ranges, median_or_nan, r_squared, slope
+from .frames import SHARES_COLUMNS, with_units
 from .schema import SHARES
 
 if TYPE_CHECKING:
@@ -31,22 +32,6 @@ VIEWS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 _GROUP = ["first_update", "last_update", "kind", "sign"]
-_COLUMNS = [
-    *_GROUP,
-    "quantity",
-    "n",
-    "realised_mean",
-    "realised_median_abs",
-    "jvp_mean",
-    "jvp_r2",
-    "jvp_slope",
-    "view",
-    "part",
-    "mean",
-    "net",
-    "projected",
-    "absolute",
-]
 
 
 def view(shares: np.ndarray, name: str) -> dict[str, np.ndarray]:
@@ -98,7 +83,7 @@ def shares_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
                 "jvp_slope": slope(whole, realised),
             }
             out += [common | {"view": name} | part for name in VIEWS for part in _parts(view(shares, name))]
-    return pd.DataFrame(out, columns=_COLUMNS)
+    return with_units(pd.DataFrame(out, columns=[column.name for column in SHARES_COLUMNS]), SHARES_COLUMNS)
 
 
 def _parts(parts: dict[str, np.ndarray]) -> list[dict[str, Any]]:

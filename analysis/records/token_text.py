@@ -3,31 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from .reader import Run
+import numpy as np
+import pyarrow as pa
 
-__all__ = ["decoder"]
+from .folders import TOKENIZER_FILE
+from .frames import TOKEN_TEXT
+from .recorded import Recorded
+
+__all__ = ["WordOf", "decoder", "with_token_text", "word_of"]
 
 Decode = Callable[[Sequence[int]], str]
+WordOf = Callable[[int], str | None]  # token id -> its text, None where it is not known
 
 
-def decoder(run: Run) -> Decode:
-    """Text of token ids. Without a tokenizer in the run folder, its own or its checkpoint's, recorded texts that have
-    one word a token serve as the vocabulary; an id that none of them holds reads `#id`."""
-    places = (run.folder / "checkpoints" / "final" / "tokenizer.json", run.folder / "tokenizer.json")
-    file = next((file for file in places if file.is_file()), None)
-    if file is not None:
-        from tokenizers import Tokenizer
+def decoder(run: Recorded) -> Decode:
+    """Text of token ids.
 
-        tokenizer = Tokenizer.from_file(str(file))
+    Without a tokenizer in the run folder, its own or its checkpoint's, recorded texts that have one word a token serve
+    as the vocabulary; an id that none of them holds reads `#id`.
+    """
+    tokenizer = _tokenizer(run.folder)
+    if tokenizer is not None:
         return lambda ids: str(tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
     words = _recorded_words(run)
     return lambda ids: " ".join(words.get(int(i), f"#{int(i)}") for i in ids)
 
 
-def _recorded_words(run: Run) -> dict[int, str]:
+def word_of(run: Recorded) -> WordOf:
+    """Text of one token id, by the same sources as `decoder`; None for an id that they do not hold."""
+    tokenizer = _tokenizer(run.folder)
+    if tokenizer is None:
+        return _recorded_words(run).get
+    return lambda i: None if tokenizer.id_to_token(i) is None else str(tokenizer.decode([i], skip_special_tokens=False))
+
+
+def with_token_text(rows: pa.Table, word: WordOf) -> pa.Table:
+    """`rows`, which have the column `token`, with the text of each token as the last column.
+
+    >>> rows = pa.table({"token": [3, 4, 3]})
+    >>> with_token_text(rows, {3: "a"}.get).column("token_text").to_pylist()
+    ['a', None, 'a']
+    """
+    ids, places = np.unique(rows.column("token").to_numpy(), return_inverse=True)
+    texts = pa.array([word(int(i)) for i in ids], pa.string()).take(pa.array(places))
+    return rows.append_column(pa.field(TOKEN_TEXT.name, pa.string(), metadata={"doc": TOKEN_TEXT.doc}), texts)
+
+
+def _tokenizer(folder: Path) -> Any | None:
+    places = (folder / "checkpoints" / "final" / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    file = next((file for file in places if file.is_file()), None)
+    if file is None:
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
+
+
+def _recorded_words(run: Recorded) -> dict[int, str]:
     words: dict[int, str] = {}
     for table, ids, text in (("prompts", "token_ids", "text"), ("rollouts", "response_ids", "response_text")):
         rows = run.table(table, [ids, text])
