@@ -119,7 +119,7 @@ class TestRun:
         assert trace.main(["--run", "tiny", "--quiet", "--out", "x"]) == 1
         out, err = capsys.readouterr()
         assert err == (
-            "psr-seed0 failed: no luck (more in x/psr-seed0/error.txt)\nwhen that is mended, go on with\n"
+            "psr-seed0 failed: no luck (more in x/psr-seed0/error.txt)\nfix the cause, then resume with\n"
             "  python -m analysis.trace --resume x\n"
         )
         assert "table of" in out
@@ -153,7 +153,7 @@ class TestResume:
 
     def test_unfinished_needs_it(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert trace.main(["--run", "tiny", "--quiet"]) == 2
-        assert f"go on with\n  python -m analysis.trace --resume {folder}\n" in capsys.readouterr().err
+        assert f"resume it with\n  python -m analysis.trace --resume {folder}\n" in capsys.readouterr().err
 
     @pytest.mark.parametrize("how", ["folder", "alone", "with run", "with run and folder", "with out"])
     def test_goes_on(self, folder: Path, how: str) -> None:
@@ -236,11 +236,11 @@ class TestUsage:
 
     def test_interrupt(self, train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         def stop(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt("stopped; go on with\n  this")
+            raise KeyboardInterrupt("stopped; resume with\n  this")
 
         monkeypatch.setattr(experiment, "run", stop)
         assert trace.main(["--run", "tiny"]) == 130
-        assert capsys.readouterr().err == "stopped; go on with\n  this\n"
+        assert capsys.readouterr().err == "stopped; resume with\n  this\n"
 
 
 class TestWithoutRunning:

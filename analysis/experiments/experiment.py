@@ -64,7 +64,7 @@ class RunFailedError(RuntimeError):
             first, *_ = outcome.message.strip().splitlines() or [outcome.kind]
             more = folder / run_id / "error.txt"
             lines.append(f"{run_id} failed: {first}" + (f" (more in {more})" if more.exists() else ""))
-        super().__init__("\n".join([*lines, "when that is mended, go on with", f"  {resume_command(folder)}"]))
+        super().__init__("\n".join([*lines, "fix the cause, then resume with", f"  {resume_command(folder)}"]))
 
 
 def run(
@@ -212,7 +212,7 @@ def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: 
     state = folder_state(folder, recipe)
     if state == "unfinished" and not resume:
         raise InterruptedRunError(
-            f"out: {folder} holds an unfinished experiment of this recipe; go on with\n"
+            f"out: {folder} holds an unfinished experiment of this recipe; resume it with\n"
             f"  {resume_command(folder)}\nor start anew with --force"
         )
     if state == "absent":
@@ -305,4 +305,4 @@ def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
 
 
 def _go_on(folder: Path) -> str:
-    return f"stopped; go on with\n  {resume_command(folder)}"
+    return f"stopped; resume with\n  {resume_command(folder)}"

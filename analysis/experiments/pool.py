@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import selectors
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from toy_models.child_process import ChildProcess
 
 from ..common.stop_requests import StopRequests
 from ..errors import UsageError
@@ -23,13 +20,8 @@ from ..records.folders import read_run_json
 
 __all__ = ["Job", "Outcome", "run_jobs"]
 
-_START = (
-    "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
-)
 _POLL_SECONDS = 0.2
 _END_SECONDS = 0.005  # between a process's closing of its output and its end
-_ERROR_TAIL = 4000  # characters of a dead process's stderr that are kept
-_MESSAGES = ({"event"}, {"status"}, {"error", "kind"})  # see `worker`
 _OUT_OF_MEMORY = ": perhaps out of memory; --workers 1 needs less, fewer rollout.prompts or smaller minibatches too"
 FINAL = ("complete", "diverged")  # statuses of a run that is done
 
@@ -43,10 +35,16 @@ class Job:
     resume: bool
     train: str
 
-    def to_json(self) -> str:
-        """The line that the worker reads."""
-        data = {"config": config_to_dict(self.run.config), "run_id": self.run.run_id, "label": self.run.label}
-        return json.dumps(data | {"folder": str(self.folder), "resume": self.resume, "train": self.train}) + "\n"
+    def to_json(self) -> dict[str, Any]:
+        """What the worker is sent."""
+        return {
+            "config": config_to_dict(self.run.config),
+            "run_id": self.run.run_id,
+            "label": self.run.label,
+            "folder": str(self.folder),
+            "resume": self.resume,
+            "train": self.train,
+        }
 
 
 @dataclass(frozen=True)
@@ -59,47 +57,27 @@ class Outcome:
 
 
 @dataclass(eq=False)
-class _Process:
+class _Worker:
     job: Job
-    popen: subprocess.Popen[bytes]
-    stderr: IO[bytes]
-    data: bytes = b""
-    closed: bool = False  # its output; that of a process which is gone may stay open in one that it forked
+    child: ChildProcess
     outcome: Outcome | None = None
-    last: dict[str, Any] = field(default_factory=dict)
-
-    def ask_to_stop(self) -> None:
-        assert self.popen.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.popen.stdin.write(b"stop\n")
-            self.popen.stdin.flush()
-
-    def messages(self) -> list[dict[str, Any]]:
-        """What has arrived since the last call, without what something else has written there."""
-        assert self.popen.stdout is not None
-        with contextlib.suppress(BlockingIOError):
-            while not self.closed:
-                piece = os.read(self.popen.stdout.fileno(), 65536)
-                self.data += piece
-                self.closed = not piece
-        *lines, self.data = self.data.split(b"\n")
-        return [message for line in lines if (message := _message(line)) is not None]
+    last: dict[str, Any] = field(default_factory=dict)  # event
 
     def end(self) -> Outcome:
         """How the process, which is gone, has ended: explained here where it did not do so itself."""
-        code = self.popen.returncode
         if self.outcome is None and (status := self._final_status()) is not None:
             self.outcome = Outcome(status)
         if self.outcome is None:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            code = self.child.exit_status or 0
+            how = "was killed by" if code < 0 else "ended with"
             where = f" in step {self.last['step']}" if "step" in self.last else ""
             hint = _OUT_OF_MEMORY if code == -signal.SIGKILL else ""
-            self.outcome = Outcome("failed", f"its process {how}{where}{hint}", "ProcessDied")
-            self.stderr.seek(0)
-            tail = self.stderr.read().decode(errors="replace")[-_ERROR_TAIL:]
+            message = f"its process {how} {self.child.ending}{where}{hint}"
+            self.outcome = Outcome("failed", message, "ProcessDied")
             with contextlib.suppress(OSError):
                 self.job.folder.mkdir(parents=True, exist_ok=True)
-                (self.job.folder / "error.txt").write_text(f"{self.outcome.message}\n{tail}", encoding="utf-8")
+                text = f"{message}\n{self.child.error_tail()}"
+                (self.job.folder / "error.txt").write_text(text, encoding="utf-8")
         return self.outcome
 
     def _final_status(self) -> str | None:
@@ -108,16 +86,6 @@ class _Process:
             status = read_run_json(self.job.folder).get("status")
             return status if status in FINAL else None
         return None
-
-    def close(self) -> None:
-        """Kill the process, where it still is, and whatever it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait()
-        for stream in (self.popen.stdin, self.popen.stdout, self.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                if stream is not None:
-                    stream.close()
 
 
 def run_jobs(
@@ -130,93 +98,70 @@ def run_jobs(
     outcome as phase for each job. Whatever is raised here (by a callback, say), no process is left behind.
     """
     waiting = list(reversed(jobs))
-    running: list[_Process] = []
+    running: list[_Worker] = []
     outcomes: dict[str, Outcome] = {}
     asked = False
     with selectors.DefaultSelector() as selector:
         try:
             while running or (waiting and not requests.count):
                 while waiting and len(running) < workers and not requests.count:
-                    process = _start(waiting.pop())
-                    running.append(process)
-                    assert process.popen.stdout is not None
-                    selector.register(process.popen.stdout, selectors.EVENT_READ, process)
-                    on_event(_named(process.job, {"phase": "start", "steps": process.job.run.config.steps}))
-                ended = [process for process in running if process.popen.poll() is not None]
-                spoken = [key.data for key, _ in selector.select(_wait_seconds(running, ended))]
-                for process in dict.fromkeys(spoken + ended):
-                    for message in process.messages():
-                        _take(process, message, on_event)
-                    if (process.closed or process in ended) and process.popen.stdout in selector.get_map():
-                        selector.unregister(process.popen.stdout)
-                    if process in ended:
-                        running.remove(process)
-                        outcome = process.end()
-                        process.close()
-                        outcomes[process.job.run.run_id] = outcome
-                        on_event(_named(process.job, {"phase": outcome.status, "error": outcome.message}))
+                    worker = _start(waiting.pop())
+                    running.append(worker)
+                    selector.register(worker.child, selectors.EVENT_READ, worker)
+                    on_event(_named(worker.job, {"phase": "start", "steps": worker.job.run.config.steps}))
+                ended = [worker for worker in running if worker.child.exit_status is not None]
+                heard = [key.data for key, _ in selector.select(_wait_seconds(running, ended))]
+                for worker in dict.fromkeys(heard + ended):
+                    for message in worker.child.receive():
+                        _note(worker, message, on_event)
+                    if (worker.child.closed or worker in ended) and worker.child in selector.get_map():
+                        selector.unregister(worker.child)
+                    if worker in ended:
+                        running.remove(worker)
+                        outcome = worker.end()
+                        worker.child.close()
+                        outcomes[worker.job.run.run_id] = outcome
+                        on_event(_named(worker.job, {"phase": outcome.status, "error": outcome.message}))
                 if requests.count and not asked:
                     asked = True
-                    for process in running:
-                        process.ask_to_stop()
-                        on_event(_named(process.job, {"phase": "stopping", "note": "Ctrl-C again kills it"}))
+                    for worker in running:
+                        worker.child.send("stop")
+                        on_event(_named(worker.job, {"phase": "stopping", "note": "Ctrl-C again kills it"}))
                 if requests.count > 1:
                     break
         finally:
-            for process in running:
-                process.close()
-    stopped = [process.job for process in running] + waiting
+            for worker in running:
+                worker.child.close()
+    stopped = [worker.job for worker in running] + waiting
     return outcomes | {job.run.run_id: Outcome("interrupted") for job in stopped}
 
 
-def _start(job: Job) -> _Process:
+def _start(job: Job) -> _Worker:
     threads = str(job.run.config.threads)
-    environment = os.environ | {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
     with contextlib.suppress(OSError):
         (job.folder / "error.txt").unlink(missing_ok=True)
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-    popen = subprocess.Popen(
-        # the parent's own import path: the folder that it runs in may hold another package of our name
-        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), "analysis.experiments.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=environment,
-        start_new_session=True,  # Ctrl-C reaches the parent only
+    child = ChildProcess(
+        "analysis.experiments.worker",
+        environment={f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")},
     )
-    assert popen.stdin is not None
-    assert popen.stdout is not None
-    os.set_blocking(popen.stdout.fileno(), False)
-    process = _Process(job, popen, stderr)
-    with contextlib.suppress(BrokenPipeError):  # it died at once; its closed output tells
-        popen.stdin.write(job.to_json().encode())
-        popen.stdin.flush()
-    return process
+    child.send(job.to_json())
+    return _Worker(job, child)
 
 
-def _take(process: _Process, message: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
+def _note(worker: _Worker, message: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:
     if "event" in message:
-        process.last = message["event"]
-        on_event(_named(process.job, message["event"]))
+        worker.last = message["event"]
+        on_event(_named(worker.job, message["event"]))
     elif "status" in message:
-        process.outcome = Outcome(message["status"], process.last.get("error", ""))
+        worker.outcome = Outcome(message["status"], worker.last.get("error", ""))
     else:
-        process.outcome = Outcome("failed", message["error"], message["kind"])
+        worker.outcome = Outcome("failed", message["error"], message["kind"])
 
 
-def _wait_seconds(running: list[_Process], ended: list[_Process]) -> float:
+def _wait_seconds(running: list[_Worker], ended: list[_Worker]) -> float:
     if ended:
         return 0.0
-    return _END_SECONDS if any(process.closed for process in running) else _POLL_SECONDS
-
-
-def _message(line: bytes) -> dict[str, Any] | None:
-    """A line of the worker's output; None for what something else has written there."""
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) and message.keys() in _MESSAGES else None
+    return _END_SECONDS if any(worker.child.closed for worker in running) else _POLL_SECONDS
 
 
 def _named(job: Job, event: dict[str, Any]) -> dict[str, Any]:

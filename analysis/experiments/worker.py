@@ -1,9 +1,9 @@
-"""The process of one run: reads a job from its standard input, trains, and reports on its standard output.
+"""The process of one run: reads a job from its standard input, trains, and reports to its parent.
 
-Input is one line of JSON (`pool.Job.to_json`), then perhaps a line `stop`: end after the present step. The input stays
-open as long as the parent lives; its end means that the parent is gone, and so the process leaves at once. Output is
-one JSON object a line: `{"event": …}` for progress, and last `{"status": …}` or `{"error": …}`. A process of its own
-through `python -c` rather than multiprocessing, so that scripts without a main guard and notebooks can start runs.
+It is started through `toy_models.child_process`. Its input is one line of JSON (`pool.Job.to_json`), then perhaps a
+line with "stop": end after the present step. The input stays open as long as the parent lives; its end means that the
+parent is gone, and so the process leaves at once. What it sends are dicts: `{"event": …}` for progress, and last
+`{"status": …}`, or `{"error": …, "kind": …}`.
 """
 
 from __future__ import annotations
@@ -19,28 +19,26 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from toy_models.child_process import Send
+
 __all__ = ["main"]
 
 _LOCK_SECONDS = 60  # what a process of an earlier parent, killed a moment ago, may take to go
 
 
-def main() -> None:
+def main(send_to_parent: Send) -> None:
     """Run the job on standard input; the exit status is 0 whenever the outcome was reported."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     faulthandler.enable()
-    channel = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not break the protocol
     first, rest = _read_line()
     job = json.loads(first)
     threading.Thread(target=_watch, args=(stop, rest), daemon=True).start()
 
     def send(message: dict[str, Any]) -> None:
-        data = (json.dumps(message) + "\n").encode()
         try:
-            while data:  # a signal may cut a long write short
-                data = data[os.write(channel, data) :]
+            send_to_parent(message)
         except BrokenPipeError:
             _leave()
 
@@ -57,7 +55,7 @@ def main() -> None:
         send({"error": str(error) or type(error).__name__, "kind": type(error).__name__})
 
 
-def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Any) -> str:
+def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Send) -> str:
     from filelock import FileLock, Timeout
 
     from ..recipes.config import config_from_dict

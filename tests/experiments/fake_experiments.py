@@ -13,7 +13,7 @@ from analysis.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 30.0
-FAILED = r"^psr-seed0 failed: {} \(more in .*error\.txt\)\nwhen that is mended, go on with\n  python .* --resume \S+$"
+FAILED = r"^psr-seed0 failed: {} \(more in .*error\.txt\)\nfix the cause, then resume with\n  python .* --resume \S+$"
 
 
 def go(recipe: Recipe, train: str = "complete", **options: Any) -> Any:

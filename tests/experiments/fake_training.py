@@ -65,13 +65,6 @@ def silent(config: Any, folder: Path, **job: Any) -> str:
     raise AssertionError
 
 
-def noisy(config: Any, folder: Path, **job: Any) -> str:
-    for line in (b"\n", b"hello\n", b"3\n", b'{"who": 1}\n', b"\xff\xfe\n", b"[" * 100_000 + b"\n"):
-        for channel in _channels():
-            os.write(channel, line)
-    return _go(config, folder, "complete", **job)
-
-
 def forking(config: Any, folder: Path, **job: Any) -> str:
     def helper() -> None:
         if (pid := os.fork()) == 0:

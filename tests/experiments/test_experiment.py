@@ -273,7 +273,7 @@ class TestSignals:
         monkeypatch.setattr("analysis.experiments.experiment.ensure_base", ensure)
         recipe = recipe.set(**{"policy.base": "tiny"})
         events: list[dict[str, Any]] = []
-        with pytest.raises(KeyboardInterrupt, match="stopped; go on with"):
+        with pytest.raises(KeyboardInterrupt, match="stopped; resume with"):
             go(recipe, callbacks=[events.append])
         (event,) = events
         assert event == {"run_id": None, "label": "base tiny", "phase": "pretrain", "step": 1, "steps": 10, "loss": 2.5}
