@@ -24,7 +24,7 @@ from analysis.evaluation import (
 from tests.evaluation.conftest import END, gpt2, path_prompts
 from tests.evaluation.test_matching import evals
 from tests.evaluation.test_policy_evaluation import SumTask, generator, make_policy, run
-from tests.reference.truncation_slow import entropy_of, law_of, log_of
+from tests.reference.truncation_slow import distribution_of, entropy_of, log_of
 from toy_models import sample
 
 TRUNCATIONS = [{"top_k": 6}, {"top_p": 0.8}, {"top_k": 12, "top_p": 0.9}, {"top_k": 99}]
@@ -36,7 +36,7 @@ def dense(model, prompt, response, **params) -> float:
     for t, token in enumerate(response):
         with torch.no_grad():
             z = model(input_ids=torch.tensor([[*prompt, *response[:t]]])).logits[0, -1].tolist()
-        total += log_of(law_of(z, **params)[token])
+        total += log_of(distribution_of(z, **params)[token])
     return total
 
 
@@ -153,7 +153,9 @@ def test_a_row_is_of_its_law_but_for_greedy_decoding():
 
     def of(prefix, temperature):
         with torch.no_grad():
-            return law_of(policy.model(input_ids=torch.tensor([prefix])).logits[0, -1].tolist(), temperature, **params)
+            return distribution_of(
+                policy.model(input_ids=torch.tensor([prefix])).logits[0, -1].tolist(), temperature, **params
+            )
 
     for row, (prompt, temperature) in enumerate(itertools.product(prompts, (1.0, 0.6))):
         distributions = [

@@ -1,4 +1,4 @@
-"""Truncated laws by the book: one token at a time, in 60-digit arithmetic, over plain lists."""
+"""Truncated distributions by their definition: one token at a time, in 60-digit arithmetic, over plain lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ctx = MPContext()
 ctx.dps = 60
 
 
-def law_of(logits: Sequence[float], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> list:
+def distribution_of(logits: Sequence[float], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> list:
     """Temperature, then the top_k most probable tokens, then the fewest of these that hold top_p of their mass."""
     weights = [ctx.exp(ctx.mpf(z) / ctx.mpf(temperature)) for z in logits]
     best_first = sorted(range(len(logits)), key=lambda v: (-logits[v], v))
@@ -32,8 +32,8 @@ def margin(logits: Sequence[float], temperature: float, top_k: int, top_p: float
     return min(float(abs(ctx.fsum(weights[:n]) / total - ctx.mpf(top_p))) for n in range(1, len(weights) + 1))
 
 
-def entropy_of(law: Sequence) -> float:
-    return float(-ctx.fsum(p * ctx.log(p) for p in law if p > 0))
+def entropy_of(distribution: Sequence) -> float:
+    return float(-ctx.fsum(p * ctx.log(p) for p in distribution if p > 0))
 
 
 def log_of(probability: object) -> float:

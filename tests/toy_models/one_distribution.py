@@ -1,4 +1,4 @@
-"""A model that knows one law."""
+"""A model whose logits do not depend on the context."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class OneLaw(torch.nn.Module):
+class OneDistribution(torch.nn.Module):
     """Logits that do not depend on the context, in the interface of transformers."""
 
     device = torch.device("cpu")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.reference.truncation_slow import entropy_of, law_of, log_of
-from tests.toy_models.one_distribution import OneLaw
+from tests.reference.truncation_slow import distribution_of, entropy_of, log_of
+from tests.toy_models.one_distribution import OneDistribution
 from tests.toy_models.random_models import random_model
 from toy_models import Policy, Samples, get_task, sample
 from toy_models.sampling import _next_tokens
@@ -30,13 +30,13 @@ def naive(
     model: Any, prompt: list[int], draws: torch.Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> tuple[list[int], list[list[float]]]:
     """One row, one token at a time, a whole forward pass for each, in Python numbers: the tokens, and under the
-    policy's and the truncated law the log-prob of each and the entropy."""
+    policy's and the truncated distribution the log-prob of each and the entropy."""
     ids, values = list(prompt), []
     for u in draws.tolist():
         with torch.no_grad():
             z = model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
-        policy = law_of(z, temperature or 1.0)
-        truncated = law_of(z, temperature or 1.0, top_k, top_p)
+        policy = distribution_of(z, temperature or 1.0)
+        truncated = distribution_of(z, temperature or 1.0, top_k, top_p)
         if temperature == 0.0:
             token = max(range(len(z)), key=z.__getitem__)
         else:
@@ -47,7 +47,9 @@ def naive(
                 if mass > u:
                     break
         ids.append(token)
-        values.append([f for law in (policy, truncated) for f in (log_of(law[token]), entropy_of(law))])
+        values.append(
+            [f for distribution in (policy, truncated) for f in (log_of(distribution[token]), entropy_of(distribution))]
+        )
         if token == END:
             break
     return ids[len(prompt) :], values
@@ -86,7 +88,7 @@ def test_equals_one_forward_pass_per_token(
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.05), (0, 0.5), (0, 0.9), (3, 1.0), (8, 0.8)])
-def test_truncated_laws(top_k: int, top_p: float) -> None:
+def test_truncated_distributions(top_k: int, top_p: float) -> None:
     model = random_model("gpt2", torch.float64)
     drawn = draw(model, PROMPTS, 4, top_k=top_k, top_p=top_p, temperature=1.2)
     for i, row in enumerate(uniforms(20)):
@@ -150,15 +152,15 @@ def test_log_probs_are_those_of_the_policy(tiny: Policy) -> None:
     (log_probs * drawn.log_probs).sum().backward()
 
 
-def test_frequencies_follow_the_law() -> None:
+def test_frequencies_follow_the_distribution() -> None:
     model = random_model("qwen3")
     n = 20_000
     for temperature in (1.0, 0.6):
         drawn = draw(model, [[5, 6]], n, temperature=temperature, max_new_tokens=1, uniforms=uniforms(n, 1, seed=7))
         with torch.no_grad():
-            law = (model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].double() / temperature).softmax(-1)
+            distribution = (model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].double() / temperature).softmax(-1)
         counts = drawn.response_ids[:, 0].bincount(minlength=29).double()
-        errors = (counts - n * law) / (n * law * (1 - law)).sqrt().clamp(min=1)
+        errors = (counts - n * distribution) / (n * distribution * (1 - distribution)).sqrt().clamp(min=1)
         # 29 tokens, five standard errors: a false alarm in 60,000 seeds.
         assert errors.abs().max() < 5
 
@@ -182,15 +184,17 @@ LARGEST_UNIFORM = 1 - 2.0**-53
     ],
 )
 def test_inverse_of_the_cumulative_distribution(logits: list[float], u: float, token: int) -> None:
-    drawn = draw(OneLaw(logits), [[2]], 1, max_new_tokens=1, uniforms=torch.tensor([[u]], dtype=torch.float64))
+    drawn = draw(OneDistribution(logits), [[2]], 1, max_new_tokens=1, uniforms=torch.tensor([[u]], dtype=torch.float64))
     assert drawn.response_ids.tolist() == [[token]]
-    law = torch.tensor(logits, dtype=torch.float64).softmax(-1)
-    assert drawn.log_probs[0, 0].item() == pytest.approx(law[token].log().item(), abs=1e-6)
-    assert drawn.entropy[0, 0].item() == pytest.approx(-torch.special.xlogy(law, law).sum().item(), abs=1e-6)
+    distribution = torch.tensor(logits, dtype=torch.float64).softmax(-1)
+    assert drawn.log_probs[0, 0].item() == pytest.approx(distribution[token].log().item(), abs=1e-6)
+    assert drawn.entropy[0, 0].item() == pytest.approx(
+        -torch.special.xlogy(distribution, distribution).sum().item(), abs=1e-6
+    )
 
 
 def test_the_largest_uniform_never_leaves_the_vocabulary() -> None:
-    # Whatever the total mass rounds to: 2000 laws of 50 tokens, the last two without mass.
+    # Whatever the total mass rounds to: 2000 distributions of 50 tokens, the last two without mass.
     logits = 3 * torch.randn(2000, 50, generator=torch.Generator().manual_seed(0)).double()
     logits[:, -2:] = -INF
     token, values = _next_tokens(logits, torch.full((2000,), LARGEST_UNIFORM, dtype=torch.float64), 0.9, 0, 1.0)
@@ -208,12 +212,12 @@ def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_width_is_the_longest_response() -> None:
-    always_ends = OneLaw([-INF, 0.0, -INF])
+    always_ends = OneDistribution([-INF, 0.0, -INF])
     drawn = draw(always_ends, [[2], [2]], 2)
     assert drawn.response_ids.tolist() == [[END]] * 4
     assert drawn.lengths.tolist() == [1] * 4
     assert drawn.finished.all()
-    never_ends = OneLaw([-INF, -INF, 0.0])
+    never_ends = OneDistribution([-INF, -INF, 0.0])
     drawn = draw(never_ends, [[2], [2]], 2)
     assert drawn.response_ids.tolist() == [[2] * N_NEW] * 4
     assert not drawn.finished.any()
@@ -249,10 +253,10 @@ def test_nothing_global_is_touched() -> None:
 )
 def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw(OneLaw([0.0, 0.0]), **({"prompts": PROMPTS, "uniforms": uniforms(20)} | change))
+        draw(OneDistribution([0.0, 0.0]), **({"prompts": PROMPTS, "uniforms": uniforms(20)} | change))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), INF])
 def test_a_diverged_policy_is_named(bad: float) -> None:
     with pytest.raises(FloatingPointError, match=r"logits: expected finite numbers.*in 4 of 4 rows; the policy has"):
-        draw(OneLaw([0.0, bad, 0.0]), [[2], [2]], 2)
+        draw(OneDistribution([0.0, bad, 0.0]), [[2], [2]], 2)

@@ -1,4 +1,4 @@
-"""Top-k and top-p against the book, against the warpers of transformers, and the two laws that `sample` reports."""
+"""Top-k and top-p by their definition, against the warpers of transformers, and what `sample` reports of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from tests.reference.truncation_slow import entropy_of, law_of, log_of, margin
-from tests.toy_models.one_distribution import OneLaw
+from tests.reference.truncation_slow import distribution_of, entropy_of, log_of, margin
+from tests.toy_models.one_distribution import OneDistribution
 from tests.toy_models.random_models import random_model
 from toy_models import sample
 from toy_models.truncation import kept_tokens
 
 INF = float("inf")
 values = st.one_of(st.sampled_from([0.0, 1.0, -INF]), st.floats(-30, 30))
-laws = st.lists(values, min_size=1, max_size=9).filter(lambda z: max(z) > -INF)
+distributions = st.lists(values, min_size=1, max_size=9).filter(lambda z: max(z) > -INF)
 top_ks = st.integers(0, 11)
 top_ps = st.one_of(st.sampled_from([1.0, 0.5, 1e-9, 5e-324]), st.floats(1e-6, 1))
 temperatures = st.sampled_from([1.0, 0.3, 2.0])
@@ -31,7 +31,7 @@ def determined(z: list[float], temperature: float, top_k: int, top_p: float) -> 
 
 
 @settings(max_examples=200, deadline=None)
-@given(laws, temperatures, top_ks, top_ps)
+@given(distributions, temperatures, top_ks, top_ps)
 @example([0.0] * 4, 1.0, 0, 0.5)  # a mass that is reached exactly is enough
 @example([1.0, 1.0, 1.0, 0.0], 1.0, 2, 1.0)  # a tie across the edge of top-k
 @example([0.0, 1.0, 1.0], 1.0, 7, 1e-9)  # k > V; one token, the first of the tie
@@ -39,10 +39,10 @@ def determined(z: list[float], temperature: float, top_k: int, top_p: float) -> 
 def test_kept_tokens_are_those_of_the_book(z: list[float], temperature: float, top_k: int, top_p: float) -> None:
     assume(determined(z, temperature, top_k, top_p))
     kept = kept_tokens(torch.tensor([z], dtype=torch.float64), temperature=temperature, top_k=top_k, top_p=top_p)[0]
-    law = law_of(z, temperature, top_k, top_p)
-    # Tokens without any mass make no difference to a law.
+    distribution = distribution_of(z, temperature, top_k, top_p)
+    # Tokens without any mass make no difference to a distribution.
     assert [k for k, v in zip(kept.tolist(), z, strict=True) if v > -INF] == [
-        p > 0 for p, v in zip(law, z, strict=True) if v > -INF
+        p > 0 for p, v in zip(distribution, z, strict=True) if v > -INF
     ]
     assert kept.any()
 
@@ -53,15 +53,15 @@ def test_ties_go_to_the_lower_id_in_larger_vocabularies(top_k: int, top_p: float
     z = torch.randint(0, 3, (20, 60), generator=torch.Generator().manual_seed(0)).double()
     kept = kept_tokens(z, top_k=top_k, top_p=top_p)
     for row, values in zip(kept.tolist(), z.tolist(), strict=True):
-        assert row == [p > 0 for p in law_of(values, 1.0, top_k, top_p)]
+        assert row == [p > 0 for p in distribution_of(values, 1.0, top_k, top_p)]
 
 
 @settings(max_examples=100, deadline=None)
-@given(laws, temperatures, top_ks, top_ps, st.floats(0, 1, exclude_max=True))
-def test_both_laws_of_a_sample(z: list[float], temperature: float, top_k: int, top_p: float, u: float) -> None:
+@given(distributions, temperatures, top_ks, top_ps, st.floats(0, 1, exclude_max=True))
+def test_both_distributions_of_a_sample(z: list[float], temperature: float, top_k: int, top_p: float, u: float) -> None:
     assume(determined(z, temperature, top_k, top_p))
     drawn = sample(
-        OneLaw(z, torch.float64),
+        OneDistribution(z, torch.float64),
         [[2]],
         group_size=1,
         max_new_tokens=1,
@@ -73,14 +73,14 @@ def test_both_laws_of_a_sample(z: list[float], temperature: float, top_k: int, t
         uniforms=torch.tensor([[u]], dtype=torch.float64),
     )
     token = int(drawn.response_ids[0, 0])
-    policy, truncated = law_of(z, temperature), law_of(z, temperature, top_k, top_p)
+    policy, truncated = distribution_of(z, temperature), distribution_of(z, temperature, top_k, top_p)
     assert truncated[token] > 0
-    for law, log_prob, entropy in (
+    for distribution, log_prob, entropy in (
         (policy, drawn.log_probs, drawn.entropy),
         (truncated, drawn.sampling_log_probs, drawn.sampling_entropy),
     ):
-        assert log_prob.item() == pytest.approx(log_of(law[token]), rel=1e-13, abs=1e-14)
-        assert entropy.item() == pytest.approx(entropy_of(law), rel=1e-13, abs=1e-13)
+        assert log_prob.item() == pytest.approx(log_of(distribution[token]), rel=1e-13, abs=1e-14)
+        assert entropy.item() == pytest.approx(entropy_of(distribution), rel=1e-13, abs=1e-13)
     kept_mass = sum(p for p, q in zip(policy, truncated, strict=True) if q > 0)
     ratio = (drawn.sampling_log_probs - drawn.log_probs).item()
     assert ratio == pytest.approx(-log_of(kept_mass), rel=1e-12, abs=1e-13)
@@ -115,7 +115,7 @@ def test_generate_draws_from_the_same_set() -> None:
     assert set(rows[:, -1].tolist()) == set(kept.nonzero()[:, 0].tolist())
 
 
-def test_without_truncation_the_two_laws_are_one() -> None:
+def test_without_truncation_the_two_distributions_are_one() -> None:
     for temperature in (0.0, 1.0, 0.7):
         drawn = sample(
             random_model("qwen3"),
@@ -133,11 +133,11 @@ def test_without_truncation_the_two_laws_are_one() -> None:
         assert drawn.sampling_entropy.data_ptr() == drawn.entropy.data_ptr()  # not computed twice
 
 
-def test_frequencies_follow_the_truncated_law() -> None:
+def test_frequencies_follow_the_truncated_distribution() -> None:
     """20,000 draws, 4 kept tokens within 5 standard errors (a false alarm in 400,000 seeds), none outside."""
     z, n = [0.3, 2.0, 1.0, -1.0, 1.5, 1.0], 20_000
     drawn = sample(
-        OneLaw(z),
+        OneDistribution(z),
         [[2]],
         group_size=n,
         max_new_tokens=1,
@@ -149,9 +149,9 @@ def test_frequencies_follow_the_truncated_law() -> None:
         uniforms=torch.rand(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3)),
     )
     counts = drawn.response_ids[:, 0].bincount(minlength=6).tolist()
-    law = [float(p) for p in law_of(z, 1.2, 5, 0.85)]
-    assert sum(p > 0 for p in law) == 4
-    for count, p in zip(counts, law, strict=True):
+    distribution = [float(p) for p in distribution_of(z, 1.2, 5, 0.85)]
+    assert sum(p > 0 for p in distribution) == 4
+    for count, p in zip(counts, distribution, strict=True):
         assert abs(count - n * p) <= 5 * math.sqrt(n * p * (1 - p))
 
 
@@ -168,14 +168,14 @@ def test_large_vocabulary_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"top_k": -1}, "top_k: expected a whole number of tokens, or 0 for all of them, got -1"),
         ({"top_k": 2.0}, "top_k: expected a whole number .* got 2.0"),
         ({"top_k": None}, "top_k: expected a whole number .* got None"),
-        ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\], got 0.0; 1 samples from the whole law"),
+        ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\], got 0.0; 1 samples from the whole distribution"),
         ({"top_p": float("nan")}, "top_p: expected a number .* got nan"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample(
-            OneLaw([0.0, 0.0]),
+            OneDistribution([0.0, 0.0]),
             [[2]],
             group_size=1,
             max_new_tokens=1,

@@ -16,7 +16,7 @@ from analysis.records import load_trace
 from analysis.training.loop import train
 from analysis.training.record_rows import step_row
 from analysis.training.rollouts import RolloutBatch, collect_rollouts
-from tests.reference.truncation_slow import entropy_of, law_of, log_of
+from tests.reference.truncation_slow import distribution_of, entropy_of, log_of
 from tests.training.naive_update import VOCAB, make_config, make_updater, naive_log_probs, random_batch, random_policy
 from toy_models import Policy, get_task, load_policy
 
@@ -44,7 +44,7 @@ def test_batch_holds_both_laws():
         for t, token in enumerate(batch.responses[i]):
             with torch.no_grad():
                 z = policy.model(torch.tensor([prefix])).logits[0, -1].tolist()
-            pi, q = law_of(z, 1.2), law_of(z, 1.2, 12, 0.9)
+            pi, q = distribution_of(z, 1.2), distribution_of(z, 1.2, 12, 0.9)
             assert batch.sampling_log_probs[i, t].item() == pytest.approx(log_of(q[token]), abs=1e-4)
             assert batch.sampling_entropy[i, t].item() == pytest.approx(entropy_of(q), abs=1e-4)
             assert batch.entropy[i, t].item() == pytest.approx(entropy_of(pi), abs=1e-4)
@@ -119,7 +119,8 @@ def response_law(policy: Policy, prompt: tuple[int, ...], top_k: int = 0, top_p:
     def law(prefix: list[int]) -> list[float]:
         with torch.no_grad():
             return [
-                float(p) for p in law_of(policy.model(torch.tensor([prefix])).logits[0, -1].tolist(), 1.0, top_k, top_p)
+                float(p)
+                for p in distribution_of(policy.model(torch.tensor([prefix])).logits[0, -1].tolist(), 1.0, top_k, top_p)
             ]
 
     first = law(list(prompt))

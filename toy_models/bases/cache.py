@@ -1,10 +1,14 @@
-"""The built-in base policies: their recipes, and the cache in which each is pretrained once.
+"""The cache in which each built-in base policy is pretrained once.
 
-A cached base is an ordinary Hugging Face folder with one file more, `base.json` (recipe, versions, final loss, digest
-of the weights). Its name carries a hash of all that the weights depend on: recipe, seed, task, pretraining code, and
-the versions of torch, transformers and tokenizers. (They depend on the processor's vector instructions too, within
-rounding.) No import of this module loads torch; pretraining runs in a process of its own, with the recipe's number of
-threads, and leaves the caller's settings alone.
+A cached base is an ordinary Hugging Face folder with one more file, `base.json`: recipe, seed, versions, final loss,
+and digests of the files. It lies in `$RLVR_DYNAMICS_CACHE/bases`, by default `~/.cache/rlvr-dynamics/bases`.
+
+The name of the folder ends with a hash of everything that the weights depend on: recipe, seed, task, the versions of
+torch, transformers and tokenizers, and the code that makes the weights. Comments, docstrings and the layout of that
+code do not enter the hash (`code_digest`), so that an edit to them keeps every cached base. The weights also depend on
+the vector instructions of the processor, within rounding; the hash does not.
+
+Importing this module does not load torch. Pretraining runs in a child process with the recipe's number of threads.
 """
 
 from __future__ import annotations
@@ -24,32 +28,45 @@ from filelock import FileLock
 from ..child_process import ChildProcess
 from ..messages import unknown_name
 from ..tasks.registry import built_in_task
+from .code_digest import code_digest
 from .recipes import BASES
 
-__all__ = ["base_is_cached", "ensure_base"]
+__all__ = ["Progress", "base_folder", "base_is_cached", "ensure_base"]
 
 # (step, steps and rounds in all, loss in nats per response token)
 Progress = Callable[[int, int, float], None]
 
-_ROOM = Path(__file__).resolve().parents[1]  # toy_models
-_PACKAGE = "toy_models."
+_PACKAGE = Path(__file__).resolve().parents[1]  # toy_models
+_NAME = "toy_models."  # that the modules of our tasks begin with
 _PROGRAM = f"{__package__}.making"  # of the child process
-_CODE = ("bases/pretraining.py", "tasks/tokenizer.py")  # besides the modules of the task
-_REFINING_CODE = ("bases/refinement.py", "sampling.py", "truncation.py")  # for a base with the second stage, besides
-# For a base trained on the exact law, besides.
-_EXACT_CODE = tuple(
-    f"bases/{name}.py" for name in ("exact_targets", "muon", "refinement", "solved_prompts", "value_embedding")
-)
+# The code that makes the weights, besides the modules of the task. The recipe is in the hash as data.
+_CODE = ("bases/pretraining.py", "tasks/tokenizer.py")
+_REFINEMENT_CODE = ("bases/refinement.py", "batching.py", "sampling.py", "truncation.py")
+_EXACT_CODE = tuple(f"bases/{name}.py" for name in ("exact_targets", "muon", "solved_prompts", "value_embedding"))
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -> Path:
-    """Folder of a built-in base, pretrained now if it is not cached; other processes wait for the one that does it.
+    """The folder of a built-in base, which is pretrained first if it is not in the cache.
 
-    Raises ValueError for an unknown name or a negative seed, OSError where the cache cannot be written, and
-    RuntimeError with the child's last words where pretraining fails.
+    Several processes may call this at once: one of them pretrains, the others wait for it. A small base takes seconds,
+    the most accurate ones up to 20 minutes.
+
+    Args:
+        name: A key of `BASES`.
+        seed: Seed of the initial weights and of the pretraining text.
+        progress: Called as `progress(step, steps, loss)` while the base is made. The count includes the rounds of
+            refinement; the loss is in nats per response token.
+
+    Returns:
+        A Hugging Face folder with the model, its tokenizer and `base.json`.
+
+    Raises:
+        ValueError: The name is unknown or the seed negative.
+        OSError: The cache cannot be written.
+        RuntimeError: Pretraining failed. The message quotes the error output of its process.
     """
-    folder = _folder(name, seed)
+    folder = base_folder(name, seed)
     if _is_whole(folder):
         return folder
     try:
@@ -77,15 +94,24 @@ def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -
 
 
 def base_is_cached(name: str, seed: int = 0) -> bool:
-    """Whether `ensure_base` would return at once. Loads no torch. Raises ValueError for an unknown name."""
-    return _is_whole(_folder(name, seed))
+    """Whether `ensure_base` would return at once. Loads no torch.
+
+    Args:
+        name: A key of `BASES`.
+        seed: Seed of the base.
+
+    Raises:
+        ValueError: The name is unknown or the seed negative.
+    """
+    return _is_whole(base_folder(name, seed))
 
 
-def _folder(name: str, seed: int) -> Path:
+def base_folder(name: str, seed: int) -> Path:
+    """The folder in which a base is, or would be, cached. Raises ValueError as `ensure_base` does."""
     if name not in BASES:
         raise ValueError(unknown_name("base", name, BASES))
     if seed < 0:
-        raise ValueError(f"seed: expected a number from 0 up, got {seed}")
+        raise ValueError(f"seed: expected an integer ≥ 0, got {seed}")
     digest = hashlib.sha256(json.dumps(_identity(name, seed), sort_keys=True).encode()).hexdigest()
     home = os.environ.get("RLVR_DYNAMICS_CACHE")
     if home:
@@ -96,22 +122,17 @@ def _folder(name: str, seed: int) -> Path:
 
 
 def _identity(name: str, seed: int) -> dict[str, object]:
-    task = built_in_task(BASES[name].task)
-    # A change of the code that makes the weights must not meet weights of before.
-    modules = {
-        str(Path(inspect.getfile(cls)).resolve().relative_to(_ROOM))
-        for cls in type(task).__mro__
-        if cls.__module__.startswith(_PACKAGE)
-    }
     recipe = BASES[name]
-    modules |= {*_CODE, *(_REFINING_CODE if recipe.refinement else ()), *(_EXACT_CODE if recipe.exact else ())}
-    code = b"".join((_ROOM / file).read_bytes() for file in sorted(modules))
+    task = built_in_task(recipe.task)
+    # Weights made by earlier code must not be mistaken for those that the present code makes.
+    modules = {Path(inspect.getfile(cls)).resolve() for cls in type(task).__mro__ if cls.__module__.startswith(_NAME)}
+    stages = [*_CODE, *(_REFINEMENT_CODE if recipe.refinement else ()), *(_EXACT_CODE if recipe.exact else ())]
     return {
         "base": name,
         "seed": seed,
         "recipe": recipe.to_json(),
         "task": task.fingerprint,
-        "code": hashlib.sha256(code).hexdigest(),
+        "code": code_digest(sorted(modules | {_PACKAGE / file for file in stages})),
         "versions": {library: version(library) for library in _LIBRARIES},
     }
 
@@ -145,7 +166,7 @@ def _pretrain(name: str, seed: int, out: Path, progress: Progress | None) -> flo
             if progress is not None:
                 progress(step, recipe.reports_until, loss)
         if child.ending != "exit status 0":
-            words = child.error_tail()
-            last = words.splitlines()[-1] if words else f"its process ended with {child.ending}"
-            raise RuntimeError(f"pretraining of the base {name!r} failed: {last}\n{words}")
+            tail = child.error_tail()
+            reason = tail.splitlines()[-1] if tail else f"its process ended with {child.ending}"
+            raise RuntimeError(f"pretraining of the base {name!r} failed: {reason}\n{tail}")
     return loss

@@ -26,9 +26,9 @@ def main(send: Send, request: str) -> None:
 def make_base(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, float]]:
     """Train a base and save it to `out`; yields (step, mean loss in nats per response token since the last report)."""
     if recipe.exact is not None:
-        from .exact_targets import pretrain_on_law
+        from .exact_targets import pretrain_on_targets
 
-        return pretrain_on_law(recipe, seed, out)
+        return pretrain_on_targets(recipe, seed, out)
     if recipe.refinement is not None:
         from .refinement import pretrain_and_refine
 

@@ -15,9 +15,9 @@ from ..tasks.puzzle import PuzzleTask
 from ..tasks.registry import built_in_task
 from .recipes import BaseRecipe
 
-__all__ = ["build_model", "pretrain"]
+__all__ = ["REPORT_EVERY", "build_model", "learning_rate_factor", "pretrain"]
 
-_REPORT_EVERY = 10
+REPORT_EVERY = 10  # steps
 
 
 def build_model(recipe: BaseRecipe, task: PuzzleTask, seed: int) -> Any:
@@ -53,7 +53,7 @@ def pretrain(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, fl
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(recipe, step))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step))
     text = torch.from_numpy(task.corpus(recipe.steps * recipe.batch, np.random.default_rng(seed), recipe.corpus))
     n_response = task.max_new_tokens
     recent: list[float] = []
@@ -67,7 +67,7 @@ def pretrain(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, fl
         optimizer.step()
         schedule.step()
         recent.append(loss.item())
-        if step % _REPORT_EVERY == 0 or step == recipe.steps:
+        if step % REPORT_EVERY == 0 or step == recipe.steps:
             yield step, sum(recent) / len(recent)
             recent.clear()
     model.eval()
@@ -75,6 +75,7 @@ def pretrain(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, fl
     task.tokenizer.save_pretrained(out)
 
 
-def _learning_rate(recipe: BaseRecipe, step: int) -> float:
+def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
+    """Fraction of the peak learning rate at a step from 0: linear warm-up, then a cosine to zero."""
     warm = min(1.0, (step + 1) / recipe.warmup_steps)
     return warm * 0.5 * (1.0 + math.cos(math.pi * step / recipe.steps))

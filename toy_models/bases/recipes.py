@@ -1,93 +1,130 @@
-"""The recipes of the built-in base policies."""
+"""The recipes of the built-in base policies: plain data, from which `bases.making` makes the weights.
+
+There are three ways to make a base, in the order of the accuracy that they reach: pretraining on drawn text, the same
+with rounds of expert iteration after it (`Refinement`), and pretraining on exact targets (`ExactTargets`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-__all__ = ["BASES", "BaseRecipe", "ExactLaw", "NearFirst", "Refinement", "WideNumbers"]
+__all__ = ["BASES", "BaseRecipe", "ExactTargets", "NearFirst", "Refinement", "WideNumbers"]
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Expert iteration after pretraining (`refinement.py`): how many rounds, and what each of them does.
+    """Expert iteration after pretraining (`refinement.py`). The number of rounds sets the accuracy of the base.
 
-    How many there are is what places a base at its accuracy.
+    Attributes:
+        rounds: Number of rounds.
+        prompts: Prompts per round, drawn afresh.
+        samples: Responses per prompt; the first correct one is learnt from.
+        temperature: Sampling temperature; below 1 it sharpens the distribution.
+        batch: Rows per gradient step.
+        lr: Learning rate of AdamW.
     """
 
     rounds: int
-    prompts: int  # a round, drawn afresh
-    samples: int  # responses to each; the first correct one is learnt from
-    temperature: float  # that they are drawn at; below 1 sharpens the law
+    prompts: int
+    samples: int
+    temperature: float
     batch: int
     lr: float
 
 
 @dataclass(frozen=True)
 class NearFirst:
-    """Prompts drawn as those of the splits are; training starts on those whose numbers lie closest together."""
+    """Training starts on the prompts whose numbers lie closest together and widens to all prompts.
 
-    prompts: int  # with all their solutions, drawn once
-    first_share: float  # of them, where training starts
-    all_from: tuple[float, float]  # shares of the steps between which it goes on from there to all, linearly
+    Attributes:
+        prompts: Number of prompts, drawn once as those of the splits are, each with all its solutions.
+        first_share: Fraction of them that training starts with.
+        all_from: Fractions of the steps between which this fraction grows linearly to 1.
+    """
 
-    def share(self, done: float) -> float:
-        """Share of the prompts that are drawn from when `done` of the steps are (0 to 1).
-
-        >>> lessons = NearFirst(1000, first_share=0.2, all_from=(0.4, 0.6))
-        >>> [round(lessons.share(done), 3) for done in (0.0, 0.4, 0.5, 0.6, 1.0)]
-        [0.2, 0.2, 0.6, 1.0, 1.0]
-        """
-        start, end = self.all_from
-        return self.first_share + (1.0 - self.first_share) * min(1.0, max(0.0, (done - start) / (end - start)))
+    prompts: int
+    first_share: float
+    all_from: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class WideNumbers:
-    """Every puzzle of «countdown» with numbers up to `largest`, those of the splits left out."""
+    """Every puzzle of `countdown` with numbers up to `largest`, except those of the splits.
+
+    Attributes:
+        largest: Largest of the three numbers.
+        power: A puzzle is drawn in proportion to its number of solutions to this power.
+        shuffled: Fraction of the prompts whose numbers are not in ascending order.
+        opening: Response tokens in a short batch: those that need the search.
+        short: Fraction of the batches that are short.
+    """
 
     largest: int
-    power: float  # a puzzle is drawn in proportion to its number of solutions to this power
-    shuffled: float  # share of the prompts whose numbers do not ascend
-    opening: int  # response tokens in a short batch: those that take the search
-    short: float  # share of the batches that are
+    power: float
+    shuffled: float
+    opening: int
+    short: float
 
 
 @dataclass(frozen=True)
-class ExactLaw:
-    """Pretraining on the exact law over correct responses, numbers embedded by value (`exact_law.py`).
+class ExactTargets:
+    """Pretraining on the exact distribution over correct responses, numbers embedded by value (`exact_targets.py`).
 
-    Scales are relative to the random entries of an embedding. The number of steps places a base at its accuracy.
+    The number of steps sets the accuracy of the base. Scales are relative to the random entries of an embedding.
+
+    Attributes:
+        lessons: Which prompts are learnt from, and in which order.
+        periods: Periods of the Fourier features of numbers, which make sums and differences rotations.
+        characters: Multiplicative characters modulo 101, which make products rotations.
+        feature_scale: Scale of each feature.
+        noise: What is left of the random entries of a number.
+        mark_scale: Scale of the coordinate that marks the kind of a word.
+        embedding_rate: Learning rate of the embedding, relative to `lr`.
+        muon_lr: Learning rate of Muon, for the matrices of the layers; None trains them with AdamW, too.
     """
 
     lessons: NearFirst | WideNumbers
-    periods: tuple[int, ...]  # of the Fourier features of numbers, which make sums and differences rotations
-    characters: tuple[int, ...]  # multiplicative ones modulo 101, which make products rotations
-    feature_scale: float  # of each feature
-    noise: float  # what is left of the random entries of a number
-    mark_scale: float  # of the coordinate that says what kind of word it is
-    embedding_rate: float  # learning rate of the embedding, relative to `lr`
-    muon_lr: float | None = None  # of Muon, for the matrices of the layers; AdamW has them too where left out
+    periods: tuple[int, ...]
+    characters: tuple[int, ...]
+    feature_scale: float
+    noise: float
+    mark_scale: float
+    embedding_rate: float
+    muon_lr: float | None = None
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> ExactLaw:
-        """From what JSON made of `asdict`."""
+    def from_json(cls, fields: dict[str, Any]) -> ExactTargets:
+        """The settings from what JSON makes of `asdict`."""
         values = _tuples(fields)
         kind = NearFirst if "prompts" in values["lessons"] else WideNumbers
         return cls(**{**values, "lessons": kind(**_tuples(values["lessons"]))})
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-
-
 @dataclass(frozen=True)
 class BaseRecipe:
-    """A Qwen3 and how it is pretrained: AdamW, warm-up and cosine to zero, on the responses of the task's corpus.
+    """A small Qwen3 model and how it is pretrained: AdamW, warm-up, then a cosine to zero.
 
-    `corpus` are the settings of that text, among them how often it errs: the accuracy of a base follows from them. It
-    is empty for a base that learns the exact law over correct responses instead. Raises ValueError for one that would
-    be refined besides: there is no program for that.
+    Raises ValueError for exact targets beside a corpus or a refinement.
+
+    Attributes:
+        task: Name of the task (see `get_task`).
+        corpus: Settings of the text that is learnt from (`PuzzleTask.corpus`). How often the text errs sets the
+            accuracy of the base. Empty where the base learns from exact targets.
+        layers: Number of layers.
+        hidden: Width of the hidden states.
+        heads: Attention heads, each with its own keys and values.
+        head_dim: Width of a head.
+        intermediate: Width of the MLP.
+        init_std: Standard deviation of the initial weights.
+        steps: Gradient steps.
+        batch: Rows per step.
+        lr: Peak learning rate.
+        warmup_steps: Steps in which the learning rate rises linearly.
+        weight_decay: Decoupled weight decay.
+        threads: Threads of the process that makes the base; the weights depend on it, within rounding.
+        refinement: Second stage, if any.
+        exact: Exact targets in place of the corpus, if any.
     """
 
     task: str
@@ -104,12 +141,15 @@ class BaseRecipe:
     warmup_steps: int
     weight_decay: float
     threads: int
-    refinement: Refinement | None = None  # the second stage, where there is one
-    exact: ExactLaw | None = None  # in place of the corpus, where given
+    refinement: Refinement | None = None
+    exact: ExactTargets | None = None
 
     def __post_init__(self) -> None:
         if self.exact and (self.corpus or self.refinement):
-            raise ValueError("exact: expected neither a corpus nor a refinement beside it, got one; leave it out")
+            extra = "a corpus" if self.corpus else "a refinement"
+            raise ValueError(
+                f"exact: expected no corpus and no refinement beside it, got {extra}; leave one of them out"
+            )
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> BaseRecipe:
@@ -118,17 +158,21 @@ class BaseRecipe:
         if "refinement" in fields:
             values["refinement"] = Refinement(**fields["refinement"])
         if "exact" in fields:
-            values["exact"] = ExactLaw.from_json(fields["exact"])
+            values["exact"] = ExactTargets.from_json(fields["exact"])
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as JSON takes it, stages that it does not have left out."""
+        """The recipe as a JSON object, without the stages that it does not have."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def reports_until(self) -> int:
-        """What the progress of making the base counts to: steps of pretraining, then rounds of refinement."""
+        """Where the progress of making the base ends: steps of pretraining plus rounds of refinement."""
         return self.steps + (self.refinement.rounds if self.refinement else 0)
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 _SMALL = BaseRecipe(
@@ -160,10 +204,10 @@ _TINY = replace(
 _WHOLE = replace(_SMALL, corpus={"slip": 0.0, "ignore": 0.0, "longest": 36})
 _COUNTDOWN = replace(_SMALL, task="countdown", corpus={"slip": 0.0, "reuse": 0.0, "largest": 99}, steps=2000)
 _TWO_MODES = {"slip": 0.0, "ignore": 0.0, "misstep": 0.3, "tagged": 0.5, "aloud_tagged": 0.95, "aloud_plain": 0.03}
-# Sampling below T = 1 got further: with what it learns from at T = 1, «path» stopped at 0.73 after 30 rounds.
+# Sampling below T = 1 reaches a higher accuracy: on responses drawn at T = 1, `path` stopped at 0.73 after 30 rounds.
 _REFINE = Refinement(rounds=4, prompts=1024, samples=4, temperature=0.8, batch=64, lr=1e-3)
-# Learning rate: at 1e-2 the features are overwritten before anything reads them, and no constraint is learnt.
-_NEAR_FIRST = ExactLaw(
+# Learning rate: at 1e-2 the features are overwritten before the layers can read them, and no constraint is learnt.
+_NEAR_FIRST = ExactTargets(
     NearFirst(prompts=10_000, first_share=0.25, all_from=(0.4, 0.6)),
     periods=(2, 3, 5, 7, 10, 20, 40, 100),
     characters=(),
@@ -173,7 +217,7 @@ _NEAR_FIRST = ExactLaw(
     embedding_rate=0.1,
 )
 _EXACT = replace(_SMALL, corpus={}, layers=3, steps=6000, lr=3e-3, exact=_NEAR_FIRST)
-# Weight decay: 8000 steps at 0.01 (batches of 128) came to 0.86, and 0.96 on the prompts of training: learnt by heart.
+# Weight decay: at 0.01, 8000 steps (batches of 128) reach 0.86, and 0.96 on the training prompts: learnt by heart.
 _SEARCH = replace(
     _EXACT,
     task="countdown",
@@ -191,7 +235,7 @@ _SEARCH = replace(
     ),
 )
 
-# A name such as path-p20 says how often the base is right, in per cent, on validation prompts (docs/bases.md).
+# The number in a name such as path-p20 is the accuracy of the base on validation prompts, in per cent (docs/bases.md).
 BASES: dict[str, BaseRecipe] = {
     "path": _SMALL,
     "path-p20": replace(_SMALL, corpus={"slip": 0.11, "ignore": 0.15, "longest": 29}),

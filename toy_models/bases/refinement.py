@@ -1,8 +1,8 @@
 """Second stage of a built-in base: expert iteration (rejection fine-tuning) on its own correct responses.
 
-A round draws fresh prompts by the law of the task's splits, none of which is among them; samples responses from the
-model itself; keeps the first correct one to each prompt, if any; and takes AdamW steps of cross entropy on these, in
-one pass. Accuracy rises and diversity falls, round by round.
+A round draws fresh prompts as those of the splits are drawn, none of which is in a split; samples responses from the
+model itself; keeps the first correct response to each prompt, if any; and minimises their cross entropy with AdamW, in
+one pass. With each round accuracy rises and diversity falls.
 
 The reports of `pretrain_and_refine` continue those of pretraining: each round counts as one more step.
 """
@@ -25,7 +25,7 @@ from ..tasks.task import verify_all
 from .pretraining import pretrain
 from .recipes import BaseRecipe, Refinement
 
-__all__ = ["fresh_prompts", "pretrain_and_refine", "refine"]
+__all__ = ["pretrain_and_refine", "refine"]
 
 
 def pretrain_and_refine(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tuple[int, float]]:
@@ -41,18 +41,30 @@ def pretrain_and_refine(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tu
 
 
 def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> Iterator[float]:
-    """Refine a model in place; yields the mean loss of each round in nats per response token.
+    """Refine a model in place.
 
-    Raises ValueError where a round finds no correct response: such a model has nothing to learn from.
+    Args:
+        model: A causal language model of transformers.
+        task: The task that it was pretrained on.
+        refinement: Number of rounds, and what each of them does.
+        seed: Seed of the prompts and of the sampled responses.
+
+    Yields:
+        The mean loss of each round in nats per response token.
+
+    Raises:
+        ValueError: No response of a round is correct, so that there is nothing to learn from.
     """
     rng = np.random.default_rng([seed, 1])  # apart from the text of the first stage
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=refinement.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     pad_id = task.tokenizer.pad_token_id
     for number in range(1, refinement.rounds + 1):
-        rows = _own_successes(model, task, fresh_prompts(task, refinement.prompts, rng), refinement, generator)
+        rows = _own_successes(model, task, task.fresh_prompts(refinement.prompts, rng), refinement, generator)
         if not len(rows):
-            raise ValueError(f"refinement: no response was correct in round {number}; pretrain the base for longer")
+            raise ValueError(
+                f"refinement: expected a correct response, got none in round {number}; pretrain the base for longer"
+            )
         total = 0.0
         batches = rows.split(refinement.batch)
         for batch in batches:
@@ -65,17 +77,6 @@ def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> I
             optimizer.step()
             total += loss.item()
         yield total / len(batches)
-
-
-def fresh_prompts(task: PuzzleTask, n: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """`n` prompts drawn as those of the splits are, none of which is in one."""
-    held_out = {puzzle for split in task.splits.values() for puzzle in split}
-    prompts: list[tuple[int, ...]] = []
-    while len(prompts) < n:
-        puzzle = task._draw_puzzle(rng.random)
-        if puzzle not in held_out and task._is_fit(puzzle):
-            prompts.append(task.encode_prompt(puzzle))
-    return prompts
 
 
 def _own_successes(

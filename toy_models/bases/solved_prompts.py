@@ -1,7 +1,8 @@
-"""Prompts with all their solutions, and the law of every token of one given those before it.
+"""Prompts with all their solutions, and the distribution of each token of a solution given the tokens before it.
 
-Where a response is uniform over the correct ones, q(v | x, y_<t) = #{solutions that open with y_<t v} / #{solutions
-that open with y_<t}.
+Where a response is uniform over the correct ones,
+
+    q(v | x, y_<t) = #{solutions that begin with y_<t v} / #{solutions that begin with y_<t}.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..tasks.puzzle import Ints, PuzzleTask
-from .refinement import fresh_prompts
 
 __all__ = ["SolvedPrompts"]
 
@@ -29,16 +29,15 @@ class SolvedPrompts:
         self.prompts: Ints = np.array(prompts, dtype=np.int64)
         self.counts: Ints = np.array([len(responses) for responses in solutions])
         width, pad = task.max_new_tokens, task.tokenizer.pad_token_id
-        # Vocabularies are of about a hundred words: a byte a token keeps millions of responses small.
+        # Vocabularies have about a hundred words: one byte per token keeps millions of responses small.
         padded = ([*response, *[pad] * (width - len(response))] for responses in solutions for response in responses)
         self._responses = np.array(list(padded), dtype=np.uint8)
         self._first = np.concatenate([[0], self.counts.cumsum()[:-1]])
 
     @classmethod
     def drawn(cls, task: PuzzleTask, n: int, rng: np.random.Generator) -> SolvedPrompts:
-        """`n` prompts by the law of the splits, none of which is in a split, ascending in the span of their numbers
-        (greatest less least); a prompt may come twice."""
-        prompts = fresh_prompts(task, n, rng)
+        """`n` fresh prompts of the task, in ascending order of the span of their numbers (largest minus smallest)."""
+        prompts = task.fresh_prompts(n, rng)
         spans = [max(puzzle) - min(puzzle) for puzzle in map(task.parse, prompts)]
         ascending = [prompts[i] for i in np.argsort(spans, kind="stable")]
         return cls(task, ascending, [task.solutions(prompt) for prompt in ascending])
@@ -47,16 +46,24 @@ class SolvedPrompts:
         return len(self.prompts)
 
     def draw(self, which: Ints, rng: np.random.Generator, width: int | None = None) -> tuple[Tensor, Tensor]:
-        """Rows of text for the prompts `which`, each with one of its solutions, uniformly, of which the first `width`
-        tokens are there (n, PROMPT_LENGTH + width); and the law of each of these given those before it (n, width,
-        vocabulary), 0 under padding. All tokens where `width` is left out."""
+        """Draw one solution of each chosen prompt, uniformly.
+
+        Args:
+            which: Indices of the prompts, (n,).
+            rng: Where the draws come from.
+            width: Response tokens of a row; all of them where left out.
+
+        Returns:
+            Rows of text, (n, PROMPT_LENGTH + width), and the distribution of each response token given the tokens
+            before it, (n, width, vocabulary), 0 under padding.
+        """
         rows = self._first[which] + rng.integers(0, self.counts[which])
         own = self._responses[rows, :width].astype(np.int64)
         text = np.concatenate([self.prompts[which], own], axis=1)
-        return torch.from_numpy(text), torch.from_numpy(self._laws(which, own))
+        return torch.from_numpy(text), torch.from_numpy(self._distributions(which, own))
 
-    def _laws(self, which: Ints, own: Ints) -> NDArray[np.float32]:
-        """Shares of the next tokens among the prompt's solutions that agree with the row's own so far."""
+    def _distributions(self, which: Ints, own: Ints) -> NDArray[np.float32]:
+        """Fractions of the next tokens among the solutions of the prompt that agree with the row so far."""
         counts, (n, width), size = self.counts[which], own.shape, len(self.task.words)
         row = np.repeat(np.arange(n), counts)
         within = np.arange(len(row)) - np.repeat(counts.cumsum() - counts, counts)
@@ -64,7 +71,7 @@ class SolvedPrompts:
         agree = np.ones(others.shape, dtype=np.bool_)
         np.logical_and.accumulate(others[:, :-1] == own[row, :-1], axis=1, out=agree[:, 1:])
         cell = (row[:, None] * width + np.arange(width)) * size + others
-        laws = np.bincount(cell[agree], minlength=n * width * size).reshape(n, width, size).astype(np.float32)
-        laws /= laws.sum(axis=-1, keepdims=True)
-        laws[own == self.task.tokenizer.pad_token_id] = 0.0
-        return laws
+        distributions = np.bincount(cell[agree], minlength=n * width * size).reshape(n, width, size).astype(np.float32)
+        distributions /= distributions.sum(axis=-1, keepdims=True)
+        distributions[own == self.task.tokenizer.pad_token_id] = 0.0
+        return distributions

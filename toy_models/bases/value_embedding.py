@@ -1,4 +1,4 @@
-"""Numbers embedded by their value: what a base starts with that learns the exact law (`exact_law.py`).
+"""Numbers embedded by their value: how a base starts that learns from exact targets (`exact_targets.py`).
 
 A number n has the features cos and sin of 2πn/P, so that sums and differences are rotations, and of 2πk·ind(n)/100, so
 that products are (ind is the index to base 2 modulo 101: 2^ind(n) = n, hence ind(xy) = ind(x) + ind(y) modulo 100).
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..tasks.puzzle import PuzzleTask
-from .recipes import ExactLaw
+from .recipes import ExactTargets
 
 __all__ = ["embed_by_value", "value_features"]
 
@@ -40,27 +40,27 @@ def _indices() -> dict[int, int]:
     return {pow(_ROOT, exponent, _PRIME): exponent for exponent in range(_PRIME - 1)}
 
 
-def embed_by_value(model: Any, task: PuzzleTask, law: ExactLaw, std: float) -> None:
+def embed_by_value(model: Any, task: PuzzleTask, targets: ExactTargets, std: float) -> None:
     """Rewrite the embedding (tied: the head too) in place; `std` is that of its random entries.
 
-    Numbers and jumps (+d has the features of d) are scaled down to `noise` and get their features, each coordinate
-    `feature_scale` times as large as the random ones were; every word's last coordinates mark its kind, `mark_scale`
-    times as large. Raises ValueError where features and marks are more than the embedding has room for.
+    The random entries of numbers and jumps are scaled by `noise`; their features (+d has those of d) are
+    `feature_scale` times as large as the random entries were. The last coordinates of every word mark its kind, with
+    `mark_scale` times that size. Raises ValueError where features and marks do not fit into the embedding.
     """
     table = model.get_input_embeddings().weight
-    n_features = 2 * (len(law.periods) + len(law.characters))
+    n_features = 2 * (len(targets.periods) + len(targets.characters))
     if n_features + _KINDS > table.shape[1]:
         raise ValueError(
-            f"periods, characters: expected at most {(table.shape[1] - _KINDS) // 2} together, as hidden is "
-            f"{table.shape[1]}, got {n_features // 2}"
+            f"periods, characters: expected at most {(table.shape[1] - _KINDS) // 2} together for hidden = "
+            f"{table.shape[1]}, got {n_features // 2}; leave some out, or make the model wider"
         )
     with torch.no_grad():
         for word, token in task.ids.items():
             row, digits = table[token], word.lstrip("+")
             kind = 0 if not digits.isdecimal() else 1 if digits != word else 2
             if kind:
-                features = torch.tensor(value_features(int(digits), law.periods, law.characters))
-                row *= law.noise
-                row[:n_features] = features * (law.feature_scale * math.sqrt(2) * std)
+                features = torch.tensor(value_features(int(digits), targets.periods, targets.characters))
+                row *= targets.noise
+                row[:n_features] = features * (targets.feature_scale * math.sqrt(2) * std)
             row[-_KINDS:] = 0.0
-            row[-1 - kind] = law.mark_scale * std
+            row[-1 - kind] = targets.mark_scale * std

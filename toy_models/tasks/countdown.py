@@ -1,15 +1,16 @@
-"""The «countdown» task: reach a target by arithmetic on three numbers, step by step.
+"""The task `countdown`: reach a target by arithmetic on three numbers, step by step.
 
-Prompt `a b c T :` with a ≤ b ≤ c, response `x o y = r … $`: one or two steps, each of which takes two of the numbers
-there are (the given ones, and what an earlier step made of two of them), o one of + − ×, and leaves its result r in
-their place. A response is correct iff each r is right and positive, the last one is T, and `$` follows as soon as one
-is. Two of the numbers may do, so responses have 6 or 11 tokens. `2 + 3 = 5` and `3 + 2 = 5` are two responses.
+Prompt `a b c T :` with a ≤ b ≤ c, response `x o y = r … $`: one or two steps. A step takes two of the available
+numbers (the three of the prompt, and the result of an earlier step), o is one of + − ×, and the result r replaces the
+two. A response is correct iff each r is right and positive, the last one is T, and `$` follows as soon as a result is
+T. Two of the three numbers may be enough, so responses have 6 or 11 tokens. `2 + 3 = 5` and `3 + 2 = 5` are two
+responses.
 
-Puzzles of the splits have at least four correct responses; T is none of the three numbers, and uniform up to that.
+Puzzles of the splits have at least four correct responses; T is none of the three numbers, and otherwise uniform.
 
-A row of the pretraining text is a random play from three uniform numbers, T what it ends with. A result may slip (it
-is off by one or two, and the play goes on from there), and a second step may reuse a number that the first one used
-up instead of the one that is left.
+A row of the pretraining text is a random play from three uniform numbers, and T is what it ends with. A result may slip
+(it is off by one or two, and the play continues from there), and a second step may reuse a number that the first one
+used up in place of the one that is left.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from .puzzle import END, PAD, PROMPT_LENGTH, Ints, PuzzleTask
 
-__all__ = ["GIVEN", "Countdown", "CountdownTask", "SmallCountdownTask"]
+__all__ = ["N_STARTING", "Countdown", "CountdownTask", "SmallCountdownTask"]
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda x, y: x + y,
@@ -34,7 +35,7 @@ EQUALS = "="
 MAX_STEPS = 2
 STEP_LENGTH = 5
 FEWEST_SOLUTIONS = 4
-GIVEN = 3  # numbers
+N_STARTING = 3  # numbers of a prompt besides the target
 
 
 class Countdown(NamedTuple):
@@ -47,15 +48,27 @@ class Countdown(NamedTuple):
 
 
 class CountdownTask(PuzzleTask[Countdown]):
-    """The task in its own words, or in the tokens of a tokenizer that has one for each of them.
+    """Reach a target by arithmetic on three numbers: `2 3 7 13 :` is answered by `2 * 3 = 6 7 + 6 = 13 $`.
 
-    Raises ValueError for a tokenizer without a token for some word, or without an end token.
+    Numbers are 1 to 15, targets below 100.
+
+    Args:
+        tokenizer: See `get_task`.
+
+    Raises:
+        ValueError: A word of the task is not a single token of the tokenizer, or there is no end token.
+
+    >>> task = CountdownTask()
+    >>> prompt = task.encode_prompt(Countdown(2, 3, 7, 13))
+    >>> responses = [task.tokenizer.decode(ids) for ids in task.solutions(prompt)]
+    >>> len(responses), responses[0]
+    (4, '2 * 3 = 6 7 + 6 = 13 $')
     """
 
     name = "countdown"
     prompt_form = "a b c T :"
     n_numbers = 100
-    largest_given = 15
+    largest_start = 15
     marks = (*OPERATIONS, EQUALS)
     split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 1024}
     max_new_tokens = MAX_STEPS * STEP_LENGTH + 1
@@ -69,26 +82,26 @@ class CountdownTask(PuzzleTask[Countdown]):
         return Countdown(*numbers)
 
     def _draw_puzzle(self, draw: Callable[[], float]) -> Countdown:
-        a, b, c = sorted(1 + int(draw() * self.largest_given) for _ in range(3))
+        a, b, c = sorted(1 + int(draw() * self.largest_start) for _ in range(N_STARTING))
         return Countdown(a, b, c, 1 + int(draw() * (self.n_numbers - 1)))
 
     def _is_fit(self, puzzle: Countdown) -> bool:
-        given = puzzle[:3]
-        if given not in self._counts:
-            self._counts[given] = {target: len(ways) for target, ways in self._ways(given).items()}
-        return puzzle.target not in given and self._counts[given].get(puzzle.target, 0) >= FEWEST_SOLUTIONS
+        start = puzzle[:N_STARTING]
+        if start not in self._counts:
+            self._counts[start] = {target: len(ways) for target, ways in self._ways(start).items()}
+        return puzzle.target not in start and self._counts[start].get(puzzle.target, 0) >= FEWEST_SOLUTIONS
 
     @cached_property
     def _counts(self) -> dict[tuple[int, ...], dict[int, int]]:
-        """Number of ways to each target from the numbers asked about so far: the splits draw the same ones often."""
+        """Number of ways to each target, for each triple seen so far: the splits draw the same triples often."""
         return {}
 
     def _responses(self, puzzle: Countdown) -> Iterable[tuple[str, ...]]:
-        return self._ways(puzzle[:3]).get(puzzle.target, ())
+        return self._ways(puzzle[:N_STARTING]).get(puzzle.target, ())
 
     def _ways(self, numbers: tuple[int, ...]) -> dict[int, dict[tuple[str, ...], None]]:
         """Every way to every target, in order of discovery; equal numbers give equal ways, which count once."""
-        found: dict[int, dict[tuple[str, ...], None]] = {}
+        ways: dict[int, dict[tuple[str, ...], None]] = {}
         for i, j in permutations(range(len(numbers)), 2):
             rest = tuple(number for k, number in enumerate(numbers) if k not in (i, j))
             for sign, operation in OPERATIONS.items():
@@ -97,43 +110,43 @@ class CountdownTask(PuzzleTask[Countdown]):
                 if not 0 < result < self.n_numbers:
                     continue
                 step = (str(x), sign, str(y), EQUALS, str(result))
-                found.setdefault(result, {})[step] = None
+                ways.setdefault(result, {})[step] = None
                 if not rest:
                     continue
-                for target, ways in self._ways((*rest, result)).items():
+                for target, others in self._ways((*rest, result)).items():
                     if target != result:  # it would have ended with the first step
-                        found.setdefault(target, {}).update(dict.fromkeys((*step, *others) for others in ways))
-        return found
+                        ways.setdefault(target, {}).update(dict.fromkeys((*step, *other) for other in others))
+        return ways
 
     def solved_puzzles(self, largest: int) -> Iterator[tuple[Countdown, list[tuple[int, ...]]]]:
-        """Every puzzle of no split that has a solution, its numbers up to `largest`, and all its correct responses.
+        """Every solvable puzzle outside the splits whose numbers are at most `largest`, with all its correct responses.
 
-        Those of the splits need more solutions than one, and numbers up to `largest_given`; these do not.
+        Puzzles of the splits have several solutions and numbers up to `largest_start`; these need not.
         """
         held_out = {puzzle for split in self.splits.values() for puzzle in split}
-        for given in combinations_with_replacement(range(1, largest + 1), 3):
-            for target, ways in self._ways(given).items():
-                puzzle = Countdown(*given, target)
-                if target not in given and puzzle not in held_out:
+        for start in combinations_with_replacement(range(1, largest + 1), 3):
+            for target, ways in self._ways(start).items():
+                puzzle = Countdown(*start, target)
+                if target not in start and puzzle not in held_out:
                     yield puzzle, self._encoded(ways)
 
     def _first_error(self, puzzle: Countdown, body: list[str], ended: bool) -> str | None:
-        there, result = list(puzzle[:3]), None
+        numbers, result = list(puzzle[:N_STARTING]), None
         for i, word in enumerate(body):
-            place = i % STEP_LENGTH
-            if place == 0 and result == puzzle.target:
+            position = i % STEP_LENGTH
+            if position == 0 and result == puzzle.target:
                 return f"not ended: {word} after the target {result} is reached"
-            if place == 1 or place == 3:
-                if word not in (OPERATIONS if place == 1 else (EQUALS,)):
-                    due = "an operation" if place == 1 else EQUALS
+            if position == 1 or position == 3:
+                if word not in (OPERATIONS if position == 1 else (EQUALS,)):
+                    due = "an operation" if position == 1 else EQUALS
                     return f"malformed: {word} at position {i}, where {due} is due"
                 continue
             if not word.isdecimal():
                 return f"malformed: {word} at position {i}, where a number is due"
-            if place != 4:
-                if int(word) not in there:
-                    return f"not there: {word} is none of {', '.join(map(str, there))}"
-                there.remove(int(word))
+            if position != 4:
+                if int(word) not in numbers:
+                    return f"not there: {word} is none of {', '.join(map(str, numbers))}"
+                numbers.remove(int(word))
                 continue
             x, sign, y = body[i - 4 : i - 1]
             result = OPERATIONS[sign](int(x), int(y))
@@ -141,15 +154,15 @@ class CountdownTask(PuzzleTask[Countdown]):
                 return f"wrong result: {x} {sign} {y} is {result}, not {word}"
             if result == 0:
                 return f"not positive: {x} {sign} {y} is 0"
-            there.append(result)
-            if len(there) == 1 and result != puzzle.target:
+            numbers.append(result)
+            if len(numbers) == 1 and result != puzzle.target:
                 return f"missed: {result} is left, not the target {puzzle.target}"
         if not ended:
             return "not finished: no end token"
         if len(body) % STEP_LENGTH:
             return f"malformed: {END} at position {len(body)}, where a step is under way"
         if result != puzzle.target:
-            return f"stopped short: {', '.join(map(str, there))} are left, the target {puzzle.target} is not reached"
+            return f"stopped short: {', '.join(map(str, numbers))} are left, the target {puzzle.target} is not reached"
         return None
 
     def _draw_rows(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
@@ -174,21 +187,21 @@ class CountdownTask(PuzzleTask[Countdown]):
         return rows
 
     def _draw_plays(self, n: int, rng: np.random.Generator, slip: float, reuses: np.ndarray) -> tuple[Ints, np.ndarray]:
-        """Plays (n, 12): number of steps, the given numbers, then x, operation, y and r of each step; and which fit."""
+        """Plays (n, 12): number of steps, starting numbers, x, operation, y and r of each step; and which are valid."""
         steps = rng.integers(1, MAX_STEPS + 1, n)
-        given = np.sort(rng.integers(1, self.largest_given + 1, (n, 3)), axis=1)
+        start = np.sort(rng.integers(1, self.largest_start + 1, (n, 3)), axis=1)
         order = rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1)
-        x, y, left = np.take_along_axis(given, order, axis=1).T
+        x, y, left = np.take_along_axis(start, order, axis=1).T
         first = self._draw_step(x, y, rng, slip)
         made = first[:, 3]
         other = np.where(reuses, np.where(rng.random(n) < 0.5, x, y), left)
         swap = rng.random(n) < 0.5
         second = self._draw_step(np.where(swap, other, made), np.where(swap, made, other), rng, slip)
         second[steps == 1] = 0
-        plays = np.concatenate([steps[:, None], given, first, second], axis=1)
+        plays = np.concatenate([steps[:, None], start, first, second], axis=1)
         target = _target(plays)
         fits = (made > 0) & (made < self.n_numbers) & (target > 0) & (target < self.n_numbers)
-        fits &= (given != target[:, None]).all(axis=1) & ((steps == 1) | (made != target))
+        fits &= (start != target[:, None]).all(axis=1) & ((steps == 1) | (made != target))
         return plays, fits
 
     @staticmethod
@@ -201,11 +214,11 @@ class CountdownTask(PuzzleTask[Countdown]):
 
 
 class SmallCountdownTask(CountdownTask):
-    """The same task on smaller numbers, for bases that a test can afford to pretrain."""
+    """`countdown` with numbers up to 6 and targets below 25, for bases that a test can afford to pretrain."""
 
     name = "countdown-small"
     n_numbers = 25
-    largest_given = 6
+    largest_start = 6
     split_sizes: ClassVar = {"test": 48, "validation": 48, "train": 96}
 
 

@@ -1,16 +1,16 @@
-"""The «path» task: walk from S to T in two to four jumps without landing on a forbidden number.
+"""The task `path`: walk from S to T in two to four jumps without landing on a forbidden number.
 
 Prompt `S T F1 F2 :`, response `d1 s1 d2 s2 … $` with s_0 = S. A response is correct iff each jump d_i is one of +1 …
 +9, each sum is right (s_i = s_{i−1} + d_i), no s_i is forbidden, and `$` follows exactly where T is reached, after two
-to four jumps. F1 < F2 lie strictly between S and T, so a prompt is its set (S, T, {F1, F2}).
+to four jumps. F1 < F2 lie strictly between S and T, so a prompt is determined by its set (S, T, {F1, F2}).
 
-With D = T − S there are at most 525 correct responses (D = 19, 20) and one where D = 36. D is uniform over the prompts
-of the splits, while in the pretraining text it is that of a random walk and may end earlier (29 for the base «path»):
-longer ways are new to such a base, and the longest, with few solutions, are hard for it.
+With D = T − S there are at most 525 correct responses (D = 19, 20), and one where D = 36. D is uniform over the prompts
+of the splits. In the pretraining text it has the distribution of a random walk and may end earlier (at 29 for the base
+`path`). Longer ways are therefore new to such a base, and the longest ones, which have few solutions, are hard for it.
 
-A row of the text is a random walk (2, 3 or 4 jumps, each uniform) from a uniform S, whose end is T, with two numbers
-between as the forbidden ones. A walk may ignore these, and a sum may slip: the jump written before it is off by one or
-two.
+A row of the text is a random walk (2, 3 or 4 jumps, each uniform) from a uniform S, whose end is T, with two of the
+numbers between them as the forbidden ones. A walk may ignore these, and a sum may slip: the jump written before it is
+off by one or two.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Puzzle(NamedTuple):
 
 
 def jump_sequences(distance: int, largest_jump: int) -> list[tuple[int, ...]]:
-    """Every sequence of two to four jumps of 1 … `largest_jump` that covers `distance`, short ones first.
+    """Every sequence of two to four jumps of 1 … `largest_jump` whose sum is `distance`, short ones first.
 
     >>> jump_sequences(3, 9)
     [(1, 2), (2, 1), (1, 1, 1)]
@@ -50,11 +50,11 @@ def jump_sequences(distance: int, largest_jump: int) -> list[tuple[int, ...]]:
 
 @cache
 def _sequences_by_distance(largest_jump: int) -> dict[int, list[tuple[int, ...]]]:
-    found: dict[int, list[tuple[int, ...]]] = {d: [] for d in range(MAX_JUMPS * largest_jump + 1)}
+    sequences: dict[int, list[tuple[int, ...]]] = {d: [] for d in range(MAX_JUMPS * largest_jump + 1)}
     for n in range(MIN_JUMPS, MAX_JUMPS + 1):
         for sequence in product(range(1, largest_jump + 1), repeat=n):
-            found[sum(sequence)].append(sequence)
-    return found
+            sequences[sum(sequence)].append(sequence)
+    return sequences
 
 
 class Walks(NamedTuple):
@@ -71,9 +71,23 @@ class Walks(NamedTuple):
 
 
 class PathTask(PuzzleTask[Puzzle]):
-    """The task in its own 108 tokens, or in those of a tokenizer that has a token for each of its words.
+    """Walk from S to T in two to four jumps, avoiding two numbers: `3 12 5 9 :` is answered by `+4 7 +5 12 $`.
 
-    Raises ValueError for a tokenizer without a token for some word, or without an end token.
+    Numbers are 0 to 95, jumps +1 to +9.
+
+    Args:
+        tokenizer: See `get_task`.
+
+    Raises:
+        ValueError: A word of the task is not a single token of the tokenizer, or there is no end token.
+
+    >>> task = PathTask()
+    >>> prompt = task.encode_prompt(Puzzle(3, 12, 5, 9))
+    >>> len(task.solutions(prompt)), task.tokenizer.decode(task.solutions(prompt)[0])
+    (41, '+1 4 +8 12 $')
+    >>> encode = task.tokenizer.encode
+    >>> task.verify(prompt, encode("+4 7 +5 12 $")).correct, task.verify(prompt, encode("+2 5 +7 12 $")).reason
+    (True, 'forbidden number: 5')
     """
 
     name = "path"
@@ -81,7 +95,7 @@ class PathTask(PuzzleTask[Puzzle]):
     n_numbers = 96
     jumps: ClassVar = tuple(f"+{d}" for d in range(1, 10))
     marks = jumps
-    distances: ClassVar = (6, 36)  # least and greatest T − S
+    distances: ClassVar = (6, 36)  # smallest and greatest T − S
     split_sizes: ClassVar = {"test": 256, "validation": 256, "train": 2048}
     max_new_tokens = 2 * MAX_JUMPS + 1
     corpus_settings: ClassVar = {
@@ -113,13 +127,13 @@ class PathTask(PuzzleTask[Puzzle]):
                 yield jumps
 
     def path_words(self, start: int, jumps: Sequence[int]) -> tuple[str, ...]:
-        """The words that make these jumps with right sums, without the end."""
+        """The words of these jumps with right sums, without the end token."""
         sums = accumulate(jumps, initial=start)
         next(sums)
         return tuple(word for jump, at in zip(jumps, sums, strict=True) for word in (f"+{jump}", str(at)))
 
     def _first_error(self, puzzle: Puzzle, body: list[str], ended: bool, opening: int = 0) -> str | None:
-        """What is first wrong with the walk after `opening` words."""
+        """The first error of the walk that begins after `opening` words."""
         at, n_jumps = puzzle.start, 0
         for i in range(opening, len(body)):
             word, jump_is_due = body[i], (i - opening) % 2 == 0
@@ -174,7 +188,7 @@ class PathTask(PuzzleTask[Puzzle]):
         rows[np.arange(len(rows)), first + 2 * made.sum(axis=1)] = self.ids[END]
 
     def _walks(self, n: int, rng: np.random.Generator, ignore: float, longest: float) -> Walks:
-        """`n` walks less those whose puzzle is held out."""
+        """`n` walks, without those whose puzzle is in a split."""
         walks = Walks(*(np.empty((n, width), dtype=np.int64) for width in (1, MAX_JUMPS, 2)))
         ignores = rng.random(n) < ignore
         todo = np.arange(n)
@@ -189,7 +203,7 @@ class PathTask(PuzzleTask[Puzzle]):
         return Walks(*(column[keep] for column in walks))
 
     def _slipped(self, jumps: Ints, rng: np.random.Generator, probability: float) -> Ints:
-        """The jumps as they are written: each is off by one or two with this probability, and stays a jump."""
+        """The jumps as they are written: each is off by one or two with this probability, but still a valid jump."""
         slip = rng.integers(1, 3, jumps.shape) * rng.choice([-1, 1], jumps.shape)
         slip = np.where((jumps + slip < 1) | (jumps + slip > len(self.jumps)), -slip, slip)
         return np.where((jumps > 0) & (rng.random(jumps.shape) < probability), jumps + slip, jumps)
@@ -201,14 +215,14 @@ class PathTask(PuzzleTask[Puzzle]):
 
 
 class SmallPathTask(PathTask):
-    """The same task on fewer and smaller numbers, for bases that a test can afford to pretrain."""
+    """`path` with numbers below 24 and jumps up to +4, for bases that a test can afford to pretrain."""
 
     name = "path-small"
     n_numbers = 24
     jumps: ClassVar = tuple(f"+{d}" for d in range(1, 5))
     marks = jumps
     distances: ClassVar = (5, 15)
-    # There are but 114 prompts at the least distance: these sizes leave half of them to pretraining.
+    # There are only 114 prompts at the smallest distance: these sizes leave half of them for pretraining.
     split_sizes: ClassVar = {"test": 128, "validation": 128, "train": 256}
 
 

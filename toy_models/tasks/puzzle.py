@@ -1,4 +1,4 @@
-"""What the puzzle tasks share: prompts of four numbers, splits fixed for ever, responses in words, pretraining text.
+"""What the puzzle tasks share: prompts of four numbers, fixed splits, responses in words, and pretraining text.
 
 A puzzle is a tuple of four numbers below `n_numbers`; its prompt is `a b c d :`, each word one token. A subclass says
 which puzzles there are, which responses are correct, what the first error of a response is, and how text is drawn.
@@ -28,7 +28,7 @@ __all__ = ["COLON", "END", "PAD", "PROMPT_LENGTH", "Ints", "PuzzleTask"]
 
 PAD, END, COLON = "<pad>", "$", ":"
 PROMPT_LENGTH = 5
-# Fixed once, apart from every seed of a run: which prompts are held out must never depend on an experiment.
+# Independent of every seed of a run: which prompts are held out must never depend on an experiment.
 SPLIT_SEED = 20250601
 
 Ints = NDArray[np.int64]
@@ -36,19 +36,35 @@ P = TypeVar("P", bound=tuple[int, ...])
 
 
 class PuzzleTask(ABC, Generic[P]):
-    """The task in its own words, or in the tokens of a tokenizer that has one for each of them.
+    """A task whose prompts are puzzles of four numbers.
 
-    Raises ValueError for a tokenizer without a token for some word, or without an end token.
+    Args:
+        tokenizer: One that has a single token for each word of the task; its own word-level tokenizer if left out.
+
+    Raises:
+        ValueError: A word of the task is not a single token of the tokenizer, or there is no end token.
+
+    Attributes:
+        name: Name of the task.
+        prompt_form: What a prompt looks like, for messages.
+        n_numbers: The numbers of prompts and responses are 0 … n_numbers − 1.
+        marks: The words besides numbers, padding, end and colon.
+        formats: Words that a prompt may end with; those of the splits end with the first.
+        split_sizes: Number of puzzles of each split.
+        max_new_tokens: Length of the longest correct response, end token included.
+        corpus_settings: The settings that `corpus` needs, and what each means.
+        words: Every word, in the order of the ids of the task's own tokenizer.
+        ids: Token id of each word.
     """
 
     name: ClassVar[str]
-    prompt_form: ClassVar[str]  # for messages
-    n_numbers: ClassVar[int]  # numbers are 0 … n_numbers − 1
-    marks: ClassVar[tuple[str, ...]]  # the words that are no numbers, besides padding, end and colon
-    formats: ClassVar[tuple[str, ...]] = (COLON,)  # words that a prompt may end with; the splits have the first
+    prompt_form: ClassVar[str]
+    n_numbers: ClassVar[int]
+    marks: ClassVar[tuple[str, ...]]
+    formats: ClassVar[tuple[str, ...]] = (COLON,)
     split_sizes: ClassVar[dict[str, int]]
     max_new_tokens: ClassVar[int]
-    corpus_settings: ClassVar[dict[str, str]]  # what `corpus` must be told, and what it means
+    corpus_settings: ClassVar[dict[str, str]]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.words = [PAD, END, COLON, *self.marks, *map(str, range(self.n_numbers))]
@@ -74,15 +90,15 @@ class PuzzleTask(ABC, Generic[P]):
 
     @abstractmethod
     def _responses(self, puzzle: P) -> Iterable[tuple[str, ...]]:
-        """Every correct response, once each, in words without the end."""
+        """Every correct response once, in words without the end token."""
 
     @abstractmethod
     def _first_error(self, puzzle: P, body: list[str], ended: bool) -> str | None:
-        """What is first wrong with a response: its words before the end, and whether it ended."""
+        """The first error of a response, from its words before the end token and whether it ended; None if correct."""
 
     @abstractmethod
     def _draw_rows(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
-        """Rows as `corpus` gives them, `n` less those whose puzzle is held out."""
+        """`n` rows of the corpus, without those whose puzzle is in a split."""
 
     def _is_fit(self, puzzle: P) -> bool:
         """Whether a candidate for the splits may be in one: it has a solution."""
@@ -90,6 +106,7 @@ class PuzzleTask(ABC, Generic[P]):
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The given tokenizer, or the word-level one of the task."""
         return self._tokenizer or word_tokenizer(self.words, pad=PAD, eos=END)
 
     def prompts(self, split: str) -> list[Prompt]:
@@ -115,7 +132,7 @@ class PuzzleTask(ABC, Generic[P]):
         return self._encoded(self._responses(self.parse(prompt_ids)))
 
     def _encoded(self, responses: Iterable[tuple[str, ...]]) -> list[tuple[int, ...]]:
-        """Token ids of responses in words, each with its end."""
+        """Token ids of responses in words, end token added."""
         ids, end = self.ids, self.ids[END]
         return [(*(ids[word] for word in words), end) for words in responses]
 
@@ -134,7 +151,7 @@ class PuzzleTask(ABC, Generic[P]):
 
     @cached_property
     def splits(self) -> dict[str, list[P]]:
-        """The puzzles of each split: distinct, solvable, the same ever and everywhere."""
+        """The puzzles of each split: distinct, solvable, and always the same."""
         # `random()` is the one method whose sequence Python promises to keep over its versions.
         draw = random.Random(SPLIT_SEED).random
         seen: set[P] = set()
@@ -147,16 +164,42 @@ class PuzzleTask(ABC, Generic[P]):
                     splits[split].append(puzzle)
         return splits
 
+    def fresh_prompts(self, n: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """Prompts drawn as those of the splits are, none of which is in a split; a prompt may come twice.
+
+        Args:
+            n: Number of prompts.
+            rng: Where the draws come from.
+
+        Returns:
+            The token ids of each prompt.
+        """
+        held_out = {puzzle for split in self.splits.values() for puzzle in split}
+        prompts: list[tuple[int, ...]] = []
+        while len(prompts) < n:
+            puzzle = self._draw_puzzle(rng.random)
+            if puzzle not in held_out and self._is_fit(puzzle):
+                prompts.append(self.encode_prompt(puzzle))
+        return prompts
+
     @property
     def fingerprint(self) -> str:
-        """Hash of the vocabulary and of every split: what must agree for cached weights to fit."""
+        """Hash of the vocabulary and of every split; cached weights fit only a task with the same hash."""
         return hashlib.sha256(repr((self.words, sorted(self.splits.items()))).encode()).hexdigest()
 
     def corpus(self, n: int, rng: np.random.Generator, settings: Mapping[str, float]) -> Ints:
-        """Text to pretrain on: `n` rows of token ids, (n, PROMPT_LENGTH + max_new_tokens).
+        """Text to pretrain on, without the prompts of the splits.
 
-        A row is a prompt, a response with its end, and padding; no prompt of the splits is among them. `settings` has
-        a value for each of `corpus_settings`. Raises ValueError where it has others, or fewer.
+        Args:
+            n: Number of rows.
+            rng: Where the draws come from.
+            settings: A value for each of `corpus_settings`.
+
+        Returns:
+            Token ids (n, PROMPT_LENGTH + max_new_tokens); a row is a prompt, a response with its end, and padding.
+
+        Raises:
+            ValueError: The settings are not those of the task.
         """
         if set(settings) != set(self.corpus_settings):
             raise ValueError(
@@ -175,7 +218,7 @@ class PuzzleTask(ABC, Generic[P]):
         return np.isin(puzzles @ place_values, reserved @ place_values)
 
     def _prompt_rows(self, puzzles: Ints) -> Ints:
-        """Rows of the corpus with their prompts written, and padding after them."""
+        """Rows of the corpus that hold only their prompts, with padding after them."""
         rows = np.full((len(puzzles), PROMPT_LENGTH + self.max_new_tokens), self.ids[PAD], dtype=np.int64)
         rows[:, : PROMPT_LENGTH - 1] = self._token_of_number[puzzles]
         rows[:, PROMPT_LENGTH - 1] = self.ids[self.formats[0]]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "built_in_task", "get_task"]
 
-# name -> (module, class); the class is imported when it is asked for
+# name -> (module, class); the class is imported when it is needed
 _REGISTRY = {
     "path": ("path", "PathTask"),
     "path-small": ("path", "SmallPathTask"),
@@ -28,9 +28,23 @@ TASKS = tuple(_REGISTRY)
 
 
 def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The task of that name, in its own tokens or in those of a matching `tokenizer`.
+    """A built-in task.
 
-    Raises ValueError for an unknown name, and for a tokenizer in which a word of the task is not one token.
+    Args:
+        name: One of `TASKS`.
+        tokenizer: Tokenizer of the policy, which must have one token for each word of the task. Where it is left out,
+            the task has its own word-level tokenizer, the one that the built-in bases use.
+
+    Returns:
+        The task, with prompts and responses in the ids of that tokenizer.
+
+    Raises:
+        ValueError: The name is unknown, or a word of the task is not a single token of the tokenizer.
+
+    >>> task = get_task("path")
+    >>> prompt = task.prompts("test")[0]
+    >>> prompt.text, len(task.solutions(prompt.ids))
+    ('60 89 67 73 :', 84)
     """
     if name not in _REGISTRY:
         raise ValueError(unknown_name("task", name, TASKS))
@@ -38,6 +52,7 @@ def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Tas
 
 
 def built_in_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> PuzzleTask:
-    """A task of `TASKS` with all that it has beyond a `Task`: the words, and the text that bases are pretrained on."""
-    module, cls = _REGISTRY[name]
-    return cast("PuzzleTask", getattr(importlib.import_module(f".{module}", __package__), cls)(tokenizer))
+    """A task of `TASKS` with what it has beyond a `Task`: its words, and the text that bases are pretrained on."""
+    module, class_name = _REGISTRY[name]
+    task_class = getattr(importlib.import_module(f".{module}", __package__), class_name)
+    return cast("PuzzleTask", task_class(tokenizer))

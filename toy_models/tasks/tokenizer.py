@@ -1,6 +1,6 @@
-"""Word-level tokenizers: one word, one token, words apart by single spaces.
+"""Word-level tokenizers: every word is one token, and words are separated by single spaces.
 
-Encoding and decoding are inverse to each other on text whose words are all known; an unknown word raises.
+On text whose words are all known, encoding and decoding are inverse to each other. An unknown word raises.
 """
 
 from __future__ import annotations
@@ -15,7 +15,20 @@ __all__ = ["word_ids", "word_tokenizer"]
 
 
 def word_tokenizer(words: Sequence[str], *, pad: str, eos: str) -> PreTrainedTokenizerBase:
-    """A `PreTrainedTokenizerFast` with exactly these words, ids in their order; padding is on the left."""
+    """A tokenizer of transformers with exactly the given words; it pads on the left.
+
+    Args:
+        words: The vocabulary, `pad` and `eos` among them; the ids are 0, 1, … in this order.
+        pad: The padding token.
+        eos: The end token.
+
+    Returns:
+        A `PreTrainedTokenizerFast` that adds no special tokens.
+
+    >>> tokenizer = word_tokenizer(["<pad>", "$", "a", "b"], pad="<pad>", eos="$")
+    >>> tokenizer.encode("a b $"), tokenizer.decode([3, 2, 1])
+    ([2, 3, 1], 'b a $')
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -33,10 +46,7 @@ def word_tokenizer(words: Sequence[str], *, pad: str, eos: str) -> PreTrainedTok
 
 
 def word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[str, int]:
-    """Id of each word in a tokenizer that may hold many more, from what it encodes.
-
-    Raises ValueError where a word is not a single token of its own.
-    """
+    """The token id of each word in any tokenizer. Raises ValueError where a word is not a single token."""
     ids: dict[str, int] = {}
     for word in words:
         try:

@@ -1,11 +1,13 @@
-"""The «two-modes» task: «path», to be walked silently or aloud.
+"""The task `two-modes`: `path`, answered silently or aloud.
 
-A silent response names only the jumps, `+3 +5 $`: where one stands must be kept in mind. One aloud opens with `aloud`
-and says where each jump leads, `aloud +3 13 +5 18 $`, as in «path». Both are correct under the rules of «path»,
-whatever the prompt, `S T F1 F2 :` or, in the other format, `S T F1 F2 aloud:`. Prompts of the splits are plain.
+A silent response names only the jumps, `+3 +5 $`: the present number must be kept in mind. A response aloud begins with
+`aloud` and says where each jump leads, `aloud +3 13 +5 18 $`, as in `path`. Both are correct under the rules of `path`,
+whether the prompt is `S T F1 F2 :` or, in the other format, `S T F1 F2 aloud:`. Prompts of the splits have the plain
+colon.
 
 The pretraining text walks aloud mostly after `aloud:` and seldom after the plain colon, and errs much more often where
-it is silent. A base of it is latently strong: a mode that it hardly enters unless told to is the one it does well in.
+it is silent. A base of this task therefore has an ability that it rarely uses: the mode in which it does well is one
+that it hardly enters unless the prompt asks for it.
 """
 
 from __future__ import annotations
@@ -24,9 +26,15 @@ ALOUD, TAG = "aloud", "aloud:"
 
 
 class TwoModesTask(PathTask):
-    """The task in its own words, or in the tokens of a tokenizer that has one for each of them.
+    """`path`, answered silently (`+3 +5 $`) or aloud (`aloud +3 13 +5 18 $`); both are correct.
 
-    Raises ValueError for a tokenizer without a token for some word, or without an end token.
+    Numbers are 0 to 47, jumps +1 to +6. The named mode (`mode_prefix`) is that of the responses aloud.
+
+    Args:
+        tokenizer: See `get_task`.
+
+    Raises:
+        ValueError: A word of the task is not a single token of the tokenizer, or there is no end token.
     """
 
     name = "two-modes"
@@ -40,18 +48,18 @@ class TwoModesTask(PathTask):
     corpus_settings: ClassVar = {
         **PathTask.corpus_settings,
         "misstep": "probability that a silent jump is off by one or two",
-        "tagged": "share of prompts with the format tag",
+        "tagged": "fraction of prompts with the format tag",
         "aloud_tagged": "probability of walking aloud after the tag",
         "aloud_plain": "probability of walking aloud after the plain colon",
     }
 
     @property
     def mode_prefix(self) -> tuple[int, ...]:
-        """The token that a response aloud opens with."""
+        """The token that a response aloud begins with."""
         return (self.ids[ALOUD],)
 
     def tagged(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
-        """A prompt in the format that asks for walking aloud."""
+        """The prompt in the format that asks for a response aloud."""
         return (*prompt_ids[:-1], self.ids[TAG])
 
     def _responses(self, puzzle: Puzzle) -> Iterator[tuple[str, ...]]:
@@ -96,7 +104,7 @@ class TwoModesTask(PathTask):
 
 
 class SmallTwoModesTask(TwoModesTask):
-    """The same task on fewer and smaller numbers, for bases that a test can afford to pretrain."""
+    """`two-modes` with numbers below 24 and jumps up to +4, for bases that a test can afford to pretrain."""
 
     name = "two-modes-small"
     n_numbers = 24

@@ -1,4 +1,4 @@
-"""What a verifier is: it judges cases, which are a prompt, a response and the answer that is expected, all as text."""
+"""What a verifier is: it judges cases, each a prompt, a response and the expected answer, all as text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,26 @@ __all__ = ["Case", "Verdict", "Verifier", "VerifierError"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a response is correct, and why not in words (`reason` is "correct" where it is)."""
+    """Whether a response is correct, and why not.
+
+    Attributes:
+        correct: Whether it is.
+        reason: In words; "correct" where it is correct. Records keep it with the rollout.
+    """
 
     correct: bool
     reason: str
 
 
 class Case(NamedTuple):
-    """One response to judge; `finished` says whether it ended by itself (and not at the longest length)."""
+    """One response to judge.
+
+    Attributes:
+        prompt: What was asked.
+        response: What was answered, without special tokens.
+        answer: The reference answer.
+        finished: Whether the response ended by itself, rather than being cut off at the greatest length.
+    """
 
     prompt: str
     response: str
@@ -31,10 +43,11 @@ class VerifierError(RuntimeError):
 
 
 class Verifier(Protocol):
-    """Judges many cases at once; a verdict depends on its own case only."""
+    """Judges many cases at once. The verdict on a case depends on that case only."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Its name, and what its verdicts depend on (versions, digests), as plain data for run.json."""
+        """Its name and what its verdicts depend on (versions, digests), as plain data for run.json."""
 
-    def judge(self, cases: Sequence[Case]) -> list[Verdict]: ...
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        """One verdict for each case, in their order."""

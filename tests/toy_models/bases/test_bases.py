@@ -5,8 +5,10 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from toy_models import BASES, Policy, base_is_cached, ensure_base, get_task, load_policy, sample
 from toy_models.bases import cache as bases
+from toy_models.bases import pretraining
 from toy_models.bases.pretraining import build_model
 from toy_models.bases.value_embedding import embed_by_value
 from toy_models.tasks.puzzle import PROMPT_LENGTH
@@ -169,10 +172,10 @@ def test_key_follows_all_that_the_weights_depend_on(
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RLVR_DYNAMICS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert bases._folder("tiny", 0).parent == tmp_path / "xdg/rlvr-dynamics/bases"
+    assert bases.base_folder("tiny", 0).parent == tmp_path / "xdg/rlvr-dynamics/bases"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert bases._folder("tiny", 0).parent == tmp_path / "home/.cache/rlvr-dynamics/bases"
+    assert bases.base_folder("tiny", 0).parent == tmp_path / "home/.cache/rlvr-dynamics/bases"
 
 
 def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def test_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_bad_requests() -> None:
     with pytest.raises(ValueError, match=r"base: expected one of path, .*got 'tinny'; did you mean tiny"):
         ensure_base("tinny")
-    with pytest.raises(ValueError, match="seed: expected a number from 0 up, got -1"):
+    with pytest.raises(ValueError, match="seed: expected an integer ≥ 0, got -1"):
         base_is_cached("tiny", -1)
 
 
@@ -202,12 +205,49 @@ def test_recipes_fit_their_tasks(name: str) -> None:
         embed_by_value(model, task, recipe.exact, recipe.init_std)
 
 
+def edit_code(monkeypatch: pytest.MonkeyPatch, file: str, edit: Callable[[str], str]) -> None:
+    """Let the text of a source file of that name be read as edited."""
+    read = Path.read_text
+
+    def edited(path: Path, *arguments: Any, **options: Any) -> str:
+        text = read(path, *arguments, **options)
+        return edit(text) if path.name == file else text
+
+    monkeypatch.setattr(Path, "read_text", edited)
+
+
 def test_code_of_another_task_changes_no_base(fake: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Path.read_bytes
-    before = {name: bases._folder(name, 0) for name in ("tiny", "tiny-countdown", "tiny-two-modes")}
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "path.py"))
-    changed = {name for name, folder in before.items() if bases._folder(name, 0) != folder}
-    assert changed == {"tiny", "tiny-two-modes"}  # walking aloud or not is built on «path»
+    before = {name: bases.base_folder(name, 0) for name in ("tiny", "tiny-countdown", "tiny-two-modes")}
+    edit_code(monkeypatch, "path.py", lambda text: text + "\nx = 1\n")
+    changed = {name for name, folder in before.items() if bases.base_folder(name, 0) != folder}
+    assert changed == {"tiny", "tiny-two-modes"}  # `two-modes` is built on `path`
+
+
+def respell(text: str) -> str:
+    """Another comment, another docstring, another layout."""
+    text = text.replace('"""Train a base', '"""Make a base').replace("recent.clear()", "recent.clear( )  # note")
+    return text.replace("betas=(0.9, 0.98)", "betas=(\n            0.9,\n            0.98,\n        )")
+
+
+@pytest.mark.parametrize(
+    ("edit", "same"),
+    [
+        (respell, True),
+        (lambda text: text.replace("0.98", "0.980"), True),
+        (lambda text: text.replace("0.98", "0.99"), False),
+        (lambda text: text.replace("optimizer.zero_grad()", "pass"), False),
+        (lambda text: text.replace("n_response", "width"), False),
+    ],
+    ids=["English and layout", "another spelling of a number", "a number", "a statement", "a name"],
+)
+def test_the_key_follows_what_the_code_does_not_how_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, edit: Callable[[str], str], same: bool
+) -> None:
+    text = Path(pretraining.__file__).read_text()
+    assert edit(text) != text
+    before = bases.base_folder("tiny", 0)
+    edit_code(monkeypatch, "pretraining.py", edit)
+    assert (bases.base_folder("tiny", 0) == before) is same
 
 
 def test_tiny_is_right_often_enough_and_wrong_often_enough(tiny: Policy) -> None:

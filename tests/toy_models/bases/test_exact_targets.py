@@ -1,4 +1,4 @@
-"""Bases that learn the exact law: its targets, what they are taught on, how numbers are embedded, and what a short
+"""Bases that learn from exact targets: the targets, what they are taught on, how numbers are embedded, and what a short
 training comes to."""
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 
 from toy_models import BASES, ensure_base
 from toy_models.bases import cache as bases
-from toy_models.bases.exact_targets import _denominator, _optimizers, batches, pretrain_on_law
+from toy_models.bases.exact_targets import _denominator, _optimizers, batches, pretrain_on_targets
 from toy_models.bases.pretraining import build_model
-from toy_models.bases.recipes import BaseRecipe, ExactLaw, NearFirst, WideNumbers
+from toy_models.bases.recipes import BaseRecipe, ExactTargets, NearFirst, WideNumbers
 from toy_models.bases.solved_prompts import SolvedPrompts
 from toy_models.bases.value_embedding import embed_by_value, value_features
 from toy_models.tasks.countdown import CountdownTask
 from toy_models.tasks.puzzle import PuzzleTask
 from toy_models.tasks.registry import built_in_task
 
-LAW = ExactLaw(
+TARGETS = ExactTargets(
     NearFirst(prompts=60, first_share=0.25, all_from=(0.4, 0.6)),
     periods=(2, 5, 10, 24),
     characters=(),
@@ -31,9 +31,9 @@ LAW = ExactLaw(
     mark_scale=5.0,
     embedding_rate=0.1,
 )
-SMALL = dataclasses.replace(BASES["tiny"], corpus={}, steps=60, lr=3e-3, exact=LAW)
+SMALL = dataclasses.replace(BASES["tiny"], corpus={}, steps=60, lr=3e-3, exact=TARGETS)
 WIDE = dataclasses.replace(
-    LAW, lessons=WideNumbers(largest=8, power=0.5, shuffled=0.5, opening=3, short=0.75), muon_lr=1e-2
+    TARGETS, lessons=WideNumbers(largest=8, power=0.5, shuffled=0.5, opening=3, short=0.75), muon_lr=1e-2
 )
 SMALL_WIDE = dataclasses.replace(SMALL, task="countdown-small", exact=WIDE)
 
@@ -46,23 +46,25 @@ def lessons_of(recipe: BaseRecipe, task: PuzzleTask, **changes: float) -> list[t
 
 
 def shares(task: PuzzleTask, prompt: list[int], response: list[int]) -> list[list[float]]:
-    """The law of every token of a response, by going through all solutions."""
-    laws, solutions = [], task.solutions(prompt)
+    """The distribution of every token of a response, by going through all solutions."""
+    distributions, solutions = [], task.solutions(prompt)
     for t, _ in enumerate(response):
         after = [s[t] for s in solutions if list(s[:t]) == response[:t]]
-        laws.append([after.count(token) / len(after) for token in range(len(task.words))])
-    return laws
+        distributions.append([after.count(token) / len(after) for token in range(len(task.words))])
+    return distributions
 
 
 @pytest.mark.parametrize("name", ["path-small", "countdown-small", "two-modes-small"])
 def test_targets_are_the_shares_among_the_solutions_that_agree_so_far(name: str) -> None:
     task = built_in_task(name)
-    text, laws = SolvedPrompts.drawn(task, 40, np.random.default_rng(0)).draw(np.arange(40), np.random.default_rng(1))
-    for row, law in zip(text.tolist(), laws, strict=True):
+    text, distributions = SolvedPrompts.drawn(task, 40, np.random.default_rng(0)).draw(
+        np.arange(40), np.random.default_rng(1)
+    )
+    for row, distribution in zip(text.tolist(), distributions, strict=True):
         prompt, response = row[:5], [token for token in row[5:] if token != task.ids["<pad>"]]
         assert tuple(response) in task.solutions(prompt)
-        np.testing.assert_allclose(law[: len(response)], shares(task, prompt, response), atol=1e-6)
-        assert not law[len(response) :].any()
+        np.testing.assert_allclose(distribution[: len(response)], shares(task, prompt, response), atol=1e-6)
+        assert not distribution[len(response) :].any()
 
 
 def test_prompts_are_of_no_split_and_ascend_in_span() -> None:
@@ -107,17 +109,17 @@ def test_wide_numbers_are_all_puzzles_of_no_split_with_all_their_solutions() -> 
     assert max(max(puzzle[:3]) for puzzle, _ in task.solved_puzzles(17)) == 17
 
 
-def test_short_batches_open_a_response_and_teach_its_law() -> None:
+def test_short_batches_open_a_response_and_teach_its_distribution() -> None:
     task = built_in_task("countdown-small")
     drawn = lessons_of(SMALL_WIDE, task, shuffled=1.0)
-    widths = [laws.shape[1] for _, laws in drawn]
+    widths = [distributions.shape[1] for _, distributions in drawn]
     assert set(widths) == {3, task.max_new_tokens}
     assert 0.55 < widths.count(3) / len(widths) < 0.95  # 0.75 ± 3.6 standard errors of 60 batches
-    for text, laws in drawn[:6]:
-        assert text.shape[1] == 5 + laws.shape[1]
-        for row, law in zip(text[:8].tolist(), laws, strict=False):
+    for text, distributions in drawn[:6]:
+        assert text.shape[1] == 5 + distributions.shape[1]
+        for row, distribution in zip(text[:8].tolist(), distributions, strict=False):
             response = [token for token in row[5:] if token != task.ids["<pad>"]]
-            np.testing.assert_allclose(law[: len(response)], shares(task, row[:5], response), atol=1e-6)
+            np.testing.assert_allclose(distribution[: len(response)], shares(task, row[:5], response), atol=1e-6)
 
 
 @pytest.mark.parametrize("shuffled", [0.0, 0.5])
@@ -135,7 +137,7 @@ def test_a_token_weighs_the_same_in_short_and_in_whole_batches() -> None:
     for width, tokens in ((3, 12), (11, 34)):
         text = torch.zeros(4, 5 + width)
         assert _denominator(WIDE, text, torch.tensor(tokens)) == 4 * 3
-        assert _denominator(LAW, text, torch.tensor(tokens)) == tokens
+        assert _denominator(TARGETS, text, torch.tensor(tokens)) == tokens
 
 
 def test_puzzles_with_more_solutions_come_more_often() -> None:
@@ -170,12 +172,14 @@ def test_sums_rotate_features_and_products_rotate_characters() -> None:
 def test_embedding_has_features_marks_and_little_else() -> None:
     task, model = built_in_task("path-small"), build_model(SMALL, built_in_task("path-small"), seed=0)
     before = model.get_input_embeddings().weight.detach().clone()
-    embed_by_value(model, task, LAW, SMALL.init_std)
+    embed_by_value(model, task, TARGETS, SMALL.init_std)
     after = model.get_input_embeddings().weight.detach()
     assert model.lm_head.weight is model.get_input_embeddings().weight
     seven, jump, end = (after[task.ids[word]] for word in ("7", "+3", "$"))
     scale = 3.0 * 2**0.5 * SMALL.init_std
-    np.testing.assert_allclose(seven[:8], np.array(value_features(7, LAW.periods, ())) * scale, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        seven[:8], np.array(value_features(7, TARGETS.periods, ())) * scale, rtol=1e-5, atol=1e-7
+    )
     torch.testing.assert_close(jump[:8], after[task.ids["3"]][:8])
     torch.testing.assert_close(seven[8:-3], 0.2 * before[task.ids["7"]][8:-3])
     torch.testing.assert_close(end[:-3], before[task.ids["$"]][:-3])
@@ -199,45 +203,47 @@ def test_muon_has_the_matrices_of_the_layers_which_alone_decay() -> None:
 
 def test_too_many_features() -> None:
     model = build_model(SMALL, built_in_task("path-small"), seed=0)
-    law = dataclasses.replace(LAW, characters=tuple(range(1, 28)))
-    with pytest.raises(ValueError, match=r"expected at most 30 together, as hidden is 64, got 31"):
-        embed_by_value(model, built_in_task("path-small"), law, 0.1)
+    targets = dataclasses.replace(TARGETS, characters=tuple(range(1, 28)))
+    with pytest.raises(ValueError, match=r"expected at most 30 together, for hidden = 64, got 31"):
+        embed_by_value(model, built_in_task("path-small"), targets, 0.1)
 
 
 @pytest.mark.parametrize("recipe", [SMALL, SMALL_WIDE], ids=["near-first", "wide"])
 def test_the_loss_falls_and_the_embedding_moves_least(recipe: BaseRecipe, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    losses = [loss for _, loss in pretrain_on_law(recipe, 0, tmp_path)]
+    losses = [loss for _, loss in pretrain_on_targets(recipe, 0, tmp_path)]
     assert losses[-1] < losses[0] / 2
     task = built_in_task(recipe.task)
     start = build_model(recipe, task, seed=0)
-    embed_by_value(start, task, LAW, recipe.init_std)
+    embed_by_value(start, task, TARGETS, recipe.init_std)
     made = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     moved = {name: (weight - made.state_dict()[name]).abs().mean() for name, weight in start.state_dict().items()}
     others = [moved[name] for name in moved if name.endswith("proj.weight")]
     assert 0 < moved["model.embed_tokens.weight"] < 0.5 * min(others)
 
 
-@pytest.mark.parametrize("law", [LAW, WIDE], ids=["near-first", "wide"])
+@pytest.mark.parametrize("targets", [TARGETS, WIDE], ids=["near-first", "wide"])
 def test_such_a_base_is_made_once_and_its_code_changes_no_other(
-    law: ExactLaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    targets: ExactTargets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_DYNAMICS_CACHE", str(tmp_path))
-    recipe = dataclasses.replace(SMALL if law is LAW else SMALL_WIDE, steps=20)
-    monkeypatch.setitem(BASES, "on-law", recipe)
+    recipe = dataclasses.replace(SMALL if targets is TARGETS else SMALL_WIDE, steps=20)
+    monkeypatch.setitem(BASES, "exact", recipe)
     reports: list[tuple[int, int]] = []
-    folder = ensure_base("on-law", progress=lambda step, steps, loss: reports.append((step, steps)))
+    folder = ensure_base("exact", progress=lambda step, steps, loss: reports.append((step, steps)))
     assert reports == [(10, 20), (20, 20)]
     card = json.loads((folder / "base.json").read_text())
-    assert ExactLaw.from_json(card["recipe"]["exact"]) == law
-    names = ("tiny", "path-p75", "on-law")
-    before = {name: bases._folder(name, 0) for name in names}
-    read, code = Path.read_bytes, "exact_targets.py" if law is LAW else "muon.py"
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == code))
-    assert {name for name in names if bases._folder(name, 0) != before[name]} == {"on-law"}
+    assert ExactTargets.from_json(card["recipe"]["exact"]) == targets
+    names = ("tiny", "path-p75", "exact")
+    before = {name: bases.base_folder(name, 0) for name in names}
+    read, code = Path.read_text, "exact_targets.py" if targets is TARGETS else "muon.py"
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **options: read(path, **options) + "\n0\n" * (path.name == code)
+    )
+    assert {name for name in names if bases.base_folder(name, 0) != before[name]} == {"exact"}
 
 
-def test_an_exact_law_stands_alone() -> None:
-    with pytest.raises(ValueError, match="exact: expected neither a corpus nor a refinement beside it"):
-        dataclasses.replace(BASES["path-p75"], exact=LAW)
+def test_exact_targets_stand_alone() -> None:
+    with pytest.raises(ValueError, match="exact: expected no corpus and no refinement beside it, got a refinement"):
+        dataclasses.replace(BASES["path-p75"], exact=TARGETS)

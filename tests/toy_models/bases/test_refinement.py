@@ -16,7 +16,7 @@ from toy_models import BASES, Policy, ensure_base, sample
 from toy_models.bases import cache as bases
 from toy_models.bases import refinement
 from toy_models.bases.recipes import Refinement
-from toy_models.bases.refinement import fresh_prompts, refine
+from toy_models.bases.refinement import refine
 from toy_models.tasks.registry import built_in_task
 
 TASK = built_in_task("path-small")
@@ -81,7 +81,7 @@ def test_only_correct_responses_to_prompts_of_no_split_are_learnt(
 def test_fresh_prompts_are_none_of_the_splits(name: str) -> None:
     task = built_in_task(name)
     held_out = {prompt.ids for split in ("train", "validation", "test") for prompt in task.prompts(split)}
-    fresh = fresh_prompts(task, 300, np.random.default_rng(0))
+    fresh = task.fresh_prompts(300, np.random.default_rng(0))
     assert len(fresh) == 300
     assert held_out.isdisjoint(fresh)
     assert all(task.solutions(prompt) for prompt in fresh)
@@ -89,7 +89,7 @@ def test_fresh_prompts_are_none_of_the_splits(name: str) -> None:
 
 def test_a_model_that_is_never_right_cannot_be_refined(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "_own_successes", lambda *given: torch.empty(0))
-    with pytest.raises(ValueError, match=r"refinement: no response was correct in round 1; pretrain"):
+    with pytest.raises(ValueError, match=r"refinement: expected a correct response, got none in round 1; pretrain"):
         list(refine(tiny.model, TASK, STAGE, 0))
 
 
@@ -113,7 +113,9 @@ def test_a_refined_base_is_made_with_both_stages(tmp_path: Path, monkeypatch: py
 def test_code_of_the_second_stage_changes_no_base_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "refined", dataclasses.replace(BASES["tiny"], refinement=STAGE))
     names = ("tiny", "refined")
-    before = {name: bases._folder(name, 0) for name in names}
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "sampling.py"))
-    assert {name for name in names if bases._folder(name, 0) != before[name]} == {"refined"}
+    before = {name: bases.base_folder(name, 0) for name in names}
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **options: read(path, **options) + "\n0\n" * (path.name == "sampling.py")
+    )
+    assert {name for name in names if bases.base_folder(name, 0) != before[name]} == {"refined"}

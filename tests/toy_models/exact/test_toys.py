@@ -98,8 +98,8 @@ def test_tree_against_every_response_written_out(vocab, depth):
     contexts = [{c: i for i, c in enumerate(itertools.product(range(1, vocab), repeat=t))} for t in range(depth)]
 
     def token_log_probs(parameters):
-        laws = [level.log_softmax(-1) for level in tree.with_parameters(parameters).levels]
-        return [[laws[t][contexts[t][y[:t]], y[t]] for t in range(len(y))] for y in responses]
+        distributions = [level.log_softmax(-1) for level in tree.with_parameters(parameters).levels]
+        return [[distributions[t][contexts[t][y[:t]], y[t]] for t in range(len(y))] for y in responses]
 
     def log_probs(parameters):
         return torch.stack([torch.stack(row).sum() for row in token_log_probs(parameters)])
@@ -194,7 +194,7 @@ def within(counts, probs):
     assert ((counts - n * probs).abs() <= 5 * (n * probs * (1 - probs)).sqrt() + 1).all()
 
 
-def test_sampling_follows_the_law():
+def test_sampling_follows_the_distribution():
     u = torch.rand(2, DRAWS, generator=generator(), dtype=torch.float64)
     bandit = Bandit(torch.randn(2, 6, generator=generator(1), dtype=torch.float64) * 2)
     for row in range(2):
@@ -258,9 +258,9 @@ def test_pass_at_k_over_every_tuple_of_responses(k):
         correct[0] = False
         correct[1, 0] = True
         found = policy.pass_at_k(correct, k)
-        for law, right, one in zip(probs.tolist(), correct.tolist(), found.tolist(), strict=True):
-            tuples = itertools.product(range(len(law)), repeat=k)
-            total = sum(math.prod(law[y] for y in drawn) for drawn in tuples if any(right[y] for y in drawn))
+        for distribution, right, one in zip(probs.tolist(), correct.tolist(), found.tolist(), strict=True):
+            tuples = itertools.product(range(len(distribution)), repeat=k)
+            total = sum(math.prod(distribution[y] for y in drawn) for drawn in tuples if any(right[y] for y in drawn))
             assert one == pytest.approx(total, abs=1e-14)
     assert Bandit(torch.zeros(3)).pass_at_k(torch.tensor([True] * 3), 2) == 1
     for bad in (0, 1.5):
@@ -276,8 +276,8 @@ def test_pass_at_k_over_every_tuple_of_responses(k):
     st.sampled_from(["normal", "ties", "one-hot"]),
     st.integers(0, 10**6),
 )
-def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
-    """Ties, one arm alone and an arm with all the mass: laws sum to one, scores to zero, draws are possible arms."""
+def test_any_shape_dtype_and_distribution_of_arms(batch, arms, dtype, kind, seed):
+    """Ties, a single arm, an arm with all the mass: distributions sum to 1, scores to 0, drawn arms are possible."""
     g = generator(seed)
     z = torch.randn(*batch, arms, generator=g, dtype=dtype)
     if kind == "ties":
@@ -285,15 +285,17 @@ def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
     elif kind == "one-hot":
         z[..., 0] = 300.0
     bandit = Bandit(z)
-    log_linear = LogLinear(torch.eye(arms, dtype=dtype).expand(1, arms, arms), z)  # the same law, of one prompt
+    log_linear = LogLinear(
+        torch.eye(arms, dtype=dtype).expand(1, arms, arms), z
+    )  # the same distribution, of one prompt
     w = torch.randn(*batch, arms, generator=g, dtype=dtype)
     correct = torch.rand(*batch, arms, generator=g) < 0.5
     u = torch.rand(*batch, 4, generator=g, dtype=torch.float64)
     eps = 30 * arms * torch.finfo(dtype).eps
     for policy, at in ((bandit, lambda x: x), (log_linear, lambda x: x.unsqueeze(-2))):
-        law, score = policy.probs(), policy.expected_score(at(w))
-        assert law.dtype == score.dtype == policy.log_probs().dtype == dtype
-        assert (law.sum(-1) - 1).abs().max() <= eps
+        distribution, score = policy.probs(), policy.expected_score(at(w))
+        assert distribution.dtype == score.dtype == policy.log_probs().dtype == dtype
+        assert (distribution.sum(-1) - 1).abs().max() <= eps
         assert score.shape == z.shape
         assert score.sum(-1).abs().max() <= eps * (1 + w.abs().max())
         if kind == "one-hot" or arms == 1:
@@ -302,7 +304,7 @@ def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
         assert ((p >= 0) & (p <= 1 + eps)).all()
         drawn = policy.sample(at(u))
         assert drawn.shape == at(u).shape
-        assert (law.gather(-1, drawn) > 0).all()
+        assert (distribution.gather(-1, drawn) > 0).all()
         covariance = policy.score_covariance(at(w))
         assert covariance.dtype == dtype
         assert torch.isfinite(covariance).all()
@@ -318,7 +320,7 @@ def test_any_shape_dtype_and_law_of_arms(batch, arms, dtype, kind, seed):
     st.sampled_from(["normal", "ties", "one-hot"]),
     st.integers(0, 10**6),
 )
-def test_any_shape_dtype_and_law_of_trees(batch, vocab, depth, dtype, kind, seed):
+def test_any_shape_dtype_and_distribution_of_trees(batch, vocab, depth, dtype, kind, seed):
     g = generator(seed)
     tree = Tree.random(vocab, depth, batch=batch, generator=g, dtype=dtype, scale=0.0 if kind == "ties" else 1.0)
     if kind == "one-hot":
