@@ -204,7 +204,7 @@ def test_muon_has_the_matrices_of_the_layers_which_alone_decay() -> None:
 def test_too_many_features() -> None:
     model = build_model(SMALL, built_in_task("path-small"), seed=0)
     targets = dataclasses.replace(TARGETS, characters=tuple(range(1, 28)))
-    with pytest.raises(ValueError, match=r"expected at most 30 together, for hidden = 64, got 31"):
+    with pytest.raises(ValueError, match=r"expected at most 30 together for hidden = 64, got 31"):
         embed_by_value(model, built_in_task("path-small"), targets, 0.1)
 
 
