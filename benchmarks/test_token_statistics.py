@@ -37,7 +37,7 @@ ROWS = int(os.environ.get("ROWS", "512"))
 ONLY = re.compile(os.environ.get("ONLY", ""))
 VOCAB = 151_936
 FULL = {"top_k": 20, "rank": True}
-OURS = ("eager", "native", "compiled")
+OURS = ("eager", "native")
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]  # hidden, head, tokens
 

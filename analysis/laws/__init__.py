@@ -30,7 +30,7 @@ from .mass_flow import (
     squeeze_boundary,
     token_prob_change,
 )
-from .softmax import TokenStatistics, token_statistics
+from .softmax import TokenStatistics, dense_statistics
 from .success import AlternativeFlow, SequenceEntropy, alternative_flow, sequence_entropy, success_change
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "bucket_sums",
     "conserved_differences",
     "covariance_gap",
+    "dense_statistics",
     "entropy",
     "entropy_change",
     "entropy_change_parts",
@@ -76,5 +77,4 @@ __all__ = [
     "success_change",
     "sum_by_bucket",
     "token_prob_change",
-    "token_statistics",
 ]

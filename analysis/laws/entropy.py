@@ -115,8 +115,8 @@ def entropy_change(stats: TokenStatistics, weight: float | Tensor, step: float |
     Stored ones do not: then it is π_y log π_y − S + H(π_y − c), off by eps·(1 − π_y)·|log(1 − π_y)| where y is the
     saturated top token and by eps·log(vocab)/vocab near uniform, whereas the value is ~(1 − π_y)² and → 0.
 
-    >>> from analysis.laws import token_prob_change, token_statistics
-    >>> stats = token_statistics(torch.tensor([1.0, 0.0]), torch.tensor(0))  # of two tokens: dH = −(z_y − z_v)·dπ_y
+    >>> from analysis.laws import token_prob_change, dense_statistics
+    >>> stats = dense_statistics(torch.tensor([1.0, 0.0]), torch.tensor(0))  # of two tokens: dH = −(z_y − z_v)·dπ_y
     >>> entropy_change(stats, 1.0, 0.1), token_prob_change(stats, 1.0, 0.1)
     (tensor(-0.0106), tensor(0.0106))
     """
@@ -132,8 +132,8 @@ def entropy_parts(stats: TokenStatistics) -> EntropyParts:
 
     The second part is the difference H − h(π_y), right to eps·H.
 
-    >>> from analysis.laws import token_statistics
-    >>> entropy_parts(token_statistics(torch.zeros(3), torch.tensor(0))).rest
+    >>> from analysis.laws import dense_statistics
+    >>> entropy_parts(dense_statistics(torch.zeros(3), torch.tensor(0))).rest
     tensor(0.6931)
     """
     not_y = stats.one_minus_prob
@@ -152,8 +152,8 @@ def entropy_change_parts(stats: TokenStatistics, weight: float | Tensor, step: f
     dH(rest) = ηw(1 − π_y)(S_rest + c_rest·H_rest) ≤ 0 under NSR: negative samples always sharpen the alternatives.
     Accuracy as in `entropy_change`, that of dH(rest) divided by 1 − π_y.
 
-    >>> from analysis.laws import token_statistics
-    >>> stats = token_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
+    >>> from analysis.laws import dense_statistics
+    >>> stats = dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
     >>> entropy_change_parts(stats, -1.0, 1.0)
     EntropyChange(binary=tensor(-0.2403), weighted_rest=tensor(0.1104), rest=tensor(-0.0385))
     """

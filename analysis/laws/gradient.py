@@ -49,8 +49,8 @@ def logit_gradient(logits: Tensor, tokens: Tensor, weight: float | Tensor, *, te
 def gradient_norms(stats: TokenStatistics, weight: float | Tensor, *, temperature: float = 1.0) -> GradientNorms:
     """‖w(e_y − π)/T‖₁ = 2|w|(1 − π_y)/T and ‖w(e_y − π)/T‖₂ = |w|·‖e_y − π‖/T from statistics alone, each (…).
 
-    >>> from analysis.laws import token_statistics
-    >>> gradient_norms(token_statistics(torch.zeros(4), torch.tensor(1)), -2.0)
+    >>> from analysis.laws import dense_statistics
+    >>> gradient_norms(dense_statistics(torch.zeros(4), torch.tensor(1)), -2.0)
     GradientNorms(l1=tensor(3.), l2=tensor(1.7321))
     """
     check_temperature(temperature)

@@ -91,8 +91,8 @@ def rises(logits: Tensor, delta_logits: Tensor) -> Tensor:
 def token_prob_change(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
     """First-order Δπ_y = ηw·π_y·‖e_y − π‖² = ηw·π_y(1 − 2π_y + c), shape (…).
 
-    >>> from analysis.laws import token_statistics
-    >>> token_prob_change(token_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
+    >>> from analysis.laws import dense_statistics
+    >>> token_prob_change(dense_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
     tensor(0.0250)
     """
     return stats.prob * log_prob_change(stats, weight, step)
@@ -102,8 +102,8 @@ def token_prob_change(stats: TokenStatistics, weight: float | Tensor, step: floa
 def log_prob_change(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
     """First-order Δ log π_y = ηw·‖e_y − π‖² in nats, shape (…).
 
-    >>> from analysis.laws import token_statistics
-    >>> log_prob_change(token_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
+    >>> from analysis.laws import dense_statistics
+    >>> log_prob_change(dense_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
     tensor(0.0500)
     """
     return impulse(stats, weight, step) * stats.direction_norm.square()
@@ -115,8 +115,8 @@ def other_prob_change(probs: Tensor, stats: TokenStatistics, weight: float | Ten
 
     Where π_v itself is close to 1, π_v + π_y − c cancels and keeps an absolute accuracy of eps; `mass_flow` does not.
 
-    >>> from analysis.laws import token_statistics
-    >>> stats = token_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
+    >>> from analysis.laws import dense_statistics
+    >>> stats = dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
     >>> other_prob_change(torch.tensor([0.5, 0.25]), stats, -1.0, 1.0)
     tensor([0.1875, 0.0312])
     """
@@ -134,8 +134,8 @@ def squeeze_boundary(stats: TokenStatistics) -> Tensor:
 
     Where π_y > ½ it is ‖e_y − π‖² − (1 − π_y), which does not cancel in saturated rows.
 
-    >>> from analysis.laws import token_statistics
-    >>> squeeze_boundary(token_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1)))
+    >>> from analysis.laws import dense_statistics
+    >>> squeeze_boundary(dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1)))
     tensor(0.1250)
     """
     saturated = stats.direction_norm.square() - stats.one_minus_prob
@@ -158,8 +158,8 @@ def bucket_flow(
     vocabulary, that bucket gains ηw·π_y besides, and the fullest one takes what the others leave, so the row sums to
     zero and saturated rows do not cancel.
 
-    >>> from analysis.laws import token_statistics
-    >>> stats = token_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
+    >>> from analysis.laws import dense_statistics
+    >>> stats = dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
     >>> mass, mass_sq = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.125])
     >>> bucket_flow(mass, mass_sq, stats, -1.0, 1.0, token_bucket=torch.tensor(1))
     tensor([ 0.1875, -0.1875])

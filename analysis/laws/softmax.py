@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .checks import check_temperature, check_tokens_shape, first_index, raise_bad_row, raise_bad_token
 
-__all__ = ["ResidualSums", "TokenStatistics", "dense_statistics", "largest", "statistics_from_sums", "token_statistics"]
+__all__ = ["ResidualSums", "TokenStatistics", "dense_statistics", "largest", "row_statistics", "statistics_from_sums"]
 
 # Deeper than any gap whose exponential is representable (745 in float64), and finite, so that 0·s is 0.
 FAR = 1e4
@@ -63,7 +63,7 @@ class TokenStatistics:
 
 
 @torch.no_grad()
-def token_statistics(
+def dense_statistics(
     logits: Tensor, tokens: Tensor, *, temperature: float = 1.0, top_k: int = 0, rank: bool = False
 ) -> TokenStatistics:
     """Statistics of softmax(logits / temperature) at `tokens`, from residual sums.
@@ -88,10 +88,10 @@ def token_statistics(
     Raises UsageError for NaN, +inf, −inf at a sampled token, ids outside the vocabulary, shapes that do not fit.
     Source: Zhu et al. (arXiv 2506.01347) Eqs. 6–8 for what the moments are needed for; the forms are derived here.
 
-    >>> stats = token_statistics(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([2]))
+    >>> stats = dense_statistics(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([2]))
     >>> stats.log_prob.exp(), stats.one_minus_prob, stats.collision
     (tensor([0.2500]), tensor([0.7500]), tensor([0.2500]))
-    >>> token_statistics(torch.tensor([60.0, 0.0]), torch.tensor(0)).one_minus_prob  # 1/(1 + e^60)
+    >>> dense_statistics(torch.tensor([60.0, 0.0]), torch.tensor(0)).one_minus_prob  # 1/(1 + e^60)
     tensor(8.7565e-27)
     """
     check_temperature(temperature)
@@ -109,12 +109,12 @@ def token_statistics(
     if not (torch.isfinite(top) & torch.isfinite(z_y) & in_range).all():
         _raise_first_fault(logits, tokens, top, in_range, z_y)
 
-    stats = dense_statistics(z, y.squeeze(-1), temperature=temperature, top_k=min(top_k, vocab), rank=rank)
+    stats = row_statistics(z, y.squeeze(-1), temperature=temperature, top_k=min(top_k, vocab), rank=rank)
     return stats.reshape(shape)
 
 
-def dense_statistics(z: Tensor, y: Tensor, *, temperature: float, top_k: int, rank: bool) -> TokenStatistics:
-    """`token_statistics` of rows z (n, vocab) and their tokens y (n,), without checks: faulty rows are not finite."""
+def row_statistics(z: Tensor, y: Tensor, *, temperature: float, top_k: int, rank: bool) -> TokenStatistics:
+    """`dense_statistics` of rows z (n, vocab) and their tokens y (n,), without checks: faulty rows are not finite."""
     y = y[:, None]
     top, a = z.max(-1, keepdim=True)
     z_y = z.gather(-1, y)

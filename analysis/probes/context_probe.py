@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..laws import TokenStatistics, bucket_membership, kl_divergence, sum_by_bucket, token_statistics
+from ..laws import TokenStatistics, bucket_membership, dense_statistics, kl_divergence, sum_by_bucket
 from ..records.encoding import ragged
 from ..records.schema import BUCKETS, SHARES
 from .jvp import distribution_change, jvp_step, jvp_steps
@@ -253,7 +253,7 @@ class ContextProbe:
 
     def _snapshot(self, logits: Tensor) -> _Snapshot:
         tokens = torch.tensor([token for rows in self._rows for token in rows.tokens], device=logits.device)
-        stats = token_statistics(logits, tokens, temperature=self._temperature, top_k=self._top_k)
+        stats = dense_statistics(logits, tokens, temperature=self._temperature, top_k=self._top_k)
         return _Snapshot(tokens, logits, torch.log_softmax(logits / self._temperature, -1), stats)
 
     def _weights(self, weights: Sequence[Sequence[float]] | None) -> list[float | None] | None:

@@ -33,10 +33,10 @@ def scalar_part(
     gradient is zero throughout has weight 0 and a residual that is NaN. Cost: one pass over logits and gradient, memory
     of a few tiles. Accuracy: that of the gradient as it came.
 
-    >>> from analysis.laws import token_statistics
+    >>> from analysis.laws import dense_statistics
     >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
     >>> g = -3.0 * (torch.tensor([[0.0, 1.0, 0.0]]) - z.softmax(-1))
-    >>> scalar_part(z, g, y, token_statistics(z, y), torch.tensor([0]))[0]
+    >>> scalar_part(z, g, y, dense_statistics(z, y), torch.tensor([0]))[0]
     tensor([3.0000], dtype=torch.float64)
     """
     n, dtype = len(keep), compute_dtype(torch.promote_types(logits.dtype, gradient.dtype))

@@ -1,7 +1,7 @@
 """Token statistics at any vocabulary, from logits or from hidden states and an output head, without storing logits.
 
 `token_statistics` is one function over several back ends: `reference` (float64), `eager` (torch operations, chunk by
-chunk), `native` (a C function built at first use), `compiled` (torch.compile) and `triton` (CUDA).
+chunk), `native` (a C function built at first use) and `triton` (CUDA).
 """
 
 from .backends import BACKENDS, available_backends

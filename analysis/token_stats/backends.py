@@ -1,13 +1,12 @@
 """The back ends by name, what each needs, and which is taken where none is named.
 
-The choice depends on the device and the installed packages only, never on sizes or on what was compiled before, so
-that the same call gives the same bits.
+The choice depends on the device and the installed packages only, never on sizes, so that the same call gives the same
+bits.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable
 
 import torch
@@ -68,12 +67,6 @@ def _eager(source: Source, request: Request) -> TokenStatistics:
     return stream(source, request, EagerKernels(), _tiles(source))
 
 
-def _compiled(source: Source, request: Request) -> TokenStatistics:
-    from .compiled import CompiledKernels
-
-    return stream(source, request, CompiledKernels(), _tiles(source))
-
-
 def _native(source: Source, request: Request) -> TokenStatistics:
     return stream(source, request, NativeKernels(), _tiles(source))
 
@@ -89,14 +82,6 @@ def _tiles(source: Source) -> Tiles:
 
 
 def _nothing(device: torch.device, dtype: torch.dtype) -> str | None:
-    return None
-
-
-def _no_compiler(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cpu":
-        return f"it is for the CPU, the tensors are on {device}"
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        return "torch.compile needs a C++ compiler (g++ or clang++) and finds none on the PATH"
     return None
 
 
@@ -129,6 +114,5 @@ BACKENDS: dict[
     "reference": (reference, _nothing),
     "eager": (_eager, _nothing),
     "native": (_native, _no_c_compiler),
-    "compiled": (_compiled, _no_compiler),
     "triton": (_triton, _no_triton),
 }

@@ -53,7 +53,7 @@ def token_statistics(
     top_k, rank   ids and probabilities of the top_k most probable tokens (at most vocab), rank of y from 0; ties by
                   the lower id
     probs_of      (L,) or (…, L) ids, for whose probabilities `probs_of` (…, L) is returned
-    backend       "auto", or a name of `BACKENDS`: "reference", "eager", "native", "compiled", "triton"
+    backend       "auto", or a name of `BACKENDS`: "reference", "eager", "native", "triton"
 
     Ragged batches: jagged nested tensors for hidden or logits and tokens give statistics of the same raggedness.
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from ..laws.softmax import TokenStatistics, dense_statistics
+from ..laws.softmax import TokenStatistics, row_statistics
 from .from_sums import concatenate
 from .sources import Source
 from .streaming import Request
@@ -26,7 +26,7 @@ def reference(source: Source, request: Request) -> TokenStatistics:
         edges = [*range(0, source.vocab, _COLUMNS), source.vocab]
         z = torch.cat([source.chunk(first, last).clone() for first, last in pairwise(edges)], 1)
         y = request.tokens[start:stop]
-        stats = dense_statistics(z, y, temperature=request.temperature, top_k=request.top_k, rank=request.rank)
+        stats = row_statistics(z, y, temperature=request.temperature, top_k=request.top_k, rank=request.rank)
         if request.listed is not None:
             listed = request.listed[start:stop] if request.listed.ndim == 2 else request.listed.expand(len(z), -1)
             s = (z - z.amax(-1, keepdim=True)) / request.temperature

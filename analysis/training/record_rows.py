@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..laws import TokenStatistics, bucket_membership, sum_by_bucket, token_statistics
+from ..laws import TokenStatistics, bucket_membership, dense_statistics, sum_by_bucket
 from ..recipes.fields import RecordFields
 from ..records.encoding import Columns
 from ..records.rows import RolloutRow, TokenColumns, statistics_columns
@@ -158,7 +158,7 @@ def _over_tokens(passes: list[SignPass], values: list[Tensor]) -> Tensor:
 
 def pass_statistics(one: SignPass, fields: RecordFields) -> TokenStatistics:
     """Statistics of the real tokens of a pass, flattened in row-major order."""
-    return token_statistics(_as_wide(one.logits[one.mask], fields), one.batch.tokens[one.mask])
+    return dense_statistics(_as_wide(one.logits[one.mask], fields), one.batch.tokens[one.mask])
 
 
 def _as_wide(logits: Tensor, fields: RecordFields) -> Tensor:
@@ -189,7 +189,7 @@ def token_rows(
     mass = mass_sq = None
     if fields.columns == "full":
         logits = _as_wide(one.logits[kept.to(one.logits.device)], fields)
-        full = token_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
+        full = dense_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
         stats = replace(stats, token_rank=full.token_rank, top_ids=full.top_ids, top_probs=full.top_probs)
         membership = bucket_membership(logits, BUCKETS)
         probs = logits.softmax(-1)

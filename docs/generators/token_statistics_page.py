@@ -51,7 +51,6 @@ the largest token of a chunk that loses joins the sums with its weight.
 | `reference` | whole rows in float64 |
 | `eager` | blocks of 512 tokens × 4096 columns, torch operations; vocabularies up to 256 lie down the columns instead |
 | `native` | the same blocks, each row visited once by a C function that is built at first use |
-| `compiled` | the same blocks through torch.compile |
 | `triton` | the same on CUDA, one Triton program a row |
 
 `auto` takes `triton` on CUDA and `eager` elsewhere, whatever the sizes, so that the same call gives the same bits.

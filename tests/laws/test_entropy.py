@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analysis.laws import (
     TokenStatistics,
+    dense_statistics,
     entropy,
     entropy_change,
     entropy_change_parts,
@@ -18,7 +19,6 @@ from analysis.laws import (
     entropy_vector,
     kl_divergence,
     kl_vector,
-    token_statistics,
 )
 from tests.laws.test_mass_flow import weights_for
 from tests.laws.test_softmax import GAPS, saturated_row
@@ -108,7 +108,7 @@ def predicted(stats: TokenStatistics, weight: torch.Tensor, step: float) -> torc
 def test_entropy_change_leaves_a_second_order_residual(from_records: bool) -> None:
     logits, tokens = dense.rows("random")
     weight = weights_for(tokens)
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     stats = stored(stats) if from_records else stats
     steps = torch.logspace(-3.5, -2, 6, dtype=torch.float64)
     residuals = [
@@ -124,7 +124,7 @@ def test_entropy_change_leaves_a_second_order_residual(from_records: bool) -> No
 def test_entropy_change_in_degenerate_rows(kind: str) -> None:
     logits, tokens = dense.rows(kind)
     weight = weights_for(tokens)
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     # |d²H/dη²| ≤ osc(Δz)²·(1 + max|log π|), osc ≤ 2|w|; |log π| ≤ 17 here. The slack is rounding of H (5e-15) and, for
     # the rest, of a log-softmax of the other tokens.
     bound = 4 * weight.square() * 18
@@ -137,7 +137,7 @@ def test_entropy_change_in_degenerate_rows(kind: str) -> None:
 @pytest.mark.parametrize("token", [2, 0, 5])
 def test_saturated_entropy_change_against_mpmath(gap: float, token: int) -> None:
     row = saturated_row(gap)
-    stats = token_statistics(row, torch.tensor(token))
+    stats = dense_statistics(row, torch.tensor(token))
     (slope,) = mp.derivative(lambda probs: [mp.entropy_of(probs)], row.tolist(), token)
     assert close(entropy_change(stats, -2.0, 0.5), -slope)
     for value, exact in zip(entropy_parts(stats), mp.entropy_split(mp.softmax(row.tolist()), token), strict=True):
@@ -151,11 +151,11 @@ def test_saturated_entropy_change_against_mpmath(gap: float, token: int) -> None
 def test_what_stored_statistics_leave_of_entropy_change() -> None:
     for gap in (5.0, 10.0, 15.0):
         row = saturated_row(gap)
-        stats = token_statistics(row, torch.tensor(2))
+        stats = dense_statistics(row, torch.tensor(2))
         miss = float(stats.one_minus_prob)
         error = float((entropy_change(stored(stats), 1.0, 1.0) - entropy_change(stats, 1.0, 1.0)).abs())
         assert error <= 8 * 2.2e-16 * miss * gap
-    uniform = token_statistics(torch.zeros(1000, dtype=torch.float64), torch.tensor(3))
+    uniform = dense_statistics(torch.zeros(1000, dtype=torch.float64), torch.tensor(3))
     assert float(entropy_change(uniform, 1.0, 1.0)) == 0
     assert abs(float(entropy_change(stored(uniform), 1.0, 1.0))) <= 8 * 2.2e-16 * 6.9 / 1000
 
@@ -163,7 +163,7 @@ def test_what_stored_statistics_leave_of_entropy_change() -> None:
 @pytest.mark.parametrize("kind", ["random", "tied"])
 def test_parts_make_the_whole_and_nsr_sharpens_the_rest(kind: str) -> None:
     logits, tokens = dense.rows(kind)
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     parts, change = entropy_parts(stats), entropy_change_parts(stats, -1.0, 1.0)
     torch.testing.assert_close(parts.binary + parts.weighted_rest, stats.entropy, rtol=1e-13, atol=0)
     total = entropy_change(stats, -1.0, 1.0)
@@ -176,17 +176,17 @@ def test_parts_make_the_whole_and_nsr_sharpens_the_rest(kind: str) -> None:
 def test_nsr_of_an_unlikely_token_lowers_entropy() -> None:
     logits, _ = dense.rows("random", n=100)
     tokens = logits.argmin(-1)
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     unlikely = stats.prob < torch.exp(-stats.entropy)
     assert unlikely.all()
     assert (entropy_change(stats, -1.0, 1.0) < 0).all()
 
 
 def test_one_and_two_token_vocabularies() -> None:
-    one = token_statistics(torch.zeros(1), torch.tensor(0))
+    one = dense_statistics(torch.zeros(1), torch.tensor(0))
     assert [float(x) for x in (*entropy_parts(one), *entropy_change_parts(one, 1.0, 1.0))] == [0.0] * 6
     assert float(entropy_change(one, 1.0, 1.0)) == 0
-    two = token_statistics(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(0))
+    two = dense_statistics(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(0))
     assert float(entropy_parts(two).rest) == pytest.approx(0, abs=1e-15)
     assert float(entropy_change_parts(two, 1.0, 1.0).rest) == pytest.approx(0, abs=1e-15)
 
@@ -194,10 +194,10 @@ def test_one_and_two_token_vocabularies() -> None:
 def test_float32_statistics_keep_their_accuracy() -> None:
     logits, tokens = dense.rows("random", vocab=108)
     logits = logits.float()
-    exact = entropy_change(token_statistics(logits.double(), tokens), -1.0, 1.0)
-    change = entropy_change(token_statistics(logits, tokens), -1.0, 1.0)
+    exact = entropy_change(dense_statistics(logits.double(), tokens), -1.0, 1.0)
+    change = entropy_change(dense_statistics(logits, tokens), -1.0, 1.0)
     assert ((change - exact).abs() <= 1e-6 * exact.abs() + 1e-8).all()
-    stored_change = entropy_change(stored(token_statistics(logits, tokens)), -1.0, 1.0)
+    stored_change = entropy_change(stored(dense_statistics(logits, tokens)), -1.0, 1.0)
     assert (stored_change - exact).abs().max() <= 2e-6
 
 

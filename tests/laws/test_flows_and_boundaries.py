@@ -14,6 +14,7 @@ from analysis.laws import (
     boundary_curves,
     conserved_differences,
     covariance_gap,
+    dense_statistics,
     entropy,
     entropy_change,
     entropy_hessian,
@@ -27,7 +28,6 @@ from analysis.laws import (
     sequence_entropy,
     squeeze_boundary,
     success_change,
-    token_statistics,
 )
 from toy_models import Bandit
 
@@ -118,7 +118,7 @@ def test_curves_are_the_statistics_of_the_law(m, y, scale, seed):
     q = np.exp(scale * np.random.default_rng(seed).normal(size=m))
     q /= q.sum()
     curves = boundary_curves(q, np.array([y]))
-    stats = token_statistics(law_with(y, q), torch.tensor(0))
+    stats = dense_statistics(law_with(y, q), torch.tensor(0))
     # sums of up to thirty terms of order one, differences of them
     assert curves.squeeze[0] == pytest.approx(squeeze_boundary(stats).item(), abs=1e-13)
     assert curves.entropy[0] == pytest.approx(stats.entropy.item(), abs=1e-12)
@@ -293,7 +293,7 @@ def test_bad_input():
         (lambda: expected_flow(z.numpy(), correct.numpy(), np.array([1.0, 0.5])), r"times: expected numbers from 0 up"),
         (lambda: second_order_entropy_change(z, z, z, 0.1), r"mean, covariance: expected \(3, 9\) and \(3, 9, 9\)"),
         (lambda: covariance_gap(z, correct.double()), r"correct: expected a bool mask like logits"),
-        (lambda: log_prob_change(token_statistics(z, y), torch.ones(2), 0.1), r"weight: expected one number"),
+        (lambda: log_prob_change(dense_statistics(z, y), torch.ones(2), 0.1), r"weight: expected one number"),
     ):
         with pytest.raises(UsageError, match=message):
             call()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.laws import batch_logit_step, gradient_norms, logit_gradient, token_statistics
+from analysis.laws import batch_logit_step, dense_statistics, gradient_norms, logit_gradient
 from tests.laws.test_softmax import GAPS, saturated_row
 from tests.reference import softmax_dense as dense
 from tests.reference import softmax_mp as mp
@@ -40,7 +40,7 @@ def test_saturated_direction_and_norms_against_mpmath(gap: float) -> None:
         exact = [-3 * ((1 if v == token else 0) - p) for v, p in enumerate(probs)]
         direction = logit_gradient(row, torch.tensor(token), -3.0)
         assert all(abs(mp.ctx.mpf(float(d)) - e) <= 1e-10 * abs(e) for d, e in zip(direction, exact, strict=True))
-        norms = gradient_norms(token_statistics(row, torch.tensor(token)), -3.0)
+        norms = gradient_norms(dense_statistics(row, torch.tensor(token)), -3.0)
         l1, l2 = mp.ctx.fsum(map(abs, exact)), mp.ctx.sqrt(mp.ctx.fsum(e * e for e in exact))
         assert abs(mp.ctx.mpf(float(norms.l1)) - l1) <= 1e-10 * l1
         assert abs(mp.ctx.mpf(float(norms.l2)) - l2) <= 1e-10 * l2
@@ -51,7 +51,7 @@ def test_norms_are_those_of_the_dense_direction(kind: str) -> None:
     logits, tokens = dense.rows(kind)
     weight = torch.randn(len(logits), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     direction = logit_gradient(logits, tokens, weight, temperature=0.7)
-    norms = gradient_norms(token_statistics(logits, tokens, temperature=0.7), weight, temperature=0.7)
+    norms = gradient_norms(dense_statistics(logits, tokens, temperature=0.7), weight, temperature=0.7)
     torch.testing.assert_close(norms.l1, direction.abs().sum(-1), rtol=1e-12, atol=0)
     torch.testing.assert_close(norms.l2, direction.norm(dim=-1), rtol=1e-12, atol=0)
 
@@ -113,6 +113,6 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="logits: expected finite numbers"):
         logit_gradient(torch.full((3, 4), torch.nan), tokens, 1.0)
     with pytest.raises(ValueError, match="temperature: expected a positive number"):
-        gradient_norms(token_statistics(logits, tokens), 1.0, temperature=0.0)
+        gradient_norms(dense_statistics(logits, tokens), 1.0, temperature=0.0)
     with pytest.raises(ValueError, match=r"weights: expected one number or one for each token, .* got \(3,\)"):
         batch_logit_step(torch.full((4,), 0.25), torch.tensor([0, 1]), torch.ones(3))

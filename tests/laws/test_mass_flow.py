@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from analysis.laws import (
     bucket_flow,
     bucket_sums,
+    dense_statistics,
     log_prob_change,
     logit_gradient,
     logit_step_flow,
@@ -19,7 +20,6 @@ from analysis.laws import (
     squeeze_boundary,
     sum_by_bucket,
     token_prob_change,
-    token_statistics,
 )
 from tests.laws.test_softmax import GAPS, saturated_row
 from tests.reference import softmax_dense as dense
@@ -30,7 +30,7 @@ EDGES = (1, 4, 9)
 
 def all_laws(logits: torch.Tensor, tokens: torch.Tensor, weight: torch.Tensor, step: float) -> dict[str, torch.Tensor]:
     """Every first-order law as (row, …)."""
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     probs = torch.softmax(logits, -1)
     sums = bucket_sums(logits, EDGES)
     own = sums.membership.gather(-1, tokens[:, None]).squeeze(-1)
@@ -106,7 +106,7 @@ def test_saturated_flow_against_mpmath(gap: float, token: int) -> None:
         for value, p, q in zip(flow, before, after, strict=True):
             assert abs(mp.ctx.mpf(float(value)) - (q - p)) <= 1e-10 * abs(q - p)
     slope = mp.derivative(lambda probs: probs, row.tolist(), token)
-    stats = token_statistics(row, y)
+    stats = dense_statistics(row, y)
     for value, exact in zip(mass_flow(row, y, -2.0, 0.5), slope, strict=True):
         assert abs(mp.ctx.mpf(float(value)) + exact) <= 1e-10 * abs(exact)
     assert abs(mp.ctx.mpf(float(token_prob_change(stats, 1.0, 1.0))) - slope[token]) <= 1e-10 * abs(slope[token])
@@ -130,7 +130,7 @@ def test_exact_flow_is_the_difference_of_two_softmaxes(kind: str, step: float) -
 def test_bucket_flow_without_the_tokens_bucket_holds_for_the_others() -> None:
     logits, tokens = dense.rows("random")
     weight = weights_for(tokens)
-    stats, sums = token_statistics(logits, tokens), bucket_sums(logits, EDGES)
+    stats, sums = dense_statistics(logits, tokens), bucket_sums(logits, EDGES)
     dense_flow = sum_by_bucket(mass_flow(logits, tokens, weight, 1.0), sums.membership, len(EDGES) + 1)
     flow = bucket_flow(sums.mass, sums.mass_sq, stats, weight, 1.0)
     own = torch.nn.functional.one_hot(sums.membership.gather(-1, tokens[:, None]).squeeze(-1).long(), len(EDGES) + 1)
@@ -140,7 +140,7 @@ def test_bucket_flow_without_the_tokens_bucket_holds_for_the_others() -> None:
 
 def test_bucket_flow_of_saturated_float32_records() -> None:
     row = saturated_row(20.0)
-    stats32 = token_statistics(row.float(), torch.tensor(2))
+    stats32 = dense_statistics(row.float(), torch.tensor(2))
     sums = bucket_sums(row.float(), (1, 3))
     flow = bucket_flow(sums.mass, sums.mass_sq, stats32, 1.0, 1.0, token_bucket=torch.tensor(0))
     exact = sum_by_bucket(mass_flow(row, torch.tensor(2), 1.0, 1.0), sums.membership, 3)
@@ -151,7 +151,7 @@ def test_the_squeeze_boundary_parts_winners_from_losers() -> None:
     logits, tokens = dense.rows("random")
     probs = torch.softmax(logits, -1)
     flow = mass_flow(logits, tokens, -1.0, 1.0)  # NSR: unsampled tokens above the boundary rise
-    above = probs > squeeze_boundary(token_statistics(logits, tokens))[:, None]
+    above = probs > squeeze_boundary(dense_statistics(logits, tokens))[:, None]
     unsampled = torch.ones_like(above).scatter(-1, tokens[:, None], False)
     assert torch.equal((flow > 0) & unsampled, above & unsampled)
     assert (above & unsampled).any()
@@ -237,7 +237,7 @@ def test_results_carry_no_graph() -> None:
 
 def test_bad_input_is_named() -> None:
     logits, tokens = torch.zeros(3, 4), torch.tensor([0, 1, 2])
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     with pytest.raises(ValueError, match=r"step: expected one number or one for each token, shape \(3,\), got \(2,\)"):
         mass_flow(logits, tokens, 1.0, torch.ones(2))
     with pytest.raises(ValueError, match=r"weight: expected finite numbers, got inf at index \(\)"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.laws import TokenStatistics, token_statistics
+from analysis.laws import TokenStatistics, dense_statistics
 from tests.reference import softmax_dense as dense
 from tests.reference import softmax_mp as mp
 
@@ -41,7 +41,7 @@ def relative_error(value: torch.Tensor, exact: object) -> float:
 def test_saturated_rows_against_mpmath(gap: float, token: int) -> None:
     for offset in (0.0, -1000.0):
         row = saturated_row(gap, offset=offset)
-        stats = token_statistics(row, torch.tensor(token))
+        stats = dense_statistics(row, torch.tensor(token))
         for name, exact in mp.statistics(row.tolist(), token).items():
             assert relative_error(getattr(stats, name), exact) < 1e-10, name
 
@@ -50,7 +50,7 @@ def test_saturated_rows_against_mpmath(gap: float, token: int) -> None:
 def test_temperature_against_mpmath(temperature: float) -> None:
     row = saturated_row(30.0)
     for token in (2, 1):
-        stats = token_statistics(row, torch.tensor(token), temperature=temperature, top_k=3)
+        stats = dense_statistics(row, torch.tensor(token), temperature=temperature, top_k=3)
         for name, exact in mp.statistics(row.tolist(), token, temperature).items():
             assert relative_error(getattr(stats, name), exact) < 1e-10, name
         assert stats.top_probs is not None
@@ -61,7 +61,7 @@ def test_temperature_against_mpmath(temperature: float) -> None:
 @pytest.mark.parametrize("kind", ["random", "uniform", "tied"])
 def test_generic_rows_against_dense_formulas(kind: str) -> None:
     logits, tokens = dense.rows(kind)
-    stats = token_statistics(logits, tokens)
+    stats = dense_statistics(logits, tokens)
     for name, expected in dense.statistics(logits, tokens).items():
         torch.testing.assert_close(getattr(stats, name), expected, rtol=1e-10, atol=1e-12, msg=name)
 
@@ -72,7 +72,7 @@ def test_float32_against_mpmath(gap: float) -> None:
     # little. Here |t| ≤ 8.3.
     row = saturated_row(gap, torch.float32)
     for token in (2, 0, 5):
-        stats = token_statistics(row, torch.tensor(token))
+        stats = dense_statistics(row, torch.tensor(token))
         for name, exact in mp.statistics(row.tolist(), token).items():
             value = getattr(stats, name)
             assert value.dtype == torch.float32
@@ -84,8 +84,8 @@ def test_float32_against_mpmath(gap: float) -> None:
 def test_float32_is_at_least_as_good_as_the_naive_formulas() -> None:
     logits, tokens = dense.rows("random", n=300, vocab=108)
     logits = (logits * 3).float()
-    exact = token_statistics(logits.double(), tokens)
-    stats, naive = token_statistics(logits, tokens), dense.statistics(logits, tokens)
+    exact = dense_statistics(logits.double(), tokens)
+    stats, naive = dense_statistics(logits, tokens), dense.statistics(logits, tokens)
     for name in FIELDS:
         truth = getattr(exact, name)
         error = (getattr(stats, name).double() - truth).abs()
@@ -99,14 +99,14 @@ def test_float32_is_at_least_as_good_as_the_naive_formulas() -> None:
 def test_half_precision_is_promoted(dtype: torch.dtype) -> None:
     logits, tokens = dense.rows("random", n=30)
     half = logits.to(dtype)
-    stats, promoted = token_statistics(half, tokens, top_k=3), token_statistics(half.float(), tokens, top_k=3)
+    stats, promoted = dense_statistics(half, tokens, top_k=3), dense_statistics(half.float(), tokens, top_k=3)
     for name in (*FIELDS, "top_probs"):
         assert getattr(stats, name).dtype == torch.float32
         assert torch.equal(getattr(stats, name), getattr(promoted, name)), name
 
 
 def test_one_token_vocabulary() -> None:
-    stats = token_statistics(torch.tensor([[3.0]]), torch.tensor([0]), top_k=5, rank=True)
+    stats = dense_statistics(torch.tensor([[3.0]]), torch.tensor([0]), top_k=5, rank=True)
     for name, expected in {
         "log_prob": 0,
         "one_minus_prob": 0,
@@ -125,7 +125,7 @@ def test_one_token_vocabulary() -> None:
 
 
 def test_two_token_vocabulary() -> None:
-    stats = token_statistics(torch.tensor([0.0, math.log(3.0)], dtype=torch.float64), torch.tensor(0))
+    stats = dense_statistics(torch.tensor([0.0, math.log(3.0)], dtype=torch.float64), torch.tensor(0))
     entropy = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
     expected = {
         "log_prob": -math.log(4),
@@ -145,7 +145,7 @@ def test_large_vocabulary(dtype: torch.dtype) -> None:
     logits = (3 * torch.randn(2, 151_936, generator=generator, dtype=torch.float64)).to(dtype)
     logits[1, 77] += 30
     tokens = torch.tensor([5, 77])
-    stats = token_statistics(logits, tokens, top_k=4, rank=True)
+    stats = dense_statistics(logits, tokens, top_k=4, rank=True)
     tolerance = 1e-11 if dtype == torch.float64 else 5e-6
     for row, token in enumerate(tokens.tolist()):
         values, largest = logits[row].tolist(), float(logits[row].max())
@@ -164,7 +164,7 @@ def test_large_vocabulary(dtype: torch.dtype) -> None:
 
 def test_ties_go_to_the_lower_id() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 1.0, 1.0]]).repeat(5, 1)
-    stats = token_statistics(logits, torch.arange(5), top_k=4, rank=True)
+    stats = dense_statistics(logits, torch.arange(5), top_k=4, rank=True)
     assert stats.argmax_token.tolist() == [1] * 5
     assert stats.token_rank is not None
     assert stats.token_rank.tolist() == [2, 0, 1, 3, 4]
@@ -176,7 +176,7 @@ def test_ties_go_to_the_lower_id() -> None:
 def test_top_tokens_against_a_stable_sort(k: int) -> None:
     logits, tokens = dense.rows("random", n=50)
     logits = logits.round()  # many ties
-    stats = token_statistics(logits, tokens, top_k=k, rank=True)
+    stats = dense_statistics(logits, tokens, top_k=k, rank=True)
     order = [sorted(range(24), key=lambda v: (-row[v], v)) for row in logits.tolist()]
     assert stats.top_ids is not None
     assert stats.top_probs is not None
@@ -190,9 +190,9 @@ def test_masked_tokens_count_for_nothing() -> None:
     logits, tokens = dense.rows("random", n=20)
     masked = torch.cat([logits, torch.full((20, 3), -torch.inf, dtype=torch.float64)], -1)
     for name in FIELDS:
-        a, b = getattr(token_statistics(logits, tokens), name), getattr(token_statistics(masked, tokens), name)
+        a, b = getattr(dense_statistics(logits, tokens), name), getattr(dense_statistics(masked, tokens), name)
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
-    alone = token_statistics(torch.tensor([-torch.inf, 0.0, -torch.inf]), torch.tensor(1))
+    alone = dense_statistics(torch.tensor([-torch.inf, 0.0, -torch.inf]), torch.tensor(1))
     assert float(alone.entropy) == 0
     assert float(alone.direction_norm) == 0
 
@@ -200,8 +200,8 @@ def test_masked_tokens_count_for_nothing() -> None:
 def test_leading_shapes_and_empty_input() -> None:
     logits, tokens = dense.rows("random", n=12)
     flat, block = (
-        token_statistics(logits, tokens, rank=True, top_k=2),
-        token_statistics(logits.reshape(2, 6, 24), tokens.reshape(2, 6), rank=True, top_k=2),
+        dense_statistics(logits, tokens, rank=True, top_k=2),
+        dense_statistics(logits.reshape(2, 6, 24), tokens.reshape(2, 6), rank=True, top_k=2),
     )
     for name in TokenStatistics.__dataclass_fields__:
         a, b = getattr(flat, name), getattr(block, name)
@@ -210,14 +210,14 @@ def test_leading_shapes_and_empty_input() -> None:
             continue
         assert torch.equal(a, b.reshape(a.shape)), name
         assert b.shape[:2] == (2, 6)
-    assert token_statistics(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)).log_prob.shape == (0,)
+    assert dense_statistics(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)).log_prob.shape == (0,)
 
 
 def test_no_gradient_and_no_change_of_the_input() -> None:
     logits, tokens = dense.rows("random", n=12)
     logits.requires_grad_()
     before = logits.detach().clone()
-    stats = token_statistics(logits, tokens, rank=True, top_k=2)
+    stats = dense_statistics(logits, tokens, rank=True, top_k=2)
     tensors = [getattr(stats, name) for name in TokenStatistics.__dataclass_fields__ if name != "probs_of"]
     assert not any(tensor.requires_grad for tensor in tensors)
     assert torch.equal(logits, before)
@@ -247,18 +247,18 @@ def _with(tensor: torch.Tensor, index: tuple[int, ...], value: float) -> torch.T
 def test_bad_input_is_named(message: str) -> None:
     logits, tokens = BAD_INPUT[message](torch.zeros(3, 4), torch.tensor([0, 0, 1]))
     with pytest.raises(ValueError, match=message):
-        token_statistics(logits, tokens)
+        dense_statistics(logits, tokens)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_bad_temperature(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature: expected a positive number"):
-        token_statistics(torch.zeros(2), torch.tensor(0), temperature=temperature)
+        dense_statistics(torch.zeros(2), torch.tensor(0), temperature=temperature)
 
 
 def test_bad_top_k() -> None:
     with pytest.raises(ValueError, match="top_k: expected a number of tokens, 0 for none, got -1"):
-        token_statistics(torch.zeros(2), torch.tensor(0), top_k=-1)
+        dense_statistics(torch.zeros(2), torch.tensor(0), top_k=-1)
 
 
 logit_rows = st.lists(st.floats(-30, 30, allow_subnormal=False), min_size=2, max_size=9)
@@ -270,8 +270,8 @@ def test_shift_and_permutation_invariance(row: list[float], shift: float, random
     order = list(range(len(row)))
     random.shuffle(order)  # type: ignore[attr-defined]
     z = torch.tensor(row, dtype=torch.float64)
-    base = token_statistics(z, torch.tensor(0), rank=False)
-    moved = token_statistics(z[order] + shift, torch.tensor(order.index(0)))
+    base = dense_statistics(z, torch.tensor(0), rank=False)
+    moved = dense_statistics(z[order] + shift, torch.tensor(order.index(0)))
     for name in FIELDS:
         # Adding the shift rounds the logits to 1e-14, which moves probabilities by that much relative; the covariance
         # is a difference of moments of at most 30 nats.
@@ -283,7 +283,7 @@ def test_shift_and_permutation_invariance(row: list[float], shift: float, random
 @given(logit_rows)
 def test_moments_are_those_of_a_distribution(row: list[float]) -> None:
     z = torch.tensor(row, dtype=torch.float64).repeat(len(row), 1)
-    stats = token_statistics(z, torch.arange(len(row)))
+    stats = dense_statistics(z, torch.arange(len(row)))
     assert float(stats.prob.sum()) == pytest.approx(1, rel=1e-12)
     assert float((stats.prob**2).sum()) == pytest.approx(float(stats.collision[0]), rel=1e-12)
     assert float(-(stats.prob * stats.log_prob).sum()) == pytest.approx(float(stats.entropy[0]), rel=1e-9, abs=1e-15)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis import UsageError
-from analysis.laws import token_statistics
+from analysis.laws import dense_statistics
 from analysis.probes import ContextProbe, ContextRows
 from analysis.records import Run, RunWriter, load_trace, prediction_summary
 from analysis.records.schema import BUCKETS
@@ -52,7 +52,7 @@ def dense(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
 def write_tokens(
     folder: Path, logits: Tensor, tokens: Tensor, weight: Any, *, temperature: float = 1.0, rollouts: Any = None
 ) -> Run:
-    stats = token_statistics(logits, tokens, temperature=temperature)
+    stats = dense_statistics(logits, tokens, temperature=temperature)
     rows = some_rows("tokens", len(tokens), seed=0) | {name: getattr(stats, name) for name in STATISTICS}
     rows |= {"weight": weight, "token": tokens, "step": 0, "rollout": range(len(tokens)), "old_log_prob": None}
     writer = RunWriter(folder, run_json=RUN_JSON | {"temperature": temperature})
