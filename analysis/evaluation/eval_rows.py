@@ -22,7 +22,7 @@ from toy_models.sampling import Samples, sample
 from toy_models.tasks.task import Prompt, Task, mode_prefix, verify_all
 from toy_models.truncation import kept_tokens, truncates
 
-from ..errors import DivergedError, UsageError
+from ..errors import DivergedError, UsageError, first_index
 from .enumeration import effective_solutions, solution_log_probs
 from .sampling_params import SamplingParams
 
@@ -279,7 +279,7 @@ def _on_fixed_prefixes(
         counts.index_add_(0, owner, torch.ones(len(owner), 1, 1, dtype=torch.float64))
     means = sums / counts
     if not bool(means.isfinite().all()):
-        first = int((~means.isfinite()).nonzero()[0, 0])
+        first = first_index(~means.isfinite())[0]
         raise DivergedError(
             f"entropy of the policy on the fixed prefixes of prompt {prompt_ids[first]} is not finite; "
             "its logits hold NaN or infinity"

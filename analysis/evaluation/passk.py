@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import UsageError
+from ..errors import UsageError, at_index, first_index
 
 __all__ = ["K_GRID", "pass_at_k", "pass_at_k_exact"]
 
@@ -23,9 +23,9 @@ K_GRID: tuple[int, ...] = tuple(2**i for i in range(11))  # the k of every exact
 def _check(bad: np.ndarray, name: str, expected: str, value: np.ndarray, fix: str) -> None:
     """Raise for the first True of `bad`, naming its index and value."""
     if bad.any():
-        index = np.unravel_index(int(np.argmax(bad)), bad.shape)
-        where = f" at index {tuple(int(i) for i in index)}" if index else ""
-        raise UsageError(f"{name}: expected {expected}, got {np.broadcast_to(value, bad.shape)[index]}{where}; {fix}")
+        index = first_index(bad)
+        got = np.broadcast_to(value, bad.shape)[index]
+        raise UsageError(f"{name}: expected {expected}, got {got}{at_index(index)}; {fix}")
 
 
 def _whole(value: ArrayLike, name: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The softmax calculus of one token: pure functions on tensors of any leading shape, without gradients.
 
 A weight is w = −∂L/∂log π_y (positive pushes the sampled token up), a step η is in units of logits, entropies are in
-nats. Faulty input raises `UsageError`, which names the first bad index.
+nats. Invalid input raises `UsageError`, which names the first bad index. "Derived here (†)" in a source means that the
+equation does not stand in Zhu et al., arXiv 2506.01347.
 """
 
 from .boundaries import BoundaryCurves, boundary_curves, entropy_sign_boundary, first_order_reach

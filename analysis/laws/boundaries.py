@@ -1,7 +1,7 @@
 """Where the laws change sign as a sampled token's probability goes from 0 to 1, and how far first order reaches.
 
-The other tokens keep their proportions q (a law without y), so that π_v = (1 − π_y)q_v. With c_q = Σq², H_q and
-S_q = Σq² log q,
+The other tokens keep their proportions q, a distribution without y, so that π_v = (1 − π_y)q_v. With c_q = Σq², H_q
+and S_q = Σq² log q,
 
     c = π_y² + (1 − π_y)²·c_q,    H = h(π_y) + (1 − π_y)·H_q,
     S = π_y² log π_y + (1 − π_y)²(S_q + c_q log(1 − π_y)),
@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UsageError
-from .checks import check_tokens
+from ..errors import UsageError, at_index, first_index
+from .checks import PerToken, check_tokens
 from .gradient import logit_gradient
 from .mass_flow import logit_step_flow
 
@@ -28,28 +29,40 @@ __all__ = ["BoundaryCurves", "boundary_curves", "entropy_sign_boundary", "first_
 
 
 class BoundaryCurves(NamedTuple):
-    """Along `prob` = π_y, (n,) each."""
+    """The boundaries along `prob` = π_y."""
 
-    prob: np.ndarray
-    squeeze: np.ndarray  # c − π_y; negative: every alternative moves against y
-    against: np.ndarray  # share of the alternatives' mass that moves against y
-    covariance: np.ndarray  # dH = −ηw·covariance, nats
-    entropy: np.ndarray  # H, nats
+    prob: Float[np.ndarray, " n"]
+    squeeze: Float[np.ndarray, " n"]  # c − π_y; where negative, every alternative moves against y
+    against: Float[np.ndarray, " n"]  # fraction of the alternatives' mass that moves against y
+    covariance: Float[np.ndarray, " n"]  # dH = −ηw·covariance, nats
+    entropy: Float[np.ndarray, " n"]  # H, nats
 
 
-def boundary_curves(rest: np.ndarray, probs: np.ndarray) -> BoundaryCurves:
-    """The boundaries for alternatives in the proportions `rest` (m,), at each π_y of `probs` in (0, 1).
+def boundary_curves(rest: Float[np.ndarray, " m"], probs: Float[np.ndarray, " n"]) -> BoundaryCurves:
+    """The boundaries for fixed proportions of the alternatives, at each probability π_y of the sampled token.
 
-    Raises UsageError for proportions that are no law and probabilities outside (0, 1).
+    Args:
+        rest: proportions q of the alternatives, positive, with sum one.
+        probs: values of π_y between 0 and 1.
+
+    Returns:
+        The curves, each of the length of `probs`.
+
+    Raises:
+        UsageError: proportions that are not a distribution, probabilities outside (0, 1).
+
+    Source: derived here (†), the equations above.
 
     >>> curves = boundary_curves(np.full(99, 1 / 99), np.array([0.01, 0.5]))
     >>> bool(abs(curves.squeeze[0]) < 1e-12), curves.against.round(6).tolist()  # uniform: c = π_y
     (True, [1.0, 1.0])
     """
-    q = _law(rest)
+    q = _proportions(rest)
     y = np.asarray(probs, dtype=np.float64)
-    if not ((y > 0) & (y < 1)).all():
-        raise UsageError(f"probs: expected numbers strictly between 0 and 1, got {y.min():g} to {y.max():g}")
+    bad = ~((y > 0) & (y < 1))
+    if bad.any():
+        index = first_index(bad)
+        raise UsageError(f"probs: expected numbers strictly between 0 and 1, got {y[index]:g}{at_index(index)}")
     c = y**2 + (1 - y) ** 2 * (q**2).sum()
     squeeze = c - y
     above = (1 - y)[:, None] * q > squeeze[:, None]
@@ -57,20 +70,31 @@ def boundary_curves(rest: np.ndarray, probs: np.ndarray) -> BoundaryCurves:
     return BoundaryCurves(y, squeeze, (above * q).sum(1), cov, h)
 
 
-def entropy_sign_boundary(rest: np.ndarray) -> float:
-    """π_y below which a positive sample raises the entropy (and a negative one lowers it), for these alternatives.
+def entropy_sign_boundary(rest: Float[np.ndarray, " m"]) -> float:
+    """The π_y below which a positive sample raises the entropy and a negative one lowers it: the root of Cov.
 
-    >>> round(entropy_sign_boundary(np.full(99, 1 / 99)), 6)  # uniform: the law is uniform at π_y = 1/100
+    Args:
+        rest: proportions q of the alternatives, positive, with sum one.
+
+    Returns:
+        A probability above e^{−H}.
+
+    Raises:
+        UsageError: proportions that are not a distribution.
+
+    Source: derived here (†).
+
+    >>> round(entropy_sign_boundary(np.full(99, 1 / 99)), 6)  # π is uniform at π_y = 1/100
     0.01
     """
     from scipy.optimize import brentq
 
-    q = _law(rest)
+    q = _proportions(rest)
     surely_below = 0.5 * np.exp(np.sum(q * np.log(q)))
     return float(brentq(lambda y: _covariance(np.array([y]), q)[0][0], surely_below, 0.99, xtol=1e-15))
 
 
-def _law(rest: np.ndarray) -> np.ndarray:
+def _proportions(rest: np.ndarray) -> np.ndarray:
     q = np.asarray(rest, dtype=np.float64)
     if q.ndim != 1 or not (q > 0).all() or abs(q.sum() - 1) > 1e-6:
         raise UsageError(
@@ -90,18 +114,34 @@ def _covariance(y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def first_order_reach(logits: Tensor, tokens: Tensor, weight: float | Tensor, *, tolerance: float = 0.1) -> Tensor:
-    """The logit step η (…) at which first order is off by `tolerance`: ½Σ|exact − linear| = tolerance·½Σ|exact|.
+def first_order_reach(
+    logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"], weight: PerToken, *, tolerance: float = 0.1
+) -> Float[Tensor, "*batch"]:
+    """The logit step η at which first order is off by `tolerance`: ½Σ|exact − linear| = tolerance·½Σ|exact|.
 
     From 64 halvings in float64 of the interval [0, 2^20]; beyond it first order is exact enough for any use (a token
     that cannot move). The finite step is that of `mass_flow`.
+
+    Args:
+        logits: z; −inf masks a token.
+        tokens: sampled ids y.
+        weight: w = −∂L/∂log π_y, one number or one for each token.
+        tolerance: the relative error that is allowed, between 0 and 1.
+
+    Returns:
+        The greatest η that keeps within the tolerance, in units of the logits.
+
+    Raises:
+        UsageError: a tolerance outside (0, 1), input that is not finite, shapes that do not fit.
+
+    Source: derived here (†).
 
     >>> first_order_reach(torch.zeros(2), torch.tensor(0), 1.0) > first_order_reach(
     ...     torch.zeros(2), torch.tensor(0), 1.0, tolerance=0.01)
     tensor(True)
     """
     if not 0 < tolerance < 1:
-        raise UsageError(f"tolerance: expected a share between 0 and 1, got {tolerance}")
+        raise UsageError(f"tolerance: expected a number between 0 and 1, got {tolerance}")
     check_tokens(logits, tokens)
     z = logits.double()
     direction = logit_gradient(z, tokens, weight)

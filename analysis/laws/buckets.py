@@ -1,7 +1,7 @@
 """Sums over rank buckets of the vocabulary: the mass of the top token, of ranks 2–4, and so on.
 
-Bucket edges are the last rank of each bucket but the last, counted from one: (1, 4) makes the buckets 1, 2–4 and 5+.
-Ties are ranked by the lower token id. Membership is kept apart from the sums, so that a later distribution can be
+Bucket edges are the last ranks of all buckets except the last, counted from one: (1, 4) makes the buckets 1, 2–4 and
+5+. Ties are ranked by the lower token id. Membership is separate from the sums, so that a later distribution can be
 summed over the tokens that were in a bucket before.
 """
 
@@ -11,23 +11,36 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int8
 from torch import Tensor
 
 from ..errors import UsageError
-from .checks import check_logits, check_temperature
+from .checks import check_logits, check_temperature, check_tensor
 
 __all__ = ["BucketSums", "bucket_membership", "bucket_sums", "sum_by_bucket"]
 
 
 class BucketSums(NamedTuple):
-    mass: Tensor  # Σ π, (…, buckets)
-    mass_sq: Tensor  # Σ π², (…, buckets)
-    membership: Tensor  # int8 bucket of each token, (…, vocab)
+    """Sums of a distribution over rank buckets, and the bucket of each token."""
+
+    mass: Float[Tensor, "*batch buckets"]  # Σ π
+    mass_sq: Float[Tensor, "*batch buckets"]  # Σ π²
+    membership: Int8[Tensor, "*batch vocab"]  # bucket of each token
 
 
 @torch.no_grad()
-def bucket_membership(logits: Tensor, edges: Sequence[int]) -> Tensor:
-    """Bucket of each token by its rank in the row, int8 (…, vocab). Cost: one sort.
+def bucket_membership(logits: Float[Tensor, "*batch vocab"], edges: Sequence[int]) -> Int8[Tensor, "*batch vocab"]:
+    """Bucket of each token by its rank in the row. Cost: one sort.
+
+    Args:
+        logits: z, ranked from the greatest.
+        edges: last rank of each bucket except the last, counted from one and increasing.
+
+    Returns:
+        Indices of buckets from 0.
+
+    Raises:
+        UsageError: edges that do not increase, logits that are not finite.
 
     >>> bucket_membership(torch.tensor([0.0, 2.0, 1.0, 1.0]), (1, 3))
     tensor([2, 0, 1, 1], dtype=torch.int8)
@@ -42,12 +55,27 @@ def bucket_membership(logits: Tensor, edges: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def sum_by_bucket(values: Tensor, membership: Tensor, n_buckets: int) -> Tensor:
-    """Sums of `values` (…, vocab) over the tokens of each bucket, (…, n_buckets), accumulated in float64.
+def sum_by_bucket(
+    values: Float[Tensor, "*batch vocab"], membership: Int8[Tensor, "*batch vocab"], n_buckets: int
+) -> Float[Tensor, "*batch {n_buckets}"]:
+    """Sums of `values` over the tokens of each bucket, accumulated in float64.
+
+    Args:
+        values: one number for each token of the vocabulary.
+        membership: from `bucket_membership`, of this distribution or an earlier one.
+        n_buckets: one more than the number of edges.
+
+    Returns:
+        The sums, in the dtype of `values`.
+
+    Raises:
+        UsageError: shapes that differ.
 
     >>> sum_by_bucket(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 0, 1], dtype=torch.int8), 3)
     tensor([0.2000, 0.4000, 0.0000])
     """
+    check_tensor("values", values)
+    check_tensor("membership", membership)
     if values.shape != membership.shape:
         raise UsageError(
             f"values: expected the shape of membership, {tuple(membership.shape)}, got {tuple(values.shape)}"
@@ -57,8 +85,19 @@ def sum_by_bucket(values: Tensor, membership: Tensor, n_buckets: int) -> Tensor:
 
 
 @torch.no_grad()
-def bucket_sums(logits: Tensor, edges: Sequence[int], *, temperature: float = 1.0) -> BucketSums:
-    """Mass and squared mass of softmax(logits / temperature) by rank bucket.
+def bucket_sums(logits: Float[Tensor, "*batch vocab"], edges: Sequence[int], *, temperature: float = 1.0) -> BucketSums:
+    """Mass Σπ and squared mass Σπ² of π = softmax(logits / temperature) by rank bucket.
+
+    Args:
+        logits: z; −inf masks a token.
+        edges: last rank of each bucket except the last, counted from one and increasing.
+        temperature: T, a positive number.
+
+    Returns:
+        Both sums and the membership.
+
+    Raises:
+        UsageError: edges that do not increase, logits that are not finite, a temperature that is not positive.
 
     >>> bucket_sums(torch.tensor([0.5, 0.25, 0.25]).log(), (1,)).mass_sq
     tensor([0.2500, 0.1250])

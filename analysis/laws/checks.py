@@ -5,18 +5,23 @@ They look at row reductions only, never at every logit apart, so that they cost 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, at_index, first_index
 
 __all__ = [
     "INTEGERS",
+    "PerToken",
+    "check_bool",
     "check_logits",
     "check_temperature",
+    "check_tensor",
     "check_tokens",
     "check_tokens_shape",
-    "first_index",
     "per_token",
     "raise_bad_row",
     "raise_bad_token",
@@ -24,18 +29,27 @@ __all__ = [
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
+PerToken: TypeAlias = float | Real[Tensor, ""] | Real[Tensor, "*batch"]
+"""One number for all tokens, or one for each of them."""
 
-def first_index(bad: Tensor) -> tuple[int, ...]:
-    """Index of the first True entry.
 
-    >>> first_index(torch.tensor([[False, False], [False, True]]))
-    (1, 1)
+def check_tensor(name: str, value: object) -> None:
+    """Raise UsageError, with the conversion that helps, for anything but a tensor.
+
+    >>> check_tensor("tokens", 2)
+    Traceback (most recent call last):
+    analysis.errors.UsageError: tokens: expected torch.Tensor, got int; use torch.tensor
     """
-    return tuple(int(i) for i in torch.nonzero(bad)[0])
+    if isinstance(value, Tensor):
+        return
+    kind = type(value)
+    got = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    conversion = "torch.from_numpy" if got == "numpy.ndarray" else "torch.tensor"
+    raise UsageError(f"{name}: expected torch.Tensor, got {got}; use {conversion}")
 
 
-def check_logits(logits: Tensor, name: str = "logits") -> Tensor:
-    """`logits` (…, vocab), half precision promoted to float32; −inf is a masked token, NaN and +inf are errors."""
+def check_logits(logits: Float[Tensor, "*batch vocab"], name: str = "logits") -> Float[Tensor, "*batch vocab"]:
+    """The logits, half precision promoted to float32; −inf is a masked token, NaN and +inf are errors."""
     _check_shape_and_dtype(logits, name)
     top = logits.amax(-1)
     if not torch.isfinite(top).all():
@@ -43,16 +57,18 @@ def check_logits(logits: Tensor, name: str = "logits") -> Tensor:
     return logits.float() if logits.dtype.itemsize < 4 else logits
 
 
-def check_tokens(logits: Tensor, tokens: Tensor) -> None:
-    """`tokens` (…) are integers that match the leading shape of `logits` and lie in the vocabulary."""
+def check_tokens(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"]) -> None:
+    """Raise UsageError unless `tokens` are integers of the leading shape of `logits` and lie in the vocabulary."""
     check_tokens_shape(logits, tokens)
     bad = (tokens < 0) | (tokens >= logits.shape[-1])
     if bad.any():
         raise_bad_token(tokens, bad, logits.shape[-1])
 
 
-def check_tokens_shape(logits: Tensor, tokens: Tensor) -> None:
+def check_tokens_shape(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"]) -> None:
+    """Raise UsageError unless `tokens` are integers of the leading shape of `logits`."""
     _check_shape_and_dtype(logits, "logits")
+    check_tensor("tokens", tokens)
     if tokens.dtype not in INTEGERS:
         raise UsageError(f"tokens: expected integer ids, got {tokens.dtype}")
     if tokens.shape != logits.shape[:-1]:
@@ -62,33 +78,46 @@ def check_tokens_shape(logits: Tensor, tokens: Tensor) -> None:
         )
 
 
+def check_bool(name: str, mask: Tensor, shape: tuple[int, ...], like: str) -> None:
+    """Raise UsageError unless `mask` is a bool tensor of `shape`, which the message calls the shape of `like`."""
+    check_tensor(name, mask)
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise UsageError(
+            f"{name}: expected a bool mask of the shape of {like}, {shape}, got {mask.dtype} of shape "
+            f"{tuple(mask.shape)}"
+        )
+
+
 def raise_bad_token(tokens: Tensor, bad: Tensor, vocab: int) -> None:
+    """Raise UsageError for the first id outside the vocabulary."""
     index = first_index(bad)
     raise UsageError(
-        f"tokens: expected ids in [0, {vocab}), got {int(tokens[index])} at index {index}; "
+        f"tokens: expected ids in [0, {vocab}), got {int(tokens[index])}{at_index(index)}; "
         "does the padding use an id outside the vocabulary?"
     )
 
 
 def raise_bad_row(logits: Tensor, top: Tensor, name: str) -> None:
+    """Raise UsageError for the first row whose largest logit, `top`, is not finite."""
     index = first_index(~torch.isfinite(top))
     value = float(top[index])
     if value == float("-inf"):
-        raise UsageError(f"{name}: every token of the row at index {index} is masked (−inf); leave at least one")
+        raise UsageError(f"{name}: every token of the row{at_index(index)} is masked (−inf); leave at least one")
     row = logits[index]
     where = first_index(torch.isnan(row) | (row == float("inf")))
     raise UsageError(
-        f"{name}: expected finite numbers (or −inf for masked tokens), got {float(row[where])} at index "
-        f"{index + where}; did the forward pass diverge?"
+        f"{name}: expected finite numbers (or −inf for masked tokens), got {float(row[where])}"
+        f"{at_index(index + where)}; did the forward pass diverge?"
     )
 
 
 def check_temperature(temperature: float) -> None:
+    """Raise UsageError unless 0 < temperature < ∞."""
     if not 0 < temperature < float("inf"):
         raise UsageError(f"temperature: expected a positive number, got {temperature}; greedy has no gradient")
 
 
-def per_token(name: str, value: float | Tensor, like: Tensor) -> Tensor:
+def per_token(name: str, value: float | Tensor, like: Float[Tensor, "*batch"]) -> Tensor:
     """`value` as a tensor of `like`'s dtype: one number for all tokens, or exactly one for each entry of `like`.
 
     A weight of shape (n, 1) beside tokens of shape (n,) would broadcast to (n, n) without a word, so it is refused.
@@ -96,6 +125,8 @@ def per_token(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     >>> per_token("weight", 2.0, torch.zeros(3))
     tensor(2.)
     """
+    if not isinstance(value, int | float):
+        check_tensor(name, value)
     tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
     if tensor.ndim and tensor.shape != like.shape:
         raise UsageError(
@@ -104,11 +135,12 @@ def per_token(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     bad = ~torch.isfinite(tensor)
     if bad.any():
         index = first_index(bad)
-        raise UsageError(f"{name}: expected finite numbers, got {float(tensor[index])} at index {index}")
+        raise UsageError(f"{name}: expected finite numbers, got {float(tensor[index])}{at_index(index)}")
     return tensor
 
 
 def _check_shape_and_dtype(logits: Tensor, name: str) -> None:
+    check_tensor(name, logits)
     if not logits.is_floating_point():
         raise UsageError(f"{name}: expected a floating-point tensor, got {logits.dtype}")
     if logits.ndim < 1 or logits.shape[-1] < 1:

@@ -1,9 +1,11 @@
 """Entropy and KL divergence of a softmax, their gradients in the logits, and what one token's update does to entropy.
 
-All in nats. The vectors are ∂H/∂z_v = −π_v(log π_v + H) and ∂KL(π‖ref)/∂z_v = π_v(log(π_v/ref_v) − KL). Under
+Everything is in nats. The vectors are ∂H/∂z_v = −π_v(log π_v + H) and ∂KL(π‖ref)/∂z_v = π_v(log(π_v/ref_v) − KL). Under
 Δz = ηw(e_y − π), with S = Σπ² log π and c = Σπ², to first order (derived here)
 
-    dH = −ηw[π_y(log π_y + H) − S − cH] = −ηw·Cov_{v~π}(log π_v, 1{v=y} − π_v).
+    dH = −ηw[π_y(log π_y + H) − S − cH] = −ηw·Cov_{v~π}(log π_v, 1{v=y} − π_v),
+
+the change under the token's own push; in a network the rest of the batch moves the context as well.
 
 Log Z cancels in all of them, so they are computed from s = z − max z.
 """
@@ -13,12 +15,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import UsageError
-from .checks import check_logits, first_index
+from ..errors import UsageError, at_index, first_index
+from .checks import PerToken, check_logits, check_tensor
 from .mass_flow import impulse, squeeze_boundary
-from .softmax import FAR, TokenStatistics
+from .softmax import FAR, TokenStatistics, check_statistics
 
 __all__ = [
     "EntropyChange",
@@ -34,24 +37,33 @@ __all__ = [
 
 
 class EntropyParts(NamedTuple):
-    """H = binary + weighted_rest, weighted_rest = (1 − π_y)·rest; nats."""
+    """H = binary + weighted_rest with weighted_rest = (1 − π_y)·rest; nats."""
 
-    binary: Tensor  # h(π_y), of whether the token is y
-    weighted_rest: Tensor
-    rest: Tensor  # H of the other tokens among themselves; 0 where 1 − π_y is 0
+    binary: Float[Tensor, "*batch"]  # h(π_y), of whether the token is y
+    weighted_rest: Float[Tensor, "*batch"]
+    rest: Float[Tensor, "*batch"]  # H of the other tokens among themselves; 0 where 1 − π_y is 0
 
 
 class EntropyChange(NamedTuple):
     """First-order change of each of `EntropyParts`; binary + weighted_rest is dH; nats."""
 
-    binary: Tensor
-    weighted_rest: Tensor
-    rest: Tensor
+    binary: Float[Tensor, "*batch"]
+    weighted_rest: Float[Tensor, "*batch"]
+    rest: Float[Tensor, "*batch"]
 
 
 @torch.no_grad()
-def entropy(logits: Tensor) -> Tensor:
-    """H = −Σ π log π in nats, (…, vocab) -> (…), relatively accurate in saturated rows.
+def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
+    """H = −Σ π log π in nats, relatively accurate in saturated rows.
+
+    Args:
+        logits: z of π = softmax(z); −inf masks a token.
+
+    Returns:
+        The entropy of each row.
+
+    Raises:
+        UsageError: logits that are not finite.
 
     >>> entropy(torch.zeros(4)) / torch.tensor(2.0).log()
     tensor(2.)
@@ -61,8 +73,19 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def entropy_vector(logits: Tensor) -> Tensor:
-    """∂H/∂z_v = −π_v(log π_v + H), of the shape of the logits; sums to zero.
+def entropy_vector(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+    """The gradient of the entropy in the logits, ∂H/∂z_v = −π_v(log π_v + H).
+
+    Args:
+        logits: z of π = softmax(z); −inf masks a token.
+
+    Returns:
+        Nats per unit of logit; rows sum to zero.
+
+    Raises:
+        UsageError: logits that are not finite.
+
+    Source: derived here (†).
 
     >>> entropy_vector(torch.tensor([1.0, 0.0]))
     tensor([-0.1966,  0.1966])
@@ -72,10 +95,23 @@ def entropy_vector(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kl_vector(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """∂KL(π‖ref)/∂z_v = π_v(log(π_v/ref_v) − KL(π‖ref)), of the shape of the logits; sums to zero.
+def kl_vector(
+    logits: Float[Tensor, "*batch vocab"], ref_logits: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
+    """The gradient of the divergence in the logits, ∂KL(π‖ref)/∂z_v = π_v(log(π_v/ref_v) − KL(π‖ref)).
 
-    Raises UsageError where ref masks (−inf) a token that π does not: the divergence is infinite there.
+    Args:
+        logits: z of π = softmax(z); −inf masks a token.
+        ref_logits: those of the reference policy.
+
+    Returns:
+        Nats per unit of logit; rows sum to zero.
+
+    Raises:
+        UsageError: logits that are not finite, shapes that differ, a reference that masks a token that π does not (the
+            divergence is infinite there).
+
+    Source: derived here (†).
 
     >>> kl_vector(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]))
     tensor([ 0.1966, -0.1966])
@@ -89,11 +125,23 @@ def kl_vector(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kl_divergence(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """KL(π‖ref) = Σ π log(π/ref) in nats, (…, vocab) -> (…), computed in float64.
+def kl_divergence(
+    logits: Float[Tensor, "*batch vocab"], ref_logits: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """KL(π‖ref) = Σ π log(π/ref) in nats, computed in float64.
 
-    Summed as Σ [π·log(π/ref) − π + ref], whose terms are all ≥ 0, so that nearly equal laws do not cancel across
-    tokens. Raises UsageError where ref masks a token that π does not.
+    Summed as Σ [π·log(π/ref) − π + ref], whose terms are all ≥ 0, so that nearly equal distributions do not cancel
+    across tokens.
+
+    Args:
+        logits: z of π = softmax(z); −inf masks a token.
+        ref_logits: those of the reference policy.
+
+    Returns:
+        The divergence of each row.
+
+    Raises:
+        UsageError: logits that are not finite, shapes that differ, a reference that masks a token that π does not.
 
     >>> kl_divergence(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]))
     tensor(0.1201)
@@ -108,18 +156,32 @@ def kl_divergence(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def entropy_change(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
-    """First-order dH = −ηw·Cov_{v~π}(log π_v, 1{v=y} − π_v) in nats, (…). NSR of a token with π_y < e^{−H} lowers H.
+def entropy_change(stats: TokenStatistics, weight: PerToken, step: PerToken) -> Float[Tensor, "*batch"]:
+    """First-order dH = −ηw·Cov_{v~π}(log π_v, 1{v=y} − π_v). A negative sample of a token with π_y < e^{−H} lowers H.
 
     Statistics made from logits carry the covariance from residual sums (relative accuracy in saturated rows too).
     Stored ones do not: then it is π_y log π_y − S + H(π_y − c), off by eps·(1 − π_y)·|log(1 − π_y)| where y is the
     saturated top token and by eps·log(vocab)/vocab near uniform, whereas the value is ~(1 − π_y)² and → 0.
+
+    Args:
+        stats: statistics at the sampled tokens.
+        weight: w of each token, or one number.
+        step: η in units of the logits.
+
+    Returns:
+        The change of entropy in nats.
+
+    Raises:
+        UsageError: a weight or step that is not finite or of another shape.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import token_prob_change, dense_statistics
     >>> stats = dense_statistics(torch.tensor([1.0, 0.0]), torch.tensor(0))  # of two tokens: dH = −(z_y − z_v)·dπ_y
     >>> entropy_change(stats, 1.0, 0.1), token_prob_change(stats, 1.0, 0.1)
     (tensor(-0.0106), tensor(0.0106))
     """
+    check_statistics(stats)
     covariance = stats.covariance
     if covariance is None:
         covariance = stats.prob * stats.log_prob - stats.collision_log_prob - stats.entropy * squeeze_boundary(stats)
@@ -132,10 +194,19 @@ def entropy_parts(stats: TokenStatistics) -> EntropyParts:
 
     The second part is the difference H − h(π_y), right to eps·H.
 
+    Args:
+        stats: statistics at the sampled tokens.
+
+    Returns:
+        The parts in nats, each of the shape of the tokens.
+
+    Source: the chain rule of entropy.
+
     >>> from analysis.laws import dense_statistics
     >>> entropy_parts(dense_statistics(torch.zeros(3), torch.tensor(0))).rest
     tensor(0.6931)
     """
+    check_statistics(stats)
     not_y = stats.one_minus_prob
     # log(1 − π_y) from the smaller of π_y and 1 − π_y, which is the accurate one
     log_not_y = torch.where(not_y < 0.5, not_y.log(), torch.log1p(-stats.prob))
@@ -145,12 +216,25 @@ def entropy_parts(stats: TokenStatistics) -> EntropyParts:
 
 
 @torch.no_grad()
-def entropy_change_parts(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> EntropyChange:
-    """First-order changes of h(π_y), of (1 − π_y)·H(rest) and of H(rest), in nats, each (…).
+def entropy_change_parts(stats: TokenStatistics, weight: PerToken, step: PerToken) -> EntropyChange:
+    """First-order changes of h(π_y), of (1 − π_y)·H(rest) and of H(rest), the entropy of the other tokens.
 
     dh = log((1 − π_y)/π_y)·dπ_y with dπ_y = ηw·π_y·‖e_y − π‖²; the second is dH − dh; and
     dH(rest) = ηw(1 − π_y)(S_rest + c_rest·H_rest) ≤ 0 under NSR: negative samples always sharpen the alternatives.
     Accuracy as in `entropy_change`, that of dH(rest) divided by 1 − π_y.
+
+    Args:
+        stats: statistics at the sampled tokens.
+        weight: w of each token, or one number.
+        step: η in units of the logits.
+
+    Returns:
+        The changes in nats, each of the shape of the tokens.
+
+    Raises:
+        UsageError: a weight or step that is not finite or of another shape.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import dense_statistics
     >>> stats = dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
@@ -181,14 +265,17 @@ def _log_probs(z: Tensor) -> Tensor:
 
 
 def _pair(logits: Tensor, ref_logits: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    check_tensor("logits", logits)
+    check_tensor(name, ref_logits)
     if ref_logits.shape != logits.shape:
         raise UsageError(f"{name}: expected the shape of logits, {tuple(logits.shape)}, got {tuple(ref_logits.shape)}")
     z, ref = check_logits(logits), check_logits(ref_logits, name)
     dtype = torch.promote_types(z.dtype, ref.dtype)
     infinite = (ref == float("-inf")) & (z > float("-inf"))
     if infinite.any():
+        at = at_index(first_index(infinite))
         raise UsageError(
-            f"{name}: a token that the policy can sample is masked (−inf) at index {first_index(infinite)}, so the KL "
-            "divergence is infinite; mask it in both"
+            f"{name}: a token that the policy can sample is masked (−inf){at}, so the KL divergence is infinite; mask "
+            "it in both"
         )
     return z.to(dtype), ref.to(dtype)

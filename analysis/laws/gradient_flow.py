@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from ..errors import UsageError
+from ..errors import UsageError, at_index, first_index
 
 __all__ = ["ExpectedFlow", "conserved_differences", "expected_direction", "expected_flow"]
 
@@ -28,18 +29,39 @@ Form = Literal["log", "probability"]
 
 @dataclass(frozen=True)
 class ExpectedFlow:
-    """The solution at `times` (n,): logits (n, …, arms); and the tolerance it was asked for."""
+    """The solution of the flow.
 
-    times: np.ndarray
-    logits: np.ndarray
+    Attributes:
+        times: t, in units of learning rate times updates.
+        logits: z(t) of every arm.
+        rtol: the relative tolerance of the solver.
+    """
+
+    times: Float[np.ndarray, " n"]
+    logits: Float[np.ndarray, "n *batch arms"]
     rtol: float
 
 
-def expected_direction(logits: np.ndarray, correct: np.ndarray, sign: Sign, form: Form) -> np.ndarray:
-    """dz/dt (…, arms) of PSR (w = 1 on correct arms) or NSR (w = −1 on wrong ones); sums to zero over arms.
+def expected_direction(
+    logits: Float[np.ndarray, "*batch arms"], correct: Bool[np.ndarray, "*#batch arms"], sign: Sign, form: Form
+) -> Float[np.ndarray, "*batch arms"]:
+    """dz/dt of PSR (w = 1 on correct arms) or NSR (w = −1 on wrong arms).
 
-    Both p and 1 − p are sums of their own arms, so that neither cancels. Raises UsageError for an unknown sign or form
-    and shapes that do not fit.
+    Both p and 1 − p are sums of their own arms, so that neither cancels.
+
+    Args:
+        logits: z of every arm.
+        correct: which arms are correct; of the shape of the logits, or one mask (arms,) for all rows.
+        sign: "psr" or "nsr".
+        form: "log" (w does not depend on π) or "probability" (w has a factor π_a, Eq. 6).
+
+    Returns:
+        The rate of change of the logits, whose sum over arms is zero.
+
+    Raises:
+        UsageError: an unknown sign or form, logits that are not finite, shapes that do not fit.
+
+    Source: the expectation of Eqs. 7 and 8 of Zhu et al., arXiv 2506.01347 (†).
 
     >>> z, r = np.zeros(4), np.array([True, False, False, False])
     >>> expected_direction(z, r, "psr", "log").tolist() == expected_direction(z, r, "nsr", "log").tolist()
@@ -52,7 +74,8 @@ def expected_direction(logits: np.ndarray, correct: np.ndarray, sign: Sign, form
     if z.ndim < 1 or right.shape not in (z.shape, z.shape[-1:]):
         raise UsageError(f"correct: expected the shape of logits {z.shape} or its last axis, got {right.shape}")
     if not np.isfinite(z).all():
-        raise UsageError(f"logits: expected finite numbers, got {int((~np.isfinite(z)).sum())} that are not")
+        index = first_index(~np.isfinite(z))
+        raise UsageError(f"logits: expected finite numbers, got {z[index]}{at_index(index)}")
     unnormalised = np.exp(z - z.max(-1, keepdims=True))
     pi = unnormalised / unnormalised.sum(-1, keepdims=True)
     right = np.broadcast_to(right, z.shape)
@@ -64,18 +87,34 @@ def expected_direction(logits: np.ndarray, correct: np.ndarray, sign: Sign, form
 
 
 def expected_flow(
-    logits: np.ndarray,
-    correct: np.ndarray,
-    times: np.ndarray,
+    logits: Float[np.ndarray, "*batch arms"],
+    correct: Bool[np.ndarray, "*#batch arms"],
+    times: Float[np.ndarray, " n"],
     *,
     sign: Sign = "psr",
     form: Form = "log",
     rtol: float = 1e-10,
     atol: float = 1e-12,
 ) -> ExpectedFlow:
-    """z(t) at `times`, increasing from 0: `scipy.integrate.solve_ivp` with DOP853; logits (…, arms) all in one system.
+    """The flow z(t) from `logits` at time 0, solved by `scipy.integrate.solve_ivp` (DOP853) as one system.
 
-    Raises UsageError for times that do not increase from 0, and RuntimeError where the solver gives up.
+    Args:
+        logits: z(0) of every arm.
+        correct: which arms are correct; of the shape of the logits, or one mask (arms,) for all rows.
+        times: increasing times from 0 on, in units of learning rate times updates.
+        sign: "psr" or "nsr".
+        form: "log" or "probability", as in `expected_direction`.
+        rtol: relative tolerance of the solver.
+        atol: absolute tolerance of the solver, in units of the logits.
+
+    Returns:
+        The logits at `times`.
+
+    Raises:
+        UsageError: times that do not increase from 0 on, and as `expected_direction`.
+        RuntimeError: the solver gave up.
+
+    Source: derived here (†).
     """
     from scipy.integrate import solve_ivp
 
@@ -94,10 +133,22 @@ def expected_flow(
     return ExpectedFlow(t, solution.y.T.reshape(len(t), *z.shape), rtol)
 
 
-def conserved_differences(logits: np.ndarray, arms: np.ndarray) -> np.ndarray:
-    """e^{−z_u} − e^{−z_v} of each arm u of the set `arms` (bool (arms,)) to the first one v: (…, n − 1).
+def conserved_differences(
+    logits: Float[np.ndarray, "*batch arms"], arms: Bool[np.ndarray, " arms"]
+) -> Float[np.ndarray, "*batch others"]:
+    """e^{−z_u} − e^{−z_v} of each arm u of a set to the first arm v of the set, conserved along the flow.
 
-    Conserved along the flow; logits are taken as they are (a common shift would scale it).
+    Args:
+        logits: z of every arm, taken as they are (a common shift would scale the result).
+        arms: which arms belong to the set.
+
+    Returns:
+        One number for each arm of the set except the first.
+
+    Source: derived here (†).
+
+    >>> conserved_differences(np.array([0.0, -np.log(3.0), 5.0]), np.array([True, True, False])).round(6).tolist()
+    [2.0]
     """
     inverse = np.exp(-np.asarray(logits, dtype=np.float64)[..., np.asarray(arms, dtype=bool)])
     return inverse[..., 1:] - inverse[..., :1]

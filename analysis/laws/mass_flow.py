@@ -8,19 +8,23 @@ step of the logits, Eqs. 7 and 8)
 so an unsampled token moves against the sampled one only if π_v > c − π_y, the squeeze boundary. For any step
 π'_v = π_v·e^{Δz_v} / E_π[e^{Δz}], and π_v rises iff Δz_v > log E_π[e^{Δz}].
 
-`step` is η in units of the logits of the law. At temperature T pass logits / T and divide the step by T², once for the
-gradient and once because the step moves z where the law has z/T.
+`step` is η in units of the logits of π. At temperature T pass logits / T and divide the step by T², once for the
+gradient and once because the step moves z where the distribution has z/T.
+
+These are changes under the token's own push. In a network a parameter update moves the logits of a context by the
+pushes of the whole batch as well, and often by more than by its own.
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import UsageError
-from .checks import check_logits, per_token
+from ..errors import UsageError, at_index, first_index
+from .checks import PerToken, check_logits, check_tensor, per_token
 from .gradient import logit_gradient
-from .softmax import TokenStatistics
+from .softmax import TokenStatistics, check_statistics
 
 __all__ = [
     "bucket_flow",
@@ -38,13 +42,32 @@ _LARGE_STEP = 500.0
 
 
 def mass_flow(
-    logits: Tensor, tokens: Tensor, weight: float | Tensor, step: float | Tensor, *, exact: bool = False
-) -> Tensor:
-    """Δπ (…, vocab) under Δz = step·weight·(e_y − π): to first order, or the finite change π' − π.
+    logits: Float[Tensor, "*batch vocab"],
+    tokens: Int[Tensor, "*batch"],
+    weight: PerToken,
+    step: PerToken,
+    *,
+    exact: bool = False,
+) -> Float[Tensor, "*batch vocab"]:
+    """Δπ of every token under Δz = step·weight·(e_y − π): to first order, or the finite change π' − π.
 
-    logits (…, vocab), tokens (…), weight and step one number or (…). Sums to zero. Every entry keeps its relative
-    accuracy in saturated rows (differences are taken from the most probable token, whose own step drops out).
-    Raises UsageError for non-finite input, ids outside the vocabulary and shapes that do not fit.
+    Every entry keeps its relative accuracy in saturated rows: differences are taken from the most probable token, whose
+    own step drops out.
+
+    Args:
+        logits: z; −inf masks a token.
+        tokens: sampled ids y.
+        weight: w = −∂L/∂log π_y, one number or one for each token.
+        step: η in units of the logits, one number or one for each token.
+        exact: the finite change, not its first order.
+
+    Returns:
+        Changes of probability, whose rows sum to zero.
+
+    Raises:
+        UsageError: input that is not finite, ids outside the vocabulary, shapes that do not fit.
+
+    Source: derived here (†) from Eqs. 7 and 8 of arXiv 2506.01347.
 
     >>> mass_flow(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1), -1.0, 1.0)
     tensor([ 0.1875, -0.2188,  0.0312])
@@ -56,15 +79,31 @@ def mass_flow(
 
 
 @torch.no_grad()
-def logit_step_flow(logits: Tensor, delta_logits: Tensor, *, exact: bool = False) -> Tensor:
-    """Δπ (…, vocab) under any logit step: π_v(Δz_v − E_π Δz), or exactly softmax(z + Δz) − softmax(z).
+def logit_step_flow(
+    logits: Float[Tensor, "*batch vocab"], delta_logits: Float[Tensor, "*batch vocab"], *, exact: bool = False
+) -> Float[Tensor, "*batch vocab"]:
+    """Δπ under any logit step: π_v(Δz_v − E_π Δz) to first order, or exactly softmax(z + Δz) − softmax(z).
 
     The exact form is π_v·expm1(Δz_v − log E_π e^{Δz}), in float64: no difference of two distributions is taken.
+
+    Args:
+        logits: z before the step; −inf masks a token.
+        delta_logits: Δz.
+        exact: the finite change, not its first order.
+
+    Returns:
+        Changes of probability, whose rows sum to zero.
+
+    Raises:
+        UsageError: input that is not finite, shapes that differ.
+
+    Source: derived here (†).
 
     >>> logit_step_flow(torch.zeros(2), torch.tensor([1.0, 0.0]))
     tensor([ 0.2500, -0.2500])
     """
     z = check_logits(logits)
+    check_tensor("delta_logits", delta_logits)
     if exact:
         log_probs, x = _log_prob_step(z, delta_logits)
         probs = log_probs.exp()
@@ -77,19 +116,47 @@ def logit_step_flow(logits: Tensor, delta_logits: Tensor, *, exact: bool = False
 
 
 @torch.no_grad()
-def rises(logits: Tensor, delta_logits: Tensor) -> Tensor:
-    """Which probabilities rise under a logit step of any size: Δz_v > log E_π[e^{Δz}]; bool (…, vocab).
+def rises(
+    logits: Float[Tensor, "*batch vocab"], delta_logits: Float[Tensor, "*batch vocab"]
+) -> Bool[Tensor, "*batch vocab"]:
+    """Which probabilities rise under a logit step of any size: those with Δz_v > log E_π[e^{Δz}].
+
+    Args:
+        logits: z before the step; −inf masks a token, which never rises.
+        delta_logits: Δz.
+
+    Returns:
+        True where π'_v > π_v.
+
+    Raises:
+        UsageError: input that is not finite, shapes that differ.
+
+    Source: derived here (†).
 
     >>> rises(torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.1]))
     tensor([False,  True, False])
     """
     z = check_logits(logits)
+    check_tensor("delta_logits", delta_logits)
     return (_log_prob_step(z, delta_logits)[1] > 0) & (z > float("-inf"))
 
 
 @torch.no_grad()
-def token_prob_change(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
-    """First-order Δπ_y = ηw·π_y·‖e_y − π‖² = ηw·π_y(1 − 2π_y + c), shape (…).
+def token_prob_change(stats: TokenStatistics, weight: PerToken, step: PerToken) -> Float[Tensor, "*batch"]:
+    """First-order Δπ_y = ηw·π_y·‖e_y − π‖² = ηw·π_y(1 − 2π_y + c) of the sampled token.
+
+    Args:
+        stats: statistics at the sampled tokens.
+        weight: w of each token, or one number.
+        step: η in units of the logits.
+
+    Returns:
+        The change of probability of each sampled token; it has the sign of w.
+
+    Raises:
+        UsageError: a weight or step that is not finite or of another shape.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import dense_statistics
     >>> token_prob_change(dense_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
@@ -99,8 +166,21 @@ def token_prob_change(stats: TokenStatistics, weight: float | Tensor, step: floa
 
 
 @torch.no_grad()
-def log_prob_change(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
-    """First-order Δ log π_y = ηw·‖e_y − π‖² in nats, shape (…).
+def log_prob_change(stats: TokenStatistics, weight: PerToken, step: PerToken) -> Float[Tensor, "*batch"]:
+    """First-order Δ log π_y = ηw·‖e_y − π‖² of the sampled token.
+
+    Args:
+        stats: statistics at the sampled tokens.
+        weight: w of each token, or one number.
+        step: η in units of the logits.
+
+    Returns:
+        The change of log-probability in nats.
+
+    Raises:
+        UsageError: a weight or step that is not finite or of another shape.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import dense_statistics
     >>> log_prob_change(dense_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
@@ -110,16 +190,34 @@ def log_prob_change(stats: TokenStatistics, weight: float | Tensor, step: float 
 
 
 @torch.no_grad()
-def other_prob_change(probs: Tensor, stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
-    """First-order Δπ_v = −ηw·π_v(π_v + π_y − c) of unsampled tokens with probabilities `probs` (…, tokens).
+def other_prob_change(
+    probs: Float[Tensor, "*batch others"], stats: TokenStatistics, weight: PerToken, step: PerToken
+) -> Float[Tensor, "*batch others"]:
+    """First-order Δπ_v = −ηw·π_v(π_v + π_y − c) of unsampled tokens v.
 
     Where π_v itself is close to 1, π_v + π_y − c cancels and keeps an absolute accuracy of eps; `mass_flow` does not.
+
+    Args:
+        probs: π_v of the unsampled tokens of interest.
+        stats: statistics at the sampled tokens.
+        weight: w of each sampled token, or one number.
+        step: η in units of the logits.
+
+    Returns:
+        The change of probability of each of those tokens.
+
+    Raises:
+        UsageError: probabilities without one row for each token, a weight or step that does not fit.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import dense_statistics
     >>> stats = dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
     >>> other_prob_change(torch.tensor([0.5, 0.25]), stats, -1.0, 1.0)
     tensor([0.1875, 0.0312])
     """
+    check_tensor("probs", probs)
+    check_statistics(stats)
     if probs.shape[:-1] != stats.log_prob.shape:
         raise UsageError(
             f"probs: expected shape {tuple(stats.log_prob.shape)} and an axis of tokens, got {tuple(probs.shape)}"
@@ -129,34 +227,60 @@ def other_prob_change(probs: Tensor, stats: TokenStatistics, weight: float | Ten
 
 
 @torch.no_grad()
-def squeeze_boundary(stats: TokenStatistics) -> Tensor:
-    """c − π_y (…): unsampled tokens with π_v above it move against the sampled token, those below with it.
+def squeeze_boundary(stats: TokenStatistics) -> Float[Tensor, "*batch"]:
+    """c − π_y: an unsampled token with π_v above it moves against the sampled token, one below it moves with it.
 
-    Where π_y > ½ it is ‖e_y − π‖² − (1 − π_y), which does not cancel in saturated rows.
+    Where it is negative (π_y > c), every unsampled token moves against the sampled one.
+    Where π_y > ½ it is computed as ‖e_y − π‖² − (1 − π_y), which does not cancel in saturated rows.
+
+    Args:
+        stats: statistics at the sampled tokens.
+
+    Returns:
+        The boundary of each token, a probability that may be negative.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import dense_statistics
     >>> squeeze_boundary(dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1)))
     tensor(0.1250)
     """
+    check_statistics(stats)
     saturated = stats.direction_norm.square() - stats.one_minus_prob
     return torch.where(stats.one_minus_prob < 0.5, saturated, stats.collision - stats.prob)
 
 
 @torch.no_grad()
 def bucket_flow(
-    bucket_mass: Tensor,
-    bucket_mass_sq: Tensor,
+    bucket_mass: Float[Tensor, "*batch buckets"],
+    bucket_mass_sq: Float[Tensor, "*batch buckets"],
     stats: TokenStatistics,
-    weight: float | Tensor,
-    step: float | Tensor,
+    weight: PerToken,
+    step: PerToken,
     *,
-    token_bucket: Tensor | None = None,
-) -> Tensor:
-    """First-order change of the mass of sets of tokens, −ηw(Σπ² + (π_y − c)Σπ), (…, buckets) like `bucket_mass`.
+    token_bucket: Int[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, "*batch buckets"]:
+    """First-order change of the mass of sets of tokens, −ηw(Σπ² + (π_y − c)Σπ).
 
-    Without `token_bucket` this holds for the sets that y is not in. With it, (…) the bucket of y of a partition of the
+    Without `token_bucket` this holds for the sets that y is not in. With it, the bucket of y of a partition of the
     vocabulary, that bucket gains ηw·π_y besides, and the fullest one takes what the others leave, so the row sums to
     zero and saturated rows do not cancel.
+
+    Args:
+        bucket_mass: Σπ over each set.
+        bucket_mass_sq: Σπ² over each set.
+        stats: statistics at the sampled tokens.
+        weight: w of each token, or one number.
+        step: η in units of the logits.
+        token_bucket: index of the bucket that holds y, where the buckets are a partition of the vocabulary.
+
+    Returns:
+        The change of each set's mass.
+
+    Raises:
+        UsageError: masses whose shapes do not fit, a weight or step that does not fit.
+
+    Source: derived here (†).
 
     >>> from analysis.laws import dense_statistics
     >>> stats = dense_statistics(torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor(1))
@@ -164,6 +288,7 @@ def bucket_flow(
     >>> bucket_flow(mass, mass_sq, stats, -1.0, 1.0, token_bucket=torch.tensor(1))
     tensor([ 0.1875, -0.1875])
     """
+    check_statistics(stats)
     leading = stats.log_prob.shape
     if bucket_mass.shape != bucket_mass_sq.shape or bucket_mass.shape[:-1] != leading:
         raise UsageError(
@@ -181,8 +306,9 @@ def bucket_flow(
     return others.scatter(-1, fullest, -others.sum(-1, keepdim=True))
 
 
-def impulse(stats: TokenStatistics, weight: float | Tensor, step: float | Tensor) -> Tensor:
-    """η·w, checked against the shape of the statistics."""
+def impulse(stats: TokenStatistics, weight: PerToken, step: PerToken) -> Tensor:
+    """η·w, checked against the shape of the statistics: one number or one for each token."""
+    check_statistics(stats)
     return per_token("weight", weight, stats.log_prob) * per_token("step", step, stats.log_prob)
 
 
@@ -190,8 +316,9 @@ def _relative_to_top(z: Tensor, delta: Tensor) -> Tensor:
     """Δz less its value at the most probable token, which then contributes exactly nothing to expectations."""
     if delta.shape != z.shape:
         raise UsageError(f"delta_logits: expected the shape of logits, {tuple(z.shape)}, got {tuple(delta.shape)}")
-    if not torch.isfinite(delta.sum(-1)).all():
-        raise UsageError("delta_logits: expected finite numbers, got NaN or infinity")
+    if not torch.isfinite(delta.sum(-1)).all() and (bad := ~torch.isfinite(delta)).any():
+        index = first_index(bad)
+        raise UsageError(f"delta_logits: expected finite numbers, got {float(delta[index])}{at_index(index)}")
     return (delta - delta.gather(-1, z.argmax(-1, keepdim=True))).to(z.dtype)
 
 

@@ -13,12 +13,22 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UsageError
-from .checks import check_temperature, check_tokens_shape, first_index, raise_bad_row, raise_bad_token
+from ..errors import UsageError, at_index, first_index
+from .checks import check_temperature, check_tokens_shape, raise_bad_row, raise_bad_token
 
-__all__ = ["ResidualSums", "TokenStatistics", "dense_statistics", "largest", "row_statistics", "statistics_from_sums"]
+__all__ = [
+    "ResidualSums",
+    "TokenStatistics",
+    "check_statistics",
+    "dense_statistics",
+    "largest",
+    "row_statistics",
+    "statistics_from_sums",
+]
 
 # Deeper than any gap whose exponential is representable (745 in float64), and finite, so that 0·s is 0.
 FAR = 1e4
@@ -26,47 +36,76 @@ FAR = 1e4
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Statistics of softmax(logits / T) at the sampled tokens; every tensor has the tokens' shape.
+    """Statistics of π = softmax(logits / T) at sampled tokens y, each of the shape of the tokens.
 
-    `covariance` is Cov_{v~π}(log π_v, 1{v=y} − π_v) = π_y(log π_y + H) − S − cH from the residual sums; it is None for
-    statistics read back from records, where `entropy_change` falls back on the other moments.
+    Log-probabilities and entropies are in nats. They give the first-order change of π_y, of H and of the entropy of the
+    other tokens under the token's own push, and the norms of its gradient. How the mass of the other tokens is
+    distributed needs their probabilities too: see `mass_flow`, `other_prob_change` and `bucket_flow`.
+
+    Attributes:
+        log_prob: log π_y.
+        one_minus_prob: 1 − π_y, relatively accurate where π_y rounds to 1.
+        entropy: H = −Σ π log π.
+        collision: c = Σ π².
+        collision_log_prob: S = Σ π² log π.
+        direction_norm: ‖e_y − π‖₂.
+        argmax_token: the most probable token, the lower id of a tie.
+        argmax_prob: its probability.
+        token_rank: rank of y, 0 for the most probable, ties by the lower id; None where not asked for.
+        top_ids: the most probable tokens, ties by the lower id; None where not asked for.
+        top_probs: their probabilities.
+        covariance: Cov_{v~π}(log π_v, 1{v=y} − π_v) = π_y(log π_y + H) − S − cH, from the residual sums; None for
+            statistics read back from records, where `entropy_change` falls back on the other moments.
+        probs_of: probabilities of the tokens that `token_statistics` was asked for; otherwise None.
     """
 
-    log_prob: Tensor  # log π_y, nats
-    one_minus_prob: Tensor  # 1 − π_y
-    entropy: Tensor  # H = −Σ π log π, nats
-    collision: Tensor  # c = Σ π²
-    collision_log_prob: Tensor  # S = Σ π² log π, nats
-    direction_norm: Tensor  # ‖e_y − π‖₂
-    argmax_token: Tensor  # most probable token, the lower id of a tie
-    argmax_prob: Tensor  # its probability
-    token_rank: Tensor | None = None  # rank of y, 0 the most probable, ties by the lower id
-    top_ids: Tensor | None = None  # (…, top_k), most probable first, ties by the lower id
-    top_probs: Tensor | None = None  # (…, top_k)
-    covariance: Tensor | None = None  # nats
-    probs_of: Tensor | None = None  # (…, listed), of the tokens that `token_stats` was asked for
+    log_prob: Float[Tensor, "*batch"]
+    one_minus_prob: Float[Tensor, "*batch"]
+    entropy: Float[Tensor, "*batch"]
+    collision: Float[Tensor, "*batch"]
+    collision_log_prob: Float[Tensor, "*batch"]
+    direction_norm: Float[Tensor, "*batch"]
+    argmax_token: Int[Tensor, "*batch"]
+    argmax_prob: Float[Tensor, "*batch"]
+    token_rank: Int[Tensor, "*batch"] | None = None
+    top_ids: Int[Tensor, "*batch top_k"] | None = None
+    top_probs: Float[Tensor, "*batch top_k"] | None = None
+    covariance: Float[Tensor, "*batch"] | None = None
+    probs_of: Float[Tensor, "*batch listed"] | None = None
 
     @property
-    def prob(self) -> Tensor:
-        """π_y."""
+    def prob(self) -> Float[Tensor, "*batch"]:
+        """π_y, which rounds to 1 for a confident token; `one_minus_prob` does not round to 0."""
         return self.log_prob.exp()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TokenStatistics:
-        """The same statistics with `change` done to every tensor that is there."""
+        """The same statistics with `change` applied to every tensor that is present."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {name: None if x is None else change(x) for name, x in tensors.items()}
         return TokenStatistics(**changed)
 
     def reshape(self, shape: Sequence[int]) -> TokenStatistics:
-        """Statistics of n rows as those of tokens of another leading shape."""
+        """The statistics of n rows in another leading shape."""
         return self.map(lambda x: x.reshape((*shape, *x.shape[1:])))
+
+
+def check_statistics(stats: object) -> None:
+    """Raise UsageError for anything but `TokenStatistics`."""
+    if not isinstance(stats, TokenStatistics):
+        got = f"{type(stats).__module__}.{type(stats).__qualname__}".removeprefix("builtins.")
+        raise UsageError(f"stats: expected TokenStatistics, got {got}; make them with token_statistics(logits, tokens)")
 
 
 @torch.no_grad()
 def dense_statistics(
-    logits: Tensor, tokens: Tensor, *, temperature: float = 1.0, top_k: int = 0, rank: bool = False
+    logits: Float[Tensor, "*batch vocab"],
+    tokens: Int[Tensor, "*batch"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    rank: bool = False,
 ) -> TokenStatistics:
-    """Statistics of softmax(logits / temperature) at `tokens`, from residual sums.
+    """Statistics of softmax(logits / temperature) at `tokens`, all at once in the memory of a few copies of the logits.
 
     The same as, where that is accurate,
 
@@ -75,18 +114,32 @@ def dense_statistics(
         entropy, collision = -(probs * log_probs).sum(-1), (probs**2).sum(-1)
         direction_norm = (one_hot(tokens, vocab) - probs).norm(dim=-1)
 
-    logits (…, vocab) float; tokens (…) integer. −inf masks a token other than the sampled one (0·log 0 = 0). Half
-    precision is promoted to float32; the results have the promoted dtype. No gradient flows through them. `rank` and
-    `top_k` (cut at the vocabulary) cost as much again or more.
+    `analysis.token_statistics` gives the same statistics at any vocabulary, also from hidden states.
 
     Relative accuracy, against 400-digit arithmetic on the logits as given: 1e-15 in float64 at logit gaps up to 300 (by
     construction up to 350, where e^{−2·gap} underflows in `covariance`, 700 elsewhere); in float32 5e-7 up to a gap of
     87, from where results leave its range; 3e-6 for `covariance`, which crosses zero. bf16 logits bring their own
     rounding: at a spread of 3 nats about 0.03 in log π and 0.01 in H.
 
-    Cost: ten passes over the logits, memory of four more arrays of their size.
-    Raises UsageError for NaN, +inf, −inf at a sampled token, ids outside the vocabulary, shapes that do not fit.
-    Source: Zhu et al. (arXiv 2506.01347) Eqs. 6–8 for what the moments are needed for; the forms are derived here.
+    Cost: ten passes over the logits, memory of four more arrays of their size; `rank` and `top_k` cost as much again or
+    more. No gradient flows through the results.
+
+    Args:
+        logits: z; −inf masks a token other than the sampled one (0·log 0 = 0). Half precision is promoted to float32,
+            and results have the promoted dtype.
+        tokens: sampled ids y.
+        temperature: T, a positive number.
+        top_k: how many of the most probable tokens to list, cut at the vocabulary.
+        rank: whether to give the rank of y.
+
+    Returns:
+        `TokenStatistics`, each of the shape of `tokens`.
+
+    Raises:
+        UsageError: NaN, +inf, −inf at a sampled token, ids outside the vocabulary, shapes that do not fit.
+
+    Source: Eqs. 6 to 8 of Zhu et al., arXiv 2506.01347, for what the moments are needed for; the forms are derived here
+    (†).
 
     >>> stats = dense_statistics(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([2]))
     >>> stats.log_prob.exp(), stats.one_minus_prob, stats.collision
@@ -99,9 +152,9 @@ def dense_statistics(
     if top_k < 0:
         raise UsageError(f"top_k: expected a number of tokens, 0 for none, got {top_k}")
     shape, vocab = tokens.shape, logits.shape[-1]
-    z = logits.reshape(-1, vocab)
+    z = rearrange(logits, "... vocab -> (...) vocab")
     z = z.float() if z.dtype.itemsize < 4 else z
-    y = tokens.reshape(-1, 1).long()
+    y = rearrange(tokens, "... -> (...) 1").long()
 
     top = z.amax(-1, keepdim=True)
     in_range = (y >= 0) & (y < vocab)
@@ -218,7 +271,8 @@ def _raise_first_fault(logits: Tensor, tokens: Tensor, top: Tensor, in_range: Te
     if not torch.isfinite(top).all():
         raise_bad_row(logits, top.reshape(shape), "logits")
     index = first_index(~torch.isfinite(z_y).reshape(shape))
+    at = at_index(index)
     raise UsageError(
-        f"tokens: the sampled token {int(tokens[index])} at index {index} is masked (its logit is −inf); was it "
+        f"tokens: the sampled token {int(tokens[index])}{at} is masked (its logit is −inf); was it "
         "sampled from these logits?"
     )

@@ -14,43 +14,60 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import UsageError
-from .checks import check_logits, check_tokens
+from ..errors import UsageError, at_index, first_index
+from .checks import PerToken, check_bool, check_logits, check_tokens
 from .mass_flow import mass_flow
 
 __all__ = ["AlternativeFlow", "SequenceEntropy", "alternative_flow", "sequence_entropy", "success_change"]
 
 
 class AlternativeFlow(NamedTuple):
-    """Change of probability mass, (…) each; the three add up to zero."""
+    """Changes of probability mass, which add up to zero."""
 
-    token: Tensor  # of the sampled token
-    correct: Tensor  # of the correct tokens other than it
-    wrong: Tensor  # of the wrong tokens other than it
+    token: Float[Tensor, "*batch"]  # of the sampled token
+    correct: Float[Tensor, "*batch"]  # of the other correct tokens
+    wrong: Float[Tensor, "*batch"]  # of the other wrong tokens
 
 
 class SequenceEntropy(NamedTuple):
-    """H(Y) = binary + p·correct + (1 − p)·wrong, in nats, (…) each."""
+    """H(Y) = binary + p·correct + (1 − p)·wrong, in nats."""
 
-    total: Tensor
-    binary: Tensor  # h(p), of whether the response is correct
-    correct: Tensor  # H(Y | correct); exp of it is the effective number of correct responses
-    wrong: Tensor  # H(Y | wrong)
+    total: Float[Tensor, "*batch"]  # H(Y)
+    binary: Float[Tensor, "*batch"]  # h(p), of whether the response is correct
+    correct: Float[Tensor, "*batch"]  # H(Y | correct); exp of it is the effective number of correct responses
+    wrong: Float[Tensor, "*batch"]  # H(Y | wrong)
 
 
 @torch.no_grad()
 def success_change(
-    logits: Tensor,
-    correct: Tensor,
-    tokens: Tensor,
-    weight: float | Tensor,
-    step: float | Tensor,
+    logits: Float[Tensor, "*batch vocab"],
+    correct: Bool[Tensor, "*batch vocab"],
+    tokens: Int[Tensor, "*batch"],
+    weight: PerToken,
+    step: PerToken,
     *,
     exact: bool = False,
-) -> Tensor:
-    """dp (…) of one sample: to first order, or p' − p of the finite step; correct bool (…, vocab).
+) -> Float[Tensor, "*batch"]:
+    """Change of the success probability p by one sample: dp to first order, or p' − p of the finite step.
+
+    Args:
+        logits: z of the context; −inf masks a token.
+        correct: which tokens are correct.
+        tokens: sampled ids y.
+        weight: w = −∂L/∂log π_y, one number or one for each token.
+        step: η in units of the logits.
+        exact: the finite change, not its first order.
+
+    Returns:
+        The change of p = Σ_correct π.
+
+    Raises:
+        UsageError: as `mass_flow`, and a mask that is not bool or of another shape than the logits.
+
+    Source: derived here (†), the two equations above.
 
     >>> z = torch.tensor([0.6, 0.1, 0.3]).log()  # 0 and 1 correct; reinforcing the rare one feeds the wrong one
     >>> success_change(z, torch.tensor([True, True, False]), torch.tensor(1), 1.0, 0.1) < 0
@@ -64,18 +81,33 @@ def success_change(
 
 @torch.no_grad()
 def alternative_flow(
-    logits: Tensor,
-    correct: Tensor,
-    tokens: Tensor,
-    weight: float | Tensor,
-    step: float | Tensor,
+    logits: Float[Tensor, "*batch vocab"],
+    correct: Bool[Tensor, "*batch vocab"],
+    tokens: Int[Tensor, "*batch"],
+    weight: PerToken,
+    step: PerToken,
     *,
     exact: bool = False,
 ) -> AlternativeFlow:
     """Where the mass goes under one sample: to or from the token, correct alternatives, wrong alternatives.
 
-    To first order these are sums of Δπ_v = −ηw·π_v(π_v + π_y − c); `exact` sums the finite step.
-    Raises UsageError for a mask of another shape than the logits.
+    To first order these are sums of Δπ_v = −ηw·π_v(π_v + π_y − c).
+
+    Args:
+        logits: z of the context; −inf masks a token.
+        correct: which tokens are correct.
+        tokens: sampled ids y.
+        weight: w = −∂L/∂log π_y, one number or one for each token.
+        step: η in units of the logits.
+        exact: sums of the finite changes, not of their first order.
+
+    Returns:
+        The three changes of mass, each of the shape of `tokens`.
+
+    Raises:
+        UsageError: as `mass_flow`, and a mask that is not bool or of another shape than the logits.
+
+    Source: derived here (†).
 
     >>> z = torch.tensor([0.5, 0.25, 0.25]).log()
     >>> flow = alternative_flow(z, torch.tensor([False, False, True]), torch.tensor(1), -1.0, 1.0)
@@ -83,11 +115,7 @@ def alternative_flow(
     (tensor(-0.2188), tensor(0.0312), tensor(0.1875))
     """
     check_tokens(logits, tokens)
-    if correct.dtype != torch.bool or correct.shape != logits.shape:
-        raise UsageError(
-            f"correct: expected a bool mask of the shape of logits, {tuple(logits.shape)}, got {correct.dtype} of "
-            f"shape {tuple(correct.shape)}"
-        )
+    check_bool("correct", correct, tuple(logits.shape), "logits")
     change = mass_flow(logits, tokens, weight, step, exact=exact)
     y = tokens.long().unsqueeze(-1)
     others = change.scatter(-1, y, 0)
@@ -99,11 +127,25 @@ def _at(correct: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sequence_entropy(log_probs: Tensor, correct: Tensor) -> SequenceEntropy:
-    """The entropy of a law over whole responses, split by whether they are correct; log_probs (…, responses).
+def sequence_entropy(
+    log_probs: Float[Tensor, "*batch responses"], correct: Bool[Tensor, "*#batch responses"]
+) -> SequenceEntropy:
+    """The entropy of a distribution over whole responses, split by whether they are correct.
 
-    With p = 0 (or 1) the entropy given correct (or wrong) is 0 by convention: there is no such law.
-    Raises UsageError for log-probs that do not sum to one.
+    H(Y) = h(p) + p·H(Y | correct) + (1 − p)·H(Y | wrong). With p = 0 (or 1) the entropy given correct (or wrong) is 0
+    by convention: there is no such distribution.
+
+    Args:
+        log_probs: log-probability of every response, whose probabilities sum to one.
+        correct: which responses are correct.
+
+    Returns:
+        The entropies in nats.
+
+    Raises:
+        UsageError: log-probabilities that are not finite or whose probabilities do not sum to one.
+
+    Source: the chain rule of entropy.
 
     >>> parts = sequence_entropy(torch.tensor([0.25, 0.25, 0.5]).log(), torch.tensor([True, True, False]))
     >>> [round(part.item() / 0.6931472, 3) for part in parts]  # in bits
@@ -111,9 +153,13 @@ def sequence_entropy(log_probs: Tensor, correct: Tensor) -> SequenceEntropy:
     """
     z = check_logits(log_probs, "log_probs").double()
     total = z.exp().sum(-1)
-    if bool(((total - 1).abs() > 1e-4).any()):
-        worst = float(total.flatten()[(total - 1).abs().argmax()])
-        raise UsageError(f"log_probs: expected a law over all responses, got probabilities that sum to {worst:.6g}")
+    bad = (total - 1).abs() > 1e-4
+    if bad.any():
+        index = first_index(bad)
+        raise UsageError(
+            f"log_probs: expected a distribution over all responses, got probabilities that sum to "
+            f"{float(total[index]):.6g}{at_index(index)}"
+        )
     probs = z.exp()
     right = (probs * correct).sum(-1)
     wrong = (probs * ~correct).sum(-1)
@@ -126,5 +172,5 @@ def sequence_entropy(log_probs: Tensor, correct: Tensor) -> SequenceEntropy:
 def _entropy_given(log_probs: Tensor, mask: Tensor) -> Tensor:
     within = log_probs.masked_fill(~mask, float("-inf"))
     known = within.amax(-1) > float("-inf")
-    law = torch.where(known.unsqueeze(-1), within, 0.0).softmax(-1)
-    return torch.where(known, torch.special.entr(law).sum(-1), 0.0)
+    conditional = torch.where(known.unsqueeze(-1), within, 0.0).softmax(-1)
+    return torch.where(known, torch.special.entr(conditional).sum(-1), 0.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from toy_models.tasks.task import prompt_hash
 
 from ..common.provenance import machine_info
-from ..errors import UsageError
+from ..errors import UsageError, at_index, first_index
 from ..laws import TokenStatistics
 from ..records.encoding import Columns, record_batch
 from ..records.folders import TOKENIZER_FILE
@@ -265,6 +265,6 @@ def _numbers(name: str, values: Any, n: int) -> np.ndarray | None:
         )
     array = array.reshape(-1)
     if not np.isfinite(array).all():
-        at = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise UsageError(f"{name}: expected finite numbers, got {array[at]} at index {at}")
+        index = first_index(~np.isfinite(array))
+        raise UsageError(f"{name}: expected finite numbers, got {array[index]}{at_index(index)}")
     return array

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, first_index
 
 __all__ = ["LinedUp", "line_up"]
 
@@ -90,7 +90,7 @@ def line_up(
         counts = counts & _ahead(_sampled(completion_mask, shape).to(counts.device), False)
     outside = counts & ((tokens < 0) | (tokens >= vocabulary))
     if outside.any():
-        row, column = (int(i) for i in outside.nonzero()[0])
+        row, column = first_index(outside)
         where = "labels" if told is not None else "input_ids"
         raise UsageError(
             f"{where}: expected token ids from 0 to {vocabulary - 1}, got {int(tokens[row, column])} as "

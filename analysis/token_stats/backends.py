@@ -1,4 +1,4 @@
-"""The back ends by name, what each needs, and which is taken where none is named.
+"""The back ends by name, what each needs, and which one runs where none is named.
 
 The choice depends on the device and the installed packages only, never on sizes, so that the same call gives the same
 bits.
@@ -29,7 +29,14 @@ _CUDA_TILES = Tiles(8192, 4096)
 
 
 def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
-    """Each back end and why it cannot run for input of `dtype` on `device`; None where it can.
+    """Each back end, and why it cannot run for input of `dtype` on `device`.
+
+    Args:
+        device: where the tensors are.
+        dtype: of the input; half precision is computed in float32.
+
+    Returns:
+        For each name of `BACKENDS` the reason in words, or None where it can run.
 
     >>> available_backends()["eager"] is None
     True
@@ -47,7 +54,7 @@ def run_backend(name: str, source: Source, request: Request) -> TokenStatistics:
     run, obstacle = BACKENDS[name]
     reason = obstacle(source.device, source.dtype)
     if reason is not None:
-        raise UsageError(f'backend: {name!r} cannot run here: {reason}; leave it out, or take backend="eager"')
+        raise UsageError(f'backend: {name!r} cannot run here: {reason}; leave it out, or choose backend="eager"')
     return run(source, request)
 
 
@@ -107,7 +114,7 @@ def _no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-# name -> how it runs, what stands in its way on a device
+# name -> the function that runs it, and why it cannot run on a device (None where it can)
 BACKENDS: dict[
     str, tuple[Callable[[Source, Request], TokenStatistics], Callable[[torch.device, torch.dtype], str | None]]
 ] = {

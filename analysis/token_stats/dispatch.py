@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..laws.softmax import TokenStatistics
@@ -16,20 +18,20 @@ __all__ = ["token_statistics"]
 
 @torch.no_grad()
 def token_statistics(
-    logits: Tensor | None = None,
-    tokens: Tensor | None = None,
+    logits: Float[Tensor, "*batch vocab"] | None = None,
+    tokens: Int[Tensor, "*batch"] | None = None,
     *,
-    hidden: Tensor | None = None,
-    head: Tensor | None = None,
-    bias: Tensor | None = None,
+    hidden: Float[Tensor, "*batch width"] | None = None,
+    head: Float[Tensor, "vocab width"] | None = None,
+    bias: Float[Tensor, " vocab"] | None = None,
     temperature: float = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
-    vocab_mask: Tensor | None = None,
-    token_mask: Tensor | None = None,
+    vocab_mask: Bool[Tensor, " vocab"] | None = None,
+    token_mask: Bool[Tensor, "*batch"] | None = None,
     top_k: int = 0,
     rank: bool = False,
-    probs_of: Tensor | None = None,
+    probs_of: Int[Tensor, " listed"] | Int[Tensor, "*batch listed"] | None = None,
     backend: str = "auto",
 ) -> TokenStatistics:
     """Statistics of softmax(z / temperature) at `tokens`, where z are the logits of a model.
@@ -43,17 +45,8 @@ def token_statistics(
         log_prob = log_probs.gather(-1, tokens[..., None]).squeeze(-1)
         entropy, collision = -(probs * log_probs).sum(-1), (probs**2).sum(-1)
 
-    Either logits (…, vocab), as they leave the model, or hidden (…, width) and head (vocab, width), the weight of the
-    output layer (tied or not), with its bias (vocab,). tokens (…) integer. float32 and half-precision input (which may
-    be mixed) is computed in float32 with sums across chunks in float64 and gives float32, float64 gives float64.
-
-    temperature   a positive number; softcap a positive number (Gemma 2: 30); logit_scale a multiplier (Cohere)
-    vocab_mask    (vocab,) bool, True where a token can be sampled; −inf in logits or bias masks as well
-    token_mask    (…) bool, True where a token counts; elsewhere nothing is computed, statistics are NaN and ids −1
-    top_k, rank   ids and probabilities of the top_k most probable tokens (at most vocab), rank of y from 0; ties by
-                  the lower id
-    probs_of      (L,) or (…, L) ids, for whose probabilities `probs_of` (…, L) is returned
-    backend       "auto", or a name of `BACKENDS`: "reference", "eager", "native", "triton"
+    Give either `logits`, as they leave the model, or `hidden` and `head`. float32 and half-precision input (which may
+    be mixed) is computed in float32 with sums across chunks in float64 and gives float32; float64 gives float64.
 
     Ragged batches: jagged nested tensors for hidden or logits and tokens give statistics of the same raggedness.
 
@@ -64,8 +57,31 @@ def token_statistics(
 
     Cost: the logits are never stored. From hidden states, the product and about a tenth more; extra memory about 20 MB
     on a CPU whatever the number of rows and tokens. No gradient flows through the statistics.
-    Raises UsageError for shapes that do not fit, tokens outside the vocabulary or masked, input that is not finite,
-    an unknown back end and one that cannot run. Source: forms derived here, see `analysis.laws.softmax`.
+
+    Args:
+        logits: z as it leaves the model; −inf masks a token.
+        tokens: sampled ids y.
+        hidden: the states that the output layer reads, in place of `logits`.
+        head: weight of the output layer, tied or not.
+        bias: bias of the output layer; −inf masks a token.
+        temperature: T, a positive number.
+        softcap: a positive number (Gemma 2: 30), or None.
+        logit_scale: a multiplier of the logits (Cohere).
+        vocab_mask: True where a token can be sampled.
+        token_mask: True where a position counts. Elsewhere nothing is computed, statistics are NaN and ids −1.
+        top_k: how many of the most probable tokens to list, at most `vocab`; ties by the lower id.
+        rank: whether to give the rank of y, from 0; ties by the lower id.
+        probs_of: ids whose probabilities to give, the same for all positions or a list for each.
+        backend: "auto", or a name of `BACKENDS`: "reference", "eager", "native", "triton".
+
+    Returns:
+        `TokenStatistics`, each of the shape of `tokens`; log-probabilities and entropies in nats.
+
+    Raises:
+        UsageError: shapes that do not fit, tokens outside the vocabulary or masked, input that is not finite, an
+            unknown back end or one that cannot run.
+
+    Source: forms derived here (†), see `analysis.laws.softmax`.
 
     >>> stats = token_statistics(torch.zeros(1, 4), torch.tensor([2]), top_k=1)
     >>> stats.prob, stats.entropy, stats.top_ids
@@ -77,7 +93,7 @@ def token_statistics(
     call = check_call(
         logits, tokens, hidden, head, bias, temperature, softcap, logit_scale, vocab_mask, token_mask, top_k, probs_of
     )
-    keep = None if call.token_mask is None else torch.nonzero(call.token_mask.reshape(-1)).squeeze(1)
+    keep = None if call.token_mask is None else torch.nonzero(rearrange(call.token_mask, "... -> (...)")).squeeze(1)
     blocked = None if vocab_mask is None else ~vocab_mask
     dtype = torch.float64 if backend == "reference" else None
     source: Source
@@ -89,10 +105,10 @@ def token_statistics(
         dtype = dtype or compute_dtype(torch.promote_types(call.hidden.dtype, head.dtype))
         source = HeadSource(call.hidden, head, bias, keep, blocked, dtype, scale=logit_scale, softcap=softcap)
 
-    y = call.tokens.reshape(-1).long()
+    y = rearrange(call.tokens, "... -> (...)").long()
     listed = call.probs_of
     if listed is not None and listed.ndim > 1:
-        listed = listed.reshape(-1, listed.shape[-1]).long()
+        listed = rearrange(listed, "... listed -> (...) listed").long()
     if keep is not None:
         y = y[keep]
         listed = listed[keep] if listed is not None and listed.ndim > 1 else listed

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..laws.checks import INTEGERS, check_temperature, first_index
+from ..errors import UsageError, at_index, first_index
+from ..laws.checks import INTEGERS, check_temperature, check_tensor
 from ..laws.softmax import TokenStatistics
 from .sources import Source
 
@@ -60,6 +60,18 @@ def check_call(
             "logits: are taken as they leave the model, so head, bias, softcap and logit_scale do not apply; "
             "give them with hidden="
         )
+    for argument, tensor in {
+        "logits": logits,
+        "tokens": tokens,
+        "hidden": hidden,
+        "head": head,
+        "bias": bias,
+        "vocab_mask": vocab_mask,
+        "token_mask": token_mask,
+        "probs_of": probs_of,
+    }.items():
+        if tensor is not None:
+            check_tensor(argument, tensor)
     check_temperature(temperature)
     if softcap is not None and not 0 < softcap < float("inf"):
         raise UsageError(f"softcap: expected a positive number or None, got {softcap}")
@@ -136,7 +148,7 @@ def check_call(
 
 def raise_bad_rows(call: Call, source: Source, y: Tensor, keep: Tensor | None, stats: TokenStatistics) -> NoReturn:
     """Say what is wrong with the first row whose log-probability is not finite."""
-    row = int(torch.nonzero(~torch.isfinite(stats.log_prob))[0])
+    (row,) = first_index(~torch.isfinite(stats.log_prob))
     place = row if keep is None else int(keep[row])
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), call.tokens.shape))
     if call.hidden is not None:
@@ -149,10 +161,10 @@ def raise_bad_rows(call: Call, source: Source, y: Tensor, keep: Tensor | None, s
     z = source.chunk(0, source.vocab)[0]
     _raise_not_finite("logits", z, index, masks=True)
     if bool((z == float("-inf")).all()):
-        raise UsageError(f"logits: every token of the row at index {index} is masked (−inf); leave at least one")
+        raise UsageError(f"logits: every token of the row{at_index(index)} is masked (−inf); leave at least one")
     raise UsageError(
-        f"tokens: the sampled token {int(y[row])} at index {index} is masked (its logit is −inf); was it sampled from "
-        "this law?"
+        f"tokens: the sampled token {int(y[row])}{at_index(index)} is masked (its logit is −inf); was it sampled from "
+        "these logits?"
     )
 
 
@@ -162,7 +174,7 @@ def _raise_not_finite(name: str, x: Tensor, index: tuple[int, ...], *, masks: bo
         where = first_index(bad)
         allowed = " (or −inf for masked tokens)" if masks else ""
         raise UsageError(
-            f"{name}: expected finite numbers{allowed}, got {float(x[where])} at index {index + where}; did the "
+            f"{name}: expected finite numbers{allowed}, got {float(x[where])}{at_index(index + where)}; did the "
             "forward pass diverge?"
         )
 
@@ -191,7 +203,7 @@ def _check_range(name: str, ids: Tensor, bad: Tensor, vocab: int) -> None:
     if bad.any():
         index = first_index(bad)
         raise UsageError(
-            f"{name}: expected ids in [0, {vocab}), got {int(ids[index])} at index {index}; does the padding use an id "
+            f"{name}: expected ids in [0, {vocab}), got {int(ids[index])}{at_index(index)}; does the padding use an id "
             "outside the vocabulary (token_mask leaves it out)?"
         )
 

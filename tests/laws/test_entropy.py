@@ -86,7 +86,7 @@ def test_kl_over_masked_tokens() -> None:
     assert float(kl_vector(masked, full)[2]) == 0
     assert float(kl_divergence(masked, masked)) == 0
     for function in (kl_divergence, kl_vector):
-        with pytest.raises(ValueError, match=r"ref_logits: a token that the policy can sample .* index \(2,\)"):
+        with pytest.raises(ValueError, match=r"ref_logits: a token that the policy can sample .* index 2"):
             function(full, masked)
         with pytest.raises(ValueError, match=r"ref_logits: expected the shape of logits, \(3,\), got \(2,\)"):
             function(full, full[:2])

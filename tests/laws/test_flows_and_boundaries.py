@@ -283,16 +283,16 @@ def test_bad_input():
     for call, message in (
         (lambda: success_change(z, correct[:2], y, 1.0, 0.1), r"correct: expected a bool mask of the shape of logits"),
         (lambda: alternative_flow(z, correct.double(), y, 1.0, 0.1), r"correct: .* got torch.float64"),
-        (lambda: sequence_entropy(z, correct), r"log_probs: expected a law over all responses"),
+        (lambda: sequence_entropy(z, correct), r"log_probs: expected a distribution over all responses"),
         (lambda: boundary_curves(np.ones(3), np.array([0.5])), r"rest: expected positive proportions"),
         (lambda: boundary_curves(np.ones(2) / 2, np.array([0.0])), r"probs: expected numbers strictly between 0 and 1"),
-        (lambda: first_order_reach(z, y, 1.0, tolerance=1.0), r"tolerance: expected a share between 0 and 1"),
+        (lambda: first_order_reach(z, y, 1.0, tolerance=1.0), r"tolerance: expected a number between 0 and 1"),
         (lambda: expected_direction(z.numpy(), correct.numpy(), "ppo", "log"), r"sign, form: expected psr or nsr"),
         (lambda: expected_direction(z.numpy(), correct.numpy()[:, :2], "psr", "log"), r"correct: expected the shape"),
         (lambda: expected_direction(np.array([np.nan, 0]), np.array([True, False]), "psr", "log"), r"logits: expected"),
         (lambda: expected_flow(z.numpy(), correct.numpy(), np.array([1.0, 0.5])), r"times: expected numbers from 0 up"),
         (lambda: second_order_entropy_change(z, z, z, 0.1), r"mean, covariance: expected \(3, 9\) and \(3, 9, 9\)"),
-        (lambda: covariance_gap(z, correct.double()), r"correct: expected a bool mask like logits"),
+        (lambda: covariance_gap(z, correct.double()), r"correct: expected a bool mask of the shape of logits"),
         (lambda: log_prob_change(dense_statistics(z, y), torch.ones(2), 0.1), r"weight: expected one number"),
     ):
         with pytest.raises(UsageError, match=message):

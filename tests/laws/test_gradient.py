@@ -106,7 +106,7 @@ def test_bad_input_is_named() -> None:
     logits, tokens = torch.zeros(3, 4), torch.tensor([0, 1, 2])
     with pytest.raises(ValueError, match=r"weight: expected one number or one for each token, .* got \(3, 1\)"):
         logit_gradient(logits, tokens, torch.ones(3, 1))
-    with pytest.raises(ValueError, match=r"weight: expected finite numbers, got nan at index \(1,\)"):
+    with pytest.raises(ValueError, match=r"weight: expected finite numbers, got nan at index 1"):
         logit_gradient(logits, tokens, torch.tensor([1.0, torch.nan, 1.0]))
     with pytest.raises(ValueError, match=r"tokens: expected ids in \[0, 4\), got 4"):
         logit_gradient(logits, torch.tensor([0, 4, 2]), 1.0)

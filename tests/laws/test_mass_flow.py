@@ -240,7 +240,7 @@ def test_bad_input_is_named() -> None:
     stats = dense_statistics(logits, tokens)
     with pytest.raises(ValueError, match=r"step: expected one number or one for each token, shape \(3,\), got \(2,\)"):
         mass_flow(logits, tokens, 1.0, torch.ones(2))
-    with pytest.raises(ValueError, match=r"weight: expected finite numbers, got inf at index \(\)"):
+    with pytest.raises(ValueError, match=r"weight: expected finite numbers, got inf$"):
         token_prob_change(stats, torch.inf, 1.0)
     with pytest.raises(ValueError, match=r"delta_logits: expected the shape of logits, \(3, 4\), got \(4,\)"):
         rises(logits, torch.zeros(4))

@@ -63,7 +63,7 @@ FAULTS = {
     ),
     "NaN bias": (
         {"hidden": H, "head": W, "bias": with_entry(torch.ones(5), (2,), NAN), "tokens": Y},
-        r"^bias: expected finite numbers .*, got nan at index \(2,\)",
+        r"^bias: expected finite numbers .*, got nan at index 2",
     ),
     "overflow": (
         {"hidden": H * 1e30, "head": W * 1e30, "tokens": Y, "backend": "eager"},
@@ -97,7 +97,7 @@ FAULTS = {
     "negative top_k": ({"logits": Z, "tokens": Y, "top_k": -1}, r"^top_k: .* got -1"),
     "listed outside": (
         {"logits": Z, "tokens": Y, "probs_of": torch.tensor([0, 7])},
-        r"^probs_of: expected ids in \[0, 5\), got 7 at index \(1,\)",
+        r"^probs_of: expected ids in \[0, 5\), got 7 at index 1",
     ),
     "listed shape": (
         {"logits": Z, "tokens": Y, "probs_of": torch.zeros(3, 2, dtype=torch.long)},
@@ -136,7 +136,7 @@ def test_faults_behind_the_first_chunk_and_in_the_other_back_ends():
         for value in (NAN, INF):
             with pytest.raises(UsageError, match=r"index \(1, 4321\)"):
                 token_statistics(with_entry(z, (1, 4321), value), y, backend=backend)
-        with pytest.raises(UsageError, match=r"every token of the row at index \(2,\) is masked"):
+        with pytest.raises(UsageError, match=r"every token of the row at index 2 is masked"):
             token_statistics(with_entry(z, (2,), -INF), y, backend=backend)
 
 
