@@ -103,8 +103,8 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
 def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
     """Token statistics read back from records, float64: those that first-order laws need."""
     values = {name: tensor_of(rows[name + suffix]) for name in LAW_STATISTICS}
-    unused = torch.full((len(rows),), torch.nan, dtype=torch.float64)
-    return TokenStatistics(**values, argmax_token=unused, argmax_prob=unused)
+    no_token, no_prob = torch.full((len(rows),), -1), torch.full((len(rows),), torch.nan, dtype=torch.float64)
+    return TokenStatistics(**values, argmax_token=no_token, argmax_prob=no_prob)
 
 
 def context_flows(run: Recorded, *, where: Any = None) -> pd.DataFrame:

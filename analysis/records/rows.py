@@ -142,8 +142,8 @@ def statistics_columns(stats: TokenStatistics) -> dict[str, np.ndarray]:
     """Token statistics (n,) as columns of the table `tokens`; those that were not computed are left out.
 
     >>> import torch
-    >>> from analysis.laws import token_statistics
-    >>> statistics_columns(token_statistics(torch.zeros(1, 2), torch.tensor([0])))["one_minus_prob"]
+    >>> from analysis.laws import dense_statistics
+    >>> statistics_columns(dense_statistics(torch.zeros(1, 2), torch.tensor([0])))["one_minus_prob"]
     array([0.5], dtype=float32)
     """
     values = {name: getattr(stats, name) for name in TOKEN_STATISTICS}

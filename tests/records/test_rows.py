@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analysis.errors import UsageError
-from analysis.laws import token_statistics
+from analysis.laws import dense_statistics
 from analysis.records import (
     PromptRow,
     RolloutRow,
@@ -42,7 +42,7 @@ def test_every_column_has_a_field_and_every_field_a_column(table):
 def described(n: int = 3):
     logits = torch.randn(n, 7, generator=torch.Generator().manual_seed(0))
     tokens = torch.arange(n)
-    stats = token_statistics(logits, tokens, top_k=2, rank=True)
+    stats = dense_statistics(logits, tokens, top_k=2, rank=True)
     prompt = PromptRow(prompt_id="p", split="train", text="a b", token_ids=(1, 2))
     rollout = RolloutRow(
         step=0, rollout=4, prompt_id="p", group=1, response_ids=[0, 1, 2], response_text="x", finished=True, reward=1.0
@@ -92,7 +92,7 @@ def test_no_rows_are_rows_of_no_length(tmp_path):
 
 
 def test_statistics_that_were_not_computed_are_left_out():
-    stats = token_statistics(torch.zeros(1, 4), torch.tensor([0]))
+    stats = dense_statistics(torch.zeros(1, 4), torch.tensor([0]))
     assert set(statistics_columns(stats)) == set(TOKEN_STATISTICS) - {"token_rank", "top_ids", "top_probs"}
 
 
