@@ -60,6 +60,7 @@ def namespace() -> list[str]:
     return unshare
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(tmp_path: Path, namespace: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "disk").mkdir()
     base = tmp_path / "base"

@@ -12,7 +12,7 @@ from analysis.experiments import run
 from analysis.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 300.0  # less than `fake_training.LONG_SECONDS`, enough for a machine that is busy
 FAILED = r"^psr-seed0 failed: {} \(more in .*error\.txt\)\nfix the cause, then resume with\n  python .* --resume \S+$"
 
 

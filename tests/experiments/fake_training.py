@@ -18,6 +18,7 @@ from analysis.records.folders import write_json
 from analysis.records.schema import SCHEMA_VERSION
 
 ROWS = {"psr": 20, "nsr": 400}  # of tokens that `recording` writes a step
+LONG_SECONDS = 600.0  # of what does not end by itself while a test waits
 
 
 def complete(config: Any, folder: Path, **job: Any) -> str:
@@ -68,7 +69,7 @@ def silent(config: Any, folder: Path, **job: Any) -> str:
 def forking(config: Any, folder: Path, **job: Any) -> str:
     def helper() -> None:
         if (pid := os.fork()) == 0:
-            time.sleep(60)
+            time.sleep(LONG_SECONDS)
             os._exit(0)
         (folder / "helper.txt").write_text(str(pid))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +84,7 @@ def chatty(config: Any, folder: Path, **job: Any) -> str:
 
 
 def slow(config: Any, folder: Path, **job: Any) -> str:
-    return _go(config, folder, "complete", seconds=0.05 if job["resume"] else 60.0, **job)
+    return _go(config, folder, "complete", seconds=0.05 if job["resume"] else LONG_SECONDS, **job)
 
 
 def recording(config: Any, folder: Path, **job: Any) -> str:
@@ -91,7 +92,7 @@ def recording(config: Any, folder: Path, **job: Any) -> str:
     import torch
 
     from analysis.records import RunWriter
-    from tests.records.rows import RUN_JSON, some_rows  # type: ignore[import-not-found]
+    from tests.records.rows import RUN_JSON, some_rows
 
     run_json = RUN_JSON | {"run_id": job["run_id"], "label": job["label"], "seed": config.seed}
     writer = RunWriter(folder, run_json=run_json, resume=job["resume"])
@@ -105,10 +106,14 @@ def recording(config: Any, folder: Path, **job: Any) -> str:
 
 
 def stubborn(config: Any, folder: Path, **job: Any) -> str:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LONG_SECONDS})"])
     (folder / "ready.txt").touch()
     return _go(
-        config, folder, "complete", seconds=0.05 if job["resume"] else 60.0, **{**job, "should_stop": lambda: False}
+        config,
+        folder,
+        "complete",
+        seconds=0.05 if job["resume"] else LONG_SECONDS,
+        **{**job, "should_stop": lambda: False},
     )
 
 
@@ -118,7 +123,7 @@ def frozen(config: Any, folder: Path, **job: Any) -> str:
         os.kill(os.getpid(), signal.SIGSTOP)
         return False
 
-    return _go(config, folder, "complete", seconds=60.0, **{**job, "should_stop": stop})
+    return _go(config, folder, "complete", seconds=LONG_SECONDS, **{**job, "should_stop": stop})
 
 
 def deaf(config: Any, folder: Path, **job: Any) -> str:
@@ -129,7 +134,7 @@ def deaf(config: Any, folder: Path, **job: Any) -> str:
             (folder / "ready.txt").touch()
         return False
 
-    return _go(config, folder, "complete", seconds=60.0, **{**job, "should_stop": close})
+    return _go(config, folder, "complete", seconds=LONG_SECONDS, **{**job, "should_stop": close})
 
 
 def _channels() -> list[int]:

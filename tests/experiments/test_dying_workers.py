@@ -62,7 +62,7 @@ def test_what_a_dead_worker_had_started_goes_too(fake_recipe: Recipe) -> None:
     with pytest.raises(RunFailedError, match="killed by SIGKILL"):
         go(fake_recipe, "forking")
     pid = int((default_folder(fake_recipe) / "psr-seed0" / "helper.txt").read_text())
-    wait_for(lambda: not alive(pid), seconds=5)
+    wait_for(lambda: not alive(pid))
 
 
 @pytest.mark.parametrize("train", ["stubborn", "frozen", "deaf"])
@@ -72,11 +72,16 @@ def test_a_second_ctrl_c_gives_the_prompt_back(fake_recipe: Recipe, train: str) 
     if train == "frozen":
         wait_for(lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in workers(fake_recipe)))
     process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=0.7)
+    assert process.stderr is not None
+    notes = 0
+    while notes < len(RUNS):
+        line = process.stderr.readline()
+        assert line, "it ended at the first Ctrl-C"
+        notes += "Ctrl-C again kills it" in line
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT_SECONDS)
-    assert errors.count("Ctrl-C again kills it") == 2
+    assert "Ctrl-C again kills it" not in errors
     assert resume_command(default_folder(fake_recipe)) in errors
     assert not any(map(alive, workers(fake_recipe)))
 
@@ -88,7 +93,7 @@ def test_runs_die_with_their_parent(fake_recipe: Recipe) -> None:
     assert len(helpers) == 2
     process.kill()
     process.communicate(timeout=WAIT_SECONDS)
-    wait_for(lambda: not any(map(alive, pids + helpers)), seconds=5)  # a step takes 15
+    wait_for(lambda: not any(map(alive, pids + helpers)))
     assert go(fake_recipe, resume=True).status == "complete"
     assert not list(default_folder(fake_recipe).glob("*/error.txt"))
 

@@ -234,6 +234,7 @@ def test_a_loss_of_one_s_own_in_the_cells(policy, source):
         list(run_cells([(frozenset(), "mine"), (frozenset(), "PSR")], settings, workers=2))
 
 
+@pytest.mark.slow
 def test_a_loss_of_one_s_own_by_the_command(source, tmp_path, monkeypatch, capsys):
     """Worker processes load it by its file; its cells have files of their own."""
     monkeypatch.chdir(tmp_path)
@@ -282,6 +283,7 @@ def test_cells_that_do_not_exist(cell, change, message):
         list(run_cells([(frozenset(cell), "PSR")], dataclasses.replace(SMALL, **change)))
 
 
+@pytest.mark.slow
 def test_workers_and_resumption_change_nothing(tmp_path):
     jobs = [(frozenset(), "PSR"), (frozenset({"noise"}), "NSR"), (frozenset({"noise"}), "PSR")]
     alone, together = (list(run_cells(jobs, SMALL, workers=n)) for n in (1, 2))
@@ -301,6 +303,7 @@ def test_workers_and_resumption_change_nothing(tmp_path):
 ARGUMENTS = ["--seeds", "3", "--prompts", "4", "--arms", "10", "--steps", "30", "--workers", "1", "--quiet"]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*ARGUMENTS, "--out", "f", "--full", "--methods", "PSR,NSR", "--json", "--figure", "x/y.png"]) == 0

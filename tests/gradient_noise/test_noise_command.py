@@ -31,6 +31,7 @@ def test_help_loads_no_torch():
     assert "noise / signal" in out
 
 
+@pytest.mark.slow
 def test_table_and_file(measured, capsys):
     assert main(["--read", str(measured)]) == 0
     out = capsys.readouterr().out
@@ -43,6 +44,7 @@ def test_table_and_file(measured, capsys):
     assert list(frame.estimator) == ["PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO"]
 
 
+@pytest.mark.slow
 def test_json_is_the_same_measurement_and_settings_reach_it(measured, capsys):
     assert main([*QUICK, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -59,6 +61,7 @@ def test_json_is_the_same_measurement_and_settings_reach_it(measured, capsys):
     assert rows[0]["p"] != frame.p[0]
 
 
+@pytest.mark.slow
 def test_a_run_s_checkpoint_is_measured_like_a_base(measured, tmp_path, capsys):
     from toy_models import load_policy
 
@@ -68,6 +71,7 @@ def test_a_run_s_checkpoint_is_measured_like_a_base(measured, tmp_path, capsys):
     assert [row["variance"] for row in rows] == list(pd.read_parquet(measured).variance)
 
 
+@pytest.mark.slow
 def test_figure_and_crossing_of_several_policies(measured, tmp_path, capsys):
     frame = pd.read_parquet(measured)
     other = frame.assign(base="other", p=frame.p + 0.4, noise_ratio=0.1, noise_ratio_se=0.01)
@@ -89,12 +93,14 @@ def test_figure_and_crossing_of_several_policies(measured, tmp_path, capsys):
     assert (tmp_path / "figures" / "noise.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_patterns_name_built_in_bases(measured, capsys):
     assert main(["--base", "tin[y]", *QUICK, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["measurements"]
     assert [row["base"] for row in rows] == ["tiny"] * 5  # once, though named twice
 
 
+@pytest.mark.slow
 def test_alarm(measured, tmp_path, capsys):
     frame = pd.read_parquet(measured)
     frame.loc[1, ["projection", "projection_se"]] = 1.5, 0.1
@@ -138,6 +144,7 @@ def test_another_parquet_file_is_refused(tmp_path, capsys):
     assert "columns are missing: base, estimator" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_to_draw_is_said(measured, tmp_path, capsys):
     pd.read_parquet(measured).assign(noise_ratio=float("nan")).to_parquet(tmp_path / "x.parquet")
     assert main(["--read", str(tmp_path / "x.parquet"), "--figure", str(tmp_path / "x.png")]) == 2

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -177,33 +176,43 @@ def test_files_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     assert "has no column for the prompt" in done.stderr
 
 
+SIGNALLED = """
+import itertools, os, sys
+from analysis import trace
+from analysis.offline import tracing
+
+class Writer(tracing.RunWriter):
+    commits = itertools.count(1)
+
+    def commit(self, *arguments):
+        super().commit(*arguments)
+        if next(self.commits) == 3 and (number := int(sys.argv[1])):
+            os.kill(os.getpid(), number)
+
+tracing.RunWriter, tracing._COMMIT_SECONDS = Writer, 0.0
+sys.exit(trace.main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed_gives_the_same_records(model: Path, tmp_path: Path, how: signal.Signals) -> None:
-    rollouts = write_jsonl(tmp_path / "rollouts.jsonl", rows_of(600))
-    code = (
-        "import sys; from analysis import trace; from analysis.offline import tracing\n"
-        "tracing._COMMIT_SECONDS = 0.0; sys.exit(trace.main(sys.argv[1:]))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    rollouts = write_jsonl(tmp_path / "rollouts.jsonl", rows_of(60))
 
-    def start(out: Path, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", code, *line(model, rollouts, out, "--batch-tokens", "20", *options)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    def run(out: Path, signal_number: int, *options: str) -> subprocess.CompletedProcess[str]:
+        """Trace in a process of its own, which sends itself the signal after its third commit; 0 is none."""
+        command = [sys.executable, "-c", SIGNALLED, str(int(signal_number))]
+        command += line(model, rollouts, out, "--batch-tokens", "20", *options)
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0
-    part = start(tmp_path / "part")
-    end = time.monotonic() + 60
-    while len(list((tmp_path / "part" / "commits").glob("*.json"))) < 3 and time.monotonic() < end:
-        time.sleep(0.002)
-    part.send_signal(how)
-    assert part.wait() == (-9 if how == signal.SIGKILL else 130)
-    assert part.stderr is not None
-    assert how == signal.SIGKILL or b"resume with the same command and --resume" in part.stderr.read()
+    assert run(tmp_path / "whole", 0).returncode == 0
+    part = run(tmp_path / "part", how)
+    assert part.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert how == signal.SIGKILL or "resume with the same command and --resume" in part.stderr
     traced = load_trace(tmp_path / "part", verify=True)
     assert isinstance(traced, Run)
-    assert 0 < traced.rows("rollouts") < 600
+    assert 0 < traced.rows("rollouts") < 60
     assert traced.status == ("running" if how == signal.SIGKILL else "interrupted")
-    assert start(tmp_path / "part", "--resume").wait() == 0
+    assert run(tmp_path / "part", 0, "--resume").returncode == 0
     assert digest(tmp_path / "part") == digest(tmp_path / "whole")

@@ -100,6 +100,7 @@ def test_an_interrupted_loop_leaves_what_was_filed(tmp_path, error):
     assert sorted(set(run.table("tokens")["update"])) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_killed_loop_leaves_its_commits(tmp_path):
     code = f"""
 import os, signal, sys

@@ -128,6 +128,7 @@ def test_without_shares_there_is_no_prediction_figure(experiment: Experiment, mo
         prediction_figure([run])
 
 
+@pytest.mark.slow
 def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path: Path, experiment: Experiment) -> None:
     folder = shutil.copytree(experiment.folder, tmp_path / "e")
     settings = dict(matplotlib.rcParams)

@@ -35,6 +35,7 @@ def test_any_local_model_takes_the_place_of_a_base(kind: str, tmp_path: Path) ->
     assert (log_probs[mask] < 0).all()
 
 
+@pytest.mark.slow
 def test_built_in_base_speaks_the_words_of_its_task(tiny: Policy) -> None:
     task = get_task("path-small")
     assert tiny.tokenizer.get_vocab() == task.tokenizer.get_vocab()

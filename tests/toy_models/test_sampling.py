@@ -108,6 +108,7 @@ def test_greedy(kind: str) -> None:
         check_values(drawn, i, expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_greedy_is_that_of_generate(tiny: Policy) -> None:
     prompts = [list(p.ids) for p in get_task("path-small").prompts("test")[:32]]
     ours = sample(
@@ -119,6 +120,7 @@ def test_greedy_is_that_of_generate(tiny: Policy) -> None:
     assert ours.response_ids.tolist() == theirs[:, len(prompts[0]) :].tolist()
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch(tiny: Policy) -> None:
     prompts = [list(p.ids) for p in get_task("path-small").prompts("train")[:128]]
     u = uniforms(1024, 9)
@@ -133,6 +135,7 @@ def test_samples_do_not_depend_on_the_batch(tiny: Policy) -> None:
             assert (whole.log_probs[i + j, :n] - piece.log_probs[j, :n]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_log_probs_are_those_of_the_policy(tiny: Policy) -> None:
     prompts = [list(p.ids) for p in get_task("path-small").prompts("train")[:64]]
     drawn = sample(

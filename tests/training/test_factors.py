@@ -573,6 +573,7 @@ def test_the_test_elsewhere_is_there(path: str) -> None:
     assert re.search(rf"^\s*def {test}\(", text, re.MULTILINE), f"{path}: {ELSEWHERE[path]} is gone; name its successor"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FACTORS)
 def test_switch(path: str) -> None:
     factor = FACTORS[path]
@@ -606,6 +607,7 @@ GIVEN_TASK = {"task.name": "given", "task.digest": "0"}
 GIVEN_POLICY = {"policy.base": "given", "policy.digest": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value", "given", "changed"),
     [

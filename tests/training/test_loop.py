@@ -61,6 +61,7 @@ def plain(tmp_path_factory):
 METHODS = {"psr": {}, "nsr": {}, "w-reinforce": {"objective.lambda": 0.1}, "reinforce": {}, "grpo": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form"), [*itertools.product(METHODS, ["ratio"]), ("psr", "probability"), ("nsr", "probability")]
 )
@@ -98,6 +99,7 @@ def test_measured_weight_is_the_closed_form_on_every_update(tmp_path, name, form
     assert seen["clipped"] > 0
 
 
+@pytest.mark.slow
 def test_same_seed_same_records_other_seed_other_records(plain, tmp_path):
     again = go(tmp_path / "again", tiny(**SMALL))
     assert digest(again.folder) == digest(plain.folder)
@@ -106,6 +108,7 @@ def test_same_seed_same_records_other_seed_other_records(plain, tmp_path):
     assert digest(other.folder) != digest(plain.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -120,6 +123,7 @@ def test_what_is_measured_changes_no_parameter_by_a_bit(plain, tmp_path, changes
     assert same_weights(plain, go(tmp_path / "run", tiny(**{**SMALL, **changes})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_interrupted_and_resumed_gives_the_same_records(plain, tmp_path, stop_after):
     asked = itertools.count(1)
@@ -132,6 +136,7 @@ def test_interrupted_and_resumed_gives_the_same_records(plain, tmp_path, stop_af
     assert same_weights(plain, resumed)
 
 
+@pytest.mark.slow
 def test_crash_between_commits_goes_back_to_the_last_one(plain, tmp_path, monkeypatch):
     config = tiny(**SMALL)
     calls = itertools.count(1)
@@ -149,6 +154,7 @@ def test_crash_between_commits_goes_back_to_the_last_one(plain, tmp_path, monkey
     assert digest(go(tmp_path / "run", config, resume=True).folder) == digest(plain.folder)
 
 
+@pytest.mark.slow
 def test_tables_agree_with_each_other(plain):
     tokens, updates = plain.table("tokens"), plain.table("updates")
     rollouts, steps, evals = plain.table("rollouts"), plain.table("steps"), plain.table("evals")
@@ -170,6 +176,7 @@ def test_tables_agree_with_each_other(plain):
     assert updates[["rows_neg", "tokens_neg"]].eq(0).all(axis=None)
 
 
+@pytest.mark.slow
 def test_panel_and_batch_contexts(plain):
     contexts, flows = plain.table("contexts").set_index("context"), plain.table("flows")
     kinds = contexts.kind.loc[flows.context].to_numpy()
@@ -196,6 +203,7 @@ def shares(run, column):
     return seen["update"].to_numpy(), np.stack(seen[f"{column}_shares"]).astype(float), seen[column].to_numpy(float)
 
 
+@pytest.mark.slow
 def test_shares_sum_to_the_jvp_and_stand_under_their_source(plain, tmp_path):
     settings = {
         **SMALL,
@@ -225,6 +233,7 @@ def test_shares_sum_to_the_jvp_and_stand_under_their_source(plain, tmp_path):
             assert np.abs(parts[at == 4][:, past]).sum() > 0
 
 
+@pytest.mark.slow
 def test_shares_change_no_other_column(plain, tmp_path):
     without = go(tmp_path / "run", tiny(**{**SMALL, "record.shares_every": 0})).table("flows")
     assert without[["jvp_dlog_prob_shares", "jvp_dentropy_shares"]].isna().all(axis=None)
@@ -233,6 +242,7 @@ def test_shares_change_no_other_column(plain, tmp_path):
         assert flows[name].astype(str).equals(without[name].astype(str)), name
 
 
+@pytest.mark.slow
 def test_dropping_rows_is_invisible_when_the_normaliser_counts_them_out(tmp_path):
     """PSR on kept rows, divided by the selected tokens, makes the gradients of PSR on dropped rows (one minibatch)."""
     same = {"update.minibatches": 1, "objective.clip_low": "unset", "objective.clip_high": "unset", **SMALL, "steps": 2}
@@ -244,6 +254,7 @@ def test_dropping_rows_is_invisible_when_the_normaliser_counts_them_out(tmp_path
     assert (b.rows_neg > 0).all()
 
 
+@pytest.mark.slow
 def test_verifier_noise_flips_rewards_not_verdicts(tmp_path):
     config = tiny(**{**SMALL, "steps": 3, "task.false_negative": 1.0, "task.false_positive": 0.5})
     rollouts = go(tmp_path / "run", config).table("rollouts")
@@ -253,6 +264,7 @@ def test_verifier_noise_flips_rewards_not_verdicts(tmp_path):
     assert (rollouts.noise_flipped == (rollouts.reward != rollouts.correct)).all()
 
 
+@pytest.mark.slow
 def test_divergence_is_a_status_with_its_reason(tmp_path):
     config = tiny(**{**SMALL, "optimizer.lr": 1e30, "optimizer.max_grad_norm": "unset"})
     events = []
@@ -264,6 +276,7 @@ def test_divergence_is_a_status_with_its_reason(tmp_path):
     assert len(load_trace(tmp_path / "run").table("updates")) >= 1
 
 
+@pytest.mark.slow
 def test_killed_right_after_the_commit_of_a_divergence(tmp_path, monkeypatch):
     """What is committed then is a policy that cannot go on; resumed, the run ends as it would have."""
     config = tiny(**{**SMALL, "optimizer.lr": 1e30, "optimizer.max_grad_norm": "unset"})
@@ -289,6 +302,7 @@ def test_killed_right_after_the_commit_of_a_divergence(tmp_path, monkeypatch):
     assert digest(ended) == digest(whole)
 
 
+@pytest.mark.slow
 def test_exact_estimator_takes_the_gradient_of_the_success_probability(tmp_path):
     """One SGD step of the exact estimator against p_x summed over solutions, each by its own forward pass."""
     settings = {
@@ -329,6 +343,7 @@ def test_exact_estimator_takes_the_gradient_of_the_success_probability(tmp_path)
             torch.testing.assert_close(step, 0.5 * p.grad, rtol=0, atol=1e-5 * float(p.grad.abs().max()) + 1e-12)
 
 
+@pytest.mark.slow
 def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
     base = {**SMALL, "steps": 2, "record.tokens": 1.0, "objective.kl_coef": 0.5, "optimizer.lr": 5e-3}
     reward = go(
@@ -353,6 +368,7 @@ def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
     assert loss.table("updates").grad_norm_reg[1:].gt(0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -374,6 +390,7 @@ def test_bad_input(tmp_path, change, message):
         )
 
 
+@pytest.mark.slow
 def test_critic_resumes_with_its_state_and_learns(tmp_path):
     settings = {
         **SMALL,
@@ -429,6 +446,7 @@ def test_any_local_causal_lm_with_a_matching_tokenizer_takes_the_place_of_the_ba
         go(tmp_path / "run2", tiny("NSR", **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contexts", [0, 8])
 def test_parameters_that_are_not_finite_are_a_divergence(tmp_path, contexts):
     config = tiny(**{**SMALL, "record.contexts": contexts})

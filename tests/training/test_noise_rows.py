@@ -45,6 +45,7 @@ def run(tmp_path_factory):
     return go(tmp_path_factory.mktemp("noise") / "run", tiny(**MEASURED))
 
 
+@pytest.mark.slow
 def test_the_base_every_second_step_and_the_end_are_measured(run):
     table = run.table("noise")
     assert list(table.step.unique()) == [0, 2, 3]
@@ -53,6 +54,7 @@ def test_the_base_every_second_step_and_the_end_are_measured(run):
     assert set(run.table("timings").query("phase == 'noise'").step) == {0, 2, 3}
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_measurement(run):
     config = tiny(**MEASURED)
     policy = load_policy("tiny")
@@ -72,6 +74,7 @@ def test_rows_are_those_of_the_measurement(run):
     assert stored.expected.isna().sum() == 1
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_else(run, tmp_path):
     plain = go(tmp_path / "plain", tiny())
     assert plain.rows("noise") == 0
@@ -81,6 +84,7 @@ def test_measuring_changes_nothing_else(run, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_resumed_run_measures_the_same(run, tmp_path):
     asked = itertools.count(1)
     stopped = train(tiny(**MEASURED), tmp_path / "run", run_id="r", label="L", should_stop=lambda: next(asked) >= 2)
@@ -88,6 +92,7 @@ def test_resumed_run_measures_the_same(run, tmp_path):
     assert digest(go(tmp_path / "run", tiny(**MEASURED), resume=True).folder) == digest(run.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -105,6 +110,7 @@ def test_rollouts_are_drawn_as_the_run_draws_them(run, tmp_path, changes):
     assert table.temperature.eq(changes.get("rollout.temperature", 1.0)).all()
 
 
+@pytest.mark.slow
 def test_lambda_of_the_run_is_that_of_the_measurement(tmp_path):
     changes = {"objective.name": "w-reinforce", "objective.lambda": 0.5, "update.rows": "keep", "grid": "unset"}
     config = Recipe.load("tiny").set(**{**MEASURED, **changes, "steps": 0}).expand()[0].config
@@ -121,6 +127,7 @@ def test_tasks_without_a_list_of_solutions_are_refused():
         check_enumerable(task, prompts)
 
 
+@pytest.mark.slow
 def test_more_prompts_than_the_task_has_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"record.noise_prompts: task path-small has \d+ validation prompts, got 9999"):
         go(tmp_path / "run", tiny(**{**MEASURED, "record.noise_prompts": 9999}))

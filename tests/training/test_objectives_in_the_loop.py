@@ -64,6 +64,7 @@ def passes_of(settings: dict[str, Any], folder: Path) -> tuple[Loop, list[Any]]:
     return loop, updates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_measured_weight_is_the_closed_form(name: str, tmp_path: Path) -> None:
     _, updates = passes_of({"objective.name": name, **NEEDS.get(name, {})}, tmp_path / "run")
@@ -77,6 +78,7 @@ def test_measured_weight_is_the_closed_form(name: str, tmp_path: Path) -> None:
     assert largest > 1e-6
 
 
+@pytest.mark.slow
 def test_tokens_are_chosen_over_the_whole_minibatch(tmp_path: Path) -> None:
     """The passes have five rows at most; the share of the tokens with a weight is that of the minibatch."""
     _, updates = passes_of({"objective.name": "high-entropy", "objective.share": 0.25}, tmp_path / "run")
@@ -90,6 +92,7 @@ def test_tokens_are_chosen_over_the_whole_minibatch(tmp_path: Path) -> None:
         assert least <= int(chosen.sum()) < least + 4  # first tokens of one prompt have equal entropies
 
 
+@pytest.mark.slow
 def test_rewards_decide_by_rank(tmp_path: Path) -> None:
     _, updates = passes_of({"objective.name": "rewarding-unlikely", "objective.rank_penalty": 1.0}, tmp_path / "run")
     batch = updates[0][0]
@@ -103,6 +106,7 @@ def test_rewards_decide_by_rank(tmp_path: Path) -> None:
         assert a[g][low] > a[g][high]
 
 
+@pytest.mark.slow
 def test_a_loss_of_one_s_own_by_its_file(tmp_path: Path) -> None:
     source = tmp_path / "mine.py"
     source.write_text(SOURCE)
@@ -138,6 +142,7 @@ def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, th
     assert recipe.set(**{field: ours}).hash == recipe.set(**{field: theirs}).hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [

@@ -203,6 +203,7 @@ class TestRun:
         (one,) = recipe.expand()
         return train(one.config, folder / one.run_id, run_id=one.run_id, label=one.label, **options)
 
+    @pytest.mark.slow
     def test_stops_goes_on_and_records_what_it_read(self, trained: Path) -> None:
         mine = recipe(trained)
         assert self.go(mine, trained / "whole") == "complete"
@@ -233,6 +234,7 @@ class TestRun:
         with pytest.raises(UsageError, match="a run can only be resumed with what it was started with"):
             self.go(mine, trained / "parts", resume=True)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -246,6 +248,7 @@ class TestRun:
         with pytest.raises(UsageError, match=message):
             self.go(recipe(trained, **settings), trained / "out")
 
+    @pytest.mark.slow
     def test_each_field_reaches_the_task(self, trained: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(trained / "base")
         tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %} :"
@@ -274,10 +277,12 @@ class TestRun:
         assert task.verify(prompts[0].ids, [1]).reason == "wrong answer"
         assert task.max_new_tokens == 9
 
+    @pytest.mark.slow
     def test_a_prompt_may_be_as_long_as_the_model_allows(self, trained: Path) -> None:
         mine = recipe(trained, **{"rollout.max_new_tokens": 60, "steps": 0, "record.contexts": 0})
         assert self.go(mine, trained / "out") == "complete"
 
+    @pytest.mark.slow
     def test_a_verifier_that_fails_names_the_prompt(self, trained: Path) -> None:
         (trained / "rewards.py").write_text("def score(prompt, response, answer): raise KeyError(answer)\n")
         with pytest.raises(RuntimeError, match=r"failed with KeyError: 'any path'; prompt '\d+ \d+ \d+ \d+ :', "):

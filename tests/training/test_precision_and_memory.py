@@ -124,6 +124,7 @@ def test_statistics_are_at_least_of_the_recorded_dtype():
     assert pass_statistics(one, RecordFields(dtype="float64")).entropy.dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches(tmp_path):
     """The path of a GPU, small and on the CPU: everything is recorded as ever, and the laws differ only by rounding."""
     settings = {

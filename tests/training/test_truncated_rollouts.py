@@ -36,6 +36,7 @@ def collect(config) -> tuple[Policy, RolloutBatch]:
     return policy, batch
 
 
+@pytest.mark.slow
 def test_batch_holds_both_laws():
     policy, batch = collect(tiny(**TRUNCATED))
     kl = []
@@ -59,6 +60,7 @@ def test_batch_holds_both_laws():
     assert 0.9 < row["kept_mass"][0] < 1
 
 
+@pytest.mark.slow
 def test_without_truncation_the_laws_are_one():
     _, batch = collect(tiny())
     row = step_row(batch, 1)
@@ -66,6 +68,7 @@ def test_without_truncation_the_laws_are_one():
     assert row["entropy_rollout"] == row["entropy_own"]
 
 
+@pytest.mark.slow
 def test_tables_hold_both_laws(tmp_path):
     config = tiny(
         **TRUNCATED,

@@ -233,6 +233,7 @@ def _regularised(batch, coef):
     return before - flat(updater.parameters), result
 
 
+@pytest.mark.slow
 def test_verifier_noise_flips_at_its_rates_and_touches_no_verdict():
     """1024 rollouts, flips of each kind within 4 standard errors of their rate: a false alarm in 1 of 8000 trials."""
     settings = {

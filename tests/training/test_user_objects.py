@@ -81,6 +81,7 @@ class TestProtocol:
         with pytest.raises(UsageError, match=message):
             run(recipe(), task=Half(), quiet=True)  # type: ignore[arg-type]
 
+    @pytest.mark.slow
     def test_a_policy_that_lacks_members(self, policy: Any) -> None:
         with pytest.raises(UsageError, match=r"(?s)Qwen3ForCausalLM is no policy, it lacks.*tokenizer: .*pad_id"):
             run(recipe(), policy=policy.model, quiet=True)
@@ -101,12 +102,14 @@ class TestProtocol:
         with pytest.raises(UsageError, match=message):
             adopted(recipe(), {"task": type("Odd", (SmallPathTask,), members)()})
 
+    @pytest.mark.slow
     def test_a_recipe_that_names_another(self, policy: Any) -> None:
         with pytest.raises(UsageError, match=r'says task.name = "path-small", but a task was handed over too'):
             run(Recipe.load("tiny"), task=walk(), quiet=True)
         with pytest.raises(UsageError, match=r'policy: the recipe tiny says policy.base = "tiny"'):
             run(Recipe.load("tiny"), policy=policy, quiet=True)
 
+    @pytest.mark.slow
     def test_what_needs_solutions(self, policy: Any) -> None:
         with pytest.raises(UsageError, match=r"eval.samples = 0: the task walk does not list its correct responses"):
             run(recipe(**{"eval.samples": 0}), task=walk(), policy=policy, quiet=True)
@@ -124,10 +127,12 @@ class TestProtocol:
 
 
 class TestIdentity:
+    @pytest.mark.slow
     def test_is_the_same_in_every_session(self, policy: Any) -> None:
         first = adopted(recipe(), {"task": walk(), "policy": policy})
         assert adopted(recipe(), {"task": walk(), "policy": load_policy("tiny")}).hash == first.hash
 
+    @pytest.mark.slow
     def test_follows_prompts_and_length_and_weights(self, policy: Any) -> None:
         class Fewer(SmallPathTask):
             def prompts(self, split: str) -> Any:
@@ -204,22 +209,26 @@ class TestFolder:
     def go(self, out: Path, **options: Any) -> Any:
         return run(recipe(), out=out, quiet=True, train="tests.experiments.fake_training:complete", **options)
 
+    @pytest.mark.slow
     def test_holds_the_pickles_and_their_digests(self, tmp_path: Path, policy: Any) -> None:
         self.go(tmp_path / "out", task=walk(), policy=policy)
         assert set(read_experiment(tmp_path / "out")["inputs"]) == {"given/task.pkl", "given/policy.pkl"}
         self.go(tmp_path / "out", task=walk(), policy=policy)  # complete: the records again
 
+    @pytest.mark.slow
     def test_another_task_is_another_experiment(self, tmp_path: Path, policy: Any) -> None:
         self.go(tmp_path / "out", task=walk(), policy=policy)
         with pytest.raises(UsageError, match="holds the experiment mine"):
             self.go(tmp_path / "out", task=get_task("path-small"), policy=policy)
 
+    @pytest.mark.slow
     def test_a_recipe_of_objects_without_them(self, tmp_path: Path, policy: Any) -> None:
         asking = adopted(recipe(), {"task": walk(), "policy": policy})
         with pytest.raises(UsageError, match=r"the recipe asks for a task object; hand it over with"):
             run(asking, out=tmp_path / "out", quiet=True)
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.slow
     def test_a_pickle_that_was_changed(self, tmp_path: Path, policy: Any) -> None:
         out = tmp_path / "out"
         self.go(out, task=walk(), policy=policy)

@@ -45,6 +45,7 @@ def fake(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
+@pytest.mark.slow
 def test_real_base_is_made_once_whatever_the_caller_does(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = dataclasses.replace(BASES["tiny"], steps=25)
     monkeypatch.setitem(BASES, "tiny", short)
@@ -250,6 +251,7 @@ def test_the_key_follows_what_the_code_does_not_how_it_is_written(
     assert (bases.base_folder("tiny", 0) == before) is same
 
 
+@pytest.mark.slow
 def test_tiny_is_right_often_enough_and_wrong_often_enough(tiny: Policy) -> None:
     task = get_task(BASES["tiny"].task)
     prompts = task.prompts("test")[:64]
@@ -270,6 +272,7 @@ def test_tiny_is_right_often_enough_and_wrong_often_enough(tiny: Policy) -> None
     assert 0.1 < sum(right) / len(right) < 0.6
 
 
+@pytest.mark.slow
 def test_loading_writes_nothing_to_the_terminal(tiny: Policy, capfd: pytest.CaptureFixture[str]) -> None:
     before = hf_logging.is_progress_bar_enabled()
     load_policy("tiny")

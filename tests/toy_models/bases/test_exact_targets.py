@@ -208,6 +208,7 @@ def test_too_many_features() -> None:
         embed_by_value(model, built_in_task("path-small"), targets, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [SMALL, SMALL_WIDE], ids=["near-first", "wide"])
 def test_the_loss_falls_and_the_embedding_moves_least(recipe: BaseRecipe, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
@@ -223,6 +224,7 @@ def test_the_loss_falls_and_the_embedding_moves_least(recipe: BaseRecipe, tmp_pa
     assert 0 < moved["model.embed_tokens.weight"] < 0.5 * min(others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [TARGETS, WIDE], ids=["near-first", "wide"])
 def test_such_a_base_is_made_once_and_its_code_changes_no_other(
     targets: ExactTargets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

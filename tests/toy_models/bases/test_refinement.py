@@ -44,6 +44,7 @@ def _accuracy(model: torch.nn.Module) -> float:
     return sum(right) / len(right)
 
 
+@pytest.mark.slow
 def test_accuracy_rises_and_a_seed_gives_the_same_weights_again(tiny: Policy) -> None:
     models = [copy.deepcopy(tiny.model) for _ in range(3)]
     losses = [list(refine(model, TASK, STAGE, seed)) for model, seed in zip(models, (0, 0, 1), strict=True)]
@@ -56,6 +57,7 @@ def test_accuracy_rises_and_a_seed_gives_the_same_weights_again(tiny: Policy) ->
     assert _accuracy(models[0]) > _accuracy(tiny.model) + 0.05
 
 
+@pytest.mark.slow
 def test_only_correct_responses_to_prompts_of_no_split_are_learnt(
     tiny: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,12 +89,14 @@ def test_fresh_prompts_are_none_of_the_splits(name: str) -> None:
     assert all(task.solutions(prompt) for prompt in fresh)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_never_right_cannot_be_refined(tiny: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "_own_successes", lambda *given: torch.empty(0))
     with pytest.raises(ValueError, match=r"refinement: expected a correct response, got none in round 1; pretrain"):
         list(refine(tiny.model, TASK, STAGE, 0))
 
 
+@pytest.mark.slow
 def test_a_refined_base_is_made_with_both_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLVR_DYNAMICS_CACHE", str(tmp_path))
     stage = dataclasses.replace(STAGE, rounds=2, prompts=512)

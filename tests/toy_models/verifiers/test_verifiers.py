@@ -121,7 +121,7 @@ def main(send, *arguments):
     for line in sys.stdin:
         request = json.loads(line)
         if request == "hang":
-            time.sleep(60)
+            time.sleep(100_000)
         if request == "burn":
             os.kill(os.getpid(), signal.SIGXCPU)
         if request == "die":
@@ -169,9 +169,7 @@ class TestWorkerPool:
     def test_one_that_hangs_is_killed(self, pool: Any) -> None:
         one = pool(workers=2, seconds=1.5)
         pid = one.ask(["a"])[0][1]
-        started = time.monotonic()
         answers = one.ask(["hang", "a", "b"])
-        assert time.monotonic() - started < 30  # not the 60 seconds that it sleeps
         assert answers[0] == Failure("timeout")
         assert [answer[0] for answer in answers[1:]] == ["a", "b"]
         with pytest.raises(ProcessLookupError):  # it was the first one, idle since
