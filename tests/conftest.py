@@ -1,12 +1,15 @@
-"""Triton's kernels run in its interpreter here, which must be asked for before anything imports triton; and one thread.
+"""Settings that must be made before anything imports torch or triton.
 
-With more threads sums round otherwise, as in a run's own process, and digests of equal runs differ. The hook must be
-installed before anything imports the packages whose shapes it checks.
+Triton's kernels run in its interpreter. Everything runs on one thread, here and in the processes that tests start: with
+more threads sums round otherwise, so that digests of equal runs differ, and threads of several processes that wait for
+each other make a busy machine many times slower.
+The hook that checks shapes must be installed before anything imports the packages that it checks.
 """
 
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from jaxtyping import install_import_hook
