@@ -35,14 +35,14 @@ def test_update_against_reinforce(benchmark, tmp_path):
         recipe = Recipe.load("default").set(**{"grid": "unset", "record.contexts": 0, "record.tokens": 0.0, **values})
         (planned,) = recipe.expand()
         loop = loops[name] = Loop(planned.config, tmp_path / name, run_id="r", label=name)
-        loop.on_update = lambda index, batch, result, name=name: batches.setdefault(name, batch)
+        loop.on_update = lambda index, batch, targets, result, name=name: batches.setdefault(name, (batch, targets))
         loop._one_step()
         starts[name] = copy.deepcopy(loop.policy.model.state_dict())
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     critic: list[float] = []
 
     def one(name):
-        loop, batch = loops[name], batches[name]
+        loop, (batch, targets) = loops[name], batches[name]
         loop.policy.model.load_state_dict(starts[name])
         own = 0.0
         if loop.critic is not None:
@@ -58,7 +58,7 @@ def test_update_against_reinforce(benchmark, tmp_path):
             loop.critic.fit = timed
         start = time.process_time()
         for rows in torch.arange(len(batch)).tensor_split(4):
-            loop.updater.apply(batch, rows, None, "update")
+            loop.updater.apply(batch, targets, rows, None, "update")
         seconds[name].append(time.process_time() - start - own)
         if loop.critic is not None:
             loop.critic.fit = fit

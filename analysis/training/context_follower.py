@@ -19,7 +19,7 @@ from toy_models import Policy, Prompt, response_logits, teacher_batch
 from ..errors import DivergedError
 from ..evaluation import FixedPrefixes
 from ..probes.context_probe import ContextProbe, ContextRows, draw_contexts
-from ..recipes.fields import RunConfig
+from ..recipes.fields import OptimizerFields, RecordFields
 from ..records import RunWriter
 from .record_rows import UpdateIndex
 from .rollouts import RolloutBatch
@@ -34,34 +34,34 @@ class ContextFollower:
 
     def __init__(
         self,
-        config: RunConfig,
         policy: Policy,
         fixed: FixedPrefixes,
         held_out: list[Prompt],
+        fields: RecordFields,
+        temperature: float,
         generator: torch.Generator,
         optimizer: torch.optim.Optimizer,
+        optimizer_fields: OptimizerFields,
     ) -> None:
-        self._fields, self._policy, self._generator = config.record, policy, generator
+        self._fields, self._policy, self._generator = fields, policy, generator
         trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self._shares = None
-        if config.record.contexts and config.record.jvp_every and config.record.shares_every:
-            self._shares = StepShares(trained, optimizer, config.optimizer)
+        if fields.contexts and fields.jvp_every and fields.shares_every:
+            self._shares = StepShares(trained, optimizer, optimizer_fields)
         self._parts: dict[str, dict[str, Tensor]] | None = None
         self._batch: ContextRows | None = None
         panel = None
-        if config.record.contexts > 1:
+        if fields.contexts > 1:
             chosen = [i for i, prompt in enumerate(held_out) if prompt.split == "validation"]
             panel = draw_contexts(
                 "panel",
                 [fixed.prompts[i] for i in chosen],
                 [fixed.responses[i] for i in chosen],
                 [held_out[i].prompt_id for i in chosen],
-                config.record.contexts // 2,
+                fields.contexts // 2,
                 generator,
             )
-        self._probe = ContextProbe(
-            self._logits, panel=panel, temperature=config.rollout.temperature, top_k=config.record.top_k
-        )
+        self._probe = ContextProbe(self._logits, panel=panel, temperature=temperature, top_k=fields.top_k)
 
     def _logits(self, prompts: Any, responses: Any) -> Tensor:
         device = next(self._policy.model.parameters()).device
@@ -134,14 +134,16 @@ class ContextFollower:
 
 def _weights(contexts: ContextRows, result: UpdateResult) -> list[list[float]]:
     """The measured weight of each context, 0 for a response that the update did not contain."""
-    where = {rollout: (one, b) for one in result.passes for b, rollout in enumerate(one.rows.tolist())}
+    places = {
+        rollout: (sign_pass, row) for sign_pass in result.passes for row, rollout in enumerate(sign_pass.rows.tolist())
+    }
     assert contexts.rollouts is not None
     out = []
     for rollout, positions in zip(contexts.rollouts, contexts.positions, strict=True):
-        if rollout in where:
-            one, b = where[rollout]
-            row = one.weights[b].tolist()
-            out.append([row[t] for t in positions])
+        if rollout in places:
+            sign_pass, row = places[rollout]
+            weights = sign_pass.weights[row].tolist()
+            out.append([weights[position] for position in positions])
         else:
             out.append([0.0] * len(positions))
     return out

@@ -10,7 +10,7 @@ from toy_models import Policy, Prompt, Task
 
 from ..errors import UsageError
 from ..gradient_noise import gradient_noise, standard_estimators
-from ..recipes.fields import RunConfig
+from ..recipes.fields import RolloutFields
 
 __all__ = ["check_enumerable", "noise_rows"]
 
@@ -31,21 +31,23 @@ def noise_rows(
     sampler: torch.nn.Module,
     task: Task,
     prompts: list[Prompt],
-    config: RunConfig,
+    rollout: RolloutFields,
     generator: torch.Generator,
+    *,
+    replicates: int,
+    lambda_: float | None,
 ) -> dict[str, Any]:
     """Columns of the table `noise` but `step` and `update`, one row an estimator; missing values are None.
 
-    Raises DivergedError where the policy's law is not finite.
+    Raises DivergedError where the policy's distribution is not finite.
     """
-    rollout, lambda_ = config.rollout, config.objective.lambda_
     noise = gradient_noise(
         policy,
         task,
         prompts,
         generator=generator,
         group_size=rollout.group_size,
-        replicates=config.record.noise_replicates,
+        replicates=replicates,
         temperature=rollout.temperature,
         top_k=rollout.top_k,
         top_p=rollout.top_p,

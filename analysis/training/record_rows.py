@@ -52,14 +52,14 @@ def choose_groups(n_groups: int, share: float, generator: torch.Generator) -> Te
     return chosen
 
 
-def rollout_rows(batch: RolloutBatch, groups: Tensor, decode: Callable[[list[int]], str]) -> Columns:
-    """Rows of the table `rollouts` for the chosen prompt groups."""
+def rollout_rows(
+    batch: RolloutBatch, advantages: Tensor, groups: Tensor, decode: Callable[[list[int]], str]
+) -> Columns:
+    """Rows of the table `rollouts` for the chosen prompt groups; `advantages` (N,) are those of the step's targets."""
     rows = [i for i in range(len(batch)) if groups[i // batch.group_size]]
     index = torch.tensor(rows, dtype=torch.long)
-    finished, rewards, correct, flipped, advantages, selected = (
-        values[index].tolist()
-        for values in (batch.finished, batch.rewards, batch.correct, batch.flipped, batch.advantages, batch.selected)
-    )
+    tensors = (batch.finished, batch.rewards, batch.correct, batch.flipped, batch.selected, advantages)
+    finished, rewards, correct, flipped, selected, weighed = (values[index].tolist() for values in tensors)
     return rows_of_rollouts(
         [
             RolloutRow(
@@ -74,7 +74,7 @@ def rollout_rows(batch: RolloutBatch, groups: Tensor, decode: Callable[[list[int
                 correct=correct[at],
                 noise_flipped=flipped[at],
                 verdict=batch.verdicts[i].reason,
-                advantage=advantages[at],
+                advantage=weighed[at],
                 dropped=not selected[at],
             )
             for at, i in enumerate(rows)

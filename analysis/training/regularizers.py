@@ -8,10 +8,39 @@ gradient, k2 that of KL(π‖ref), k3 that of KL(ref‖π).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["kl_penalty", "policy_entropy"]
+from ..recipes.fields import ObjectiveFields
+
+__all__ = ["Regularizers", "kl_penalty", "policy_entropy"]
+
+
+@dataclass(frozen=True)
+class Regularizers:
+    """The regularisers of a run, as its recipe sets them in [objective]; a coefficient of 0 turns one off."""
+
+    entropy_coef: float = 0.0
+    kl_coef: float = 0.0
+    kl_estimator: str = "k3"
+    kl_placement: str = "loss"
+
+    @classmethod
+    def of(cls, fields: ObjectiveFields) -> Regularizers:
+        """Those of a recipe's table [objective]."""
+        return cls(fields.entropy_coef, fields.kl_coef, fields.kl_estimator, fields.kl_placement)
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the KL to the reference is a term of the loss."""
+        return self.kl_coef > 0 and self.kl_placement == "loss"
+
+    @property
+    def kl_in_reward(self) -> bool:
+        """Whether the KL to the reference is subtracted from the reward."""
+        return self.kl_coef > 0 and self.kl_placement == "reward"
 
 
 def policy_entropy(scaled_logits: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..objectives import Objective, accuracy_of
-from ..recipes.fields import RunConfig
+from ..recipes.fields import RolloutFields
 
 __all__ = ["PromptCursor", "RolloutBatch", "RolloutModel", "collect_rollouts"]
 
@@ -67,16 +67,15 @@ class RolloutModel:
         return self._copy
 
 
-@dataclass
+@dataclass(frozen=True)
 class RolloutBatch:
-    """The responses of one step; rollout i belongs to prompt i // group_size. Tensors live on the CPU.
+    """The responses of one step as they were collected; rollout i belongs to prompt i // group_size.
 
-    Of the law that the tokens were drawn from, which top-k and top-p truncate: `sampling_log_probs`, `sampling_entropy`
-    and `kept_mass`, the mass under softmax(z/T) of the tokens that it leaves. `entropy` is that of softmax(z/T), the
-    policy's law and the one that updates differentiate, as the sampler saw it. All four serve the records only.
-    `old_log_probs`, `ref_log_probs`, `values`, `returns` and `token_advantages` (N, R) are filled in before the updates
-    where they are needed (`targets`), `selection` (N, R) before each (`passes`); token advantages (a critic's) take the
-    place of the rollouts' `advantages`.
+    Tensors live on the CPU. The tokens were drawn from a distribution that top-k and top-p truncate: its log-probs and
+    entropy are `sampling_log_probs` and `sampling_entropy`, and `kept_mass` is the mass under softmax(z/T) of the
+    tokens that it leaves. `entropy` is that of softmax(z/T), the policy's own distribution, which updates
+    differentiate, as the sampler saw it. All four serve the records only. What the updates are measured against is a
+    value of its own, `StepTargets`.
     """
 
     step: int
@@ -95,12 +94,6 @@ class RolloutBatch:
     flipped: Tensor
     advantages: Tensor
     selected: Tensor
-    old_log_probs: Tensor | None = None
-    ref_log_probs: Tensor | None = None
-    values: Tensor | None = None
-    returns: Tensor | None = None
-    token_advantages: Tensor | None = None
-    selection: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -123,16 +116,18 @@ def collect_rollouts(
     task: Task,
     prompts: list[Prompt],
     objective: Objective,
-    config: RunConfig,
+    fields: RolloutFields,
     streams: Streams,
     step: int,
+    *,
+    false_positive: float = 0.0,
+    false_negative: float = 0.0,
 ) -> RolloutBatch:
     """Sample from `sampler` (the policy's model or its copy), verify, reward and weigh one batch of rollouts.
 
     Advantages are those of the objective from the (possibly noisy) rewards; rows with advantage 0 are not `selected`,
-    whatever a KL penalty adds to them later.
+    whatever a KL penalty adds to them later. `false_positive` and `false_negative` are the verifier's noise.
     """
-    fields = config.rollout
     n = len(prompts) * fields.group_size
     limit = fields.max_new_tokens or task.max_new_tokens
     # As many as for the task's longest response, so that a lower limit cuts the same responses short.
@@ -156,7 +151,7 @@ def collect_rollouts(
     responses = [ids[:length] for ids, length in zip(samples.response_ids.tolist(), lengths.tolist(), strict=True)]
     verdicts = verify_all(task, [p.ids for p in prompts for _ in range(fields.group_size)], responses)
     correct = torch.tensor([v.correct for v in verdicts])
-    flip_probability = torch.where(correct, config.task.false_negative, config.task.false_positive)
+    flip_probability = torch.where(correct, false_negative, false_positive)
     flipped = streams.uniforms("noise", n) < flip_probability
     rewards = (correct ^ flipped).float()
     drawn = torch.arange(samples.log_probs.shape[1]) < lengths[:, None]

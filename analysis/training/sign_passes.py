@@ -19,10 +19,11 @@ from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
 from ..errors import DivergedError
 from ..objectives import Objective, TokenBatch
 from ..probes.weight_probe import WeightProbe
-from ..recipes.fields import RunConfig
+from ..recipes.fields import UpdateFields
 from .critic import captured_hidden_states
-from .regularizers import kl_penalty, policy_entropy
+from .regularizers import Regularizers, kl_penalty, policy_entropy
 from .rollouts import RolloutBatch
+from .step_targets import StepTargets
 
 __all__ = ["Gradients", "PassRunner", "SignPass", "sum_gradients"]
 
@@ -55,6 +56,7 @@ class SignPass:
     entropy_weights: Tensor | None
     kl_sum: float
     loss: float
+    selection: Tensor | None = None
     hidden: Tensor | None = None
 
     @property
@@ -65,8 +67,17 @@ class SignPass:
 class PassRunner:
     """Makes the passes of one run; holds no state but the policy and the settings."""
 
-    def __init__(self, policy: Policy, objective: Objective, config: RunConfig) -> None:
-        self.policy, self.objective, self.config = policy, objective, config
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        regularizers: Regularizers,
+        fields: UpdateFields,
+        temperature: float,
+    ) -> None:
+        """Log-probs are those of softmax(z/T) at the rollouts' `temperature`."""
+        self.policy, self.objective, self.regularizers = policy, objective, regularizers
+        self._fields, self._temperature = fields, temperature
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
 
@@ -74,7 +85,7 @@ class PassRunner:
     def log_probs(self, model: torch.nn.Module, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
         """log π_y at the training temperature for some rows of a rollout batch, (len(rows), R), zero at padding."""
         out = torch.zeros(len(rows), batch.sampling_log_probs.shape[1], dtype=self.dtype)
-        chunk = self.config.update.micro_batch or _ROWS_WITHOUT_GRADIENTS
+        chunk = self._fields.micro_batch or _ROWS_WITHOUT_GRADIENTS
         for start in range(0, len(rows), chunk):
             teacher = self._teacher(batch, rows[start : start + chunk])
             values, _ = self._token_log_probs(self._logits(model, teacher), teacher)
@@ -82,74 +93,77 @@ class PassRunner:
         return out
 
     @torch.no_grad()
-    def select(self, batch: RolloutBatch, rows: Tensor, generator: torch.Generator | None) -> None:
-        """Fill in `batch.selection`, the tokens that the objective chooses over the whole minibatch, where it does.
+    def select(
+        self, batch: RolloutBatch, targets: StepTargets, rows: Tensor, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """Bool (len(rows), R): the tokens that the objective chooses over the whole minibatch; None where it does not.
 
         One more forward pass over the rows; everything that the choice is made of is detached.
         """
-        if "selection" not in self.objective.entry.needs:
-            return
-        shape = batch.sampling_log_probs.shape
-        if batch.selection is None:
-            batch.selection = torch.zeros(shape, dtype=torch.bool)
-        if len(rows) == 0:
-            return
-        log_probs, entropy = torch.zeros(2, len(rows), shape[1], dtype=self.dtype)
-        chunk = self.config.update.micro_batch or _ROWS_WITHOUT_GRADIENTS
+        if "selection" not in self.objective.entry.needs or len(rows) == 0:
+            return None
+        width = batch.sampling_log_probs.shape[1]
+        log_probs, entropy = torch.zeros(2, len(rows), width, dtype=self.dtype)
+        chunk = self._fields.micro_batch or _ROWS_WITHOUT_GRADIENTS
         for start in range(0, len(rows), chunk):
             teacher = self._teacher(batch, rows[start : start + chunk].tolist())
             values, scaled = self._token_log_probs(self._logits(self.policy.model, teacher), teacher)
             here = slice(start, start + len(values)), slice(0, values.shape[1])
             log_probs[here] = values.masked_fill(~teacher.mask, 0).cpu()
             entropy[here] = policy_entropy(scaled).masked_fill(~teacher.mask, 0).cpu()
-        old = log_probs if batch.old_log_probs is None else batch.old_log_probs[rows]
-        old = torch.where(torch.isnan(old), log_probs, old)
-        advantages = batch.advantages if batch.token_advantages is None else batch.token_advantages
-        tokens = TokenBatch(log_probs, old, advantages[rows].to(self.dtype), batch.mask()[rows], entropy=entropy)
-        chosen = self.objective.prepare(tokens, generator).selection
-        assert chosen is not None
-        batch.selection[rows] = chosen
+        advantages = targets.advantages_of(rows, width).to(self.dtype)
+        old = targets.old_of(rows, log_probs)
+        tokens = TokenBatch(log_probs, old, advantages, batch.mask()[rows], entropy=entropy)
+        return self.objective.prepare(tokens, generator).selection
 
     def run(
         self,
         batch: RolloutBatch,
+        targets: StepTargets,
         rows: Tensor,
         scale: Tensor,
         sign: int,
         reference: torch.nn.Module | None,
         where: str,
         *,
+        selection: Tensor | None = None,
         keep_hidden: bool = False,
     ) -> tuple[list[SignPass], Gradients, Gradients | None]:
         """The passes over `rows` with token losses times `scale` (B,), the gradient of the loss, and that of the
-        regularisers where there are any. The parameters' own `.grad` is left empty; `keep_hidden` keeps what the output
-        head read.
+        regularisers where there are any. The parameters' own `.grad` is left empty; `selection` (B, R) is that of
+        `select`; `keep_hidden` keeps what the output head read.
 
         Raises DivergedError for a loss that is not finite.
         """
-        size = self.config.update.micro_batch or len(rows)
+        size = self._fields.micro_batch or len(rows)
+        parts = list(zip(rows.split(size), scale.split(size), strict=True))
+        choices = [None] * len(parts) if selection is None else selection.split(size)
         passes: list[SignPass] = []
         gradients: list[Gradients] = []
         regularizers: list[Gradients] = []
-        for part, part_scale in zip(rows.split(size), scale.split(size), strict=True):
-            one, gradient, regularizer = self._one(batch, part, part_scale, sign, reference, where, keep_hidden)
-            passes.append(one)
+        for (part, part_scale), choice in zip(parts, choices, strict=True):
+            sign_pass, gradient, regularizer = self._pass(
+                batch, targets, part, part_scale, sign, reference, where, choice, keep_hidden
+            )
+            passes.append(sign_pass)
             gradients = [sum_gradients([*gradients, gradient])]
             if regularizer is not None:
                 regularizers = [sum_gradients([*regularizers, regularizer])]
         return passes, gradients[0], regularizers[0] if regularizers else None
 
-    def _one(
+    def _pass(
         self,
         batch: RolloutBatch,
+        targets: StepTargets,
         rows: Tensor,
         scale: Tensor,
         sign: int,
         reference: torch.nn.Module | None,
         where: str,
+        selection: Tensor | None,
         keep_hidden: bool,
     ) -> tuple[SignPass, Gradients, Gradients | None]:
-        config, device = self.config, self.device
+        regularizers, device = self.regularizers, self.device
         indices = rows.tolist()
         teacher = self._teacher(batch, indices)
         mask, width = teacher.mask, teacher.tokens.shape[1]
@@ -162,20 +176,11 @@ class PassRunner:
             raw = self._logits(self.policy.model, teacher)
         log_probs, scaled = self._token_log_probs(raw, teacher)
         probe = WeightProbe(log_probs)
-        stored = batch.old_log_probs
-        if stored is None:
-            old = log_probs.detach()
-        else:  # rows that no pass has seen yet are NaN: there the policy itself is the old one
-            old = stored[rows, :width].to(device)
-            old = torch.where(torch.isnan(old), log_probs.detach(), old)
-            stored[rows, :width] = old.cpu()
-        if batch.token_advantages is None:
-            advantages = batch.advantages[rows].to(device=device, dtype=log_probs.dtype)
-        else:
-            advantages = batch.token_advantages[rows, :width].to(device)
+        old = targets.old_of(rows, log_probs.detach())
+        advantages = targets.advantages_of(rows, width).to(device=device, dtype=log_probs.dtype)
         token_scale = (scale.to(device=device, dtype=log_probs.dtype)[:, None] * mask).detach()
-        ref = batch.ref_log_probs[rows, :width].to(device) if batch.ref_log_probs is not None else None
-        selection = batch.selection[rows, :width].to(device) if batch.selection is not None else None
+        ref = None if targets.ref_log_probs is None else targets.ref_log_probs[rows, :width].to(device)
+        selection = None if selection is None else selection[:, :width].to(device)
         tokens = TokenBatch(
             log_probs.detach(),
             old,
@@ -190,7 +195,7 @@ class PassRunner:
         loss = (token_loss * token_scale).sum()
         _check_tokens(loss, token_loss, log_probs, teacher, indices, where)
 
-        entropy_on, kl_on = config.objective.entropy_coef > 0, self._kl_in_loss()
+        entropy_on, kl_on = regularizers.entropy_coef > 0, regularizers.kl_in_loss
         loss.backward(retain_graph=entropy_on or kl_on)
         gradient, weights = self._take_gradients(), probe.take()
         closed = self.objective.weights(tokens)
@@ -199,28 +204,28 @@ class PassRunner:
         if entropy_on or kl_on:
             extra = log_probs.new_zeros(())
             if entropy_on:
-                entropy_weights = config.objective.entropy_coef * token_scale
+                entropy_weights = regularizers.entropy_coef * token_scale
                 extra = extra - (entropy_weights * policy_entropy(scaled).masked_fill(~mask, 0)).sum()
             if kl_on:
                 assert ref is not None
                 ref_logits = None
-                if config.objective.kl_estimator == "full":
+                if regularizers.kl_estimator == "full":
                     assert reference is not None
                     with torch.no_grad():
-                        ref_logits = self._logits(reference, teacher) / config.rollout.temperature
-                kl = kl_penalty(config.objective.kl_estimator, log_probs, ref, scaled, ref_logits).masked_fill(~mask, 0)
+                        ref_logits = self._logits(reference, teacher) / self._temperature
+                kl = kl_penalty(regularizers.kl_estimator, log_probs, ref, scaled, ref_logits).masked_fill(~mask, 0)
                 kl_sum = kl.detach().sum().item()
-                extra = extra + config.objective.kl_coef * (kl * token_scale).sum()
+                extra = extra + regularizers.kl_coef * (kl * token_scale).sum()
             extra.backward()
             regularizer, total_loss = self._take_gradients(), total_loss + extra.item()
             if kl_on:
-                full = config.objective.kl_estimator == "full"
-                kl_weights = -config.objective.kl_coef * token_scale if full else probe.take()
-        elif ref is not None and config.objective.kl_coef > 0:  # a reward: no gradient here, but worth knowing
-            kl = kl_penalty(config.objective.kl_estimator, log_probs.detach(), ref, scaled, None)
+                full = regularizers.kl_estimator == "full"
+                kl_weights = -regularizers.kl_coef * token_scale if full else probe.take()
+        elif ref is not None and regularizers.kl_coef > 0:  # a reward: no gradient here, but worth knowing
+            kl = kl_penalty(regularizers.kl_estimator, log_probs.detach(), ref, scaled, None)
             kl_sum = kl.masked_fill(~mask, 0).sum().item()
         probe.remove()
-        one = SignPass(
+        sign_pass = SignPass(
             sign,
             rows,
             teacher,
@@ -237,9 +242,10 @@ class PassRunner:
             entropy_weights,
             kl_sum,
             total_loss,
+            selection,
             hidden,
         )
-        return one, gradient, regularizer
+        return sign_pass, gradient, regularizer
 
     def _teacher(self, batch: RolloutBatch, rows: Sequence[int]) -> TeacherBatch:
         return teacher_batch(
@@ -247,18 +253,15 @@ class PassRunner:
         )
 
     def _logits(self, model: torch.nn.Module, teacher: TeacherBatch) -> Tensor:
-        autocast = self.config.update.autocast
+        autocast = self._fields.autocast
         if autocast is None:
             return response_logits(model, teacher)
         with torch.autocast(self.device.type, dtype=getattr(torch, autocast)):
             return response_logits(model, teacher).to(self.dtype)
 
     def _token_log_probs(self, logits: Tensor, teacher: TeacherBatch) -> tuple[Tensor, Tensor]:
-        scaled = logits if self.config.rollout.temperature == 1 else logits / self.config.rollout.temperature
+        scaled = logits if self._temperature == 1 else logits / self._temperature
         return scaled.gather(-1, teacher.tokens[..., None])[..., 0] - scaled.logsumexp(-1), scaled
-
-    def _kl_in_loss(self) -> bool:
-        return self.config.objective.kl_coef > 0 and self.config.objective.kl_placement == "loss"
 
     def _take_gradients(self) -> Gradients:
         taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]

@@ -1,8 +1,8 @@
 """What the updates of one step hold fixed: log-probs of the old and the reference policy, and advantages made of them.
 
 All of it is computed once, before the step's first update, by the policy and the critic as they are then. The rows of
-the first minibatch are the exception: they are seen before any update, so that there the update's own log-probs are the
-old ones and their ratio is exactly 1 (NaN stands for them until then).
+the first minibatch are the exception: their passes are made before any update, so that there the update's own log-probs
+are the old ones and their ratio is exactly 1.
 """
 
 from __future__ import annotations
@@ -14,55 +14,60 @@ import torch
 from .critic import advantage_estimates, captured_hidden_states, token_rewards, whitened
 from .regularizers import kl_penalty
 from .rollouts import RolloutBatch
+from .step_targets import StepTargets
 from .update import Updater
 
-__all__ = ["fix_targets"]
+__all__ = ["StepTargets", "fix_targets"]
 
 
 def fix_targets(
     batch: RolloutBatch, plans: list[list[torch.Tensor]], updater: Updater, reference: torch.nn.Module | None
-) -> None:
-    """Fill in what the planned updates (rows of each minibatch, per pass) need of the batch, and nothing else.
+) -> StepTargets:
+    """The targets that the planned updates (rows of each minibatch, per pass) need, and no others.
 
-    `old_log_probs` where more than one update is made or a critic or a penalty needs them; `ref_log_probs` where there
-    is a reference; with a critic `values`, `returns` and `token_advantages`. With objective.kl_placement = "reward"
-    the penalties go into the critic's rewards or, without a critic, their sum into `advantages`.
+    Returns:
+        `old_log_probs` where more than one update is made or a critic or a penalty needs them; `ref_log_probs` where
+        there is a reference; with a critic `values`, `returns` and `token_advantages`. With
+        objective.kl_placement = "reward" the penalties go into the critic's rewards or, without a critic, their sum
+        into `advantages`.
     """
-    used = sorted({i for plan in plans for rows in plan for i in rows.tolist()})
+    used = sorted({row for plan in plans for rows in plan for row in rows.tolist()})
     if not used:
-        return
-    objective, critic = updater.config.objective, updater.critic
-    in_reward = objective.kl_coef > 0 and objective.kl_placement == "reward"
-    first = plans[0][0].tolist()
-    shape, dtype = batch.sampling_log_probs.shape, updater.runner.dtype
+        return StepTargets.on_policy(batch)
+    runner, critic, penalty = updater.runner, updater.critic, updater.runner.regularizers
+    shape, dtype = batch.sampling_log_probs.shape, runner.dtype
 
+    ref = None
     if reference is not None:
-        batch.ref_log_probs = torch.zeros(shape, dtype=dtype)
-        batch.ref_log_probs[used] = updater.runner.log_probs(reference, batch, used)
-    if critic is None and not in_reward and sum(map(len, plans)) == 1:
-        return
-    seen = used if critic is not None or in_reward else sorted(set(used) - set(first))
+        ref = torch.zeros(shape, dtype=dtype)
+        ref[used] = runner.log_probs(reference, batch, used)
+    if critic is None and not penalty.kl_in_reward and sum(map(len, plans)) == 1:
+        return StepTargets(batch.advantages, ref_log_probs=ref)
+    awaited = torch.zeros(shape[0], dtype=torch.bool)
+    awaited[plans[0][0]] = True
+    needed = used if critic is not None or penalty.kl_in_reward else [row for row in used if not awaited[row]]
     old = torch.zeros(shape, dtype=dtype)
     hidden: list[torch.Tensor] = []
     with contextlib.ExitStack() as stack:
         if critic is not None:
-            hidden = stack.enter_context(captured_hidden_states(updater.policy.model))
-        if seen:
-            old[seen] = updater.runner.log_probs(updater.policy.model, batch, seen)
+            hidden = stack.enter_context(captured_hidden_states(runner.policy.model))
+        if needed:
+            old[needed] = runner.log_probs(runner.policy.model, batch, needed)
 
     kl = torch.zeros(shape, dtype=dtype)
-    if in_reward:
-        assert batch.ref_log_probs is not None
-        kl[used] = kl_penalty(objective.kl_estimator, old[used], batch.ref_log_probs[used], old[used], None)
-    if critic is not None:
-        batch.values = torch.zeros(shape, dtype=dtype)
-        for rows, states in zip(torch.tensor(used).split([len(h) for h in hidden]), hidden, strict=True):
-            batch.values[rows, : states.shape[1]] = critic.values(states.to(dtype)).cpu()
-        rewards = token_rewards(batch.advantages.to(dtype), batch.lengths, objective.kl_coef * kl)
-        advantages = advantage_estimates(batch.values, rewards, batch.lengths, critic.fields.gae_lambda)
-        batch.returns = advantages + batch.values
-        batch.token_advantages = whitened(advantages, batch.mask()) if critic.fields.whiten else advantages
-    elif in_reward:
-        batch.advantages[used] -= objective.kl_coef * kl[used].sum(1).float()
-    old[first] = torch.nan
-    batch.old_log_probs = old
+    if penalty.kl_in_reward:
+        assert ref is not None
+        kl[used] = kl_penalty(penalty.kl_estimator, old[used], ref[used], old[used], None)
+    if critic is None:
+        advantages = batch.advantages
+        if penalty.kl_in_reward:
+            advantages = advantages.clone()
+            advantages[used] -= penalty.kl_coef * kl[used].sum(1).float()
+        return StepTargets(advantages, old, awaited, ref)
+    values = torch.zeros(shape, dtype=dtype)
+    for rows, states in zip(torch.tensor(used).split([len(h) for h in hidden]), hidden, strict=True):
+        values[rows, : states.shape[1]] = critic.values(states.to(dtype)).cpu()
+    rewards = token_rewards(batch.advantages.to(dtype), batch.lengths, penalty.kl_coef * kl)
+    estimates = advantage_estimates(values, rewards, batch.lengths, critic.fields.gae_lambda)
+    token_advantages = whitened(estimates, batch.mask()) if critic.fields.whiten else estimates
+    return StepTargets(batch.advantages, old, awaited, ref, token_advantages, values, estimates + values)

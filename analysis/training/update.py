@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from toy_models import Policy
-
 from ..errors import DivergedError
-from ..objectives import Objective
 from ..objectives.aggregation import row_scale
-from ..recipes.fields import RunConfig
+from ..recipes.fields import UpdateFields
 from .critic import Critic
 from .rollouts import RolloutBatch
 from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
+from .step_targets import StepTargets
 
 __all__ = ["UpdateResult", "Updater"]
 
@@ -50,37 +48,52 @@ class Updater:
 
     def __init__(
         self,
-        policy: Policy,
+        runner: PassRunner,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
-        config: RunConfig,
+        fields: UpdateFields,
+        *,
+        max_grad_norm: float | None = None,
         critic: Critic | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         """`generator` draws for objectives that choose tokens at random."""
-        self.policy, self.optimizer, self.objective, self.config = policy, optimizer, objective, config
-        self.critic, self._generator = critic, generator
-        self.runner = PassRunner(policy, objective, config)
-        self.parameters = self.runner.parameters
+        self.runner, self.optimizer, self.critic = runner, optimizer, critic
+        self._fields, self._max_grad_norm, self._generator = fields, max_grad_norm, generator
+        self.policy, self.objective, self.parameters = runner.policy, runner.objective, runner.parameters
 
-    def apply(self, batch: RolloutBatch, rows: Tensor, reference: torch.nn.Module | None, where: str) -> UpdateResult:
+    def apply(
+        self,
+        batch: RolloutBatch,
+        targets: StepTargets,
+        rows: Tensor,
+        reference: torch.nn.Module | None,
+        where: str,
+    ) -> UpdateResult:
         """Make one update from the given rows; `where` names the update in errors.
 
         Raises:
             DivergedError: a loss or gradient is not finite; the parameters are left as they were.
         """
         result = UpdateResult()
-        if len(rows) == 0 and self.config.update.empty == "skip":
+        if len(rows) == 0 and self._fields.empty == "skip":
             result.skipped = True
             return result
         scale = self._row_scale(batch, rows, result)
-        self.runner.select(batch, rows, self._generator)
+        selection = self.runner.select(batch, targets, rows, self._generator)
         positive = batch.rewards[rows] > 0
         gradients = result.gradients
         for sign, name, chosen in ((1, "pos", positive), (-1, "neg", ~positive)):
             if chosen.any():
                 passes, gradient, regularizer = self.runner.run(
-                    batch, rows[chosen], scale[chosen], sign, reference, where, keep_hidden=self.critic is not None
+                    batch,
+                    targets,
+                    rows[chosen],
+                    scale[chosen],
+                    sign,
+                    reference,
+                    where,
+                    selection=None if selection is None else selection[chosen],
+                    keep_hidden=self.critic is not None,
                 )
                 result.passes += passes
                 gradients[name] = gradient
@@ -93,7 +106,7 @@ class Updater:
         if self.critic is not None and result.passes:
             hidden = torch.cat([one.hidden[one.mask] for one in result.passes if one.hidden is not None])
             result.value_loss = self.critic.fit(
-                hidden, _of_tokens(batch.returns, result.passes), _of_tokens(batch.values, result.passes)
+                hidden, _of_tokens(targets.returns, result.passes), _of_tokens(targets.values, result.passes)
             )
         return result
 
@@ -109,7 +122,7 @@ class Updater:
         return result
 
     def _step(self, result: UpdateResult, total: Gradients) -> None:
-        limit, norm = self.config.optimizer.max_grad_norm, result.grad_norm["total"]
+        limit, norm = self._max_grad_norm, result.grad_norm["total"]
         result.clip_coef = 1.0
         if limit is not None and norm > limit:
             coef = limit / (torch.tensor(norm, dtype=total[0].dtype) + 1e-6)  # as torch's clip_grad_norm_
@@ -123,8 +136,8 @@ class Updater:
 
     def _row_scale(self, batch: RolloutBatch, rows: Tensor, result: UpdateResult) -> Tensor:
         """(B,) factor of each row's summed token losses; fills in `result.normalizer` where it is one number."""
-        update = self.config.update
-        scale, divisor = row_scale(update.normalizer, batch.lengths[rows], batch.selected[rows], update.constant)
+        fields = self._fields
+        scale, divisor = row_scale(fields.normalizer, batch.lengths[rows], batch.selected[rows], fields.constant)
         if divisor is not None:
             result.normalizer = divisor
         return scale
@@ -141,6 +154,6 @@ class Updater:
 
 
 def _of_tokens(stored: Tensor | None, passes: list[SignPass]) -> Tensor:
-    """Values (N, R) of a rollout batch at the real tokens of the passes, in their order."""
+    """Values (N, R) of a step's targets at the real tokens of the passes, in their order."""
     assert stored is not None
     return torch.cat([stored[one.rows, : one.mask.shape[1]].to(one.mask.device)[one.mask] for one in passes])

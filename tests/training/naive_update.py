@@ -18,7 +18,10 @@ from analysis.recipes.fields import (
     objective_settings,
 )
 from analysis.training.optimizer import make_optimizer
+from analysis.training.regularizers import Regularizers
 from analysis.training.rollouts import RolloutBatch
+from analysis.training.sign_passes import PassRunner
+from analysis.training.step_targets import StepTargets
 from analysis.training.update import Updater
 from toy_models import Policy, Prompt, Verdict
 
@@ -49,10 +52,8 @@ def random_batch(
     groups: int = 4,
     group_size: int = 4,
     seed: int = 0,
-    off_policy: float = 0.0,
-    policy: Policy | None = None,
 ) -> RolloutBatch:
-    """Random responses with random rewards; `off_policy` is the noise between π and π_old in log-probs."""
+    """Random responses with random rewards."""
     g = torch.Generator().manual_seed(seed)
     n = groups * group_size
     prompts = [
@@ -64,7 +65,7 @@ def random_batch(
     rewards = (torch.rand(n, generator=g) < 0.5).float()
     advantages = objective.advantages(rewards, group_size)
     width = int(lengths.max())
-    batch = RolloutBatch(
+    return RolloutBatch(
         step=0,
         prompts=prompts,
         group_size=group_size,
@@ -82,16 +83,15 @@ def random_batch(
         advantages=advantages,
         selected=advantages != 0,
     )
-    if off_policy:
-        assert policy is not None
-        naive = naive_log_probs(policy.model, batch)
-        old = torch.zeros(n, width, dtype=torch.float64)
-        for i, values in enumerate(naive):
-            old[i, : len(values)] = values.detach() + off_policy * torch.randn(
-                len(values), generator=g, dtype=torch.float64
-            )
-        batch.old_log_probs = old.clamp(max=-1e-3)
-    return batch
+
+
+def off_policy_targets(batch: RolloutBatch, policy: Policy, noise: float, seed: int = 1) -> StepTargets:
+    """Targets whose old log-probs are the policy's own with Gaussian noise of this scale."""
+    g = torch.Generator().manual_seed(seed)
+    old = torch.zeros(batch.sampling_log_probs.shape, dtype=torch.float64)
+    for i, values in enumerate(naive_log_probs(policy.model, batch)):
+        old[i, : len(values)] = values.detach() + noise * torch.randn(len(values), generator=g, dtype=torch.float64)
+    return StepTargets(batch.advantages, old_log_probs=old.clamp(max=-1e-3))
 
 
 def naive_logits(model, batch: RolloutBatch, i: int) -> torch.Tensor:
@@ -123,4 +123,6 @@ def make_config(**tables) -> RunConfig:
 def make_updater(config: RunConfig, policy: Policy | None = None) -> Updater:
     policy = policy or random_policy()
     objective = get(config.objective.name, **objective_settings(config.objective))
-    return Updater(policy, make_optimizer(policy.model.parameters(), config.optimizer), objective, config)
+    runner = PassRunner(policy, objective, Regularizers.of(config.objective), config.update, config.rollout.temperature)
+    optimizer = make_optimizer(policy.model.parameters(), config.optimizer)
+    return Updater(runner, optimizer, config.update, max_grad_norm=config.optimizer.max_grad_norm)

@@ -78,6 +78,7 @@ class Seen:
     theta: torch.Tensor
     updates: list[Update]
     batches: list[Any]
+    targets: list[Any]
     tables: dict[str, pd.DataFrame]
     files: list[str]
     stages: dict[str, Any] = field(init=False)
@@ -90,7 +91,9 @@ class Seen:
             "prompts": [p.prompt_id for p in batch.prompts],
             "responses": [batch.responses, batch.sampling_log_probs, batch.entropy],
             "rewards": [batch.correct, batch.flipped, batch.rewards],
-            "advantages": [batch.advantages, batch.token_advantages],
+            "advantages": [self.targets[0].advantages, self.targets[0].token_advantages]
+            if self.targets
+            else [batch.advantages, None],
             "minibatches": [(u.rows, u.skipped) for u in self.updates[: self.per_step()]],
             "weights": {i: one["weights"] for i, one in each.items()},
             "regularisers": {i: [one["kl_weights"], one["entropy_weights"]] for i, one in each.items()},
@@ -119,11 +122,13 @@ def look(settings: tuple[tuple[str, Any], ...]) -> Seen:
     (planned,) = Recipe.load("tiny").set(**BASE).set(**dict(settings)).expand()
     updates: list[Update] = []
     batches: list[Any] = []
+    targets_of: dict[int, Any] = {}  # of each step
 
     def flat() -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in loop.policy.model.parameters()])
 
-    def watch(index: Any, batch: Any, result: Any) -> None:
+    def watch(index: Any, batch: Any, targets: Any, result: Any) -> None:
+        targets_of.setdefault(index.step, targets)
         tokens = {}
         for one in result.passes:
             for b, i in enumerate(one.rows.tolist()):
@@ -170,7 +175,7 @@ def look(settings: tuple[tuple[str, Any], ...]) -> Seen:
         trace = load_trace(Path(name) / "run")
         tables = {table: trace.table(table) for table in TABLES if table != "timings"}
         files = sorted(str(p.relative_to(name)) for p in Path(name).rglob("*") if p.is_file())
-    return Seen(planned.config, theta, updates, batches, tables, files)
+    return Seen(planned.config, theta, updates, batches, list(targets_of.values()), tables, files)
 
 
 def same(a: Any, b: Any) -> bool:

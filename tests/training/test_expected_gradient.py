@@ -16,7 +16,10 @@ from analysis.evaluation import success_probability
 from analysis.objectives import get
 from analysis.recipes import Recipe
 from analysis.training.optimizer import make_optimizer
+from analysis.training.regularizers import Regularizers
 from analysis.training.rollouts import collect_rollouts
+from analysis.training.sign_passes import PassRunner
+from analysis.training.step_targets import StepTargets
 from analysis.training.update import Updater
 from toy_models import get_task, load_policy
 
@@ -43,7 +46,9 @@ def projections(name: str, temperature: float, top_p: float = 1.0) -> torch.Tens
     task = get_task(config.task.name, policy.tokenizer)
     prompts = task.prompts("train")[:16]
     objective = get(config.objective.name, form="ratio")
-    updater = Updater(policy, make_optimizer(policy.model.parameters(), config.optimizer), objective, config)
+    runner = PassRunner(policy, objective, Regularizers.of(config.objective), config.update, config.rollout.temperature)
+    optimizer = make_optimizer(policy.model.parameters(), config.optimizer)
+    updater = Updater(runner, optimizer, config.update, max_grad_norm=config.optimizer.max_grad_norm)
     solutions = [task.solutions(q.ids) for q in prompts]
     p = success_probability(policy.model, [q.ids for q in prompts], solutions, temperature)
     exact = torch.autograd.grad(p.mean(), updater.parameters)
@@ -52,8 +57,8 @@ def projections(name: str, temperature: float, top_p: float = 1.0) -> torch.Tens
     streams = Streams(5)
     out = []
     for step in range(BATCHES):
-        batch = collect_rollouts(policy, policy.model, task, prompts, objective, config, streams, step)
-        updater.apply(batch, torch.arange(len(batch)), None, f"update {step}")
+        batch = collect_rollouts(policy, policy.model, task, prompts, objective, config.rollout, streams, step)
+        updater.apply(batch, StepTargets.on_policy(batch), torch.arange(len(batch)), None, f"update {step}")
         out.append(
             sum(float(((q.detach() - s) * g).sum()) for q, s, g in zip(updater.parameters, start, exact, strict=True))
             / norm

@@ -82,7 +82,7 @@ def test_measured_weight_is_the_closed_form_on_every_update(tmp_path, name, form
     loop = Loop(config, tmp_path / "run", run_id="r", label="L")
     seen = {"updates": 0, "clipped": 0}
 
-    def look(index, batch, result):
+    def look(index, batch, targets, result):
         seen["updates"] += 1
         for one in result.passes:
             scale = one.closed_form[one.mask].abs().max().item()
@@ -372,7 +372,10 @@ def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task.train_prompts": 100_000}, r"task.train_prompts: task .* has \d+ train prompts, got 100000"),
+        (
+            {"task.train_prompts": 100_000},
+            r"task.train_prompts: expected at most \d+, the number of train prompts of task .*, got 100000",
+        ),
         ({"device": "cuda"}, r"device: cuda was asked for, but torch .* sees no CUDA device"),
     ],
 )

@@ -129,7 +129,9 @@ def test_tasks_without_a_list_of_solutions_are_refused():
 
 @pytest.mark.slow
 def test_more_prompts_than_the_task_has_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"record.noise_prompts: task path-small has \d+ validation prompts, got 9999"):
+    with pytest.raises(
+        UsageError, match=r"record.noise_prompts: expected at most \d+, .* of task path-small, got 9999"
+    ):
         go(tmp_path / "run", tiny(**{**MEASURED, "record.noise_prompts": 9999}))
 
 

@@ -59,7 +59,7 @@ def passes_of(settings: dict[str, Any], folder: Path) -> tuple[Loop, list[Any]]:
     (planned,) = Recipe.load("tiny").set(**SMALL).set(**settings).expand()
     loop = Loop(planned.config, folder, run_id="r", label="L")
     updates: list[Any] = []
-    loop.on_update = lambda index, batch, result: updates.append((batch, result))
+    loop.on_update = lambda index, batch, targets, result: updates.append((batch, result))
     assert loop.run() == "complete"
     return loop, updates
 
@@ -84,8 +84,9 @@ def test_tokens_are_chosen_over_the_whole_minibatch(tmp_path: Path) -> None:
     _, updates = passes_of({"objective.name": "high-entropy", "objective.share": 0.25}, tmp_path / "run")
     for batch, result in updates[:2]:
         rows = torch.cat([one.rows for one in result.passes])
+        selections = [one.selection for one in result.passes]
         mask = batch.mask()[rows]
-        chosen = batch.selection[rows]
+        chosen = torch.cat([torch.nn.functional.pad(s, (0, mask.shape[1] - s.shape[1])) for s in selections])
         assert len(result.passes) > 2
         assert not chosen[~mask].any()
         least = -(-int(mask.sum()) // 4)

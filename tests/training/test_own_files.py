@@ -239,8 +239,14 @@ class TestRun:
         ("settings", "message"),
         [
             ({"rollout.max_new_tokens": 61}, r"has 5 tokens; with responses of up to 61 that is beyond the model's 64"),
-            ({"task.train_prompts": 300}, r"task.train_prompts: task file has 206 train prompts, got 300; set it"),
-            ({"eval.prompts": 26}, r"eval.prompts: task file has 25 validation prompts, got 26"),
+            (
+                {"task.train_prompts": 300},
+                r"task.train_prompts: expected at most 206, the number of train prompts of task file, got 300",
+            ),
+            (
+                {"eval.prompts": 26},
+                r"eval.prompts: expected at most 25, the number of validation prompts of task file, got 26",
+            ),
             ({"task.chat_template": True}, r"chat_template: the tokenizer has none"),
         ],
     )

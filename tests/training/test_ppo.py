@@ -105,10 +105,10 @@ def test_every_token_s_weight_and_every_step_of_the_value_head(kl, whiten, clip)
     plans = [[rows[:8], rows[8:]]] * 2
     values, returns, advantages = run.targets()
     old = run.log_probs(run.policy.model)
-    fix_targets(batch, plans, updater, run.reference)
+    targets = fix_targets(batch, plans, updater, run.reference)
     for i, length in enumerate(batch.lengths.tolist()):
-        assert batch.token_advantages[i, :length].tolist() == pytest.approx(advantages[i], rel=1e-11, abs=1e-12)
-        assert batch.returns[i, :length].tolist() == pytest.approx(returns[i], rel=1e-11, abs=1e-12)
+        assert targets.token_advantages[i, :length].tolist() == pytest.approx(advantages[i], rel=1e-11, abs=1e-12)
+        assert targets.returns[i, :length].tolist() == pytest.approx(returns[i], rel=1e-11, abs=1e-12)
 
     theta = torch.cat([run.critic.head.weight[0], run.critic.head.bias]).detach()
     first, second = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -127,7 +127,9 @@ def test_every_token_s_weight_and_every_step_of_the_value_head(kl, whiten, clip)
                 slopes.append(v - returns[i][t] if plain >= clipped - 1e-12 else 0.0)
                 seen["value"] += slopes[-1] == 0.0
                 loss += max(plain, clipped) / 2 / tokens
-        result = updater.apply(batch, minibatch, None, "update")
+        result = updater.apply(batch, targets, minibatch, None, "update")
+        for one in result.passes:
+            targets = targets.with_old(one.rows, one.old_log_probs)
 
         for one in result.passes:
             for b, i in enumerate(one.rows.tolist()):
@@ -163,23 +165,26 @@ def test_without_a_critic_the_summed_penalty_goes_into_the_advantage(kl):
     batch = random_batch(updater.objective)
     before = batch.advantages.tolist()
     rows = torch.arange(12)  # the others are not used, and so not penalised
-    fix_targets(batch, [[rows]], updater, reference)
+    targets = fix_targets(batch, [[rows]], updater, reference)
+    assert batch.advantages.tolist() == before  # what was collected is left alone
     old, ref = ([lp.tolist() for lp in naive_log_probs(m, batch)] for m in (policy.model, reference))
     for i in range(16):
         kl_sum = sum(ESTIMATORS[kl](o - r) for o, r in zip(old[i], ref[i], strict=True)) if i < 12 else 0.0
         # advantages are kept in float32, like the rewards they come from
-        assert batch.advantages[i].item() == pytest.approx(before[i] - BETA * kl_sum, rel=1e-6, abs=1e-6)
-    assert batch.token_advantages is None
-    assert updater.apply(batch, rows, None, "update").passes[0].weights.abs().sum() > 0
+        assert targets.advantages[i].item() == pytest.approx(before[i] - BETA * kl_sum, rel=1e-6, abs=1e-6)
+    assert targets.token_advantages is None
+    assert updater.apply(batch, targets, rows, None, "update").passes[0].weights.abs().sum() > 0
 
 
 def test_the_first_minibatch_s_ratio_is_exactly_one_and_later_ones_refer_to_the_policy_before_it():
     run = Run(None, False, None)
     old = run.log_probs(run.policy.model)
     plans = [[torch.arange(6), torch.arange(6, 16)]] * 2
-    fix_targets(run.batch, plans, run.updater, None)
+    targets = fix_targets(run.batch, plans, run.updater, None)
     for count, rows in enumerate(plans[0] + plans[1]):
-        for one in run.updater.apply(run.batch, rows, None, "update").passes:
+        passes = run.updater.apply(run.batch, targets, rows, None, "update").passes
+        for one in passes:
+            targets = targets.with_old(one.rows, one.old_log_probs)
             assert (one.ratio[one.mask] == 1).all() == (count == 0)
             for b, i in enumerate(one.rows.tolist()):
                 assert one.old_log_probs[b, : len(old[i])].tolist() == pytest.approx(old[i], rel=1e-12)
@@ -189,9 +194,9 @@ def test_the_critic_changes_no_parameter_of_the_policy_but_through_the_advantage
     runs = [Run(None, False, None), Run(None, False, None)]
     torch.nn.init.zeros_(runs[1].critic.head.weight)
     for run in runs:
-        fix_targets(run.batch, [[torch.arange(16)]], run.updater, None)
-        run.batch.token_advantages = torch.ones_like(run.batch.token_advantages)
-        run.updater.apply(run.batch, torch.arange(16), None, "update")
+        targets = fix_targets(run.batch, [[torch.arange(16)]], run.updater, None)
+        targets = dataclasses.replace(targets, token_advantages=torch.ones_like(targets.token_advantages))
+        run.updater.apply(run.batch, targets, torch.arange(16), None, "update")
     for a, b in zip(runs[0].updater.parameters, runs[1].updater.parameters, strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(runs[0].critic.head.weight, runs[1].critic.head.weight)

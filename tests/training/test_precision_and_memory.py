@@ -15,8 +15,9 @@ from analysis.training.critic import Critic
 from analysis.training.loop import Loop, train
 from analysis.training.record_rows import UpdateIndex, pass_statistics, update_row
 from analysis.training.rollouts import RolloutModel
+from analysis.training.step_targets import StepTargets
 from analysis.training.targets import fix_targets
-from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
+from tests.training.naive_update import make_config, make_updater, off_policy_targets, random_batch, random_policy
 
 ROWS = torch.arange(16)
 REGULARISED = {"name": "grpo", "kl_coef": 0.3, "kl_estimator": "full", "entropy_coef": 0.2}
@@ -29,13 +30,15 @@ def one_update(update=None, *, critic=False, **tables):
         config = dataclasses.replace(config, critic=CriticFields(enabled=True, gae_lambda=0.9))
     policy, reference = random_policy(0), random_policy(1)
     updater = make_updater(config, policy)
-    batch = random_batch(updater.objective, off_policy=0.4, policy=policy)
+    batch = random_batch(updater.objective)
+    targets = off_policy_targets(batch, policy, 0.4)
     if config.objective.kl_coef:
-        batch.ref_log_probs = updater.runner.log_probs(reference.model, batch, ROWS.tolist())
+        ref_log_probs = updater.runner.log_probs(reference.model, batch, ROWS.tolist())
+        targets = dataclasses.replace(targets, ref_log_probs=ref_log_probs)
     if critic:
         updater.critic = Critic(policy.model, config.critic)
-        fix_targets(batch, [[ROWS]], updater, reference.model)
-    return updater, batch, updater.apply(batch, ROWS, reference.model, "update 0")
+        targets = fix_targets(batch, [[ROWS]], updater, reference.model)
+    return updater, batch, updater.apply(batch, targets, ROWS, reference.model, "update 0")
 
 
 def table_row(result):
@@ -72,9 +75,11 @@ def float32_updater(**update):
 def test_autocast_touches_the_matrix_products_only():
     exact, mixed = float32_updater(), float32_updater(autocast="bfloat16")
     batch = random_batch(exact.objective)
-    expected = {one.sign: one for one in exact.apply(batch, ROWS, None, "update 0").passes}
+    expected = {
+        one.sign: one for one in exact.apply(batch, StepTargets.on_policy(batch), ROWS, None, "update 0").passes
+    }
     before = random_policy().model.float()
-    result = mixed.apply(batch, ROWS, None, "update 0")
+    result = mixed.apply(batch, StepTargets.on_policy(batch), ROWS, None, "update 0")
     for one in result.passes:
         assert one.logits.dtype == one.log_probs.dtype == one.weights.dtype == torch.float32
         error = (one.log_probs - expected[one.sign].log_probs)[one.mask].abs()
@@ -93,9 +98,10 @@ def test_old_log_probs_see_the_same_autocast():
     """Else a ratio would differ from 1 before anything has moved."""
     updater = float32_updater(autocast="bfloat16", micro_batch=16)
     batch = random_batch(updater.objective)
-    batch.rewards = torch.ones(16)  # one sign, so that the passes hold the same rows and the kernels round alike
-    batch.old_log_probs = updater.runner.log_probs(updater.policy.model, batch, ROWS.tolist())
-    (one,) = updater.apply(batch, ROWS, None, "update 0").passes
+    # one sign, so that the passes hold the same rows and the kernels round alike
+    batch = dataclasses.replace(batch, rewards=torch.ones(16))
+    old_log_probs = updater.runner.log_probs(updater.policy.model, batch, ROWS.tolist())
+    (one,) = updater.apply(batch, StepTargets(batch.advantages, old_log_probs), ROWS, None, "update 0").passes
     torch.testing.assert_close(one.ratio[one.mask], torch.ones_like(one.ratio[one.mask]), rtol=0, atol=1e-6)
 
 

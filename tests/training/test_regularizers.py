@@ -37,7 +37,7 @@ def test_regularisers_by_their_vectors_on_the_logits(estimator, rows):
     keep = {"both": batch.rewards >= 0, "rewarded": batch.rewards > 0, "unrewarded": batch.rewards == 0}[rows]
     chosen = keep.nonzero()[:, 0]
     tokens = int(batch.lengths[chosen].sum())
-    fix_targets(batch, [[chosen]], updater, reference)
+    targets = fix_targets(batch, [[chosen]], updater, reference)
     for i in chosen.tolist():
         logits, ref_logits = naive_logits(policy.model, batch, i), naive_logits(reference, batch, i).detach()
         push = torch.zeros_like(logits)
@@ -48,6 +48,6 @@ def test_regularisers_by_their_vectors_on_the_logits(estimator, rows):
         logits.backward(push / (T * tokens))  # adds up in .grad: the ascent direction
     expected = [p.detach() + LR * p.grad for p in updater.parameters]
     updater.policy.model.zero_grad(set_to_none=True)
-    updater.apply(batch, chosen, reference, "update")
+    updater.apply(batch, targets, chosen, reference, "update")
     for p, want in zip(updater.parameters, expected, strict=True):
         torch.testing.assert_close(p.detach(), want, rtol=0, atol=1e-13)

@@ -10,6 +10,7 @@ import torch
 
 from analysis.recipes.fields import OptimizerFields
 from analysis.training.step_parts import StepShares
+from analysis.training.step_targets import StepTargets
 from analysis.training.update import UpdateResult
 from tests.training.naive_update import make_config, make_updater, random_batch
 
@@ -59,7 +60,7 @@ def several_updates(optimizer, *, empty="step", regularized=True):
             for group in updater.optimizer.param_groups:
                 group["lr"] = config.optimizer.lr * 0.8**t
             before = copies(updater)
-            result = updater.apply(batch, rows, None, f"update {t}")
+            result = updater.apply(batch, StepTargets.on_policy(batch), rows, None, f"update {t}")
             yield result, before, {name: p - before[name] for name, p in copies(updater).items()}
 
     return updater, StepShares(trained(updater), updater.optimizer, config.optimizer), updates()

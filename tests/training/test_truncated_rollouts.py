@@ -16,6 +16,7 @@ from analysis.records import load_trace
 from analysis.training.loop import train
 from analysis.training.record_rows import step_row
 from analysis.training.rollouts import RolloutBatch, collect_rollouts
+from analysis.training.step_targets import StepTargets
 from tests.reference.truncation_slow import distribution_of, entropy_of, log_of
 from tests.training.naive_update import VOCAB, make_config, make_updater, naive_log_probs, random_batch, random_policy
 from toy_models import Policy, get_task, load_policy
@@ -32,7 +33,7 @@ def collect(config) -> tuple[Policy, RolloutBatch]:
     policy = load_policy(config.policy.base)
     task = get_task(config.task.name, policy.tokenizer)
     prompts, objective = task.prompts("train")[:4], get("nsr-ratio")
-    batch = collect_rollouts(policy, policy.model, task, prompts, objective, config, Streams(0), 0)
+    batch = collect_rollouts(policy, policy.model, task, prompts, objective, config.rollout, Streams(0), 0)
     return policy, batch
 
 
@@ -103,7 +104,7 @@ def test_updates_do_not_see_the_truncation(name):
         batch = dataclasses.replace(
             batch, sampling_log_probs=batch.sampling_log_probs - noise, kept_mass=batch.kept_mass - noise / 2
         )
-        result = updater.apply(batch, torch.arange(len(batch)), None, "here")
+        result = updater.apply(batch, StepTargets.on_policy(batch), torch.arange(len(batch)), None, "here")
         moved.append([*(one.weights for one in result.passes), *updater.parameters])
     assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))
 
@@ -157,7 +158,7 @@ def expected_step(name: str, q: torch.Tensor, correct: torch.Tensor) -> torch.Te
         advantages=updater.objective.advantages(rewards, len(q)).double() * q,
     )
     before = [p.detach().clone() for p in updater.parameters]
-    updater.apply(batch, torch.arange(len(q)), None, "here")
+    updater.apply(batch, StepTargets.on_policy(batch), torch.arange(len(q)), None, "here")
     return torch.cat([(p.detach() - b).flatten() for p, b in zip(updater.parameters, before, strict=True)])
 
 

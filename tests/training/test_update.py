@@ -14,12 +14,14 @@ from analysis.recipes.fields import CriticFields
 from analysis.training.critic import Critic
 from analysis.training.record_rows import UpdateIndex, pass_statistics, token_rows, update_row
 from analysis.training.regularizers import kl_penalty, policy_entropy
+from analysis.training.step_targets import StepTargets
 from analysis.training.targets import fix_targets
 from tests.training.naive_update import (
     make_config,
     make_updater,
     naive_log_probs,
     naive_logits,
+    off_policy_targets,
     random_batch,
     random_policy,
 )
@@ -52,13 +54,13 @@ def naive_loss(policy, batch, config, weights_of):
     return total
 
 
-def naive_token_loss(config, batch):
+def naive_token_loss(config, targets):
     """The surrogate −min(ρA, clip(ρ)A) written out row by row, in the three forms."""
     o = config.objective
 
     def loss(i, lp):
-        a = float(batch.advantages[i])
-        old = lp.detach() if batch.old_log_probs is None else batch.old_log_probs[i, : len(lp)]
+        a = float(targets.advantages[i])
+        old = lp.detach() if targets.old_log_probs is None else targets.old_log_probs[i, : len(lp)]
         if o.form == "log":
             return -a * lp
         scale = old.exp() if o.form == "probability" else torch.ones_like(old)
@@ -89,12 +91,12 @@ def test_gradient_weights_and_closed_form(method, form, normalizer, temperature)
     )
     policy = random_policy()
     updater = make_updater(config, policy)
-    batch = random_batch(updater.objective, off_policy=0.0 if form == "log" else 0.4, policy=policy)
-    expected = torch.autograd.grad(
-        naive_loss(policy, batch, config, naive_token_loss(config, batch)), updater.parameters
-    )
+    batch = random_batch(updater.objective)
+    targets = off_policy_targets(batch, policy, 0.4) if form != "log" else StepTargets.on_policy(batch)
+    loss = naive_loss(policy, batch, config, naive_token_loss(config, targets))
+    expected = torch.autograd.grad(loss, updater.parameters)
     before = [p.detach().clone() for p in updater.parameters]
-    result = updater.apply(batch, ROWS, None, "update 0")
+    result = updater.apply(batch, targets, ROWS, None, "update 0")
 
     # the two signs' gradients add up to the gradient of the whole loss (SGD: Δθ = −lr·g)
     for p, b, g in zip(updater.parameters, before, expected, strict=True):
@@ -117,16 +119,17 @@ def test_measured_weight_is_the_logit_gradient():
     config = make_config(objective={"name": "grpo"}, rollout={"temperature": 0.7})
     policy = random_policy()
     updater = make_updater(config, policy)
-    batch = random_batch(updater.objective, off_policy=0.4, policy=policy)
+    batch = random_batch(updater.objective)
+    targets = off_policy_targets(batch, policy, 0.4)
     leaves = [naive_logits(policy.model, batch, i).detach().requires_grad_() for i in range(len(batch))]
     tokens = sum(len(r) for r in batch.responses)
     loss = torch.zeros((), dtype=torch.float64)
     for i, leaf in enumerate(leaves):
         laws = (leaf / 0.7).log_softmax(-1)
         lp = laws[torch.arange(len(leaf)), torch.tensor(batch.responses[i])]
-        loss = loss + naive_token_loss(config, batch)(i, lp).sum() / tokens
+        loss = loss + naive_token_loss(config, targets)(i, lp).sum() / tokens
     loss.backward()
-    for one in updater.apply(batch, ROWS, None, "update 0").passes:
+    for one in updater.apply(batch, targets, ROWS, None, "update 0").passes:
         for b, i in enumerate(one.rows.tolist()):
             n = len(batch.responses[i])
             pi = one.logits[b, :n].softmax(-1)
@@ -143,14 +146,16 @@ def test_regularisers_against_autograd(estimator):
     )
     policy, reference = random_policy(0), random_policy(1)
     updater = make_updater(config, policy)
-    batch = random_batch(updater.objective, off_policy=0.4, policy=policy)
+    batch = random_batch(updater.objective)
+    targets = off_policy_targets(batch, policy, 0.4)
     width = batch.sampling_log_probs.shape[1]
-    batch.ref_log_probs = torch.zeros(len(batch), width, dtype=torch.float64)
+    ref_log_probs = torch.zeros(len(batch), width, dtype=torch.float64)
     refs = [lp.detach() for lp in naive_log_probs(reference.model, batch, 0.8)]
     for i, lp in enumerate(refs):
-        batch.ref_log_probs[i, : len(lp)] = lp
+        ref_log_probs[i, : len(lp)] = lp
+    targets = dataclasses.replace(targets, ref_log_probs=ref_log_probs)
 
-    surrogate = naive_token_loss(config, batch)
+    surrogate = naive_token_loss(config, targets)
 
     def with_regularisers(i, lp):
         law = torch.distributions.Categorical(logits=naive_logits(policy.model, batch, i) / 0.8)
@@ -167,7 +172,7 @@ def test_regularisers_against_autograd(estimator):
     loss = naive_loss(policy, batch, config, with_regularisers)
     expected = torch.autograd.grad(loss, updater.parameters)
     before = [p.detach().clone() for p in updater.parameters]
-    result = updater.apply(batch, ROWS, reference.model, "update 0")
+    result = updater.apply(batch, targets, ROWS, reference.model, "update 0")
     for p, b, g in zip(updater.parameters, before, expected, strict=True):
         torch.testing.assert_close(b - 0.1 * g, p.detach(), rtol=0, atol=1e-13)
     assert sum(one.loss for one in result.passes) == pytest.approx(loss.item(), rel=1e-12)
@@ -188,7 +193,7 @@ def test_gradient_clipping_scales_the_step():
     updater = make_updater(config)
     batch = random_batch(updater.objective)
     before = [p.detach().clone() for p in updater.parameters]
-    result = updater.apply(batch, ROWS, None, "update 0")
+    result = updater.apply(batch, StepTargets.on_policy(batch), ROWS, None, "update 0")
     step = torch.stack([(p.detach() - b).norm() for p, b in zip(updater.parameters, before, strict=True)]).norm()
     assert step.item() == pytest.approx(0.1 * 1e-3, rel=1e-6)
     assert result.clip_coef == pytest.approx(1e-3 / result.grad_norm["total"], rel=1e-3)
@@ -200,9 +205,10 @@ def test_empty_minibatch_leaves_adam_alone_or_steps_on_its_momentum():
             objective={"name": "reinforce"}, optimizer={"name": "adamw", "lr": 1e-2}, update={"empty": empty}
         )
         updater = make_updater(config)
-        updater.apply(random_batch(updater.objective), ROWS, None, "update 0")
+        batch = random_batch(updater.objective)
+        updater.apply(batch, StepTargets.on_policy(batch), ROWS, None, "update 0")
         before = [p.detach().clone() for p in updater.parameters]
-        result = updater.apply(random_batch(updater.objective), ROWS[:0], None, "update 1")
+        result = updater.apply(batch, StepTargets.on_policy(batch), ROWS[:0], None, "update 1")
         assert result.skipped is not moved
         assert any(not torch.equal(p, b) for p, b in zip(updater.parameters, before, strict=True)) is moved
 
@@ -210,11 +216,13 @@ def test_empty_minibatch_leaves_adam_alone_or_steps_on_its_momentum():
 def test_nan_names_update_and_tokens_and_leaves_the_parameters():
     config = make_config(objective={"name": "reinforce"})
     updater = make_updater(config)
-    batch = random_batch(updater.objective, off_policy=0.1, policy=updater.policy)
-    batch.old_log_probs[5, 0] = -torch.inf
+    batch = random_batch(updater.objective)
+    targets = off_policy_targets(batch, updater.policy, 0.1)
+    assert targets.old_log_probs is not None
+    targets.old_log_probs[5, 0] = -torch.inf
     before = [p.detach().clone() for p in updater.parameters]
     with pytest.raises(DivergedError, match=r"update 7 .*non-finite first at rollout 5 position 0 \(token \d+"):
-        updater.apply(batch, ROWS, None, str(UpdateIndex(7, 1, 0, 3)))
+        updater.apply(batch, targets, ROWS, None, str(UpdateIndex(7, 1, 0, 3)))
     assert all(torch.equal(p, b) for p, b in zip(updater.parameters, before, strict=True))
 
 
@@ -248,9 +256,10 @@ def test_entropy_of_masked_logits():
 def test_rows_of_the_tables():
     config = make_config(objective={"name": "reinforce"})
     updater = make_updater(config)
-    batch = random_batch(updater.objective, off_policy=0.3, policy=updater.policy)
+    batch = random_batch(updater.objective)
+    targets = off_policy_targets(batch, updater.policy, 0.3)
     index = UpdateIndex(0, 0, 0, 0)
-    result = updater.apply(batch, ROWS, None, str(index))
+    result = updater.apply(batch, targets, ROWS, None, str(index))
     statistics = [pass_statistics(one, config.record) for one in result.passes]
     row = update_row(index, result, statistics, 0.1, 0.5)
     for one, name in itertools.product(result.passes, ("pos", "neg")):
@@ -285,7 +294,7 @@ def test_critic_is_a_baseline_and_leaves_the_policy_gradient_to_the_objective():
     torch.nn.init.constant_(updater.critic.head.bias, 0.3)
     batch = random_batch(updater.objective)
     head = copy.deepcopy(updater.critic.head)
-    fix_targets(batch, [[ROWS]], updater, None)
+    targets = fix_targets(batch, [[ROWS]], updater, None)
     hidden = []
     for i in range(len(batch)):
         prompt, response = list(batch.prompt(i).ids), batch.responses[i]
@@ -296,19 +305,19 @@ def test_critic_is_a_baseline_and_leaves_the_policy_gradient_to_the_objective():
         delta = [(reward if t == len(values) - 1 else values[t + 1]) - values[t] for t in range(len(values))]
         expected = [sum(0.7 ** (k - t) * delta[k] for k in range(t, len(values))) for t in range(len(values))]
         torch.testing.assert_close(
-            batch.token_advantages[i, : len(values)], torch.tensor(expected, dtype=torch.float64)
+            targets.token_advantages[i, : len(values)], torch.tensor(expected, dtype=torch.float64)
         )
-        assert (batch.token_advantages[i, len(values) :] == 0).all()
+        assert (targets.token_advantages[i, len(values) :] == 0).all()
     loss = naive_loss(
-        updater.policy, batch, config, lambda i, lp: -batch.token_advantages[i, : len(lp)] * (lp - lp.detach()).exp()
+        updater.policy, batch, config, lambda i, lp: -targets.token_advantages[i, : len(lp)] * (lp - lp.detach()).exp()
     )
     expected_gradient = torch.autograd.grad(loss, updater.parameters)
     before = [p.detach().clone() for p in updater.parameters]
-    result = updater.apply(batch, ROWS, None, "update 0")
+    result = updater.apply(batch, targets, ROWS, None, "update 0")
     for p, b, g in zip(updater.parameters, before, expected_gradient, strict=True):
         torch.testing.assert_close(b - 0.1 * g, p.detach(), rtol=0, atol=1e-13)
     tokens = torch.cat(hidden)
-    returns = torch.cat([batch.returns[i, : len(r)] for i, r in enumerate(batch.responses)])
+    returns = torch.cat([targets.returns[i, : len(r)] for i, r in enumerate(batch.responses)])
     naive = 0.5 * ((head(tokens)[:, 0] - returns) ** 2).mean()
     assert result.value_loss == pytest.approx(naive.item(), rel=1e-10)
     assert 0.5 * ((updater.critic.head(tokens)[:, 0] - returns) ** 2).mean() < naive

@@ -14,6 +14,7 @@ from analysis.recipes import Recipe
 from analysis.recipes.fields import UpdateFields
 from analysis.training.minibatches import plan_minibatches
 from analysis.training.rollouts import collect_rollouts
+from analysis.training.step_targets import StepTargets
 from tests.training.naive_update import make_config, make_updater, random_batch, random_policy
 from toy_models import Verdict, get_task, load_policy
 
@@ -45,7 +46,7 @@ def gradient(batch, rows, policy=None, **tables):
     tables = {"objective": {"name": "psr"}} | tables
     updater = make_updater(make_config(**tables, optimizer={"name": "sgd", "lr": 1.0}), copy.deepcopy(policy))
     before = flat(updater.parameters)
-    result = updater.apply(batch, rows, None, "update")
+    result = updater.apply(batch, StepTargets.on_policy(batch), rows, None, "update")
     return before - flat(updater.parameters), result
 
 
@@ -112,7 +113,7 @@ class TestOptimiserSteps:
         updater = make_updater(config)
         batch = rewarded(objective, rewards, groups=5, group_size=8)
         for part in plan:
-            updater.apply(batch, part, None, "update")
+            updater.apply(batch, StepTargets.on_policy(batch), part, None, "update")
         assert {int(state["step"]) for state in updater.optimizer.state.values()} == {steps}
 
     def test_a_number_of_minibatches_gives_every_sign_as_many(self):
@@ -131,10 +132,11 @@ def test_a_minibatch_without_rows_leaves_adam_untouched_or_steps_on_its_momentum
     for empty in ("skip", "step"):
         settings = {"name": "adamw", "lr": lr, "betas": betas, "eps": eps, "weight_decay": decay}
         updater = make_updater(make_config(optimizer=settings, update={"empty": empty}))
-        updater.apply(random_batch(updater.objective), ROWS, None, "update 0")
+        batch = random_batch(updater.objective)
+        updater.apply(batch, StepTargets.on_policy(batch), ROWS, None, "update 0")
         theta = flat(updater.parameters)
         state = copy.deepcopy(updater.optimizer.state_dict())
-        result = updater.apply(random_batch(updater.objective), ROWS[:0], None, "update 1")
+        result = updater.apply(batch, StepTargets.on_policy(batch), ROWS[:0], None, "update 1")
         now = updater.optimizer.state_dict()
         if empty == "skip":
             assert result.skipped
@@ -186,7 +188,7 @@ def test_adamw_by_hand(betas, eps, decay, limit):
             # g comes from a difference of parameters, 1e-16 off: against ε = 1e-8 that is 1e-8 of a step
             torch.testing.assert_close(step, g / (g.abs() + eps), rtol=1e-9, atol=1e-7)
         theta = theta * (1 - lr * decay) - lr * step
-        updater.apply(batch, ROWS, None, f"update {count}")
+        updater.apply(batch, StepTargets.on_policy(batch), ROWS, None, f"update {count}")
         torch.testing.assert_close(flat(updater.parameters), theta, rtol=0, atol=1e-9)
         theta = flat(updater.parameters)
 
@@ -203,7 +205,7 @@ def test_sgd_by_hand():
         g, _ = gradient(batch, ROWS, updater.policy, objective={"name": "reinforce"})
         buffer = momentum * buffer + g + decay * theta
         theta = theta - lr * buffer
-        updater.apply(batch, ROWS, None, f"update {count}")
+        updater.apply(batch, StepTargets.on_policy(batch), ROWS, None, f"update {count}")
         torch.testing.assert_close(flat(updater.parameters), theta, rtol=0, atol=1e-13)
 
 
@@ -227,9 +229,10 @@ def _regularised(batch, coef):
     objective = {"name": "reinforce", "entropy_coef": coef, "kl_coef": coef, "kl_estimator": "full"}
     updater = make_updater(make_config(objective=objective, optimizer={"name": "sgd", "lr": 1.0}))
     reference = random_policy(1).model
-    batch = dataclasses.replace(batch, ref_log_probs=updater.runner.log_probs(reference, batch, ROWS.tolist()))
+    ref_log_probs = updater.runner.log_probs(reference, batch, ROWS.tolist())
+    targets = StepTargets(batch.advantages, ref_log_probs=ref_log_probs)
     before = flat(updater.parameters)
-    result = updater.apply(batch, ROWS, reference, "update")
+    result = updater.apply(batch, targets, ROWS, reference, "update")
     return before - flat(updater.parameters), result
 
 
@@ -248,7 +251,18 @@ def test_verifier_noise_flips_at_its_rates_and_touches_no_verdict():
     prompts = task.prompts("train")[:64]
     rates = {"task.false_positive": 0.3, "task.false_negative": 0.2}
     exact, noisy = (
-        collect_rollouts(policy, policy.model, task, prompts, get("reinforce-ratio"), config, Streams(0), 0)
+        collect_rollouts(
+            policy,
+            policy.model,
+            task,
+            prompts,
+            get("reinforce-ratio"),
+            config.rollout,
+            Streams(0),
+            0,
+            false_positive=config.task.false_positive,
+            false_negative=config.task.false_negative,
+        )
         for config in (Recipe.load("tiny").set(**settings, **more).expand()[0].config for more in ({}, rates))
     )
     assert exact.responses == noisy.responses
