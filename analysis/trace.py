@@ -154,7 +154,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     else:
         recipe = Recipe.load(arguments.run).override(*settings)
     if arguments.dry_run:
-        return _dry_run(recipe, folder, as_json=arguments.json)
+        return _dry_run(recipe, folder, workers=arguments.workers, as_json=arguments.json)
     return _run(recipe, folder, arguments)
 
 
@@ -173,18 +173,17 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
-def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
+def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_json: bool) -> int:
     from toy_models.bases.cache import base_is_cached
     from toy_models.bases.recipes import BASES
 
     from .experiments.experiment import default_folder, folder_state
     from .recipes.config import config_to_dict
-    from .recipes.inputs import check_inputs
+    from .recipes.plan import plan
 
     folder = folder or default_folder(recipe)
-    runs = recipe.expand()
-    for run in runs:
-        check_inputs(run.config)
+    planned = plan(recipe, workers=workers)
+    runs = planned.runs
     state = folder_state(folder, recipe)
     bases = {
         base: base_is_cached(base, seed)
@@ -198,15 +197,19 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, as_json: bool) -> int:
                 "hash": recipe.hash,
                 "folder": str(folder),
                 "state": state,
+                "cost": planned.cost,
+                "warnings": list(planned.warnings),
                 "bases_cached": bases,
                 "runs": [{"run_id": r.run_id, "label": r.label, "config": config_to_dict(r.config)} for r in runs],
             }
         )
         return 0
     print(f"recipe  {recipe.name} ({recipe.hash[:8]}): {recipe.about}")
-    print(f"cost    {recipe.cost}\nfolder  {folder} ({state})")
+    print(f"cost    {planned.cost}\nfolder  {folder} ({state})")
     for base, cached in bases.items():
         print(f"base    {base} ({'cached' if cached else 'not cached: it is pretrained first'})")
+    for warning in planned.warnings:
+        print(f"warning {warning}")
     common, own = _compare([config_to_dict(run.config) for run in runs])
     for run, fields in zip(runs, own, strict=True):
         print(f"run     {run.run_id}  {'  '.join(fields)}".rstrip())

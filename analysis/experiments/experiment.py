@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toy_models.bases.cache import ensure_base
 from toy_models.bases.recipes import BASES
-from toy_models.messages import nearest
 
 from ..common.folder_lock import LOCK_FILE, locked
-from ..common.provenance import cores, versions
+from ..common.provenance import versions
 from ..common.stop_requests import StopRequests
 from ..errors import InterruptedRunError, UsageError
 from ..recipes.fields import GIVEN
-from ..recipes.inputs import changed_inputs, check_inputs, input_digests
+from ..recipes.inputs import changed_inputs, input_digests
+from ..recipes.plan import plan
 from ..recipes.recipe import PlannedRun, Recipe
 from ..records.folders import (
     EXPERIMENT_FILE,
@@ -99,21 +100,18 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     given = {kind: thing for kind, thing in (("task", task), ("policy", policy)) if thing is not None}
     recipe = adopted(recipe, given)
-    planned = recipe.expand()
     folder = Path(out) if out is not None else default_folder(recipe)
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
-    for planned_run in planned:
-        _check_base(planned_run.config.policy.base)
-        check_inputs(planned_run.config)
+    checked = plan(recipe, workers=workers)
+    planned = list(checked.runs)
+    for warning in checked.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     _check_given(folder, planned, given, anew=force)
     if force or folder_state(folder, recipe) != "complete":
         make_folder(folder)
         with locked(folder):
             _prepare(folder, recipe, given, resume=resume, force=force)
-            count = workers or max(1, cores() // max(one.config.threads for one in planned))
             with RunProgress(planned, quiet=quiet) as progress:
-                _train_all(folder, planned, train, count, [progress, *callbacks])
+                _train_all(folder, planned, train, checked.workers, [progress, *callbacks])
     elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
         _settle(folder, planned)
     from ..records import Experiment
@@ -164,21 +162,6 @@ def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
 
 def _run_status(folder: Path) -> str:
     return str(read_run_json(folder)["status"]) if (folder / RUN_FILE).exists() else "waiting"
-
-
-def _check_base(base: str) -> None:
-    """Refuse what is plainly no base before anything is started; the loader says what else may be wrong."""
-    if base in BASES or base == GIVEN:
-        return
-    folder = Path(base).expanduser()
-    if not (folder / "config.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "is no folder"
-        raise UsageError(
-            f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got "
-            f"{base!r}, which {what} ({nearest(base, BASES)})"
-        )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
 
 
 def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, Any], *, anew: bool) -> None:

@@ -21,6 +21,7 @@ Nothing here loads torch: recipes are read, refused and listed at once.
 from __future__ import annotations
 
 import hashlib
+import html
 import itertools
 import json
 import re
@@ -37,7 +38,7 @@ from toy_models.messages import nearest
 from ..errors import UsageError
 from ..objectives.rules import entry as objective_entry
 from .combinations import combination_problems
-from .config import FIELDS, UNSET, config_from_dict, flatten, read_value, show
+from .config import FIELDS, UNSET, config_from_dict, config_to_dict, flatten, read_value, show
 from .fields import RunConfig
 from .inputs import anchored, identified
 
@@ -66,7 +67,7 @@ class Method:
     values: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """A valid experiment. Construction raises UsageError with every problem found, in one message.
 
@@ -83,6 +84,28 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.expand()
+
+    def __repr__(self) -> str:
+        runs = self.expand()
+        labels = ", ".join(dict.fromkeys(run.label for run in runs))
+        return f"<Recipe {self.name}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} of {labels}>"
+
+    def _repr_html_(self) -> str:
+        """The runs as a table, for notebooks: run, method, and the fields in which they differ."""
+        runs = self.expand()
+        flat = [flatten(config_to_dict(run.config)) for run in runs]
+        varied = [path for path in FIELDS if any(values[path] != flat[0][path] for values in flat)]
+        rows = [["run", "method", *varied]]
+        rows += [
+            [run.run_id, run.label, *(show(values[path]) for path in varied)]
+            for run, values in zip(runs, flat, strict=True)
+        ]
+        cells = (
+            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+            for tag, row in zip(["th", *["td"] * len(runs)], rows, strict=True)
+        )
+        table = "".join(f"<tr>{row}</tr>" for row in cells)
+        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.about)}</p><table>{table}</table>"
 
     @staticmethod
     def names() -> list[str]:
@@ -174,7 +197,13 @@ class Recipe:
         if "grid" in dotted and dotted["grid"] == UNSET:
             del dotted["grid"]
             grid, methods = {}, ()
-        for path, value in flatten(dotted).items():
+        settings = flatten(dotted)
+        if twice := [path for path in settings if f"grid.{path}" in settings]:
+            raise UsageError(
+                f"{twice[0]} and grid.{twice[0]}: expected one of them, got both; grid.{twice[0]} makes a run for each "
+                "value, leave the other out"
+            )
+        for path, value in settings.items():
             value = anchored(path.removeprefix("grid."), value, Path.cwd())
             if path == "grid.method" and value == UNSET:
                 methods = ()
@@ -206,7 +235,7 @@ class Recipe:
 
     def override(self, *settings: str) -> Recipe:
         """A copy with `"update.epochs=4"`-like settings: the value is a TOML literal, or else taken as a string."""
-        parsed = {}
+        parsed: dict[str, Any] = {}
         for setting in settings:
             key, equals, text = (part.strip() for part in setting.partition("="))
             if not key or not equals:
@@ -215,7 +244,10 @@ class Recipe:
                 literal = tomllib.loads(f"value = {text}")
             except tomllib.TOMLDecodeError:
                 literal = {"value": text}
-            parsed[key] = literal["value"] if len(literal) == 1 else text
+            value = literal["value"] if len(literal) == 1 else text
+            if parsed.get(key, value) != value:
+                raise UsageError(f"{key}: expected one value, got {show(parsed[key])} and {show(value)}; leave one out")
+            parsed[key] = value
         return self.set(**parsed)
 
     def expand(self) -> list[PlannedRun]:
@@ -226,7 +258,7 @@ class Recipe:
     def _runs(self) -> tuple[PlannedRun, ...]:
         refused = self._refused()
         bad = {path for path, _ in refused}
-        problems = [message for _, message in refused]
+        problems = list(dict.fromkeys(message for _, message in refused))
         runs = self._resolve(skip=bad)
         faults: dict[str, list[str]] = {}
         for run in runs:

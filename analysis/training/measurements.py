@@ -17,9 +17,9 @@ import torch
 
 from toy_models import Policy, Prompt, Task
 
-from ..errors import UsageError
 from ..evaluation import FixedPrefixes, evaluate
 from ..recipes.fields import EvalFields, RecordFields, RolloutFields
+from ..recipes.prompt_counts import check_split
 from .noise_rows import check_enumerable, noise_rows
 from .rollouts import RolloutModel
 
@@ -33,11 +33,7 @@ Columns = dict[str, Any]
 def prompts_of(task: Task, split: str, count: int, field: str) -> list[Prompt]:
     """The first `count` prompts of a split; UsageError that names the recipe's field where the task has fewer."""
     prompts = task.prompts(split)
-    if count > len(prompts):
-        raise UsageError(
-            f"{field}: expected at most {len(prompts)}, the number of {split} prompts of task {task.name}, got "
-            f"{count}; lower it"
-        )
+    check_split(field, count, task.name, split, len(prompts))
     return prompts[:count]
 
 

@@ -85,7 +85,9 @@ class TestStates:
             go(recipe, workers=workers)
 
     def test_base_that_is_none(self, recipe: Recipe) -> None:
-        with pytest.raises(UsageError, match=r"policy\.base: .* 'tinny', which is no folder \(did you mean tiny\?\)"):
+        with pytest.raises(
+            UsageError, match=r"policy\.base: .* 'tinny', which is not a folder \(did you mean tiny\?\)"
+        ):
             go(recipe.set(**{"policy.base": "tinny"}))
         assert not Path("runs").exists()
 

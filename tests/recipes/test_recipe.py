@@ -301,6 +301,18 @@ class TestGrid:
         with pytest.raises(UsageError, match=message):
             Recipe.from_dict({"schema": 1, "grid": grid})
 
+    def test_a_problem_of_every_value_is_told_once(self) -> None:
+        with pytest.raises(UsageError) as caught:
+            Recipe.from_dict({"schema": 1, "grid": {"sed": [0, 1]}})
+        assert str(caught.value).count("unknown field") == 1
+
+    def test_shown_in_a_line_and_as_a_table(self, default: Recipe) -> None:
+        assert repr(default) == "<Recipe default: 4 runs of PSR, NSR, W-REINFORCE, GRPO>"
+        table = default.set(about="a < b")._repr_html_()
+        assert table.count("<tr>") == 5
+        assert "<th>objective.name</th>" in table
+        assert "a &lt; b" in table
+
     def test_labels_become_folder_names(self) -> None:
         method = {"label": "W-REINFORCE λ=0.1 / größer", "steps": 1}
         (run,) = Recipe.from_dict({"schema": 1, "grid": {"method": [method]}}).expand()
@@ -363,6 +375,18 @@ class TestOverride:
     def test_needs_an_equals_sign(self, default: Recipe, setting: str) -> None:
         with pytest.raises(UsageError, match="--set: expected field=value"):
             default.override(setting)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (["seed=1", "grid.seed=[0, 1]"], "seed and grid.seed: expected one of them, got both"),
+            (["seed=1", "seed=2"], "seed: expected one value, got 1 and 2"),
+        ],
+    )
+    def test_no_setting_is_dropped_silently(self, default: Recipe, settings: list[str], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            default.override(*settings)
+        assert [run.config.seed for run in default.override("seed=1", "seed=1").expand()] == [1] * 4
 
     def test_a_value_cannot_smuggle_in_another_field(self, default: Recipe) -> None:
         with pytest.raises(UsageError, match="steps: expected an integer"):

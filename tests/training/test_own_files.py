@@ -103,7 +103,7 @@ class TestPaths:
         assert recipe(home, **{"task.verifier": value}).expand()[0].config.task.verifier == value
 
     def test_a_base_that_is_no_folder_stays_a_name(self, home: Path) -> None:
-        with pytest.raises(UsageError, match=r"got 'pathh', which is no folder \(did you mean path\b"):
+        with pytest.raises(UsageError, match=r"got 'pathh', which is not a folder \(did you mean path\b"):
             run(recipe(home, **{"policy.base": "pathh"}), quiet=True)
 
 

@@ -1,0 +1,138 @@
+"""The one place where a recipe is checked completely before anything runs: `plan`.
+
+Single values and their combinations are checked when a `Recipe` is made; `plan` adds everything outside it that can be
+known without loading a model: base folders, chat templates, files of prompts, verifiers, losses from files, numbers of
+prompts and workers. A run and a dry run both start with it, so that a dry run refuses what a run refuses. Only what
+needs the model itself is left to the run: its device, its vocabulary and the lengths of prompts in tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from toy_models.bases.recipes import BASES
+from toy_models.messages import nearest
+
+from ..common.provenance import cores
+from ..errors import UsageError
+from .config import show
+from .cost import duration_text, estimated_seconds
+from .fields import GIVEN, RunConfig
+from .inputs import check_inputs
+from .prompt_counts import check_prompt_counts
+from .recipe import PlannedRun, Recipe
+
+__all__ = ["Plan", "plan"]
+
+_TOY_RATE = 5e-5  # AdamW above this destroys pretrained models within steps
+_USUAL_RATE = 1e-6  # of reinforcement learning on pretrained models
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What running a recipe means.
+
+    Attributes:
+        runs: every run, in order.
+        workers: how many of them are trained at a time.
+        cost: about how long that takes, as text.
+        warnings: what is allowed and probably not meant.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    workers: int
+    cost: str
+    warnings: tuple[str, ...]
+
+
+def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
+    """Check a recipe completely without loading a model, and say what running it means.
+
+    Args:
+        recipe: a recipe, whose fields are valid already.
+        workers: runs at a time; as many as the cores allow by default.
+
+    Raises:
+        UsageError: what is expected, what came, and how to fix it.
+
+    Example:
+        >>> from analysis.recipes import Recipe, plan
+        >>> planned = plan(Recipe.load("tiny"), workers=2)
+        >>> [run.run_id for run in planned.runs], planned.warnings
+        (['psr-seed0', 'nsr-seed0'], ())
+    """
+    runs = tuple(recipe.expand())
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
+    for config in (run.config for run in runs):
+        _check_base(config)
+        check_inputs(config)
+        check_prompt_counts(config)
+    at_a_time = workers or max(1, cores() // max(run.config.threads for run in runs))
+    warnings = dict.fromkeys(warning for run in runs for warning in _warnings(run.config))
+    return Plan(runs, at_a_time, _cost(recipe, runs, at_a_time), tuple(warnings))
+
+
+def _check_base(config: RunConfig) -> None:
+    """Refuse a base that is plainly not one; the loader says what else may be wrong."""
+    base = config.policy.base
+    if base in BASES or base == GIVEN:
+        return
+    folder = Path(base).expanduser()
+    if not (folder / "config.json").is_file():
+        reason = "has no config.json" if folder.is_dir() else "is not a folder"
+        hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None
+        download = f"; download a model of the Hub with: hf download {base} --local-dir FOLDER" if hub_name else ""
+        raise UsageError(
+            f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got {base!r}, which "
+            f"{reason} ({nearest(base, BASES)}){download}"
+        )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
+    if config.task.chat_template and not _has_chat_template(folder):
+        raise UsageError(
+            f"task.chat_template: expected a tokenizer with a chat template, got that of {folder}, which has none; "
+            "leave task.chat_template out, or save a tokenizer with a template there"
+        )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a folder has a chat template, by the places where transformers looks for one."""
+    if any(
+        (folder / name).exists() for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    ):
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True  # the loader says what is wrong with it
+    return not isinstance(settings, dict) or bool(settings.get("chat_template"))
+
+
+def _warnings(config: RunConfig) -> list[str]:
+    base, optimizer = config.policy.base, config.optimizer
+    if base in BASES or base == GIVEN or optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE:
+        return []
+    return [
+        f"optimizer.lr = {show(optimizer.lr)} with policy.base = {show(base)}: this learning rate suits the built-in "
+        f"toys and destroys a pretrained model within steps; set optimizer.lr = {show(_USUAL_RATE)}, which is usual"
+    ]
+
+
+def _cost(recipe: Recipe, runs: tuple[PlannedRun, ...], workers: int) -> str:
+    """What the recipe says where it stands as it was measured, else an estimate."""
+    seconds = estimated_seconds([run.config for run in runs], at_a_time=workers)
+    if seconds is None:
+        return recipe.cost or "unknown: it depends on the model"
+    if recipe.cost and recipe.name in Recipe.names():
+        measured = [run.config for run in Recipe.load(recipe.name).expand()]
+        if seconds == estimated_seconds(measured, at_a_time=workers):
+            return recipe.cost
+    text = f"{duration_text(seconds)} by a rough estimate ({workers} runs at a time)"
+    return f"{text}; the recipe as it was written: {recipe.cost}" if recipe.cost else text

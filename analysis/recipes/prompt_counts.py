@@ -1,0 +1,68 @@
+"""How many prompts a run needs and how many its task has, as far as that is known without loading a model."""
+
+from __future__ import annotations
+
+import json
+
+from toy_models.tasks.file_task import FILE_TASK, HELD_OUT_SHARE
+from toy_models.tasks.registry import TASKS, built_in_task
+from toy_models.tasks.task import SPLITS
+
+from ..errors import UsageError
+from .fields import RunConfig, TaskFields
+from .inputs import data_files
+
+__all__ = ["check_prompt_counts", "check_split"]
+
+
+def check_split(field: str, count: int, task: str, split: str, available: int) -> None:
+    """UsageError that names the recipe's field where a split has fewer prompts than the field asks for."""
+    if count > available:
+        raise UsageError(
+            f"{field}: expected at most {available}, the number of {split} prompts of task {task}, got {count}; "
+            "lower it"
+        )
+
+
+def check_prompt_counts(config: RunConfig) -> None:
+    """Refuse a run whose task has too few prompts.
+
+    Prompts of files are counted by their text, of which a tokenizer can only make fewer; a task that was handed over as
+    an object is counted by the run itself.
+    """
+    task, fields, record = config.task, config.eval, config.record
+    if task.name in TASKS:
+        available = dict(built_in_task(task.name).split_sizes)
+    elif task.name == FILE_TASK:
+        available = _prompts_in_files(task)
+    else:
+        return
+    needed = [
+        ("task.train_prompts", task.train_prompts, "train"),
+        ("eval.prompts", fields.prompts, "validation"),
+        ("eval.prompts", fields.prompts, "test"),
+        ("eval.final_prompts", fields.final_prompts, "test"),
+    ]
+    if record.noise_every:
+        needed.append(("record.noise_prompts", record.noise_prompts, "validation"))
+    for field, count, split in needed:
+        check_split(field, count, task.name, split, available[split])
+
+
+def _prompts_in_files(task: TaskFields) -> dict[str, int]:
+    """At most how many prompts each split of the task `file` has; UsageError where its files cannot be read."""
+    try:
+        rows = data_files(task).read()
+    except ValueError as error:
+        raise UsageError(f"task: {error}") from error
+    counts = {
+        split: len({json.dumps(row.values[task.prompt_column], sort_keys=True) for row in part})
+        for split, part in rows.items()
+    }
+    missing = [split for split in SPLITS if split not in counts]
+    # Rounding may leave more for training where a tokenizer makes a few prompts equal.
+    totals = range(max(1, counts["train"] - HELD_OUT_SHARE), counts["train"] + 1)
+    held_out = {total: max(1, total // HELD_OUT_SHARE) for total in totals}
+    counts |= dict.fromkeys(missing, held_out[counts["train"]])
+    counts["train"] = max(total - tenth * len(missing) for total, tenth in held_out.items())
+    return counts
