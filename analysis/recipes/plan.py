@@ -28,6 +28,7 @@ from .recipe import PlannedRun, Recipe
 __all__ = ["Plan", "plan"]
 
 _TOY_RATE = 5e-5  # AdamW above this destroys pretrained models within steps
+_TOY_WIDTH = 256  # the built-in bases are narrower, pretrained models wider
 _USUAL_RATE = 1e-6  # of reinforcement learning on pretrained models
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
@@ -115,9 +116,19 @@ def _has_chat_template(folder: Path) -> bool:
     return not isinstance(settings, dict) or bool(settings.get("chat_template"))
 
 
+def _is_toy(base: str) -> bool:
+    """Whether the model in a folder is as small as the built-in bases: a checkpoint of one of them, say."""
+    try:
+        settings = json.loads((Path(base).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    width = settings.get("hidden_size") if isinstance(settings, dict) else None
+    return isinstance(width, int) and width <= _TOY_WIDTH
+
+
 def _warnings(config: RunConfig) -> list[str]:
     base, optimizer = config.policy.base, config.optimizer
-    if base in BASES or base == GIVEN or optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE:
+    if base in BASES or base == GIVEN or optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE or _is_toy(base):
         return []
     return [
         f"optimizer.lr = {show(optimizer.lr)} with policy.base = {show(base)}: this learning rate suits the built-in "

@@ -15,5 +15,5 @@ def fake_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
     base = tmp_path / "base"
     base.mkdir()
     for name in ("config.json", "tokenizer.json"):
-        (base / name).write_text("{}")
+        (base / name).write_text('{"hidden_size": 64}')
     return Recipe.load("tiny").set(name="fake", steps=4, **{"policy.base": str(base)})

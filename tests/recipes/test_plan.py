@@ -112,6 +112,8 @@ def test_a_toy_s_learning_rate_is_warned_of(base: Path) -> None:
     assert "optimizer.lr = 0.00015" in warning
     assert "optimizer.lr = 1e-06" in warning
     assert plan(on_files(base, prompts, **changes, **{"optimizer.lr": 0.1, "optimizer.name": "sgd"})).warnings == ()
+    (base / "config.json").write_text('{"hidden_size": 64}')  # a checkpoint of a toy
+    assert plan(on_files(base, prompts, **changes, **{"optimizer.lr": 1.5e-4})).warnings == ()
 
 
 def test_costs_follow_the_fields() -> None:
