@@ -60,6 +60,9 @@ def _opens_block(lines: Sequence[str], i: int, indent: int) -> bool:
 
 
 def _escaped(line: str) -> str:
+    field_type = re.fullmatch(r"(\s*:vartype \w+:) ([^`].*)", line)
+    if field_type:  # jaxtyping's shapes hold stars
+        return f"{field_type[1]} ``{field_type[2]}``"
     parts = _CODE.split(line)
     parts[::2] = [re.sub(r"(?<!\\)\|", r"\\|", part) for part in parts[::2]]
     return "".join(parts)
