@@ -1,7 +1,7 @@
 """Teacher forcing: prompts and given responses as one padded batch, and the logits that predict each response token.
 
-`response_logits(model, teacher_batch(...))[b, t]` equals `model(prompt_b + response_b).logits[len(prompt_b) + t - 1]`
-for each t < len(response_b); what stands under padding is finite and means nothing.
+For each t < len(response_b), `response_logits(model, teacher_batch(...))[b, t]` equals
+`model(prompt_b + response_b).logits[len(prompt_b) + t - 1]`. Values under padding are finite and have no meaning.
 """
 
 from __future__ import annotations
@@ -18,21 +18,26 @@ __all__ = ["TeacherBatch", "left_pad", "response_logits", "teacher_batch"]
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """Prompts left-padded to P tokens, responses right-padded to R tokens, side by side: L = P + R.
+    """Prompts, padded on the left to P tokens, and responses, padded on the right to R tokens, side by side.
 
-    `attention_mask` and `position_ids` are None where all prompts are equally long: a causal model never looks to the
-    right, so that padding after a response needs no mask.
+    Attributes:
+        input_ids: (B, P + R) int64.
+        attention_mask: (B, P + R) int64, 1 at tokens; None where all prompts have the same length (a causal model never
+            looks to the right, so that padding after a response needs no mask).
+        position_ids: (B, P + R) int64, positions from 0 at the first token of the prompt; None likewise.
+        tokens: (B, R) int64, the responses.
+        mask: (B, R) bool, true at the tokens of the responses.
     """
 
-    input_ids: Tensor  # (B, L) int64
-    attention_mask: Tensor | None  # (B, L) int64, 1 at tokens
-    position_ids: Tensor | None  # (B, L) int64
-    tokens: Tensor  # (B, R) int64: the responses
-    mask: Tensor  # (B, R) bool: where they have tokens
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    position_ids: Tensor | None
+    tokens: Tensor
+    mask: Tensor
 
 
 def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """(B, P) token ids with padding on the left, and the (B, P) bool mask of the tokens."""
+    """Token ids (B, P), padded on the left, and the bool mask (B, P) of the tokens."""
     width = max(map(len, sequences))
     ids = torch.tensor([[pad_id] * (width - len(s)) + list(s) for s in sequences], dtype=torch.int64)
     lengths = torch.tensor([len(s) for s in sequences])
@@ -45,9 +50,23 @@ def teacher_batch(
     pad_id: int,
     device: torch.device | str = "cpu",
 ) -> TeacherBatch:
-    """Pad prompts and responses, one response per prompt, into one batch.
+    """Pad prompts and responses into one batch.
 
-    Raises ValueError for an empty batch, an empty prompt or response, or unequal numbers of the two.
+    Args:
+        prompts: Token ids of each prompt.
+        responses: Token ids of one response to each prompt; repeat a prompt that has several.
+        pad_id: The padding token.
+        device: Where the batch is placed.
+
+    Returns:
+        The batch, one row for each response.
+
+    Raises:
+        ValueError: The batch, a prompt or a response is empty, or there are not as many responses as prompts.
+
+    >>> batch = teacher_batch([[5, 6], [7]], [[8], [9, 1]], pad_id=0)
+    >>> batch.input_ids.tolist(), batch.mask.tolist()
+    ([[5, 6, 8, 0], [0, 7, 9, 1]], [[True, False], [True, True]])
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(
@@ -76,11 +95,19 @@ def teacher_batch(
 
 
 def response_logits(model: Any, batch: TeacherBatch) -> Tensor:
-    """(B, R, V) logits that predict each response token, not scaled by a temperature; one forward pass."""
+    """The logits that predict each response token, with gradients, in one forward pass.
+
+    Args:
+        model: A causal language model of transformers.
+        batch: Prompts and responses.
+
+    Returns:
+        Logits (B, R, V), not divided by a temperature.
+    """
     n = batch.tokens.shape[1]
     padding: dict[str, Tensor] = {}
     if batch.attention_mask is not None and batch.position_ids is not None:
         padding = {"attention_mask": batch.attention_mask[:, :-1], "position_ids": batch.position_ids[:, :-1]}
-    # The last token of the longest response predicts nothing that is asked for.
+    # The last token of the longest response predicts nothing that is needed.
     output = model(input_ids=batch.input_ids[:, :-1], use_cache=False, logits_to_keep=n, **padding)
     return output.logits

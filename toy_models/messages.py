@@ -1,4 +1,4 @@
-"""Words that error messages share: suggestions for a name that is not known."""
+"""Suggestions for an unknown name, which many error messages share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["nearest", "unknown_name"]
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Suggestion text for an unknown name: its closest matches whatever their case, or all known names.
+    """The suggestion for an unknown name: its closest matches in any case, or all known names.
 
     >>> nearest("lamda", ["lambda", "form", "clip_low"])
     'did you mean lambda?'
@@ -18,14 +18,14 @@ def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """
     names = sorted(known)
     folded: dict[str, str] = {}
-    for one in names:
-        folded.setdefault(one.casefold(), one)
-    close = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)]
+    for known_name in names:
+        folded.setdefault(known_name.casefold(), known_name)
+    close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Message for a name that is not known, with its nearest neighbours.
+    """The message for an unknown name: what was expected, what came, and the closest matches.
 
     >>> unknown_name("task", "paht", ["path"])
     "task: expected one of path, got 'paht'; did you mean path?"

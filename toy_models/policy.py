@@ -23,25 +23,41 @@ __all__ = ["Policy", "evaluation_mode", "load_policy"]
 
 @dataclass
 class Policy:
-    """A model and the tokenizer that it was trained with."""
+    """A model and the tokenizer that it was trained with.
 
-    model: Any  # transformers' PreTrainedModel with a causal head
+    Attributes:
+        model: A `PreTrainedModel` of transformers with a causal language-model head.
+        tokenizer: Its tokenizer, which has an end token.
+    """
+
+    model: Any
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def eos_id(self) -> int:
+        """The end token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def pad_id(self) -> int:
-        """The padding token; the end token where there is none, which is safe as padding is always masked."""
+        """The padding token; the end token where there is none, which is safe because padding is always masked."""
         pad = self.tokenizer.pad_token_id
         return self.eos_id if pad is None else int(pad)
 
     def log_probs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """log π of each response token at T = 1, (B, R) in nats with gradients, 0 under padding; and the (B, R) mask.
+        """Log-probability of each response token at temperature 1, with gradients.
 
-        One response per prompt. Equals `log_softmax(model(prompt + response).logits)` gathered at the response.
+        Equals `log_softmax(model(prompt + response).logits)`, gathered at the tokens of the response.
+
+        Args:
+            prompts: Token ids of each prompt.
+            responses: Token ids of one response to each.
+
+        Returns:
+            log π in nats, (B, R), 0 under padding; and the bool mask (B, R) of the tokens.
+
+        Raises:
+            ValueError: See `teacher_batch`.
         """
         batch = teacher_batch(prompts, responses, self.pad_id, self.model.device)
         log_probs = response_logits(self.model, batch).log_softmax(dim=-1)
@@ -49,9 +65,13 @@ class Policy:
         return chosen.masked_fill(~batch.mask, 0.0), batch.mask
 
     def save(self, folder: str | Path) -> None:
-        """Write model and tokenizer as a Hugging Face folder, which `load_policy` reads back.
+        """Write model and tokenizer as a Hugging Face folder, which `load_policy` reads.
 
-        Raises OSError, with the folder, where it cannot be written (safetensors has an error of its own for that).
+        Args:
+            folder: Where to; it is created if missing.
+
+        Raises:
+            OSError: The folder cannot be written.
         """
         from safetensors import SafetensorError
 
@@ -70,10 +90,26 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Policy:
-    """A policy in evaluation mode (no dropout): a built-in base, pretrained if need be, or a local folder.
+    """Load a policy, in evaluation mode (no dropout). Nothing is ever downloaded.
 
-    `seed` is that of a built-in base's weights; a folder has none. Nothing is ever downloaded. Raises ValueError where
-    `base` is neither, where the folder lacks its model or tokenizer, and where the two do not fit.
+    Args:
+        base: Name of a built-in base, which is pretrained first if it is not in the cache (see `ensure_base`), or a
+            local Hugging Face folder.
+        seed: Seed of the weights of a built-in base; a folder has none.
+        dtype: Precision of the weights.
+        device: Where the model is placed.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ValueError: `base` is neither a built-in base nor a folder, the folder lacks a readable model or tokenizer, or
+            the two do not fit.
+
+    Example::
+
+        policy = load_policy("tiny")
+        prompt = policy.tokenizer.encode("3 12 5 9 :")
     """
     folder = ensure_base(base, seed) if isinstance(base, str) and base in BASES else Path(base).expanduser()
     _check_folder(folder)
@@ -94,7 +130,11 @@ def load_policy(
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Dropout off for as long as the context lasts; each module's mode is put back."""
+    """Context in which dropout is off; afterwards every module is again in the mode that it was in.
+
+    Args:
+        model: Any module of torch.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -121,13 +161,16 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(
             f"base: expected a built-in base ({', '.join(BASES)}) or a folder with a Hugging Face causal language "
-            f"model, got {str(folder)!r}, which is neither"
+            f"model, got {str(folder)!r}; nothing is downloaded, so save or download the model to a folder first"
         )
     if not (folder / "config.json").is_file():
-        raise ValueError(f"base: no config.json in {folder}; write it with model.save_pretrained({str(folder)!r})")
+        raise ValueError(
+            f"base: expected a config.json in {folder}, got none; write it with model.save_pretrained({str(folder)!r})"
+        )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise ValueError(
-            f"base: no tokenizer (tokenizer.json) in {folder}; write it with tokenizer.save_pretrained({str(folder)!r})"
+            f"base: expected a tokenizer (tokenizer.json) in {folder}, got none; write it with "
+            f"tokenizer.save_pretrained({str(folder)!r})"
         )
 
 
@@ -136,12 +179,13 @@ def _check_fit(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> 
     n_tokens = len(tokenizer)
     if n_tokens > n_rows:
         raise ValueError(
-            f"base: the tokenizer in {folder} has {n_tokens} tokens, but the model embeds only {n_rows}; "
+            f"base: expected at most {n_rows} tokens, which the model in {folder} embeds, got a tokenizer of "
+            f"{n_tokens}; "
             "save the tokenizer that the model was trained with, or model.resize_token_embeddings(len(tokenizer))"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"base: the tokenizer in {folder} has no end token (eos_token is None), so no response could end; "
+            f"base: expected a tokenizer with an end token in {folder}, got one whose eos_token is None; "
             "set tokenizer.eos_token and save it again"
         )
 

@@ -1,14 +1,14 @@
 """Responses from any causal language model of transformers, faster than `generate` where many share a prompt.
 
-Each prompt goes through the model once and its key-value cache is repeated over its group; rows that have ended leave
-the batch. The t-th token of rollout i is the inverse of the cumulative distribution, in the order of the vocabulary, at
-`uniforms[i, t]`: in float64, so that a response depends on the policy, the prompt and its own uniforms, not on what
-else is in the batch. (A rounding difference in the logits can still turn a token whose uniform lies within it of an
-edge: about 1e-7 of draws in float32.)
+Each prompt passes through the model once, and its key-value cache is repeated over its group; rows that have ended
+leave the batch. Token t of rollout i inverts the cumulative distribution, in the order of the vocabulary, at
+`uniforms[i, t]`, in float64. A response therefore depends on the policy, the prompt and its own uniforms, and not on
+what else is in the batch. (Rounding of the logits can still change a token whose uniform lies within it of an edge:
+about 1e-7 of the draws in float32.)
 
-Two laws stand side by side, log-probability and entropy of each, in nats: the policy's own, softmax(z / T), and the
-one that is sampled from, which top-k and top-p truncate and renormalise (`truncation.py`). Where nothing is truncated
-they are one law, and the same numbers. Greedy decoding (temperature 0) draws from no law: both are softmax(z) then.
+Log-probabilities and entropies, in nats, are those of two distributions: softmax(z / T) of the policy, and the one that
+is sampled from, which top-k and top-p truncate and renormalise (`truncation.py`). Without truncation the two are the
+same. Greedy decoding (temperature 0) samples from neither; both are then softmax(z).
 """
 
 from __future__ import annotations
@@ -25,23 +25,33 @@ from .truncation import check_truncation, kept_tokens, truncates
 
 __all__ = ["Samples", "sample"]
 
-# Logits looked at in one go: bounds the float64 copies where the vocabulary is large (32 MB each).
+# Logits that are processed together: bounds the float64 copies of a large vocabulary (32 MB each).
 _CHUNK = 1 << 22
-# Ended rows leave the batch once they are this share of it: removing them copies the cache.
+# Ended rows leave the batch once they are this fraction of it: removing them copies the cache.
 _COMPACT_SHARE = 0.125
 
 
 @dataclass(frozen=True)
 class Samples:
-    """N responses of at most R tokens, right-padded; rollout i answers prompt i // group_size."""
+    """N responses of at most R tokens, padded on the right; rollout i answers prompt i // group_size.
 
-    response_ids: Tensor  # (N, R) int64, pad_id after the end
-    lengths: Tensor  # (N,) int64, end token included
-    log_probs: Tensor  # (N, R) log π_y of the policy, 0 after the end
-    entropy: Tensor  # (N, R) nats, of the policy, 0 after the end
-    sampling_log_probs: Tensor  # (N, R) log q_y under the law q that was sampled from, 0 after the end
-    sampling_entropy: Tensor  # (N, R) nats, of q, 0 after the end
-    finished: Tensor  # (N,) bool: whether the end token was drawn
+    Attributes:
+        response_ids: (N, R) int64, `pad_id` after the end.
+        lengths: (N,) int64, end token included.
+        log_probs: (N, R) nats, log π_y under the policy, 0 after the end.
+        entropy: (N, R) nats, of the policy at that position, 0 after the end.
+        sampling_log_probs: (N, R) nats, log q_y under the distribution q that was sampled from, 0 after the end.
+        sampling_entropy: (N, R) nats, of q, 0 after the end.
+        finished: (N,) bool, whether the end token was drawn.
+    """
+
+    response_ids: Tensor
+    lengths: Tensor
+    log_probs: Tensor
+    entropy: Tensor
+    sampling_log_probs: Tensor
+    sampling_entropy: Tensor
+    finished: Tensor
 
 
 def sample(
@@ -57,14 +67,28 @@ def sample(
     top_p: float = 1.0,
     uniforms: Tensor | None = None,
 ) -> Samples:
-    """Draw `group_size` responses to each prompt, or decode greedily where `temperature` is 0.
+    """Draw `group_size` responses to each prompt, or decode greedily.
 
-    `top_k` (0: none) and `top_p` (1: none) truncate each step's law: temperature first, then top-k, then top-p of what
-    is left, ties to the lower id.
+    Cost: one pass over each prompt, and one over each token of each response.
 
-    `uniforms` is (N, max_new_tokens) float64 in [0, 1), N = len(prompts)·group_size; greedy decoding needs none. The
-    width R of the result is that of the longest response. Cost: one pass over each prompt and one over each token.
-    Raises ValueError for arguments out of range and FloatingPointError for logits that are no distribution.
+    Args:
+        model: A causal language model of transformers, in evaluation mode.
+        prompts: Token ids of each prompt, without padding.
+        group_size: Responses per prompt.
+        max_new_tokens: Greatest length of a response, end token included.
+        eos_id: The end token.
+        pad_id: The token that fills prompts and responses up.
+        temperature: Logits are divided by it; 0 decodes greedily.
+        top_k: Number of most probable tokens that can be drawn, 0 for all.
+        top_p: Mass of most probable tokens that can be drawn, after top-k; 1 for all.
+        uniforms: (len(prompts)·group_size, max_new_tokens) numbers in [0, 1), float64; greedy decoding needs none.
+
+    Returns:
+        The responses. Their width R is the length of the longest one.
+
+    Raises:
+        ValueError: An argument is out of range or has the wrong shape.
+        FloatingPointError: The logits are NaN or infinite.
     """
     _check(prompts, group_size, max_new_tokens, temperature, top_k, top_p, uniforms)
     if temperature == 0.0:
@@ -88,7 +112,7 @@ def _sample(
     top_p: float,
     uniforms: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Responses, lengths, whether they ended, and the values of `_next_tokens` (2 or 4, N, R)."""
+    """Responses, lengths, whether they ended, and the values of `_next_tokens`, (2 or 4, N, R)."""
     device = model.device
     ids, prompt_mask = left_pad(prompts, pad_id)
     padded = not bool(prompt_mask.all())
@@ -142,8 +166,8 @@ def _sample(
 def _next_tokens(
     logits: Tensor, uniforms: Tensor | None, temperature: float, top_k: int, top_p: float
 ) -> tuple[Tensor, Tensor]:
-    """Next token of each row (N,); its log-probability and the entropy of its law (2, N), under the policy and, where
-    that is truncated, under the law sampled from as well (4, N)."""
+    """Next token of each row, (N,), with its log-probability and the entropy: (2, N), those of the policy; where it is
+    truncated (4, N), followed by those of the distribution that is sampled from."""
     size = max(1, _CHUNK // logits.shape[1])
     if len(logits) <= size:
         return _next_tokens_of_chunk(logits, uniforms, temperature, top_k, top_p)
@@ -210,7 +234,7 @@ def _check(
     uniforms: Tensor | None,
 ) -> None:
     if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("prompts: expected at least one prompt, each of at least one token, got an empty one")
+        raise ValueError("prompts: expected at least one prompt, each of at least one token, got none or an empty one")
     if group_size < 1 or max_new_tokens < 1:
         raise ValueError(f"group_size and max_new_tokens: expected at least 1, got {group_size} and {max_new_tokens}")
     if not temperature >= 0.0:

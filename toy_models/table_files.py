@@ -15,13 +15,18 @@ _SHOWN = 60  # characters of a broken line in a message
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the columns asked for, and where it stands."""
+    """One row of a file.
 
-    where: str  # "train.jsonl line 7"
+    Attributes:
+        where: Its place, such as "train.jsonl line 7".
+        values: The chosen columns.
+    """
+
+    where: str
     values: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """The value as text: strings as they are, anything else as JSON."""
+        """The value of a column as text: strings as they are, anything else as JSON."""
         value = self.values[column]
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -29,8 +34,13 @@ class Row:
 def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
     """The rows of a file in their order; a file ending in `.parquet` is Parquet, any other JSON Lines (UTF-8).
 
-    A column `a.b` is the entry b of the objects in column a. Empty lines do not count. Raises ValueError for a file
-    that cannot be read, a broken line, and a column that is missing or null, naming the line and what there is instead.
+    Args:
+        path: The file. Empty lines do not count.
+        columns: The columns to read; `a.b` is the entry b of the objects in column a.
+
+    Raises:
+        ValueError: The file cannot be read, a line is broken, or a column is missing or null; the message names
+            the line.
     """
     return [Row(where, {name: column_value(row, name, where) for name in columns}) for where, row in raw_rows(path)]
 
@@ -40,10 +50,10 @@ def _refuse(error: ValueError) -> NoReturn:
 
 
 def raw_rows(path: str | Path, bad: Callable[[ValueError], None] = _refuse) -> list[tuple[str, Mapping[str, Any]]]:
-    """(where it stands, the whole row) of each row, in the file's order.
+    """The place and all columns of each row, in the order of the file.
 
-    Broken lines go to `bad` and are left out (they raise, unless it says otherwise). Raises ValueError for a file that
-    cannot be read as a whole.
+    A broken line is left out and its error passed to `bad`, which raises it by default. Raises ValueError for a file
+    that cannot be read at all.
     """
     path = Path(path)
     try:
@@ -79,14 +89,14 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         table = pq.read_table(path)
     except pa.ArrowException as error:
         raise ValueError(
-            f"{path} cannot be read: {error} Is it whole? A writer that was stopped leaves a file without its end."
+            f"{path} cannot be read: {error} The file may be incomplete: a writer that was stopped leaves out its end."
         ) from error
     for number, row in enumerate(table.to_pylist(), start=1):
         yield f"{path.name} row {number}", row
 
 
 def column_value(row: Mapping[str, Any], column: str, where: str) -> Any:
-    """The value of a column, of a.b that of the entry b in column a; ValueError where it is missing or null."""
+    """The value of a column, for `a.b` of entry b in column a. Raises ValueError where it is missing or null."""
     if column in row:
         value = row[column]
     else:
@@ -101,7 +111,7 @@ def column_value(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def column_names(row: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The columns of a row, entries of objects as a.b.
+    """The columns of a row, with entries of objects as `a.b`.
 
     >>> column_names({"a": 1, "b": {"c": 2}})
     ['a', 'b.c']

@@ -1,12 +1,12 @@
-"""Top-k and top-p: which tokens a truncated law keeps.
+"""Top-k and top-p: which tokens a truncated distribution keeps.
 
-The order is that of `generate` in transformers: the logits are divided by the temperature; the `top_k` most probable
-tokens stay; of what is left, renormalised, the fewest most probable tokens whose mass reaches `top_p` stay. The law
-that is sampled from is the rest, renormalised again: q_v = π_v / K for kept v, K = Σ_kept π, so that
-log q_v − log π_v = −log K whichever kept token was drawn, and KL(q ‖ π) = −log K.
+The order is that of `generate` in transformers. The logits are divided by the temperature. The `top_k` most probable
+tokens stay. Of these, renormalised, the fewest most probable tokens whose mass reaches `top_p` stay. The tokens that
+remain, renormalised again, are the distribution that is sampled from: q_v = π_v / K for kept v, with K = Σ_kept π.
+Hence log q_v − log π_v = −log K for every kept token, and KL(q ‖ π) = −log K.
 
-Ties go to the lower id, so that exactly `top_k` tokens stay (transformers keeps every token that ties with the last
-one, and breaks the ties of top-p arbitrarily).
+Ties go to the lower id, so that exactly `top_k` tokens stay. (transformers keeps every token that ties with the last
+one, and breaks ties in top-p arbitrarily.)
 """
 
 from __future__ import annotations
@@ -16,21 +16,29 @@ from torch import Tensor
 
 __all__ = ["check_truncation", "kept_tokens", "truncates"]
 
-# Logits looked at in one go: bounds the sorted float64 copies where the vocabulary is large (32 MB each).
+# Logits that are processed together: bounds the sorted float64 copies of a large vocabulary (32 MB each).
 _CHUNK = 1 << 22
 
 
 def truncates(top_k: int, top_p: float) -> bool:
-    """Whether these leave anything out, vocabularies shorter than `top_k` apart."""
+    """Whether these settings can leave out a token (a vocabulary of at most `top_k` tokens stays whole)."""
     return top_k > 0 or top_p < 1.0
 
 
 def kept_tokens(logits: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Bool (N, V): the tokens of each row of `logits` (N, V) that the truncated law keeps, at least one a row.
+    """The tokens that the truncated distribution of each row keeps, at least one per row.
 
-    top_k = 0 and top_p = 1 leave every token; a `top_k` of at least V does too. Ranks and masses are worked out in
-    float64 and without gradient: where a law is differentiated through, its kept set is held constant, which is right
-    almost everywhere. Cost: a stable sort of each row.
+    Ranks and masses are computed in float64 and without gradient: where a truncated distribution is differentiated, its
+    set of kept tokens is held constant, which is right almost everywhere. Cost: a stable sort of each row.
+
+    Args:
+        logits: Logits (N, V).
+        temperature: Positive.
+        top_k: Number of tokens that stay, 0 for all.
+        top_p: Mass that stays, in (0, 1]; 1 for all.
+
+    Returns:
+        A bool mask (N, V), true at the tokens that stay.
 
     >>> kept_tokens(torch.tensor([[0.0, 2.0, 1.0, 1.0]]), top_k=2).tolist()
     [[False, True, True, False]]
@@ -58,8 +66,8 @@ def _kept(z: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def check_truncation(top_k: int, top_p: float) -> None:
-    """Raises ValueError for values out of range."""
+    """Raises ValueError where `top_k` is not an integer ≥ 0, or `top_p` not in (0, 1]."""
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-        raise ValueError(f"top_k: expected a whole number of tokens, or 0 for all of them, got {top_k!r}")
+        raise ValueError(f"top_k: expected an integer ≥ 0, got {top_k!r}; 0 keeps all tokens")
     if not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}; 1 samples from the whole law")
+        raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}; 1 keeps all tokens")

@@ -1,4 +1,4 @@
-"""Functions of the user's own, named by "file.py:name" or "package.module:name"."""
+"""Functions that a user names as "file.py:name" or "package.module:name"."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ __all__ = ["load_function", "source_file"]
 
 
 def source_file(target: str, kind: str, known: tuple[str, ...] = ()) -> Path:
-    """The file that holds a function "file.py:name" or "package.module:name"; the module is not imported.
+    """The file that holds a function; its module is not imported.
 
-    Raises ValueError where `target` has another form (one of the names `known` may have been meant) or nothing is
-    found; the message says `kind`.
+    Args:
+        target: The function as "file.py:name" or "package.module:name".
+        kind: What the function is for, such as "verifier"; error messages begin with it.
+        known: Built-in names that may have been meant by a target of another form.
+
+    Raises:
+        ValueError: The target has another form, or the file or module does not exist.
     """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise ValueError(
-            f"{unknown_name(kind, target, known)}; a function of your own is written "
-            "file.py:name or package.module:name"
+            f"{unknown_name(kind, target, known)}; a function of yours is written file.py:name or package.module:name"
         )
     if where.endswith(".py"):
         path = Path(where).expanduser()
         if not path.is_file():
-            raise ValueError(f"{kind}: expected a Python file, but there is no {path.absolute()}")
+            raise ValueError(f"{kind}: expected an existing Python file, got {path.absolute()}")
         return path
     try:
         spec = importlib.util.find_spec(where)
@@ -37,13 +41,23 @@ def source_file(target: str, kind: str, known: tuple[str, ...] = ()) -> Path:
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ValueError(
-            f"{kind}: there is no module {where!r} to import; write file.py:{name}, or add its folder to PYTHONPATH"
+            f"{kind}: expected a module that can be imported, got {where!r}; write file.py:{name}, or add its "
+            "folder to PYTHONPATH"
         )
     return Path(spec.origin)
 
 
 def load_function(target: str, kind: str, known: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """The function `target`; raises ValueError as `source_file` does, and where its file cannot be imported."""
+    """The function that is named by a target.
+
+    Args:
+        target: See `source_file`.
+        kind: See `source_file`.
+        known: See `source_file`.
+
+    Raises:
+        ValueError: As for `source_file`; or the file cannot be imported or has no such function.
+    """
     path = source_file(target, kind, known)
     where, _, name = target.rpartition(":")
     try:
@@ -62,5 +76,5 @@ def load_function(target: str, kind: str, known: tuple[str, ...] = ()) -> Callab
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{unknown_name(kind, name, public)} in {path}")
-    found: Callable[..., Any] = function
-    return found
+    result: Callable[..., Any] = function
+    return result

@@ -197,7 +197,7 @@ def test_a_law_that_reaches_no_solution():
 
 @pytest.mark.parametrize(
     ("params", "message"),
-    [({"top_k": -2}, "top_k: expected a whole number of tokens"), ({"top_p": 1.2}, r"top_p: expected a number in \(0")],
+    [({"top_k": -2}, "top_k: expected an integer ≥ 0, got -2"), ({"top_p": 1.2}, r"top_p: expected a number in \(0")],
 )
 def test_invalid_sampling_parameters_are_refused(params, message):
     for call in (

@@ -338,7 +338,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["--methods", "PSR,NSR,entropy-bonus"], r"--methods: objective: entropy-bonus is a regulariser"),
         (["--methods", "PSR,NSR,rewarding-unlikely"], r"--methods: objective: rewarding-unlikely ranks the responses"),
         (["--methods", "PSR,NSR,asymre"], r"--methods: objective.baseline: asymre needs it"),
-        (["--methods", "PSR,NSR,no.py:f"], r"--methods: .*expected a Python file, but there is no"),
+        (["--methods", "PSR,NSR,no.py:f"], r"--methods: .*expected an existing Python file, got"),
         (["--seeds", "1"], r"--seeds: expected at least 2, got 1"),
         (["--prompts", "0"], r"--prompts: expected at least 1, got 0"),
         (["--arms", "1"], r"--arms: expected at least 2, got 1"),

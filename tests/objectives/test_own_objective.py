@@ -89,7 +89,7 @@ def test_by_file_by_name_and_its_errors(source: Path) -> None:
         get(f"{source}:shapeless").weights(batch)
     with pytest.raises(UsageError, match=r"objective: expected one of .*, got 'sqare'; did you mean square"):
         get(f"{source}:sqare")
-    with pytest.raises(UsageError, match="expected a Python file, but there is no"):
+    with pytest.raises(UsageError, match="expected an existing Python file, got"):
         get(f"{source}x.py:square")
     with pytest.raises(UsageError, match="name: expected one that no objective has, without a colon, got 'cispo'"):
         objectives.register("cispo")

@@ -55,7 +55,7 @@ def test_template_on_request_alone() -> None:
     assert plain.prompt_text == ROW["prompt"]
     with pytest.raises(UsageError, match=r"rollout 0: the prompt is a list of chat messages; .*--chat-template"):
         encode([ROW | {"prompt": chat}], tokenizer)
-    with pytest.raises(UsageError, match=r"chat_template: the tokenizer has none"):
+    with pytest.raises(UsageError, match=r"chat_template: expected a tokenizer with a chat template"):
         encode([ROW], chat_template=True)
 
 
@@ -87,8 +87,8 @@ def test_groups_by_column_or_by_prompt_within_a_step() -> None:
         ),
         ({"prompt_ids": [-1]}, r"the prompt has the token -1, outside the vocabulary"),
         ({"response": "3 what"}, r"the tokenizer cannot encode '3 what'|UNK"),
-        ({"response": " "}, r"the tokenizer makes no token of ' '"),
-        ({"prompt": " "}, r"the prompt \('prompt'\) is empty"),
+        ({"response": " "}, r"expected at least one token, got none from the tokenizer for ' '"),
+        ({"prompt": " "}, r"expected a prompt in .prompt., got an empty one"),
         ({"prompt": "1 " * 60, "response": "2 " * 6}, r"prompt and response have 60 and 6 tokens, more than the .* 64"),
         ({"old_log_probs": [-1.0, -1.0]}, r"old_log_probs has 2 numbers for 1 response tokens"),
         ({"advantage": [-1.0, -1.0]}, r"advantage has 2 numbers for 1 response tokens"),
@@ -118,7 +118,9 @@ def test_the_longest_rollout_that_fits() -> None:
 
 
 def test_nothing_left() -> None:
-    with pytest.raises(UsageError, match=r"no row is left that the model can take; the first: rollout 0: the"):
+    with pytest.raises(
+        UsageError, match=r"no row is left that the model can take; the first: rollout 0: expected at least"
+    ):
         encode([ROW | {"response": " "}], skip=True)
 
 

@@ -70,14 +70,18 @@ def test_neither_base_nor_folder() -> None:
 
 
 def test_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"base: no config.json in .*model.save_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"base: expected a config.json in .*, got none; write it with model.save_pretrained"
+    ):
         load_policy(tmp_path)
 
 
 def test_folder_without_a_tokenizer(folder: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"base: no tokenizer \(tokenizer.json\) in .*tokenizer.save_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"base: expected a tokenizer \(tokenizer.json\) in .*tokenizer.save_pretrained"
+    ):
         load_policy(folder)
 
 
@@ -110,7 +114,7 @@ def test_weights_of_another_shape(folder: Path, tmp_path: Path) -> None:
 
 def test_tokenizer_larger_than_the_embedding(folder: Path) -> None:
     word_tokenizer([*WORDS, "extra"], pad="<pad>", eos="$").save_pretrained(folder)
-    with pytest.raises(ValueError, match="has 30 tokens, but the model embeds only 29"):
+    with pytest.raises(ValueError, match=r"expected at most 29 tokens, .* got a tokenizer of 30"):
         load_policy(folder)
 
 
@@ -118,5 +122,5 @@ def test_no_end_token(folder: Path) -> None:
     tokenizer = word_tokenizer(WORDS, pad="<pad>", eos="$")
     tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ValueError, match="has no end token"):
+    with pytest.raises(ValueError, match="expected a tokenizer with an end token"):
         load_policy(folder)

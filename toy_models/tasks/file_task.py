@@ -1,12 +1,12 @@
-"""The task «file»: prompts and answers from files of the user's own, judged as text by a verifier.
+"""The task `file`: prompts and answers from your files, judged as text by a verifier.
 
-A prompt is what the tokenizer makes of the file's text: no special token is added, and no template unless asked for.
-The verifier sees the file's text, the decoded response without special tokens, and the answer. Correct responses are
-not enumerated, so success probabilities are estimated from samples.
+A prompt is the file's text as the tokenizer encodes it, without special tokens, and without a chat template unless one
+is chosen. The verifier sees the file's text, the decoded response without special tokens, and the answer. Correct
+responses cannot be listed, so success probabilities are estimated from samples.
 
-A split without a file of its own gets a tenth of the training file (at least one prompt): its prompts ordered by the
-SHA-256 of their tokens, the first tenth is the test split, the next one the validation split. So a prompt's place does
-not depend on the order of the file, nor on any seed. Lines that repeat a prompt with the same answer count once.
+A split without a file gets a tenth of the training file, at least one prompt. The prompts are ordered by the SHA-256 of
+their tokens; the first tenth is the test split, the next one the validation split. The split of a prompt therefore
+depends neither on the order of the file nor on a seed. Lines that repeat a prompt with the same answer count once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["FILE_TASK", "DataFiles", "FileTask"]
 
 FILE_TASK = "file"
-HELD_OUT_SHARE = 10  # one prompt in so many for each split that has no file
+HELD_OUT_SHARE = 10  # a split without a file gets one prompt in ten
 
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Where prompts and answers stand: JSON Lines or Parquet, and which columns."""
+    """The files of a `FileTask`: JSON Lines or Parquet (`.parquet`), and the names of their columns.
+
+    Attributes:
+        train: File of the training prompts.
+        validation: File of the validation prompts; a tenth of the training prompts where it is left out.
+        test: File of the test prompts; likewise.
+        prompt_column: Column of the prompts, each a text or a list of chat messages. `a.b` is entry b of column a.
+        answer_column: Column of the reference answers.
+    """
 
     train: str | Path
     validation: str | Path | None = None
@@ -42,25 +50,31 @@ class DataFiles:
     answer_column: str = "answer"
 
     def read(self) -> dict[str, list[Row]]:
-        """The rows of each split that has a file. Raises ValueError naming the line that is broken or empty."""
+        """The rows of each split that has a file.
+
+        Raises:
+            ValueError: A file cannot be read or is empty, or a line is broken; the message names it.
+        """
         rows = {}
         for split in SPLITS:
             if (path := getattr(self, split)) is not None:
                 rows[split] = read_table(path, [self.prompt_column, self.answer_column])
                 if not rows[split]:
-                    raise ValueError(f"{path} has no rows; expected a prompt and an answer in each line")
+                    raise ValueError(
+                        f"{path}: expected a prompt and an answer in each line, got an empty file; add some"
+                    )
                 for row in rows[split]:
                     self.messages(row)
         return rows
 
     def messages(self, row: Row) -> list[dict[str, str]]:
-        """The prompt as chat messages: a string is what the user says."""
+        """The prompt of a row as chat messages; a text is one message of the user."""
         return chat_messages(row.values[self.prompt_column], row.where, self.prompt_column)
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One prompt: what it reads, its answer, and where it was found."""
+    """One prompt, its answer, and its place in a file."""
 
     ids: tuple[int, ...]
     rendered: str
@@ -71,11 +85,25 @@ class _Item:
 
 @dataclass
 class FileTask:
-    """See the module. `chat_template` puts each prompt into the tokenizer's template, ending where the answer begins.
+    """A task from files: prompts with one reference answer each, judged by a verifier.
 
-    Raises ValueError, naming the line, for what `DataFiles.read` refuses, a prompt that the tokenizer cannot encode or
-    makes nothing of, a prompt with two answers, one of two splits' files, too few prompts to hold some out, and a
-    tokenizer without a template where one is asked for.
+    Raises ValueError, naming the line, where a file is invalid (`DataFiles.read`), a prompt cannot be encoded, a prompt
+    has two answers or is in the files of two splits, too few prompts are left to hold some out, or the tokenizer lacks
+    the chat template that is needed.
+
+    Attributes:
+        tokenizer: Tokenizer of the policy.
+        files: Where prompts and answers are.
+        verifier: Judges responses as text (see `get_verifier`).
+        max_new_tokens: Greatest length of a response.
+        chat_template: Whether prompts are put into the chat template of the tokenizer, up to where the answer begins.
+        name: Name of the task in records.
+
+    Example::
+
+        from toy_models.verifiers import get_verifier
+
+        task = FileTask(tokenizer, DataFiles("train.jsonl"), get_verifier("exact"), max_new_tokens=64)
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -99,8 +127,8 @@ class FileTask:
         tenth = max(1, len(train) // HELD_OUT_SHARE)
         if len(train) <= tenth * len(missing):
             raise ValueError(
-                f"{self.files.train} has {len(train)} prompts, too few to hold some out for "
-                f"{' and '.join(reversed(missing))}; add prompts, or files for those splits"
+                f"{self.files.train}: expected more than {tenth * len(missing)} prompts, to hold some out for "
+                f"{' and '.join(reversed(missing))}, got {len(train)}; add prompts, or files for those splits"
             )
         by_hash = sorted(train, key=lambda item: prompt_hash(item.ids))
         for i, split in enumerate(missing):
@@ -109,7 +137,7 @@ class FileTask:
         self._splits["train"] = [item for item in train if item.ids not in held_out]
 
     def prompts(self, split: str) -> list[Prompt]:
-        """The prompts of a split: in the file's order, those held out of the training file in that of their hash."""
+        """The prompts of a split in the order of their file; prompts held out of the training file by hash."""
         if split not in SPLITS:
             raise ValueError(unknown_name("split", split, SPLITS))
         return [
@@ -117,22 +145,22 @@ class FileTask:
         ]
 
     def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
-        """Judge one response. Raises ValueError for a prompt that is not of the files."""
+        """Judge one response. Raises ValueError for a prompt that is not in the files."""
         return self.verify_many([prompt_ids], [response_ids])[0]
 
     def verify_many(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Verdict]:
-        """Judge one response to each of the prompts, together."""
+        """Judge one response to each of the prompts, all together."""
         return self.verifier.judge([self._case(*pair) for pair in zip(prompts, responses, strict=True)])
 
     def solutions(self, prompt_ids: Sequence[int]) -> None:
-        """None: they cannot be enumerated."""
+        """None: they cannot be listed."""
         return None
 
     def _case(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Case:
         item = self._items.get(tuple(int(i) for i in prompt_ids))
         if item is None:
             raise ValueError(
-                f"prompt_ids: expected a prompt of {self.files.train}, or of the other files, got "
+                f"prompt_ids: expected a prompt of {self.files.train} or of the other files, got "
                 f"{self.tokenizer.decode(list(prompt_ids))!r}"
             )
         finished = len(response_ids) > 0 and int(response_ids[-1]) == self.tokenizer.eos_token_id
@@ -140,23 +168,23 @@ class FileTask:
         return Case(item.question, text, item.answer, finished)
 
     def _distinct(self, rows: Sequence[Row]) -> list[_Item]:
-        found: dict[tuple[int, ...], _Item] = {}
+        items: dict[tuple[int, ...], _Item] = {}
         for row in rows:
             item = self._item(row)
-            same = found.get(item.ids)
+            same = items.get(item.ids)
             if same is not None and same.answer != item.answer:
                 raise ValueError(
-                    f"{row.where} asks what {same.where} asks, with another answer: {item.answer!r} and "
-                    f"{same.answer!r}; keep one of them"
+                    f"{row.where}: expected the answer {same.answer!r} of {same.where}, which has the same prompt, got "
+                    f"{item.answer!r}; keep one of the two"
                 )
             if same is None and item.ids in self._items:
                 raise ValueError(
-                    f"{row.where} asks what {self._items[item.ids].where} asks; a prompt may stand in the "
-                    "file of one split only, or what is held out is trained on"
+                    f"{row.where}: expected a prompt of one split only, got that of {self._items[item.ids].where}; "
+                    "remove one of them, since training must not see held-out prompts"
                 )
-            found.setdefault(item.ids, item)
-        self._items |= found
-        return list(found.values())
+            items.setdefault(item.ids, item)
+        self._items |= items
+        return list(items.values())
 
     def _item(self, row: Row) -> _Item:
         column = self.files.prompt_column

@@ -1,4 +1,4 @@
-"""`python -m toy_models.verifiers FILE`: does a verifier accept a file's own worked solutions?"""
+"""`python -m toy_models.verifiers FILE`: does a verifier accept the worked solutions of a file?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..table_files import read_table
@@ -17,24 +17,24 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 for a request that cannot be met as stated."""
+    """Run the command line; returns the exit status, 0, or 2 for an invalid request."""
     parser = argparse.ArgumentParser(
         prog="python -m toy_models.verifiers",
-        description="Judge the responses of a file by its answers: the share accepted, the reasons of the others and "
-        "the time a response. Reference solutions should be accepted nearly always; with --shuffle, which gives each "
-        "response another row's answer, hardly ever.",
+        description="Judge the responses in a file by its answers. Prints the fraction that is accepted, the reasons "
+        "for rejecting the others, and the time per response. Reference solutions should nearly always be accepted; "
+        "with --shuffle, which gives each response the answer of another row, hardly ever.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="JSON lines or Parquet; a column within a column is written a.b")
+    add("file", type=Path, metavar="FILE", help="JSON Lines or Parquet; a.b names the entry b of column a")
     add("--verifier", default="math", help="exact, math, file.py:function or package.module:function (default: math)")
     add("--response-column", default="solution", metavar="NAME", help="(default: solution)")
     add("--answer-column", default="answer", metavar="NAME", help="(default: answer)")
-    add("--prompt-column", metavar="NAME", help="for functions that look at the prompt")
-    add("--workers", type=int, default=1, metavar="N", help="processes of the verifier math (default: 1)")
-    add("--limit", type=int, metavar="N", help="the first N rows only")
-    add("--shuffle", action="store_true", help="give each response the answer of the next row that has another one")
-    add("--show", type=int, default=5, metavar="N", help="examples of each reason (default: 5)")
+    add("--prompt-column", metavar="NAME", help="for functions that use the prompt")
+    add("--workers", type=_at_least(1), default=1, metavar="N", help="processes of the verifier math (default: 1)")
+    add("--limit", type=_at_least(0), metavar="N", help="judge the first N rows only")
+    add("--shuffle", action="store_true", help="give each response the next different answer in the file")
+    add("--show", type=_at_least(0), default=5, metavar="N", help="examples of each reason (default: 5)")
     arguments = parser.parse_args(argv)
     try:
         return _measure(arguments)
@@ -46,14 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(arguments: argparse.Namespace) -> int:
     columns = [arguments.response_column, arguments.answer_column, *filter(None, [arguments.prompt_column])]
     rows = read_table(arguments.file, columns)[: arguments.limit]
+    if not rows:
+        raise ValueError(
+            f"{arguments.file}: expected at least one row to judge, got none; add rows with the columns "
+            f"{' and '.join(columns)}, or raise --limit"
+        )
     answers = [row.text(arguments.answer_column) for row in rows]
     if arguments.shuffle:
-        answers = _of_others(answers)
+        answers = _next_different(answers)
     prompts = [row.text(arguments.prompt_column) if arguments.prompt_column else "" for row in rows]
     responses = [row.text(arguments.response_column) for row in rows]
-    cases = [Case(*of) for of in zip(prompts, responses, answers, strict=True)]
+    cases = [Case(*texts) for texts in zip(prompts, responses, answers, strict=True)]
     verifier = get_verifier(arguments.verifier, workers=arguments.workers)
-    verifier.judge(cases[:1] * 2)  # its processes start
+    verifier.judge(cases[:1] * 2)  # starts its processes
     started, verdicts = time.perf_counter(), []
     for low in range(0, len(cases), 256):
         verdicts += verifier.judge(cases[low : low + 256])
@@ -64,7 +69,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         print("\r", end="", file=sys.stderr)
     accepted = sum(verdict.correct for verdict in verdicts)
     print(f"accepted  {accepted} of {len(cases)} ({accepted / len(cases):.2%})")
-    print(f"time      {1e3 * seconds / len(cases):.2f} ms a response, {arguments.workers} worker(s)")
+    print(f"time      {1e3 * seconds / len(cases):.2f} ms per response, {arguments.workers} worker(s)")
     print(f"verifier  {verifier.identity}")
     for reason, count in Counter(verdict.reason for verdict in verdicts).most_common():
         print(f"{reason}: {count}")
@@ -75,10 +80,19 @@ def _measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_others(answers: list[str]) -> list[str]:
-    """For each row the answer of the next one that differs from its own."""
-    doubled = answers * 2
-    return [next((other for other in doubled[i + 1 :] if other != own), own) for i, own in enumerate(answers)]
+def _next_different(answers: list[str]) -> list[str]:
+    """For each answer the next one, cyclically, that differs from it."""
+    twice = answers * 2
+    return [next((other for other in twice[i + 1 :] if other != answer), answer) for i, answer in enumerate(answers)]
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected an integer ≥ {least}, got {text!r}")
+        return int(text)
+
+    return number
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """math-verify (huggingface/Math-Verify): is the answer in a response mathematically equal to the reference answer?
 
-What is compared: of a response with a `\\boxed{…}` the content of the last one, else the whole response; and the
-reference answer, taken as LaTeX. Equal text, white space apart, is equal; the rest is for math-verify. Two repairs are
-made to a reference answer, since data sets hold such ones: it is wrapped in `\\boxed{}` where it is bare (math-verify
-reads LaTeX only in an environment), and in a matrix a row separator that lost one of its backslashes gets it back.
+What is compared with the reference answer, read as LaTeX, is the content of the last `\\boxed{…}` of the response, or
+the whole response if it has none. Texts that are equal apart from white space are equal; math-verify judges the rest.
+Two defects of reference answers in data sets are repaired: a bare answer is wrapped in `\\boxed{}` (math-verify reads
+LaTeX only in an environment), and a row separator of a matrix that lost one of its backslashes gets it back.
 
-math-verify's own time limit is an alarm signal, which works in the main thread of a process only and is lost where the
-code that it interrupts catches it. Here comparisons are made in processes of their own, with that limit off, each
-limited in processor time, and in wall-clock time as a last resort. An answer that takes longer is wrong ("timeout").
+The time limit of math-verify is an alarm signal, which works only in the main thread of a process and is lost where the
+interrupted code catches it. Here that limit is off, and comparisons run in child processes that are limited in
+processor time, and in wall-clock time as a last resort. An answer that takes longer is wrong ("timeout").
 """
 
 from __future__ import annotations
@@ -24,42 +24,50 @@ from .worker_pool import Failure, WorkerPool
 __all__ = ["MathVerify", "last_boxed", "repaired"]
 
 SECONDS = 5
-# A machine that is busy with other things stretches wall-clock time, not processor time: leave it room.
-_WALL = 12
+# Other load on the machine stretches wall-clock time, not processor time.
+_WALL = 12  # wall-clock limit over the limit of processor time
 _PACKAGES = ("math-verify", "latex2sympy2_extended", "antlr4-python3-runtime", "sympy")
 _MATRIX = re.compile(r"(\\begin\{[a-z]*(?:matrix|array|cases)\}.*?\\end\{[a-z]*(?:matrix|array|cases)\})", re.DOTALL)
 _LOST_BACKSLASH = re.compile(r"(?<!\\)\\(?=[-\d])")  # before a digit or a minus no single backslash means anything
 
 
 class MathVerify:
-    """The verifier "math": `workers` processes, `seconds` of processor time a comparison.
+    """The verifier "math".
 
-    Raises ValueError where math-verify is not installed.
+    Args:
+        workers: Number of processes.
+        seconds: Processor time that one comparison may take.
+
+    Raises:
+        ValueError: math-verify is not installed.
     """
 
     def __init__(self, *, workers: int = 1, seconds: int = SECONDS) -> None:
         if importlib.util.find_spec("math_verify") is None:
-            raise ValueError("verifier: \"math\" needs the package math-verify; pip install 'rlvr-dynamics[math]'")
+            raise ValueError(
+                'verifier: expected the package math-verify for "math", got none; in a checkout: '
+                "pip install -e '.[math]'"
+            )
         self._pool = WorkerPool(f"{__package__}.math_verify_worker", [str(seconds)], workers, seconds * _WALL)
         self._seconds = seconds
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Its name, time limit, and the versions of math-verify and of what parses for it: verdicts depend on all."""
+        """Its name, its time limit, and the versions of math-verify and its parsers: verdicts depend on them all."""
         return {"name": "math", "seconds": self._seconds, "versions": {name: _version(name) for name in _PACKAGES}}
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """Reasons: correct, wrong answer, no answer found, reference not understood, timeout, crashed (…)."""
         verdicts: dict[tuple[str, str], Verdict] = {}
-        asked: list[tuple[str, str]] = []
+        unequal: list[tuple[str, str]] = []
         pairs = [(repaired(case.answer), _extracted(case.response)) for case in cases]
         for pair in dict.fromkeys(pairs):
             if "".join(pair[0].split()) == "".join(pair[1].split()):
                 verdicts[pair] = Verdict(True, "correct")
             else:
-                asked.append(pair)
-        for pair, found in zip(asked, self._pool.ask(asked), strict=True):
-            reason = found.reason if isinstance(found, Failure) else str(found)
+                unequal.append(pair)
+        for pair, answer in zip(unequal, self._pool.ask(unequal), strict=True):
+            reason = answer.reason if isinstance(answer, Failure) else str(answer)
             verdicts[pair] = Verdict(reason == "correct", reason)
         return [verdicts[pair] for pair in pairs]
 
@@ -69,7 +77,7 @@ class MathVerify:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{…} of a text holds; None where there is none.
+    r"""The content of the last complete \boxed{…} of a text; None where there is none.
 
     >>> last_boxed(r"so \boxed{1}, no: \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -86,7 +94,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def repaired(answer: str) -> str:
-    r"""A reference answer in \boxed{}, the row separators of its matrices whole.
+    r"""A reference answer in \boxed{}, with the row separators of its matrices repaired.
 
     >>> repaired("5"), repaired("$5$")
     ('\\boxed{5}', '\\boxed{5}')

@@ -19,13 +19,13 @@ from ..child_process import Send
 
 __all__ = ["main"]
 
-_MEMORY_BYTES = 4 << 30  # a tower of powers must not take the machine's memory before its time is up
+_MEMORY_BYTES = 4 << 30  # a tower of powers must not use up the memory of the machine before its time is up
 
 
 def main(send: Send, seconds: str) -> None:
     """Answer each pair on standard input until it ends, with `seconds` of processor time for each."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):  # not every system lets it be set
+    with contextlib.suppress(OSError, ValueError):  # not every system allows it
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     logging.disable(logging.CRITICAL)  # it warns that its own time limits are off
     from math_verify import parse, verify
@@ -35,13 +35,13 @@ def main(send: Send, seconds: str) -> None:
         return parse(text, parsing_timeout=None)
 
     def judge(gold: str, response: str) -> str:
-        known = reference(gold)
-        if not known:
+        expected = reference(gold)
+        if not expected:
             return "reference not understood"
-        found = parse(response, parsing_timeout=None)
-        if not found:
+        answer = parse(response, parsing_timeout=None)
+        if not answer:
             return "no answer found"
-        return "correct" if verify(known, found, timeout_seconds=None) else "wrong answer"
+        return "correct" if verify(expected, answer, timeout_seconds=None) else "wrong answer"
 
     judge(r"\boxed{1}", r"\boxed{2}")  # the first comparison imports much more
     send("ready")

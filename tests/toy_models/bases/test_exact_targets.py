@@ -247,5 +247,5 @@ def test_such_a_base_is_made_once_and_its_code_changes_no_other(
 
 
 def test_exact_targets_stand_alone() -> None:
-    with pytest.raises(ValueError, match="exact: expected no corpus and no refinement beside it, got a refinement"):
+    with pytest.raises(ValueError, match="exact: expected no corpus and no refinement beside it, got a corpus"):
         dataclasses.replace(BASES["path-p75"], exact=TARGETS)

@@ -73,7 +73,9 @@ class TestSplits:
         assert [len(own.prompts(split)) for split in ("train", "validation", "test")] == [18, 2, 3]
 
     def test_too_few(self, tokenizer: Any, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="has 2 prompts, too few to hold some out for validation and test"):
+        with pytest.raises(
+            ValueError, match="expected more than 2 prompts, to hold some out for validation and test, got 2; add"
+        ):
             task(tokenizer, write(tmp_path / "a.jsonl", sums(2)))
 
     def test_repeated_lines_count_once(self, tokenizer: Any, tmp_path: Path) -> None:
@@ -82,12 +84,16 @@ class TestSplits:
 
     def test_two_answers_are_refused(self, tokenizer: Any, tmp_path: Path) -> None:
         rows = [*sums(10), {"prompt": "3  + 3 :", "answer": "7"}]  # the same tokens in another spelling
-        with pytest.raises(ValueError, match=r"line 11 asks what .* line 4 asks, with another answer: '7'"):
+        with pytest.raises(
+            ValueError, match=r"line 11: expected the answer '\d+' of .* line 4, which has the same prompt, got '7'"
+        ):
             task(tokenizer, write(tmp_path / "a.jsonl", rows))
 
     def test_a_prompt_of_two_files_is_refused(self, tokenizer: Any, tmp_path: Path) -> None:
         train, held = write(tmp_path / "a.jsonl", sums(10)), write(tmp_path / "t.jsonl", sums(3, start=9))
-        with pytest.raises(ValueError, match=r"t.jsonl line 1 asks what a.jsonl line 10 asks; a prompt may stand in"):
+        with pytest.raises(
+            ValueError, match=r"t.jsonl line 1: expected a prompt of one split only, got that of a.jsonl line 10"
+        ):
             task(tokenizer, train, test=held)
 
 
@@ -107,10 +113,13 @@ class TestReading:
             ([{"prompt": "1", "answer": None}], "a.jsonl line 1: the column 'answer' is null"),
             ([*sums(2), "", '{"prompt": "1"'], r"line 4: not valid JSON \(Expecting ',' delimiter at column 15"),
             (["[1]"], r"a.jsonl line 1: expected an object \{…\} on each line, got \[1\]"),
-            ([*sums(1), {"prompt": " ", "answer": "2"}], r"a.jsonl line 2: the prompt \('prompt'\) is empty"),
+            (
+                [*sums(1), {"prompt": " ", "answer": "2"}],
+                r"a.jsonl line 2: expected a prompt in .prompt., got an empty one",
+            ),
             ([{"prompt": [], "answer": "2"}], r"line 1: expected a string or a list of chat messages"),
             ([{"prompt": ["1"], "answer": "2"}], r"line 1: expected a string or a list of chat messages"),
-            ([""], "a.jsonl has no rows"),
+            ([""], "a.jsonl: expected a prompt and an answer in each line, got an empty file"),
         ],
     )
     def test_faults_name_the_line(self, tmp_path: Path, rows: Any, message: str) -> None:
@@ -146,10 +155,10 @@ class TestPrompts:
         assert {"user 0 + 0 : :", "system 7 user 8 :"} <= {p.text for p in every}
 
     def test_chat_template_that_is_not_there(self, tokenizer: Any, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="chat_template: the tokenizer has none"):
+        with pytest.raises(ValueError, match="chat_template: expected a tokenizer with a chat template"):
             task(tokenizer, write(tmp_path / "a.jsonl", sums(10)), chat_template=True)
         rows = [{"prompt": [{"role": "user", "content": "8"}], "answer": "1"}]
-        with pytest.raises(ValueError, match="line 1: a prompt of chat messages needs a template"):
+        with pytest.raises(ValueError, match="line 1: expected a text, got a list of chat messages; set chat_template"):
             task(tokenizer, write(tmp_path / "a.jsonl", rows))
 
     def test_what_the_tokenizer_does_not_know(self, tokenizer: Any, tmp_path: Path) -> None:
@@ -159,7 +168,7 @@ class TestPrompts:
 
     def test_no_tokens_at_all(self, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tokenizer, "encode", lambda text, add_special_tokens: [])
-        with pytest.raises(ValueError, match=r"line 1: the tokenizer makes no token of '0 \+ 0 :'"):
+        with pytest.raises(ValueError, match=r"line 1: expected at least one token, got none .* '0 \+ 0 :'"):
             task(tokenizer, write(tmp_path / "a.jsonl", sums(3)))
 
 
@@ -205,5 +214,5 @@ class TestVerdicts:
             def verify_many(self, prompts: Any, responses: Any) -> Any:
                 return []
 
-        with pytest.raises(ValueError, match="lazy: verify_many was given 1 responses and gave 0 verdicts"):
+        with pytest.raises(ValueError, match="lazy: expected 1 verdicts from verify_many, got 0"):
             verify_all(Lazy(), [[1]], [[2]])  # type: ignore[arg-type]

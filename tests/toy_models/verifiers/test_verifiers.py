@@ -101,9 +101,9 @@ class TestFunction:
         target = write("def scored(prompt, response, answer): return True")
         with pytest.raises(ValueError, match=r"expected one of scored, got 'score'; did you mean scored\?"):
             get_verifier(target)
-        with pytest.raises(ValueError, match=r"expected a Python file, but there is no .*missing.py"):
+        with pytest.raises(ValueError, match=r"expected an existing Python file, got .*missing.py"):
             get_verifier(str(tmp_path / "missing.py:score"))
-        with pytest.raises(ValueError, match=r"no module 'no_such_package.rewards' to import"):
+        with pytest.raises(ValueError, match=r"expected a module that can be imported, got 'no_such_package.rewards'"):
             get_verifier("no_such_package.rewards:score")
         with pytest.raises(ValueError, match=r"expected one of exact, math, got 'exakt'; did you mean exact\?"):
             get_verifier("exakt")
@@ -265,7 +265,7 @@ class TestMathVerify:
 
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(ValueError, match=r"pip install 'rlvr-dynamics\[math\]'"):
+        with pytest.raises(ValueError, match=r"pip install -e '\.\[math\]'"):
             get_verifier("math")
 
 
@@ -279,6 +279,19 @@ class TestCommand:
         assert "wrong answer: 1\n    '8'  against  …'7'" in out
         assert main([str(tmp_path / "a.jsonl"), "--verifier", "exact", "--shuffle"]) == 0
         assert "accepted  0 of 2" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("options", [[], ["--limit", "0"]])
+    def test_a_file_without_rows(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+        (tmp_path / "a.jsonl").write_text("\n" if not options else '{"solution": "5", "answer": "5"}')
+        assert main([str(tmp_path / "a.jsonl"), "--verifier", "exact", *options]) == 2
+        assert "expected at least one row to judge, got none" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", ["--workers", "--limit", "--show"])
+    def test_numbers_below_zero(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+        (tmp_path / "a.jsonl").write_text('{"solution": "5", "answer": "5"}')
+        with pytest.raises(SystemExit, match="2"):
+            main([str(tmp_path / "a.jsonl"), "--verifier", "exact", option, "-1"])
+        assert f"argument {option}: expected an integer ≥ " in capsys.readouterr().err
 
     def test_what_cannot_be_read(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([str(tmp_path / "a.jsonl")]) == 2
