@@ -6,27 +6,32 @@ interval (missing where there is none). Rows of a label are in time order.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from .appearance import look
+from .appearance import look, reference_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["curve", "path"]
+__all__ = ["curve", "gap", "path"]
 
 MARKERS_UP_TO = 12  # points; longer series are lines, their markers would run together
 
 
-def curve(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
-    """One line a method against the column `x`, its interval as a band of the same colour."""
+def curve(ax: Axes, data: pd.DataFrame, *, x: str, interval: Literal["band", "last"] = "band") -> None:
+    """One line a method against the column `x`, its interval as a band of the same colour.
+
+    With `interval="last"` the last point alone carries its interval, as a bar: bands of many methods hide each other.
+    """
     for label, rows in data.groupby("label", sort=False):
         shape = look(str(label))
         at, low, high = (rows[name].to_numpy(float) for name in (x, "low", "high"))
-        if np.isfinite(low).any():
+        if interval == "last" and np.isfinite(low[-1]):
+            ax.vlines(at[-1], low[-1], high[-1], color=shape.color, linewidth=0.8)
+        elif interval == "band" and np.isfinite(low).any():
             ax.fill_between(at, low, high, color=shape.color, alpha=0.15, linewidth=0)
         marker = shape.marker if len(rows) <= MARKERS_UP_TO else ""
         ax.plot(
@@ -37,6 +42,21 @@ def curve(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
             marker=marker,
             label=str(label),
         )
+    ax.margins(x=0.02)
+
+
+_GAPS = (("#000000", "o", "-"), ("#8A5FBF", "s", (0, (5.0, 1.2))))
+
+
+def gap(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
+    """Differences of two methods against the column `x`, one line a `quantity` with its interval as a band, and the
+    line of no difference."""
+    reference_line(ax)
+    for (quantity, rows), (color, marker, linestyle) in zip(data.groupby("quantity", sort=False), _GAPS, strict=False):
+        at, value, low, high = (rows[name].to_numpy(float) for name in (x, "value", "low", "high"))
+        if np.isfinite(low).any():
+            ax.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+        ax.plot(at, value, color=color, marker=marker, linestyle=linestyle, label=str(quantity))
     ax.margins(x=0.02)
 
 

@@ -66,7 +66,7 @@ def rarity_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
     ax.set_xlim(_LEAST, 1.3)
     ax.set_ylim(-0.01 * top, top)
     ax.set_xlabel(r"$\pi(y)$")
-    ax.set_ylabel("H (nats)")
+    ax.set_ylabel("entropy (nats)")
     return shade
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from .appearance import reference_line
+from .appearance import look, reference_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["part_lines", "unexplained"]
 
-_QUANTITIES = (("#000000", "o"), ("#8A5FBF", "s"))
 # part -> (label, colour, line style); a sign's colour is that of the method that learns from it alone
 _PARTS: dict[str, tuple[str, str, str | tuple[int, tuple[float, ...]]]] = {
     "pos": ("rewarded", "#0072B2", "-"),
@@ -30,23 +29,15 @@ _PARTS: dict[str, tuple[str, str, str | tuple[int, tuple[float, ...]]]] = {
 }
 
 
-def unexplained(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = None) -> None:
-    """1 − R² against `update` on a logarithmic axis: columns `quantity`, `update`, and `value`, `low`, `high` of the
-    R². The axis holds the lines of `among` (the data itself unless given); bands may leave it."""
-    for (quantity, rows), (color, marker) in zip(data.groupby("quantity", sort=False), _QUANTITIES, strict=False):
-        _line(
-            ax,
-            rows["update"],
-            1 - rows["value"],
-            1 - rows["high"],
-            1 - rows["low"],
-            color=color,
-            marker=marker,
-            label=str(quantity),
-        )
+def unexplained(ax: Axes, data: pd.DataFrame) -> None:
+    """1 − R² against `update` on a logarithmic axis, one line a method: columns `label`, `update`, and `value`, `low`,
+    `high` of 1 − R². The axis holds the lines; bands
+    may leave it, and end where nothing is explained."""
+    for label, rows in data.groupby("label", sort=False):
+        _line(ax, rows["update"], rows["value"], rows["low"], rows["high"], label=str(label), **look(str(label)).line())
     ax.set_yscale("log")
-    values = 1 - (data if among is None else among)["value"]
-    ax.set_ylim(values.min() / 3, values.max() * 3)
+    highest = np.nanmax([data["high"].max(), 3 * data["value"].max()])
+    ax.set_ylim(data["value"].min() / 3, min(highest, max(1.0, data["value"].max())) * 1.3)
     _updates(ax)
 
 
@@ -68,11 +59,11 @@ def part_lines(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = Non
 
 
 def _line(
-    ax: Axes, x: pd.Series, value: pd.Series, low: pd.Series, high: pd.Series, *, color: str, **look: Any
+    ax: Axes, x: pd.Series, value: pd.Series, low: pd.Series, high: pd.Series, *, color: str, **line: Any
 ) -> None:
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
-    ax.plot(x, value, color=color, **look)
+    ax.plot(x, value, color=color, **line)
 
 
 def _updates(ax: Axes) -> None:

@@ -20,41 +20,32 @@ from .bands import band
 if TYPE_CHECKING:
     from ..records import Run
 
-__all__ = ["DYNAMICS", "dynamics", "validation_pass_at_1"]
-
-POINTS = 10  # of a curve over training rollouts
-# name -> how a figure names it; the paper's Fig. 4 with its two entropies apart
-DYNAMICS: dict[str, str] = {
-    "greedy_correct": "greedy accuracy",
-    "entropy_fixed": "H, fixed (nats)",
-    "entropy_own": "H, own (nats)",
-    "correct": "correct ratio",
-    "solved": "fully solved ratio",
-}
+__all__ = [
+    "against_pass_at_1",
+    "evaluations",
+    "pass_at_1",
+    "pass_at_k_curves",
+    "rollout_groups",
+    "samples_per_prompt",
+]
 
 
-def dynamics(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """Each quantity of `DYNAMICS` against `step`: columns label, step, value, low, high.
-
-    Greedy accuracy and entropies are of the test prompts at each evaluation; the correct and the fully solved ratio of
-    the training rollouts of step s, which the policy after s steps made, taken together over as many steps as leave
-    `POINTS` points at most.
-    """
-    tests = evaluations(runs, "test")
-    groups = rollout_groups(runs)
-    together = -(-(int(groups["step"].max()) + 1) // POINTS) if len(groups) else 1
-    groups["step"] = groups.groupby(groups["step"] // together)["step"].transform(lambda s: (s.min() + s.max()) / 2)
-    return {name: band(tests if name in tests else groups, ["step"], name) for name in DYNAMICS}
-
-
-def validation_pass_at_1(runs: Sequence[Run]) -> pd.DataFrame:
-    """Pass@1 on the validation prompts at each evaluation: columns label, step, value, low, high."""
-    rows = evaluations(runs, "validation")
+def pass_at_1(runs: Sequence[Run], split: str = "validation") -> pd.DataFrame:
+    """Pass@1 on the prompts of a split at each evaluation: columns label, step, value, low, high."""
+    rows = evaluations(runs, split)
     return band(rows.assign(value=METRICS["pass@1"].values(rows)), ["step"])
 
 
+def against_pass_at_1(runs: Sequence[Run], column: str) -> pd.DataFrame:
+    """A column of `evals` on the test prompts beside Pass@1 on the validation prompts of the same evaluation: columns
+    label, step, reached, value, low, high."""
+    data = band(evaluations(runs, "test"), ["step"], column)
+    reached = pass_at_1(runs).set_index(["label", "step"])["value"].rename("reached")
+    return data.join(reached, on=["label", "step"])
+
+
 def evaluations(runs: Sequence[Run], split: str) -> pd.DataFrame:
-    """Rows of `evals` of a split under each run's first law, with label and seed, common prompts only."""
+    """Rows of `evals` of a split at each run's first sampling parameters, with label and seed, common prompts only."""
     parts = []
     for run in runs:
         part = run.table("evals", where=[("split", "==", split)])
@@ -67,8 +58,8 @@ def evaluations(runs: Sequence[Run], split: str) -> pd.DataFrame:
 
 
 def rollout_groups(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for each group of rollouts: label, seed, step, `correct` (share) and `solved` (whether all are). Runs
-    that did not record every rollout give their steps' means instead, from which no interval follows."""
+    """One row for each group of rollouts: label, seed, step, `correct` (fraction) and `solved` (whether all are). Runs
+    that did not record every rollout give their steps' means instead, which have no interval."""
     parts = []
     for run in runs:
         steps = run.table("steps", ["step", "n_rollouts", "correct_ratio", "fully_solved_ratio"])
@@ -87,52 +78,52 @@ def samples_per_prompt(evals: Iterable[pd.DataFrame]) -> int | None:
     return min(fewest, default=None)
 
 
-def pass_at_k_curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Pass@k of the base and of each run's last policy on the test prompts, k = 1 … 1024, and the difference to the
-    base: columns law (as text), quantity (`value` or `difference`), label, k, value, low, high.
+def pass_at_k_curves(runs: Sequence[Run], *, minus: str = BASE) -> pd.DataFrame:
+    """Pass@k of the base and of each run's last policy on the test prompts, k = 1 … 1024, and differences to `minus`.
 
     Exact in k where success was enumerated, else estimated for k up to the number of samples. Intervals are bootstrap
     percentiles over prompts (the same resampled prompts for all, so that differences are paired), or t over the seeds
     of a method that has several.
+
+    Args:
+        runs: the runs.
+        minus: label of the method, or base, whose curve is subtracted. The base is not compared with a method.
+
+    Returns:
+        Columns sampling (parameters, as text), quantity (`value` or `difference`), label, k, value, low, high.
     """
     ends = _ends(runs)
     weights = bootstrap_weights(ends["prompt_id"].nunique(), 0)
     parts = []
-    for law, at in ends.groupby("law", sort=False):
+    for sampling, rows_at in ends.groupby("sampling", sort=False):
         curves: dict[str, np.ndarray] = {}  # label -> (seeds, prompts, k)
-        for label in at["label"].unique():
-            rows = at[at["label"] == label].sort_values(["seed", "prompt_id"])
+        for label in rows_at["label"].unique():
+            rows = rows_at[rows_at["label"] == label].sort_values(["seed", "prompt_id"])
             per_k = [METRICS[f"pass@{k}"].values(rows) for k in K_GRID]
             curves[label] = np.stack(per_k, -1).reshape(rows["seed"].nunique(), -1, len(K_GRID))
-        differences = {label: curve - curves[BASE] for label, curve in curves.items() if label != BASE}
-        for quantity, of in (("value", curves), ("difference", differences)):
-            for label, curve in of.items():
+        reference = curves.get(minus)
+        compared = {
+            label: curve - reference
+            for label, curve in curves.items()
+            if reference is not None and label not in (minus, BASE) and len(curve) % len(reference) == 0
+        }
+        for quantity, by_label in (("value", curves), ("difference", compared)):
+            for label, curve in by_label.items():
                 value, low, high = _interval(curve, weights)
-                parts.append(
-                    pd.DataFrame(
-                        {
-                            "law": law,
-                            "quantity": quantity,
-                            "label": label,
-                            "k": K_GRID,
-                            "value": value,
-                            "low": low,
-                            "high": high,
-                        }
-                    )
-                )
+                columns = {"k": K_GRID, "value": value, "low": low, "high": high}
+                parts.append(pd.DataFrame({"sampling": sampling, "quantity": quantity, "label": label} | columns))
     return pd.concat(parts).dropna(subset=["value"])
 
 
 def _ends(runs: Sequence[Run]) -> pd.DataFrame:
-    """Rows of `evals` under each law (column `law`): of the first evaluation (of one run, labelled base) and of each
-    run's last, on the test prompts that all of them share."""
+    """Rows of `evals` at all sampling parameters (column `sampling`): of the first evaluation (of one run, labelled
+    base) and of each run's last, on the test prompts that all of them share."""
     tests = [run.table("evals", where=[("split", "==", "test")]).assign(label=run.label, seed=run.seed) for run in runs]
     ends = []
-    for law in dict.fromkeys(law for rows in tests for law in SamplingParams.all_in(rows)):
-        under = [part.assign(law=str(law)) for rows in tests if len(part := law.rows(rows))]
-        ends.append(under[0][under[0]["step"] == 0].assign(label=BASE))
-        ends += [rows[rows["step"] == rows["step"].max()] for rows in under if rows["step"].max() > 0]
+    for params in dict.fromkeys(params for rows in tests for params in SamplingParams.all_in(rows)):
+        evaluated = [part.assign(sampling=str(params)) for rows in tests if len(part := params.rows(rows))]
+        ends.append(evaluated[0][evaluated[0]["step"] == 0].assign(label=BASE))
+        ends += [rows[rows["step"] == rows["step"].max()] for rows in evaluated if rows["step"].max() > 0]
     shared = set.intersection(*(set(rows["prompt_id"]) for rows in ends))
     rows = pd.concat(ends)
     return rows[rows["prompt_id"].isin(shared)]
@@ -141,8 +132,8 @@ def _ends(runs: Sequence[Run]) -> pd.DataFrame:
 def _interval(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and 95% interval of (seeds, prompts, k) over the prompts, or over the seeds where there are several."""
     if len(values) > 1:
-        found = [interval(over_seeds, over="seeds") for over_seeds in values.mean(1).T]
-        ends = np.array([(one.estimate, one.low, one.high) for one in found])
+        intervals = [interval(over_seeds, over="seeds") for over_seeds in values.mean(1).T]
+        ends = np.array([(found.estimate, found.low, found.high) for found in intervals])
         return ends[:, 0], ends[:, 1], ends[:, 2]
     draws = np.ascontiguousarray((weights @ values[0]).T)
     low, high = np.quantile(draws, [0.025, 0.975], axis=1)

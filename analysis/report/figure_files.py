@@ -1,59 +1,116 @@
-"""The figures of an experiment as files: of all its runs in its own folder, of each run in that run's."""
+"""Tables, figures and summary.md of an experiment or a run, written into its folder."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from ..records.folders import write_durably
 from . import figures as compose
 from .figures import NothingToDraw
 from .noise_figures import noise_dynamics_figure
+from .png import save_figure
+from .run_summary import summarize
+from .sources import Source, runs_of
+from .summary import Summary
 from .token_pictures import FlowData
+from .trace_figures import write_trace_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..records import Experiment, Run
+    from ..records import Run
 
-__all__ = ["save_figure", "write_figures", "write_page"]
+__all__ = ["check_figure_folder", "report", "write_figures", "write_page"]
 
-DPI = 200
+
+def report(
+    source: Source,
+    figures: str | Path | None = None,
+    *,
+    each_run: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Summary:
+    """Summarise an experiment or a run, draw its figures and write both into its folder as `summary.md`.
+
+    Args:
+        source: an `Experiment`, a `Run` of any kind, or several runs. Several runs have no folder: nothing but the
+            figures is written, and these only with `figures`.
+        figures: folder of the figures; unset: `figures/` in the folder of the experiment or the run.
+        each_run: whether to draw the figures of each run of an experiment too, into the folder of that run.
+        tell: receives a line for each figure that has no records; unset: standard error.
+
+    Returns:
+        The summary; `figures` of it names the files.
+
+    Raises:
+        UsageError: nothing to report is recorded yet, or `figures` is a file.
+
+    Example:
+        >>> report(analysis.load_trace("runs/…")).verdict  # doctest: +SKIP
+    """
+    if figures is not None:
+        check_figure_folder(Path(figures))
+    summary = summarize(source)
+    folder = getattr(source, "folder", None)
+    if folder is None and figures is None:
+        return summary
+    paths = write_figures(source, figures, each_run=each_run, tell=tell)
+    if folder is not None:
+        write_page(folder, summary.to_markdown(), paths)
+    return replace(summary, figures=tuple(paths))
+
+
+def check_figure_folder(folder: Path) -> None:
+    """Refuse a folder of figures that cannot be made, before any work is done."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise UsageError(f"--figures: expected a folder, got the file {existing}; name a folder, it is made if missing")
 
 
 def write_figures(
-    experiment: Experiment, folder: str | Path | None = None, *, tell: Callable[[str], None] | None = None
+    source: Source,
+    folder: str | Path | None = None,
+    *,
+    each_run: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Write the figures of an experiment as PNG; the paths, those of the whole experiment first.
+    """Write the figures of an experiment or of runs as PNG.
 
-    They go into `<experiment>/figures/`, and those of each run alone into `<run>/figures/`. With `folder` only those
-    of the whole experiment are written, there. A figure whose records are missing is left out, and `tell` (a line on
-    stderr by default) says why.
+    Args:
+        source: an experiment, a run or runs. Runs without evaluations get the figures of their tokens.
+        folder: where; unset: `figures/` in the folder of the experiment or the run.
+        each_run: whether to draw those of each run too, into `<run>/figures/`.
+        tell: receives a line for each figure whose records are missing; unset: standard error.
+
+    Returns:
+        The paths, those of all runs together first.
     """
     tell = tell or (lambda line: print(line, file=sys.stderr))
-    runs = [run for run in experiment.runs.values() if run.committed_step is not None]
-    followed = [run for run in runs if run.rows("flows")]
-    flows = FlowData.of(followed) if followed else None
-    figures: dict[str, Callable[[Sequence[Run]], Figure]] = {
-        "dynamics": compose.dynamics_figure,
-        "pass_at_k": compose.pass_at_k_figure,
-        "token_gradient": compose.token_figure,
-        "mass_flow": lambda of: compose.mass_flow_figure(of, flows),
-        "prediction_and_outcome": lambda of: compose.prediction_figure(of, flows),
-    }
-    if any(run.rows("noise") for run in runs):
-        figures["noise_over_steps"] = noise_dynamics_figure
-    wanted = [(experiment.folder / "figures" if folder is None else Path(folder), name, runs) for name in figures]
-    if folder is None:
+    runs = runs_of(source)
+    own = getattr(source, "folder", None)
+    target = Path(folder) if folder is not None else Path(own) / "figures" if own is not None else Path("figures")
+    if runs and not any(run.rows("evals") for run in runs):
+        by_tokens = [run for run in runs if run.rows("tokens")]
+        alone = len(by_tokens) == 1
+        return [
+            path
+            for run in by_tokens
+            for path in write_trace_figures(run, folder=target if alone else target / run.folder.name)
+        ]
+    figures = _figures(runs)
+    wanted: list[tuple[Path, str, Sequence[Run]]] = [(target, name, runs) for name in figures]
+    if each_run:
         wanted += [(run.folder / "figures", name, [run]) for run in runs for name in figures]
     written = []
-    for target, name, of in wanted:
-        path = target / f"{name}.png"
+    for where, name, drawn in wanted:
+        path = where / f"{name}.png"
         try:
-            figure = figures[name](of)
+            figure = figures[name](drawn)
         except NothingToDraw as reason:
             tell(f"no {path}: {reason}")
             continue
@@ -62,23 +119,24 @@ def write_figures(
     return written
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, its folder included.
-
-    Its layout is settled once; `savefig` alone settles it twice, in half of the whole time.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    layout = figure.get_layout_engine()
-    if layout is not None:
-        layout.execute(figure)
-        figure.set_layout_engine("none")
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
-    write_durably(path, picture.getbuffer())
+def _figures(runs: Sequence[Run]) -> dict[str, Callable[[Any], Figure]]:
+    """Name of each file -> how it is drawn; what the runs share is read once."""
+    followed = [run for run in runs if run.rows("flows")]
+    flows = FlowData.of(followed) if followed else None
+    figures: dict[str, Callable[[Any], Figure]] = {
+        "dynamics": compose.dynamics_figure,
+        "pass_at_k": compose.pass_at_k_figure,
+        "token_gradient": compose.token_figure,
+        "mass_flow": lambda some: compose.mass_flow_figure(some, flows),
+        "prediction_and_outcome": lambda some: compose.prediction_figure(some, flows),
+    }
+    if any(run.rows("noise") for run in runs):
+        figures["noise_over_steps"] = noise_dynamics_figure
+    return figures
 
 
 def write_page(folder: Path, tables: str, figures: Sequence[Path]) -> None:
-    """summary.md of an experiment: its tables, then those of the figures that lie in its own figures/."""
+    """summary.md of an experiment or a run: its tables, then the figures that lie in its own figures/."""
     own = [path for path in figures if path.parent == folder / "figures"]
     pictures = [f"![{path.stem.replace('_', ' ')}](figures/{path.name})\n" for path in own]
     write_durably(folder / "summary.md", "\n".join([tables, *pictures]).encode())

@@ -1,6 +1,7 @@
-"""The figures of an experiment, put together from the plots: each takes runs and returns a `matplotlib` Figure.
+"""The figures of an experiment, composed from the plots: each takes an experiment, a run or runs and returns a Figure.
 
-A figure that its runs hold no records for raises `NothingToDraw` with the reason.
+Titles are sentences computed from the data that is drawn. A figure whose records are missing raises `NothingToDraw`
+with the reason.
 """
 
 from __future__ import annotations
@@ -9,11 +10,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from .. import plots
-from .curves import DYNAMICS, dynamics, pass_at_k_curves, samples_per_prompt, validation_pass_at_1
-from .prediction_curves import explained, shares_over_time
+from ..evaluation import EmptyRangeError
+from .bands import band
+from .comparison import Comparison, comparisons
+from .curves import against_pass_at_1, evaluations, pass_at_1, pass_at_k_curves, samples_per_prompt
+from .figure_titles import (
+    entropy_against_steps_title,
+    equal_pass_at_1_titles,
+    pass_at_1_title,
+    pass_at_k_title,
+    unexplained_title,
+)
+from .gaps import gap_curves
+from .prediction_curves import shares_over_time, unexplained
+from .sources import Source, runs_of
 from .token_pictures import FlowData, TokenPicture, token_picture
 
 if TYPE_CHECKING:
@@ -28,122 +40,167 @@ __all__ = [
     "mass_flow_figure",
     "pass_at_k_figure",
     "prediction_figure",
+    "step_shares_figure",
     "token_figure",
 ]
 
+LONGEST_PREFIX = 30  # characters
 
-LONGEST_PREFIX = 34  # characters
-
-DYNAMICS_CAPTION = """Top: against steps (rollout batches). Bottom: the same against Pass@1 on the validation prompts,
-interpolated between evaluations; arrows in the direction of time. Greedy accuracy and entropy H, on
-fixed prefixes and on own rollouts: test prompts; ratios: training rollouts, some steps together."""
-
-PASS_AT_K_CAPTION = """{} of the base and of the last policies on test prompts; the upper axis is spaced by
-failures, −log(1 − Pass@k). Below: difference to the base."""
-
-TOKEN_CAPTION = """★ the sampled token y and its weight w = −∂L/∂log π(y). Arrows, each on its own scale: the descent
-direction of the loss in the logits of this one token, and the change of these logits that the whole update made (mean
-under π set to 0). Context: of the first recorded update, the one with a weight of that sign whose entropy is nearest
-to 1 nat. One seed, one context each: no interval."""
-
-FLOW_CAPTION = """Top: change of mass by rank (before each update), summed over the updates so far; mean over held-out
-panel contexts. Middle: each change of one update against its first-order prediction, the JVP of the actual parameter
-step (colour: rank). Bottom: the law, a token's own direction w(e_y − π), against the realised change at its context,
-for log π(y), entropy H and the mass of each rank: share of contexts that moved its way minus share that did not, and
-Spearman's ρ; ▲ contexts of rewarded, ▼ of unrewarded responses."""
-
-PREDICTION_CAPTION = """The prediction is the JVP: first order in the actual parameter step. Top: the part of the
-variance of the realised changes of one update that it leaves unexplained (0.01 is R² = 0.99), all contexts. Below:
-whose gradients the predicted Δ log π(y) came from, at contexts of rewarded responses, of unrewarded ones and of the
-held-out panel: share Σ x·j / Σ j² of the whole change j for a part x of the step. A source has the whole impulse of
-its gradients, momentum included, with Adam's v̂ as it was; the sources add to one. History: all that came from earlier
-updates' gradients."""
+DYNAMICS_CAPTION = """Test prompts. Entropy: mean over the tokens of fixed prefixes. Above: the methods after the same
+number of steps (rollout batches), when they have come to different accuracies. """
+EQUAL_CAPTION = """Below: compared where their Pass@1 on validation prompts is equal, arrows in the direction of time;
+right: {} − {} there, paired over prompts; the titles are of the highest Pass@1 that all reach. Effective solutions: exp
+of the entropy of the distribution over correct responses. """
+PASS_AT_K_CAPTION = """{} of the base and of the last policies on test prompts. Above: the axis is spaced by failures,
+−log(1 − Pass@k). Below: the methods minus {}, paired over prompts. """
+TOKEN_CAPTION = """★ the sampled token y and its weight w = −∂L/∂log π(y). Bars: probabilities before and after one
+update. Arrows, each on its own scale: own push, the descent direction of the loss in the logits of this one
+token, and the change of these logits that the whole update made (mean under π set to 0); they differ because the rest
+of the batch moves the context too. Shown: of all recorded contexts whose token had a weight of that sign, the one that
+changed most (total variation). One seed, one context each: no interval."""
+FLOW_CAPTION = """Change of the probability mass of the tokens that had these ranks before each update, summed over the
+updates so far; mean over held-out contexts. """
+PREDICTION_CAPTION = """Fraction of the variance of the changes of log π(y) in one update that its first order, the JVP
+of the actual parameter step, leaves unexplained (0.01 is R² = 0.99); all followed contexts. Single contexts with large
+steps dominate it. """
+SHARES_CAPTION = """Whose gradients the predicted Δ log π(y) came from, at contexts of rewarded responses, of unrewarded
+ones and of held-out prompts: fraction Σ x·j / Σ j² of the whole change j for a part x of the step. A source has the
+whole impulse of its gradients, momentum included, with Adam's v̂ as it was; the sources add to one. History: all that
+came from the gradients of earlier updates. """
 
 
 class NothingToDraw(Exception):
-    """The records that a figure needs are not there; the message says which."""
+    """The records that a figure needs are missing; the message says which."""
 
 
-def dynamics_figure(runs: Sequence[Run]) -> Figure:
-    """Greedy accuracy, both entropies, correct and fully solved ratio: against steps, and against Pass@1."""
+def dynamics_figure(source: Source) -> Figure:
+    """Pass@1 and entropy against steps; below, entropy against Pass@1, and the difference of two methods there.
+
+    Args:
+        source: an experiment, a run or runs. One method alone, or methods without a common range of Pass@1, have the
+            first two panels.
+
+    Raises:
+        NothingToDraw: no evaluation with Pass@1 was recorded.
+
+    Example:
+        >>> dynamics_figure(analysis.load_trace("runs/…"))  # doctest: +SKIP
+    """
     from matplotlib.figure import Figure
 
-    quantities, reached = dynamics(runs), validation_pass_at_1(runs)
-    samples = samples_per_prompt(run.table("evals") for run in runs)
-    if reached.empty:
+    runs = [run for run in runs_of(source) if run.rows("evals")]
+    over_steps = pass_at_1(runs, "test") if runs else None
+    if over_steps is None or over_steps.empty:
         raise NothingToDraw("no evaluation with Pass@1 was recorded")
+    groups = comparisons({run.run_id: run for run in runs})
+    comparison = groups[0] if len(groups) == 1 else None
+    entropy = band(evaluations(runs, "test"), ["step"], "entropy_fixed")
+    lower = comparison is not None and _has_range(comparison)
+    samples = samples_per_prompt(run.table("evals") for run in runs)
+    estimated = "" if samples is None else ", estimated"
     with plots.style():
-        figure = Figure(figsize=(plots.PAGE_INCHES, 3.5))
-        axes = figure.subplots(2, len(DYNAMICS), sharey="col")
-        for (name, title), (over_time, over_reached) in zip(DYNAMICS.items(), axes.T, strict=True):
-            data = quantities[name]
-            plots.curve(over_time, data, x="step")
-            plots.path(over_reached, data.assign(reached=_interpolated(data, reached)), x="reached")
-            plots.heading(over_time, title)
-            over_time.set_xlabel("step")
-            over_reached.set_xlabel("Pass@1" if samples is None else "Pass@1, estimated")
+        figure = Figure(figsize=(plots.PAGE_INCHES, 4.9 if lower else 2.8))
+        axes = figure.subplots(2 if lower else 1, 2, squeeze=False)
+        for ax, data, title, unit in (
+            (axes[0, 0], over_steps, pass_at_1_title(over_steps), f"Pass@1{estimated}"),
+            (axes[0, 1], entropy, entropy_against_steps_title(comparison, entropy), "entropy (nats)"),
+        ):
+            plots.curve(ax, data, x="step", interval="last")
+            plots.heading(ax, title)
+            ax.set_xlabel("step")
+            ax.set_ylabel(unit)
+        caption = DYNAMICS_CAPTION
+        if comparison is not None and lower:
+            first, second = equal_pass_at_1_titles(comparison)
+            plots.path(axes[1, 0], against_pass_at_1(runs, "entropy_fixed"), x="reached")
+            axes[1, 0].set_ylabel("entropy (nats)")
+            plots.gap(axes[1, 1], gap_curves(comparison), x="reached")
+            axes[1, 1].set_ylabel(f"{' − '.join(comparison.pairs[0])} (nats)")
+            axes[1, 1].legend(loc="best")
+            for ax, title in zip(axes[1], (first, second), strict=True):
+                plots.heading(ax, title)
+                ax.set_xlabel(f"Pass@1{estimated}")
+            caption += EQUAL_CAPTION.format(*comparison.pairs[0])
         plots.legend(figure, [axes[0, 0]])
-        estimate = "" if samples is None else f" Pass@1 is estimated, from {samples} samples a prompt."
-        plots.caption(figure, DYNAMICS_CAPTION + estimate + uncertainty(runs, "prompts"))
+        estimate = "" if samples is None else f"Pass@1 is estimated, from {samples} samples a prompt. "
+        plots.caption(figure, caption + estimate + _uncertainty(runs, "prompts", "bars and bands"))
         return figure
 
 
-def _interpolated(data: pd.DataFrame, reached: pd.DataFrame) -> np.ndarray:
-    """`value` of `reached` at the steps of `data`, method by method; NaN beyond the evaluations."""
-    out = np.full(len(data), np.nan)
-    for label, known in reached.groupby("label"):
-        of = (data["label"] == label).to_numpy()
-        out[of] = np.interp(data.loc[of, "step"], known["step"], known["value"], left=np.nan, right=np.nan)
-    return out
+def _has_range(comparison: Comparison) -> bool:
+    """Whether the methods can be compared at equal Pass@1."""
+    if not comparison.pairs:
+        return False
+    try:
+        comparison.levels()
+    except EmptyRangeError:
+        return False
+    return True
 
 
-def pass_at_k_figure(runs: Sequence[Run]) -> Figure:
-    """Pass@k of the base and of the last policies, and its difference to the base, one column a law."""
+def pass_at_k_figure(source: Source) -> Figure:
+    """Pass@k of the base and of the last policies, and differences to PSR, one column for each temperature.
+
+    Without PSR, or for one method alone, the differences are to the base.
+
+    Raises:
+        NothingToDraw: no evaluation has Pass@k for more than one k.
+    """
     from matplotlib.figure import Figure
 
-    data = pass_at_k_curves(runs)
-    if data["k"].nunique() < 2:
+    runs = [run for run in runs_of(source) if run.rows("evals")]
+    labels = {run.label for run in runs}
+    minus = "PSR" if "PSR" in labels and len(labels) > 1 else plots.BASE
+    data = pass_at_k_curves(runs, minus=minus) if runs else None
+    if data is None or data["k"].nunique() < 2:
         raise NothingToDraw("no evaluation with success probabilities, or with several samples a prompt, was recorded")
     samples = samples_per_prompt(run.table("evals") for run in runs)
-    laws = list(dict.fromkeys(data["law"]))
+    panels = list(dict.fromkeys(data["sampling"]))
     with plots.style():
-        figure = Figure(figsize=(plots.COLUMN_INCHES if len(laws) == 1 else plots.PAGE_INCHES, 4.2))
-        axes = figure.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
-        every = data[data["quantity"] == "value"]
-        for law, (values, differences) in zip(laws, axes.T, strict=True):
-            rows = data[data["law"] == law]
-            plots.pass_at_k(values, every[every["law"] == law], among=every)
-            plots.pass_at_k_difference(differences, rows[rows["quantity"] == "difference"])
-            plots.heading(values, law)
+        figure = Figure(figsize=(plots.COLUMN_INCHES if len(panels) == 1 else plots.PAGE_INCHES, 4.4))
+        axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row")
+        every = data[data["quantity"] == "value"].assign(low=np.nan, high=np.nan)
+        for sampling, (values, differences) in zip(panels, axes.T, strict=True):
+            rows = data[data["sampling"] == sampling]
+            compared = rows[rows["quantity"] == "difference"]
+            plots.pass_at_k(values, every[every["sampling"] == sampling], among=every)  # intervals: paired, below
+            plots.pass_at_k_difference(differences, compared)
+            plots.heading(values, f"Sampled at {sampling}")
+            plots.heading(differences, pass_at_k_title(compared, minus))
             differences.set_xlabel("k (responses per prompt)")
         axes[0, 0].set_ylabel("Pass@k")
-        axes[1, 0].set_ylabel("Pass@k − base")
+        axes[1, 0].set_ylabel(f"Pass@k − {minus}")
         plots.legend(figure, [axes[0, 0]])
         what = "Exact Pass@k" if samples is None else f"Pass@k, estimated from {samples} samples a prompt,"
-        caption = PASS_AT_K_CAPTION.format(what)
-        plots.caption(figure, caption + uncertainty(runs, "prompts (bootstrap; paired below)"))
+        caption = PASS_AT_K_CAPTION.format(what, "the base" if minus == plots.BASE else minus)
+        plots.caption(figure, caption + _uncertainty(runs, "prompts (bootstrap)"))
         return figure
 
 
-def uncertainty(runs: Sequence[Run], over: str) -> str:
+def _uncertainty(runs: Sequence[Run], over: str, what: str = "bands") -> str:
     """What the bands of a figure are, as a sentence for its caption."""
     seeds = max(len({run.seed for run in runs if run.label == label}) for label in {run.label for run in runs})
     if seeds > 1:
-        return f" Bands: 95% t intervals over {seeds} seeds."
-    return f" One seed; bands: 95% intervals over {over}."
+        return f"{what.capitalize()}: 95% t intervals over {seeds} seeds."
+    return f"One seed; {what}: 95% intervals over {over}."
 
 
-def token_figure(runs: Sequence[Run]) -> Figure:
-    """A positively weighted token of the first run that has one, beside a negatively weighted one of another run
-    where there is one (the rule for which token: `contexts.token_picture`)."""
+def token_figure(source: Source) -> Figure:
+    """One context with a positively weighted token, beside one with a negatively weighted token of another method.
+
+    Which contexts are shown is a rule, see `token_pictures`.
+
+    Raises:
+        NothingToDraw: no update recorded a context whose token had a weight.
+    """
     from matplotlib.figure import Figure
 
-    pictures = _pictures(runs)
+    pictures = _pictures(runs_of(source))
     if not pictures:
         raise NothingToDraw("no update recorded a context whose token had a weight (record.contexts)")
     with plots.style():
         alone = len(pictures) == 1
-        figure = Figure(figsize=(plots.COLUMN_INCHES, 2.7) if alone else (plots.PAGE_INCHES, 2.3))
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 3.0) if alone else (plots.PAGE_INCHES, 2.6))
         grid = figure.add_gridspec(1, 3 * len(pictures), width_ratios=[1.3, 0.8, 0.8] * len(pictures))
         for i, picture in enumerate(pictures):
             axes = [figure.add_subplot(grid[0, 3 * i + j]) for j in range(3)]
@@ -153,9 +210,9 @@ def token_figure(runs: Sequence[Run]) -> Figure:
 
 
 def _pictures(runs: Sequence[Run]) -> list[TokenPicture]:
-    up = next((found for run in runs if (found := token_picture(run, 1))), None)
+    up = next((picture for run in runs if (picture := token_picture(run, 1))), None)
     others = [run for run in runs if up is None or run.label != up.label]
-    down = next((found for run in [*others, *runs] if (found := token_picture(run, -1))), None)
+    down = next((picture for run in [*others, *runs] if (picture := token_picture(run, -1))), None)
     return [picture for picture in (up, down) if picture]
 
 
@@ -163,78 +220,104 @@ def _token_axes(axes: Sequence[Axes], picture: TokenPicture) -> None:
     plots.token_bars(axes[0], picture.tokens)
     plots.logit_arrows(axes[1], picture.tokens, column="gradient")
     plots.logit_arrows(axes[2], picture.tokens, column="dlogit")
-    weight = f"{picture.weight:+.2g}".replace("-", "−")
+    sampled = picture.tokens[picture.tokens["sampled"]].iloc[0]
+    way = "up" if picture.weight > 0 else "down"
+    moved = f"π(y) {sampled['before']:.2f} → {sampled['after']:.2f}"
     prefix = picture.prefix if len(picture.prefix) <= LONGEST_PREFIX else "… " + picture.prefix[-LONGEST_PREFIX:]
-    axes[0].set_title(f"{picture.label}: w = {weight}, H = {picture.entropy_nats:.2f} nats\n{prefix} ▁", loc="left")
+    axes[0].set_title(f"{picture.label} pushes ★ {way}: {moved}\nafter “{prefix}”", loc="left")
     axes[0].set_xlabel("probability")
     axes[0].legend(loc="lower right")
-    axes[1].set_xlabel(r"$w(e_y-\pi)\,/\,|w|$")
-    axes[2].set_xlabel("Δ logit (nats)")
+    axes[1].set_xlabel("own push")
+    axes[2].set_xlabel("logit change")
 
 
-def mass_flow_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figure:
-    """Mass by rank bucket over training, the JVP of the actual steps beside what happened, and how the law agreed.
+def mass_flow_figure(source: Source, data: FlowData | None = None) -> Figure:
+    """Change of probability mass by rank over training, one panel a method.
 
-    `data`, where it was read already, may hold more runs than are drawn.
+    Args:
+        source: an experiment, a run or runs.
+        data: what was read already; it may hold more runs than are drawn.
+
+    Raises:
+        NothingToDraw: no contexts were followed through updates.
     """
     from matplotlib.figure import Figure
 
-    runs = [run for run in runs if run.rows("flows")]
-    if not runs:
-        raise NothingToDraw("no contexts were followed through updates (record.contexts)")
-    data = FlowData.of(runs) if data is None else data.only(run.run_id for run in runs)
+    runs, data = _followed(source, data)
     labels = list(dict.fromkeys(run.label for run in runs))
-    flows, beside, law = data.bucket_flows(), data.jvp_beside_realised(), data.agreement()
+    flows = data.bucket_flows()
     with plots.style():
         alone = len(labels) == 1
-        figure = Figure(figsize=(plots.COLUMN_INCHES, 5.7) if alone else (plots.PAGE_INCHES, 4.9))
-        axes = figure.subplots(3, len(labels), squeeze=False, sharey="row", height_ratios=[1.0, 1.0, 0.75])
-        limit = float(beside[["realised", "jvp"]].abs().to_numpy().max(initial=0.0))
-        for label, (over_time, first_order, agreeing) in zip(labels, axes.T, strict=True):
-            plots.bucket_flow(over_time, flows[flows["label"] == label])
-            plots.realised_and_jvp(first_order, beside[beside["label"] == label], limit=limit)
-            plots.law_agreement(agreeing, law[law["label"] == label])
-            plots.heading(over_time, label)
-            over_time.set_xlabel("optimiser update")
-            first_order.set_xlabel("Δ mass, JVP")
-        axes[0, 0].set_ylabel("Δ mass, summed")
-        axes[1, 0].set_ylabel("Δ mass, realised")
-        axes[2, 0].set_ylabel("agreement")
-        axes[2, 0].legend(loc="lower left", borderaxespad=0.0)
-        plots.legend(figure, [axes[0, 0]], title="rank before the update")
-        plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the panel"))
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 2.9) if alone else (plots.PAGE_INCHES, 2.6))
+        axes = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
+        for label, ax in zip(labels, axes, strict=True):
+            rows = flows[flows["label"] == label]
+            plots.bucket_flow(ax, rows)
+            head = rows[rows["bucket"] == "1"]
+            change = "" if head.empty else f"\nrank 1: {head['value'].iloc[-1]:+.2f}".replace("-", "−")
+            plots.heading(ax, f"{label}{change}")
+            ax.set_xlabel("optimiser update")
+        axes[0].set_ylabel("change of mass, summed")
+        plots.legend(figure, [axes[0]], title="rank of the tokens before the update")
+        plots.caption(figure, FLOW_CAPTION + _uncertainty(runs, "prompts of the held-out contexts"))
         return figure
 
 
-def prediction_figure(runs: Sequence[Run], data: FlowData | None = None) -> Figure:
-    """What the first order left unexplained over training, and whose gradients its predictions came from.
+def prediction_figure(source: Source, data: FlowData | None = None) -> Figure:
+    """What the first order of the parameter step leaves unexplained of Δ log π(y), one line a method.
 
-    `data`, where it was read already, may hold more runs than are drawn.
+    Args and errors are those of `mass_flow_figure`.
     """
     from matplotlib.figure import Figure
 
-    runs = [run for run in runs if run.rows("flows")]
-    if not runs:
-        raise NothingToDraw("no contexts were followed through updates (record.contexts)")
-    data = FlowData.of(runs) if data is None else data.only(run.run_id for run in runs)
-    left, parts = explained(data.flows), shares_over_time(data.flows)
+    runs, data = _followed(source, data)
+    left = unexplained(data.flows)
+    left = left[left["quantity"] == "log π(y)"].dropna(subset=["value"])
+    if left.empty:
+        raise NothingToDraw("no update recorded the JVP of its step (record.jvp_every)")
+    with plots.style():
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 3.4))
+        ax = figure.subplots()
+        plots.unexplained(ax, left)
+        plots.heading(ax, unexplained_title(left))
+        ax.set_xlabel("optimiser update")
+        ax.set_ylabel("unexplained variance, 1 − R²")
+        plots.legend(figure, [ax], columns=4)
+        plots.caption(figure, PREDICTION_CAPTION + _uncertainty(runs, "prompts (jackknife)"))
+        return figure
+
+
+def step_shares_figure(source: Source, data: FlowData | None = None) -> Figure:
+    """Whose gradients the first-order change of log π(y) came from: rewarded, unrewarded, regularisers, momentum.
+
+    Args and errors are those of `mass_flow_figure`.
+    """
+    from matplotlib.figure import Figure
+
+    runs, data = _followed(source, data)
+    parts = shares_over_time(data.flows)
     if parts.empty:
         raise NothingToDraw("no update recorded its JVP by source (record.jvp_every, record.shares_every)")
-    labels = list(dict.fromkeys(run.label for run in runs))
+    labels, kinds = list(dict.fromkeys(run.label for run in runs)), ("rewarded", "unrewarded", "panel")
     with plots.style():
         alone = len(labels) == 1
-        figure = Figure(figsize=(plots.COLUMN_INCHES, 6.4) if alone else (plots.PAGE_INCHES, 5.9))
-        axes = figure.subplots(4, len(labels), squeeze=False, sharey="row", sharex="col")
-        for label, (first, *below) in zip(labels, axes.T, strict=True):
-            plots.heading(first, label)
-            plots.unexplained(first, left[left["label"] == label], among=left)
-            for ax, contexts in zip(below, ("rewarded", "unrewarded", "panel"), strict=True):
-                at = parts[parts["contexts"] == contexts]
-                plots.part_lines(ax, at[at["label"] == label], among=at)
-            below[-1].set_xlabel("optimiser update")
-        for ax, name in zip(axes[:, 0], ("", "rewarded", "unrewarded", "panel"), strict=True):
-            ax.set_ylabel(f"share,\n{name}" if name else "1 − R²")
-        axes[0, 0].legend(loc="upper right", borderaxespad=0.0)
-        plots.legend(figure, list(axes[1:].flat), title="gradients of", columns=3 if alone else 5)
-        plots.caption(figure, PREDICTION_CAPTION + uncertainty(runs, "prompts (jackknife)"))
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 5.0) if alone else (plots.PAGE_INCHES, 4.7))
+        axes = figure.subplots(3, len(labels), squeeze=False, sharey="row", sharex="col")
+        for label, column in zip(labels, axes.T, strict=True):
+            plots.heading(column[0], label)
+            for ax, contexts in zip(column, kinds, strict=True):
+                rows = parts[parts["contexts"] == contexts]
+                plots.part_lines(ax, rows[rows["label"] == label], among=rows)
+            column[-1].set_xlabel("optimiser update")
+        for ax, name in zip(axes[:, 0], ("rewarded", "unrewarded", "held out"), strict=True):
+            ax.set_ylabel(f"fraction,\n{name}")
+        plots.legend(figure, list(axes.flat), title="gradients of", columns=3 if alone else 5)
+        plots.caption(figure, SHARES_CAPTION + _uncertainty(runs, "prompts (jackknife)"))
         return figure
+
+
+def _followed(source: Source, data: FlowData | None) -> tuple[list[Run], FlowData]:
+    runs = [run for run in runs_of(source) if run.rows("flows")]
+    if not runs:
+        raise NothingToDraw("no contexts were followed through updates (record.contexts)")
+    return runs, FlowData.of(runs) if data is None else data.only(run.run_id for run in runs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +12,11 @@ from ..evaluation import interval
 from ..evaluation.crossings import Crossing, crossing_by_task
 from ..evaluation.intervals import normal_quantile
 from .figures import NothingToDraw
+from .sources import Source, runs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..records import Run
 
 __all__ = ["noise_dynamics_figure", "noise_figure"]
 
@@ -69,14 +68,14 @@ def noise_figure(frame: pd.DataFrame) -> Figure:
         return figure
 
 
-def noise_dynamics_figure(runs: Sequence[Run]) -> Figure:
+def noise_dynamics_figure(source: Source) -> Figure:
     """Variance ratio and noise-to-signal of both signs over steps, one line a method.
 
     Raises NothingToDraw where no run recorded gradient noise.
     """
     from matplotlib.figure import Figure
 
-    found = [run.table("noise").assign(label=run.label, seed=run.seed) for run in runs if run.rows("noise")]
+    found = [run.table("noise").assign(label=run.label, seed=run.seed) for run in runs_of(source) if run.rows("noise")]
     if not found:
         raise NothingToDraw("no run measured gradient noise (record.noise_every)")
     rows = pd.concat(found, ignore_index=True)

@@ -4,10 +4,10 @@ gradients the prediction came from.
 The prediction is the JVP of the actual parameter step. It takes step and parameters as they were; what it leaves
 unexplained is the curvature of the policy along the step, not a fault of the law of single tokens.
 
-Intervals are 95%. With one seed they are over prompts: the contexts of a prompt hang together, so whole prompts are
-left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of R²
-are made for log(1 − R²), which keeps them below 1. A single prompt has none, nor have realised changes that are all
-equal an R².
+Intervals are 95%. With one seed they are over prompts: the contexts of a prompt depend on each other, so whole prompts
+are left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of
+1 − R² are computed for its logarithm, which keeps them positive. A single prompt has no interval, and realised changes
+that are all equal have no R².
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ from ..evaluation import Interval, interval
 from ..records.step_shares import view
 from .bands import jackknife
 
-__all__ = ["QUANTITIES", "early_and_late", "explained", "explained_between", "shares_over_time"]
+__all__ = [
+    "QUANTITIES",
+    "early_and_late",
+    "median_relative_error",
+    "shares_over_time",
+    "unexplained",
+    "unexplained_between",
+]
 
 POINTS = 6  # of a curve over updates
 LEAST = 1e-9  # of 1 − R²: records are float32
 EQUAL = 1e-12  # of the mean square: changes with less variance are all equal, and have no R²
 # column of `Run.flows` -> how figures and tables name it
-QUANTITIES = {"dlog_prob": "Δ log π", "dentropy": "ΔH"}
+QUANTITIES = {"dlog_prob": "log π(y)", "dentropy": "entropy"}
 
 
-def explained(flows: pd.DataFrame) -> pd.DataFrame:
-    """R² of the JVP over training: columns label, quantity, update, value, low, high.
+def unexplained(flows: pd.DataFrame) -> pd.DataFrame:
+    """1 − R² of the JVP over training: columns label, quantity, update, value, low, high.
 
-    `flows` are those of `report.contexts.FlowData`. Successive updates with a JVP are taken together, to `POINTS`
+    `flows` are those of `token_pictures.FlowData`. Successive updates with a JVP are taken together, to `POINTS`
     points at most; `update` is their mean.
     """
     rows = [
         (label, name, update, found.estimate, found.low, found.high)
-        for label, update, of in _windows(_with_jvp(flows))
+        for label, update, window in _windows(_with_jvp(flows))
         for column, name in QUANTITIES.items()
-        for found in [explained_between(of, column)]
+        for found in [unexplained_between(window, column)]
     ]
     return pd.DataFrame(rows, columns=["label", "quantity", "update", "value", "low", "high"])
 
 
-def explained_between(rows: pd.DataFrame, column: str) -> Interval:
-    """R² of the JVP of a quantity of `QUANTITIES` over some rows of one method's flows (those that have one)."""
+def unexplained_between(rows: pd.DataFrame, column: str) -> Interval:
+    """1 − R² of the JVP of a quantity of `QUANTITIES` over some rows of one method's flows (those that have one)."""
     rows = _with_jvp(rows)
     realised, predicted = rows[column].to_numpy(float), rows[f"jvp_{column}"].to_numpy(float)
     sums = np.column_stack([np.ones(len(rows)), realised, realised**2, (realised - predicted) ** 2])
@@ -58,7 +65,17 @@ def explained_between(rows: pd.DataFrame, column: str) -> Interval:
         return np.log(np.maximum(residual / np.where(varied, variance, np.nan), LEAST))
 
     found = _interval(rows, sums, log_unexplained)
-    return Interval(1 - np.exp(found.estimate), 1 - np.exp(found.high), 1 - np.exp(found.low))
+    return Interval(float(np.exp(found.estimate)), float(np.exp(found.low)), float(np.exp(found.high)))
+
+
+def median_relative_error(rows: pd.DataFrame, column: str) -> float:
+    """Median over contexts of |realised − JVP| / |realised|; NaN where no update recorded a JVP."""
+    rows = _with_jvp(rows)
+    realised, predicted = rows[column].to_numpy(float), rows[f"jvp_{column}"].to_numpy(float)
+    changed = realised != 0
+    return (
+        float(np.median(np.abs(realised - predicted)[changed] / np.abs(realised[changed]))) if changed.any() else np.nan
+    )
 
 
 def shares_over_time(flows: pd.DataFrame, column: str = "dlog_prob") -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..common.tables import Cell, Table
+from ..common.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
     from ..records import Run
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["time_table"]
 
 _NOTE = "Mean over seeds. Runs share the machine with one another; a resumed run counts what its commits hold."
+_RATES = {
+    "rollout_tokens_per_second": "rollout tokens per second",
+    "ms_per_update": "milliseconds per update",
+}
 
 
 def time_table(members: Mapping[str, Sequence[Run]]) -> Table | None:
@@ -26,12 +30,13 @@ def time_table(members: Mapping[str, Sequence[Run]]) -> Table | None:
     means = {label: pd.concat(found, axis=1).mean(axis=1) for label, found in sums.items() if found}
     if not means:
         return None
-    named = ("rollout tok/s", "ms an update")
-    phases = list(dict.fromkeys(name for mean in means.values() for name in mean.index if name not in named))
+    phases = list(dict.fromkeys(name for mean in means.values() for name in mean.index if name not in _RATES))
     rows: list[tuple[Cell | str, ...]] = []
     for label, mean in means.items():
-        rows.append((label, *(Cell(float(mean.get(name, float("nan")))) for name in (*phases, *named))))
-    return Table("where the time went (seconds)", ("", *phases, *named), tuple(rows), _NOTE)
+        rows.append((label, *(Cell(float(mean.get(name, float("nan")))) for name in (*phases, *_RATES))))
+    columns = (Column("", "method"), *(Column(phase, phase) for phase in phases))
+    rates = tuple(Column(heading, key) for key, heading in _RATES.items())
+    return Table("where the time went (seconds)", columns + rates, tuple(rows), _NOTE, "times")
 
 
 def _of_run(run: Run) -> pd.Series:
@@ -39,10 +44,10 @@ def _of_run(run: Run) -> pd.Series:
     by_phase = timings.groupby("phase", sort=False).sum()
     seconds = by_phase["seconds"].sort_values(ascending=False)
     found = seconds.round(2).to_dict()
-    found["all"] = round(float(seconds.sum()), 2)
+    found["total"] = round(float(seconds.sum()), 2)
     if "rollout" in by_phase.index:
-        found["rollout tok/s"] = round(float(by_phase["tokens"]["rollout"] / seconds["rollout"]))
+        found["rollout_tokens_per_second"] = round(float(by_phase["tokens"]["rollout"] / seconds["rollout"]))
     made = int(run.table("steps", ["n_updates"])["n_updates"].sum())
     if made and "update" in by_phase.index:
-        found["ms an update"] = round(1000 * float(seconds["update"]) / made, 1)
+        found["ms_per_update"] = round(1000 * float(seconds["update"]) / made, 1)
     return pd.Series(found)

@@ -16,8 +16,7 @@ from analysis import UsageError, plots, trace_rollouts
 from analysis.laws import bucket_membership
 from analysis.records import Run, RunWriter
 from analysis.records.schema import BUCKETS
-from analysis.report import TraceData, summarize_trace, write_trace_figures
-from analysis.report import offline_figures as trace_figures
+from analysis.report import TraceData, summarize_trace, trace_figures, write_trace_figures
 from tests.offline.small import dense_logits, make_model, make_tokenizer, rows_of, write_jsonl
 
 ROWS = rows_of(24)
@@ -144,13 +143,13 @@ def test_by_position_and_by_probability(data: TraceData, dense: pd.DataFrame) ->
 def test_tables(run: Run, dense: pd.DataFrame) -> None:
     summary = summarize_trace(run)
     where, *carrying, flows = summary.tables
-    cells = dict(zip(where.columns, where.rows[0], strict=True))
+    cells = dict(zip((column.key for column in where.columns), where.rows[0], strict=True))
     assert [row[0] for row in where.rows] == ["all", "rewarded", "unrewarded"]
     assert (cells["rollouts"].value, cells["tokens"].value) == (24, len(dense))
-    assert cells["π(y) < c"].value == pytest.approx((dense["prob"] < dense["c"]).mean())
+    assert cells["below_boundary"].value == pytest.approx((dense["prob"] < dense["c"]).mean())
     below = dense["norm"] * (dense["prob"] < dense["c"])
-    assert cells["gradient below"].value == pytest.approx(below.sum() / dense["norm"].sum(), rel=1e-5)
-    assert cells["H"].value == pytest.approx(dense["entropy"].mean(), rel=1e-5)
+    assert cells["gradient_below_boundary"].value == pytest.approx(below.sum() / dense["norm"].sum(), rel=1e-5)
+    assert cells["entropy_nats"].value == pytest.approx(dense["entropy"].mean(), rel=1e-5)
     assert [table.title for table in carrying] == [
         "psr-log: tokens that carry the positive gradient",
         "nsr-log: tokens that carry the negative gradient",
@@ -195,12 +194,12 @@ def test_notes(tmp_path: Path) -> None:
     )
     notes = summarize_trace(run).notes
     assert "Left out: 1 rows (broken line), such as a.jsonl line 25: not valid JSON" in notes[0]
-    assert "is below that of a uniform law (-3.4): are these tokens" in notes[-1]  # random text, a sharp model
+    assert "is below that of a uniform distribution (-3.4): are these tokens" in notes[-1]  # random text, a sharp model
     RunWriter(tmp_path / "b", run_json=run.info | {"run_id": "b"})
-    with pytest.raises(UsageError, match=r"run: no rollout of .*b is traced yet"):
+    with pytest.raises(UsageError, match=r"run: expected recorded tokens, got none in .*b yet"):
         summarize_trace(Run(tmp_path / "b"))
     RunWriter(tmp_path / "c", run_json=run.info | {"engine": "small"})
-    with pytest.raises(UsageError, match=r"run: expected an offline trace, got a run of the engine small"):
+    with pytest.raises(UsageError, match=r"run: expected recorded tokens, got none in .*c yet"):
         summarize_trace(Run(tmp_path / "c"))
 
 

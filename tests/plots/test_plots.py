@@ -190,30 +190,6 @@ def test_bucket_flow_orders_buckets_from_dark_to_light(ax: Axes) -> None:
     assert lightness == sorted(lightness)
 
 
-def test_jvp_is_across_and_the_realised_change_upwards(ax: Axes) -> None:
-    plots.realised_and_jvp(ax, pd.DataFrame({"bucket": ["1", "1"], "realised": [0.2, -0.1], "jvp": [0.3, -0.3]}))
-    assert ax.lines[-1].get_xydata().tolist() == [[0.3, 0.2], [-0.3, -0.1]]
-    assert ax.get_xlim() == ax.get_ylim() == pytest.approx((-0.39, 0.39))
-
-
-def test_jvp_axes_can_be_shared_between_methods(ax: Axes) -> None:
-    plots.realised_and_jvp(ax, pd.DataFrame({"bucket": [], "realised": [], "jvp": []}), limit=0.5)
-    assert ax.get_xlim() == pytest.approx((-0.65, 0.65))
-
-
-def test_law_agreement_tells_signs_apart(ax: Axes) -> None:
-    rows = [
-        {"quantity": q, "sign": s, "net_sign": n, "spearman": r}
-        for q, s, n, r in (("H", 1, 0.5, 0.4), ("1", 1, -0.2, -0.1), ("H", -1, 0.1, 0.0), ("1", -1, 0.3, 0.2))
-    ]
-    plots.law_agreement(ax, pd.DataFrame(rows))
-    drawn = {(line.get_marker(), line.get_color()): list(line.get_ydata()) for line in ax.lines}
-    assert drawn["^", "#0072B2"] == [0.5, -0.2]
-    assert drawn["^", "#D55E00"] == [0.4, -0.1]
-    assert drawn["v", "#0072B2"] == [0.1, 0.3]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["H", "1"]
-
-
 def test_legend_has_each_label_once(ax: Axes) -> None:
     plots.curve(ax, series("PSR", [1.0], step=[0]), x="step")
     plots.legend(ax.get_figure(), [ax, ax], title="method")  # type: ignore[arg-type]
@@ -222,25 +198,39 @@ def test_legend_has_each_label_once(ax: Axes) -> None:
     assert made.get_title().get_text() == "method"
 
 
-def test_unexplained_is_one_minus_r2_on_an_axis_for_the_lines_of_all(ax: Axes) -> None:
+def test_unexplained_has_one_line_a_method_on_an_axis_up_to_nothing_explained(ax: Axes) -> None:
     data = pd.DataFrame(
         {
-            "quantity": ["Δ log π"] * 2 + ["ΔH"] * 2,
+            "label": ["PSR"] * 2 + ["GRPO"] * 2,
             "update": [0, 8] * 2,
-            "value": [0.999, 0.9999, 0.99, 0.999],
-            "low": [0.99, 0.999, -5.0, 0.9],
-            "high": [0.9999] * 4,
+            "value": [1e-3, 1e-4, 1e-2, 1e-3],
+            "low": [1e-4] * 4,
+            "high": [1e-2, 1e-3, 6.0, 0.1],
         }
     )
-    among = pd.concat([data, data.assign(value=0.7)])
-    plots.unexplained(ax, data, among=among)
+    plots.unexplained(ax, data)
     lines = {line.get_label(): line for line in ax.lines}
-    assert np.asarray(lines["Δ log π"].get_ydata()) == pytest.approx([1e-3, 1e-4])
-    assert np.asarray(lines["ΔH"].get_ydata()) == pytest.approx([1e-2, 1e-3])
+    assert np.asarray(lines["PSR"].get_ydata()) == pytest.approx([1e-3, 1e-4])
+    assert lines["GRPO"].get_color() == plots.look("GRPO").color
     assert ax.get_yscale() == "log"
-    assert ax.get_ylim() == pytest.approx((1e-4 / 3, 0.9))
-    band = np.asarray(ax.collections[1].get_paths()[0].vertices)[:, 1]
-    assert (band.min(), band.max()) == pytest.approx((1e-4, 6.0))
+    assert ax.get_ylim() == pytest.approx((1e-4 / 3, 1.3))
+
+
+def test_a_gap_has_one_line_a_quantity_and_its_band(ax: Axes) -> None:
+    data = pd.DataFrame(
+        {"quantity": ["a", "a", "b"], "reached": [0.1, 0.2, 0.1], "value": [1.0, 2.0, -1.0], "low": 0.5, "high": 2.5}
+    )
+    plots.gap(ax, data, x="reached")
+    lines = {line.get_label(): line for line in ax.lines}
+    assert np.asarray(lines["a"].get_xydata()).tolist() == [[0.1, 1.0], [0.2, 2.0]]
+    assert len(ax.collections) == 2
+
+
+def test_only_the_last_point_of_a_curve_can_carry_its_interval(ax: Axes) -> None:
+    data = series("PSR", [1.0, 2.0], step=[0, 1]).assign(low=0.5, high=3.0)
+    plots.curve(ax, data, x="step", interval="last")
+    (bar,) = ax.collections
+    assert bar.get_segments()[0].tolist() == [[1.0, 0.5], [1.0, 3.0]]  # type: ignore[attr-defined]
 
 
 def test_part_lines_draw_the_parts_that_are_there(ax: Axes) -> None:

@@ -24,6 +24,7 @@ from analysis.report import (
     mass_flow_figure,
     pass_at_k_figure,
     prediction_figure,
+    step_shares_figure,
     token_figure,
 )
 from analysis.report.__main__ import main
@@ -73,35 +74,74 @@ def test_tick_labels_of_an_axis_do_not_overlap(experiment: Experiment, name: str
 @pytest.mark.parametrize("name", ["dynamics", "pass_at_k", "mass_flow", "prediction_and_outcome"])
 def test_the_caption_says_what_the_bands_are(experiment: Experiment, three_seeds: Experiment, name: str) -> None:
     one, three = (DRAW[name](list(e.runs.values())).get_supxlabel() for e in (experiment, three_seeds))
-    assert "One seed; bands: 95% intervals over prompts" in " ".join(one.split())
+    assert re.search("One seed; (bars and )?bands: 95% intervals over prompts", " ".join(one.split()))
     assert "95% t intervals over 3 seeds" in " ".join(three.split())
 
 
-def test_lower_row_of_the_dynamics_is_against_pass_at_1_of_the_same_step(experiment: Experiment) -> None:
-    axes = dynamics_figure(list(experiment.runs.values())).axes
-    titles = [ax.get_title(loc="left") for ax in axes[:5]]
-    lower = axes[5 + titles.index("correct ratio")]
-    line = next(line for line in lower.lines if line.get_label() == "NSR")
-    reached = [np.mean([success("NSR", step, i, 1.0) for i in range(6)]) for step in (0, 1)]
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_beside_each_other_do_not_overlap(experiment: Experiment, name: str) -> None:
+    figure = DRAW[name](list(experiment.runs.values()))
+    FigureCanvasAgg(figure).draw()
+    titles = [ax._left_title for ax in figure.axes if ax.get_title(loc="left")]
+    boxes = [title.get_window_extent() for title in titles]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), titles[i].get_text()
+
+
+def test_dynamics_at_equal_steps_and_at_equal_pass_at_1(experiment: Experiment) -> None:
+    axes = dynamics_figure(experiment).axes
+    assert [ax.get_title(loc="left") for ax in axes] == [
+        "At step 2 PSR has the highest Pass@1: 0.53",
+        "At step 2 NSR and PSR have the same entropy",
+        "At equal Pass@1 NSR has 0.10 nats less than PSR",
+        "… and as many effective solutions: 8.0 and 8.0",
+    ]
+    line = next(line for line in axes[2].lines if line.get_label() == "NSR")
+    reached = [np.mean([success("NSR", step, i, 1.0) for i in range(6)]) for step in range(3)]
     assert np.asarray(line.get_xdata()) == pytest.approx(reached)
-    assert np.asarray(line.get_ydata()) == pytest.approx([0.625, 0.75])
+    assert np.asarray(line.get_ydata()) == pytest.approx([1.0, 0.9, 0.8])
+    gap = next(line for line in axes[3].lines if line.get_label() == "entropy per token")
+    assert np.asarray(gap.get_ydata())[-1] == pytest.approx(-0.1)  # PSR needs one step for what takes NSR two
+
+
+def test_one_run_is_drawn_against_steps(experiment: Experiment) -> None:
+    axes = dynamics_figure(experiment.runs["psr-seed0"]).axes
+    assert [ax.get_title(loc="left") for ax in axes] == [
+        "Pass@1 rises from 0.33 to 0.53",
+        "Entropy falls from 1.00 to 0.80 nats",
+    ]
+
+
+def test_pass_at_k_is_compared_with_psr_or_with_the_base(experiment: Experiment) -> None:
+    axes = pass_at_k_figure(experiment).axes
+    assert axes[2].get_ylabel() == "Pass@k − PSR"
+    assert {line.get_label() for line in axes[2].lines if not str(line.get_label()).startswith("_")} == {"NSR"}
+    assert axes[2].get_title(loc="left").startswith("NSR − PSR: −0.100 at k = 1")
+    assert pass_at_k_figure(experiment.runs["nsr-seed0"]).axes[2].get_ylabel() == "Pass@k − base"
 
 
 def test_token_figure_shows_a_positive_beside_a_negative_weight(experiment: Experiment) -> None:
-    titles = [ax.get_title(loc="left") for ax in token_figure(list(experiment.runs.values())).axes]
-    assert [title.split(",")[0] for title in titles if title] == ["PSR: w = +0.1", "NSR: w = −0.1"]
+    titles = [ax.get_title(loc="left") for ax in token_figure(experiment).axes]
+    assert [title.split(":")[0] for title in titles if title] == ["PSR pushes ★ up", "NSR pushes ★ down"]
 
 
-def test_prediction_figure_shows_each_method_its_own_sources(experiment: Experiment) -> None:
-    figure = prediction_figure(list(experiment.runs.values()))
-    psr, nsr = ({line.get_label(): line.get_ydata() for line in figure.axes[at].lines} for at in (2, 3))
+def test_prediction_figure_has_one_line_a_method(experiment: Experiment) -> None:
+    (ax,) = prediction_figure(experiment).axes
+    assert {line.get_label() for line in ax.lines} == {"PSR", "NSR"}
+    assert all(np.asarray(line.get_ydata()).max() < 1e-5 for line in ax.lines)  # the JVP is the whole change here
+    assert ax.get_title(loc="left") == "The first order explains at least 99.999% of Δ log π(y)"
+
+
+def test_step_shares_show_each_method_its_own_sources(experiment: Experiment) -> None:
+    figure = step_shares_figure(experiment)
+    psr, nsr = ({line.get_label(): line.get_ydata() for line in figure.axes[at].lines} for at in (0, 1))
     assert {label for label in psr if not str(label).startswith("_")} == {"rewarded", "history"}
     assert {label for label in nsr if not str(label).startswith("_")} == {"unrewarded", "history"}
     assert np.asarray(psr["rewarded"]) == pytest.approx([1, 1])
     assert np.asarray(nsr["history"]) == pytest.approx([1 - NOW, 1 - NOW])
 
 
-def test_prediction_figure_of_one_run_has_room_for_every_source(
+def test_step_shares_of_one_run_have_room_for_every_source(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = experiment.runs["psr-seed0"]
@@ -109,7 +149,7 @@ def test_prediction_figure_of_one_run_has_room_for_every_source(
     rng = np.random.default_rng(0)
     flows["jvp_dlog_prob_shares"] = [known + rng.normal(size=8) for known in flows["jvp_dlog_prob_shares"]]
     monkeypatch.setattr(run, "flows", lambda: flows)
-    figure = prediction_figure([run])
+    figure = step_shares_figure(run)
     FigureCanvasAgg(figure).draw()
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
@@ -119,20 +159,20 @@ def test_prediction_figure_of_one_run_has_room_for_every_source(
     assert box.x1 <= figure.bbox.x1
 
 
-def test_without_shares_there_is_no_prediction_figure(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_shares_there_is_no_such_figure(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     run = experiment.runs["psr-seed0"]
     flows = run.flows()
     flows["jvp_dlog_prob_shares"] = [np.full(8, np.nan)] * len(flows)
     monkeypatch.setattr(run, "flows", lambda: flows)
     with pytest.raises(NothingToDraw, match=r"no update recorded its JVP by source .*record.shares_every"):
-        prediction_figure([run])
+        step_shares_figure([run])
 
 
 @pytest.mark.slow
 def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path: Path, experiment: Experiment) -> None:
     folder = shutil.copytree(experiment.folder, tmp_path / "e")
     settings = dict(matplotlib.rcParams)
-    assert main([str(folder)]) == 0
+    assert main([str(folder), "--each-run"]) == 0
     assert dict(matplotlib.rcParams) == settings
     assert {path.stem for path in (folder / "figures").iterdir()} == set(NAMES)
     for run_id in experiment.runs:
@@ -140,7 +180,7 @@ def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path:
     with Image.open(folder / "figures" / "dynamics.png") as image:
         assert image.width == round(6.9 * 200)
     page = (folder / "summary.md").read_text(encoding="utf-8")
-    assert "### at matched steps" in page
+    assert "### at equal steps" in page
     assert [line for line in page.splitlines() if line.startswith("![")] == [
         f"![{name.replace('_', ' ')}](figures/{name}.png)" for name in NAMES
     ]
@@ -175,7 +215,7 @@ def test_a_full_disk_leaves_the_old_pictures(
     monkeypatch.setattr(os, "replace", refuse)
     assert main([str(folder)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(rf"error: .*cannot write {picture}, .* bytes: No space left on device \(.* are free\)", line)
+    assert re.match(rf"error: .*cannot write {picture}, .* bytes: No space left on device \(.* are free\)", line)
     assert (picture.read_text(), page.read_text()) == ("old", "old")
     assert not list(folder.rglob("*.tmp"))
 
@@ -183,9 +223,10 @@ def test_a_full_disk_leaves_the_old_pictures(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no complete experiment of the default recipe in runs/"),
+        ([], "or a complete experiment of the default recipe in runs/, got neither"),
         (["missing"], "there is no folder missing"),
-        (["e/psr-seed0"], "expected the folder of an experiment, got that of a single run"),
+        (["e", "e"], "expected different runs"),
+        (["e", "--figures", "e/summary.md"], "--figures: expected a folder, got the file e/summary.md"),
     ],
 )
 def test_bad_requests_are_told_in_one_message(
@@ -197,6 +238,7 @@ def test_bad_requests_are_told_in_one_message(
     message: str,
 ) -> None:
     shutil.copytree(experiment.folder, tmp_path / "e")
+    (tmp_path / "e" / "summary.md").touch()
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert message in capsys.readouterr().err

@@ -55,20 +55,19 @@ def test_band_leaves_out_missing_values_and_intervals_of_single_ones() -> None:
     assert np.isnan(row["low"])
 
 
-def test_dynamics_at_each_evaluation_and_step(experiment: Experiment) -> None:
-    found = curves.dynamics(list(experiment.runs.values()))
-    assert list(found) == list(curves.DYNAMICS)
-    fixed = found["entropy_fixed"].set_index(["label", "step"])["value"]
-    assert fixed["PSR", 2] == pytest.approx(0.8)
-    greedy = found["greedy_correct"]
-    assert set(greedy["step"]) == {0, 1, STEPS}
-    assert greedy["value"].tolist() == pytest.approx([0.5] * 6)
-    assert found["correct"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.75)
-    assert found["solved"].set_index(["label", "step"]).loc[("NSR", 1), "value"] == pytest.approx(0.5)
+def test_a_column_against_pass_at_1_of_the_same_evaluation(experiment: Experiment) -> None:
+    found = curves.against_pass_at_1(list(experiment.runs.values()), "entropy_fixed").set_index(["label", "step"])
+    assert found.loc[("PSR", 2), "value"] == pytest.approx(0.8)
+    assert found.loc[("NSR", 1), "reached"] == pytest.approx(np.mean([success("NSR", 1, i, 1.0) for i in range(6)]))
+
+
+def test_groups_of_rollouts(experiment: Experiment) -> None:
+    found = curves.rollout_groups([experiment.runs["nsr-seed0"]]).groupby("step")[["correct", "solved"]].mean()
+    assert found.loc[1].tolist() == pytest.approx([0.75, 0.5])
 
 
 def test_pass_at_1_is_that_of_validation_prompts_at_the_first_temperature(experiment: Experiment) -> None:
-    found = curves.validation_pass_at_1(list(experiment.runs.values())).set_index(["label", "step"])["value"]
+    found = curves.pass_at_1(list(experiment.runs.values())).set_index(["label", "step"])["value"]
     expected = np.mean([success("PSR", 2, i, 1.0) for i in range(6)])
     assert found["PSR", 2] == pytest.approx(expected)
 
@@ -86,7 +85,7 @@ def test_only_prompts_of_every_evaluation_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_pass_at_k_of_base_and_last_policies(experiment: Experiment, temperature: float) -> None:
     found = curves.pass_at_k_curves(list(experiment.runs.values()))
-    found = found[found["law"] == f"T = {temperature:g}"].set_index(["quantity", "label", "k"])
+    found = found[found["sampling"] == f"T = {temperature:g}"].set_index(["quantity", "label", "k"])
     for label, step in (("base", 0), ("NSR", STEPS)):
         p = np.array([success("NSR", step, i, temperature) for i in range(6)])
         assert found.loc[("value", label, 8), "value"] == pytest.approx(np.mean(1 - (1 - p) ** 8))
@@ -99,7 +98,7 @@ def test_pass_at_k_of_base_and_last_policies(experiment: Experiment, temperature
 
 def test_pass_at_k_over_seeds(three_seeds: Experiment) -> None:
     found = curves.pass_at_k_curves(list(three_seeds.runs.values()))
-    row = found.set_index(["law", "quantity", "label", "k"]).loc[("T = 1", "value", "PSR", 1)]
+    row = found.set_index(["sampling", "quantity", "label", "k"]).loc[("T = 1", "value", "PSR", 1)]
     assert row["value"] == pytest.approx(np.mean([success("PSR", STEPS, i, 1.0) for i in range(6)]))
     assert row["high"] == pytest.approx(row["low"])  # the seeds are equal here
 
@@ -119,30 +118,13 @@ def test_bucket_flow_is_summed_over_updates(experiment: Experiment) -> None:
     assert total.abs().max() < 1e-6  # mass is conserved
 
 
-def test_jvp_beside_realised_where_recorded(experiment: Experiment) -> None:
-    data = FlowData.of(experiment.runs.values()).only(["psr-seed0"])
-    found = data.jvp_beside_realised()
-    contexts, buckets, updates_with_jvp = 7, 4, STEPS
-    assert len(found) == contexts * buckets * updates_with_jvp
-    assert found["jvp"].to_numpy() == pytest.approx(found["realised"].to_numpy(), abs=1e-6)
-    assert found["realised"].abs().max() > 0.01
-
-
-def test_the_law_agrees_where_the_token_moved_along_its_direction(experiment: Experiment) -> None:
-    found = FlowData.of(experiment.runs.values()).agreement().set_index(["label", "sign", "quantity"])
-    assert found.loc[("PSR", 1, "log π"), "net_sign"] == 0.75  # seven with it, one against
-    assert found.loc[("NSR", -1, "log π"), "net_sign"] == 0.75
-    assert ("NSR", 1) not in found.index.droplevel("quantity")  # its weight was 0 there
-
-
 def test_token_picture_follows_its_rule(experiment: Experiment) -> None:
     run = experiment.runs["nsr-seed0"]
     picture = token_picture(run, -1)
     assert picture is not None
-    rows = run.flows(where=[("update", "==", 0)])
-    rows = rows[rows["weight"] < 0]
-    chosen = rows.loc[(rows["entropy_before"] - 1).abs().idxmin()]
-    assert picture.update == 0
+    rows = run.flows()
+    chosen = rows.loc[rows["tv"].where(rows["weight"] < 0).idxmax()]
+    assert picture.update == chosen["update"]
     assert picture.weight == pytest.approx(-0.1)
     assert picture.entropy_nats == pytest.approx(chosen["entropy_before"])
     tokens = picture.tokens.set_index("text")

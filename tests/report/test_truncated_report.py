@@ -1,4 +1,4 @@
-"""Experiments whose runs were drawn from or evaluated under different truncated laws."""
+"""Experiments whose runs were drawn from or evaluated under different truncations."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
+from analysis.common.tables import Column, Table
+from analysis.report import summarize
 from analysis.report.curves import pass_at_k_curves
-from analysis.report.summary import summarize
 from tests.report.by_hand import make_experiment
 
 
-def test_laws_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) -> None:
+def keys(table: Table) -> list[str]:
+    return [column.key for column in table.columns if isinstance(column, Column)]
+
+
+def test_truncations_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) -> None:
     experiment = make_experiment(tmp_path / "e", contexts=False)
-    assert all("rollout KL" not in table.columns for table in summarize(experiment).tables)
+    assert all("rollout_kl_nats" not in keys(table) for table in summarize(experiment).tables)
     runs = dict(experiment.runs)
     truncated = runs["nsr-seed0"]
     read = truncated.table
@@ -28,15 +33,15 @@ def test_laws_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) 
     truncated.table = table  # type: ignore[method-assign]
     changed: Any = SimpleNamespace(runs=runs, name="e", folder=experiment.folder)
     tables = {one.title: one for one in summarize(changed).tables}
-    whole, part = tables["at matched steps (2)"], tables["at matched steps (2), evaluated at top-p 0.9"]
+    whole, part = tables["at equal steps (step 2)"], tables["at equal steps (step 2), evaluated at top-p 0.9"]
     assert [row[0] for row in whole.rows][1:] == ["PSR"]
     assert [row[0] for row in part.rows][1:] == ["NSR"]
-    assert "rollout KL" not in whole.columns
-    assert part.columns[-1] == "rollout KL"
+    assert "rollout_kl_nats" not in keys(whole)
+    assert keys(part)[-1] == "rollout_kl_nats"
     assert part.rows[-1][-1].value == pytest.approx(0.04)
-    assert "log(rollout law / policy)" in part.note
-    laws = pass_at_k_curves(list(runs.values())).groupby("law")["label"].unique().map(set)
-    assert {law: labels - {"base"} for law, labels in laws.items() if "T = 1" in law} == {
+    assert "log(rollout distribution / policy)" in part.note
+    found = pass_at_k_curves(list(runs.values())).groupby("sampling")["label"].unique().map(set)
+    assert {name: labels - {"base"} for name, labels in found.items() if "T = 1" in name} == {
         "T = 1": {"PSR"},
         "T = 1, top-p 0.9": {"NSR"},
     }

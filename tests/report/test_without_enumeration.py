@@ -32,8 +32,7 @@ def summary(sampled: Experiment) -> Summary:
 
 def rows(summary: Summary, start: str) -> dict[str, dict[str, Any]]:
     (found,) = [one for one in summary.to_json()["tables"] if one["title"].startswith(start)]
-    headings = found["headings"]
-    return {row["name"]: {headings[key]: cell for key, cell in row.items()} for row in found["rows"]}
+    return {row["method"]: row for row in found["rows"]}
 
 
 def drawn_at_random(correct: Sequence[int], k: int) -> float:
@@ -42,29 +41,31 @@ def drawn_at_random(correct: Sequence[int], k: int) -> float:
 
 
 def test_the_tables_hold_what_there_is(summary: Summary) -> None:
-    found = rows(summary, "at matched steps")
-    assert list(found["PSR"]) == ["", "step", "opt. steps", "Pass @1", "Pass @2", "Pass @4", "H nats", "corr. ratio"]
+    found = rows(summary, "at equal steps")
+    assert list(found["PSR"]) == [
+        *("method", "step", "updates", "pass_at_1", "pass_at_2", "pass_at_4", "entropy_nats", "correct_rollouts")
+    ]
     correct = [sampled_correct("PSR", STEPS, i) for i in range(6)]
     for k in (1, 2, 4):
-        assert found["PSR"][f"Pass @{k}"]["value"] == pytest.approx(drawn_at_random(correct, k))
-    note = next(table.note for table in summary.tables if table.title.startswith("at matched steps"))
-    assert "eff. sol." not in note
+        assert found["PSR"][f"pass_at_{k}"]["value"] == pytest.approx(drawn_at_random(correct, k))
+    note = next(table.note for table in summary.tables if table.title.startswith("at equal steps"))
+    assert "effective solutions" not in note
 
 
 def test_matched_at_the_estimate_and_says_so(summary: Summary) -> None:
-    found = rows(summary, "at matched Pass@1 = 0.417 on validation prompts, estimated from 4 samples each")
+    found = rows(summary, "at equal Pass@1 = 0.417 on validation prompts, estimated from 4 samples each")
     assert found["PSR"]["step"]["value"] == pytest.approx(1.0)  # c = 10 of 24 there
     assert found["NSR"]["step"]["value"] == pytest.approx(2.0)
-    assert found["PSR"]["H nats"]["value"] == pytest.approx(0.9)
-    note = next(table.note for table in summary.tables if table.title.startswith("at matched Pass@1"))
+    assert found["PSR"]["entropy_nats"]["value"] == pytest.approx(0.9)
+    note = next(table.note for table in summary.tables if table.title.startswith("at equal Pass@1"))
     # 1, 1, 2, 2, 3, 3 of four: √(Σ p(1 − p)/3) / 6
     error = math.sqrt(sum(c / 4 * (1 - c / 4) / 3 for c in (1, 1, 2, 2, 3, 3))) / 6
-    assert f"early by about its standard error ({error:.3f} at the end of the first run)" in note
+    assert f"too early by about its standard error ({error:.3f} at the end of the first run)" in note
 
 
 def test_every_level_without_effective_solutions(summary: Summary) -> None:
-    found = rows(summary, "at every level")
-    assert [name[:3] for name in found["PSR"] if name] == ["H @"] * 4
+    found = rows(summary, "entropy and effective solutions")
+    assert list(found["PSR"])[1:] == [f"entropy_nats_at_level_{i}" for i in (1, 2, 3, 4)]
 
 
 def test_matching_at_estimates_is_asked_for(sampled: Experiment) -> None:
@@ -75,7 +76,7 @@ def test_matching_at_estimates_is_asked_for(sampled: Experiment) -> None:
 
 def test_one_sample(tmp_path: Path) -> None:
     found = summarize(make_experiment(tmp_path, contexts=False, samples=1))
-    assert [name for name in rows(found, "at matched steps")["PSR"] if name.startswith("Pass")] == ["Pass @1"]
+    assert [name for name in rows(found, "at equal steps")["PSR"] if name.startswith("pass")] == ["pass_at_1"]
     assert "estimated from 1 sample each" in found.to_markdown()
 
 
@@ -105,7 +106,8 @@ class TestFigures:
     def test_dynamics_name_the_estimate(self, sampled: Experiment) -> None:
         figure = dynamics_figure(list(sampled.runs.values()))
         assert {ax.get_xlabel() for ax in figure.axes} == {"step", "Pass@1, estimated"}
-        assert all(line.get_xdata().size for ax in figure.axes for line in ax.lines)
+        assert figure.axes[0].get_ylabel() == "Pass@1, estimated"
+        assert all(len(np.asarray(line.get_xdata())) for ax in figure.axes for line in ax.lines)
 
     def test_all_of_them_and_the_page(self, sampled: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([str(sampled.folder), "--figures", str(sampled.folder / "pictures"), "--json"]) == 0

@@ -1,4 +1,5 @@
-"""The figures of an offline trace: boundaries, positions, mass flow by rank and the tokens that carry the gradient."""
+"""The figures of recorded tokens: boundaries, positions, weights over updates, mass flow by rank, and the tokens that
+carry the gradient."""
 
 from __future__ import annotations
 
@@ -9,15 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import plots
-from .figure_files import save_figure
-from .offline_data import ALL, REWARDED, UNREWARDED, TraceData
+from .png import save_figure
+from .trace_data import ALL, MEASURED, REWARDED, UNREWARDED, TraceData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..records import Run
 
-__all__ = ["boundaries_figure", "gradient_tokens_figure", "positions_figure", "rank_flow_figure", "write_trace_figures"]
+__all__ = [
+    "boundaries_figure",
+    "gradient_tokens_figure",
+    "positions_figure",
+    "rank_flow_figure",
+    "weights_figure",
+    "write_trace_figures",
+]
 
 MOST_TOKENS = 8
 _COLUMNS = 3  # of objectives
@@ -25,19 +33,22 @@ _INTERVAL = " Bands and bars: 95% over prompts (jackknife)."
 
 BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
 context, with the squeeze boundary c = π(y): above it NSR of the token drains the tail as well as y, and the head
-takes all; middle, the entropy of its context, with π(y) = e⁻ᴴ: to the left of it NSR lowers the entropy. Right:
-share of tokens whose NSR raises the entropy, by π(y)."""
-POSITIONS_CAPTION = """Mean entropy H of the model, and share of tokens below the squeeze boundary, π(y) < c, by
-position in the response (counted from 1)."""
+takes all; middle, the entropy of its context, with π(y) = e^(−entropy): to the left of it NSR lowers the entropy.
+Right: fraction of tokens whose NSR raises the entropy, by π(y)."""
+POSITIONS_CAPTION = """Left: mean entropy of the model by position in the response (counted from 1). Right: fraction of
+tokens below the squeeze boundary, π(y) < c."""
+WEIGHTS_CAPTION = """Means over the recorded tokens of successive updates. Weight: w = −∂L/∂log π(y), measured on the
+loss. Own effect on entropy: first-order change of the entropy of the token's own context at a unit logit step; its
+sign and order count, its scale is that of the step."""
 FLOW_CAPTION = """First order at a unit logit step of each token in its own context: change of the mass by rank before
 the step, mean over all tokens, as tokens of rewarded and of unrewarded responses contribute. Scales differ by
 objective."""
-TOKENS_CAPTION = """Share of Σ|w|·‖e_y − π‖₂ that the occurrences of a token carry, among tokens with positive weights
-(blue) and with negative weights (vermilion). ␣ space, ⏎ line break."""
+TOKENS_CAPTION = """Fraction of Σ|w|·‖e_y − π‖₂ that the occurrences of a token carry, among tokens with positive
+weights (blue) and with negative weights (vermilion). ␣ space, ⏎ line break."""
 
 
 def boundaries_figure(data: TraceData) -> Figure:
-    """Where the tokens sit against the squeeze boundary and against e^{−H}, and where NSR raises entropy."""
+    """Where the tokens sit against the squeeze boundary and against e^(−entropy), and where NSR raises entropy."""
     from matplotlib.figure import Figure
 
     with plots.style():
@@ -51,8 +62,12 @@ def boundaries_figure(data: TraceData) -> Figure:
         right.set_xscale("log")
         right.set_ylim(-0.03, 1.03)
         right.set_xlabel(r"$\pi(y)$")
-        right.set_ylabel("share")
-        for ax, text in ((left, "squeeze boundary"), (middle, r"rare: $\pi(y) < e^{-H}$"), (right, "NSR raises H")):
+        right.set_ylabel("fraction of tokens")
+        for ax, text in (
+            (left, "squeeze boundary"),
+            (middle, r"rare: $\pi(y) < e^{-\mathrm{entropy}}$"),
+            (right, "NSR raises entropy"),
+        ):
             plots.heading(ax, text)
         if len(data.signs) > 1:
             right.legend(loc="upper left", borderaxespad=0.2)
@@ -61,7 +76,7 @@ def boundaries_figure(data: TraceData) -> Figure:
 
 
 def positions_figure(data: TraceData) -> Figure:
-    """Entropy and share below the squeeze boundary by position in the response."""
+    """Entropy and fraction below the squeeze boundary by position in the response."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
@@ -70,7 +85,7 @@ def positions_figure(data: TraceData) -> Figure:
         figure = Figure(figsize=(plots.PAGE_INCHES, 2.4))
         axes = figure.subplots(1, 2)
         for ax, (quantity, title) in zip(
-            axes, (("entropy", "H (nats)"), ("below", r"share with $\pi(y) < c$")), strict=True
+            axes, (("entropy", "entropy (nats)"), ("below", "fraction below the boundary")), strict=True
         ):
             plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
             ax.set_xscale("log")
@@ -82,6 +97,33 @@ def positions_figure(data: TraceData) -> Figure:
             plots.heading(ax, title)
         plots.legend(figure, [axes[0]])
         plots.caption(figure, POSITIONS_CAPTION + _INTERVAL)
+        return figure
+
+
+def weights_figure(data: TraceData) -> Figure:
+    """Entropy, probability of the sampled token, weights and their own effect on entropy over updates."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    by_update = data.by_update()
+    panels = (
+        ("entropy", "entropy (nats)"),
+        ("prob", "probability of the sampled token"),
+        ("weight", "mean weight"),
+        ("effect", "own effect on entropy"),
+    )
+    with plots.style():
+        figure = Figure(figsize=(plots.PAGE_INCHES, 4.2))
+        axes = figure.subplots(2, 2, sharex=True).ravel()
+        for ax, (quantity, title) in zip(axes, panels, strict=True):
+            plots.curve(ax, by_update[by_update["quantity"] == quantity], x="update")
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            plots.heading(ax, title)
+            if quantity in ("weight", "effect"):
+                plots.reference_line(ax)
+                ax.set_xlabel("optimiser update")
+        plots.legend(figure, [axes[0]])
+        plots.caption(figure, WEIGHTS_CAPTION + _INTERVAL)
         return figure
 
 
@@ -104,7 +146,7 @@ def rank_flow_figure(data: TraceData) -> Figure:
         for ax in axes[len(objectives) :]:
             ax.set_axis_off()
         for ax in axes[::columns]:
-            ax.set_ylabel("Δ mass a token")
+            ax.set_ylabel("change of mass per token")
         plots.legend(figure, list(axes[: len(objectives)]))
         plots.caption(figure, FLOW_CAPTION + _INTERVAL)
         return figure
@@ -130,7 +172,7 @@ def gradient_tokens_figure(data: TraceData) -> Figure:
         for ax, (objective, sign, rows) in zip(axes, found, strict=False):
             plots.carrying_tokens(ax, rows, label=REWARDED if sign > 0 else UNREWARDED, limit=min(limit, 1.0))
             plots.heading(ax, f"{_lines(objective)}\nw {'>' if sign > 0 else '<'} 0")
-            ax.set_xlabel("share of the gradient")
+            ax.set_xlabel("fraction of the gradient")
         for ax in axes[len(found) :]:
             ax.set_axis_off()
         plots.caption(figure, TOKENS_CAPTION + _INTERVAL)
@@ -142,15 +184,26 @@ def _lines(objective: str) -> str:
     return objective.replace(",", ",\n")
 
 
-def write_trace_figures(run: Run, data: TraceData | None = None) -> list[Path]:
-    """Write the figures of an offline trace as PNG into its `figures/`; the paths. Those of objectives want one named
-    that has a weight."""
+def write_trace_figures(run: Run, data: TraceData | None = None, folder: Path | None = None) -> list[Path]:
+    """Write the figures of the tokens of a run as PNG.
+
+    Args:
+        run: any run that recorded tokens.
+        data: its tokens, where they have been read already.
+        folder: where; unset: the run's own `figures/`.
+
+    Returns:
+        The paths. Figures of weights need weights that are not all zero, those of mass by rank recorded ranks.
+    """
     data = TraceData.of(run) if data is None else data
     figures: dict[str, Callable[[TraceData], Figure]] = {"boundaries": boundaries_figure, "positions": positions_figure}
+    if MEASURED in data.weights and data.tokens["update"].nunique() > 1:
+        figures["weights"] = weights_figure
     if any(weight.any() for weight in data.weights.values()):
-        figures |= {"rank_flow": rank_flow_figure, "gradient_tokens": gradient_tokens_figure}
+        figures |= {"rank_flow": rank_flow_figure} if data.flow is not None else {}
+        figures["gradient_tokens"] = gradient_tokens_figure
     paths = []
     for name, make in figures.items():
-        paths.append(run.folder / "figures" / f"{name}.png")
+        paths.append((run.folder / "figures" if folder is None else folder) / f"{name}.png")
         save_figure(make(data), paths[-1])
     return paths

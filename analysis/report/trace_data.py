@@ -1,11 +1,12 @@
-"""Data of the summary of an offline trace: where tokens sit against the laws' boundaries, and what objectives would do.
+"""Data of the summary of recorded tokens: where they sit against the boundaries of the laws, and what weights do there.
 
-All of it is first order per unit logit step, Δ(z/T) = w·(e_y − π), of each token in its own context: signs, orders
-and shares count, the scale does not. Intervals are 95%, over prompts (`bands.jackknife`): the tokens of a prompt's
-responses hang together.
+The tokens are those of a trace of recorded rollouts, of a run of `attach`, or of any other run that recorded tokens.
+Everything is first order per unit logit step, Δ(z/T) = w·(e_y − π), of each token in its own context: signs, orders
+and fractions count, the scale does not. Intervals are 95%, over prompts (`bands.jackknife`): the tokens of a prompt's
+responses depend on each other.
 
     squeeze boundary   c − π_y > 0: alternatives of less mass than that move with y, so that NSR drains the tail as well
-    H under NSR        rises where π_y(log π_y + H) > S + cH, never where π_y < e^{−H}
+    entropy under NSR  rises where π_y(log π_y + H) > S + cH, never where π_y < e^{−H}
 """
 
 from __future__ import annotations
@@ -33,52 +34,73 @@ from .bands import jackknife
 if TYPE_CHECKING:
     from ..records import Run
 
-__all__ = ["ALL", "REWARDED", "UNREWARDED", "TraceData"]
+__all__ = ["ALL", "MEASURED", "REWARDED", "UNREWARDED", "TraceData"]
 
 ALL, REWARDED, UNREWARDED = "all", "rewarded", "unrewarded"
-_READ = ["step", "rollout", "position", "token", "token_rank", "old_log_prob", "advantage", *LAW_STATISTICS]
-_POSITIONS = 12  # bins
+MEASURED = "measured weights"  # name of the weights that were measured on the loss itself
+_READ = [
+    *("update", "step", "rollout", "position", "token", "token_rank", "argmax_token", "old_log_prob", "advantage"),
+    *("weight", "residual"),
+    *LAW_STATISTICS,
+]
+_POSITIONS = _UPDATES = 12  # bins
 _PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
 
 
 @dataclass(frozen=True)
 class TraceData:
-    """The tokens of a trace with what follows from them for a weight of 1; `weights` by objective."""
+    """The recorded tokens of a run with what follows from them for a weight of 1.
+
+    Attributes:
+        run: where they were recorded.
+        tokens: one row a token, see `of`.
+        flow: (n, buckets), first-order change of the mass by rank at w = 1; None where no mass by rank was recorded.
+        weights: (n,) by objective, and `MEASURED` where the weights of the loss itself were measured (0 where not).
+    """
 
     run: Run
-    tokens: pd.DataFrame  # see `of`
-    flow: np.ndarray  # (n, buckets): first-order change of the mass by rank at w = 1
+    tokens: pd.DataFrame
+    flow: np.ndarray | None
     weights: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, run: Run, objectives: Sequence[str] | None = None) -> TraceData:
-        """Read a trace; of `objectives`, else of those that it was asked for.
+        """Read the tokens of a run.
 
-        Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded; without a reward that of the advantage, 0
-        without either), step, rollout, position, token, the recorded statistics, prob, boundary (c − π_y), below
-        (whether it is positive), rare (whether π_y < e^{−H}), dentropy and dentropy_rest at w = 1, raises (whether NSR
-        raises H). Raises UsageError for a run that is no offline trace, one without tokens, and objectives that the
-        trace has no inputs for.
+        Args:
+            run: any run that recorded tokens.
+            objectives: what weights to work out, by name; unset: those that an offline trace was asked for.
+
+        Returns:
+            The data. Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded; without a reward the sign of
+            the advantage, 0 without either), update, step, rollout, position, token, the recorded statistics, weight
+            and residual where they were measured, prob, top (whether the token is the most probable one), boundary
+            (c − π_y), below (whether it is positive), rare (whether π_y < e^{−H}), dentropy and dentropy_rest at
+            w = 1, raises (whether NSR raises the entropy).
+
+        Raises:
+            UsageError: a run without tokens, or objectives that the run has no inputs for.
         """
-        if run.info["engine"] != "offline":
-            raise UsageError(f"run: expected an offline trace, got a run of the engine {run.info['engine']}")
         arrow = run.table("tokens", [*_READ, "bucket_mass", "bucket_mass_sq"], as_="arrow")
         if not arrow.num_rows:
-            raise UsageError(f"run: no rollout of {run.folder} is traced yet; go on with it first")
-        lists = {name: _matrix(arrow, name) for name in ("bucket_mass", "bucket_mass_sq")}
-        tokens = arrow.drop_columns(list(lists)).to_pandas()
+            raise UsageError(f"run: expected recorded tokens, got none in {run.folder} yet; resume it first")
+        lists = ["bucket_mass", "bucket_mass_sq"]
+        ranked = not any(arrow.column(name).null_count for name in ("token_rank", *lists))
+        tokens = arrow.drop_columns(lists).to_pandas()
         rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward"])
         tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
         by_advantage = np.sign(tokens["advantage"].fillna(0.0)).astype(int)
         tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, np.where(tokens["reward"] > 0, 1, -1))
         stats = statistics_of(tokens)
-        bucket = np.searchsorted(np.array(BUCKETS), tokens["token_rank"].to_numpy() + 1)
-        flow = bucket_flow(
-            lists["bucket_mass"], lists["bucket_mass_sq"], stats, 1.0, 1.0, token_bucket=torch.from_numpy(bucket)
-        ).numpy()
+        flow = None
+        if ranked:
+            bucket = np.searchsorted(np.array(BUCKETS), tokens["token_rank"].to_numpy() + 1)
+            mass, mass_sq = (_matrix(arrow, name) for name in lists)
+            flow = bucket_flow(mass, mass_sq, stats, 1.0, 1.0, token_bucket=torch.from_numpy(bucket)).numpy()
         boundary, dentropy = squeeze_boundary(stats).numpy(), entropy_change(stats, 1.0, 1.0).numpy()
         tokens = tokens.assign(
             prob=stats.prob.numpy(),
+            top=(tokens["argmax_token"] == tokens["token"]) | (tokens["token_rank"] == 0),
             boundary=boundary,
             below=boundary > 0,
             dentropy=dentropy,
@@ -86,8 +108,10 @@ class TraceData:
             rare=(stats.log_prob < -stats.entropy).numpy(),
             dentropy_rest=entropy_change_parts(stats, 1.0, 1.0).rest.numpy(),
         )
-        wanted = run.info["trace"]["objectives"] if objectives is None else objectives
+        wanted = run.info.get("trace", {}).get("objectives", []) if objectives is None else objectives
         weights = {name: assumed_weights(run, tokens, parse_objective(name)).numpy() for name in wanted}
+        if tokens["weight"].notna().any():
+            weights = {MEASURED: tokens["weight"].fillna(0.0).to_numpy(float)} | weights
         return cls(run, tokens, flow, weights)
 
     @cached_property
@@ -115,8 +139,8 @@ class TraceData:
         return pd.factorize(self.tokens["prompt_id"])[0]
 
     def by_position(self) -> pd.DataFrame:
-        """Mean H and share of tokens below the squeeze boundary by position: columns quantity, label (of the sign),
-        position (mean of the bin, from 1), value, low, high."""
+        """Mean entropy and fraction of tokens below the squeeze boundary by position: columns quantity, label (of the
+        sign), position (mean of the bin, from 1), value, low, high."""
         position = self.tokens["position"].to_numpy()
         edges = np.unique(np.geomspace(1, position.max() + 2, _POSITIONS + 1).round().astype(int)) - 1
         return self._binned(
@@ -127,9 +151,29 @@ class TraceData:
             {"entropy": self.tokens["entropy"].to_numpy(float), "below": self.tokens["below"].to_numpy()},
         )
 
+    def by_update(self) -> pd.DataFrame:
+        """Means over the tokens of successive updates: columns quantity, label (of the sign), update (mean of the bin),
+        value, low, high.
+
+        Quantities: entropy, prob, below (fraction below the squeeze boundary), and where weights were measured weight,
+        size (|w|) and effect (w·dentropy, the first-order change of the entropy of the token's own context).
+        """
+        update = self.tokens["update"].to_numpy()
+        edges = np.linspace(update.min(), update.max() + 1, min(_UPDATES, update.max() - update.min() + 1) + 1)
+        quantities = {name: self.tokens[name].to_numpy(float) for name in ("entropy", "prob", "below")}
+        if MEASURED in self.weights:
+            weight = self.weights[MEASURED]
+            quantities |= {
+                "weight": weight,
+                "size": np.abs(weight),
+                "effect": weight * self.tokens["dentropy"].to_numpy(float),
+            }
+        index = np.clip(np.digitize(update, edges) - 1, 0, len(edges) - 2)
+        return self._binned(index, len(edges) - 1, update.astype(float), "update", quantities)
+
     def by_probability(self) -> pd.DataFrame:
-        """Share of tokens whose H rises under NSR, and share of all tokens, by π_y: columns quantity (raises, tokens),
-        label, prob (mean of the bin), value, low, high."""
+        """Fraction of tokens whose NSR raises the entropy, by π_y: columns quantity, label, prob (mean of the bin),
+        value, low, high."""
         prob = self.tokens["prob"].to_numpy()
         index = np.clip(np.digitize(prob, _PROBS) - 1, 0, len(_PROBS) - 2)
         return self._binned(index, len(_PROBS) - 1, prob, "prob", {"raises": self.tokens["raises"].to_numpy()})
@@ -156,7 +200,8 @@ class TraceData:
 
     def mass_flow(self, objective: str) -> pd.DataFrame:
         """Change of mass by rank under an objective, mean over all tokens: columns label (rewarded, unrewarded: what
-        their tokens contribute, and all, their sum), bucket, value, low, high."""
+        their tokens contribute, and all, their sum), bucket, value, low, high. Only with `flow`."""
+        assert self.flow is not None
         weight, everything = self.weights[objective], self.signs[ALL]
         out = []
         for label, rows in self.signs.items():
@@ -166,14 +211,16 @@ class TraceData:
         return pd.DataFrame(out, columns=["label", "bucket", "value", "low", "high"])
 
     def entropy_flow(self, objective: str, column: str = "dentropy") -> dict[str, Cell]:
-        """label -> first-order change of H (or of H among the alternatives, dentropy_rest), mean over all tokens."""
+        """label -> first-order change of the entropy (or of that among the alternatives, dentropy_rest), mean over all
+        tokens."""
         values = self.weights[objective] * self.tokens[column].to_numpy()
         return {label: self.mean(np.where(rows, values, 0.0), self.signs[ALL]) for label, rows in self.signs.items()}
 
     def gradient_tokens(self, objective: str, sign: int, most: int) -> pd.DataFrame:
         """The tokens that carry most of Σ|w|·‖e_y − π‖ among weights of one sign, in falling order.
 
-        Columns: token, text, count (with a weight of that sign), value, low, high (share of that sum), prob (mean π_y).
+        Columns: token, text, count (with a weight of that sign), value, low, high (fraction of that sum), prob (mean
+        π_y).
         """
         weight = self.weights[objective]
         here = np.sign(weight) == sign
@@ -183,18 +230,18 @@ class TraceData:
         token = self.tokens["token"].to_numpy()
         order = pd.Series(carried[here]).groupby(token[here]).sum().sort_values(ascending=False, kind="stable")
         out = []
-        for one in order.index[:most]:
-            of = here & (token == one)
-            cell = self.ratio(np.where(token[here] == one, carried[here], 0.0), carried[here], here)
+        for token_id in order.index[:most]:
+            rows = here & (token == token_id)
+            cell = self.ratio(np.where(token[here] == token_id, carried[here], 0.0), carried[here], here)
             out.append(
                 (
-                    int(one),
-                    self.text([int(one)]),
-                    int(of.sum()),
+                    int(token_id),
+                    self.text([int(token_id)]),
+                    int(rows.sum()),
                     cell.value,
                     cell.low,
                     cell.high,
-                    float(self.tokens["prob"].to_numpy()[of].mean()),
+                    float(self.tokens["prob"].to_numpy()[rows].mean()),
                 )
             )
         return pd.DataFrame(out, columns=["token", "text", "count", "value", "low", "high", "prob"])

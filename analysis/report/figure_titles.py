@@ -1,0 +1,140 @@
+"""Titles of figures: sentences computed from the data that the figure draws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ..common.tables import Cell
+from ..plots import BASE
+from .comparison import EFFECTIVE, ENTROPY, Comparison, MetricColumn
+from .verdict import short_gap
+
+__all__ = [
+    "LOG_EFFECTIVE",
+    "entropy_against_steps_title",
+    "equal_pass_at_1_titles",
+    "gaps_title",
+    "pass_at_1_title",
+    "pass_at_k_title",
+    "unexplained_title",
+]
+
+LOG_EFFECTIVE = "log_effective_solutions"
+EQUAL = 0.005  # Pass@1 that is shown as equal
+
+
+def pass_at_1_title(data: pd.DataFrame) -> str:
+    """Who got furthest, from Pass@1 over steps: columns label, step, value."""
+    last = data.sort_values("step").groupby("label", sort=False).tail(1).sort_values("value", ascending=False)
+    best = last.iloc[0]
+    if len(last) == 1:
+        return f"Pass@1 {_moves(float(data['value'].iloc[0]), float(best['value']))}"
+    leaders = last[last["value"] > best["value"] - EQUAL]["label"].tolist()
+    who = leaders[0] if len(leaders) == 1 else f"{', '.join(leaders[:-1])} and {leaders[-1]}"
+    verb = "has" if len(leaders) == 1 else "have"
+    return f"At step {best['step']:.0f} {who} {verb} the highest Pass@1: {best['value']:.2f}"
+
+
+def entropy_against_steps_title(comparison: Comparison | None, data: pd.DataFrame) -> str:
+    """The gap between two methods at the last common step; of one method, how its entropy moved."""
+    column = None if comparison is None else comparison.metric(ENTROPY)
+    if comparison is None or column is None or not comparison.pairs:
+        if data["label"].nunique() > 1:
+            return "Entropy"
+        return f"Entropy {_moves(float(data['value'].iloc[0]), float(data['value'].iloc[-1]))} nats"
+    ends_only = comparison.at_ends()
+    matching, pair = ends_only.match("step", [ends_only.last_step], [column]), comparison.pairs[0]
+    cell = ends_only.difference(matching, ends_only.last_step, pair, column)
+    return f"At step {ends_only.last_step:.0f} {short_gap(*pair, cell)}"
+
+
+def equal_pass_at_1_titles(comparison: Comparison) -> tuple[str, str]:
+    """Gaps between two methods at the highest common level of Pass@1: in entropy, and in effective solutions.
+
+    Raises:
+        EmptyRangeError: there is no common level.
+    """
+    level, pair, entropy = comparison.levels()[-1], comparison.pairs[0], comparison.metric(ENTROPY)
+    if entropy is None:
+        return "", ""
+    effective = comparison.metric(EFFECTIVE)
+    columns = [entropy] if effective is None else [entropy, effective]
+    matching = comparison.match("pass@1", [level], columns)
+    cell = comparison.difference(matching, level, pair, entropy)
+    first = f"At equal Pass@1 {short_gap(*pair, cell, what='')}"
+    if effective is None:
+        return first, f"{pair[0]} − {pair[1]} at equal Pass@1"
+    values = [comparison.value(matching, level, label, effective).value for label in pair]
+    gap = comparison.difference(matching, level, pair, effective)
+    return first, gaps_title(values[0], values[1], gap)
+
+
+def gaps_title(of_first: float, of_second: float, gap: Cell) -> str:
+    """Effective solutions of two methods as a sentence.
+
+    >>> gaps_title(7.38, 9.27, Cell(-1.89, -2.4, -1.4))
+    '… and fewer effective solutions: 7.4 against 9.3'
+    """
+    within = math.isfinite(gap.low) and gap.low <= 0 <= gap.high
+    if within or round(of_first, 1) == round(of_second, 1):
+        return f"… and as many effective solutions: {of_first:.1f} and {of_second:.1f}"
+    more = "more" if of_first > of_second else "fewer"
+    return f"… and {more} effective solutions: {of_first:.1f} against {of_second:.1f}"
+
+
+def pass_at_k_title(data: pd.DataFrame, minus: str) -> str:
+    """A difference in Pass@k at the smallest k, and where it is largest the other way round, else at the largest k.
+
+    `data`: rows of one panel, columns label, k, value, low, high. The method is NSR if it is there, else the first.
+    """
+    labels = [label for label in data["label"].unique() if label != BASE]
+    if not labels:
+        return ""
+    label = "NSR" if "NSR" in labels else labels[0]
+    rows = data[data["label"] == label].sort_values("k")
+    first, last = rows.iloc[0], rows.iloc[-1]
+    against = rows[(np.sign(rows["value"]) != np.sign(first["value"])) & ((rows["low"] > 0) | (rows["high"] < 0))]
+    if len(against):
+        last = against.iloc[int(against["value"].abs().to_numpy().argmax())]
+    text = f"{label} − {minus}: {_signed(first['value'])} at k = {first['k']}"
+    return text if last["k"] == first["k"] else f"{text}, {_signed(last['value'])} at k = {last['k']}"
+
+
+def unexplained_title(data: pd.DataFrame) -> str:
+    """How much the first order misses, at the worst point of the curves: column value, 1 − R²."""
+    worst = data.iloc[int(data["value"].to_numpy().argmax())]
+    if worst["value"] > 1:
+        return f"The first order fails in places ({worst['label']}, update {worst['update']:.0f})"
+    return f"The first order explains at least {_percent(1 - worst['value'])} of Δ log π(y)"
+
+
+def log_effective(comparison: Comparison) -> MetricColumn | None:
+    """The column whose differences are log ratios of effective solutions."""
+    column = comparison.metric(EFFECTIVE)
+    return None if column is None else column._replace(key=LOG_EFFECTIVE, metric=LOG_EFFECTIVE)
+
+
+def _percent(fraction: float) -> str:
+    """A fraction near one without rounding it up to all.
+
+    >>> _percent(0.99876), _percent(0.9999987), _percent(0.5)
+    ('99.8%', '99.999%', '50.0%')
+    """
+    for digits in (1, 2, 3):
+        floor = math.floor(100 * fraction * 10**digits) / 10**digits
+        if floor < 100 - 10.0**-digits / 2 and (100 - floor) >= 10.0**-digits * 1.5:
+            break
+    return f"{floor:.{digits}f}%"
+
+
+def _moves(first: float, last: float) -> str:
+    if abs(last - first) < EQUAL:
+        return f"stays at {last:.2f}"
+    return f"{'rises' if last > first else 'falls'} from {first:.2f} to {last:.2f}"
+
+
+def _signed(value: float) -> str:
+    return f"{np.round(value, 3) + 0.0:+.3f}".replace("-", "−")
