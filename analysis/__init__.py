@@ -28,8 +28,19 @@ except ModuleNotFoundError:
         "(source .venv/bin/activate), or install the package with pip install -e ."
     )
 
+from .records.reporting import register_reporter  # noqa: E402 - after the checks above
+
 __getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["__version__", *_names]
+
+
+def _report(trace, figures=None, *, each_run=False):
+    from .report import report
+
+    return report(trace, figures, each_run=each_run)
+
+
+register_reporter(_report)  # for Run.report and Experiment.report: records know nothing of the package above them
 
 
 def __dir__():

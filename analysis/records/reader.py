@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from toy_models.messages import nearest
 
+from ..common.notebook_html import html_table
 from ..errors import UsageError
 from .encoding import ContentHash
 from .folders import (
@@ -29,6 +30,7 @@ from .folders import (
     read_run_json,
 )
 from .frames import TOKEN_TEXT, with_units
+from .reporting import Report, report_of
 from .schema import TABLES, arrow_schema
 from .token_text import WordOf, with_token_text, word_of
 
@@ -67,6 +69,20 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.run_id!r}, label={self.label!r}, status={self.status!r}, steps={self.committed_step})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was recorded, and how much of it."""
+        facts = [
+            ("label", self.label),
+            ("status", self.status),
+            ("steps", self.committed_step),
+            ("seed", self.seed),
+            ("recorded by", self.info["engine"]),
+            ("folder", self.folder),
+            *((f"rows of {name}", f"{count:,}") for name in TABLES if (count := self.rows(name))),
+        ]
+        known = [(name, value) for name, value in facts if value is not None]
+        return html_table(f"Run {self.run_id}", "· table(name), laws(), flows(), report()", known)
 
     @property
     def run_id(self) -> str:
@@ -180,6 +196,20 @@ class Run:
 
         return shares_summary(self, ranges=ranges)
 
+    def report(self, figures: str | Path | None = None) -> Report:
+        """Summarise the run, draw its figures and write both into its folder as `summary.md` and `figures/`.
+
+        Args:
+            figures: a folder for the figures instead of the run's own.
+
+        Returns:
+            The tables, as an `analysis.report.Summary`; `figures` of it are the files.
+
+        Raises:
+            UsageError: nothing to report is recorded yet.
+        """
+        return report_of(self, figures)
+
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
         """The rows of a table in order, a file's row group at a time."""
         _check_table(name)
@@ -195,10 +225,45 @@ class Experiment:
         self.info: dict[str, Any] = read_experiment(self.folder)
         listed = [run["run_id"] for run in self.info["runs"]]
         started = [run_id for run_id in listed if (self.folder / run_id / RUN_FILE).exists()]
-        self.runs: dict[str, Run] = {run_id: Run(self.folder / run_id, verify=verify) for run_id in started}
+        self.runs: dict[str, Run] = _Runs({run_id: Run(self.folder / run_id, verify=verify) for run_id in started})
 
     def __repr__(self) -> str:
         return f"Experiment({self.name!r}, status={self.status!r}, runs={list(self.runs)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the runs, and how far each has come."""
+        rows = [
+            (run_id, run.label, "–" if run.seed is None else run.seed, run.status, run.committed_step)
+            for run_id, run in self.runs.items()
+        ]
+        about = f"{self.status}, in {self.folder} · experiment[run or method], table(name), report()"
+        return html_table(f"Experiment {self.name}", about, rows, columns=("run", "method", "seed", "status", "steps"))
+
+    def __getitem__(self, name: str) -> Run:
+        """A run by its id, or by its method's label where the experiment has one run of it.
+
+        Raises:
+            KeyError: no run has that name, or several seeds have that label; the message lists the runs.
+        """
+        return self.runs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.runs)
+
+    def report(self, figures: str | Path | None = None, *, each_run: bool = False) -> Report:
+        """Summarise the experiment, draw its figures and write both into its folder as `summary.md` and `figures/`.
+
+        Args:
+            figures: a folder for the figures instead of the experiment's own.
+            each_run: whether to draw the figures of each run too, into its folder.
+
+        Returns:
+            The tables, as an `analysis.report.Summary`; `figures` of it are the files.
+
+        Raises:
+            UsageError: nothing to report is recorded yet.
+        """
+        return report_of(self, figures, each_run=each_run)
 
     @property
     def name(self) -> str:
@@ -236,6 +301,20 @@ class Experiment:
             raise UsageError(f"path: no run of the experiment in {self.folder} has started yet")
         rows = pa.concat_tables(parts)
         return rows if as_ == "arrow" else with_units(to_pandas(rows), TABLES[name].columns)
+
+
+class _Runs(dict[str, Run]):
+    """run_id -> run, in order; a label finds its run where it has one seed."""
+
+    def __missing__(self, name: str) -> Run:
+        labelled = [run for run in self.values() if run.label == name]
+        if len(labelled) == 1:
+            return labelled[0]
+        if labelled:
+            ids = ", ".join(run.run_id for run in labelled)
+            raise KeyError(f"{name!r} has {len(labelled)} seeds; choose one of {ids}")
+        there = ", ".join(f"{run_id} ({run.label})" for run_id, run in self.items())
+        raise KeyError(f"expected the id or the label of a run, got {name!r}; {there or 'no run has started yet'}")
 
 
 def _named(run: Run, rows: pa.Table) -> pa.Table:
@@ -289,6 +368,11 @@ def _check_table(name: str) -> None:
 
 
 def _expression(name: str, where: Any) -> pc.Expression:
+    if isinstance(where, str):
+        raise UsageError(
+            f"where: expected filters such as [('update', '==', 0)] or a pyarrow expression, got the text {where!r}; "
+            f"write it as filters, or select rows afterwards with .query({where!r})"
+        )
     try:
         expression = where if isinstance(where, pc.Expression) else pq.filters_to_expression(where)
         ds.dataset(arrow_schema(name).empty_table()).to_table(filter=expression)

@@ -17,6 +17,7 @@ from analysis.records import (
     load_trace,
     read_experiment,
     read_run_json,
+    reporting,
     update_experiment,
     write_experiment,
 )
@@ -53,6 +54,41 @@ def test_tables_of_all_runs(folder: Path) -> None:
     assert experiment.table("steps", as_="arrow").num_rows == 6
     with pytest.raises(UsageError, match=r"as_: expected pandas or arrow for an experiment, got 'duckdb'"):
         experiment.table("steps", as_="duckdb")
+
+
+def test_a_run_by_its_id_or_its_label(folder: Path) -> None:
+    experiment = load_trace(folder)
+    assert isinstance(experiment, Experiment)
+    assert experiment["nsr-s0"] is experiment["NSR"] is experiment.runs["nsr-s0"]
+    assert list(experiment) == list(experiment.runs)
+    with pytest.raises(KeyError, match=r"'PSR' has 2 seeds; choose one of psr-s0, psr-s1"):
+        experiment["PSR"]
+    with pytest.raises(KeyError, match=r"expected the id or the label of a run, got 'GRPO'; psr-s0 \(PSR\), psr-s1"):
+        experiment.runs["GRPO"]
+    assert experiment.runs.get("GRPO") is None
+
+
+def test_what_a_notebook_shows(folder: Path) -> None:
+    experiment = load_trace(folder)
+    assert isinstance(experiment, Experiment)
+    shown = experiment._repr_html_()
+    assert "<td>psr-s1</td><td>PSR</td><td>1</td><td>running</td><td>1</td>" in shown
+    shown = experiment["NSR"]._repr_html_()
+    assert "<th>rows of steps</th><td>3</td>" in shown
+    assert "tokens" not in shown  # none were recorded
+
+
+def test_reports_come_from_what_is_registered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(reporting, "_reporters", [])
+    experiment = load_trace(folder)
+    with pytest.raises(RuntimeError, match="nothing makes reports here"):
+        experiment.report()
+    reporting.register_reporter(lambda trace, figures, *, each_run: calls.append((trace, figures, each_run)))
+    experiment.report("here", each_run=True)
+    run = experiment["nsr-s0"]
+    run.report()
+    assert calls == [(experiment, "here", True), (run, None, False)]
 
 
 def test_experiment_json(folder: Path) -> None:
