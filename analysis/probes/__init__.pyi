@@ -1,8 +1,8 @@
 from .attachment import Attachment as Attachment
 from .attachment import attach as attach
 from .context_probe import ContextProbe as ContextProbe
-from .context_probe import ContextRows as ContextRows
-from .context_probe import draw_contexts as draw_contexts
+from .context_rows import ContextRows as ContextRows
+from .context_rows import draw_contexts as draw_contexts
 from .jvp import jvp_step as jvp_step
 from .output_heads import OutputHead as OutputHead
 from .output_heads import find_head as find_head

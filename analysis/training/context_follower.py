@@ -18,7 +18,8 @@ from toy_models import Policy, Prompt, response_logits, teacher_batch
 
 from ..errors import DivergedError
 from ..evaluation import FixedPrefixes
-from ..probes.context_probe import ContextProbe, ContextRows, draw_contexts
+from ..probes.context_probe import ContextProbe
+from ..probes.context_rows import ContextRows, draw_contexts
 from ..recipes.fields import OptimizerFields, RecordFields
 from ..records import RunWriter
 from .record_rows import UpdateIndex
