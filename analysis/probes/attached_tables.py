@@ -20,7 +20,7 @@ from ..common.provenance import machine_info
 from ..errors import UsageError, at_index, first_index
 from ..laws import TokenStatistics
 from ..records.encoding import Columns, record_batch
-from ..records.folders import TOKENIZER_FILE
+from ..records.folders import RUN_FILE, TOKENIZER_FILE
 from ..records.frames import with_units
 from ..records.reader import Run, to_pandas
 from ..records.rows import (
@@ -46,7 +46,7 @@ _TABLES = ("prompts", "rollouts", "tokens")
 
 @dataclass(frozen=True)
 class PassRows:
-    """One forward pass whose gradient was caught: n tokens at (row, column) of its B sequences."""
+    """One forward pass whose gradient was caught: n recorded tokens at (row, column) of its B sequences."""
 
     lined: LinedUp
     chosen: Tensor  # (B,) bool, rows that are recorded
@@ -78,8 +78,24 @@ class AttachedTables:
         eos = getattr(getattr(head.model, "generation_config", None), "eos_token_id", None)
         self._eos = set(eos) if isinstance(eos, list | tuple) else {eos} - {None}
 
+    @property
+    def updates(self) -> int:
+        """Updates recorded so far."""
+        return self._update
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder of this process; None where records stay in memory."""
+        return self._folder
+
     def open(self) -> None:
+        """Make the run folder, where there is to be one."""
         if self._folder is not None:
+            if (self._folder / RUN_FILE).exists():
+                raise UsageError(
+                    f"out: expected a new folder, got {self._folder}, which holds a run already; attach starts a new "
+                    "run each time: choose another folder, or remove this one"
+                )
             self._writer = RunWriter(self._folder, run_json=self._run_json(self._folder.name))
             backend = getattr(self._tokenizer, "backend_tokenizer", None)
             if backend is not None:  # so that readers of the folder know the text of tokens
@@ -127,7 +143,7 @@ class AttachedTables:
         rewards: Tensor | Sequence[float] | None,
         advantages: Tensor | Sequence[float] | None,
     ) -> None:
-        """File one update."""
+        """Record one update."""
         n = sum(len(watched.lined) for watched in passes)
         reward, advantage = _numbers("rewards", rewards, n), _numbers("advantages", advantages, n)
         prompts = [prompt for watched in passes for prompt in watched.lined.prompts]
@@ -144,7 +160,7 @@ class AttachedTables:
         self._chosen = set()
 
     def commit_when_due(self) -> None:
-        """Commit if a whole chunk of updates has been filed since the last commit."""
+        """Commit if a whole chunk of updates has been recorded since the last commit."""
         if self._writer is not None and self._update - (self._writer.committed_step or 0) >= self._spec.chunk:
             self._commit()
 
@@ -244,7 +260,7 @@ class AttachedTables:
         return out
 
     def close(self, status: str) -> None:
-        """Commit what was filed, with `status`."""
+        """Commit what was recorded, and end the run with `status`."""
         if self._writer is not None and self._writer.info["status"] == "running":
             self._commit()
             self._writer.finish(status)

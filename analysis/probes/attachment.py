@@ -1,4 +1,4 @@
-"""`attach`: records from a training loop of one's own, read off the forward and backward passes as they happen.
+"""`attach`: records from your own training loop, taken from its forward and backward passes as they happen.
 
     with analysis.attach(model, out="runs/mine") as trace:
         for batch in batches:
@@ -7,11 +7,11 @@
             optimizer.step(); optimizer.zero_grad()
             trace.step(rewards=…)
 
-Hooks on the model see each forward pass that has a graph, and hooks on its logits (on the log-probs of a fused head, on
-the hidden states under a fused loss) the gradient of the user's own loss, whatever that is: see `capture.py` for what
-is worked out, `passes.py` for which token a position predicts. Everything between two calls of `step` is one update,
-however many passes it took; a pass that no backward pass came through is no part of it. Passes without a graph
-(`torch.no_grad`, generation) are not looked at.
+Hooks on the model see each forward pass that has a graph. Hooks on its logits (on the log-probs of a fused head, on the
+hidden states under a fused loss) see the gradient of your loss, whatever it is. The module `capture` says what is
+computed from it, `token_alignment` which token a position predicts. Everything between two calls of `step` is one
+update, however many passes it took; a forward pass that no backward pass came through is not part of it. Passes without
+a graph (`torch.no_grad`, generation) are ignored.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..laws.checks import check_temperature
 from .attached_tables import AttachedTables, PassRows
-from .capture import FusedCapture, HiddenCapture, LogitCapture
+from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
 from .output_heads import find_head, last_hidden_state
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp, line_up
@@ -50,33 +52,45 @@ def attach(
     loss_scale: float | Callable[[], float] = 1.0,
     tokenizer: Any = None,
 ) -> Attachment:
-    """Watch the training of `model`, a causal LM of transformers, bare or wrapped; a context manager.
+    """Watch the training of `model` and record what each update does to its tokens; a context manager.
 
-    out              a new run folder, committed every `record.chunk` updates, read by `load_trace`. With several
-                     processes (torch.distributed) each writes `out/r<rank>`. None keeps the records in memory
-    labels           which tokens count and what they are, instead of the labels that the model is called with: (B, T)
-                     with −100 where a token does not count, or a function of the forward pass's arguments that gives it
-    completion_mask  (B, T), or (B, C) for the last C positions, true where a token was sampled; or such a function.
-                     Without labels and mask every token that is not padding counts
-    record           what is recorded (`RecordSpec`)
-    temperature      T of the law softmax(logits / T) that the loss is about
-    loss_scale       what the loss was multiplied by before the backward pass, as mixed precision does
-                     (`scaler.get_scale`); weights are divided by it. Gradient accumulation, averaging over processes
-                     and other factors stay as they are: weights are those of the loss differentiated in this process
-    tokenizer        for the text of prompts and responses; without it the text is empty
+    Of every recorded token this gives the statistics of softmax(logits / T) before the update, and the weight
+    w = −∂L/∂log π_y of your loss L, measured from the gradient that makes the update.
 
-    Cost: one pass over the logits of the recorded tokens for the statistics, one over logits and their gradient for the
-    weight. With a fused head the product of hidden states and head once more, with a fused loss three times; the
-    statistics are then of that product in float32. Logits are held until their backward pass.
-    Raises UsageError for a model that is no causal LM or has a head of an unknown kind, one that is watched already,
-    a folder that holds a run; within the loop for tokens that do not fit, and where a backward pass was seen that
-    brought no gradient to logits or log-probs.
+    Args:
+        model: a causal LM of transformers, bare or inside DDP, FSDP, `torch.compile` or peft.
+        out: a new run folder, committed every `record.chunk` updates, read by `load_trace`. With several processes
+            (torch.distributed) each writes `out/r<rank>`. None keeps the records in memory.
+        labels: which tokens count and what they are, instead of the labels that the model is called with: (B, T) with
+            −100 where a token does not count, or a function that gives it from the arguments of the forward pass.
+        completion_mask: (B, T), or (B, C) for the last C positions, true where a token was sampled; or such a function.
+            Without labels and mask every token that is not padding counts.
+        record: what is recorded, and how often.
+        temperature: T of the distribution softmax(logits / T) that the loss is about.
+        loss_scale: what the loss was multiplied by before the backward pass, as in mixed precision
+            (`scaler.get_scale`); weights are divided by it. Factors of gradient accumulation and of the mean over
+            processes stay in: weights are those of the loss that this process differentiated.
+        tokenizer: for the text of prompts, responses and tokens; without it there is none.
+
+    Returns:
+        The attachment, to be entered with `with`. Call its `step` after each optimiser step.
+
+    Raises:
+        UsageError: the model is not a causal LM, has a head of an unknown kind or is watched already; the folder holds
+            a run; within the loop, tokens do not fit, or a backward pass brought no gradient to logits or log-probs.
+
+    Cost: one pass over the logits of the recorded tokens for the statistics, and one over logits and their gradient for
+    the weight. A fused head costs one more product of hidden states and head, a fused loss three; the statistics are
+    then of that product in float32. Logits are held until their backward pass.
+
+    Example:
+        See `docs/attach.md`, and the top of this module.
     """
     return Attachment(model, out, labels, completion_mask, record or RecordSpec(), temperature, loss_scale, tokenizer)
 
 
 class Attachment:
-    """What `attach` gives; enter it with `with`."""
+    """What `attach` returns: enter it with `with`, and call `step` after each optimiser step."""
 
     def __init__(
         self,
@@ -103,6 +117,25 @@ class Attachment:
         self._hidden: Tensor | None = None
         self._unclaimed: list[list[bool]] = []  # backbone passes that no pass of the model around them followed
 
+    def __repr__(self) -> str:
+        return f"Attachment({self.head.description}, {self._state}, updates={self._tables.updates})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is watched, and how much is recorded so far."""
+        facts = [
+            ("model", self.head.description),
+            ("state", self._state),
+            ("updates", self._tables.updates),
+            ("fraction of prompts recorded", self._spec.tokens),
+            ("temperature", self._temperature),
+            ("folder", self._tables.folder or "in memory"),
+        ]
+        return html_table("Attachment", "· step(rewards), records()", facts)
+
+    @property
+    def _state(self) -> str:
+        return "watching" if self._handles else "left" if self._entered else "not entered yet"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
         return self  # a copy of the model carries its hooks along, which then see that it is another model
 
@@ -110,7 +143,8 @@ class Attachment:
         model = self.head.model
         if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_hooks.values()):
             raise UsageError(
-                f"model: this {type(model).__name__} is watched by another attach already; leave that first"
+                f"model: expected one that is not watched, got a {type(model).__name__} that another attach watches "
+                "already; leave that first"
             )
         if self._entered:
             raise UsageError("attach: expected to be entered once; call attach again for another run")
@@ -125,9 +159,11 @@ class Attachment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Restore the model; a backward pass that no `step` followed is filed as the last update."""
+        """Restore the model; a backward pass that no `step` followed is recorded as the last update."""
         try:
-            if kind is None and (any(self._unclaimed) or any(one.caught or one.reached for one in self._passes)):
+            if kind is None and (
+                any(self._unclaimed) or any(watched.caught or watched.reached for watched in self._passes)
+            ):
                 self.step()
         except BaseException:
             self._leave("interrupted")
@@ -142,48 +178,61 @@ class Attachment:
         self._tables.close(status)
 
     def _forget(self) -> None:
-        for one in self._passes:
-            one.capture.remove()
+        for watched in self._passes:
+            watched.capture.remove()
         self._passes, self._unclaimed = [], []
 
     def batch(self, *, labels: Given = None, completion_mask: Given = None) -> None:
-        """What the coming forward passes are of: takes the place of both arguments of `attach`."""
+        """Say which tokens count in the coming forward passes; replaces both arguments of `attach`.
+
+        Args:
+            labels: as in `attach`.
+            completion_mask: as in `attach`.
+        """
         self._labels, self._mask = labels, completion_mask
 
     def step(
         self, rewards: Tensor | Sequence[float] | None = None, *, advantages: Tensor | Sequence[float] | None = None
     ) -> None:
-        """An update has been made from the backward passes since the last call.
+        """Record the update that was made from the backward passes since the last call.
 
-        `rewards` and `advantages` have one number for each sequence that went through them, in the order of the passes.
-        The update is filed as a step of its own: with several updates to one batch of rollouts, each counts as a step.
+        The update is recorded as a step of its own: of several updates to one batch of rollouts, each counts as a step.
 
-        Raises UsageError where there was no backward pass, where one was seen that brought no gradient to logits or
-        log-probs, and for numbers that do not fit. OSError where a commit fails (a full disk); nothing filed is lost,
-        and the next commit tries again.
+        Args:
+            rewards: one number for each sequence of these passes, in their order. Without them responses have no sign.
+            advantages: the same.
+
+        Raises:
+            UsageError: there was no backward pass, one brought no gradient to logits or log-probs, or numbers do not
+                fit the sequences.
+            OSError: a commit failed (a full disk). Nothing recorded is lost, and the next commit tries again.
         """
         if not self._handles:
             raise UsageError("step: expected a call within `with attach(model) as trace:`")
-        lost = [one.what for one in self._passes if one.reached and not one.caught]
+        lost = [watched.what for watched in self._passes if watched.reached and not watched.caught]
         if lost or any(self._unclaimed):
             self._forget()
             raise UsageError(
-                "step: a backward pass was seen, but no gradient came through the model's "
-                f"{lost[0] if lost else 'output'}; the loss must be computed from the output of the model's own "
-                "forward pass (output.logits, output.loss or output.log_probs)"
+                f"step: expected a gradient through the model's {lost[0] if lost else 'output'}, got a backward pass "
+                "without one; compute the loss from the output of the model's own forward pass (output.logits, "
+                "output.loss or output.log_probs)"
             )
-        caught = [one for one in self._passes if one.caught]
+        caught = [watched for watched in self._passes if watched.caught]
         if not caught:
             raise UsageError(
-                "step: no backward pass since the last step; call it after loss.backward(), and the model with its "
-                "gradient on"
+                "step: expected a backward pass since the last step, got none; call step after loss.backward(), and "
+                "the model with gradients enabled"
             )
-        self._tables.add([one.rows for one in caught], rewards, advantages)
+        self._tables.add([watched.rows for watched in caught], rewards, advantages)
         self._forget()
         self._tables.commit_when_due()
 
-    def records(self) -> dict[str, Any]:
-        """The tables so far as pandas data frames: tokens, rollouts and prompts, with the columns of the schema."""
+    def records(self) -> dict[str, pd.DataFrame]:
+        """The tables so far.
+
+        Returns:
+            Data frames by name: tokens, rollouts and prompts, with the columns of `docs/records.md`.
+        """
         return self._tables.frames()
 
     def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -205,8 +254,8 @@ class Attachment:
         flowing = next((x for x in (logits, log_probs, hidden) if x is not None), None)
         if flowing is None:
             raise UsageError(
-                f"model: its forward pass returned neither logits nor log_probs ({type(output).__name__}) and did not "
-                "call its backbone as a module, so no gradient of the tokens can be seen"
+                f"model: expected a forward pass that returns logits or log_probs or calls its backbone as a module, "
+                f"got {type(output).__name__} without them; no gradient of the tokens can be seen"
             )
         if not flowing.requires_grad:
             return
@@ -217,11 +266,11 @@ class Attachment:
         keep = counted.nonzero().squeeze(1).to(flowing.device)
         tokens = lined.tokens.reshape(-1)[counted].to(flowing.device)
         if logits is not None:
-            capture: Any = LogitCapture(logits, tokens, keep, self._spec, self._temperature)
+            capture: Capture = LogitCapture(logits, tokens, keep, self._spec, self._temperature)
         elif hidden is None:
             raise UsageError(
-                "model: its fused head gave log_probs, but its backbone was not called as a module, so "
-                "that its hidden states are not known"
+                "model: expected a fused head whose backbone is called as a module, got log_probs without hidden "
+                "states; call the model itself, not parts of it"
             )
         elif log_probs is not None:
             capture = FusedCapture(
@@ -269,7 +318,7 @@ class _Pass:
         lined: LinedUp,
         keep_rows: Tensor,
         keep: Tensor,
-        capture: Any,
+        capture: Capture,
         reached: list[list[bool]],
         scale: float,
         what: str,
@@ -279,27 +328,28 @@ class _Pass:
 
     @property
     def caught(self) -> bool:
-        return bool(self.capture.caught)
+        return self.capture.caught
 
     @property
     def reached(self) -> bool:
-        """Whether a backward pass came by the hidden states."""
+        """Whether a backward pass reached the hidden states."""
         return any(self._reached)
 
     @cached_property
     def rows(self) -> PassRows:
         """What was caught, read once."""
-        weight, residual, entropy_weight = self.capture.take()
+        caught, stats = self.capture.take(), self.capture.stats
+        assert stats is not None
         width = self.lined.tokens.shape[1]
         return PassRows(
             self.lined,
             self.keep_rows,
             self.keep // width,
             self.keep % width,
-            self.capture.stats,
-            weight / self._scale,
-            residual,
-            entropy_weight,
+            stats,
+            caught.weight / self._scale,
+            caught.residual,
+            caught.entropy_weight,
         )
 
 
@@ -312,7 +362,7 @@ def _note(reached: list[bool]) -> Callable[[Tensor], None]:
 
 def _field(output: Any, name: str) -> Tensor | None:
     if isinstance(output, tuple):  # return_dict=False: the loss may come first
-        found = [x for x in output if isinstance(x, Tensor) and x.ndim == 3] if name == "logits" else []
-        return found[0] if found else None
+        tensors = [x for x in output if isinstance(x, Tensor) and x.ndim == 3] if name == "logits" else []
+        return tensors[0] if tensors else None
     value = getattr(output, name, None)
     return value if isinstance(value, Tensor) else None

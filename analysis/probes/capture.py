@@ -1,19 +1,20 @@
 """Statistics and weights of one forward pass, caught in the backward pass that makes the update.
 
-Three routes, chosen by what the model's forward pass returned:
+There are three ways, chosen by what the model's forward pass returned:
 
-    logits      G = ∂L/∂logits is seen by a hook on them; w = −T·⟨G, d⟩/‖d‖² and the residual say how much of it is of
-                scalar form. Statistics come from the logits themselves, so that no product is done twice
-    log_probs   a fused head (TRL's) gives log π_y and no logits; w = −∂L/∂log π_y is what flows. Statistics come from
-                hidden states and head, and are held against the log-probs that were given
-    neither     a loss kernel (Liger's) took hidden states and head; w is read off ∂L/∂hidden, see `through_head.py`
+    logits      a hook on them sees G = ∂L/∂logits; w = −T·⟨G, d⟩/‖d‖², and the residual says how much of G is not of
+                this form (`logit_gradients`). Statistics come from the logits themselves: no product is repeated
+    log_probs   a fused head (TRL's) gives log π_y and no logits; w = −∂L/∂log π_y is its gradient. Statistics come from
+                hidden states and head, and their log-probs are compared with those that the head gave
+    neither     a loss kernel (Liger's) took hidden states and head; w follows from ∂L/∂hidden (`hidden_gradients`)
 
-Only rows of `keep` cost anything. Logits are held, as the same storage, until the backward pass has come by.
+Only the rows `keep` cost anything. Logits are held, as the same storage, until their backward pass.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,11 +28,38 @@ from .output_heads import OutputHead
 from .record_spec import RecordSpec
 from .weight_probe import WeightProbe
 
-__all__ = ["FusedCapture", "HiddenCapture", "LogitCapture"]
+__all__ = ["Capture", "Caught", "FusedCapture", "HiddenCapture", "LogitCapture"]
 
 
 # Logits of 5 to 20 in bf16 round by 0.01 to 0.03; whether a kernel ran under autocast cannot be seen from its output.
 _ROUNDING = 0.02
+
+
+@dataclass(frozen=True)
+class Caught:
+    """What backward passes brought to n tokens, (n,) each; None is what cannot be seen in that way."""
+
+    weight: Tensor
+    residual: Tensor | None = None
+    entropy_weight: Tensor | None = None
+
+
+class Capture(Protocol):
+    """One forward pass whose gradient is being watched."""
+
+    @property
+    def stats(self) -> TokenStatistics | None:
+        """Statistics (n,) of the kept rows; None before they are known."""
+
+    @property
+    def caught(self) -> bool:
+        """Whether a backward pass has come through."""
+
+    def take(self) -> Caught:
+        """What the backward passes so far have brought."""
+
+    def remove(self) -> None:
+        """Take the hooks away."""
 
 
 class LogitCapture:
@@ -52,21 +80,22 @@ class LogitCapture:
     def caught(self) -> bool:
         return self._parts is not None
 
-    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weight, residual and weight of the entropy, each (n,) or None where that is not seen."""
+    def take(self) -> Caught:
+        """Weight and residual."""
         assert self._parts is not None
-        return *self._parts, None
+        return Caught(*self._parts)
 
     def _caught(self, gradient: Tensor) -> None:
         if self._logits is None:
             raise UsageError(
-                "backward: a second backward pass went through the same forward pass, whose logits are no "
+                "backward: expected one backward pass through a forward pass, got a second, when its logits are no "
                 "longer held; add the losses and call backward once"
             )
         if self._logits._version != self._version:
             raise UsageError(
-                "model: its logits were changed in place between forward and backward pass, so their law "
-                "is lost; write logits = logits / temperature for logits /= temperature"
+                "model: expected logits that stay as they are until the backward pass, got some that were changed in "
+                "place, so that their distribution is lost; write logits = logits / temperature instead of "
+                "logits /= temperature"
             )
         self.stats = _statistics_of_rows(self._logits, self._tokens, self._keep, self._spec, self._temperature)
         self._parts = scalar_part(
@@ -96,8 +125,8 @@ def _statistics_of_rows(
 class FusedCapture:
     """Catches ∂L/∂log π_y on `log_probs` (B, K) of a fused head, and ∂L/∂H where it gave the entropy as well.
 
-    `hidden` (B, K, D) entered the head. Raises UsageError where the log-probs given are not those of head and
-    temperature.
+    `hidden` (B, K, D) are the states that entered the head. Raises UsageError where the log-probs are not those of head
+    and temperature.
     """
 
     def __init__(
@@ -121,7 +150,7 @@ class FusedCapture:
             **head.arguments(),
         )
         given = log_probs.detach().flatten()[keep]
-        _check_same_law(given, self.stats.log_prob, head, temperature)
+        _check_same_distribution(given, self.stats.log_prob, head, temperature)
         self._probe = WeightProbe(log_probs)
         entropy = getattr(output, "entropy", None)
         self._entropy: WeightProbe | None = None
@@ -132,12 +161,12 @@ class FusedCapture:
     def caught(self) -> bool:
         return self._probe.caught
 
-    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weight, residual (never seen here) and weight of the entropy, (n,) each; of all backward passes so far."""
+    def take(self) -> Caught:
+        """Weight, and the weight of the entropy where that is used; of all backward passes so far."""
         weight = self._probe.take().flatten()[self._keep].double()
         if self._entropy is None or not self._entropy.caught:
-            return weight, None, None
-        return weight, None, self._entropy.take().flatten()[self._keep].double()
+            return Caught(weight)
+        return Caught(weight, entropy_weight=self._entropy.take().flatten()[self._keep].double())
 
     def remove(self) -> None:
         self._probe.remove()
@@ -170,10 +199,10 @@ class HiddenCapture:
     def caught(self) -> bool:
         return self._gradient is not None
 
-    def take(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weight, residual and weight of the entropy (never seen here), of all backward passes so far."""
+    def take(self) -> Caught:
+        """Weight and residual, of all backward passes so far."""
         assert self._gradient is not None
-        return *scalar_part_of_hidden(self._gradient, self._direction), None
+        return Caught(*scalar_part_of_hidden(self._gradient, self._direction))
 
     def _caught(self, gradient: Tensor) -> None:
         rows = gradient.detach().flatten(0, 1)[self._keep]
@@ -183,7 +212,7 @@ class HiddenCapture:
         self._handle.remove()
 
 
-def _check_same_law(given: Tensor, ours: Tensor, head: OutputHead, temperature: float) -> None:
+def _check_same_distribution(given: Tensor, ours: Tensor, head: OutputHead, temperature: float) -> None:
     """UsageError where log-probs (n,) differ by more than the rounding of a kernel in bf16 on average over tokens."""
     if not len(given):
         return

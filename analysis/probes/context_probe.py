@@ -2,11 +2,11 @@
 
     before(update)  π at the old parameters        after(update)  π' at the new ones        jvp  first order in Δθ
 
-Contexts are positions of a few whole responses, so that one teacher-forced pass gives them all. Contexts of kind
-`batch` come from the minibatch being applied, of both reward signs; those of kind `panel` are fixed at step 0. Each
-kind has passes of its own, so that the panel's numbers do not depend on what else was in the batch, and its π' serves
-as the π of the next update when that is the next one. Everything runs without gradients; parameters, their gradients
-and the global random state are left as they are (given a model without active dropout).
+`context_rows` says which contexts these are. Contexts of kind `batch` come from the minibatch being applied, of both
+reward signs; those of kind `panel` are fixed at step 0. Each kind has forward passes of its own, so that the panel's
+numbers do not depend on what else was in the batch, and its π' serves as the π of the next update when that is the next
+one. Everything runs without gradients; parameters, their gradients and the global random state are left as they are
+(given a model without active dropout).
 
 Statistics are of softmax(logits / T) at the training temperature T, computed in float64 from the model's logits.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..laws import TokenStatistics, bucket_membership, dense_statistics, kl_divergence, sum_by_bucket
-from ..records.encoding import ragged
+from ..records.encoding import Columns, ragged
 from ..records.schema import BUCKETS, SHARES
 from .context_rows import ContextRows
 from .jvp import distribution_change, jvp_step, jvp_steps
@@ -47,10 +47,16 @@ class _Snapshot:
 class ContextProbe:
     """Follows a fixed panel and each minibatch's own contexts through updates.
 
-    Around one optimiser update: `before`, the step, `jvp` where it is wanted, `after`. `before` returns rows for the
-    table `contexts` and `after` for `flows`, each a list of columns for `RunWriter.append` (empty where there is
-    nothing to add). Contexts are numbered from 0, the panel first. `state_dict` and `load_state_dict` carry panel and
-    numbering over an interruption; the panel's π is then computed again, to the same bits.
+    Around one optimiser update, call `before`, make the step, call `jvp` if it is wanted, call `after`. `before`
+    returns rows for the table `contexts` and `after` for `flows`, each a list of columns for `RunWriter.append` (empty
+    where there is nothing to add). Contexts are numbered from 0, the panel first. `state_dict` and `load_state_dict`
+    carry panel and numbering over an interruption; the panel's π is then computed again, to the same bits.
+
+    Args:
+        logits_fn: prompts and responses as token ids -> logits (B, R, V) that predict each response token, unscaled.
+        panel: contexts that every update is compared at; None for no panel.
+        temperature: T of softmax(logits / T).
+        top_k: how many of the most probable tokens are recorded before and after.
     """
 
     def __init__(
@@ -70,18 +76,25 @@ class ContextProbe:
         self._parts: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values from which `load_state_dict` goes on."""
+        """Plain values from which `load_state_dict` resumes."""
         return {"panel": None if self._panel is None else asdict(self._panel), "next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over panel and numbering."""
+        """Restore panel and numbering."""
         self._panel = None if state["panel"] is None else ContextRows(**state["panel"])
         self._next = state["next"]
         self._panel_after = None
 
     @torch.no_grad()
-    def before(self, update: int, batch: ContextRows | None = None) -> list[dict[str, Any]]:
-        """Look at the panel and at `batch` before the update.
+    def before(self, update: int, batch: ContextRows | None = None) -> list[Columns]:
+        """Compute π at the panel and at `batch` before the update.
+
+        Args:
+            update: number of the update.
+            batch: contexts from the minibatch being applied.
+
+        Returns:
+            Rows of `contexts` for contexts that are new.
 
         Cost: a forward pass over the batch's rows, and one over the panel's unless `update` follows the last one seen.
         """
@@ -115,8 +128,13 @@ class ContextProbe:
     ) -> None:
         """Add the first-order change under the actual parameter step to what `after` returns; see `jvp_step`.
 
-        With `parts` of the step, by names of `schema.SHARES`, also that under each of them; parts that are missing are
-        zero. The change under the whole step is computed by itself, not as their sum.
+        Args:
+            model: whose parameters moved.
+            params_before: its parameters before the update, by name.
+            step: the parameter step, by name.
+            parts: parts of the step by names of `records.schema.SHARES`; the change under each of them is added too.
+                A missing part counts as zero. The change under the whole step is computed by itself, not as their sum.
+
         Cost: one forward pass with tangents over the rows of both kinds.
         """
         if not self._rows:
@@ -136,13 +154,19 @@ class ContextProbe:
         self._parts = None if parts is None else dict(zip(parts, of_parts if parts else (), strict=True))
 
     @torch.no_grad()
-    def after(self, update: int, *, weights: Sequence[Sequence[float]] | None = None) -> list[dict[str, Any]]:
-        """Look at the same contexts after the update; a forward pass per kind.
+    def after(self, update: int, *, weights: Sequence[Sequence[float]] | None = None) -> list[Columns]:
+        """Compute π at the same contexts after the update; one forward pass per kind.
 
-        `weights` are the measured weights of the batch's contexts, a sequence for each of its responses and in the
-        order of its positions, 0 for a response that the objective dropped. The panel has none.
+        Args:
+            update: the number that `before` was called with.
+            weights: measured weights of the batch's contexts, a sequence for each of its responses and in the order of
+                its positions; 0 for a response that the objective dropped. The panel has none.
 
-        Raises ValueError where `before` was not called for this update or the weights do not fit its batch.
+        Returns:
+            Rows of `flows`.
+
+        Raises:
+            ValueError: `before` was not called for this update, or the weights do not fit its batch.
         """
         if update != self._update:
             raise ValueError(f"update: expected {self._update}, the one that before() was called for, got {update}")

@@ -1,27 +1,33 @@
-"""Which contexts are followed: positions of a few whole responses, drawn at random.
-
-Contexts are positions of a few whole responses, so that one teacher-forced pass gives them all.
-"""
+"""Which contexts are followed: positions of a few whole responses, so that one teacher-forced pass gives them all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from ..errors import UsageError
+from ..records.encoding import Columns
 
 __all__ = ["ContextRows", "draw_contexts"]
 
 
 @dataclass(frozen=True)
 class ContextRows:
-    """Whole responses, a few of them, and the positions of each that are contexts, in increasing order.
+    """A few whole responses, and the positions of each that are contexts.
 
-    `signs` (±1) and `rollouts` have one entry per response where they are known.
+    Attributes:
+        kind: batch (from the minibatch being applied) or panel (held out, fixed at step 0).
+        prompts: token ids, one list per response.
+        responses: token ids.
+        positions: positions of each response that are contexts, in increasing order.
+        prompt_ids: one per response.
+        step: step of the rollouts, where there is one.
+        rollouts: index of each response in the batch of its step, where known.
+        signs: +1 for a rewarded response, −1 for another, where known.
     """
 
     kind: Literal["batch", "panel"]
@@ -39,22 +45,25 @@ class ContextRows:
     @property
     def tokens(self) -> list[int]:
         """The token y of each context."""
-        return [r[at] for r, positions in zip(self.responses, self.positions, strict=True) for at in positions]
+        return [
+            response[position]
+            for response, positions in zip(self.responses, self.positions, strict=True)
+            for position in positions
+        ]
 
-    def columns(self, first: int) -> dict[str, list[Any]]:
+    def columns(self, first: int) -> Columns:
         """Rows of the table `contexts`, numbered from `first`."""
-        at = [(row, position) for row, positions in enumerate(self.positions) for position in positions]
-        missing = [None] * len(at)
+        places = [(row, position) for row, positions in enumerate(self.positions) for position in positions]
         return {
-            "context": list(range(first, first + len(at))),
-            "kind": [self.kind] * len(at),
-            "prompt_id": [self.prompt_ids[row] for row, _ in at],
-            "prefix_ids": [self.prompts[row] + self.responses[row][:position] for row, position in at],
+            "context": list(range(first, first + len(places))),
+            "kind": self.kind,
+            "prompt_id": [self.prompt_ids[row] for row, _ in places],
+            "prefix_ids": [self.prompts[row] + self.responses[row][:position] for row, position in places],
             "token": self.tokens,
-            "step": [self.step] * len(at),
-            "rollout": missing if self.rollouts is None else [self.rollouts[row] for row, _ in at],
-            "position": [position for _, position in at],
-            "sign": missing if self.signs is None else [self.signs[row] for row, _ in at],
+            "step": self.step,
+            "rollout": None if self.rollouts is None else [self.rollouts[row] for row, _ in places],
+            "position": [position for _, position in places],
+            "sign": None if self.signs is None else [self.signs[row] for row, _ in places],
         }
 
 
@@ -70,12 +79,29 @@ def draw_contexts(
     rollouts: Sequence[int] | None = None,
     step: int | None = None,
 ) -> ContextRows:
-    """At most `number` contexts from few responses, at random, rewarded and unrewarded ones in turn.
+    """Draw contexts from few responses at random, from rewarded and unrewarded ones in turn.
 
-    A response gives at most an eighth of the contexts, positions drawn at random where it is longer; one sign alone
-    fills the rest where the other runs out. `signs` are positive or not, one per response.
+    A response gives at most an eighth of the contexts, at positions drawn at random; where the responses of one sign
+    run out, the other sign fills the rest.
 
-    Raises UsageError where the arguments do not have one entry per response.
+    Args:
+        kind: batch or panel.
+        prompts: token ids, one sequence per response.
+        responses: token ids.
+        prompt_ids: one per response.
+        number: how many contexts; fewer where the responses have fewer tokens.
+        generator: of the draw.
+        signs: positive or not, one per response; None draws from all alike.
+        rollouts: index of each response in the batch of its step.
+        step: step of the responses.
+
+    Raises:
+        UsageError: an argument does not have one entry per response.
+
+    Example:
+        >>> rows = draw_contexts("panel", [[1]], [[2, 3]], ["a"], 8, torch.Generator().manual_seed(0))
+        >>> rows.positions[0] in ([0], [1])
+        True
     """
     given = {"prompts": prompts, "prompt_ids": prompt_ids, "signs": signs, "rollouts": rollouts}
     for name, values in given.items():
@@ -88,14 +114,14 @@ def draw_contexts(
     most = -(-number // 8)
     rows: list[int] = []
     positions: list[list[int]] = []
-    wanted = number
+    missing = number
     for row in order:
-        take = min(len(responses[row]), most, wanted)
-        if take:
+        count = min(len(responses[row]), most, missing)
+        if count:
             rows.append(row)
-            positions.append(sorted(torch.randperm(len(responses[row]), generator=generator)[:take].tolist()))
-            wanted -= take
-        if not wanted:
+            positions.append(sorted(torch.randperm(len(responses[row]), generator=generator)[:count].tolist()))
+            missing -= count
+        if not missing:
             break
     return ContextRows(
         kind=kind,

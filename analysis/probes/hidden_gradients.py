@@ -1,6 +1,6 @@
-"""The scalar part of a gradient seen behind the head: weights where neither logits nor log-probs exist.
+"""Weights from the gradient on hidden states, where neither logits nor log-probs exist.
 
-A loss kernel that takes hidden states and head (Liger's, or one of one's own) leaves ∂L/∂h, h (D,) the hidden state of
+A loss kernel that takes hidden states and head (Liger's, or your own) leaves ∂L/∂h, h (D,) the hidden state of
 one token. For an objective that sees the policy through log π_y alone,
 
     −∂L/∂h = w·u,    u = (s / T)·Wᵀ(c' ⊙ (e_y − π))
@@ -10,7 +10,7 @@ So
 
     w = −⟨∂L/∂h, u⟩ / ‖u‖²        residual = ‖∂L/∂h + w·u‖ / ‖∂L/∂h‖
 
-by least squares; what is not of this form shows in the residual as far as the head lets it through.
+by least squares. What is not of this form shows in the residual, unless the head maps it to zero.
 """
 
 from __future__ import annotations

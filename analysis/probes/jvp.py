@@ -2,9 +2,9 @@
 
     dz = d/dε logits(θ + ε·Δθ) at ε = 0,    dπ_v = π_v (dz_v − Σ_u π_u dz_u) / T,    dH = −Σ_v dπ_v log π_v
 
-It holds for any optimiser, since only the step that was made enters. Scaled dot-product attention has a forward-mode
+It holds for any optimiser, since it depends on the step alone. Scaled dot-product attention has a forward-mode
 rule in its composite ("math") kernel only, which is selected for the duration of the pass; nothing of the model is
-changed. Cost: about four forward passes (and 0.4 s once, when torch builds its rules), memory of two; several steps at
+changed. Cost: about four forward passes (and 0.4 s once, when torch builds its rules), memory of two. Several steps at
 once share the pass through the model, and each after the first adds about one forward pass.
 """
 
@@ -42,13 +42,26 @@ def jvp_step(
     params_before: Mapping[str, Tensor],
     step: Mapping[str, Tensor],
 ) -> Tensor:
-    """dz of `logits_fn()`, of its shape and dtype, for the step `step` from the parameters `params_before`.
+    """First-order change of logits under a parameter step: dz = d/dε logits(θ + ε·Δθ) at ε = 0.
 
-    `logits_fn` takes nothing and calls `model`; `params_before` and `step` are named as in `model.named_parameters()`.
-    Parameters without an entry in `step` do not move; those without one in `params_before` keep their present value.
-    The parameters, gradients and configuration of `model` are left as they are.
+    Args:
+        model: whose parameters θ move. They, their gradients and the configuration are left as they are.
+        logits_fn: takes nothing, calls `model` and returns logits of any shape.
+        params_before: θ by the names of `model.named_parameters()`; parameters without an entry keep their present
+            value.
+        step: Δθ by the same names; parameters without an entry do not move.
 
-    Raises UsageError for names that the model does not have, and where its attention has no forward-mode rule.
+    Returns:
+        dz, of the shape and dtype of the logits; exact up to rounding. Cost: about four forward passes.
+
+    Raises:
+        UsageError: the model has no parameter of a given name, or its attention has no forward-mode rule.
+
+    Example:
+        >>> linear = nn.Linear(1, 2, bias=False)
+        >>> inputs = torch.tensor([[2.0]])
+        >>> jvp_step(linear, lambda: linear(inputs), {}, {"weight": torch.tensor([[1.0], [0.0]])})
+        tensor([[2., 0.]])
     """
     known = _known(model, params_before=params_before, step=step)
     values = {f"model.{name}": value.detach() for name, value in params_before.items()}
@@ -105,7 +118,7 @@ def _forward_mode() -> Iterator[None]:
             yield
     except NotImplementedError as error:
         raise UsageError(
-            f"model: its attention has no forward-mode derivative ({str(error).splitlines()[0]}); "
+            f"model: expected attention with a forward-mode derivative, got none ({str(error).splitlines()[0]}); "
             "load it with attn_implementation='sdpa' or 'eager'"
         ) from error
 

@@ -1,12 +1,16 @@
-"""The scalar part of a gradient on logits: how much of it is a weight on the token's own direction.
+"""Weights from the gradient on logits: how much of it is a multiple of the token's own direction.
 
 With G = ∂L/∂z of one token (V,), T the temperature and d = e_y − π, π = softmax(z / T),
 
     w = −T·⟨G, d⟩ / ‖d‖²            the weight −∂L/∂log π_y, by least squares
     residual = ‖G + w·d/T‖ / ‖G‖    0 for an objective that sees the policy through log π_y alone
 
-A first value w₀ = −T·G_y/(1 − π_y) comes from the token's own entry, exact for such an objective. What is summed then
-is the remainder e = G + w₀·d/T, so that nothing cancels: w = w₀ − T·⟨e, d⟩/‖d‖², ‖G + w·d/T‖² = ‖e‖² − ⟨e, d⟩²/‖d‖².
+A first value w₀ = −T·G_y/(1 − π_y) comes from the token's own entry and is exact for such an objective. The sums are
+then over the remainder e = G + w₀·d/T, so that nothing cancels: w = w₀ − T·⟨e, d⟩/‖d‖² and
+‖G + w·d/T‖² = ‖e‖² − ⟨e, d⟩²/‖d‖².
+
+Limit: G comes from autograd, whose softmax − onehot has the rounding of the logits' dtype. Where 1 − π_y is at or below
+that rounding (1e-6 in float32), G is mostly rounding, and so are weight and residual.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     logits = cap(logit_scale · (hidden @ weightᵀ + bias)),   cap(z) = softcap · tanh(z / softcap), or z without a cap
 
-`find_head` reads the parts from the model and its configuration; nothing is run. This is the only module that knows
-how transformers, peft, DDP, FSDP and DeepSpeed keep an output head. What it does not know it refuses: a head of
-several layers between backbone and logits, a factor of the logits under a name of its own, packed weights. `verify`
-holds the description against logits that the model itself gave.
+`find_head` reads the parts from the model and its configuration; it runs nothing. This is the only module that knows
+how transformers, peft, DDP, FSDP and DeepSpeed keep an output head. It refuses what it does not know: several layers
+between backbone and logits, a factor of the logits under an unknown name, packed weights. `verify` compares the
+description with logits that the model itself gave.
 
 Source of the factors: the forward passes of the causal LMs in transformers 5.23 (277 files of models were searched).
 """
@@ -43,7 +43,11 @@ _SUPPORTED = (
 
 @dataclass(frozen=True)
 class OutputHead:
-    """The head of one model; `weight()` and `bias()` are read anew at each call, since training changes them."""
+    """The output head of one model, as `find_head` found it.
+
+    `weight()` and `bias()` read the parameters at each call, since training changes them. `model` is the causal LM
+    without its wrappers, so that nothing needs to unwrap it again.
+    """
 
     model: nn.Module  # the causal LM inside DDP, FSDP, torch.compile and peft
     module: nn.Module  # its linear layer (V, D)
@@ -57,10 +61,15 @@ class OutputHead:
 
     @torch.no_grad()
     def weight(self) -> Tensor:
-        """The effective weight (V, D), without a graph: with active LoRA adapters added, gathered from shards.
+        """The effective weight, without a graph.
 
-        A plain head's own storage, not a copy. Under FSDP2 gathering is a collective: every rank must call it.
-        Raises UsageError where it cannot be had: ZeRO-3 shards, dropout before an adapter in training mode.
+        Returns:
+            (V, D), with active LoRA adapters added and shards gathered; of a plain head its own storage, not a copy.
+            Under FSDP2 gathering is a collective: every rank must call it.
+
+        Raises:
+            UsageError: the weight is not available (ZeRO-3 shards) or random (dropout before an adapter in training
+                mode).
         """
         layer = _layer_of(self.module)
         weight = _whole(layer.weight, "weight")
@@ -70,7 +79,7 @@ class OutputHead:
 
     @torch.no_grad()
     def bias(self) -> Tensor | None:
-        """The effective bias (V,), None where the head has none."""
+        """The effective bias (V,); None where the head has none."""
         layer = _layer_of(self.module)
         bias = getattr(layer, "bias", None)
         bias = None if bias is None else _whole(bias, "bias")
@@ -90,15 +99,25 @@ class OutputHead:
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (…, V) of hidden states (…, D) by the formula above, densely; for a few rows."""
+        """Logits (…, V) of hidden states (…, D) by the formula of this module, as one dense product.
+
+        Args:
+            hidden: (…, D), the last hidden states of a few tokens.
+        """
         z = hidden.to(self.weight().dtype) @ self.weight().T
         bias = self.bias()
         z = self.logit_scale * (z if bias is None else z + bias)
         return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
     def verify(self, hidden: Tensor, logits: Tensor) -> None:
-        """Hold the description against the model: `hidden` (n, D) as the backbone gave it, `logits` (n, V) as the
-        model did. Raises UsageError where they differ by more than the rounding of their dtype.
+        """Compare the description with the model itself.
+
+        Args:
+            hidden: (n, D), as the backbone gave them.
+            logits: (n, V), as the model gave them for the same tokens.
+
+        Raises:
+            UsageError: they differ by more than the rounding of their dtype.
         """
         ours = self.logits(hidden).double()
         theirs = logits.detach().double()
@@ -113,16 +132,24 @@ class OutputHead:
         worst = (ours - theirs).abs().amax().item()
         if not worst <= slack:
             raise UsageError(
-                f"model: its logits are not what its head was read as ({self.description}): they differ by up to "
-                f"{worst:.3g}; {_SUPPORTED}"
+                f"model: expected the logits of {self.description}, got some that differ by up to {worst:.3g}; "
+                f"{_SUPPORTED}"
             )
 
 
 def find_head(model: nn.Module) -> OutputHead:
-    """The output head of `model`, a causal LM of transformers, bare or inside DDP, FSDP, torch.compile or peft.
+    """The output head of a causal LM of transformers.
 
-    Raises UsageError for anything else, with what was found and what is supported.
+    Args:
+        model: the causal LM, bare or inside DDP, FSDP, torch.compile or peft.
 
+    Returns:
+        The head, with what multiplies or caps its logits. Nothing is run; `OutputHead.verify` checks the description.
+
+    Raises:
+        UsageError: anything else; the message says what it has and what is supported.
+
+    Example:
     >>> from transformers import AutoModelForCausalLM, Qwen2Config
     >>> config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
     ...                      num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
@@ -137,7 +164,7 @@ def find_head(model: nn.Module) -> OutputHead:
     config = _text_config(inner, what)
     module = inner.get_output_embeddings()
     if module is None or not inner.can_generate() or getattr(config, "is_encoder_decoder", False):
-        raise UsageError(f"model: {what} is no causal language model with an output head; {_SUPPORTED}")
+        raise UsageError(f"model: expected a causal language model with an output head, got {what}; {_SUPPORTED}")
     name = _child_name(inner, module, what)
     base = inner.base_model
     between = [
@@ -146,8 +173,8 @@ def find_head(model: nn.Module) -> OutputHead:
         if part is not module and part is not base and any(True for _ in part.parameters())
     ]
     if base is inner or between:
-        found = f"{', '.join(between)} beside its backbone and its head" if between else "no backbone of its own"
-        raise UsageError(f"model: {what} has {found}; {_SUPPORTED}")
+        other = f"{', '.join(between)} besides" if between else "no backbone"
+        raise UsageError(f"model: expected a backbone and an output head, got {what} with {other}; {_SUPPORTED}")
     decoder = inner.get_decoder()  # OPT and the decoders of Bart's kin are called past their base model
     backbone = decoder if any(part is decoder for part in base.modules()) else base
     layer = _layer_of(module)
@@ -183,12 +210,21 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def last_hidden_state(output: Any) -> Tensor:
-    """What a backbone's forward pass returned as the hidden states (B, T, D) that enter the head."""
+    """The hidden states (B, T, D) that enter the head, from what a backbone's forward pass returned.
+
+    Args:
+        output: a tensor, a mapping with last_hidden_state, or a tuple that starts with the hidden states.
+
+    Raises:
+        UsageError: it holds no hidden states.
+    """
     if isinstance(output, Tensor):
         return output
     hidden = output.get("last_hidden_state") if isinstance(output, Mapping) else output[0]
     if not isinstance(hidden, Tensor):
-        raise UsageError(f"model: its backbone returned no last hidden state but {type(output).__name__}; {_SUPPORTED}")
+        raise UsageError(
+            f"model: expected a last hidden state of its backbone, got {type(output).__name__}; {_SUPPORTED}"
+        )
     return hidden
 
 
@@ -196,14 +232,14 @@ def _text_config(model: Any, what: str) -> Any:
     try:
         return model.config.get_text_config(decoder=True)
     except ValueError as error:
-        raise UsageError(f"model: {what} has no single text decoder ({error}); {_SUPPORTED}") from error
+        raise UsageError(f"model: expected a single text decoder, got {what} ({error}); {_SUPPORTED}") from error
 
 
 def _child_name(model: nn.Module, module: nn.Module, what: str) -> str:
     for name, child in model.named_children():
         if child is module:
             return name
-    raise UsageError(f"model: the head of {what} has several layers between backbone and logits; {_SUPPORTED}")
+    raise UsageError(f"model: expected one layer between backbone and logits, got several in {what}; {_SUPPORTED}")
 
 
 def _cap_and_scale(config: Any, what: str) -> tuple[float | None, float]:
@@ -226,8 +262,8 @@ def _cap_and_scale(config: Any, what: str) -> tuple[float | None, float]:
     if odd:
         listed = ", ".join(f"{name} = {value}" for name, value in odd.items())
         raise UsageError(
-            f"model: {what} is configured with {listed}, which may change its logits in a way that is "
-            f"not known here; {_SUPPORTED}"
+            f"model: expected known factors of the logits, got {what} configured with {listed}, which may change "
+            f"them in an unknown way; {_SUPPORTED}"
         )
     return softcap, scale
 
@@ -239,8 +275,8 @@ def _shape(layer: Any, where: str) -> tuple[int, int]:
     whole = not weight.numel() or tuple(weight.shape) == shape
     if len(shape) != 2 or not weight.is_floating_point() or not whole:
         raise UsageError(
-            f"model: {where} keeps its weight as {tuple(weight.shape)} of {weight.dtype}, packed or "
-            f"quantised; {_SUPPORTED}"
+            f"model: expected a weight of floats (V, D) in {where}, got {tuple(weight.shape)} of {weight.dtype}, "
+            f"packed or quantised; {_SUPPORTED}"
         )
     return int(shape[0]), int(shape[1])
 
@@ -249,14 +285,14 @@ def _layer_of(module: nn.Module) -> Any:
     """The layer whose `weight` counts, inside what peft puts around it."""
     inner: Any = module
     if hasattr(inner, "token_adapter"):
-        raise UsageError(f"model: single rows of its head are trained (trainable_token_indices); {_SUPPORTED}")
+        raise UsageError(f"model: expected a head trained as a whole, got trainable_token_indices; {_SUPPORTED}")
     if hasattr(inner, "modules_to_save"):
         active = [name for name in inner.active_adapters if name in inner.modules_to_save]
         inner = inner.modules_to_save[active[0]] if active and not inner.disable_adapters else inner.original_module
     while hasattr(inner, "base_layer"):
         inner = inner.base_layer
     if not isinstance(getattr(inner, "weight", None), Tensor):
-        raise UsageError(f"model: its head is a {type(inner).__name__} without a weight; {_SUPPORTED}")
+        raise UsageError(f"model: expected a head with a weight, got a {type(inner).__name__}; {_SUPPORTED}")
     return inner
 
 
@@ -267,16 +303,18 @@ def _adapters(module: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
         return []
     kind = type(inner).__name__
     if not (hasattr(inner, "lora_A") and hasattr(inner, "get_delta_weight")) or hasattr(inner.base_layer, "base_layer"):
-        raise UsageError(f"model: its head has an adapter of the kind {kind}; {_SUPPORTED}")
+        raise UsageError(f"model: expected plain LoRA on its head, got an adapter of the kind {kind}; {_SUPPORTED}")
     out = []
     for name in (name for name in inner.active_adapters if name in inner.lora_A):
         if name in getattr(inner, "lora_variant", {}):
-            raise UsageError(f"model: the adapter {name!r} of its head is a variant of LoRA; {_SUPPORTED}")
+            raise UsageError(
+                f"model: expected plain LoRA on its head, got a variant of LoRA in the adapter {name!r}; {_SUPPORTED}"
+            )
         dropout = inner.lora_dropout[name]
         if inner.training and getattr(dropout, "p", 0):
             raise UsageError(
-                f"model: the adapter {name!r} of its head drops out at random (p = {dropout.p:g}), so "
-                "there is no one law of the tokens; set lora_dropout=0 or call model.eval()"
+                f"model: expected a head without dropout, got the adapter {name!r} that drops out at random "
+                f"(p = {dropout.p:g}), so that there is no single distribution; set lora_dropout=0 or call model.eval()"
             )
         offset = getattr(inner.lora_B[name], "bias", None)
         out.append((inner.get_delta_weight(name), None if offset is None else offset * inner.scaling[name]))
@@ -288,7 +326,7 @@ def _whole(tensor: Tensor, what: str) -> Tensor:
         tensor = tensor.full_tensor()
     if not tensor.numel():
         raise UsageError(
-            f"model: the {what} of its head is empty here, as DeepSpeed ZeRO-3 leaves it on each rank; gather it "
-            "around the call, `with deepspeed.zero.GatheredParameters([head.weight]):`, or use ZeRO-2 or FSDP2"
+            f"model: expected the {what} of its head on this rank, got an empty one, as DeepSpeed ZeRO-3 leaves it; "
+            "gather it around the call (with deepspeed.zero.GatheredParameters([head.weight]):), or use ZeRO-2 or FSDP2"
         )
     return tensor.detach()

@@ -13,17 +13,21 @@ __all__ = ["RecordSpec"]
 class RecordSpec:
     """What `attach` records.
 
-    tokens   share of the prompts whose tokens are recorded, drawn by a hash of prompt, update and seed: groups of
-             responses to one prompt are recorded whole or not at all, at least one in each update. The others cost
-             nothing. 1 records every token
-    top_k    ids and probabilities of so many most probable tokens
-    rank     the rank of each token
-    chunk    updates to a commit of the run folder
-    seed     of the draw
+    Attributes:
+        tokens: fraction of the prompts whose tokens are recorded, above 0 and at most 1. Prompts are drawn by a hash of
+            prompt, update and seed: all responses to a prompt are recorded or none, and at least one prompt in each
+            update. The others cost nothing; 1 records every token.
+        top_k: how many of the most probable tokens are recorded, with their probabilities.
+        rank: whether the rank of each token is recorded.
+        chunk: updates in a commit of the run folder.
+        seed: seed of the draw.
+
+    Raises:
+        UsageError: a value is out of range.
 
     >>> RecordSpec(tokens=2)
     Traceback (most recent call last):
-    analysis.errors.UsageError: record.tokens: expected a share above 0 and at most 1, got 2
+    analysis.errors.UsageError: record.tokens: expected a fraction above 0 and at most 1, got 2
     """
 
     tokens: float = 0.125
@@ -34,7 +38,7 @@ class RecordSpec:
 
     def __post_init__(self) -> None:
         if not 0 < self.tokens <= 1:
-            raise UsageError(f"record.tokens: expected a share above 0 and at most 1, got {self.tokens}")
+            raise UsageError(f"record.tokens: expected a fraction above 0 and at most 1, got {self.tokens}")
         for name, least in (("top_k", 0), ("chunk", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -1,15 +1,15 @@
 """Which token each position of a forward pass predicts, and which positions count.
 
-Logits at position t predict the token at t + 1, as everywhere in transformers. From the arguments of the user's own
-call and the number K of positions that the model gave logits for, `line_up` finds the predicted tokens (B, K), which of
-them count, and each row's prompt and response. What counts is, by the first of these that is there:
+Logits at position t predict the token at t + 1, as everywhere in transformers. From the arguments of the model's call
+and the number K of positions that it gave logits for, `line_up` finds the predicted tokens (B, K), which of them count,
+and each row's prompt and response. Which tokens count is decided by the first of the following that is present:
 
-    labels          (B, T), as the model takes them: the token at each position, −100 (or any negative id) where it
+    labels          (B, T), as the model expects them: the token at each position, −100 (or any negative id) where it
                     does not count; `shift_labels` (B, T) hold the token that each position predicts
     completion_mask (B, T), or (B, C) for the last C positions: true where a token was sampled
-    otherwise       every token that a token came before
+    otherwise       every token that has one before it
 
-and never a token that `attention_mask` marks as padding, left or right.
+A token that `attention_mask` marks as padding, left or right, never counts.
 """
 
 from __future__ import annotations
@@ -54,18 +54,24 @@ def line_up(
     labels: Tensor | None = None,
     completion_mask: Tensor | None = None,
 ) -> LinedUp:
-    """The tokens that `positions` logits a row predict, None for one at each token of the input; `inputs` are the
-    arguments of the model's forward pass by name.
+    """The tokens that the logits of a forward pass predict, and which of them count.
 
-    `labels` and `completion_mask` stand before those among the inputs. Raises UsageError for shapes that do not fit
-    and for tokens outside the vocabulary.
+    Args:
+        inputs: the arguments of the model's forward pass, by name.
+        positions: number of logits in a row; None: one at each token of the input.
+        vocabulary: ids below it are tokens.
+        labels: replaces the labels among the inputs.
+        completion_mask: narrows what counts.
+
+    Raises:
+        UsageError: shapes do not fit, or a token is outside the vocabulary.
 
     >>> ids = torch.tensor([[0, 5, 6, 7, 8]])
     >>> inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()}
-    >>> found = line_up(inputs, 5, 10, completion_mask=torch.tensor([[0, 0, 0, 1, 1]]))
-    >>> found.tokens, found.counts
+    >>> lined = line_up(inputs, 5, 10, completion_mask=torch.tensor([[0, 0, 0, 1, 1]]))
+    >>> lined.tokens, lined.counts
     (tensor([[0, 0, 7, 8, 0]]), tensor([[False, False,  True,  True, False]]))
-    >>> found.prompts, found.responses
+    >>> lined.prompts, lined.responses
     ([[5, 6]], [[7, 8]])
     """
     ids = inputs.get("input_ids")
@@ -76,8 +82,8 @@ def line_up(
     like = ids if isinstance(ids, Tensor) else told
     if not isinstance(like, Tensor):
         raise UsageError(
-            "labels: expected input_ids or labels among the arguments of the forward pass, or labels=… of "
-            "attach; without them the tokens are not known"
+            "labels: expected input_ids or labels among the arguments of the forward pass, got neither; without them "
+            "the tokens are not known, so call the model with one of them, or give labels=… to attach"
         )
     if like.ndim != 2:
         raise UsageError(f"input_ids: expected shape (batch, length), got {tuple(like.shape)}")
@@ -94,7 +100,7 @@ def line_up(
         where = "labels" if told is not None else "input_ids"
         raise UsageError(
             f"{where}: expected token ids from 0 to {vocabulary - 1}, got {int(tokens[row, column])} as "
-            f"the token after row {row}, position {column}; do tokenizer and model belong together?"
+            f"the token after row {row}, position {column}; check that tokenizer and model belong together"
         )
     tokens = tokens.masked_fill(~counts, 0)
     prompts, responses = _texts(ids, tokens, counts, real)
@@ -158,8 +164,8 @@ def _positions(keep: Any, positions: int, length: int, device: torch.device) -> 
         at = torch.arange(length, device=device)[length - positions if positions < length else 0 :]
     if len(at) != positions:
         raise UsageError(
-            f"model: expected logits for {len(at)} positions of an input of length {length}, the model "
-            f"gave {positions}; attach reads models that give one for each token of the input"
+            f"model: expected logits for {len(at)} positions of an input of length {length}, got {positions}; attach "
+            "reads models that give one for each token of the input"
         )
     return at
 

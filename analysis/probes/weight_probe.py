@@ -33,13 +33,13 @@ class WeightProbe:
 
     @property
     def caught(self) -> bool:
-        """Whether a backward pass came by since the last `take`."""
+        """Whether a backward pass has come through since the last `take`."""
         return self._gradient is not None
 
     def take(self) -> Tensor:
         """The weights of the backward passes since the last call; raises RuntimeError if none reached the log-probs."""
         if self._gradient is None:
-            raise RuntimeError("no gradient reached the watched log-probs: the loss does not depend on them")
+            raise RuntimeError("log_probs: expected a gradient, got none; the loss does not depend on them")
         weight, self._gradient = -self._gradient, None
         return weight
 

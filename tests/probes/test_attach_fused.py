@@ -133,7 +133,10 @@ def test_hidden_states_that_are_not_seen_are_refused():
     model = small_lm("qwen3")
     leaf = torch.zeros(4, 8, requires_grad=True)
     model.forward = lambda **inputs: FusedOutput(leaf * 1)
-    with pytest.raises(UsageError, match="its backbone was not called as a module"), analysis.attach(model):
+    with (
+        pytest.raises(UsageError, match="expected a fused head whose backbone is called as a module"),
+        analysis.attach(model),
+    ):
         model(**batch(*sequences()))
 
 
@@ -145,7 +148,7 @@ def test_a_gradient_that_goes_past_the_log_probs_is_refused():
         with analysis.attach(model):
             model(**batch(*sequences())).entropy.sum().backward()
 
-    with pytest.raises(UsageError, match="no gradient came through the model's log_probs"):
+    with pytest.raises(UsageError, match="expected a gradient through the model's log_probs"):
         train()
 
 

@@ -18,6 +18,7 @@ from analysis.token_stats import token_statistics
 from tests.probes.causal_lms import small_lm
 from tests.probes.loops import batch, clipped, sequences, token_log_probs
 from tests.probes.test_attach_fused import add_stand_in
+from toy_models.tasks.tokenizer import word_tokenizer
 
 
 def loop(trace, model, updates: int, *, prompts_seed: int = 0, number: int = 4) -> None:
@@ -53,7 +54,8 @@ def test_a_run_folder_reads_like_any_other(tmp_path):
     assert np.isfinite(run.laws()["dentropy"]).all()
     assert len(run.laws("reinforce-ratio")) == len(run.table("tokens"))
     assert run.table("tokens")["advantage"].isin([1.0, -1.0]).all()
-    with pytest.raises(UsageError, match="holds a run already"), analysis.attach(model, out=tmp_path / "mine"):
+    message = r"out: expected a new folder, got .*mine, which holds a run already; attach starts a new run each time"
+    with pytest.raises(UsageError, match=message), analysis.attach(model, out=tmp_path / "mine"):
         pass
     assert not model._forward_hooks
 
@@ -216,7 +218,7 @@ def test_top_tokens_and_ranks():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tokens": 0.0}, "record.tokens: expected a share above 0 and at most 1, got 0.0"),
+        ({"tokens": 0.0}, "record.tokens: expected a fraction above 0 and at most 1, got 0.0"),
         ({"top_k": -1}, "record.top_k: expected a whole number from 0, got -1"),
         ({"chunk": 0}, "record.chunk: expected a whole number from 1, got 0"),
         ({"seed": 0.5}, r"record.seed: expected a whole number from 0, got 0.5"),
@@ -254,3 +256,29 @@ def test_processes_write_folders_of_their_own(tmp_path, monkeypatch):
         trace.step()
     run = analysis.load_trace(tmp_path / "mine" / "r1")
     assert set(run.table("rollouts")["rank"]) == {1}
+
+
+def test_token_text_in_memory_and_from_the_folder(tmp_path):
+    tokenizer = word_tokenizer(["<pad>", "$", *(f"w{i}" for i in range(2, 37))], pad="<pad>", eos="$")
+    frames = []
+    for out in (None, tmp_path / "mine"):
+        model = small_lm("qwen3")
+        with analysis.attach(model, out=out, record=RecordSpec(tokens=1), tokenizer=tokenizer) as trace:
+            loop(trace, model, 1)
+            frames.append(trace.records()["tokens"])
+    frames.append(analysis.load_trace(tmp_path / "mine").laws())
+    for frame in frames:
+        assert frame["token_text"].tolist() == [f"w{token}" for token in frame["token"]]
+        assert frame.attrs["units"]["log_prob"] == "nats"
+
+
+def test_what_a_notebook_shows():
+    model = small_lm("qwen3")
+    with analysis.attach(model, record=RecordSpec(tokens=1)) as trace:
+        loop(trace, model, 2)
+        assert "updates=2" in repr(trace)
+        assert "watching" in repr(trace)
+        shown = trace._repr_html_()
+    assert "<th>updates</th><td>2</td>" in shown
+    assert "Qwen3ForCausalLM.lm_head" in shown
+    assert "left" in repr(trace)

@@ -145,7 +145,9 @@ def test_refusals(model: nn.Module) -> None:
         raise NotImplementedError("Trying to use forward AD with _flash that does not support it\nmore")
 
     name, value = next(iter(model.named_parameters()))
-    with pytest.raises(UsageError, match=r"model: its attention has no forward-mode .*_flash.*'sdpa'"):
+    with pytest.raises(
+        UsageError, match=r"model: expected attention with a forward-mode derivative, got none .*_flash.*'sdpa'"
+    ):
         jvp_step(model, no_rule, {}, {name: torch.zeros_like(value)})
 
 

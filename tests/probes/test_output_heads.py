@@ -63,7 +63,7 @@ def test_verify_can_fail(plant):
         model.lm_head.bias.data.add_(0.01)
     else:
         head = replace(head, **{"scale": {"logit_scale": 1.01}, "softcap": {"softcap": 0.71}}[plant])
-    with pytest.raises(UsageError, match="its logits are not what its head was read as"):
+    with pytest.raises(UsageError, match=r"expected the logits of .* got some that differ by up to"):
         head.verify(hidden, logits)
     with pytest.raises(UsageError, match=r"expected logits of shape \(14, 37\)"):
         head.verify(hidden, logits[:, 1:])
@@ -109,10 +109,12 @@ def test_what_is_no_causal_lm_is_refused():
     with pytest.raises(UsageError, match="model: expected a causal LM of transformers, got Linear"):
         find_head(nn.Linear(2, 2))
     for kind in (AutoModel, AutoModelForSequenceClassification):
-        with pytest.raises(UsageError, match="is no causal language model with an output head"):
+        with pytest.raises(UsageError, match="expected a causal language model with an output head, got"):
             find_head(kind.from_config(config))
     t5 = T5Config(vocab_size=11, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    with pytest.raises(UsageError, match="T5ForConditionalGeneration is no causal language model"):
+    with pytest.raises(
+        UsageError, match="expected a causal language model with an output head, got T5ForConditionalGeneration"
+    ):
         find_head(T5ForConditionalGeneration(t5))
 
 
@@ -131,7 +133,7 @@ def test_unknown_factors_and_packed_weights_are_refused():
         find_head(model)
     model = small_lm("llama")
     model.score = nn.Linear(16, 1)
-    with pytest.raises(UsageError, match="has score beside its backbone and its head"):
+    with pytest.raises(UsageError, match=r"expected a backbone and an output head, got .* with score besides"):
         find_head(model)
 
 
@@ -139,7 +141,10 @@ def test_a_sharded_weight():
     model = small_lm("llama")
     model.lm_head.weight = nn.Parameter(torch.empty(0))
     head = find_head(model)
-    with pytest.raises(UsageError, match="the weight of its head is empty here, as DeepSpeed ZeRO-3 leaves it"):
+    with pytest.raises(
+        UsageError,
+        match="expected the weight of its head on this rank, got an empty one, as DeepSpeed ZeRO-3 leaves it",
+    ):
         head.weight()
 
 
@@ -184,11 +189,11 @@ def test_adapters_that_are_no_single_law_are_refused():
     with pytest.raises(UsageError, match=r"drops out at random \(p = 0.5\)"):
         find_head(model).weight()
     find_head(model.eval()).weight()
-    with pytest.raises(UsageError, match="is a variant of LoRA"):
+    with pytest.raises(UsageError, match="got a variant of LoRA in the adapter"):
         find_head(peft_model(use_dora=True)).weight()
     peft = pytest.importorskip("peft", reason="peft is not installed")
     ia3 = peft.IA3Config(target_modules=["lm_head"], feedforward_modules=[])
-    with pytest.raises(UsageError, match="has an adapter of the kind Linear"):
+    with pytest.raises(UsageError, match="expected plain LoRA on its head, got an adapter of the kind Linear"):
         find_head(peft.get_peft_model(small_lm("qwen3"), ia3)).weight()
     tokens = peft.LoraConfig(target_modules=["q_proj"], trainable_token_indices={"lm_head": [1, 2]})
     with pytest.raises(UsageError, match="supported is"):
