@@ -1,64 +1,116 @@
-"""The forward pass over a window of rollouts: batch by batch, smaller where memory runs out."""
+"""The forward pass over recorded rollouts: window by window, batch by batch, smaller where memory runs out.
+
+A window is what is committed together at the earliest; windows follow the file's order. Within one, rollouts are sorted
+by length, so that little is spent on padding, and fill batches up to a budget of tokens, padding counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from ..errors import UsageError
-from ..probes.output_heads import find_head, last_hidden_state
-from .batches import batches_of
+from ..probes.output_heads import OutputHead, last_hidden_state
 from .response_statistics import measure, response_hidden
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "batches_of", "windows"]
 
 _VERIFIED = 16  # tokens
+_BATCHES = 8  # budgets in a window
 
 Columns = dict[str, np.ndarray]
 
 
-class Forward:
-    """Statistics of each rollout's tokens under one model, `budget` tokens at a time; half of them from where memory
-    ran out, which `say` is told of."""
+class _Sized(Protocol):
+    @property
+    def length(self) -> int: ...
 
-    def __init__(self, model: Any, settings: TraceSettings, budget: int, say: Callable[[str], None]) -> None:
-        self._head, self._model = find_head(model), model
+
+T = TypeVar("T", bound=_Sized)
+
+
+def windows(items: Sequence[T], start: int, budget: int) -> Iterator[tuple[int, list[T]]]:
+    """(end, items[begin:end]) of successive windows from `start`, each of some budgets of tokens, or of one item."""
+    begin, tokens = start, 0
+    for place in range(start, len(items)):
+        tokens += items[place].length
+        if place > begin and tokens > _BATCHES * budget:
+            yield place, list(items[begin:place])
+            begin, tokens = place, items[place].length
+    if begin < len(items):
+        yield len(items), list(items[begin:])
+
+
+def batches_of(items: Sequence[T], budget: int) -> list[list[T]]:
+    """The items by falling length in batches whose count times greatest length is at most `budget`, or of one item.
+
+    >>> from types import SimpleNamespace
+    >>> sized = [SimpleNamespace(length=n) for n in (3, 9, 4, 1)]
+    >>> [[item.length for item in batch] for batch in batches_of(sized, 9)]
+    [[9], [4, 3], [1]]
+    """
+    batches: list[list[T]] = []
+    for item in sorted(items, key=lambda item: -item.length):
+        if batches and (len(batches[-1]) + 1) * batches[-1][0].length <= budget:
+            batches[-1].append(item)
+        else:
+            batches.append([item])
+    return batches
+
+
+class Forward:
+    """Statistics of each rollout's tokens under one model.
+
+    Attributes:
+        model: The causal language model.
+        budget: Tokens that go through it together; halved where memory runs out.
+    """
+
+    def __init__(self, model: Any, head: OutputHead, settings: TraceSettings, budget: int) -> None:
+        self.model, self.budget = model, budget
+        self._head, self._settings = head, settings
         self._verified = False
         self._device = next(model.parameters()).device
-        self._settings, self.budget, self._say = settings, budget, say
 
     def __call__(
-        self, window: Sequence[Encoded], advance: Callable[[int], None], stopped: Callable[[], bool]
+        self,
+        window: Sequence[Encoded],
+        advance: Callable[[int], None],
+        stopped: Callable[[], bool],
+        say: Callable[[str], None],
     ) -> list[Columns] | None:
-        """Columns of each rollout of the window, in its order; None where `stopped` came true in between."""
-        found: dict[int, Columns] = {}
+        """Columns of each rollout of the window, in its order; None where `stopped` came true in between.
+
+        `advance` is told the tokens of each batch that is done, `say` what happened where memory ran out.
+        """
+        columns: dict[int, Columns] = {}
         waiting = batches_of(window, self.budget)[::-1]
         while waiting:
             if stopped():
                 return None
             batch = waiting.pop()
             try:
-                found |= self._batch(batch)
+                columns |= self._batch(batch)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                self._halve(batch, error)
+                self._halve(batch, error, say)
                 left = [*batch, *(item for later in waiting for item in later)]
                 waiting = batches_of(left, self.budget)[::-1]
                 continue
             advance(sum(item.length for item in batch))
-        return [found[item.rollout.index] for item in window]
+        return [columns[item.rollout.index] for item in window]
 
     def _verify(self, item: Encoded) -> None:
         """Hold what was read of the head against the model's own logits, for some tokens of one rollout."""
         ids = torch.from_numpy(np.concatenate([item.prompt, item.response])[:_VERIFIED]).to(self._device)[None]
         hidden = last_hidden_state(self._head.backbone(input_ids=ids, use_cache=False))
-        self._head.verify(hidden[0], self._model(input_ids=ids, use_cache=False).logits[0])
+        self._head.verify(hidden[0], self.model(input_ids=ids, use_cache=False).logits[0])
         self._verified = True
 
     def _batch(self, batch: list[Encoded]) -> dict[int, Columns]:
@@ -76,9 +128,9 @@ class Forward:
             raise UsageError(f"{error} (in {batch[0].rollout.where}{others})") from error
         ends = np.cumsum([len(item.response) for item in batch])[:-1]
         parts = {name: np.split(values, ends) for name, values in columns.items()}
-        return {item.rollout.index: {name: of[i] for name, of in parts.items()} for i, item in enumerate(batch)}
+        return {item.rollout.index: {name: part[i] for name, part in parts.items()} for i, item in enumerate(batch)}
 
-    def _halve(self, batch: list[Encoded], error: BaseException) -> None:
+    def _halve(self, batch: list[Encoded], error: BaseException, say: Callable[[str], None]) -> None:
         """From now on half of what this batch had; UsageError where that was a single rollout."""
         if len(batch) == 1:
             raise UsageError(
@@ -88,7 +140,7 @@ class Forward:
             ) from error
         used = len(batch) * batch[0].length
         self.budget = max(1, used // 2)
-        self._say(f"out of memory with a batch of {used:,} tokens: going on with {self.budget:,}")
+        say(f"out of memory with a batch of {used:,} tokens; continuing with {self.budget:,}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

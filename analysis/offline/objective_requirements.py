@@ -1,63 +1,77 @@
-"""Whether a file of rollouts has what the objectives asked of its trace need, before anything is traced."""
+"""Whether rollouts have what the objectives of a trace need, before anything is traced."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+import torch
+
 from ..errors import UsageError
+from ..objectives import Objective, parse_objective
+from ..records.hypothetical_weights import needs_verdicts, takes_advantages
+from .reading import RolloutFile
+from .tokenization import Encoded
+from .trace_settings import TraceSettings
 
-__all__ = ["check_objectives"]
+__all__ = ["check_inputs_of", "parse_objectives"]
 
 
-def check_objectives(
-    names: Sequence[str],
-    *,
-    source: str,
-    rewards: bool,
-    advantages: bool,
-    old_log_probs: bool,
-    verdicts: bool,
-    singles: str | None,
-) -> None:
-    """UsageError, before anything is traced, for an objective that lacks an input, with the column that would give it.
-
-    `rewards`, `advantages`, `old_log_probs`: whether they are there; `verdicts`: whether all rewards are 0 or 1;
-    `singles` describes a group of one response, None where every group has several.
-    """
-    import torch
-
-    from ..objectives import parse_objective
-    from ..records.hypothetical_weights import needs_verdicts, takes_advantages
-
-    for name in names:
-        objective = parse_objective(name)
+def parse_objectives(names: Sequence[str]) -> dict[str, Objective]:
+    """Name -> objective; UsageError for one that is unknown or cannot be used with recorded rollouts."""
+    objectives = {name: parse_objective(name) for name in names}
+    for objective in objectives.values():
         objective.check_use("a trace of recorded rollouts")
-        given = not rewards and advantages and takes_advantages(objective)
-        if not rewards and not given:
-            other = "; advantages alone are enough for objectives that normalise rewards, as grpo" if advantages else ""
+    return objectives
+
+
+def check_inputs_of(
+    objectives: dict[str, Objective], items: Sequence[Encoded], settings: TraceSettings, file: RolloutFile
+) -> None:
+    """UsageError for an objective that lacks an input, with the column that would give it."""
+    rewards = [item.rollout.reward for item in items]
+    has_rewards = settings.verifier is not None or None not in rewards
+    has_advantages = all(item.rollout.advantage is not None for item in items)
+    has_old_log_probs = settings.on_policy or all(item.rollout.old_log_probs is not None for item in items)
+    judged = settings.verifier is not None or settings.threshold is not None
+    verdicts = judged or all(reward in (0.0, 1.0) for reward in rewards)
+    sizes = Counter((item.rollout.step, item.group) for item in items)
+    single = sum(size == 1 for size in sizes.values())
+    for name, objective in objectives.items():
+        from_advantages = not has_rewards and has_advantages and takes_advantages(objective)
+        if not has_rewards and not from_advantages:
+            other = (
+                "; advantages alone are enough for objectives that normalise rewards, such as grpo"
+                if has_advantages
+                else ""
+            )
             raise UsageError(
-                f"objective: {name} needs rewards, and {source} has no column for them; map one with "
+                f"objective: {name} needs rewards, and {file.source} has no column for them; map one with "
                 f"columns reward=NAME, or name a verifier (--verifier){other}"
             )
-        if "old_log_probs" in objective.needs() and not old_log_probs:
+        if "old_log_probs" in objective.needs() and not has_old_log_probs:
             raise UsageError(
-                f"objective: {name} needs old log-probs, and {source} has no column for them; map one "
-                "with columns old_log_probs=NAME, say on_policy (--on-policy) where the model itself "
-                "sampled the rollouts (the ratio is 1 then), or take the form log or probability"
+                f"objective: {name} needs old log-probs, and {file.source} has no column for them; map one with "
+                "columns old_log_probs=NAME, say on_policy (--on-policy) if the model itself sampled the rollouts "
+                "(the ratio is 1 then), or choose the form log or probability"
             )
-        if given:
+        if from_advantages:
             continue
         if not verdicts and needs_verdicts(objective):
             raise UsageError(
-                f"objective: {name} is defined for rewards 0 and 1, and {source} has others; give a "
-                "threshold (--threshold X: a reward above X counts as 1)"
+                f"objective: {name} is defined for rewards 0 and 1, and {file.source} has others; give a threshold "
+                "(--threshold X: a reward above X counts as 1)"
             )
-        if singles is not None:
-            try:
-                objective.advantages(torch.zeros(1), 1, mean_log_probs=torch.zeros(1))
-            except UsageError:
-                raise UsageError(
-                    f"objective: {name} compares the responses of a group, and {singles}; map the column "
-                    "that tells groups apart with columns group=NAME; without one, responses to the same "
-                    "prompt are a group"
-                ) from None
+        if single:
+            _check_group_of_one(name, objective, f"{single} of {len(sizes)} groups in {file.source}")
+
+
+def _check_group_of_one(name: str, objective: Objective, which: str) -> None:
+    try:
+        objective.advantages(torch.zeros(1), 1, mean_log_probs=torch.zeros(1))
+    except UsageError:
+        raise UsageError(
+            f"objective: {name} compares the responses of a group, and {which} have one response only; map the "
+            "column that tells groups apart with columns group=NAME; without one, responses to the same prompt are a "
+            "group"
+        ) from None

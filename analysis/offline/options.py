@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .columns import parse_mapping
+from .reading import read_rollouts
+from .trace_settings import TraceSettings, check_batch_tokens
 
 if TYPE_CHECKING:
     from ..records import Run
@@ -18,13 +20,13 @@ MANUAL = """\
 recorded rollouts:
   python -m analysis.trace --model DIR --rollouts FILE --out DIR --objective nsr-log --objective psr-log
 
-  One forward pass over JSON lines or Parquet with prompt, response, reward and, where there are, group, advantage,
-  old_log_probs, prompt_ids, response_ids, step. TRL's completions table and verl's rollout dump load as they are;
-  other names are mapped: --columns prompt=question,response=text. Text is tokenised as it stands, prompt and response
-  apart; nothing is added unless asked for (--chat-template, --eos), and special tokens that a dump has lost stay lost:
-  token ids are exact. Advantages are recorded, and take the place of rewards where there are none. The records are
-  those of a run without weights; summary.md says which tokens carry the gradient of each --objective and where it
-  would move the mass. Interrupted, it goes on with --resume; what was traced stays.
+  One forward pass over JSON lines or Parquet with the columns prompt, response, reward and, if there are any, group,
+  advantage, old_log_probs, prompt_ids, response_ids, step. TRL's completions table and verl's rollout dump load as they
+  are; other names are mapped: --columns prompt=question,response=text. Prompt and response are tokenised separately, as
+  they stand: nothing is added without --chat-template or --eos, and special tokens that a dump has lost stay lost;
+  token ids are exact. Advantages are recorded, and replace rewards where there are none. The records are those of a run
+  without weights; summary.md says which tokens carry the gradient of each --objective and where it would move
+  probability mass. An interrupted trace keeps what is traced; resume it with --resume.
 """
 
 
@@ -39,8 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="objectives",
-        help="show what it would do, such as nsr-log or w-reinforce-log,lambda=0.1 (python -m analysis.objectives "
-        "lists them); may be repeated",
+        help="show what this objective would do, such as nsr-log or w-reinforce-log,lambda=0.1 (listed by "
+        "python -m analysis.objectives); may be repeated",
     )
     add(
         "--columns",
@@ -48,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="which column of the file holds what: prompt, response, reward, group, advantage, old_log_probs, "
-        "prompt_ids, response_ids, answer, step; several apart by commas",
+        "prompt_ids, response_ids, answer, step; separate several by commas",
     )
     add("--verifier", metavar="NAME", help="judge responses instead of reading rewards: exact, math, file.py:function")
     add("--answers", metavar="NAME", help="column of the answers for the verifier: short for --columns answer=NAME")
@@ -73,21 +75,84 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=8192,
         help="tokens that go through the model together (default: 8192); halved where memory runs out",
     )
-    add("--skip-bad", action="store_true", help="leave rows out that cannot be used, and count them")
+    add("--skip-bad", action="store_true", help="skip rows that cannot be used, and count them")
 
 
 def trace(arguments: argparse.Namespace) -> Run:
-    """Trace what the command line asks for; UsageError where something is missing or does not go together."""
+    """Trace what the command line asks for; an invalid request is refused before the model is loaded."""
+    columns = _checked_columns(arguments)
+    settings = TraceSettings(
+        {},
+        arguments.chat_template,
+        arguments.eos,
+        arguments.temperature,
+        arguments.threshold,
+        arguments.on_policy,
+        arguments.verifier,
+        arguments.skip_bad,
+        arguments.top_k,
+    )
+    check_batch_tokens(arguments.batch_tokens)
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UsageError(f"workers: expected at least 1, got {arguments.workers}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UsageError(f"out: expected a folder, got the file {arguments.out}")
+    file = read_rollouts(
+        arguments.rollouts,
+        columns=columns,
+        with_answers=settings.verifier is not None,
+        skip_bad=settings.skip_bad,
+    )
+    import torch
+
+    from toy_models import load_policy
+
+    from ..common.devices import pick_device
+    from .objective_requirements import parse_objectives
+    from .reward_source import verifier_of
+    from .tracing import trace_rollouts
+
+    parse_objectives(arguments.objectives)
+    verifier_of(settings.verifier, arguments.workers or 1)
+    device = pick_device(arguments.device or "auto")
+    try:
+        policy = load_policy(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
+    except ValueError as error:
+        raise UsageError(f"--model: {str(error).removeprefix('base: ')}") from error
+    return trace_rollouts(
+        policy.model,
+        policy.tokenizer,
+        file,
+        out=arguments.out,
+        objectives=arguments.objectives,
+        resume=arguments.resume is not None,
+        force=arguments.force,
+        chat_template=settings.chat_template,
+        eos=settings.eos,
+        temperature=settings.temperature,
+        threshold=settings.threshold,
+        on_policy=settings.on_policy,
+        verifier=settings.verifier,
+        workers=arguments.workers or 1,
+        skip_bad=settings.skip_bad,
+        top_k=settings.top_k,
+        batch_tokens=arguments.batch_tokens,
+        quiet=arguments.quiet,
+    )
+
+
+def _checked_columns(arguments: argparse.Namespace) -> dict[str, str]:
+    """Role -> column; UsageError where options are missing or exclude one another."""
     for name in ("model", "rollouts", "out"):
         if getattr(arguments, name) is None:
             raise UsageError(f"--{name}: expected with --model DIR --rollouts FILE --out DIR, got none")
-    for name, given in (
+    for name, present in (
         ("--run", arguments.run is not None),
         ("--seed", arguments.seed is not None),
         ("--set", bool(arguments.settings)),
         ("--dry-run", arguments.dry_run),
     ):
-        if given:
+        if present:
             raise UsageError(f"{name} with --rollouts: recorded rollouts are traced, not trained on; leave it out")
     if arguments.resume and arguments.resume != str(arguments.out):
         raise UsageError(f"--out {arguments.out} with --resume {arguments.resume}: give --resume alone")
@@ -98,44 +163,7 @@ def trace(arguments: argparse.Namespace) -> Run:
         columns["answer"] = arguments.answers
         if arguments.verifier is None:
             raise UsageError("--answers: only a verifier reads them; name one with --verifier, or leave it out")
-    from .reading import read_rollouts
-
-    if not arguments.skip_bad:  # a file that cannot be read is told before torch is loaded
-        read_rollouts(arguments.rollouts, columns=columns, with_answers=arguments.verifier is not None)
-
-    import torch
-
-    from toy_models import load_policy
-
-    from ..common.devices import pick_device
-    from .tracing import trace_rollouts
-
-    device = pick_device(arguments.device or "auto")
-    try:
-        policy = load_policy(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
-    except ValueError as error:
-        raise UsageError(f"--model: {str(error).removeprefix('base: ')}") from error
-    return trace_rollouts(
-        policy.model,
-        policy.tokenizer,
-        arguments.rollouts,
-        out=arguments.out,
-        objectives=arguments.objectives,
-        columns=columns,
-        resume=arguments.resume is not None,
-        force=arguments.force,
-        chat_template=arguments.chat_template,
-        eos=arguments.eos,
-        temperature=arguments.temperature,
-        threshold=arguments.threshold,
-        on_policy=arguments.on_policy,
-        verifier=arguments.verifier,
-        workers=arguments.workers or 1,
-        skip_bad=arguments.skip_bad,
-        top_k=arguments.top_k,
-        batch_tokens=arguments.batch_tokens,
-        quiet=arguments.quiet,
-    )
+    return columns
 
 
 def show_trace(run: Run, *, as_json: bool) -> None:

@@ -46,17 +46,16 @@ class Rollout:
 
 @dataclass
 class BadRows:
-    """Takes note of rows that cannot be used, or refuses the first one."""
+    """Counts rows that cannot be used, or refuses the first one."""
 
     skip: bool
-    source: str
     counts: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
 
     def __call__(self, error: ValueError, reason: str = "broken line") -> None:
         """Count it under `reason`; UsageError with its message unless bad rows are skipped."""
         if not self.skip:
-            raise UsageError(f"rollouts: {error}{SKIP}") from None
+            raise UsageError(f"rollouts: {_without_prefix(error)}{SKIP}") from None
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(str(error))
@@ -67,13 +66,23 @@ class BadRows:
 
 @dataclass(frozen=True)
 class RolloutFile:
-    """The rollouts of a file in its order, the columns they came from, and the SHA-256 of its content."""
+    """The rollouts of a file in its order.
+
+    Attributes:
+        source: Name of the file, for messages.
+        path: The file; None for rows from memory.
+        sha256: Of its content.
+        columns: Role -> column that the rollouts came from.
+        rollouts: The rows that can be used.
+        bad: The rows that cannot.
+    """
 
     source: str
     path: Path | None
     sha256: str
     columns: dict[str, str]
     rollouts: list[Rollout]
+    bad: BadRows
 
 
 def read_rollouts(
@@ -81,22 +90,28 @@ def read_rollouts(
     *,
     columns: Mapping[str, str] | None = None,
     with_answers: bool = False,
-    bad: BadRows | None = None,
+    skip_bad: bool = False,
 ) -> RolloutFile:
     """The rollouts of a file, of a list of dicts or of a data frame.
 
-    `with_answers`: a verifier judges, so the answers are read, and rewards are not. Raises UsageError for a file that
-    cannot be read, columns as in `find_columns`, rewards of which some are numbers and some truth values, a file
-    without rows, and (unless `bad` skips them) rows that cannot be used.
+    Args:
+        source: A JSON Lines or Parquet file, a list of dicts, or a data frame.
+        columns: Role -> column, for columns of other names than the known ones.
+        with_answers: A verifier judges, so the answers are read, and rewards are not.
+        skip_bad: Leave rows out that cannot be used, and count them, instead of refusing the first.
+
+    Raises:
+        UsageError: A file that cannot be read, columns as in `find_columns`, rewards of which some are numbers and
+            some truth values, a file without rows, and (without `skip_bad`) a row that cannot be used.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     name = "rollouts" if path is None else path.name
-    bad = bad if bad is not None else BadRows(False, name)
+    bad = BadRows(skip_bad)
     if path is not None:
         try:
             raw = raw_rows(path, bad)
         except ValueError as error:
-            raise UsageError(f"rollouts: {error}") from error
+            raise UsageError(f"rollouts: {_without_prefix(error)}") from error
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     else:
@@ -131,7 +146,11 @@ def read_rollouts(
     _check_kinds(kinds, found)
     if not rollouts:
         raise UsageError(f"rollouts: {name} has no row that can be used; the first: {bad.examples[0]}")
-    return RolloutFile(name, path, digest, found, rollouts)
+    return RolloutFile(name, path, digest, found, rollouts, bad)
+
+
+def _without_prefix(error: ValueError) -> str:
+    return str(error).removeprefix("rollouts: ")
 
 
 def _rollout(

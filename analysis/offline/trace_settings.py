@@ -1,4 +1,4 @@
-"""What an offline trace was asked for, and what identifies it: a trace goes on only with what it was started with."""
+"""The settings of an offline trace, which identify it: a trace is resumed only with those that it was started with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UsageError
 
-__all__ = ["TraceSettings"]
+__all__ = ["TraceSettings", "check_batch_tokens"]
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,9 @@ class TraceSettings:
     def identity(self, **others: Any) -> str:
         """SHA-256 over the settings and what else identifies a trace, as plain data."""
         return hashlib.sha256(json.dumps(asdict(self) | others, sort_keys=True).encode()).hexdigest()
+
+
+def check_batch_tokens(batch_tokens: int) -> None:
+    """UsageError for a number of tokens below 1."""
+    if batch_tokens < 1:
+        raise UsageError(f"batch_tokens: expected at least 1, got {batch_tokens}")

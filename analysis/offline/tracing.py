@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +22,18 @@ from ..common.folder_lock import locked
 from ..common.progress import Progress
 from ..common.provenance import machine_info, weights_hash
 from ..common.stop_requests import StopRequests
-from ..errors import UsageError
 from ..objectives import Objective, objective_text
 from ..probes.output_heads import find_head, unwrap
 from ..records import Run, RunWriter
 from ..records.folders import TOKENIZER_FILE, make_folder
-from .batches import windows
-from .forward import Forward
-from .objective_requirements import check_objectives
-from .reading import BadRows, RolloutFile, read_rollouts
+from .forward import Forward, windows
+from .objective_requirements import check_inputs_of, parse_objectives
+from .reading import RolloutFile, read_rollouts
 from .reward_source import judged_of, verifier_of
 from .tokenization import Encoded, ModelLimits, encode_rollouts
 from .trace_folder import ENGINE, finished, remember
 from .trace_rows import prompt_rows, rollout_rows, token_rows
-from .trace_settings import TraceSettings
+from .trace_settings import TraceSettings, check_batch_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,33 +90,35 @@ def trace_rollouts(
     `resume`; KeyboardInterrupt after Ctrl-C or SIGTERM, once the present batch is done and all that was traced is
     committed; at the second one at once.
     """
-    wanted = [objective_text(one) for one in objectives]
-    given = TraceSettings({}, chat_template, eos, temperature, threshold, on_policy, verifier, skip_bad, top_k)
-    if batch_tokens < 1:
-        raise UsageError(f"batch_tokens: expected at least 1, got {batch_tokens}")
-    bad = BadRows(skip_bad, str(rollouts) if isinstance(rollouts, str | Path) else "rollouts")
+    named = parse_objectives([objective_text(objective) for objective in objectives])
+    settings = TraceSettings({}, chat_template, eos, temperature, threshold, on_policy, verifier, skip_bad, top_k)
+    check_batch_tokens(batch_tokens)
     judge = verifier_of(verifier, workers)
-    file = read_rollouts(rollouts, columns=columns, with_answers=judge is not None, bad=bad)
-    settings = TraceSettings(**asdict(given) | {"columns": file.columns})
-    find_head(model)  # refuses what it does not know before anything is written
+    file = (
+        rollouts
+        if isinstance(rollouts, RolloutFile)
+        else read_rollouts(rollouts, columns=columns, with_answers=judge is not None, skip_bad=skip_bad)
+    )
+    settings = replace(settings, columns=file.columns)
+    head = find_head(model)  # refuses what it does not know before anything is written
     limits = ModelLimits.of(model)
-    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, bad)
-    _check_wanted(wanted, items, settings, file)
+    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad)
+    check_inputs_of(named, items, settings, file)
+    wanted = list(named)
     folder = Path(out)
     info = _identity(model, tokenizer, file, settings, judge, folder, label)
     info["trace"] = asdict(settings) | {
         "objectives": wanted,
         "rollouts": len(items),
         "vocab": limits.vocab,
-        "skipped": bad.counts,
-        "skipped_examples": bad.examples,
+        "skipped": file.bad.counts,
+        "skipped_examples": file.bad.examples,
     }
     make_folder(folder)
     with locked(folder):
         if (done := finished(folder, info, resume=resume, force=force)) is None:
-            _trace(
-                folder, info, model, tokenizer, items, settings, judge, resume=resume, budget=batch_tokens, quiet=quiet
-            )
+            forward = Forward(model, head, settings, batch_tokens)
+            _trace(folder, info, forward, tokenizer, items, settings, judge, resume=resume, quiet=quiet)
         elif done.info["trace"]["objectives"] != wanted:
             remember(folder, info["trace"])
     return Run(folder)
@@ -127,14 +127,13 @@ def trace_rollouts(
 def _trace(
     folder: Path,
     info: Mapping[str, Any],
-    model: Any,
+    forward: Forward,
     tokenizer: Any,
     items: list[Encoded],
     settings: TraceSettings,
     judge: Verifier | None,
     *,
     resume: bool,
-    budget: int,
     quiet: bool,
 ) -> None:
     writer = RunWriter(folder, run_json=info, resume=resume)
@@ -147,7 +146,7 @@ def _trace(
     seen = {item.prompt_id for item in items[:start]}
     with (
         StopRequests() as requests,
-        evaluation_mode(model),
+        evaluation_mode(forward.model),
         torch.no_grad(),
         Progress(quiet=quiet) as progress,
         _settled(writer),
@@ -161,11 +160,10 @@ def _trace(
             done += tokens
             progress.show("tokens", "tokens traced", done=done, total=total)
 
-        forward = Forward(model, settings, budget, progress.say)
         committed, pending = time.monotonic(), start
-        for end, window in windows(items, start, budget):
+        for end, window in windows(items, start, forward.budget):
             judged = judged_of(window, tokenizer, judge, settings)
-            columns = forward(window, advance, lambda: requests.count > 0)
+            columns = forward(window, advance, lambda: requests.count > 0, progress.say)
             if columns is None:
                 break
             new = list({item.prompt_id: item for item in window if item.prompt_id not in seen}.values())
@@ -196,25 +194,6 @@ def _settled(writer: RunWriter) -> Iterator[None]:
             writer.finish("interrupted")
         raise
     writer.finish("complete")
-
-
-def _check_wanted(wanted: list[str], items: list[Encoded], settings: TraceSettings, file: RolloutFile) -> None:
-    sizes: dict[tuple[int, int], int] = {}
-    for item in items:
-        key = item.rollout.step, item.group
-        sizes[key] = sizes.get(key, 0) + 1
-    single = sum(size == 1 for size in sizes.values())
-    rewards = [item.rollout.reward for item in items]
-    judged = settings.verifier is not None or settings.threshold is not None
-    check_objectives(
-        wanted,
-        source=file.source,
-        rewards=settings.verifier is not None or None not in rewards,
-        advantages=all(item.rollout.advantage is not None for item in items),
-        old_log_probs=settings.on_policy or all(item.rollout.old_log_probs is not None for item in items),
-        verdicts=judged or all(reward in (0.0, 1.0) for reward in rewards),
-        singles=f"{single} of {len(sizes)} groups in {file.source} have one response only" if single else None,
-    )
 
 
 def _identity(

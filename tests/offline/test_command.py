@@ -143,6 +143,52 @@ def test_requests_that_cannot_be_met(
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "nsr_log"], "did you mean nsr-log"),
+        (["--objective", "kl"], "kl"),
+        (["--temperature", "0"], "temperature: expected a positive number, got 0"),
+        (["--top-k", "-4"], "top_k: expected a number of tokens, 0 for none, got -4"),
+        (["--batch-tokens", "0"], "batch_tokens: expected at least 1, got 0"),
+        (["--threshold", "nan"], "threshold: expected a finite number, got nan"),
+        (["--workers", "0"], "workers: expected at least 1, got 0"),
+        (["--verifier", "maths", "--columns", "answer=reward"], "verifier"),
+        (["--out", "rollouts.jsonl"], "out: expected a folder, got the file rollouts.jsonl"),
+    ],
+)
+def test_options_are_refused_before_a_model_is_loaded(
+    rollouts: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(rollouts.parent)
+    monkeypatch.setattr("toy_models.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert trace.main(line(Path("model"), rollouts, Path("out"), *options)) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_the_file_is_read_and_the_head_is_found_once(
+    model: Path, rollouts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis.offline import options, reading, tracing
+
+    counts = {"read": 0, "head": 0}
+    raw_rows, find_head = reading.raw_rows, tracing.find_head
+
+    def count(what: str, function: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            counts[what] += 1
+            return function(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(reading, "raw_rows", count("read", raw_rows))
+    monkeypatch.setattr(tracing, "find_head", count("head", find_head))
+    assert options.read_rollouts is reading.read_rollouts
+    assert trace.main(line(model, rollouts, tmp_path / "out")) == 0
+    assert counts == {"read": 1, "head": 1}
+
+
 def test_unfinished_complete_and_forced(model: Path, rollouts: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     assert trace.main(line(model, rollouts, out)) == 0

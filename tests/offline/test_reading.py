@@ -11,7 +11,6 @@ import pytest
 from analysis import UsageError
 from analysis.offline import read_rollouts
 from analysis.offline.columns import parse_mapping
-from analysis.offline.reading import BadRows
 from tests.offline.small import rows_of, write_jsonl
 
 ROW = {"prompt": "1 + 2 :", "response": "3 $", "reward": 1.0}
@@ -137,16 +136,15 @@ def test_broken_lines_by_number_or_counted(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [ROW, '{"prompt": "1', "[1]", ROW | {"response": ""}, ROW])
     with pytest.raises(UsageError, match=r"a.jsonl line 2: not valid JSON .* skip_bad \(--skip-bad\) leaves such"):
         read_rollouts(path)
-    bad = BadRows(True, "a.jsonl")
-    file = read_rollouts(path, bad=bad)
+    file = read_rollouts(path, skip_bad=True)
+    bad = file.bad
     assert [r.where for r in file.rollouts] == ["a.jsonl line 1", "a.jsonl line 5"]
     assert bad.counts == {"broken line": 2, "unusable value": 1}
     assert "line 2" in bad.examples[0]
-    bad = BadRows(True, "b.jsonl")
     with pytest.raises(UsageError, match=r"b.jsonl has no rows that can be read \(1 are broken\)"):
-        read_rollouts(write_jsonl(tmp_path / "b.jsonl", ["{"]), bad=bad)
+        read_rollouts(write_jsonl(tmp_path / "b.jsonl", ["{"]), skip_bad=True)
     with pytest.raises(UsageError, match=r"no row that can be used; the first: c.jsonl line 1, 'response': the"):
-        read_rollouts(write_jsonl(tmp_path / "c.jsonl", [ROW | {"response": ""}]), bad=BadRows(True, "c.jsonl"))
+        read_rollouts(write_jsonl(tmp_path / "c.jsonl", [ROW | {"response": ""}]), skip_bad=True)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from analysis import UsageError
 from analysis.offline import TraceSettings, read_rollouts
-from analysis.offline.reading import BadRows
 from analysis.offline.tokenization import Encoded, ModelLimits, encode_rollouts
 from tests.offline.small import VOCAB, make_tokenizer
 from toy_models.tasks.tokenizer import word_tokenizer
@@ -27,8 +26,8 @@ def encode(
     columns: Any = None,
     **settings: Any,
 ) -> list[Encoded]:
-    bad = BadRows(skip, "rollouts")
-    file = read_rollouts(rows, columns=columns, bad=bad)
+    file = read_rollouts(rows, columns=columns, skip_bad=skip)
+    bad = file.bad
     return encode_rollouts(
         file.rollouts, tokenizer or make_tokenizer(), limits, TraceSettings(**settings), file.columns, bad
     )

@@ -228,7 +228,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     run = traced(tmp_path / "small", rows, quiet=False)
     said = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
     failed = [size for size in tried if size > 120]
-    assert said == [f"out of memory with a batch of {n:,} tokens: going on with {n // 2:,}" for n in failed]
+    assert said == [f"out of memory with a batch of {n:,} tokens; continuing with {n // 2:,}" for n in failed]
     assert failed == tried[: len(failed)]  # what comes later has the smaller budget
     assert all(later <= earlier // 2 for earlier, later in zip(failed, tried[1:], strict=False))
     assert max(tried[len(failed) :]) > 60

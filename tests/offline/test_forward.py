@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.offline.batches import batches_of, windows
+from analysis.offline.forward import batches_of, windows
 
 
 class Sized(NamedTuple):
