@@ -14,8 +14,8 @@ _HEAD = """\
 
 <!-- Generated from analysis/recipes/fields.py and recipes/ by `python -m docs.generators`; do not edit. -->
 
-A recipe is a TOML file that names an experiment. Each factor of a run is a field; what a recipe leaves out keeps its
-default. `python -m analysis.trace --run mine.toml` runs one, `--dry-run` shows what it resolves to.
+A recipe is a TOML file that describes an experiment. Each factor of a run is a field, and a field that a recipe leaves
+out keeps its default. `python -m analysis.trace --run mine.toml` runs a recipe; `--dry-run` shows what it resolves to.
 
 ```toml
 schema = 1                    # the version of this format
@@ -39,11 +39,15 @@ objective.name = "w-reinforce-ratio"
 objective.lambda = 0.1
 ```
 
-`--set field=value` (from Python `Recipe.load(name).set(**{"update.epochs": 2})`) sets a field for all runs: a TOML
-literal, or a bare word as a string. A field that the grid varies stops varying; `objective.lambda` reaches only the
-methods that are w-reinforce, a setting of the critic only those with one. `unset` restores the default.
-`grid.seed=[0,1,2]` varies a field, `grid=unset` leaves a single run. The folder of an experiment carries a hash of all
-fields of all runs: equal hashes are equal experiments.
+`--set field=value` sets a field for all runs. The value is a TOML literal, or a bare word as a string. From Python it
+is `Recipe.load(name).set(**{"update.epochs": 2})`.
+
+- A field that is set stops varying in the grid.
+- `objective.lambda` reaches only the w-reinforce methods, and a setting of the critic only methods with a critic.
+- `unset` restores the default.
+- `'grid.seed=[0,1,2]'` varies a field (the quotes are for zsh), and `grid=unset` leaves a single run.
+
+The folder of an experiment carries a hash of all fields of all runs: equal hashes mean equal experiments.
 """
 
 

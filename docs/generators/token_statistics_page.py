@@ -26,23 +26,33 @@ _PAGE = """\
 
 <!-- Generated from analysis/token_stats/ by `python -m docs.generators`; do not edit. -->
 
-`analysis.token_stats.token_statistics` gives, for every sampled token y and the law π that it came from: log π_y,
-1 − π_y, the entropy H = −Σπ log π, the collision probability c = Σπ², S = Σπ² log π, ‖e_y − π‖, the argmax and its
-probability, and where asked for the k most probable tokens, the rank of y and the probability of listed tokens. It
-takes logits, or hidden states and an output head, whose logits it never stores.
+`analysis.token_statistics` computes, for every sampled token y and the distribution π that it came from: log π_y, 1 −
+π_y, the entropy H = −Σπ log π, the collision probability c = Σπ², S = Σπ² log π, ‖e_y − π‖, and the most probable token
+with its probability. On request it adds the k most probable tokens, the rank of y and the probabilities of listed
+tokens. It accepts logits, or hidden states and an output head. In the second case it never stores the logits.
 
-## Forms
+## Large vocabularies
 
-With a the most probable token, m its logit, r that of the runner-up and t = z − r, four sums leave a out:
+At a vocabulary of 152k the logits take gigabytes. From hidden states and the weight of the output layer, the same
+statistics cost little more than the matrix product and about 20 MB:
+
+```python
+head = model.get_output_embeddings()
+stats = analysis.token_statistics(hidden=hidden, head=head.weight, bias=head.bias, tokens=tokens, top_k=20, rank=True)
+```
+
+## Formulas
+
+Let a be the most probable token, m its logit, r the logit of the runner-up and t = z − r. Four sums leave a out:
 E₀ = Σ e^t, T₁ = Σ e^t·t, E₂ = Σ e^(2t), Q₁ = Σ e^(2t)·t. With g = m − r and R = e^(−g)·E₀ = (1 − π_a)/π_a,
 
 - log π_y = (z_y − m) − log1p(R); 1 − π_y = R/(1 + R) for y = a, and (1 + R − e^(z_y − m))/(1 + R) otherwise;
 - H = log1p(R) − S₁/(1 + R), where S₁ = e^(−g)·(T₁ − g·E₀) = Σ_(v≠a) e^(z_v − m)·(z_v − m) ≤ 0: nothing cancels;
 - c = (1 + e^(−2g)·E₂)/(1 + R)²; S and ‖e_y − π‖² = (1 − π_y)² + Σ_(v≠y) π_v² in the same way from E₂ and Q₁.
 
-So 1 − π_y is never one minus a number, and squares survive where e^(2(z − m)) leaves float32's range (a gap of 44). A
-vocabulary that passes in chunks gives these sums for each chunk in float32; chunks are put together in float64, where
-the largest token of a chunk that loses joins the sums with its weight.
+So 1 − π_y is never computed as one minus a number, and squares stay accurate where e^(2(z − m)) leaves the range of
+float32 (a gap of 44). A large vocabulary is processed in chunks. Each chunk gives these sums in float32, and the chunks
+are combined in float64. The largest token of every chunk but one then joins the sums with its weight.
 
 ## Back ends
 
@@ -53,40 +63,42 @@ the largest token of a chunk that loses joins the sums with its weight.
 | `native` | the same blocks, each row visited once by a C function that is built at first use |
 | `triton` | the same on CUDA, one Triton program a row |
 
-`auto` takes `triton` on CUDA and `eager` elsewhere, whatever the sizes, so that the same call gives the same bits.
-`analysis.token_stats.available_backends` says which can run on a machine, and why the others cannot.
+`auto` chooses `triton` on CUDA and `eager` elsewhere, for every size, so that the same call gives the same bits.
+`analysis.available_backends` says which back ends can run on a machine, and why the others cannot.
 
 ## Hard rows
 
-Each kind of row at vocabularies of {vocabularies}, for the argmax, the runner-up and an unlikely token.
-A cell is the greatest |x − x₆₄|/max(|x₆₄|, 2^-126) over rows, tokens and vocabularies, where x₆₄ is `reference` on the
-same input (the tests hold its form against 400-digit arithmetic), rounded up to 1, 2 or 5 times a power of ten; 1e-6
-stands for anything below it. A 1 is a result of 0 where the statistic is not; a dash, that such rows cannot be given.
-bf16 logits are given to everyone in bf16.
+Each kind of row is measured at vocabularies of {vocabularies}, for the most probable token, the runner-up and an
+unlikely token. A cell is the greatest |x − x₆₄|/max(|x₆₄|, 2^-126) over rows, tokens and vocabularies. Here x₆₄ is the
+result of `reference` on the same input, whose formulas the tests compare with 400-digit arithmetic. The error is
+rounded up to 1, 2 or 5 times a power of ten, and 1e-6 stands for anything smaller. A 1 means that the result is 0
+although the statistic is not. A dash means that the function cannot be given such rows. Every function receives bf16
+logits in bf16.
 
-- here: the worst of the back ends {backends}, from logits and from hidden states
-  whose product with the head is exact
+- here: the worst of the back ends {backends}, from logits and from hidden states whose product with the
+  head is exact
 {functions}
 
 Measured with {versions}; `python -m docs.generators --write --measure` measures
-anew, peers where they are installed.
+again, other libraries where they are installed.
 
 ### log π_y
 
 {log_prob}
 
-On the peaked rows log π of the favourite is −(1 − π_y), the scale of everything that moves a confident token.
+On the peaked rows log π of the most probable token is −(1 − π_y), which sets the scale of everything that moves a
+confident token.
 
 ### Entropy
 
 {entropy}
 
-logsumexp(z) − Σπz is a difference of two numbers of the size of the logits: what it gives on a confident token is their
-rounding. −Σπ log π by float32 keeps the terms of all tokens but the favourite and loses the favourite's.
+logsumexp(z) − Σπz is a difference of two numbers of the size of the logits, so on a confident token the result is their
+rounding error. −Σπ log π in float32 keeps the terms of all tokens but the most probable one, whose term it loses.
 
-### The others
+### The other statistics
 
-verl gives none of these, TRL log Σπ² from its chunked path, shown as Σπ².
+verl computes none of these. TRL computes log Σπ² on its chunked path, which is shown as Σπ².
 
 {others}
 """
