@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from .batching import left_pad
@@ -121,11 +122,11 @@ def _sample(
     if padded:
         mask = prompt_mask.long().to(device)
         inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        mask = mask.repeat_interleave(group_size, dim=0)
+        mask = repeat(mask, "prompt position -> (prompt group) position", group=group_size)
     output = model(**inputs, use_cache=True, logits_to_keep=1)
     cache = output.past_key_values
     cache.batch_repeat_interleave(group_size)
-    logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
+    logits = repeat(output.logits[:, -1], "prompt token -> (prompt group) token", group=group_size)
 
     dtype = torch.promote_types(logits.dtype, torch.float32)
     response = torch.full((n, max_new_tokens), pad_id, dtype=torch.int64, device=device)

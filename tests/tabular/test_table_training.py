@@ -268,7 +268,7 @@ def test_bad_settings():
     ):
         with pytest.raises(UsageError, match=message):
             train_table(policy, correct_of(policy), TableSettings(**{**good, **change}), generator())
-    with pytest.raises(ValueError, match=r"correct: expected a shape that spreads over the responses \(2, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"correct: expected a shape that broadcasts to the responses \(2, 3, 5\)"):
         train_table(policy, torch.ones(3, 4, dtype=torch.bool), TableSettings(get("psr-ratio")), generator())
     with pytest.raises(UsageError, match="it needs a group of at least 2, got 1"):
         train_table(policy, correct_of(policy), TableSettings(get("grpo"), group_size=1), generator())

@@ -1,9 +1,9 @@
-"""A log-linear policy: prompts share features, so that what is learnt on one moves the others.
+"""A log-linear policy: prompts share features, so that learning on one of them moves the others.
 
     z_x = Φ_x θ,    π_x = softmax(z_x),    ∇_θ log π_x(a) = Φ_xᵀ (e_a − π_x)
 
-With SGD, Δz_x = η Σ_x' K(x, x') g_x' with the kernel K(x, x') = Φ_x Φ_x'ᵀ (the neural tangent kernel of this policy):
-block-diagonal only where prompts share no feature. All leading axes of θ are batch axes (seeds).
+With SGD, Δz_x = η Σ_x' K(x, x') g_x' with the kernel K(x, x') = Φ_x Φ_x'ᵀ, the neural tangent kernel of this policy. It
+is block-diagonal only where prompts share no feature. All leading axes of θ are batch axes (seeds).
 """
 
 from __future__ import annotations
@@ -22,9 +22,19 @@ __all__ = ["LogLinear"]
 
 @dataclass(frozen=True)
 class LogLinear(ArmPolicy):
-    """π_x = softmax(Φ_x θ); features (P, A, F), theta (…, F).
+    """π_x = softmax(Φ_x θ) for each of P prompts x.
 
     Raises ValueError for shapes that do not fit and numbers that are not finite.
+
+    Attributes:
+        features: Φ, (P, A, F).
+        theta: θ, (…, F).
+
+    >>> policy = LogLinear(torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]]), torch.zeros(1))
+    >>> step = policy.expected_score(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))  # reward for prompt 0, arm 0
+    >>> policy.with_parameters(policy.theta + step).probs()  # and prompt 1 follows
+    tensor([[0.5312, 0.4688],
+            [0.4688, 0.5312]])
     """
 
     features: Tensor
@@ -41,11 +51,11 @@ class LogLinear(ArmPolicy):
 
     @property
     def parameters(self) -> Tensor:
-        """θ (…, F)."""
+        """θ, (…, F)."""
         return self.theta
 
     def with_parameters(self, parameters: Tensor) -> Self:
-        """The same policy at other parameters."""
+        """The same features with other parameters, (…, F)."""
         return replace(self, theta=parameters)
 
     @property
@@ -54,17 +64,23 @@ class LogLinear(ArmPolicy):
         return torch.einsum("paf,...f->...pa", self.features, self.theta)
 
     def log_probs(self) -> Tensor:
-        """log π of each arm of each prompt, (…, P, A) in nats."""
+        """log π of each arm of each prompt in nats, (…, P, A)."""
         return self.logits.log_softmax(-1)
 
     def pull_back(self, direction: Tensor) -> Tensor:
-        """Φᵀ of a gradient with respect to the logits (…, P, A), the mean over prompts: (…, F)."""
+        """Φᵀ applied to a gradient with respect to the logits, (…, P, A), as a mean over prompts: (…, F)."""
         return torch.einsum("paf,...pa->...f", self.features, direction) / self.features.shape[0]
 
     def score_covariance(self, weights: Tensor) -> Tensor:
-        """Exact covariance of w ∇_θ log π_x(a) for one arm of one prompt drawn uniformly: (…, F, F).
+        """The exact covariance of w ∇_θ log π_x(a) for one arm a of one prompt x, which is drawn uniformly.
 
-        That is the noise of a sample whose prompt is random too; the prompt's own part is in it.
+        This is the noise of a sample whose prompt is random, too; it includes the variance between prompts.
+
+        Args:
+            weights: w, broadcast to (…, P, A).
+
+        Returns:
+            The covariance, (…, F, F).
         """
         probs = self.probs()
         centre = torch.einsum("paf,...pa->...pf", self.features, probs)
@@ -75,5 +91,5 @@ class LogLinear(ArmPolicy):
         return second - mean[..., :, None] * mean[..., None, :]
 
     def kernel(self) -> Tensor:
-        """K = ΦΦᵀ, (P, A, P, A): how far a unit of logit gradient at one arm moves the logit of another under SGD."""
+        """K = ΦΦᵀ, (P, A, P, A): how far a unit logit gradient at one arm moves the logit of another under SGD."""
         return torch.einsum("paf,qbf->paqb", self.features, self.features)
