@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .common.command import command_line, run_command, say
+from .common.command import command_line, figure_lines, run_command, say
 from .errors import UsageError
 from .offline import options as offline
 
@@ -113,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="runs at a time (default: cores / threads of a run); with --rollouts processes of the verifier math",
     )
+    add("--each-run", action="store_true", help="draw the figures of each run, too, besides those of the experiment")
+    add("--no-figures", action="store_true", help="draw no figures")
     add("--force", action="store_true", help="delete the experiment in the folder and start anew")
     add("--dry-run", action="store_true", help="show the runs, the folder and whether the base is cached; run nothing")
     add("--json", action="store_true", help="results as JSON on standard output")
@@ -128,7 +130,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return _list(as_json=arguments.json)
     if arguments.model is not None or arguments.rollouts is not None:
-        offline.show_trace(offline.trace(arguments), as_json=arguments.json)
+        offline.show_trace(offline.trace(arguments), arguments)
         return 0
     if arguments.run is None and arguments.resume is None:
         raise UsageError(
@@ -247,36 +249,38 @@ def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> 
 
         failure, experiment = error, Experiment(error.folder)
         say(str(error), 1)
-    diverged = [run_id for run_id, one in experiment.runs.items() if one.status == "diverged"]
+    runs = experiment.runs
+    diverged = [run_id for run_id in runs if runs[run_id].status == "diverged"]
     for run_id in diverged:
-        say(f"{run_id} diverged: {experiment.runs[run_id].info.get('error', 'non-finite loss')}", 1)
-    if failure is None or any(one.status == "complete" for one in experiment.runs.values()):
-        _show(experiment, as_json=arguments.json)
+        say(f"{run_id} diverged: {runs[run_id].info.get('error', 'non-finite loss')}", 1)
+    if failure is None or any(runs[run_id].status == "complete" for run_id in runs):
+        _show(experiment, arguments)
     return 1 if failure is not None or diverged else 0
 
 
-def _show(experiment: Experiment, *, as_json: bool) -> None:
-    from . import report
+def _show(experiment: Experiment, arguments: argparse.Namespace) -> None:
+    from .report import StoredReport
 
-    summary = report.summarize(experiment)
-    if not as_json:
+    report = StoredReport(experiment)
+    summary = report.summary()
+    if not arguments.json:
         from rich.console import Console
 
         summary.render(Console())
-        print(f"\nrecords  {experiment.folder}", flush=True)
-    paths = report.write_figures(experiment)
-    report.write_page(experiment.folder, summary.to_markdown(), paths)
-    figures = [str(path) for path in paths]
-    if not as_json:
-        print("\n".join(f"figure   {path}" for path in figures))
+        sys.stdout.flush()
+    tell = (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr))
+    figures = [] if arguments.no_figures else report.figures(each_run=arguments.each_run, tell=tell)
+    page = report.write_page()
+    if not arguments.json:
+        print("\n".join(["", f"records  {experiment.folder}", *figure_lines(figures), f"page     {page}"]))
         return
-    runs = {run_id: run.status for run_id, run in experiment.runs.items()}
     _print_json(
         {
             "folder": str(experiment.folder),
             "status": experiment.status,
-            "runs": runs,
-            "figures": figures,
+            "runs": {run_id: run.status for run_id, run in experiment.runs.items()},
+            "figures": [str(path) for path in figures],
+            "page": str(page),
             "summary": summary.to_json(),
         }
     )

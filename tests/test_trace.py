@@ -29,8 +29,21 @@ class FakeSummary:
     def to_json(self) -> dict[str, Any]:
         return {"rows": self.runs}
 
-    def to_markdown(self) -> str:
-        return f"# {' '.join(self.runs)}\n"
+
+class FakeReport:
+    def __init__(self, experiment: Any) -> None:
+        self.folder, self.runs = experiment.folder, list(experiment.runs)
+
+    def summary(self) -> FakeSummary:
+        return FakeSummary(self.runs)
+
+    def figures(self, *, each_run: bool, tell: Any) -> list[Path]:
+        tell("drawing figures …")
+        folders = [self.folder, *([self.folder / run for run in self.runs] if each_run else [])]
+        return [folder / "figures" / "a.png" for folder in folders]
+
+    def write_page(self) -> Path:
+        return self.folder / "summary.md"
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +57,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(REPOSITORY)
     monkeypatch.setattr(experiment, "ensure_base", lambda *_, **__: None)
     report = vars(analysis.report)  # not setattr, which would load the plotting libraries to look at the old value
-    monkeypatch.setitem(report, "summarize", lambda e: FakeSummary(list(e.runs)))
-    monkeypatch.setitem(report, "write_figures", lambda e: [e.folder / "figures" / "a.png"])
+    monkeypatch.setitem(report, "StoredReport", FakeReport)
     whole = experiment.run
 
     def choose(name: str) -> None:
@@ -69,8 +81,17 @@ class TestRun:
         assert trace.main(["--run", "tiny", "--quiet"]) == 0
         folder = experiment.default_folder(Recipe.load("tiny"))
         out, err = capsys.readouterr()
-        assert out == f"table of 2 runs\n\nrecords  {folder}\nfigure   {folder}/figures/a.png\n"
+        page = f"page     {folder}/summary.md\n"
+        assert out == f"table of 2 runs\n\nrecords  {folder}\nfigures  {folder}/figures (1)\n{page}"
         assert err == ""
+
+    def test_which_figures(self, train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        assert trace.main(["--run", "tiny", "--quiet", "--out", "x", "--no-figures"]) == 0
+        assert capsys.readouterr().out == "table of 2 runs\n\nrecords  x\npage     x/summary.md\n"
+        assert trace.main(["--run", "tiny", "--out", "x", "--each-run"]) == 0
+        out, err = capsys.readouterr()
+        assert "figures  x/figures (1)\nfigures  x/psr-seed0/figures (1)\nfigures  x/nsr-seed0/figures (1)\n" in out
+        assert err == "drawing figures …\n"
 
     def test_progress_goes_to_stderr(self, train: Any, capsys: pytest.CaptureFixture[str]) -> None:
         assert trace.main(["--run", "tiny"]) == 0
@@ -92,16 +113,9 @@ class TestRun:
             "status": "complete",
             "runs": {"psr-seed0": "complete", "nsr-seed0": "complete"},
             "figures": ["x/figures/a.png"],
+            "page": "x/summary.md",
             "summary": {"rows": ["psr-seed0", "nsr-seed0"]},
         }
-
-    def test_page(self, train: Any) -> None:
-        for more in ([], ["--json"]):
-            assert trace.main(["--run", "tiny", "--quiet", "--out", "x", *more]) == 0
-            page = Path("x/summary.md").read_text()
-            assert "psr-seed0 nsr-seed0" in page
-            assert "(figures/a.png)" in page
-            Path("x/summary.md").unlink()
 
     def test_settings(self, train: Any) -> None:
         arguments = ["--run", "tiny", "--quiet", "--out", "x", "--seed", "7", "--set", "steps=2", "--set", "threads=2"]
@@ -135,7 +149,7 @@ class TestRun:
     def test_a_fault_of_ours_is_one_line(
         self, train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setitem(vars(analysis.report), "summarize", lambda e: 1 / 0)
+        monkeypatch.setattr(FakeReport, "summary", lambda _: 1 / 0)
         assert trace.main(["--run", "tiny", "--quiet", "--out", "x"]) == 1
         assert capsys.readouterr().err == "error: ZeroDivisionError: division by zero (traceback: x/error.txt)\n"
         assert "1 / 0" in Path("x/error.txt").read_text()

@@ -15,13 +15,14 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 
-__all__ = ["command_line", "run_command", "say"]
+__all__ = ["command_line", "figure_lines", "run_command", "say"]
 
 
 def run_command(body: Callable[[], int | None], *, again: str | None = None, folder: Path | None = None) -> int:
@@ -58,6 +59,15 @@ def run_command(body: Callable[[], int | None], *, again: str | None = None, fol
 def command_line(program: str, argv: Sequence[str] | None) -> str:
     """The command as it was typed, quoted for a shell; `argv` as `main` got it."""
     return f"{program} {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip()
+
+
+def figure_lines(paths: Sequence[Path]) -> list[str]:
+    """One line for each folder of figures, with how many it holds.
+
+    >>> figure_lines([Path("runs/x/figures/a.png"), Path("runs/x/figures/b.png")])
+    ['figures  runs/x/figures (2)']
+    """
+    return [f"figures  {folder} ({count})" for folder, count in Counter(path.parent for path in paths).items()]
 
 
 def say(message: str, status: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 
-__all__ = ["cores", "machine_info", "versions", "weights_hash"]
+__all__ = ["code_digest", "cores", "machine_info", "versions", "weights_hash"]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "pyarrow")
 
@@ -41,6 +41,16 @@ def machine_info() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         machine["accelerator"] = torch.cuda.get_device_name()
     return {"versions": versions(), "commit": _commit(), "machine": machine}
+
+
+def code_digest() -> str:
+    """SHA-256 over the source of this library: what was computed by other code is computed again."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    for package in ("analysis", "toy_models"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def weights_hash(model: Any) -> str:

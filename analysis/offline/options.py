@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING
 
+from ..common.command import figure_lines
 from ..errors import UsageError
 from .columns import parse_mapping
 from .reading import read_rollouts
@@ -166,31 +168,32 @@ def _checked_columns(arguments: argparse.Namespace) -> dict[str, str]:
     return columns
 
 
-def show_trace(run: Run, *, as_json: bool) -> None:
+def show_trace(run: Run, arguments: argparse.Namespace) -> None:
     """Print the tables of a trace, draw its figures and write both into its folder."""
     from .. import report
 
     summary = report.summarize_trace(run)
-    paths = report.write_trace_figures(run)
-    report.write_page(run.folder, summary.to_markdown(), paths)
-    figures = [str(path) for path in paths]
-    if as_json:
-        print(json.dumps(_results(run, figures, summary.to_json()), indent=1, ensure_ascii=False))
+    if not arguments.json:
+        from rich.console import Console
+
+        summary.render(Console())
+        sys.stdout.flush()
+    if not arguments.no_figures and not arguments.quiet:
+        print("drawing figures …", file=sys.stderr)
+    figures = [] if arguments.no_figures else report.write_trace_figures(run)
+    report.write_page(run.folder, summary.to_markdown(), figures)
+    page = run.folder / "summary.md"
+    if not arguments.json:
+        print("\n".join(["", f"records  {run.folder}", *figure_lines(figures), f"page     {page}"]))
         return
-    from rich.console import Console
-
-    summary.render(Console())
-    print(f"\nrecords  {run.folder}")
-    print("\n".join(f"figure   {path}" for path in figures))
-
-
-def _results(run: Run, figures: list[str], summary: dict[str, Any]) -> dict[str, Any]:
-    return {
+    results = {
         "folder": str(run.folder),
         "status": run.status,
         "rollouts": run.rows("rollouts"),
         "tokens": run.rows("tokens"),
         "skipped": run.info["trace"]["skipped"],
-        "figures": figures,
-        "summary": summary,
+        "figures": [str(path) for path in figures],
+        "page": str(page),
+        "summary": summary.to_json(),
     }
+    print(json.dumps(results, indent=1, ensure_ascii=False))

@@ -12,6 +12,7 @@ from .noise_figures import noise_dynamics_figure as noise_dynamics_figure
 from .noise_figures import noise_figure as noise_figure
 from .png import save_figure as save_figure
 from .run_summary import summarize as summarize
+from .stored import StoredReport as StoredReport
 from .summary import Summary as Summary
 from .token_pictures import token_picture as token_picture
 from .trace_data import TraceData as TraceData

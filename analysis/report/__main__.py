@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.command import command_line, run_command
+from ..common.command import command_line, figure_lines, run_command
 from ..errors import UsageError
 from ..records.folders import read_experiment
 
@@ -58,9 +58,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     summary.render(Console())
-    folders = dict.fromkeys(path.parent for path in summary.figures)
-    counts = [(folder, sum(path.parent == folder for path in summary.figures)) for folder in folders]
-    print("\n".join(f"figures  {folder} ({count})" for folder, count in counts))
+    print("\n".join(figure_lines(summary.figures)))
     return 0
 
 

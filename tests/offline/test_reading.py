@@ -154,5 +154,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     pd.DataFrame([ROW] * 50).to_parquet(whole)
     half = tmp_path / "half.parquet"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(UsageError, match=r"half.parquet cannot be read: (?s:.*)Is it whole\? A writer that was"):
+    with pytest.raises(
+        UsageError, match=r"half.parquet cannot be read: (?s:.*)The file may be incomplete: a writer that was"
+    ):
         read_rollouts(half)
