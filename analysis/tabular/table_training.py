@@ -23,14 +23,14 @@ from toy_models.exact.tensor_checks import check_correct
 from ..errors import UsageError
 from ..objectives import Objective, TokenBatch, accuracy_of
 from .table_optimizer import TableOptimizer, per_seed
-from .toy_policies import Toy, ToyLaw, law_of
+from .toy_policies import Toy, ToyPolicy, toy_policy
 
 __all__ = ["TableHistory", "TableSettings", "train_table"]
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """One way to train a toy policy. `group_size` None takes the exact expectation over responses."""
+    """One way to train a toy policy; `group_size` None stands for the exact expectation over responses."""
 
     objective: Objective
     optimizer: str = "sgd"
@@ -81,26 +81,26 @@ def train_table(
     """
     _check(settings)
     settings.objective.check_use("a toy")
-    law = law_of(policy)
-    start = law.log_probs.double()
+    current = toy_policy(policy)
+    start = current.log_probs.double()
     if start.ndim != 3:
         raise UsageError(
             f"policy: expected a seed and a prompt axis before the responses, got log-probs of {tuple(start.shape)}"
         )
     check_correct(correct, start.shape)
-    right = correct.expand(start.shape).to(policy.parameters.dtype)
-    of_right = right.double()
+    rewards = correct.expand(start.shape).to(policy.parameters.dtype)
+    exact_rewards = rewards.double()
     optimizer = TableOptimizer(settings.optimizer, settings.lr)
     made = torch.zeros(start.shape[0], dtype=torch.int64)
-    evaluations = [(0, made, *_state(law, of_right, start))]
+    evaluations = [(0, made, *_state(current, exact_rewards, start))]
     for step in range(1, settings.steps + 1):
         if settings.group_size is None:
-            law, count = _expected_step(law, right, settings, optimizer)
+            current, count = _expected_step(current, rewards, settings, optimizer)
         else:
-            law, count = _sampled_step(law, right, settings, optimizer, generator)
+            current, count = _sampled_step(current, rewards, settings, optimizer, generator)
         made = made + count
         if step % settings.eval_every == 0 or step == settings.steps:
-            evaluations.append((step, made, *_state(law, of_right, start)))
+            evaluations.append((step, made, *_state(current, exact_rewards, start)))
         progress(step)
     steps, updates, *values = zip(*evaluations, strict=True)
     return TableHistory(torch.tensor(steps), torch.stack(updates), *(torch.stack(value) for value in values))
@@ -129,15 +129,15 @@ def _check(settings: TableSettings) -> None:
         raise UsageError(f"rows: expected keep or drop, got {settings.rows!r}")
 
 
-def _moved(law: ToyLaw, displacement: Tensor) -> ToyLaw:
+def _moved(policy: ToyPolicy, displacement: Tensor) -> ToyPolicy:
     try:
-        return law.moved(displacement)
+        return policy.moved(displacement)
     except ValueError as error:
         raise UsageError(f"lr: the parameters left the finite numbers ({error}); lower the learning rate") from error
 
 
-def _state(law: ToyLaw, correct: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    log_probs = law.log_probs.double()
+def _state(policy: ToyPolicy, correct: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_probs = policy.log_probs.double()
     probs = log_probs.exp()
     surprise = probs * log_probs
     success, total = _dot(probs, correct), surprise.sum(-1)
@@ -148,21 +148,21 @@ def _state(law: ToyLaw, correct: Tensor, start: Tensor) -> tuple[Tensor, Tensor,
     return success, -total, entropy_correct, total - _dot(probs, start)
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    return torch.einsum("spy,spy->sp", one, other)
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return torch.einsum("spy,spy->sp", left, right)
 
 
 # -- drawn responses ---------------------------------------------------------------------------------------------------
 
 
 def _sampled_step(
-    law: ToyLaw, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer, generator: torch.Generator
-) -> tuple[ToyLaw, Tensor]:
+    policy: ToyPolicy, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer, generator: torch.Generator
+) -> tuple[ToyPolicy, Tensor]:
     seeds, prompts, group = *correct.shape[:2], settings.group_size
     assert group is not None
-    drawn = law.draw(torch.rand((seeds, prompts, group, law.width), generator=generator, dtype=torch.float64))
+    drawn = policy.draw(torch.rand((seeds, prompts, group, policy.width), generator=generator, dtype=torch.float64))
     rewards = correct.gather(-1, drawn.index)
-    old = law.token_log_probs(drawn)
+    old = policy.token_log_probs(drawn)
     advantages = settings.objective.advantages(rewards.flatten(), group, mean_log_probs=drawn.mean(old).flatten()).view(
         rewards.shape
     )
@@ -172,14 +172,14 @@ def _sampled_step(
         advantages = advantages / drawn.lengths()
     made = torch.zeros(seeds, dtype=torch.int64)
     for j in range(rows.shape[1]):
-        now = old if j == 0 else law.token_log_probs(drawn)
+        now = old if j == 0 else policy.token_log_probs(drawn)
         tokens = TokenBatch(now, old, advantages, drawn.alive, rewards, accuracy)
         weights = settings.objective.weights(tokens).weight
         weights = weights * ((part == j)[..., None] * per_seed(prompts / rows[:, j].clamp(min=1), weights))
         moves = rows[:, j] > 0
-        law = _moved(law, optimizer.step(law.sampled_gradient(drawn, weights), moves))
+        policy = _moved(policy, optimizer.step(policy.sampled_gradient(drawn, weights), moves))
         made += moves
-    return law, made
+    return policy, made
 
 
 def _parts(selected: Tensor, settings: TableSettings) -> tuple[Tensor, Tensor]:
@@ -202,10 +202,10 @@ def _parts(selected: Tensor, settings: TableSettings) -> tuple[Tensor, Tensor]:
 
 
 def _expected_step(
-    law: ToyLaw, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer
-) -> tuple[ToyLaw, Tensor]:
+    policy: ToyPolicy, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer
+) -> tuple[ToyPolicy, Tensor]:
     """The limit of a large batch: expected gradients, and as many updates as the expected share of rows makes."""
-    behaviour, success = law, law.success(correct)
+    behaviour, success = policy, policy.success(correct)
     advantages = settings.objective.limit_advantages(success)
     share = torch.ones(len(success), dtype=torch.float64)
     if settings.rows == "drop":
@@ -217,11 +217,11 @@ def _expected_step(
         moves = share * settings.updates > j
         if not bool(moves.any()):
             break
-        gradient = law.expected_gradient(
+        gradient = policy.expected_gradient(
             settings.objective, behaviour, correct, advantages, length_mean=settings.length_mean
         )
         if settings.rows == "drop":
             gradient = gradient / per_seed(share.clamp(min=1e-12), gradient)
-        law = _moved(law, optimizer.step(gradient, moves))
+        policy = _moved(policy, optimizer.step(gradient, moves))
         made += moves
-    return law, made
+    return policy, made

@@ -1,7 +1,7 @@
-"""The toys as their training sees them: the law of one update, worked out once, with its draws and its gradients.
+"""The toys as their training sees them: a policy at fixed parameters, with its draws and its gradients.
 
-`ArmLaw` stands for a Bandit or a LogLinear, `TreeLaw` for a Tree. Everything has a seed and a prompt axis in front
-(S, P, …); a response is one of Y, and draws are G of them for each prompt.
+`OneTokenPolicy` is a Bandit or a LogLinear, `TreePolicy` a Tree. Log-probs are worked out once per update. Everything
+has a seed and a prompt axis in front (S, P, …); a response is one of Y, and draws are G of them for each prompt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toy_models.exact.tree import Tree, TreeDraws
 
 from ..objectives import Objective, TokenBatch
 
-__all__ = ["ArmLaw", "Toy", "ToyLaw", "TreeLaw", "law_of"]
+__all__ = ["OneTokenPolicy", "Toy", "ToyPolicy", "TreePolicy", "toy_policy"]
 
 Toy = ArmPolicy | Tree
 
@@ -36,13 +36,13 @@ class Responses:
         """Tokens of each response, (S, P, G)."""
         return torch.ones_like(self.index) if self.alive is None else self.alive.sum(-1)
 
-    def mean(self, of_tokens: Tensor) -> Tensor:
-        """The mean over a response's tokens of (S, P, G, T)."""
-        return of_tokens[..., 0] if self.alive is None else of_tokens.where(self.alive, 0.0).sum(-1) / self.lengths()
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of values (S, P, G, T) over the tokens of each response."""
+        return values[..., 0] if self.alive is None else values.where(self.alive, 0.0).sum(-1) / self.lengths()
 
 
-class ToyLaw(ABC):
-    """A policy's law over responses; `log_probs` (S, P, Y) in nats."""
+class ToyPolicy(ABC):
+    """A policy over the Y responses to each prompt; `log_probs` (S, P, Y) in nats."""
 
     log_probs: Tensor
     width: int  # tokens of the longest response
@@ -54,11 +54,11 @@ class ToyLaw(ABC):
 
     @abstractmethod
     def moved(self, displacement: Tensor) -> Self:
-        """The law at θ + displacement."""
+        """The policy at θ + displacement."""
 
     @abstractmethod
     def success(self, correct: Tensor) -> Tensor:
-        """p (S, P), for 0 and 1 in the dtype of the policy (S, P, Y)."""
+        """p (S, P); `correct` (S, P, Y) is 0 and 1 in the dtype of the policy."""
 
     @abstractmethod
     def draw(self, uniforms: Tensor) -> Responses:
@@ -83,7 +83,7 @@ class ToyLaw(ABC):
         """
 
 
-class ArmLaw(ToyLaw):
+class OneTokenPolicy(ToyPolicy):
     """One token a response: its arms are its responses."""
 
     width = 1
@@ -97,8 +97,8 @@ class ArmLaw(ToyLaw):
     def parameters(self) -> Tensor:
         return self._policy.parameters
 
-    def moved(self, displacement: Tensor) -> ArmLaw:
-        return ArmLaw(self._policy.with_parameters(self._policy.parameters + displacement))
+    def moved(self, displacement: Tensor) -> OneTokenPolicy:
+        return OneTokenPolicy(self._policy.with_parameters(self._policy.parameters + displacement))
 
     def success(self, correct: Tensor) -> Tensor:
         return (self._probs * correct).sum(-1)
@@ -114,17 +114,21 @@ class ArmLaw(ToyLaw):
         return self._policy.pull_back(sampled_logit_score(self._probs, drawn.index, weights[..., 0]))
 
     def expected_gradient(
-        self, objective: Objective, behaviour: ArmLaw, correct: Tensor, advantages: Tensor, *, length_mean: bool
+        self, objective: Objective, behaviour: OneTokenPolicy, correct: Tensor, advantages: Tensor, *, length_mean: bool
     ) -> Tensor:
         """Every arm is given to the objective as a response of one token, whose mean is itself."""
-        of_arm = advantages[..., 1:] * correct + advantages[..., :1] * (1 - correct)  # a tenth of what a `where` costs
+        arm_advantages = advantages[..., 1:] * correct + advantages[..., :1] * (
+            1 - correct
+        )  # a tenth of what a `where` costs
         accuracy = behaviour.success(correct)[..., None].expand_as(correct)
-        arms = TokenBatch(self.log_probs[..., None], behaviour.log_probs[..., None], of_arm, None, correct, accuracy)
+        arms = TokenBatch(
+            self.log_probs[..., None], behaviour.log_probs[..., None], arm_advantages, None, correct, accuracy
+        )
         weights = objective.weights(arms).weight[..., 0]
         return self._policy.pull_back(expected_logit_score(self._probs, weights, behaviour._probs))
 
 
-class TreeLaw(ToyLaw):
+class TreePolicy(ToyPolicy):
     """Responses of several tokens, whose contexts have logits of their own."""
 
     def __init__(self, tree: Tree) -> None:
@@ -136,8 +140,8 @@ class TreeLaw(ToyLaw):
     def parameters(self) -> Tensor:
         return self._tree.parameters
 
-    def moved(self, displacement: Tensor) -> TreeLaw:
-        return TreeLaw(self._tree.with_parameters(self._tree.parameters + displacement))
+    def moved(self, displacement: Tensor) -> TreePolicy:
+        return TreePolicy(self._tree.with_parameters(self._tree.parameters + displacement))
 
     def success(self, correct: Tensor) -> Tensor:
         return (self.log_probs.exp() * correct).sum(-1)
@@ -155,7 +159,7 @@ class TreeLaw(ToyLaw):
         return self._tree.sampled_score(drawn.draws, weights)
 
     def expected_gradient(
-        self, objective: Objective, behaviour: TreeLaw, correct: Tensor, advantages: Tensor, *, length_mean: bool
+        self, objective: Objective, behaviour: TreePolicy, correct: Tensor, advantages: Tensor, *, length_mean: bool
     ) -> Tensor:
         """Wrong and correct responses apart: within each a token's weight depends on its context and itself alone."""
         levels = [
@@ -185,6 +189,6 @@ def _weights_at(objective: Objective, now: Tensor, old: Tensor, a: Tensor, rewar
     return objective.weights(TokenBatch(now, old, spread(a), None, spread(rewards), spread(accuracy))).weight
 
 
-def law_of(policy: Toy) -> ToyLaw:
-    """The law of a toy at its parameters."""
-    return TreeLaw(policy) if isinstance(policy, Tree) else ArmLaw(policy)
+def toy_policy(policy: Toy) -> ToyPolicy:
+    """A toy at its parameters, as training uses it."""
+    return TreePolicy(policy) if isinstance(policy, Tree) else OneTokenPolicy(policy)

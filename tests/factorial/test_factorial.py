@@ -32,7 +32,7 @@ from analysis.factorial.folder import LadderFolder
 from analysis.objectives import user_losses as own
 from analysis.tabular.table_optimizer import TableOptimizer
 from analysis.tabular.table_training import _expected_step
-from analysis.tabular.toy_policies import law_of
+from analysis.tabular.toy_policies import toy_policy
 
 SMALL = Cells(seeds=3, prompts=4, arms=10, steps=40, methods=("PSR", "NSR"))
 
@@ -158,7 +158,7 @@ def test_learning_rates_hold_the_first_expected_step_fixed(policy):
     def first_step(cell, method):
         table = _table_settings(frozenset(cell), method, settings, problem)
         right = problem.correct.to(problem.policy.parameters.dtype)
-        return _expected_step(law_of(problem.policy), right, table, TableOptimizer("sgd", table.lr))[0].parameters
+        return _expected_step(toy_policy(problem.policy), right, table, TableOptimizer("sgd", table.lr))[0].parameters
 
     start = problem.policy.parameters
     plain = {m: first_step([], m) - start for m in ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "baseline 0.75")}

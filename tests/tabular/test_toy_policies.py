@@ -1,4 +1,4 @@
-"""The laws that training works with against the slow route: every response alone, weights by autograd of the loss."""
+"""The toys of training against the slow route: every response alone, weights by autograd of the loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from analysis import objectives
 from analysis.objectives import get
-from analysis.tabular.toy_policies import ArmLaw, TreeLaw, law_of
+from analysis.tabular.toy_policies import OneTokenPolicy, TreePolicy, toy_policy
 from tests.reference.toy_gradient_slow import expected_gradient
 from toy_models import Bandit, LogLinear, Tree
 
@@ -60,35 +60,35 @@ OBJECTIVES = {
 @pytest.mark.parametrize("length_mean", [False, True])
 def test_the_expected_gradient_is_that_of_every_response_written_out(toy, name, length_mean):
     policy, objective = TOYS[toy](), OBJECTIVES[name]()
-    law = law_of(policy)
-    moved = law.moved(0.3 * normal(*policy.parameters.shape, seed=7))  # ratios on both sides of every clip
-    correct = torch.rand(law.log_probs.shape, generator=generator(5)) < 0.4
+    start = toy_policy(policy)
+    moved = start.moved(0.3 * normal(*policy.parameters.shape, seed=7))  # ratios on both sides of every clip
+    correct = torch.rand(start.log_probs.shape, generator=generator(5)) < 0.4
     correct[0, 0] = False  # a prompt without a correct response
-    right = correct.double()
-    found = moved.expected_gradient(
-        objective, law, right, objective.limit_advantages(law.success(right)), length_mean=length_mean
+    rewards = correct.double()
+    gradient = moved.expected_gradient(
+        objective, start, rewards, objective.limit_advantages(start.success(rewards)), length_mean=length_mean
     )
     for s in range(SEEDS):
         slow = expected_gradient(
-            policy, moved.parameters[s], law.parameters[s], correct[s], objective, length_mean=length_mean
+            policy, moved.parameters[s], start.parameters[s], correct[s], objective, length_mean=length_mean
         )
-        torch.testing.assert_close(found[s], slow, **CLOSE)
+        torch.testing.assert_close(gradient[s], slow, **CLOSE)
 
 
 @pytest.mark.parametrize("toy", TOYS)
-def test_a_law_says_what_its_policy_says(toy):
+def test_it_says_what_the_toy_says(toy):
     policy = TOYS[toy]()
-    law = law_of(policy)
-    assert isinstance(law, TreeLaw if toy == "tree" else ArmLaw)
-    torch.testing.assert_close(law.log_probs, policy.log_probs(), rtol=0, atol=0)
-    correct = torch.rand(law.log_probs.shape, generator=generator(5)) < 0.4
-    torch.testing.assert_close(law.success(correct.double()), policy.success(correct), **CLOSE)
-    uniforms = torch.rand(SEEDS, PROMPTS, 6, law.width, generator=generator(6), dtype=torch.float64)
-    drawn = law.draw(uniforms)
+    start = toy_policy(policy)
+    assert isinstance(start, TreePolicy if toy == "tree" else OneTokenPolicy)
+    torch.testing.assert_close(start.log_probs, policy.log_probs(), rtol=0, atol=0)
+    correct = torch.rand(start.log_probs.shape, generator=generator(5)) < 0.4
+    torch.testing.assert_close(start.success(correct.double()), policy.success(correct), **CLOSE)
+    uniforms = torch.rand(SEEDS, PROMPTS, 6, start.width, generator=generator(6), dtype=torch.float64)
+    drawn = start.draw(uniforms)
     theirs = policy.sample(uniforms) if toy == "tree" else policy.sample(uniforms[..., 0])
     assert torch.equal(drawn.index, theirs.response if toy == "tree" else theirs)
-    of_tokens = law.token_log_probs(drawn)
-    torch.testing.assert_close(of_tokens.sum(-1), law.log_probs.gather(-1, drawn.index), **CLOSE)
+    of_tokens = start.token_log_probs(drawn)
+    torch.testing.assert_close(of_tokens.sum(-1), start.log_probs.gather(-1, drawn.index), **CLOSE)
     lengths = policy.lengths()[drawn.index] if toy == "tree" else torch.ones_like(drawn.index)
     assert torch.equal(drawn.lengths(), lengths)
     torch.testing.assert_close(drawn.mean(of_tokens), of_tokens.sum(-1) / lengths, **CLOSE)
