@@ -18,7 +18,7 @@ __all__ = ["combination_problems"]
 
 
 def combination_problems(config: RunConfig) -> list[str]:
-    """What is wrong with the configuration as a whole: each problem names the fields and a way out."""
+    """Which fields of a configuration contradict each other: one message each, with the fields and a way out."""
     objective, optimizer, rollout, update = config.objective, config.optimizer, config.rollout, config.update
     rows = rollout.prompts * rollout.group_size
     problems = []
@@ -32,23 +32,23 @@ def combination_problems(config: RunConfig) -> list[str]:
     rules = [
         (
             base is not None and config.task.name not in (base.task, GIVEN),
-            f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base speaks "
-            f"{show(base and base.task)}; set task.name to it or take another base",
+            f"policy.base = {show(config.policy.base)} with task.name = {show(config.task.name)}: that base was made "
+            f"for {show(base and base.task)}; set task.name to it, or choose another base",
         ),
         (
             objective.kl_estimator == "full" and objective.kl_placement == "reward",
             'objective.kl_estimator = "full" with objective.kl_placement = '
             '"reward": a reward needs a sampled estimator; '
-            "take k1, k2 or k3, or place it in the loss",
+            "choose k1, k2 or k3, or place it in the loss",
         ),
         (
             optimizer.name == "adamw" and optimizer.momentum > 0,
             f'optimizer.momentum = {optimizer.momentum:g} with optimizer.name = "adamw": adamw takes betas; '
-            'leave momentum out or take "sgd"',
+            'leave momentum out or choose "sgd"',
         ),
         (
             optimizer.name == "sgd" and optimizer.betas != FIELDS["optimizer.betas"].default,
-            'optimizer.betas with optimizer.name = "sgd": sgd takes momentum; leave betas out or take "adamw"',
+            'optimizer.betas with optimizer.name = "sgd": sgd takes momentum; leave betas out or choose "adamw"',
         ),
         (
             update.minibatches is not None and update.minibatch_size is not None,
@@ -57,12 +57,12 @@ def combination_problems(config: RunConfig) -> list[str]:
         (
             update.minibatches is not None and update.minibatches > rows,
             f"update.minibatches = {update.minibatches} with rollout.prompts × rollout.group_size = {rows} rows: "
-            "take at most one minibatch a row",
+            "set at most one minibatch per row",
         ),
         (
             update.minibatch_size is not None and update.minibatch_size > rows,
             f"update.minibatch_size = {update.minibatch_size} with rollout.prompts × rollout.group_size = {rows} rows: "
-            "take at most all rows",
+            "set at most the number of rows",
         ),
         (
             update.normalizer == "constant" and update.constant is None,
@@ -82,7 +82,7 @@ def combination_problems(config: RunConfig) -> list[str]:
         (
             config.critic.enabled and without is not None,
             f"critic.enabled with objective.name = {show(objective.name)}: "
-            f"{without}; take reinforce, w-reinforce or ppo",
+            f"{without}; choose reinforce, w-reinforce or ppo",
         ),
         (
             config.critic.enabled and update.rows == "drop",
@@ -115,14 +115,15 @@ def combination_problems(config: RunConfig) -> list[str]:
         ),
         (
             len(set(config.eval.temperatures)) < len(config.eval.temperatures),
-            f"eval.temperatures = {show(config.eval.temperatures)}: each temperature once",
+            f"eval.temperatures = {show(config.eval.temperatures)}: expected each temperature once; leave the repeated "
+            "one out",
         ),
         (
             config.record.jvp_every == 0
             and config.record.shares_every not in (0, FIELDS["record.shares_every"].default),
             f"record.shares_every = {config.record.shares_every} with "
-            "record.jvp_every = 0: no update has a JVP to share "
-            "out; raise record.jvp_every or leave record.shares_every out",
+            "record.jvp_every = 0: no update has a JVP to split "
+            "up; raise record.jvp_every or leave record.shares_every out",
         ),
         (
             config.record.noise_every == 0
@@ -150,10 +151,14 @@ def _no_critic(objective: ObjectiveFields) -> str | None:
     if name in ("reinforce", "w-reinforce", "ppo"):
         return None
     if name in ("psr", "nsr"):
-        return "it learns from one sign alone, and less a baseline its rows would carry weights of both"
+        return "it learns from one reward sign alone, and with a baseline its rows would have weights of both"
     how = ENTRIES[name].defaults.get("advantage", "none") if name in ENTRIES else "none"
     grouped = how == "leave_one_out" or str(how).startswith("group_")
-    return "its group mean is a baseline already" if grouped else "its weights are not advantages of a critic's kind"
+    return (
+        "its group mean is a baseline already"
+        if grouped
+        else "its weights are not advantages that a critic could estimate"
+    )
 
 
 def _set_in(table: str, config: RunConfig) -> list[str]:
@@ -163,7 +168,7 @@ def _set_in(table: str, config: RunConfig) -> list[str]:
 
 
 def _family(objective: ObjectiveFields) -> str | None:
-    """psr, nsr, w-reinforce or reinforce, or None where the name is of another objective."""
+    """psr, nsr, w-reinforce or reinforce; None where the name is that of another objective."""
     return next((family for family in FAMILIES if objective.name in (family, *(f"{family}-{f}" for f in FORMS))), None)
 
 

@@ -77,7 +77,7 @@ class Field:
 
 
 def _fields() -> dict[str, Field]:
-    found: dict[str, Field] = {}
+    fields: dict[str, Field] = {}
 
     def add(cls: type, prefix: str) -> None:
         hints = typing.get_type_hints(cls)
@@ -95,10 +95,10 @@ def _fields() -> dict[str, Field]:
                 hint, size = arguments[0], 0 if arguments[1] is Ellipsis else len(arguments)
             meta: dict[str, Any] = {name: value for name, value in item.metadata.items() if name != "key"}
             path = prefix + item.metadata.get("key", item.name)
-            found[path] = Field(path, hint, item.default, optional=optional, size=size, **meta)
+            fields[path] = Field(path, hint, item.default, optional=optional, size=size, **meta)
 
     add(RunConfig, "")
-    return found
+    return fields
 
 
 FIELDS: dict[str, Field] = _fields()
@@ -132,7 +132,7 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unknown_field(path: str) -> str:
-    """The message for a path that is no field, with the nearest that are.
+    """The message for a path that is not a field, with the nearest fields.
 
     >>> unknown_field("update.epoch")
     'update.epoch: unknown field (did you mean epochs?)'
@@ -155,10 +155,15 @@ def unknown_field(path: str) -> str:
 def read_value(path: str, value: Any) -> Any:
     """The value of a field in its declared type: integers become floats where a float is due, lists become tuples.
 
-    `"unset"` gives the default. Raises UsageError naming the field, what it takes and what came.
+    `"unset"` gives the default.
+
+    Raises:
+        UsageError: an unknown field, or a value of another type or outside the range.
     """
     if path not in FIELDS:
-        raise UsageError(f"{path}: is a table, write {path}.<field>" if path in _TABLES else unknown_field(path))
+        raise UsageError(
+            f"{path}: expected a field, got a table; write {path}.<field>" if path in _TABLES else unknown_field(path)
+        )
     field = FIELDS[path]
     if value == UNSET or (value is None and field.optional):
         return field.default
@@ -196,10 +201,20 @@ def _wrong(field: Field, value: Any, hint: str = "") -> UsageError:
 
 
 def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
-    """The configuration from nested or dotted plain data; missing fields take their defaults.
+    """The configuration from nested or dotted plain data; missing fields have their defaults.
 
-    Raises UsageError for an unknown field or a wrong value; which values go together is checked elsewhere
-    (`combinations`).
+    Args:
+        data: nested tables, or values by dotted path. Which values go together is not checked here.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UsageError: an unknown field, or a value of another type or outside the range.
+
+    Example:
+        >>> config_from_dict({"steps": 4, "update.epochs": 2}).update.epochs
+        2
     """
     values = {path: read_value(path, value) for path, value in flatten(data).items()}
 
@@ -220,10 +235,17 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """The configuration as nested plain data with every field present (None where unset), ready for JSON.
 
-    >>> config_to_dict(RunConfig())["objective"]["lambda"] is None
-    True
-    >>> config_from_dict(config_to_dict(RunConfig())) == RunConfig()
-    True
+    Args:
+        config: a run's configuration.
+
+    Returns:
+        Plain data that `config_from_dict` reads back.
+
+    Example:
+        >>> config_to_dict(RunConfig())["objective"]["lambda"] is None
+        True
+        >>> config_from_dict(config_to_dict(RunConfig())) == RunConfig()
+        True
     """
 
     def plain(part: Any) -> Any:

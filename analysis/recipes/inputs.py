@@ -1,7 +1,7 @@
 """What a run reads besides its recipe: files of prompts and answers, and a verifier's source; known by their content.
 
 A relative path in a recipe file is relative to that file, one in `--set` or `Recipe.set` to the current folder; both
-are kept as absolute paths, so that an experiment goes on from any folder. What enters a recipe's hash is the SHA-256 of
+are kept as absolute paths, so that an experiment can be resumed from any folder. A recipe's hash holds the SHA-256 of
 the content instead: an experiment with other data is another experiment, wherever its files lie.
 """
 
@@ -49,7 +49,7 @@ def _absolute(value: str, folder: Path) -> Path:
 
 
 def data_files(task: TaskFields) -> DataFiles:
-    """The files of the task «file» as its class takes them."""
+    """The files of the task `file`, as its class reads them."""
     assert task.train_file is not None
     return DataFiles(task.train_file, task.validation_file, task.test_file, task.prompt_column, task.answer_column)
 
@@ -80,13 +80,13 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
         except ValueError as error:
             raise UsageError(f"objective.name = {config.objective.name!r}: {error}") from error
     files |= _task_files(config)
-    found = {}
+    digests = {}
     for field, path in files.items():
         try:
-            found[field] = {"path": str(path), "sha256": _digest(path)}
+            digests[field] = {"path": str(path), "sha256": _digest(path)}
         except OSError as error:
             raise UsageError(f"{field}: {path} cannot be read: {error.strerror}") from error
-    return found
+    return digests
 
 
 def _task_files(config: RunConfig) -> dict[str, Path]:
@@ -104,10 +104,10 @@ def _task_files(config: RunConfig) -> dict[str, Path]:
 def identified(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain data in which files stand by their content: what hashes are made of."""
     plain = config_to_dict(config)
-    for field, found in input_digests(config).items():
+    for field, file in input_digests(config).items():
         table, _, name = field.partition(".")
         function = plain[table][name].rpartition(":")[2] + "@" if field in ("task.verifier", "objective.name") else ""
-        plain[table][name] = f"{function}sha256:{found['sha256']}"
+        plain[table][name] = f"{function}sha256:{file['sha256']}"
     return plain
 
 

@@ -27,8 +27,8 @@ def check_split(field: str, count: int, task: str, split: str, available: int) -
 def check_prompt_counts(config: RunConfig) -> None:
     """Refuse a run whose task has too few prompts.
 
-    Prompts of files are counted by their text, of which a tokenizer can only make fewer; a task that was handed over as
-    an object is counted by the run itself.
+    Prompts of files are counted by their text, of which a tokenizer can only make fewer; the prompts of a task
+    object are counted by the run itself.
     """
     task, fields, record = config.task, config.eval, config.record
     if task.name in TASKS:

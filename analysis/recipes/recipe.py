@@ -1,4 +1,4 @@
-"""Recipes: a TOML file that names an experiment, resolved into the runs it stands for.
+"""A recipe names an experiment and resolves into its runs; it is a TOML file or made in Python.
 
 ```toml
 schema = 1
@@ -15,7 +15,8 @@ label = "PSR"
 objective.name = "psr"
 ```
 
-Nothing here loads torch: recipes are read, refused and listed at once.
+Nothing here loads torch, so that recipes are read, refused and listed at once. What lies outside a recipe, such as
+files and base folders, is checked by `plan`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,13 @@ _LABELS = {"psr": "PSR", "nsr": "NSR", "w-reinforce": "W-REINFORCE", "reinforce"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of an experiment: `run_id` names its folder, `label` its method in tables and legends."""
+    """One run of an experiment.
+
+    Attributes:
+        run_id: name of its folder.
+        label: name of its method in tables and legends.
+        config: every factor of the run.
+    """
 
     run_id: str
     label: str
@@ -69,10 +76,25 @@ class Method:
 
 @dataclass(frozen=True, repr=False)
 class Recipe:
-    """A valid experiment. Construction raises UsageError with every problem found, in one message.
+    """A valid experiment: what its runs have in common, and in what they differ.
 
-    `values` holds the fields that the recipe sets (dotted path → value), `grid` the lists that multiply out,
-    `methods` the entries of `[[grid.method]]`.
+    Attributes:
+        name: names the folder of the experiment.
+        about: what it shows, in a line.
+        cost: how long it takes as it stands, in a line.
+        values: the fields that the recipe sets, by dotted path.
+        grid: fields with lists of values, which multiply out to runs.
+        methods: the entries of `[[grid.method]]`.
+
+    Raises:
+        UsageError: invalid fields or combinations of fields; one message lists all problems.
+
+    Example:
+        >>> recipe = Recipe.load("tiny").set(steps=4)
+        >>> recipe
+        <Recipe tiny: 2 runs of PSR, NSR>
+        >>> [run.run_id for run in recipe.expand()]
+        ['psr-seed0', 'nsr-seed0']
     """
 
     name: str
@@ -109,20 +131,26 @@ class Recipe:
 
     @staticmethod
     def names() -> list[str]:
-        """The built-in recipes."""
+        """Names of the built-in recipes."""
         return sorted(path.stem for path in _BUILT_IN.glob("*.toml"))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Recipe:
-        """A built-in recipe by name, or a recipe file by path (it ends in `.toml` or exists).
+        """A built-in recipe by name, or a recipe file by path.
 
-        Relative paths in a recipe file are relative to its folder.
+        Args:
+            name_or_path: a name, or the path of a TOML file. Relative paths in the file are relative to its folder.
+
+        Raises:
+            UsageError: an unknown name, a missing file, invalid TOML or an invalid recipe.
         """
-        given = str(name_or_path)
-        path = _BUILT_IN / f"{given}.toml" if given in cls.names() else Path(name_or_path)
+        name = str(name_or_path)
+        path = _BUILT_IN / f"{name}.toml" if name in cls.names() else Path(name_or_path)
         if not path.is_file():
-            kind = "no such file" if path.suffix == ".toml" or path.exists() else nearest(given, cls.names())
-            raise UsageError(f"recipe {given!r}: expected a built-in recipe or the path of a TOML file ({kind})")
+            hint = nearest(name, cls.names())
+            if path.suffix == ".toml" or path.exists():
+                hint = f"{path} is a folder" if path.is_dir() else "no such file"
+            raise UsageError(f"recipe {name!r}: expected a built-in recipe or the path of a TOML file ({hint})")
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -176,9 +204,12 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the resolved runs: equal for recipes that ask for the same experiment.
+        """SHA-256 (hex) of the resolved runs: equal for recipes of the same experiment.
 
-        Files of prompts and verifiers count by their content; UsageError where one cannot be read.
+        Files of prompts and verifiers count by their content.
+
+        Raises:
+            UsageError: one of those files cannot be read.
         """
         runs = sorted((run.run_id, run.label, identified(run.config)) for run in self.expand())
         canonical = json.dumps({"schema": RECIPE_SCHEMA, "runs": runs}, sort_keys=True, allow_nan=False)
@@ -187,10 +218,17 @@ class Recipe:
     def set(self, **dotted: Any) -> Recipe:
         """A copy with fields set for all of its runs: `recipe.set(steps=4, **{"update.epochs": 2})`.
 
-        A field that the grid varies stops varying; a value that methods set is replaced in each. `objective.lambda`
-        belongs to W-REINFORCE and the settings of [critic] to methods that enable one: where some methods are that,
-        they reach only those. `"unset"` restores the default; `grid.<field>` takes a list, `grid="unset"` leaves one
-        run. Relative paths are relative to the current folder.
+        Args:
+            dotted: fields by dotted path. A field that the grid varies stops varying, and a value that methods set is
+                replaced in each; `objective.lambda` reaches only methods that are w-reinforce, settings of [critic]
+                only methods with a critic, where there are any. `"unset"` restores the default, `grid.<field>` is a
+                list of values, `grid="unset"` leaves one run. Relative paths are relative to the current folder.
+
+        Returns:
+            The new recipe; this one stays as it is.
+
+        Raises:
+            UsageError: the result is not valid, or a field is set together with its list in the grid.
         """
         notes = {key: dotted.pop(key) for key in _NOTES if key in dotted}
         values, grid, methods = dict(self.values), dict(self.grid), self.methods
@@ -225,16 +263,23 @@ class Recipe:
         return replace(self, **notes, values=values, grid=grid, methods=methods)
 
     def _anchored(self, folder: Path) -> Recipe:
-        """A copy whose relative paths are absolute, taken from `folder`."""
+        """A copy whose paths are absolute; relative ones start at `folder`."""
 
-        def of(values: Mapping[str, Any]) -> dict[str, Any]:
+        def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
             return {path: anchored(path, value, folder) for path, value in values.items()}
 
-        methods = tuple(replace(method, values=of(method.values)) for method in self.methods)
-        return replace(self, values=of(self.values), grid=of(self.grid), methods=methods)
+        methods = tuple(replace(method, values=absolute(method.values)) for method in self.methods)
+        return replace(self, values=absolute(self.values), grid=absolute(self.grid), methods=methods)
 
     def override(self, *settings: str) -> Recipe:
-        """A copy with `"update.epochs=4"`-like settings: the value is a TOML literal, or else taken as a string."""
+        """A copy with settings such as `"update.epochs=4"`, as `--set` has them.
+
+        Args:
+            settings: a field, "=", and a TOML literal; anything else is read as a string.
+
+        Raises:
+            UsageError: as `set`, or a setting without "=" or with two different values.
+        """
         parsed: dict[str, Any] = {}
         for setting in settings:
             key, equals, text = (part.strip() for part in setting.partition("="))
@@ -273,7 +318,7 @@ class Recipe:
         return tuple(runs)
 
     def _refused(self) -> list[tuple[str, str]]:
-        """Single values that cannot stand: path and message."""
+        """Invalid single values: path and message."""
         refused = []
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             message = f"name: expected letters, digits, '.', '_', '-' (it names a folder), got {show(self.name)}"
@@ -306,12 +351,12 @@ class Recipe:
                     {path: value for path, value in values.items() if path in FIELDS and path not in skip}
                 )
                 label = method.label if method else _label(config)
-                shown = {
-                    path: value
+                settings = [
+                    f"{_short(path, grid)}={_plain(value)}"
                     for path, value in chosen.items()
                     if path != "seed" and (method is not None or path != "objective.name")
-                }
-                label = " ".join([label, *(f"{_short(path, grid)}={_plain(value)}" for path, value in shown.items())])
+                ]
+                label = " ".join([label, *settings])
                 runs.append(PlannedRun(f"{_slug(label)}-seed{config.seed}", label, config))
         return runs
 
@@ -325,16 +370,16 @@ def _label(config: RunConfig) -> str:
         return _LABELS[name]
     try:
         return objective_entry(name).title
-    except UsageError:  # a loss of one's own, or a name that is refused elsewhere
+    except UsageError:  # a user's loss, or a name that is refused elsewhere
         return name.rpartition(":")[2] or "unknown"
 
 
 def _owns(method: Method, path: str, values: Mapping[str, Any]) -> bool:
     """Whether a field is one that only some methods have, and this one does: λ, or the settings of a critic."""
-    own = {**values, **method.values}
+    fields = {**values, **method.values}
     if path == "objective.lambda":
-        return str(own.get("objective.name")).startswith("w-reinforce")
-    return path.startswith("critic.") and path != "critic.enabled" and own.get("critic.enabled") is True
+        return str(fields.get("objective.name")).startswith("w-reinforce")
+    return path.startswith("critic.") and path != "critic.enabled" and fields.get("critic.enabled") is True
 
 
 class RecipeError(UsageError):

@@ -1,4 +1,4 @@
-"""Which fields go with which kind of task and policy: named, from files, or handed over from Python."""
+"""Which fields go with which kind of task and policy: named, from files, or passed as objects from Python."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _OF_FILES = (
 
 
 def task_problems(config: RunConfig) -> list[str]:
-    """What is wrong with the task's fields together with the others: messages with a way out."""
+    """Which fields of the task contradict others: one message each, with a way out."""
     task, policy = config.task, config.policy
     name = f"task.name = {show(task.name)}"
     rules = [
         (
             (task.name == GIVEN) != (task.digest is not None),
-            f'{name} with task.digest = {show(task.digest)}: "{GIVEN}" stands for a task object; hand it over with '
+            f'{name} with task.digest = {show(task.digest)}: "{GIVEN}" stands for a task object; pass it with '
             "analysis.run(recipe, task=…), which writes both",
         ),
         (
             (policy.base == GIVEN) != (policy.digest is not None),
             f"policy.base = {show(policy.base)} with policy.digest = "
             f'{show(policy.digest)}: "{GIVEN}" stands for a policy '
-            "object; hand it over with analysis.run(recipe, policy=…), which writes both",
+            "object; pass it with analysis.run(recipe, policy=…), which writes both",
         ),
     ]
     if task.name == FILE_TASK:
@@ -52,7 +52,7 @@ def task_problems(config: RunConfig) -> list[str]:
             ),
             (
                 config.update.estimator == "exact",
-                f'{name} with update.estimator = "exact": its correct responses cannot be listed; take "sampled"',
+                f'{name} with update.estimator = "exact": its correct responses cannot be listed; choose "sampled"',
             ),
             (
                 config.record.noise_every > 0,
@@ -68,5 +68,10 @@ def task_problems(config: RunConfig) -> list[str]:
     else:
         values = flatten(config_to_dict(config))
         stray = [path for path in (f"task.{field}" for field in _OF_FILES) if values[path] != FIELDS[path].default]
-        rules.append((bool(stray), f'{", ".join(stray)} with {name}: such fields are for task.name = "{FILE_TASK}"'))
+        rules.append(
+            (
+                bool(stray),
+                f'{", ".join(stray)} with {name}: these fields belong to task.name = "{FILE_TASK}"; leave them out',
+            )
+        )
     return [message for wrong, message in rules if wrong]

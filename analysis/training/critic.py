@@ -103,8 +103,8 @@ class Critic:
     def fit(self, hidden: Tensor, returns: Tensor, old_values: Tensor) -> float:
         """One step of the head on the tokens of a minibatch, hidden (n, D); the loss before it.
 
-        ½·mean (V − return)², or ½·mean max((V − return)², (V_near − return)²) with V_near the value of now kept within
-        `critic.clip` of the one that the advantages were made of.
+        ½·mean (V − return)², or ½·mean max((V − return)², (V_near − return)²), where V_near is the present value kept
+        within `critic.clip` of the old one, from which the advantages were made.
         """
         values = self.head(hidden)[..., 0]
         errors = (values - returns).square()

@@ -2,7 +2,7 @@
 
 What is trained does not depend on what is recorded or evaluated: each draws from its own random stream, and nothing
 that is measured touches a parameter. Every `record.chunk` steps the records and the whole resume state are committed
-together; a run that stops anywhere goes on from its last commit to the same records.
+together; a run that stops anywhere resumes from its last commit and ends with the same records.
 """
 
 from __future__ import annotations
@@ -63,13 +63,17 @@ def train(
     Args:
         config: every factor of the run.
         folder: the run folder.
-        run_id, label: names of the run and of its method, for run.json.
-        resume: go on from the folder's last commit.
+        run_id: name of the run, for run.json.
+        label: name of its method, for run.json.
+        resume: resume from the last commit of the folder.
         report: receives progress events: phase, step, steps, reward, correct, entropy, tokens_per_s.
         should_stop: asked after every step; True commits what there is and ends the run as interrupted.
 
     Returns:
         "complete", "interrupted" or "diverged" (a non-finite loss or gradient, named in run.json's `error`).
+
+    Raises:
+        UsageError: the configuration does not fit the task or the model, or the folder holds another run.
     """
     return Loop(
         config, Path(folder), run_id=run_id, label=label, resume=resume, report=report, should_stop=should_stop
@@ -392,7 +396,9 @@ def _solutions(task: Task, prompt: Prompt) -> list[tuple[int, ...]]:
     """The correct responses to a prompt; UsageError where the task does not list them."""
     listed = task.solutions(prompt.ids)
     if listed is None:
-        raise UsageError(f"update.estimator: exact needs a task that lists its solutions; {task.name} does not")
+        raise UsageError(
+            f"update.estimator: exact needs a task that lists its solutions; {task.name} does not; choose 'sampled'"
+        )
     return listed
 
 

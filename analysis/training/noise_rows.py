@@ -21,8 +21,8 @@ def check_enumerable(task: Task, prompts: list[Prompt]) -> None:
     """UsageError where the correct responses to one of the prompts cannot be listed."""
     if any(task.solutions(prompt.ids) is None for prompt in prompts):
         raise UsageError(
-            "record.noise_every: gradient noise is measured around the exact gradient, which needs every correct "
-            f"response, and task {task.name} does not list them; set record.noise_every = 0"
+            "record.noise_every: expected a task that lists its correct responses, since gradient noise is measured "
+            f"around the exact gradient, got {task.name}, which does not; set record.noise_every = 0"
         )
 
 
@@ -56,5 +56,5 @@ def noise_rows(
         estimators=standard_estimators(rollout.group_size, _LAMBDA if lambda_ is None else lambda_),
     )
     frame = noise.frame()
-    # NaN is not itself
+    # NaN is unequal to itself
     return {str(name): [None if value != value else value for value in frame[name]] for name in frame}

@@ -118,7 +118,7 @@ def update_row(
         "epoch": index.epoch,
         "minibatch": index.minibatch,
         "skipped": result.skipped,
-        "loss": sum(one.loss for one in result.passes) if result.passes else None,
+        "loss": sum(sign_pass.loss for sign_pass in result.passes) if result.passes else None,
         "normalizer": result.normalizer,
         "lr": lr,
         "grad_cos": result.grad_cos,
@@ -128,37 +128,39 @@ def update_row(
     for name in ("pos", "neg", "reg", "total"):
         row[f"grad_norm_{name}"] = result.grad_norm.get(name)
     for sign, name in ((1, "pos"), (-1, "neg")):
-        passes = [one for one in result.passes if one.sign == sign]
-        row[f"rows_{name}"] = sum(len(one.rows) for one in passes)
-        row[f"tokens_{name}"] = sum(int(one.mask.sum()) for one in passes)
+        passes = [sign_pass for sign_pass in result.passes if sign_pass.sign == sign]
+        row[f"rows_{name}"] = sum(len(sign_pass.rows) for sign_pass in passes)
+        row[f"tokens_{name}"] = sum(int(sign_pass.mask.sum()) for sign_pass in passes)
         row |= dict.fromkeys(f"{c}_{name}" for c in ("ratio_mean", "clip_low", "clip_high", "weight_sum", "entropy"))
         if not passes:
             continue
-        row[f"weight_sum_{name}"] = _over_tokens(passes, [one.weights for one in passes]).sum().item()
-        ratios = [one.ratio for one in passes if one.ratio is not None]
+        row[f"weight_sum_{name}"] = _over_tokens(passes, [sign_pass.weights for sign_pass in passes]).sum().item()
+        ratios = [sign_pass.ratio for sign_pass in passes if sign_pass.ratio is not None]
         if ratios:
-            clip = _over_tokens(passes, [one.clip for one in passes])
+            clip = _over_tokens(passes, [sign_pass.clip for sign_pass in passes])
             row[f"ratio_mean_{name}"] = _over_tokens(passes, ratios).mean().item()
             row[f"clip_low_{name}"] = (clip < 0).double().mean().item()
             row[f"clip_high_{name}"] = (clip > 0).double().mean().item()
-        entropies = [s.entropy for one, s in zip(result.passes, statistics, strict=False) if one.sign == sign]
+        entropies = [
+            s.entropy for sign_pass, s in zip(result.passes, statistics, strict=False) if sign_pass.sign == sign
+        ]
         if entropies:
             row[f"entropy_{name}"] = torch.cat(entropies).double().mean().item()
     tokens = row["tokens_pos"] + row["tokens_neg"]
-    with_kl = any(one.ref_log_probs is not None for one in result.passes)
+    with_kl = any(sign_pass.ref_log_probs is not None for sign_pass in result.passes)
     row["value_loss"] = result.value_loss
-    row["kl"] = sum(one.kl_sum for one in result.passes) / tokens if with_kl else None
+    row["kl"] = sum(sign_pass.kl_sum for sign_pass in result.passes) / tokens if with_kl else None
     return {name: [value] for name, value in row.items()}
 
 
 def _over_tokens(passes: list[SignPass], values: list[Tensor]) -> Tensor:
     """The (B, R) values of each pass at its real tokens, one after the other in float64."""
-    return torch.cat([value[one.mask] for one, value in zip(passes, values, strict=True)]).double()
+    return torch.cat([value[sign_pass.mask] for sign_pass, value in zip(passes, values, strict=True)]).double()
 
 
-def pass_statistics(one: SignPass, fields: RecordFields) -> TokenStatistics:
+def pass_statistics(sign_pass: SignPass, fields: RecordFields) -> TokenStatistics:
     """Statistics of the real tokens of a pass, flattened in row-major order."""
-    return dense_statistics(_as_wide(one.logits[one.mask], fields), one.batch.tokens[one.mask])
+    return dense_statistics(_as_wide(sign_pass.logits[sign_pass.mask], fields), sign_pass.batch.tokens[sign_pass.mask])
 
 
 def _as_wide(logits: Tensor, fields: RecordFields) -> Tensor:
@@ -167,17 +169,17 @@ def _as_wide(logits: Tensor, fields: RecordFields) -> Tensor:
 
 def token_rows(
     index: UpdateIndex,
-    one: SignPass,
+    sign_pass: SignPass,
     batch: RolloutBatch,
     groups: Tensor,
     fields: RecordFields,
     statistics: TokenStatistics,
 ) -> Columns | None:
     """Rows of the table `tokens` for the pass's tokens that belong to recorded prompt groups; None if none do."""
-    keep_rows = groups[one.rows // batch.group_size]
+    keep_rows = groups[sign_pass.rows // batch.group_size]
     if not keep_rows.any():
         return None
-    real = one.mask.cpu()
+    real = sign_pass.mask.cpu()
     kept = real & keep_rows[:, None]
     flat = kept[real]  # positions among the pass's real tokens
     local_row, position = kept.nonzero(as_tuple=True)
@@ -188,8 +190,8 @@ def token_rows(
     stats = statistics.map(lambda values: values.cpu()[flat])
     mass = mass_sq = None
     if fields.columns == "full":
-        logits = _as_wide(one.logits[kept.to(one.logits.device)], fields)
-        full = dense_statistics(logits, one.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
+        logits = _as_wide(sign_pass.logits[kept.to(sign_pass.logits.device)], fields)
+        full = dense_statistics(logits, sign_pass.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
         stats = replace(stats, token_rank=full.token_rank, top_ids=full.top_ids, top_probs=full.top_probs)
         membership = bucket_membership(logits, BUCKETS)
         probs = logits.softmax(-1)
@@ -200,22 +202,24 @@ def token_rows(
         TokenColumns(
             update=index.update,
             step=index.step,
-            rollout=one.rows[local_row].numpy(),
+            rollout=sign_pass.rows[local_row].numpy(),
             position=position.numpy(),
             epoch=index.epoch,
             minibatch=index.minibatch,
-            token=one.batch.tokens.cpu()[kept].numpy(),
+            token=sign_pass.batch.tokens.cpu()[kept].numpy(),
             statistics=statistics_columns(stats),
-            sampling_log_prob=batch.sampling_log_probs[one.rows[local_row], position].numpy(),
-            kept_mass=batch.kept_mass[one.rows[local_row], position].numpy(),
-            old_log_prob=pick(one.old_log_probs),
-            ref_log_prob=pick(one.ref_log_probs),
-            advantage=pick(one.advantages) if one.advantages.ndim == 2 else one.advantages.cpu()[local_row].numpy(),
-            ratio=pick(one.ratio),
-            clip=pick(one.clip) if one.ratio is not None else None,
-            weight=pick(one.weights),
-            entropy_weight=pick(one.entropy_weights),
-            kl_weight=pick(one.kl_weights),
+            sampling_log_prob=batch.sampling_log_probs[sign_pass.rows[local_row], position].numpy(),
+            kept_mass=batch.kept_mass[sign_pass.rows[local_row], position].numpy(),
+            old_log_prob=pick(sign_pass.old_log_probs),
+            ref_log_prob=pick(sign_pass.ref_log_probs),
+            advantage=pick(sign_pass.advantages)
+            if sign_pass.advantages.ndim == 2
+            else sign_pass.advantages.cpu()[local_row].numpy(),
+            ratio=pick(sign_pass.ratio),
+            clip=pick(sign_pass.clip) if sign_pass.ratio is not None else None,
+            weight=pick(sign_pass.weights),
+            entropy_weight=pick(sign_pass.entropy_weights),
+            kl_weight=pick(sign_pass.kl_weights),
             bucket_mass=mass,
             bucket_mass_sq=mass_sq,
         )

@@ -29,9 +29,9 @@ _SHOWN = 60  # characters of a prompt in a message
 def load_policy_and_task(
     config: RunConfig, device: torch.device, experiment: Path | None = None
 ) -> tuple[Policy, Task]:
-    """The base that the recipe names, and the task in its tokenizer; UsageError where they cannot be had.
+    """The base that the recipe names, and the task in its tokenizer; UsageError where they cannot be loaded.
 
-    Those that were handed over as objects are in the folder `experiment`.
+    Objects that were passed to `analysis.run` are in the folder `experiment`.
     """
     fields = config.policy
     dtype = getattr(torch, fields.dtype)
@@ -41,7 +41,7 @@ def load_policy_and_task(
     else:
         try:
             policy = load_policy(fields.base, seed=fields.seed, dtype=dtype, device=device)
-        except ValueError as error:  # a folder that is no checkpoint
+        except ValueError as error:  # a folder without a checkpoint
             raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
     try:
         return policy, _task(config, policy, experiment)
@@ -67,8 +67,7 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
 def _given(experiment: Path | None, kind: str) -> Any:
     if experiment is None:
         raise UsageError(
-            f"{kind}: the recipe asks for one that was handed over as an object; name the folder of the "
-            "experiment that holds it"
+            f"{kind}: expected the folder of the experiment that holds the {kind} object, got none; name it"
         )
     return load_given(experiment, kind)
 
@@ -84,15 +83,15 @@ def check_fit(model: Any, task: Task, prompts: Sequence[Prompt], max_new_tokens:
         shown = prompt.text if len(prompt.text) <= _SHOWN else prompt.text[:_SHOWN] + " …"
         if not prompt.ids or max(prompt.ids) >= rows or min(prompt.ids) < 0:
             raise UsageError(
-                f"task {task.name}: the prompt {shown!r} has the tokens {list(prompt.ids)[:8]}, expected "
-                f"at least one, from 0 to {rows - 1}, which are those of the model; make prompts with the "
-                "policy's own tokenizer"
+                f"task {task.name}: expected prompts of one token or more, each from 0 to {rows - 1} as the model "
+                f"has them, got {shown!r} with the tokens {list(prompt.ids)[:8]}; make prompts with the policy's "
+                "tokenizer"
             )
         if room is not None and len(prompt.ids) + max_new_tokens - 1 > room:
             raise UsageError(
-                f"task {task.name}: the prompt {shown!r} ({prompt.split}) has {len(prompt.ids)} tokens; "
-                f"with responses of up to {max_new_tokens} that is beyond the model's {room} positions; "
-                "leave it out, or lower rollout.max_new_tokens"
+                f"task {task.name}: expected prompt and response to fit into the model's {room} positions, got the "
+                f"{prompt.split} prompt {shown!r} of {len(prompt.ids)} tokens and responses of up to "
+                f"{max_new_tokens}; leave the prompt out, or lower rollout.max_new_tokens"
             )
 
 

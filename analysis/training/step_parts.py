@@ -49,7 +49,7 @@ class StepShares:
         return {"moments": self._moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the moments over, to the parameters' device."""
+        """Load the moments, onto the parameters' device."""
         device = next(iter(self._parameters.values())).device
         self._moments = {source: moment.to(device) for source, moment in state["moments"].items()}
 
@@ -57,7 +57,7 @@ class StepShares:
     def take(
         self, result: UpdateResult, before: Mapping[str, Tensor], *, split: bool = False
     ) -> dict[str, dict[str, Tensor]]:
-        """Take in the update that the optimiser has just made from the parameters `before`.
+        """Note the update that the optimiser has just made from the parameters `before`.
 
         With `split`, the parts of its step by names of `records.schema.SHARES` and then of parameters; they sum to
         Δθ, and parts that are zero throughout are left out.

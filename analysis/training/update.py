@@ -104,7 +104,9 @@ class Updater:
         self._norms(result, gradients, total, where)
         self._step(result, total)
         if self.critic is not None and result.passes:
-            hidden = torch.cat([one.hidden[one.mask] for one in result.passes if one.hidden is not None])
+            hidden = torch.cat(
+                [sign_pass.hidden[sign_pass.mask] for sign_pass in result.passes if sign_pass.hidden is not None]
+            )
             result.value_loss = self.critic.fit(
                 hidden, _of_tokens(targets.returns, result.passes), _of_tokens(targets.values, result.passes)
             )
@@ -156,4 +158,9 @@ class Updater:
 def _of_tokens(stored: Tensor | None, passes: list[SignPass]) -> Tensor:
     """Values (N, R) of a step's targets at the real tokens of the passes, in their order."""
     assert stored is not None
-    return torch.cat([stored[one.rows, : one.mask.shape[1]].to(one.mask.device)[one.mask] for one in passes])
+    return torch.cat(
+        [
+            stored[sign_pass.rows, : sign_pass.mask.shape[1]].to(sign_pass.mask.device)[sign_pass.mask]
+            for sign_pass in passes
+        ]
+    )

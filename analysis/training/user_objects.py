@@ -1,9 +1,9 @@
-"""Tasks and policies that were written in Python, in a notebook say, and handed to `run(…, task=…, policy=…)`.
+"""Tasks and policies that were written in Python, in a notebook say, and passed to `run(…, task=…, policy=…)`.
 
 Runs are trained in processes of their own, so the objects travel as pickles (cloudpickle: classes of the main module
 go by value, those of importable modules by name), which stay in the experiment folder: `<out>/given/task.pkl` and
-`policy.pkl`. With them an experiment goes on from a shell. Loading a pickle executes what it holds: resume only such
-folders as you trust.
+`policy.pkl`. With them an experiment can be resumed from a shell. Loading a pickle executes what it holds: resume only
+folders that you trust.
 
 What identifies them is not the pickle, whose bytes differ from session to session, but a digest: of a task its name,
 its longest response, all of its prompts and the code of its class; of a policy its weights, its vocabulary and the code
@@ -33,7 +33,7 @@ from ..records.folders import make_folder, write_durably
 __all__ = ["FOLDER", "adopted", "load_given", "write_given"]
 
 FOLDER = "given"
-# what is asked of an object, and how the message describes it
+# the members that an object needs, and how messages describe them
 _MEMBERS = {
     "task": {
         "name": "a string",
@@ -55,7 +55,7 @@ _FIELD = {"task": "task.name", "policy": "policy.base"}
 
 
 def adopted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """The recipe with the objects handed over ("task", "policy") in the place of a named task and base.
+    """The recipe with these objects ("task", "policy") in the place of a named task and base.
 
     Raises UsageError for an object that lacks something, and where the recipe names another task or base itself.
     """
@@ -65,8 +65,8 @@ def adopted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
         named |= set(recipe.grid.get(field, ()))
         if other := named - {UNSET, GIVEN}:
             raise UsageError(
-                f"{kind}: the recipe {recipe.name} says {field} = {show(sorted(other)[0])}, but a {kind} "
-                f'was handed over too; take one of them (recipe.set(**{{"{field}": "unset"}}))'
+                f"{kind}: expected a recipe without {field}, got {recipe.name} with {field} = "
+                f'{show(sorted(other)[0])} and a {kind} object; drop one (recipe.set(**{{"{field}": "unset"}}))'
             )
         _check_members(kind, thing)
         identity = _task_identity(thing) if kind == "task" else _policy_identity(thing)
@@ -85,7 +85,7 @@ def write_given(folder: Path, given: Mapping[str, Any]) -> dict[str, str]:
             data = cloudpickle.dumps(thing)
         except Exception as error:  # whatever an object's own pickling raises
             raise UsageError(
-                f"{kind}: {type(thing).__name__} cannot be handed to the processes that train: "
+                f"{kind}: {type(thing).__name__} cannot be sent to the processes that train: "
                 f"{type(error).__name__}: {error}; keep open files, locks and processes out of it, or "
                 "give it a __reduce__"
             ) from error
@@ -102,21 +102,21 @@ def load_given(folder: Path, kind: str) -> Any:
         return pickle.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(
-            f"{kind}: expected the {kind} that was handed over in {path}, but it is not there; hand it "
-            f"over again: analysis.run(recipe, {kind}=…)"
+            f"{kind}: expected the pickled {kind} in {path}, which is missing; pass it again: "
+            f"analysis.run(recipe, {kind}=…)"
         ) from None
     except Exception as error:  # whatever unpickling runs
         raise UsageError(
             f"{kind}: {path} cannot be loaded: {type(error).__name__}: {error}; modules that its class "
-            "comes from must be importable here (PYTHONPATH)"
+            "comes from must be importable (PYTHONPATH)"
         ) from error
 
 
 def _check_members(kind: str, thing: Any) -> None:
-    lacking = [f"{name}: {what}" for name, what in _MEMBERS[kind].items() if not hasattr(thing, name)]
-    if lacking:
-        listed = "".join(f"\n  - {line}" for line in lacking)
-        raise UsageError(f"{kind}: {type(thing).__name__} is no {kind}, it lacks{listed}")
+    missing = [f"{name}: {meaning}" for name, meaning in _MEMBERS[kind].items() if not hasattr(thing, name)]
+    if missing:
+        listed = "".join(f"\n  - {line}" for line in missing)
+        raise UsageError(f"{kind}: expected a {kind}, got {type(thing).__name__}, which lacks{listed}")
 
 
 def _task_identity(task: Any) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def _task_identity(task: Any) -> dict[str, Any]:
             content.update(repr((split, tuple(map(int, prompt.ids)), prompt.text, prompt.answer)).encode())
         if len({prompt.prompt_id for prompt in prompts}) < len(prompts):
             raise UsageError(
-                f"task.prompts({split!r}): expected distinct prompts, got some twice; records know a "
-                "prompt by its prompt_id"
+                f"task.prompts({split!r}): expected a distinct prompt_id for each prompt, got some twice; records "
+                "identify a prompt by it"
             )
         if not prompts:
             raise UsageError(f"task.prompts({split!r}): expected at least one prompt, got none")
@@ -162,7 +162,7 @@ def _policy_identity(policy: Any) -> dict[str, Any]:
 def _class_digest(thing: Any) -> str:
     """SHA-256 over methods and plain attributes of an object's class and of the classes that it comes from.
 
-    Of compiled code, since the source of a class in a notebook cell is not to be had before Python 3.13.
+    Of compiled code, since the source of a class in a notebook cell is not available before Python 3.13.
     """
     members = [
         (name, member)
@@ -170,18 +170,18 @@ def _class_digest(thing: Any) -> str:
         if cls.__module__ not in ("builtins", "typing")
         for name, member in sorted(vars(cls).items())
     ]
-    found = [
+    contents = [
         (name, repr(member))
         for name, member in members
         if isinstance(member, str | int | float | tuple) and not name.startswith("__")
     ]
-    found += [
+    contents += [
         (name, repr(_code(part.__code__)))
         for name, member in members
-        for part in (member, *(getattr(member, of, None) for of in ("__func__", "fget", "func")))
+        for part in (member, *(getattr(member, inner, None) for inner in ("__func__", "fget", "func")))
         if isinstance(part, FunctionType)
     ]
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 def _code(code: CodeType) -> Any:

@@ -149,7 +149,7 @@ class TestValues:
             ("update.epoch", 3, r"update.epoch: unknown field \(did you mean epochs\?\)"),
             ("betas", 3, r"betas: unknown field \(did you mean optimizer.betas\?\)"),
             ("updates.epochs", 3, r"updates.epochs: unknown table \(did you mean update\?\)"),
-            ("update", 3, "update: is a table, write update.<field>"),
+            ("update", 3, "update: expected a field, got a table; write update.<field>"),
         ],
     )
     def test_refused(self, path: str, value: object, message: str) -> None:
@@ -177,7 +177,7 @@ class TestCombinations:
             ({"objective.name": "kl-full"}, "is a regulariser; set objective.kl_coef and objective.kl_estimator"),
             ({"objective.name": "sapo", "objective.kappa": 2.0}, "objective.kappa: only kl-cov has it, got 2.0 with"),
             ({"objective.name": "gspo", "critic.enabled": True}, "its group mean is a baseline already"),
-            ({"objective.name": "nft", "critic.enabled": True}, "its weights are not advantages of a critic's kind"),
+            ({"objective.name": "nft", "critic.enabled": True}, "its weights are not advantages that a critic"),
             ({"objective.lambda": 0.1, "objective.name": "psr-ratio"}, r"objective\.lambda.*psr"),
             ({"objective.name": "w-reinforce-log"}, r"objective\.lambda.*w-reinforce"),
             ({"objective.name": "grpo", "rollout.group_size": 1}, r"rollout\.group_size.*grpo"),
@@ -204,7 +204,7 @@ class TestCombinations:
             ),
             ({"update.drop": "after"}, r'update\.drop = "after" with update\.rows = "keep"'),
             ({"rollout.prompts": 2000}, r"rollout\.prompts = 2000 with task\.train_prompts = 1024"),
-            ({"eval.temperatures": [1, 1.0]}, r"eval\.temperatures = \[1\.0, 1\.0\]: each temperature once"),
+            ({"eval.temperatures": [1, 1.0]}, r"eval\.temperatures = \[1\.0, 1\.0\]: expected each temperature once"),
             ({"device": "tpu"}, r'device: expected auto, cpu, cuda or cuda:N, got "tpu"'),
             ({"policy.base": "tiny"}, r'policy\.base = "tiny" with task\.name = "path"'),
         ],

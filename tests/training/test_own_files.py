@@ -163,9 +163,9 @@ class TestRefusals:
             ({"record.noise_every": 2}, r"with record.noise_every = 2: gradient noise is measured around the exact"),
             ({"task.verifier": "exakt"}, r"task.verifier: expected exact, math, file.py:function or"),
             ({"task.name": "path", "policy.base": "path"}, r"task.train_file, task.verifier with task.name = "),
-            ({"policy.base": "path"}, r'task.name = "file": that base speaks "path"'),
-            ({"task.name": "given"}, r"stands for a task object; hand it over with analysis.run\(recipe, task=…\)"),
-            ({"policy.base": "given"}, r"stands for a policy object; hand it over"),
+            ({"policy.base": "path"}, r'task.name = "file": that base was made for "path"'),
+            ({"task.name": "given"}, r"stands for a task object; pass it with analysis.run\(recipe, task=…\)"),
+            ({"policy.base": "given"}, r"stands for a policy object; pass it"),
             ({"policy.digest": "0"}, r'policy.digest = "0": "given" stands for a policy object'),
         ],
     )
@@ -238,7 +238,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"rollout.max_new_tokens": 61}, r"has 5 tokens; with responses of up to 61 that is beyond the model's 64"),
+            ({"rollout.max_new_tokens": 61}, r"model's 64 positions, got .* of 5 tokens and responses of up to 61"),
             (
                 {"task.train_prompts": 300},
                 r"task.train_prompts: expected at most 206, the number of train prompts of task file, got 300",

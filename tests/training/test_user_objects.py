@@ -77,13 +77,17 @@ class TestProtocol:
             def prompts(self, split: str) -> list[Any]:
                 return []
 
-        message = r"(?s)task: Half is no task, it lacks.*max_new_tokens: .*verify: verify\(prompt_ids.*solutions: "
+        message = (
+            r"(?s)task: expected a task, got Half, which lacks.*max_new_tokens.*verify: verify\(prompt_ids.*solutions: "
+        )
         with pytest.raises(UsageError, match=message):
             run(recipe(), task=Half(), quiet=True)  # type: ignore[arg-type]
 
     @pytest.mark.slow
     def test_a_policy_that_lacks_members(self, policy: Any) -> None:
-        with pytest.raises(UsageError, match=r"(?s)Qwen3ForCausalLM is no policy, it lacks.*tokenizer: .*pad_id"):
+        with pytest.raises(
+            UsageError, match=r"(?s)expected a policy, got Qwen3ForCausalLM, which lacks.*tokenizer: .*pad_id"
+        ):
             run(recipe(), policy=policy.model, quiet=True)
 
     @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ class TestProtocol:
             ({"prompts": lambda self, split: []}, r"task.prompts\('train'\): expected at least one prompt"),
             (
                 {"prompts": lambda self, split: SmallPathTask.prompts(self, split)[:1] * 2},
-                r"task.prompts\('train'\): expected distinct prompts",
+                r"task.prompts\('train'\): expected a distinct prompt_id for each prompt",
             ),
         ],
     )
@@ -104,9 +108,12 @@ class TestProtocol:
 
     @pytest.mark.slow
     def test_a_recipe_that_names_another(self, policy: Any) -> None:
-        with pytest.raises(UsageError, match=r'says task.name = "path-small", but a task was handed over too'):
+        with pytest.raises(
+            UsageError,
+            match=r'expected a recipe without task.name, got .* with task.name = "path-small" and a task object',
+        ):
             run(Recipe.load("tiny"), task=walk(), quiet=True)
-        with pytest.raises(UsageError, match=r'policy: the recipe tiny says policy.base = "tiny"'):
+        with pytest.raises(UsageError, match=r'policy: expected a recipe without policy.base, got tiny with policy.base = "tiny"'):
             run(Recipe.load("tiny"), policy=policy, quiet=True)
 
     @pytest.mark.slow
@@ -189,11 +196,11 @@ class TestPickles:
     def test_what_cannot_be_pickled(self, tmp_path: Path) -> None:
         task = walk()
         task.lock = threading.Lock()
-        with pytest.raises(UsageError, match="task: Walk cannot be handed to the processes that train: TypeError"):
+        with pytest.raises(UsageError, match="task: Walk cannot be sent to the processes that train: TypeError"):
             write_given(tmp_path, {"task": task})
 
     def test_what_is_not_there_or_damaged(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"expected the task that was handed over in .*task.pkl, but it is not"):
+        with pytest.raises(UsageError, match=r"expected the pickled task in .*task.pkl, which is missing"):
             load_given(tmp_path, "task")
         (tmp_path / "given").mkdir()
         (tmp_path / "given" / "task.pkl").write_bytes(b"no pickle")
