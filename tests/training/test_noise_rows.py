@@ -123,7 +123,9 @@ def test_tasks_without_a_list_of_solutions_are_refused():
     prompts = task.prompts("validation")[:2]
     check_enumerable(task, prompts)
     task.solutions = lambda ids: None
-    with pytest.raises(UsageError, match=r"record.noise_every: expected a task that lists .*, got path-small, which does not"):
+    with pytest.raises(
+        UsageError, match=r"record.noise_every: expected a task that lists .*, got path-small, which does not"
+    ):
         check_enumerable(task, prompts)
 
 

@@ -113,7 +113,9 @@ class TestProtocol:
             match=r'expected a recipe without task.name, got .* with task.name = "path-small" and a task object',
         ):
             run(Recipe.load("tiny"), task=walk(), quiet=True)
-        with pytest.raises(UsageError, match=r'policy: expected a recipe without policy.base, got tiny with policy.base = "tiny"'):
+        with pytest.raises(
+            UsageError, match=r'policy: expected a recipe without policy.base, got tiny with policy.base = "tiny"'
+        ):
             run(Recipe.load("tiny"), policy=policy, quiet=True)
 
     @pytest.mark.slow
@@ -260,7 +262,7 @@ def test_is_stopped_and_goes_on_from_a_shell(
         run(recipe(), task=task, policy=policy, out=out, quiet=True, callbacks=[stop])
     monkeypatch.setitem(vars(analysis.report), "write_figures", lambda experiment: [])
     assert main(["--resume", str(out), "--quiet"]) == 0
-    assert "Pass @4" in capsys.readouterr().out
+    assert "at equal steps (step 4)" in capsys.readouterr().out
 
     (one,) = adopted(recipe(), {"task": task, "policy": policy}).expand()
     write_given(tmp_path / "whole", {"task": task, "policy": policy})
