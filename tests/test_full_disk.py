@@ -105,7 +105,7 @@ objective.name = "nsr"
     where = r"disk/x/nsr-seed0/(tokens|state)/\S+, [\d,]+ bytes"
     assert re.fullmatch(
         rf"nsr-seed0 failed: \[Errno 28\] cannot write {where}: No space left on device \([\d,]+ are free\); "
-        r"steps before \d+ are safe; make room, then resume \(more in disk/x/nsr-seed0/error.txt\)\n"
+        r"steps before \d+ are safe; free some space, then resume \(more in disk/x/nsr-seed0/error.txt\)\n"
         r"fix the cause, then resume with\n  python -m analysis.trace --resume disk/x\n",
         errors[0],
     )

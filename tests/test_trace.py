@@ -205,7 +205,7 @@ class TestResume:
         ("arguments", "message"),
         [
             (["--resume"], "--resume: no unfinished experiment in runs/"),
-            (["--resume", "nowhere"], "expected an experiment folder, but there is no nowhere/experiment.json"),
+            (["--resume", "nowhere"], "expected an experiment folder, got a folder without nowhere/experiment.json"),
             (["--resume", "a", "--out", "b"], "--out b with --resume a: give one of them"),
             (["--resume", "a", "--seed", "3"], "--set, --seed, --device with --resume: an experiment goes on as"),
             (["--resume", "a", "--set", "steps=3"], "--set, --seed, --device with --resume"),

@@ -51,16 +51,16 @@ def own_direction(
         own = finish(own, None if bias is None else bias[y])
         log_total = (own / temperature - stats.log_prob[rows].double()).to(dtype)[:, None]
         for left in range(0, len(weight), _COLUMNS):
-            some = weight[left : left + _COLUMNS].to(dtype)
-            z = finish(h @ some.T, None if bias is None else bias[left : left + _COLUMNS])
+            tile = weight[left : left + _COLUMNS].to(dtype)
+            z = finish(h @ tile.T, None if bias is None else bias[left : left + _COLUMNS])
             factor = -torch.exp(z / temperature - log_total)
-            at = (y - left).clamp(0, len(some) - 1)[:, None]
-            here = ((y >= left) & (y < left + len(some)))[:, None]
+            at = (y - left).clamp(0, len(tile) - 1)[:, None]
+            here = ((y >= left) & (y < left + len(tile)))[:, None]
             rest = stats.one_minus_prob[rows, None].to(dtype)
             factor.scatter_(1, at, torch.where(here, rest, factor.gather(1, at)))
             if cap is not None:
                 factor *= 1 - (z / cap).square()
-            out[rows] += factor @ some
+            out[rows] += factor @ tile
     return out.mul_(scale / temperature)
 
 

@@ -1,12 +1,12 @@
 from .effects import prediction_summary as prediction_summary
+from .experiment_reader import Experiment as Experiment
+from .experiment_reader import load_trace as load_trace
 from .folders import read_experiment as read_experiment
 from .folders import read_run_json as read_run_json
 from .folders import update_experiment as update_experiment
 from .folders import write_experiment as write_experiment
-from .reader import Experiment as Experiment
 from .reader import Run as Run
 from .reader import digest as digest
-from .reader import load_trace as load_trace
 from .recorded import Recorded as Recorded
 from .rows import PromptRow as PromptRow
 from .rows import RolloutRow as RolloutRow

@@ -1,10 +1,10 @@
 """What follows from the records: first-order effects of tokens, and predictions beside realised changes.
 
-Two predictions of what an update does to a context, and nothing else:
+There are two predictions of what an update does to a context:
 
-    law   the token's own direction at a unit logit step, Δ(z/T) = w·(e_y − π). It has no scale (the optimiser and the
-          shared parameters set that), so it is compared by sign, by rank correlation and by fitted slope.
-    jvp   the first-order change under the actual parameter step; on the scale of the realised change.
+    law   the token's own direction at a unit logit step, Δ(z/T) = w·(e_y − π). Its scale is that of the unit step, not
+          of the optimiser's, so it is compared by sign, by rank correlation and by fitted slope
+    jvp   the first-order change under the actual parameter step, on the scale of the realised change
 
 Realised changes are those between the two forward passes around the update.
 """
@@ -77,7 +77,7 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
         weight = assumed_weights(run, rows, objective)
     elif rows["weight"].isna().any():
         raise UsageError(
-            "objective: expected a name, since the weights of this trace were not all measured; "
+            "objective: expected a name, since not all weights of this trace were measured, got none; "
             "for example run.laws('reinforce-ratio')"
         )
     else:
@@ -108,9 +108,15 @@ def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
 
 
 def context_flows(run: Recorded, *, where: Any = None) -> pd.DataFrame:
-    """One row per row of `flows` (those that `where` selects), with its context.
+    """Contexts through updates: realised changes beside those that the law and the JVP predict.
 
-    Besides the recorded columns (without the top tokens) and those of `contexts`:
+    Args:
+        run: a run whose contexts were followed.
+        where: rows of `flows`, as in `Run.table`.
+
+    Returns:
+        One row per row of `flows`, with the columns of its context. Besides the recorded columns (without the top
+        tokens):
 
         dlog_prob, dentropy, dbucket              realised changes; dbucket is a list over rank buckets before
         law_dlog_prob, law_dentropy, law_dbucket  own direction at a unit logit step: its sign and order count, its
@@ -160,14 +166,19 @@ def _matrix(rows: pa.Table, name: str) -> np.ndarray:
 def prediction_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
     """How the two predictions met the realised changes, by range of updates, kind of context and reward sign.
 
-    One row for each of `ranges` equal ranges of updates (first_update to last_update, both included), kind, sign
+    Args:
+        run: a run whose contexts were followed.
+        ranges: into how many equal ranges the updates are split.
+
+    Returns:
+        One row for each of `ranges` equal ranges of updates (first_update to last_update, both included), kind, sign
     (missing where the response had none), `weights` (nonzero, zero, unmeasured: contexts whose token had no weight of
     its own stand apart, since the law says nothing about them) and quantity (log_prob, entropy, and the mass of each
     rank bucket):
 
         n, realised_median_abs      number of contexts; median |realised change|
         law_n                       contexts with a law prediction other than 0
-        law_sign_agreement          share of them that moved in its direction
+        law_sign_agreement          fraction of them that moved in its direction
         law_spearman, law_slope     rank correlation; least-squares slope through 0 of realised on predicted
         jvp_n                       contexts with a JVP
         jvp_r2                      1 − Σ(realised − jvp)² / Σ(realised − mean)²
@@ -175,6 +186,9 @@ def prediction_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
         jvp_median_relative_error   median |realised − jvp| / |realised| over realised ≠ 0
 
     A statistic that its numbers do not determine (none, fewer than three for a correlation, all equal) is missing.
+
+    Raises:
+        UsageError: fewer than one range.
     """
     flows = in_ranges(context_flows(run), ranges)
     if flows.empty:
@@ -188,9 +202,9 @@ def prediction_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
 
 
 def in_ranges(flows: pd.DataFrame, ranges: int) -> pd.DataFrame:
-    """`flows` with first_update and last_update of the range that each row's update lies in, of so many equal ones."""
+    """`flows` with first_update and last_update of the range that each row's update lies in, of equal ranges."""
     if ranges < 1:
-        raise UsageError(f"ranges: expected at least 1, got {ranges}")
+        raise UsageError(f"ranges: expected at least 1, got {ranges}; 1 takes all updates together")
     if flows.empty:
         return flows.assign(first_update=0, last_update=0)
     edges = np.linspace(flows["update"].min(), flows["update"].max() + 1, ranges + 1)

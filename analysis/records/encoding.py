@@ -1,8 +1,8 @@
-"""Rows to Arrow and Parquet: checked against the schema on the way in, hashed by logical content for comparison.
+"""Rows to Arrow and Parquet: checked against the schema when they are written, hashed by content for comparison.
 
 Parquet settings: zstd level 1, dictionaries for prompt ids and other texts of few values, byte-stream split for floats,
-lists included. On 100,000 rows of `tokens` byte-stream split saves 7% of the bytes at 8% of the time, dictionaries for
-integers would save 3% more (benchmarks/test_store.py).
+also in lists. On 100,000 rows of `tokens`, byte-stream split saves 7% of the bytes for 8% more time; dictionaries for
+integers would save another 3% (benchmarks/test_store.py).
 """
 
 from __future__ import annotations
@@ -39,9 +39,15 @@ Columns: TypeAlias = Mapping[str, ColumnValues]
 def record_batch(table: str, columns: Columns) -> pa.RecordBatch:
     """Rows of `table` from columns of equal length.
 
-    A column is a numpy array (2-D for lists of equal length), a masked array, a CPU tensor, a sequence (of sequences
-    for lists; None for a missing value) or an Arrow array. A scalar is repeated over all rows; a nullable column that
-    is left out or None is null. Values are never rounded: a float in an integer column is an error.
+    Args:
+        table: one of `schema.TABLES`.
+        columns: each a numpy array (2-D for lists of equal length), a masked array, a CPU tensor, a sequence (of
+            sequences for lists; None for a missing value) or an Arrow array. A scalar is repeated over all rows. A
+            nullable column that is left out or None is null throughout.
+
+    Raises:
+        UsageError: an unknown table or column, columns of different lengths, a missing value where none may be, or
+            values of another type. Values are never rounded: a float in an integer column is an error.
     """
     if table not in TABLES:
         raise UsageError(f"table: unknown name {table!r}; {nearest(table, TABLES)}")
@@ -50,7 +56,9 @@ def record_batch(table: str, columns: Columns) -> pa.RecordBatch:
         name = min(unknown)
         raise UsageError(f"{table}: unknown column {name!r}; {nearest(name, spec.names)}")
     if missing := [c.name for c in spec.columns if not c.null and columns.get(c.name) is None]:
-        raise UsageError(f"{table}: expected the columns {', '.join(missing)}, which may not be null")
+        raise UsageError(
+            f"{table}: expected the columns {', '.join(missing)}, got nothing for them; they may not be null"
+        )
     lengths = {name: _length(values) for name, values in columns.items() if not _is_scalar(values)}
     rows = next(iter(lengths.values()), 1)
     if any(length != rows for length in lengths.values()):
@@ -86,11 +94,13 @@ def _array(table: str, column: Column, kind: pa.DataType, values: Any, rows: int
             _check_kind(array.type, kind)
             array = array.cast(kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{table}.{column.name}: expected {column.kind}, got values that are not ({error})") from error
+        raise UsageError(f"{table}.{column.name}: expected {column.kind}, got other values ({error})") from error
     if not column.null and array.null_count:
-        raise UsageError(f"{table}.{column.name}: expected a value in every row, {array.null_count} are missing")
+        raise UsageError(
+            f"{table}.{column.name}: expected a value in every row, got {array.null_count} rows without one"
+        )
     if pa.types.is_list(kind) and array.flatten().null_count:
-        raise UsageError(f"{table}.{column.name}: expected lists without missing entries")
+        raise UsageError(f"{table}.{column.name}: expected lists without missing entries, got some that are None")
     return array
 
 

@@ -4,8 +4,8 @@
     <out>/<run_id>/run.json
                    commits/<step>.json                    what is committed: file names, row counts, hashes
                    <table>/<first>-<last>.r<rank>.parquet  rows of the steps first ≤ step < last
-                   state/<step>.pt                         what is needed to go on from there
-                   timings/                                a table as well, but never part of a run's identity
+                   state/<step>.pt                         what is needed to resume from there
+                   timings/                                a table too, but never part of a run's identity
                    checkpoints/
 
 A file becomes visible under its final name only when it is complete and on disk, and counts only when a commit names
@@ -123,11 +123,13 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"expected {what}, but there is no {path}") from error
+        raise UsageError(f"expected {what}, got a folder without {path}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"expected {what}, but {path} is damaged ({error}); remove the folder") from error
+        raise UsageError(f"expected {what}, got a damaged {path} ({error}); remove the folder") from error
     if not isinstance(value, dict):
-        raise UsageError(f"expected {what}, but {path} holds {type(value).__name__} instead of an object")
+        raise UsageError(
+            f"expected {what}, got {type(value).__name__} instead of an object in {path}; remove the folder"
+        )
     return value
 
 
@@ -141,7 +143,17 @@ def _check_version(info: Mapping[str, Any], path: Path) -> None:
 
 
 def read_run_json(folder: str | Path) -> dict[str, Any]:
-    """run.json of one run; UsageError for a folder that is none, or is damaged."""
+    """The fields of run.json.
+
+    Args:
+        folder: a run folder.
+
+    Returns:
+        The fields, see `schema.RUN_FIELDS`.
+
+    Raises:
+        UsageError: the folder does not hold a run, is damaged, or has another schema version.
+    """
     path = Path(folder) / RUN_FILE
     info = read_json(path, "a run folder")
     _check_version(info, path)
@@ -159,14 +171,30 @@ def write_experiment(
     status: str = "running",
     inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Make an experiment folder with its experiment.json; `runs` are dicts with run_id, label and seed, in order.
+    """Make an experiment folder with its experiment.json.
 
-    `inputs` are the files that the runs read: path, absolute or relative to the folder -> sha256.
+    Args:
+        folder: the experiment folder.
+        name: of the recipe.
+        recipe: the recipe as plain data.
+        hash: of the resolved recipe.
+        runs: dicts with run_id, label and seed, in order.
+        versions: versions of this library and of its dependencies.
+        status: running, complete, interrupted or failed.
+        inputs: the files that the runs read: path, absolute or relative to the folder -> sha256.
+
+    Returns:
+        The fields of experiment.json.
+
+    Raises:
+        UsageError: the folder cannot be written, or a run lacks one of its fields.
     """
     folder = Path(folder)
     for run in runs:
         if missing := {"run_id", "label", "seed"} - run.keys():
-            raise UsageError(f"runs: expected run_id, label and seed in each, missing {', '.join(sorted(missing))}")
+            raise UsageError(
+                f"runs: expected run_id, label and seed in each, got one without {', '.join(sorted(missing))}"
+            )
     info = {
         "schema_version": SCHEMA_VERSION,
         "name": name,
@@ -184,7 +212,14 @@ def write_experiment(
 
 
 def read_experiment(folder: str | Path) -> dict[str, Any]:
-    """experiment.json; UsageError for a folder that is no experiment, or is damaged."""
+    """The fields of experiment.json.
+
+    Args:
+        folder: an experiment folder.
+
+    Raises:
+        UsageError: the folder does not hold an experiment, is damaged, or has another schema version.
+    """
     path = Path(folder) / EXPERIMENT_FILE
     info = read_json(path, "an experiment folder")
     _check_version(info, path)
@@ -192,7 +227,18 @@ def read_experiment(folder: str | Path) -> dict[str, Any]:
 
 
 def update_experiment(folder: str | Path, **fields: Any) -> dict[str, Any]:
-    """Set fields of experiment.json (its status, say) in one atomic rewrite; the new content."""
+    """Set fields of experiment.json in one atomic rewrite.
+
+    Args:
+        folder: an experiment folder.
+        **fields: the fields to set, such as status.
+
+    Returns:
+        The new content.
+
+    Raises:
+        UsageError: the folder does not hold an experiment.
+    """
     info = read_experiment(folder) | fields
     write_json(Path(folder) / EXPERIMENT_FILE, info)
     return info
@@ -205,7 +251,7 @@ def read_commits(folder: Path) -> list[Commit]:
     for commit in commits:
         if commit.previous != previous:
             raise UsageError(
-                f"{folder}: commit {commit.step} follows commit {commit.previous}, which is missing from commits/; "
+                f"{folder}: expected commit {commit.previous} before commit {commit.step}, got none in commits/; "
                 "restore it or remove the run folder"
             )
         previous = commit.step
@@ -219,7 +265,7 @@ def _read_commit(path: Path) -> Commit:
         state = PartFile(**value["state"]) if value["state"] is not None else None
         return Commit(value["step"], value["previous"], parts, state)
     except (KeyError, TypeError) as error:
-        raise UsageError(f"expected a commit, but {path} is damaged ({error}); remove the folder") from error
+        raise UsageError(f"expected a commit, got a damaged {path} ({error}); remove the folder") from error
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -242,7 +288,9 @@ def check_part(folder: Path, part: PartFile, *, verify: bool) -> None:
         size = path.stat().st_size
         same = size == part.size and (not verify or hashlib.sha256(path.read_bytes()).hexdigest() == part.sha256)
     except FileNotFoundError:
-        raise UsageError(f"{path} was committed but is missing; restore it or remove the run folder") from None
+        raise UsageError(
+            f"expected {path}, which was committed, got no file; restore it or remove the run folder"
+        ) from None
     if not same:
-        what = f"{size} bytes instead of {part.size}" if size != part.size else "other content than was committed"
-        raise UsageError(f"{path} is damaged ({what}); restore it or remove the run folder")
+        what = f"{size} bytes instead of {part.size}" if size != part.size else "other content"
+        raise UsageError(f"expected {path} as it was committed, got {what}; restore it or remove the run folder")

@@ -1,8 +1,8 @@
-"""Weights that an objective would have given to recorded tokens: assumed from its formula, not measured.
+"""Weights that an objective would have given to recorded tokens: computed from its formula, not measured.
 
-They are before any normaliser of the loss, at the recorded log-probs and rewards. A training trace holds a share of the
-tokens, so an objective must weigh each token by itself there; an offline trace holds them all, and may have groups of
-several sizes, rewards that are no verdicts, or advantages in place of rewards.
+They are before any normaliser of the loss, at the recorded log-probs and rewards. A training run records a fraction of
+the tokens, so that there an objective must weight each token independently. An offline trace records all of them, and
+may have groups of several sizes, rewards other than 0 and 1, or advantages in place of rewards.
 """
 
 from __future__ import annotations
@@ -29,14 +29,22 @@ _PADDED = 1 << 20  # positions of a padded batch at a time
 
 
 def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objective) -> Tensor:
-    """w of each of `rows` (rows of `tokens`: step, rollout, position, log_prob, old_log_prob, advantage) under the
-    objective.
+    """w of recorded tokens under an objective.
 
     Advantages are the objective's own, from the rewards. An offline trace without rewards whose file has advantages
-    takes those for an objective that would normalise rewards anyhow (`takes_advantages`).
+    uses those, for an objective that would normalise rewards anyhow (`takes_advantages`).
 
-    Raises UsageError where the trace lacks what the objective needs: rewards, groups to compare in, old log-probs
-    (offline; a training trace without them had one update a batch, whose ratio is 1), whole responses or rollouts.
+    Args:
+        run: the run that the rows are of.
+        rows: rows of `tokens`, with step, rollout, position, log_prob, old_log_prob and advantage.
+        objective: a name, or an `Objective`.
+
+    Returns:
+        (n,), float64, in the order of `rows`.
+
+    Raises:
+        UsageError: the trace lacks what the objective needs: rewards, groups to compare in, old log-probs (offline; a
+            training run without them made one update per batch, whose ratio is 1), whole responses or rollouts.
     """
     from ..objectives import TokenBatch, get
 
@@ -47,15 +55,15 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
     coupled = objective.entry.coupling != "token" or objective.entry.value == "unlikely"
     if coupled and not offline:
         raise UsageError(
-            f"objective: {objective.name} needs whole responses, and a trace has a share of the tokens; "
-            "take one that weighs each token by itself"
+            f"objective: expected one that weights each token independently, got {objective.name}, which needs whole "
+            "responses, of which a training run records a fraction of the tokens; choose another objective"
         )
     old = rows["old_log_prob"]
     if offline and "old_log_probs" in objective.needs() and old.isna().any():
         raise UsageError(
-            f"objective: {objective.name} needs old log-probs, and this trace has none; give the column "
-            "old_log_probs, say on_policy (--on-policy) where the model itself sampled the rollouts, or "
-            "take an objective of the form log or probability"
+            f"objective: expected old log-probs for {objective.name}, got a trace without them; give the column "
+            "old_log_probs, set on_policy (--on-policy) if the model itself sampled the rollouts, or choose an "
+            "objective of the form log or probability"
         )
     rollouts = _rollouts(run, rows, objective, offline=offline, whole=coupled)
     if rollouts is None:  # without rewards, with advantages
@@ -65,46 +73,50 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
             tensor_of(rows["advantage"])[:, None],
         )
         return objective.weights(batch).weight[:, 0]
-    found = rows[_KEY].merge(rollouts, how="left")
-    if found["advantage"].isna().any():
-        raise UsageError("objective: expected the rollout of every token among the recorded rollouts, some are missing")
+    rollout = rows[_KEY].merge(rollouts, how="left")
+    if rollout["advantage"].isna().any():
+        raise UsageError(
+            "objective: expected the rollout of every token among the recorded rollouts, got tokens without one; "
+            "record all rollouts (record.rollouts = 1)"
+        )
     log_probs = tensor_of(rows["log_prob"])
     # one update per batch records no old log-probs: the ratio is 1
     columns = [log_probs, tensor_of(old.fillna(rows["log_prob"]))]
-    columns += [tensor_of(found[name]) for name in ("advantage", "reward", "accuracy")]
+    columns += [tensor_of(rollout[name]) for name in ("advantage", "reward", "accuracy")]
     if not coupled:
         return objective.weights(
             TokenBatch(log_probs[:, None], columns[1][:, None], columns[2], None, *columns[3:])
         ).weight[:, 0]
     weight = torch.empty_like(log_probs)
-    for at, mask in _padded(rows):
-        flat = [values[at] for values in columns]
-        batch = TokenBatch(flat[0], flat[1], flat[2][:, 0], mask, flat[3][:, 0], flat[4][:, 0])
-        weight[at[mask]] = objective.weights(batch).weight[mask]
+    for places, mask in _padded(rows):
+        padded = [values[places] for values in columns]
+        batch = TokenBatch(padded[0], padded[1], padded[2][:, 0], mask, padded[3][:, 0], padded[4][:, 0])
+        weight[places[mask]] = objective.weights(batch).weight[mask]
     return weight
 
 
 def needs_verdicts(objective: Objective) -> bool:
-    """Whether it is defined for rewards 0 and 1 alone, rather than for any numbers that it normalises."""
+    """Whether the objective is defined for rewards 0 and 1 only, rather than for any numbers that it normalises."""
     return objective.entry.value not in ("r", "1") or objective.advantage in ("none", "constant")
 
 
 def takes_advantages(objective: Objective) -> bool:
-    """Whether advantages from elsewhere may take the place of its own: it reads nothing of rewards but them, token by
-    token, and no sign of a response is left out."""
+    """Whether given advantages may replace the objective's own: it uses the rewards for nothing else, token by token,
+    and leaves out no response by its sign."""
     plain = set(objective.needs()) <= {"advantages", "old_log_probs"} and objective.entry.coupling == "token"
     return plain and objective.entry.value == "r" and objective.advantage not in ("none", "constant")
 
 
 def tensor_of(values: pd.Series) -> Tensor:
+    """A column as float64, NaN where it is missing."""
     return torch.tensor(values.to_numpy(dtype=np.float64))
 
 
 def _rollouts(
     run: Recorded, rows: pd.DataFrame, objective: Objective, *, offline: bool, whole: bool
 ) -> pd.DataFrame | None:
-    """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages are to be
-    taken instead."""
+    """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages replace
+    the objective's own."""
     names = [*_KEY, "group", "reward", "length"]
     rollouts = run.table("rollouts", names).sort_values(["step", "group", "rollout"], ignore_index=True)
     given = offline and rollouts["reward"].isna().all() and not rows["advantage"].isna().any()
@@ -115,14 +127,17 @@ def _rollouts(
         sampled = run.table("steps", ["n_rollouts"])["n_rollouts"].sum()
         if len(rollouts) != sampled:
             raise UsageError(
-                f"objective: batch_mean_std needs every rollout of a step, {len(rollouts)} of {sampled} were recorded"
+                f"objective: expected every rollout of a step for batch_mean_std, got {len(rollouts)} of {sampled}; "
+                "record all of them (record.rollouts = 1)"
             )
     mean_log_prob = None
     if whole:
-        of = rows.groupby(_KEY)["log_prob"].agg(["size", "mean"]).reset_index()
-        known = rollouts.merge(of, how="left")
+        responses = rows.groupby(_KEY)["log_prob"].agg(["size", "mean"]).reset_index()
+        known = rollouts.merge(responses, how="left")
         if (known["size"].fillna(known["length"]) != known["length"]).any():
-            raise UsageError(f"objective: {objective.name} needs whole responses; select none of their tokens (where)")
+            raise UsageError(
+                f"objective: expected whole responses for {objective.name}, got some of their tokens; leave out where"
+            )
         mean_log_prob = known["mean"]
     parts = [_advantages(batch, objective, mean_log_prob, offline=offline) for _, batch in rollouts.groupby("step")]
     empty = pd.DataFrame({name: [] for name in (*_KEY, "advantage", "reward", "accuracy")})
@@ -131,38 +146,41 @@ def _rollouts(
 
 def _check_rewards(rollouts: pd.DataFrame, objective: Objective, *, offline: bool) -> None:
     if rollouts["reward"].isna().any():
-        cure = "; give their column (reward), or name a verifier" if offline else ""
-        raise UsageError(f"objective: {objective.name} needs rewards, and rollouts of this trace have none{cure}")
+        cure = "give their column (reward), or name a verifier" if offline else "pass them to trace.step(rewards=…)"
+        raise UsageError(f"objective: expected rewards for {objective.name}, got rollouts without them; {cure}")
     other = rollouts.loc[~rollouts["reward"].isin([0.0, 1.0]), "reward"]
     if len(other) and needs_verdicts(objective):
         raise UsageError(
-            f"objective: {objective.name} is defined for rewards 0 and 1, and this trace has "
-            f"{other.iloc[0]:g}; give a threshold (--threshold X: a reward above X counts as 1)"
+            f"objective: expected rewards 0 and 1 for {objective.name}, got {other.iloc[0]:g}; give a threshold "
+            "(--threshold X: a reward above X counts as 1)"
         )
 
 
 def _advantages(
     batch: pd.DataFrame, objective: Objective, mean_log_prob: pd.Series | None, *, offline: bool
 ) -> pd.DataFrame:
-    """The rollouts of one step with their advantages; groups of each size by themselves."""
+    """The rollouts of one step with their advantages, computed for the groups of each size separately."""
     from ..objectives import accuracy_of
 
     step, size = batch["step"].iloc[0], batch.groupby("group")["rollout"].transform("size")
     sizes = sorted(size.unique().tolist())
     if len(sizes) > 1 and not offline:
-        raise UsageError(f"objective: expected groups of one size, step {step} has groups of {sizes}")
+        raise UsageError(
+            f"objective: expected groups of one size, got groups of {sizes} in step {step}; record all rollouts "
+            "(record.rollouts = 1)"
+        )
     if offline and sizes[0] == 1:
         _check_singles(objective, batch, int((size == 1).sum()))
     out = []
-    for one in sizes:
-        of = batch[size == one]
-        rewards = tensor_of(of["reward"])
-        likely = None if mean_log_prob is None else tensor_of(mean_log_prob[of.index])
+    for group_size in sizes:
+        rollouts = batch[size == group_size]
+        rewards = tensor_of(rollouts["reward"])
+        log_probs = None if mean_log_prob is None else tensor_of(mean_log_prob[rollouts.index])
         out.append(
-            of[_KEY].assign(
-                advantage=objective.advantages(rewards, one, mean_log_probs=likely).numpy(),
+            rollouts[_KEY].assign(
+                advantage=objective.advantages(rewards, group_size, mean_log_probs=log_probs).numpy(),
                 reward=rewards.numpy(),
-                accuracy=accuracy_of(rewards, one).numpy(),
+                accuracy=accuracy_of(rewards, group_size).numpy(),
             )
         )
     whole = pd.concat(out)
@@ -178,9 +196,9 @@ def _check_singles(objective: Objective, batch: pd.DataFrame, single: int) -> No
     except UsageError:
         groups = batch["group"].nunique()
         raise UsageError(
-            f"objective: {objective.name} compares the responses of a group, and {single} of {groups} "
-            "groups have one response only; give the column that tells groups apart (group), or prompts "
-            "that occur several times, or leave such rollouts out"
+            f"objective: expected several responses in each group for {objective.name}, got one in {single} of "
+            f"{groups} groups; give the column of groups (group), or prompts that occur several times, or leave such "
+            "rollouts out"
         ) from None
 
 
@@ -192,8 +210,8 @@ def _padded(rows: pd.DataFrame) -> Iterator[tuple[Tensor, Tensor]]:
     lists = sorted((places[at] for at in groups.values()), key=len)
     while lists:
         count = max(1, min(len(lists), _PADDED // len(lists[-1])))
-        lists, some = lists[:-count], lists[-count:]
-        width = len(some[-1])
-        lengths = torch.tensor([len(one) for one in some])
-        at = torch.tensor(np.stack([np.concatenate([one, np.full(width - len(one), one[0])]) for one in some]))
-        yield at, torch.arange(width) < lengths[:, None]
+        lists, chosen = lists[:-count], lists[-count:]
+        width = len(chosen[-1])
+        lengths = torch.tensor([len(row) for row in chosen])
+        padded = np.stack([np.concatenate([row, np.full(width - len(row), row[0])]) for row in chosen])
+        yield torch.tensor(padded), torch.arange(width) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""Reading runs and experiments: committed rows as pandas, Arrow or DuckDB, and the columns that follow from them."""
+"""Reading a run: committed rows as pandas, Arrow or DuckDB, and the columns that follow from them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ from ..common.notebook_html import html_table
 from ..errors import UsageError
 from .encoding import ContentHash
 from .folders import (
-    EXPERIMENT_FILE,
-    RUN_FILE,
     Commit,
     PartFile,
     check_part,
     read_commits,
-    read_experiment,
     read_run_json,
 )
 from .frames import TOKEN_TEXT, with_units
@@ -34,30 +31,27 @@ from .reporting import Report, report_of
 from .schema import TABLES, arrow_schema
 from .token_text import WordOf, with_token_text, word_of
 
-__all__ = ["Experiment", "Run", "digest", "load_trace"]
+__all__ = ["FORMS", "Run", "check_table", "columns_of", "digest", "to_pandas"]
 
-_FORMS = ("pandas", "arrow", "duckdb")
-
-
-def load_trace(path: str | Path, *, verify: bool = False) -> Run | Experiment:
-    """The run or the experiment in a folder, as far as it is committed; it may still be running.
-
-    With `verify` the hash of every committed file is checked (otherwise its presence and size). Raises UsageError for
-    a folder that is empty, missing, neither of the two, damaged, or of another schema version.
-    """
-    folder = Path(path)
-    if (folder / EXPERIMENT_FILE).exists():
-        return Experiment(folder, verify=verify)
-    if (folder / RUN_FILE).exists():
-        return Run(folder, verify=verify)
-    if not folder.is_dir():
-        raise UsageError(f"path: expected the folder of a run or an experiment, but there is no folder {folder}")
-    what = "is empty" if not any(folder.iterdir()) else f"holds neither {EXPERIMENT_FILE} nor {RUN_FILE}"
-    raise UsageError(f"path: expected the folder of a run or an experiment, but {folder} {what}")
+FORMS = ("pandas", "arrow", "duckdb")
 
 
 class Run:
-    """One run: `table` for what was recorded; `laws`, `flows` and the summaries for what follows from it."""
+    """One run: `table` for what was recorded; `laws`, `flows` and the summaries for what follows from it.
+
+    Every data frame has the units of its columns in `attrs["units"]`; `docs/records.md` describes all columns.
+
+    Attributes:
+        folder: the run folder.
+        info: the fields of run.json (`schema.RUN_FIELDS`).
+
+    Args:
+        folder: a run folder.
+        verify: whether to check the hash of every committed file, not only its presence and size.
+
+    Raises:
+        UsageError: the folder does not hold a run, or is damaged.
+    """
 
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
@@ -94,7 +88,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """running, complete, interrupted or diverged; a killed run still says running."""
+        """running, complete, interrupted or diverged; a run that was killed still says running."""
         return self.info["status"]
 
     @property
@@ -103,17 +97,17 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The resolved recipe, every field of it."""
+        """The resolved recipe, every field of it; None for a run without one."""
         return self.info["recipe"]
 
     @property
     def committed_step(self) -> int | None:
-        """How many steps are committed; None where nothing is."""
+        """Number of committed steps; None where nothing is committed."""
         return self._commits[-1].step if self._commits else None
 
     def rows(self, table: str) -> int:
-        """Committed rows of `table`, without opening it."""
-        _check_table(table)
+        """Number of committed rows of `table`, without opening it."""
+        check_table(table)
         return sum(part.rows for part in self._parts(table))
 
     def _parts(self, table: str) -> list[PartFile]:
@@ -128,25 +122,35 @@ class Run:
     def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
 
     def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
-        """The committed rows of a table in the order in which they were written.
+        """The committed rows of a table, in the order in which they were written.
 
-        `columns` selects and orders columns; `where` is a `pyarrow.dataset` expression or a list of filters such as
-        `[("update", ">", 3), ("weight", "<", 0)]` (a list of such lists means "or"). `as_`: "pandas" (a column of
-        integers or booleans has a pandas nullable dtype where values are missing, else its numpy dtype; lists are
-        arrays), "arrow" (a `pyarrow.Table`) or "duckdb" (a lazy relation, for tables larger than memory). A table
-        without rows gives an empty frame of the same columns and dtypes.
+        Args:
+            name: one of the tables of `docs/records.md`.
+            columns: which columns, in this order; None for all. Data frames of tables with a `token` have its text
+                besides, `token_text`.
+            where: filters such as `[("update", ">", 3), ("weight", "<", 0)]` (a list of such lists means "or"), or a
+                `pyarrow.dataset` expression.
+            as_: "pandas" (integers and booleans have a nullable dtype where values are missing, else their numpy dtype;
+                lists are arrays), "arrow" (a `pyarrow.Table`) or "duckdb" (a lazy relation, for tables larger than
+                memory).
+
+        Returns:
+            The rows; of a table without rows an empty frame with the same columns and dtypes.
+
+        Raises:
+            UsageError: an unknown table, column or form, a filter that does not fit, or a damaged file.
         """
-        _check_table(name)
-        if as_ not in _FORMS:
-            raise UsageError(f"as_: expected one of {', '.join(_FORMS)}, got {as_!r}")
-        known = _columns(name, "pandas")
+        check_table(name)
+        if as_ not in FORMS:
+            raise UsageError(f"as_: expected one of {', '.join(FORMS)}, got {as_!r}")
+        known = columns_of(name, "pandas")
         for column in columns or ():
             if column not in known:
                 raise UsageError(f"columns: {name} has no column {column!r}; {nearest(column, known)}")
         dataset = self._dataset(name)
         if where is not None:
             dataset = dataset.filter(_expression(name, where))
-        selected = _columns(name, as_) if columns is None else list(columns)
+        selected = columns_of(name, as_) if columns is None else list(columns)
         if as_ == "duckdb":
             if TOKEN_TEXT.name in selected:
                 raise UsageError("columns: expected stored columns for DuckDB, got token_text; choose pandas or arrow")
@@ -160,7 +164,10 @@ class Run:
         try:
             rows = dataset.to_table(columns=[*stored, "token"] if text and "token" not in stored else stored)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise UsageError(f"{self.folder / name}: cannot be read ({error}); load it with verify=True") from error
+            raise UsageError(
+                f"{self.folder / name}: expected Parquet files of this schema, got {error}; "
+                "load_trace(path, verify=True) finds the damaged one"
+            ) from error
         return with_token_text(rows, self._word_of).select(selected) if text else rows
 
     @cached_property
@@ -173,25 +180,66 @@ class Run:
         return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
 
     def laws(self, objective: Any = None, *, where: Any = None) -> pd.DataFrame:
-        """First-order effect of each recorded token on its own context; see `derived.token_laws`."""
+        """First-order effect of each recorded token on its own context, with the token's own columns.
+
+        Args:
+            objective: a name such as "psr-ratio" or an `Objective`: the weights that it would have given to the
+                recorded rewards. None for the measured weights.
+            where: rows of `tokens`, as in `table`.
+
+        Returns:
+            One row per row of `tokens`: its columns that hold one value, and dlog_prob, dprob, dentropy with its parts
+            (nats per unit logit step), squeeze_boundary, grad_l1, grad_l2. See `effects.token_laws`.
+
+        Raises:
+            UsageError: no weight was measured and no objective is given, or the rewards that it needs are missing.
+        """
         from .effects import token_laws
 
         return token_laws(self, objective, where=where)
 
     def flows(self, *, where: Any = None) -> pd.DataFrame:
-        """Contexts through updates: realised changes, the law's and the JVP's; see `derived.context_flows`."""
+        """Contexts through updates: realised changes beside those that the law and the JVP predict.
+
+        Args:
+            where: rows of `flows`, as in `table`.
+
+        Returns:
+            One row per row of `flows`, with its context; see `effects.context_flows`.
+        """
         from .effects import context_flows
 
         return context_flows(self, where=where)
 
     def prediction_summary(self, *, ranges: int = 1) -> pd.DataFrame:
-        """How well the two predictions met the realised changes; see `derived.prediction_summary`."""
+        """How well the two predictions met the realised changes.
+
+        Args:
+            ranges: into how many equal ranges the updates are split.
+
+        Returns:
+            One row for each range, kind of context, sign, kind of weight and quantity; see
+            `effects.prediction_summary`.
+
+        Raises:
+            UsageError: fewer than one range.
+        """
         from .effects import prediction_summary
 
         return prediction_summary(self, ranges=ranges)
 
     def shares_summary(self, *, ranges: int = 1) -> pd.DataFrame:
-        """The first order beside realised changes, by whose gradients it came from; see `shares.shares_summary`."""
+        """The first order beside realised changes, by the gradients that it came from.
+
+        Args:
+            ranges: into how many equal ranges the updates are split.
+
+        Returns:
+            One row for each range, kind of context, sign, quantity, view and part; see `step_shares.shares_summary`.
+
+        Raises:
+            UsageError: fewer than one range.
+        """
         from .step_shares import shares_summary
 
         return shares_summary(self, ranges=ranges)
@@ -211,124 +259,26 @@ class Run:
         return report_of(self, figures)
 
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a table in order, a file's row group at a time."""
-        _check_table(name)
+        """The stored rows of a table in order, one row group of a file at a time."""
+        check_table(name)
         for part in self._parts(name):
             yield from pq.ParquetFile(self.folder / part.path).iter_batches()
 
 
-class Experiment:
-    """Several runs of one recipe, in the recipe's order; runs that have not started yet are left out."""
-
-    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
-        self.folder = Path(folder)
-        self.info: dict[str, Any] = read_experiment(self.folder)
-        listed = [run["run_id"] for run in self.info["runs"]]
-        started = [run_id for run_id in listed if (self.folder / run_id / RUN_FILE).exists()]
-        self.runs: dict[str, Run] = _Runs({run_id: Run(self.folder / run_id, verify=verify) for run_id in started})
-
-    def __repr__(self) -> str:
-        return f"Experiment({self.name!r}, status={self.status!r}, runs={list(self.runs)})"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: the runs, and how far each has come."""
-        rows = [
-            (run_id, run.label, "–" if run.seed is None else run.seed, run.status, run.committed_step)
-            for run_id, run in self.runs.items()
-        ]
-        about = f"{self.status}, in {self.folder} · experiment[run or method], table(name), report()"
-        return html_table(f"Experiment {self.name}", about, rows, columns=("run", "method", "seed", "status", "steps"))
-
-    def __getitem__(self, name: str) -> Run:
-        """A run by its id, or by its method's label where the experiment has one run of it.
-
-        Raises:
-            KeyError: no run has that name, or several seeds have that label; the message lists the runs.
-        """
-        return self.runs[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.runs)
-
-    def report(self, figures: str | Path | None = None, *, each_run: bool = False) -> Report:
-        """Summarise the experiment, draw its figures and write both into its folder as `summary.md` and `figures/`.
-
-        Args:
-            figures: a folder for the figures instead of the experiment's own.
-            each_run: whether to draw the figures of each run too, into its folder.
-
-        Returns:
-            The tables, as an `analysis.report.Summary`; `figures` of it are the files.
-
-        Raises:
-            UsageError: nothing to report is recorded yet.
-        """
-        return report_of(self, figures, each_run=each_run)
-
-    @property
-    def name(self) -> str:
-        return self.info["name"]
-
-    @property
-    def status(self) -> str:
-        return self.info["status"]
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        return self.info["recipe"]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """run_id -> label, in order."""
-        return {run_id: run.label for run_id, run in self.runs.items()}
-
-    @overload
-    def table(
-        self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., as_: Literal["pandas"] = ...
-    ) -> pd.DataFrame: ...
-
-    @overload
-    def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
-
-    def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
-        """`Run.table` of every run below one another, with the columns run_id, label and seed in front."""
-        if as_ not in _FORMS[:2]:
-            raise UsageError(f"as_: expected pandas or arrow for an experiment, got {as_!r}; DuckDB reads single runs")
-        _check_table(name)
-        selected = _columns(name, as_) if columns is None else columns
-        parts = [_named(run, run.table(name, selected, where, as_="arrow")) for run in self.runs.values()]
-        if not parts:
-            raise UsageError(f"path: no run of the experiment in {self.folder} has started yet")
-        rows = pa.concat_tables(parts)
-        return rows if as_ == "arrow" else with_units(to_pandas(rows), TABLES[name].columns)
-
-
-class _Runs(dict[str, Run]):
-    """run_id -> run, in order; a label finds its run where it has one seed."""
-
-    def __missing__(self, name: str) -> Run:
-        labelled = [run for run in self.values() if run.label == name]
-        if len(labelled) == 1:
-            return labelled[0]
-        if labelled:
-            ids = ", ".join(run.run_id for run in labelled)
-            raise KeyError(f"{name!r} has {len(labelled)} seeds; choose one of {ids}")
-        there = ", ".join(f"{run_id} ({run.label})" for run_id, run in self.items())
-        raise KeyError(f"expected the id or the label of a run, got {name!r}; {there or 'no run has started yet'}")
-
-
-def _named(run: Run, rows: pa.Table) -> pa.Table:
-    columns = {"run_id": pa.scalar(run.run_id), "label": pa.scalar(run.label), "seed": pa.scalar(run.seed, pa.int64())}
-    for at, (name, value) in enumerate(columns.items()):
-        rows = rows.add_column(at, name, pa.repeat(value, rows.num_rows))
-    return rows
-
-
 def digest(run: Run | str | Path) -> str:
-    """sha256 over the logical content of all committed tables but timings.
+    """sha256 over the values of all committed tables but timings.
 
-    Independent of chunks, file bytes and compression: two runs with equal digests hold the same rows in the same
+    It does not depend on chunks, files or compression: two runs with equal digests hold the same rows in the same
     order, floats to the last bit.
+
+    Args:
+        run: a run or its folder.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UsageError: the folder does not hold a run.
     """
     run = run if isinstance(run, Run) else Run(run)
     whole = hashlib.sha256()
@@ -356,13 +306,13 @@ def to_pandas(rows: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _columns(name: str, form: str) -> list[str]:
+def columns_of(name: str, form: str) -> list[str]:
     """The columns of a table that are given where none are chosen: data frames have the text of tokens besides."""
     stored = list(TABLES[name].names)
     return [*stored, TOKEN_TEXT.name] if form == "pandas" and "token" in stored else stored
 
 
-def _check_table(name: str) -> None:
+def check_table(name: str) -> None:
     if name not in TABLES:
         raise UsageError(f"table: unknown name {name!r}; {nearest(name, TABLES)}")
 
@@ -388,5 +338,7 @@ def _duckdb(dataset: ds.Dataset, columns: Sequence[str]) -> Any:
     try:
         import duckdb
     except ImportError as error:
-        raise UsageError("as_: 'duckdb' needs the duckdb package; pip install 'rlvr-dynamics[duckdb]'") from error
+        raise UsageError(
+            "as_: expected the duckdb package for 'duckdb', got none; pip install duckdb, or choose pandas or arrow"
+        ) from error
     return duckdb.connect().from_arrow(dataset).project(", ".join(f'"{name}"' for name in columns))

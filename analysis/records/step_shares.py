@@ -49,7 +49,12 @@ def view(shares: np.ndarray, name: str) -> dict[str, np.ndarray]:
 def shares_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
     """The first order beside the realised changes, and its parts, over contexts whose JVP was recorded by part.
 
-    One row for each of `ranges` equal ranges of updates (first_update to last_update, both included), kind, sign
+    Args:
+        run: a run whose step was recorded by part (`record.shares_every`).
+        ranges: into how many equal ranges the updates are split.
+
+    Returns:
+        One row for each of `ranges` equal ranges of updates (first_update to last_update, both included), kind, sign
     (missing where the response had none), quantity (log_prob or entropy), view and part. Of the quantity, the same for
     every part:
 
@@ -60,11 +65,14 @@ def shares_summary(run: Recorded, *, ranges: int = 1) -> pd.DataFrame:
     view means add to jvp_mean and each of the shares to one:
 
         mean        mean x_i
-        net         Σ x_i / Σ j_i: share of the net change; unstable where rises and falls cancel
-        projected   Σ x_i·j_i / Σ j_i²: share of the changes' pattern, negative where the part works against it
-        absolute    Σ |x_i| / Σ_parts Σ |x_i|: share of all that was pushed, whatever its direction
+        net         Σ x_i / Σ j_i: fraction of the net change; unstable where rises and falls cancel
+        projected   Σ x_i·j_i / Σ j_i²: fraction of the changes' pattern, negative where the part works against it
+        absolute    Σ |x_i| / Σ_parts Σ |x_i|: fraction of all that was pushed, whatever its direction
 
-    A statistic that its numbers do not determine is missing. Raises UsageError for fewer ranges than one.
+    A statistic that its numbers do not determine is missing.
+
+    Raises:
+        UsageError: fewer than one range.
     """
     flows = in_ranges(context_flows(run), ranges)
     flows = flows[np.array([np.isfinite(parts).all() for parts in flows["jvp_dlog_prob_shares"]], dtype=bool)]

@@ -1,8 +1,8 @@
 """Writing a run: rows are buffered, then committed in chunks that are complete or absent after any interruption.
 
-A commit writes one Parquet file per table, the state from which to go on, and last `commits/<step>.json` with names,
-row counts and hashes. Each file is written under a temporary name, synced and renamed, so that the commit's own rename
-is the one moment at which the chunk comes to exist. What readers see is therefore always a whole number of commits.
+A commit writes one Parquet file per table, the state from which to resume, and last `commits/<step>.json` with names,
+row counts and hashes. Each file is written under a temporary name, synced and renamed; the chunk exists from the moment
+at which the commit itself is renamed. Readers therefore always see a whole number of commits.
 """
 
 from __future__ import annotations
@@ -42,13 +42,27 @@ __all__ = ["RunWriter"]
 class RunWriter:
     """Writes one run folder.
 
-    `run_json` are the fields of run.json (`schema.RUN_FIELDS`); schema_version, bucket_edges, status, created and
-    updated are filled in. With `resume` an existing run of the same run_id and hash goes on after its last commit:
-    its run.json is kept, everything uncommitted is deleted, committed files are checked by hash. Without it, a folder
-    that holds a run is refused.
+    Args:
+        folder: the run folder; made if it does not exist.
+        run_json: the fields of run.json (`schema.RUN_FIELDS`); schema_version, bucket_edges, status, created and
+            updated are filled in.
+        resume: whether to resume a run of the same run_id and hash after its last commit: its run.json is kept,
+            everything uncommitted is deleted, and committed files are checked by hash. Without it, a folder that holds
+            a run is refused.
 
-    Raises UsageError where the folder cannot be written, holds another run or one that has ended, or is damaged;
-    OSError mid-run (a full disk), after which `commit` may be called again or the run resumed; commits stay.
+    Raises:
+        UsageError: the folder cannot be written, holds another run or one that has ended, or is damaged.
+        OSError: later, where a write fails (a full disk). Commits stay; call `commit` again or resume the run.
+
+    Example:
+        >>> import tempfile
+        >>> fields = dict.fromkeys(["recipe", "hash", "seed"]) | {"run_id": "a", "label": "A", "engine": "small"}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writer = RunWriter(folder, run_json=fields | {"temperature": 1.0})
+        ...     writer.append("timings", {"step": 0, "phase": "update", "seconds": 1.0, "peak_rss_bytes": 0})
+        ...     writer.commit(1, {})
+        ...     writer.committed_step
+        1
     """
 
     def __init__(self, folder: str | Path, *, run_json: Mapping[str, Any], resume: bool = False) -> None:
@@ -56,10 +70,15 @@ class RunWriter:
         self._buffers: dict[str, list[pa.RecordBatch]] = {}
         self._commits: list[Commit] = []
         if missing := [name for name, (_, required) in RUN_FIELDS.items() if required and name not in run_json]:
-            raise UsageError(f"run_json: expected the fields {', '.join(missing)}")
+            raise UsageError(
+                f"run_json: expected the fields {', '.join(missing)} as well; give them, null where unknown"
+            )
         exists = (self.folder / RUN_FILE).exists()
         if exists and not resume:
-            raise UsageError(f"out: {self.folder} holds a run already; resume it, remove it or choose another folder")
+            raise UsageError(
+                f"out: expected a new folder, got {self.folder}, which holds a run already; resume it, remove it or "
+                "choose another folder"
+            )
         make_folder(self.folder)
         if exists:
             self._info = self._reopen(run_json)
@@ -81,7 +100,10 @@ class RunWriter:
                     "a run can only be resumed with what it was started with"
                 )
         if info.get("status") in ("complete", "diverged"):
-            raise UsageError(f"out: the run in {self.folder} is {info['status']}, there is nothing to resume")
+            raise UsageError(
+                f"out: expected an unfinished run to resume, got a run that is {info['status']} in {self.folder}; "
+                "choose another folder"
+            )
         self._commits = read_commits(self.folder)
         for commit in self._commits:
             for part in commit.parts:
@@ -99,7 +121,16 @@ class RunWriter:
         return self._commits[-1].step if self._commits else None
 
     def append(self, table: str, columns: Columns) -> None:
-        """Buffer rows of `table` for the next commit; see `encoding.record_batch` for what a column may be."""
+        """Buffer rows of `table` for the next commit.
+
+        Args:
+            table: one of `schema.TABLES`.
+            columns: values by column; `encoding.record_batch` says what a column may be. `rows` makes those of prompts,
+                rollouts and tokens.
+
+        Raises:
+            UsageError: an unknown table or column, a missing value where none may be, or values of another type.
+        """
         batch = record_batch(table, columns)
         if batch.num_rows:
             self._buffers.setdefault(table, []).append(batch)
@@ -107,13 +138,20 @@ class RunWriter:
     def commit(self, step: int, state: Mapping[str, Any]) -> None:
         """Make everything appended since the last commit durable, with the state after `step` steps.
 
-        `state` holds tensors, numbers, text and containers of them (it is read back with `weights_only=True`).
-        Steps of commits increase; 0, before the first step, is allowed. OSError leaves the last commit in force and
-        the buffers as they are.
+        Args:
+            step: number of steps made; more than at the last commit. 0, before the first step, is allowed.
+            state: what is needed to resume: tensors, numbers, text and containers of them (it is read back with
+                `weights_only=True`).
+
+        Raises:
+            UsageError: `step` is not more than that of the last commit.
+            OSError: a write failed. The last commit stays in force, and the buffers are as they were.
         """
         previous = self.committed_step
         if step < 0 or (previous is not None and step <= previous):
-            raise UsageError(f"step: expected more than {previous}, the last commit, got {step}")
+            raise UsageError(
+                f"step: expected more than {previous}, that of the last commit, got {step}; count steps up"
+            )
         with self._explained():
             parts = []
             for table in (name for name in TABLES if name in self._buffers):
@@ -132,7 +170,11 @@ class RunWriter:
         return PartFile(path, table, rows, size, sha256)
 
     def resume_state(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the last commit, tensors on the CPU; None where nothing was committed."""
+        """The last commit, from which to resume.
+
+        Returns:
+            (step, state) with tensors on the CPU; None where nothing is committed.
+        """
         if not self._commits:
             return None
         import torch
@@ -143,7 +185,11 @@ class RunWriter:
         return commit.step, torch.load(self.folder / commit.state.path, map_location="cpu", weights_only=True)
 
     def update_run_json(self, **fields: Any) -> None:
-        """Set fields of run.json in one atomic rewrite."""
+        """Set fields of run.json in one atomic rewrite.
+
+        Raises:
+            UsageError: an unknown status.
+        """
         if "status" in fields and fields["status"] not in RUN_STATUS:
             raise UsageError(f"status: expected one of {', '.join(RUN_STATUS)}, got {fields['status']!r}")
         info = self._info | fields | {"updated": _now()}
@@ -152,12 +198,19 @@ class RunWriter:
         self._info = info
 
     def finish(self, status: str) -> None:
-        """Set the final status (complete, interrupted or diverged); a complete run's resume state is deleted.
+        """End the run; the resume state of a complete run is deleted.
 
-        Rows that were not committed are lost, which `complete` refuses.
+        Args:
+            status: complete, interrupted or diverged. Rows that are not committed are lost.
+
+        Raises:
+            UsageError: `complete` with rows that are not committed.
         """
         if status == "complete" and self._buffers:
-            raise UsageError(f"finish: rows of {', '.join(self._buffers)} are not committed; commit them first")
+            raise UsageError(
+                f"finish: expected no rows that are not committed, got some of {', '.join(self._buffers)}; commit them "
+                "first"
+            )
         self._buffers.clear()
         self.update_run_json(status=status)
         if status == "complete":
@@ -181,7 +234,7 @@ class RunWriter:
         except OSError as error:
             what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
             kept = "nothing is committed yet" if not self._commits else f"steps before {self.committed_step} are safe"
-            cure = "make room" if error.errno in FULL else "mend that"
+            cure = "free some space" if error.errno in FULL else "fix the cause"
             raise OSError(error.errno, f"{what}; {kept}; {cure}, then resume") from error
 
 

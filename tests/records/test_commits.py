@@ -118,9 +118,9 @@ def refusal(folder: Path) -> OSError | None:
 @pytest.mark.parametrize(
     ("number", "lasting", "cure"),
     [
-        (errno.ENOSPC, True, r"No space left on device( \([\d,]+ are free\))?; .*; make room, then resume"),
-        (errno.EDQUOT, False, r"Disk quota exceeded( \([\d,]+ are free\))?; .*; make room, then resume"),
-        (errno.EIO, False, r"Input/output error; .*; mend that, then resume"),
+        (errno.ENOSPC, True, r"No space left on device( \([\d,]+ are free\))?; .*; free some space, then resume"),
+        (errno.EDQUOT, False, r"Disk quota exceeded( \([\d,]+ are free\))?; .*; free some space, then resume"),
+        (errno.EIO, False, r"Input/output error; .*; fix the cause, then resume"),
     ],
     ids=["full for good", "quota", "fault"],
 )
@@ -168,7 +168,7 @@ def test_a_failed_commit_can_be_repeated(
         if step == 2:
             with monkeypatch.context() as patch:
                 break_at(patch, at, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-                with pytest.raises(OSError, match=r"No space left .*; steps before [23] are safe; make room"):
+                with pytest.raises(OSError, match=r"No space left .*; steps before [23] are safe; free some space"):
                     writer.commit(step + 1, {})
             assert count(tmp_path / "run") in (2, 3)
         if (writer.committed_step or 0) == step:
@@ -242,7 +242,7 @@ def test_a_limit_on_file_sizes(tmp_path: Path) -> None:
     process = context.Process(target=child)
     process.start()
     process.join()
-    assert "bytes: File too large; steps before 1 are safe; mend that, then resume" in receive.recv()
+    assert "bytes: File too large; steps before 1 are safe; fix the cause, then resume" in receive.recv()
     run = load_trace(tmp_path, verify=True)
     assert isinstance(run, Run)
     assert (run.committed_step, run.rows("steps"), run.rows("tokens")) == (1, 3, 0)
@@ -260,20 +260,23 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_resuming_needs_the_same_unfinished_run(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, run_json=RUN_JSON)
     writer.commit(1, {"n": 3})
-    with pytest.raises(UsageError, match=r"holds a run already; resume it, remove it or choose another folder"):
+    with pytest.raises(
+        UsageError,
+        match=r"out: expected a new folder, got .*, which holds a run already; resume it, remove it or",
+    ):
         RunWriter(tmp_path, run_json=RUN_JSON)
     with pytest.raises(UsageError, match=r"hash: expected 'abc', as in .*, got 'other'; a run can only be resumed"):
         RunWriter(tmp_path, run_json=RUN_JSON | {"hash": "other"}, resume=True)
     again = RunWriter(tmp_path, run_json=RUN_JSON, resume=True)
     assert again.resume_state() == (1, {"n": 3})
     assert again.info["created"] == writer.info["created"]
-    with pytest.raises(UsageError, match=r"step: expected more than 1, the last commit, got 1"):
+    with pytest.raises(UsageError, match=r"step: expected more than 1, that of the last commit, got 1"):
         again.commit(1, {})
     again.append("steps", some_rows("steps", 1, seed=0))
-    with pytest.raises(UsageError, match=r"finish: rows of steps are not committed"):
+    with pytest.raises(UsageError, match=r"finish: expected no rows that are not committed, got some of steps"):
         again.finish("complete")
     again.finish("diverged")
-    with pytest.raises(UsageError, match=r"is diverged, there is nothing to resume"):
+    with pytest.raises(UsageError, match=r"expected an unfinished run to resume, got a run that is diverged"):
         RunWriter(tmp_path, run_json=RUN_JSON, resume=True)
 
 
@@ -304,31 +307,31 @@ def test_damaged_files_are_named(tmp_path: Path, uninterrupted: Path) -> None:
     part = "rollouts/000001-000002.r0.parquet"
     folder = fresh()
     (folder / part).write_bytes((folder / part).read_bytes()[:-10])
-    with pytest.raises(UsageError, match=rf"{part} is damaged \(\d+ bytes instead of \d+\)"):
+    with pytest.raises(UsageError, match=rf"expected .*{part} as it was committed, got \d+ bytes instead of \d+"):
         load_trace(folder)
     folder = fresh()
     damage(folder / part)
     load_trace(folder)
-    with pytest.raises(UsageError, match=rf"{part} is damaged \(other content than was committed\)"):
+    with pytest.raises(UsageError, match=rf"expected .*{part} as it was committed, got other content"):
         load_trace(folder, verify=True)
     folder = fresh()
     (folder / part).write_bytes(b"\0" * (folder / part).stat().st_size)
-    with pytest.raises(UsageError, match=r"rollouts: cannot be read .* load it with verify=True"):
+    with pytest.raises(UsageError, match=r"rollouts: expected Parquet files of this schema, got .*verify=True.* finds"):
         load_trace(folder).table("rollouts")
     folder = fresh()
     (folder / part).unlink()
-    with pytest.raises(UsageError, match=rf"{part} was committed but is missing"):
+    with pytest.raises(UsageError, match=rf"expected .*{part}, which was committed, got no file"):
         load_trace(folder)
     folder = fresh()
     (folder / "commits/000002.json").unlink()
-    with pytest.raises(UsageError, match=r"commit 3 follows commit 2, which is missing"):
+    with pytest.raises(UsageError, match=r"expected commit 2 before commit 3, got none"):
         load_trace(folder)
     folder = fresh()
     (folder / "commits/000002.json").write_text("{")
-    with pytest.raises(UsageError, match=r"expected a commit, but .*000002.json is damaged"):
+    with pytest.raises(UsageError, match=r"expected a commit, got a damaged .*000002.json"):
         load_trace(folder)
     (folder / "commits/000002.json").write_text('{"step": 2}')
-    with pytest.raises(UsageError, match=r"expected a commit, but .*000002.json is damaged"):
+    with pytest.raises(UsageError, match=r"expected a commit, got a damaged .*000002.json"):
         load_trace(folder)
 
 
@@ -337,7 +340,7 @@ def test_damage_is_noticed_before_a_run_goes_on(tmp_path: Path) -> None:
     damage(tmp_path / "rollouts/000000-000001.r0.parquet")
     info = json.loads((tmp_path / "run.json").read_text()) | {"status": "running"}
     (tmp_path / "run.json").write_text(json.dumps(info))
-    with pytest.raises(UsageError, match=r"000000-000001.r0.parquet is damaged"):
+    with pytest.raises(UsageError, match=r"000000-000001.r0.parquet as it was committed, got"):
         RunWriter(tmp_path, run_json=RUN_JSON, resume=True)
 
 
@@ -356,23 +359,25 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_damaged_state_is_not_resumed(tmp_path: Path) -> None:
     RunWriter(tmp_path, run_json=RUN_JSON).commit(3, {"w": torch.zeros(100)})
     damage(tmp_path / "state/000003.pt")
-    with pytest.raises(UsageError, match=r"state/000003.pt is damaged"):
+    with pytest.raises(UsageError, match=r"state/000003.pt as it was committed, got"):
         RunWriter(tmp_path, run_json=RUN_JSON, resume=True).resume_state()
 
 
 def test_folders_that_hold_no_run(tmp_path: Path, uninterrupted: Path) -> None:
-    with pytest.raises(UsageError, match=r"but there is no folder .*absent"):
+    with pytest.raises(UsageError, match=r"got .*absent, which does not exist"):
         load_trace(tmp_path / "absent")
-    with pytest.raises(UsageError, match=r"path: expected the folder of a run or an experiment, but .* is empty"):
+    with pytest.raises(
+        UsageError, match=r"path: expected the folder of a run or an experiment, got .*, which is empty"
+    ):
         load_trace(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match=r"holds neither experiment.json nor run.json"):
         load_trace(tmp_path)
     (tmp_path / "run.json").write_text("")
-    with pytest.raises(UsageError, match=r"expected a run folder, but .*run.json is damaged"):
+    with pytest.raises(UsageError, match=r"expected a run folder, got a damaged .*run.json"):
         load_trace(tmp_path)
     (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"run.json holds list instead of an object"):
+    with pytest.raises(UsageError, match=r"got list instead of an object in .*run.json"):
         load_trace(tmp_path)
     (tmp_path / "run.json").write_text('{"schema_version": 99}')
     with pytest.raises(UsageError, match=r"schema_version: expected 2, got 99 .*; read it with the version"):

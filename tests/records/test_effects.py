@@ -139,19 +139,21 @@ def test_weights_that_cannot_be_had(tmp_path: Path, case: tuple[Tensor, Tensor, 
 
     logits, tokens, _ = case
     run = write_tokens(tmp_path / "a", logits, tokens, None, rollouts=rewarded())
-    with pytest.raises(UsageError, match=r"objective: expected a name, since the weights of this trace were not all"):
+    with pytest.raises(UsageError, match=r"objective: expected a name, since not all weights of this trace were"):
         run.laws()
     steps = some_rows("steps", 1, seed=0) | {"n_rollouts": [80]}
     writer = RunWriter(tmp_path / "a", run_json=RUN_JSON, resume=True)
     writer.append("steps", steps)
     writer.commit(2, {})
-    with pytest.raises(UsageError, match=r"objective: batch_mean_std needs every rollout of a step, 40 of 80"):
+    with pytest.raises(
+        UsageError, match=r"objective: expected every rollout of a step for batch_mean_std, got 40 of 80"
+    ):
         opened(tmp_path / "a").laws(get("reinforce-ratio", advantage="batch_mean_std"))
     run = write_tokens(tmp_path / "b", logits, tokens, None, rollouts=rewarded(reward=[None, *[1.0] * 39]))
-    with pytest.raises(UsageError, match=r"objective: nsr-ratio needs rewards, and rollouts of this trace have none"):
+    with pytest.raises(UsageError, match=r"objective: expected rewards for nsr-ratio, got rollouts without them"):
         run.laws("nsr-ratio")
     run = write_tokens(tmp_path / "c", logits, tokens, None, rollouts=rewarded(group=[0] * 3 + [1] * 37))
-    with pytest.raises(UsageError, match=r"objective: expected groups of one size, step 0 has groups of \[3, 37\]"):
+    with pytest.raises(UsageError, match=r"objective: expected groups of one size, got groups of \[3, 37\] in step 0"):
         run.laws("nsr-ratio")
     run = write_tokens(tmp_path / "d", logits, tokens, None)
     with pytest.raises(UsageError, match=r"objective: expected the rollout of every token among the recorded"):

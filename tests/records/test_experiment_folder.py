@@ -98,7 +98,7 @@ def test_experiment_json(folder: Path) -> None:
     assert info["status"] == "complete"
     assert info["hash"] == "h"
     assert info["schema_version"] == 2
-    with pytest.raises(UsageError, match=r"runs: expected run_id, label and seed in each, missing seed"):
+    with pytest.raises(UsageError, match=r"runs: expected run_id, label and seed in each, got one without seed"):
         write_experiment(folder, name="x", recipe={}, hash="h", runs=[{"run_id": "a", "label": "A"}], versions={})
 
 
@@ -129,15 +129,15 @@ def test_an_experiment_that_cannot_be_written_is_none(tmp_path: Path, monkeypatc
 
 def test_faults(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    with pytest.raises(UsageError, match=r"expected an experiment folder, but there is no"):
+    with pytest.raises(UsageError, match=r"expected an experiment folder, got a folder without"):
         read_experiment(empty)
-    with pytest.raises(UsageError, match=r"expected a run folder, but there is no"):
+    with pytest.raises(UsageError, match=r"expected a run folder, got a folder without"):
         read_run_json(empty)
     write_experiment(empty, name="x", recipe={}, hash="h", runs=RUNS, versions={})
-    with pytest.raises(UsageError, match=r"no run of the experiment in .* has started yet"):
+    with pytest.raises(UsageError, match=r"expected an experiment with runs, got .*, where none has started yet"):
         load_trace(empty).table("steps")
     (folder / "experiment.json").write_text('{"runs"')
-    with pytest.raises(UsageError, match=r"expected an experiment folder, but .*experiment.json is damaged"):
+    with pytest.raises(UsageError, match=r"expected an experiment folder, got a damaged .*experiment.json"):
         load_trace(folder)
 
 
