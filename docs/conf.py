@@ -10,6 +10,7 @@ from typing import Any
 from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -93,8 +94,16 @@ def _check_coverage(app: Sphinx, _env: object) -> None:
         logging.getLogger(__name__).warning("exported but not in the reference: %s", name)
 
 
+def _label_attributes() -> None:
+    """Head the fields of a class with "Attributes", as its docstring does, instead of "Variables"."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages that are made at build time, and fail on an exported name that the reference lacks."""
+    _label_attributes()
     app.add_lexer("mermaid", TextLexer)  # GitHub draws these; the site shows their text
     app.connect("config-inited", _write_pages)
     app.connect("autodoc-process-docstring", _repair_docstring, priority=600)  # after napoleon

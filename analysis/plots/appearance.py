@@ -141,7 +141,7 @@ def heading(ax: Axes, text: str) -> None:
 
 
 def reference_line(ax: Axes, value: float = 0.0, *, axis: str = "y") -> None:
-    """A thin grey line at `value`."""
+    """Draw a thin grey line at `value` of the axis "y" or "x"."""
     draw = ax.axhline if axis == "y" else ax.axvline
     draw(value, color="#999999", linewidth=0.6, zorder=0)
 

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from analysis.__main__ import COMMANDS as analysis_commands
+
 from .docstring_markup import comment_at, page_lines
 
 __all__ = [
@@ -38,14 +40,7 @@ __all__ = [
 
 ROOTS = ("analysis", "toy_models")
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = (
-    "analysis.trace",
-    "analysis.report",
-    "analysis.noise",
-    "analysis.factorial",
-    "analysis.objectives",
-    "toy_models.verifiers",
-)
+COMMANDS = ("analysis", *(module.removesuffix(".__main__") for module, _ in analysis_commands.values()))
 
 
 @dataclass(frozen=True)
@@ -230,7 +225,8 @@ def _command_page(commands: Sequence[str]) -> str:
     return f"""\
 # Command line
 
-The help of every command, as `--help` prints it. Each command exits with 0 when it is done, 1 when a run failed, 2 when
+The help of every command, as `--help` prints it. `rlvr-dynamics trace` is the same as `python -m analysis.trace`, and so
+for the others. Each command exits with 0 when it is done, 1 when a run failed, 2 when
 the request is invalid and 130 when it was stopped. Results go to standard output, progress and errors to standard
 error.
 {sections}"""

@@ -6,9 +6,24 @@ from pathlib import Path
 
 from docs.generators import reference_pages as reference
 from docs.generators.docstring_markup import field_lines, page_lines
-from docs.generators.reference_pages import exports, missing_names, write_reference
+from docs.generators.reference_pages import Export, constant_comment, exports, missing_names, write_reference
 
+FEWEST_WORDS, FEWEST_WORDS_OF_A_CONSTANT = 7, 3
 DOCUMENTED_ONCE = sorted({export.target: export for export in exports()}.values(), key=lambda export: export.target)
+
+
+def _is_described(export: Export) -> bool:
+    if not reference.is_documentable(export.value):
+        return len(constant_comment(export).split()) >= FEWEST_WORDS_OF_A_CONSTANT
+    description = export.value.__doc__ or ""
+    if isinstance(export.value, type):
+        description = " ".join([description, *field_lines(export.value, ())])
+    generated = description.startswith(f"{export.name}(")  # what a dataclass or named tuple without a docstring gets
+    return len(description.split()) >= FEWEST_WORDS and not generated
+
+
+def test_every_exported_name_has_a_description() -> None:
+    assert [export.target for export in DOCUMENTED_ONCE if not _is_described(export)] == []
 
 
 def test_reference_has_an_entry_for_each_name(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _REGISTRY = {
     "two-modes": ("two_modes", "TwoModesTask"),
     "two-modes-small": ("two_modes", "SmallTwoModesTask"),
 }
-TASKS = tuple(_REGISTRY)
+TASKS = tuple(_REGISTRY)  # names of the built-in tasks
 
 
 def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:

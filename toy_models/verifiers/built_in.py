@@ -18,7 +18,7 @@ from .verifier import Case, Verdict, Verifier, VerifierError
 
 __all__ = ["VERIFIERS", "ExactMatch", "FunctionVerifier", "get_verifier", "source_file"]
 
-VERIFIERS = ("exact", "math")
+VERIFIERS = ("exact", "math")  # names of the built-in verifiers
 _SHOWN = 200  # characters of a prompt or response in a message
 
 
