@@ -225,10 +225,9 @@ def _command_page(commands: Sequence[str]) -> str:
     return f"""\
 # Command line
 
-The help of every command, as `--help` prints it. `rlvr-dynamics trace` is the same as `python -m analysis.trace`, and so
-for the others. Each command exits with 0 when it is done, 1 when a run failed, 2 when
-the request is invalid and 130 when it was stopped. Results go to standard output, progress and errors to standard
-error.
+The help of every command, as `--help` prints it. `rlvr-dynamics trace` and `python -m analysis.trace` are the same, and
+likewise for the other commands. Each command exits with 0 when it is done, 1 when a run failed, 2 when the request is
+invalid and 130 when it was stopped. Results go to standard output, progress and errors to standard error.
 {sections}"""
 
 
