@@ -180,7 +180,7 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_jso
     from toy_models.bases.recipes import BASES
 
     from .experiments.experiment import default_folder, folder_state
-    from .recipes.config import config_to_dict
+    from .recipes.config import compare, config_to_dict
     from .recipes.plan import plan
 
     folder = folder or default_folder(recipe)
@@ -212,23 +212,11 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_jso
         print(f"base    {base} ({'cached' if cached else 'not cached: it is pretrained first'})")
     for warning in planned.warnings:
         print(f"warning {warning}")
-    common, own = _compare([config_to_dict(run.config) for run in runs])
-    for run, fields in zip(runs, own, strict=True):
-        print(f"run     {run.run_id}  {'  '.join(fields)}".rstrip())
-    print("with    " + "\n        ".join(common))
+    shared, varied = compare([run.config for run in runs])
+    for run, values in zip(runs, varied, strict=True):
+        print(f"run     {run.run_id}  {'  '.join(f'{path}={value}' for path, value in values.items())}".rstrip())
+    print("with    " + "\n        ".join(f"{path} = {value}" for path, value in shared.items()))
     return 0
-
-
-def _compare(configs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The fields that all runs share, and those in which each differs from another, as `field = value`."""
-    from .recipes.config import FIELDS, flatten, show
-
-    flat = [flatten(config) for config in configs]
-    shared = [path for path in FIELDS if all(one[path] == flat[0][path] for one in flat)]
-    return (
-        [f"{path} = {show(flat[0][path])}" for path in shared],
-        [[f"{path}={show(one[path])}" for path in FIELDS if path not in shared] for one in flat],
-    )
 
 
 def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> int:

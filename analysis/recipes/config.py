@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "FIELDS",
     "UNSET",
     "Field",
+    "compare",
     "config_from_dict",
     "config_to_dict",
     "flatten",
@@ -258,3 +259,17 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
     result: dict[str, Any] = plain(config)
     return result
+
+
+def compare(configs: Sequence[RunConfig]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The fields that all runs share, and for each run those in which any two differ: path -> value as in TOML.
+
+    >>> shared, varied = compare([RunConfig(seed=0), RunConfig(seed=1)])
+    >>> shared["steps"], varied
+    ('40', [{'seed': '0'}, {'seed': '1'}])
+    """
+    flat = [flatten(config_to_dict(config)) for config in configs]
+    common = [path for path in FIELDS if all(values[path] == flat[0][path] for values in flat)]
+    varied = [path for path in FIELDS if path not in common]
+    shared = {path: show(flat[0][path]) for path in common}
+    return shared, [{path: show(values[path]) for path in varied} for values in flat]

@@ -22,7 +22,6 @@ files and base folders, is checked by `plan`.
 from __future__ import annotations
 
 import hashlib
-import html
 import itertools
 import json
 import re
@@ -36,10 +35,11 @@ from typing import Any
 
 from toy_models.messages import nearest
 
+from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..objectives.rules import entry as objective_entry
 from .combinations import combination_problems
-from .config import FIELDS, UNSET, config_from_dict, config_to_dict, flatten, read_value, show
+from .config import FIELDS, UNSET, compare, config_from_dict, flatten, read_value, show
 from .fields import RunConfig
 from .inputs import anchored, identified
 
@@ -115,19 +115,10 @@ class Recipe:
     def _repr_html_(self) -> str:
         """The runs as a table, for notebooks: run, method, and the fields in which they differ."""
         runs = self.expand()
-        flat = [flatten(config_to_dict(run.config)) for run in runs]
-        varied = [path for path in FIELDS if any(values[path] != flat[0][path] for values in flat)]
-        rows = [["run", "method", *varied]]
-        rows += [
-            [run.run_id, run.label, *(show(values[path]) for path in varied)]
-            for run, values in zip(runs, flat, strict=True)
-        ]
-        cells = (
-            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-            for tag, row in zip(["th", *["td"] * len(runs)], rows, strict=True)
-        )
-        table = "".join(f"<tr>{row}</tr>" for row in cells)
-        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.about)}</p><table>{table}</table>"
+        _, varied = compare([run.config for run in runs])
+        columns = ["run", "method", *varied[0]]
+        rows = ([run.run_id, run.label, *values.values()] for run, values in zip(runs, varied, strict=True))
+        return html_table(self.name, self.about, rows, columns=columns)
 
     @staticmethod
     def names() -> list[str]:

@@ -190,6 +190,31 @@ def test_the_first_minibatch_s_ratio_is_exactly_one_and_later_ones_refer_to_the_
                 assert one.old_log_probs[b, : len(old[i])].tolist() == pytest.approx(old[i], rel=1e-12)
 
 
+@pytest.mark.parametrize("kl", [None, "k2"])
+def test_rollouts_and_targets_stay_as_they_were(kl):
+    """No update writes into what it was given: the tensors keep their bits, and the values are frozen."""
+
+    def bits(value):
+        fields = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
+        return {name: part.clone() for name, part in fields if isinstance(part, torch.Tensor)}
+
+    run = Run(kl, True, None)
+    batch, plans = run.batch, [[torch.arange(6), torch.arange(6, 16)]] * 2
+    collected = bits(batch)
+    targets = first = fix_targets(batch, plans, run.updater, run.reference)
+    fixed = bits(first)
+    for rows in plans[0] + plans[1]:
+        for one in run.updater.apply(batch, targets, rows, None, "update").passes:
+            targets = targets.with_old(one.rows, one.old_log_probs)
+    assert targets.awaited is None
+    for before, after in ((collected, bits(batch)), (fixed, bits(first))):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    for value in (batch, targets):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            value.advantages = None
+
+
 def test_the_critic_changes_no_parameter_of_the_policy_but_through_the_advantages():
     runs = [Run(None, False, None), Run(None, False, None)]
     torch.nn.init.zeros_(runs[1].critic.head.weight)
