@@ -1,10 +1,9 @@
 """Runs compared at matched points: equal Pass@1, equal optimiser updates or equal steps.
 
-Each run is a curve of evaluations. A level is matched at the *first crossing*: the first evaluation at or above the
-level, interpolated linearly between it and the one before, at evaluations e−1 and e with weight
-a = (level − x_{e−1}) / (x_e − x_{e−1}). For Pass@1 x is the exact mean p over the *validation* prompts, while the
+Each run is a curve of evaluations. A level is matched at its first crossing, interpolated between two evaluations:
+see `first_crossing`. For Pass@1 x is the exact mean p over the *validation* prompts, while the
 metrics are of the *test* prompts, so that noise of the matching does not leak into what is compared. Step, update and
-the per-prompt values of each metric are interpolated with the same a; metrics are then joined over prompts. Only
+the per-prompt values of each metric are interpolated alike; metrics are then joined over prompts. Only
 prompts that are present at every evaluation of every run count.
 
 Where success was not enumerated, `estimated=True` matches at the share of correct samples instead. That is noisy, and
@@ -30,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
+from .first_crossing import first_crossing
 from .intervals import LEAST_PROMPTS, bootstrap_weights
 from .metrics import EXACT_P, METRICS, HasTables, Metric, Panel, evals_of, get_metric
 from .sampling_params import SamplingParams
@@ -175,7 +175,7 @@ def matched(
     rows, values = [], {}
     for level in chosen:
         for name, panel in test.items():
-            crossing = _first_crossing(axis[name], level)
+            crossing = first_crossing(axis[name], level)
             where = (
                 [np.nan] * 3
                 if crossing is None
@@ -221,28 +221,6 @@ def matched(
 def _pass_at_1(panel: Panel, *, estimated: bool) -> np.ndarray:
     exact = panel.values(EXACT_P)
     return np.where(np.isnan(exact), panel.values(METRICS["pass@1"]), exact) if estimated else exact
-
-
-@dataclass(frozen=True)
-class _Crossing:
-    """Between evaluations `before` and `after`, at `share` of the way."""
-
-    before: int
-    after: int
-    share: float
-
-    def of(self, values: np.ndarray) -> np.ndarray:
-        return (1 - self.share) * values[self.before] + self.share * values[self.after]
-
-
-def _first_crossing(x: np.ndarray, level: float) -> _Crossing | None:
-    reached = np.flatnonzero(x >= level)
-    if x[0] > level or not len(reached):
-        return None
-    after = int(reached[0])
-    if after == 0:
-        return _Crossing(0, 0, 0.0)
-    return _Crossing(after - 1, after, float((level - x[after - 1]) / (x[after] - x[after - 1])))
 
 
 def _panels(evals: Mapping[str, pd.DataFrame], split: str, params: SamplingParams) -> dict[str, Panel]:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..common.command import command_line, run_command
+from ..common.output_files import check_output_file
 from ..errors import UsageError
 
 __all__ = ["main"]
@@ -17,12 +18,13 @@ __all__ = ["main"]
 _ABOUT = """\
 On-policy, PSR and NSR have the same expected gradient. This command switches on what may make them differ all the same
 (sampling noise, the probability form, length means, reuse of a batch and its clip, the optimiser, dropped rows) on
-policies whose every quantity is exact, and says how much each contributes to the gap at matched Pass@1, with the figure
-at equal steps beside it. Without --full it runs the cells of first-in and last-out effects; with it every cell, for
-Shapley shares and interactions. On two cores that takes about one minute for the bandit, three for the tree and half a
-minute for the log-linear policy; with --full three and a half times as long, six times for the tree. An interrupted
-factorial goes on where it stopped when the same command is given again.
+policies whose every quantity is exact, and says how much each contributes to the gap at matched Pass@1 and at equal
+steps. Without --full it runs the cells for the effect of each factor alone (first in) and of switching off each alone
+(last out); with --full every cell, for Shapley shares and interactions. On two cores that takes about one minute for
+the bandit, three for the tree and half a minute for the log-linear policy; with --full three and a half times as long,
+six times for the tree. The same command resumes an interrupted factorial.
 """
+_PROMPTS = {"bandit": 256, "tree": 64, "loglinear": 32}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         help="comma-separated, PSR and NSR among them (PSR,NSR,W-REINFORCE,REINFORCE,GRPO); also "
-        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1); other "
-        "objectives by name, or a loss of one's own, file.py:name: those ignore the factors form and "
-        "clip",
+        "'baseline 0.25' and 'baseline 0.75', between PSR (0), REINFORCE (0.5) and NSR (1); any other objective by "
+        "name, or your own loss as file.py:name: these ignore the factors form and clip",
     )
     parser.add_argument("--seed", type=int, default=0, help="of problems and draws (0)")
     parser.add_argument("--workers", type=int, help="processes (as many as cores)")
@@ -69,9 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_output_file("--figure", arguments.figure, ".png")
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..common.progress import Progress
     from ..common.provenance import cores
     from ..report import save_figure
     from .cells import BASELINES, METHODS, RATES, Cells, run_cells
@@ -84,48 +86,41 @@ def _run(arguments: argparse.Namespace) -> None:
     methods = tuple(name.strip() for name in arguments.methods.split(",")) if arguments.methods else METHODS
     optimizers = [name for name in RATES if name != "sgd"]
     _check(arguments, methods, known=(*METHODS, *BASELINES), policies=POLICIES, optimizers=optimizers)
-    given = {name: value for name, value in vars(arguments).items() if name in {f.name for f in fields(Cells)}}
-    given["prompts"] = arguments.prompts or {"bandit": 256, "tree": 64, "loglinear": 32}[arguments.policy]
-    settings = Cells(**given | {"methods": methods})
+    chosen = {name: value for name, value in vars(arguments).items() if name in {f.name for f in fields(Cells)}}
+    chosen["prompts"] = arguments.prompts or _PROMPTS[arguments.policy]
+    settings = Cells(**chosen | {"methods": methods})
     settings.problem()  # whether it can be made, before anything is written
     folder = LadderFolder(arguments.out or LadderFolder.default(settings), settings)
     factors = factors_of(settings.policy)
     cells = full_factorial(factors) if arguments.full else one_factor_cells(factors)
     wanted = [(cell, method) for cell in cells for method in methods]
     todo = [(cell, method) for cell, method in wanted if not folder.has(cell_name(cell), method)]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=arguments.quiet,
-    ) as bar:
-        task = bar.add_task(
-            f"{settings.policy}: {len(cells)} cells × {len(methods)} methods",
-            total=len(wanted),
-            completed=len(wanted) - len(todo),
-        )
-        for run in run_cells(todo, settings, workers=arguments.workers or min(cores(), max(1, len(todo)))):
+    done = len(wanted) - len(todo)
+    workers = arguments.workers or min(cores(), max(1, len(todo)))
+    with Progress(quiet=arguments.quiet) as progress:
+        for run in run_cells(todo, settings, workers=workers):
             folder.save(run)
-            bar.advance(task)
+            done += 1
+            progress.show("cells", settings.policy, done=done, total=len(wanted), detail=f"{run.method}: {run.cell}")
     runs = {(cell_name(cell), method): folder.load(cell_name(cell), method) for cell, method in wanted}
     table = gaps(runs.values())
     found = findings(table, factors, settings)
-    page = found.to_markdown(f"What makes PSR and NSR differ: {settings.policy}") + "\n![factorial](factorial.png)\n"
     pictures = [folder.path / "factorial.png", *([arguments.figure] if arguments.figure else [])]
+    if arguments.json:
+        print(json.dumps({"folder": str(folder.path), "tables": [t.to_json() for t in found.tables]}, allow_nan=False))
+    else:
+        console = Console()
+        for shown in found.tables:
+            console.print(shown.to_rich(console.width))
+            console.print()
+    sys.stdout.flush()
     drawn = figure(found, runs, factors)
     for path in pictures:
         save_figure(drawn, path)
+    page = found.to_markdown(f"What makes PSR and NSR differ: {settings.policy}") + "\n![factorial](factorial.png)\n"
     folder.finish(page, gaps=table, shares=found.shares, interactions=found.interactions)
-    if arguments.json:
-        print(json.dumps({"folder": str(folder.path), "tables": [t.to_json() for t in found.tables]}, allow_nan=False))
-        return
-    console = Console()
-    for one in found.tables:
-        console.print(one.to_rich(console.width))
-        console.print()
-    print("\n".join(f"figure  {path}" for path in pictures))
+    if not arguments.json:
+        print("\n".join([f"records  {folder.path}", *(f"figure   {path}" for path in pictures)]))
 
 
 def _check(
@@ -150,7 +145,9 @@ def _check(
     if len(set(methods)) < len(methods):
         raise UsageError(f"--methods: expected each once, got {','.join(methods)}")
     if "PSR" not in methods or "NSR" not in methods:
-        raise UsageError(f"--methods: expected PSR and NSR among them, whose gap is asked for, got {','.join(methods)}")
+        raise UsageError(
+            f"--methods: expected PSR and NSR among them, since their gap is what is explained, got {','.join(methods)}"
+        )
     if not 0 < arguments.lr_scale < float("inf"):
         raise UsageError(f"--lr-scale: expected a positive number, got {arguments.lr_scale:g}")
     for name in ("seeds", "prompts", "arms", "steps", "group_size", "workers"):
@@ -186,8 +183,8 @@ def _check_method(method: str, policy: str) -> None:
         raise UsageError(f"--methods: {error}") from error
     if objective.entry.coupling != "token":
         raise UsageError(
-            f"--methods: {method} weighs a token by its whole response, which the cells of exact "
-            "expectations do not follow; take another"
+            f"--methods: expected objectives that weigh each token by itself, got {method}, which weighs it by its "
+            "whole response; the exact expectations cannot follow that"
         )
 
 

@@ -11,31 +11,51 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-__all__ = ["FACTORS", "Cell", "Factor", "cell_name", "factors_of", "full_factorial", "one_factor_cells", "orders"]
+__all__ = [
+    "FACTORS",
+    "Cell",
+    "Factor",
+    "cell_name",
+    "factor_labels",
+    "factors_of",
+    "full_factorial",
+    "one_factor_cells",
+    "orders",
+]
 
 Cell = frozenset[str]
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One switch: what off and on mean, and the factor that it needs to be on."""
+    """One switch.
+
+    Attributes:
+        name: Short name, of which cells and files are named.
+        label: What tables and figures call it.
+        off: What it means that it is off.
+        on: What it means that it is on.
+        needs: The factor that must be on, too; None for most.
+        sequences: Whether it exists only where responses have lengths.
+    """
 
     name: str
+    label: str
     off: str
     on: str
     needs: str | None = None
-    sequences: bool = False  # only where responses have lengths
+    sequences: bool = False
 
 
 # What may separate NSR from PSR, each with what it is when it is off and when it is on.
 FACTORS: tuple[Factor, ...] = (
-    Factor("noise", "the expected gradient", "a group of sampled responses to each prompt"),
-    Factor("form", "ratio: w = A·π/π_old", "probability (Eq. 6): w = A·π"),
-    Factor("length", "a response's tokens are summed", "their mean is taken", sequences=True),
-    Factor("reuse", "one update a batch", "four updates a batch, three of them off-policy"),
-    Factor("clip", "no clip", "the ratio clipped to [0.8, 1.2]", needs="reuse"),
-    Factor("optimizer", "SGD", "Adam (or the optimiser that was asked for)"),
-    Factor("drop", "rows of the other sign kept in the batch", "dropped before it is cut into updates of one size"),
+    Factor("noise", "sampling noise", "the expected gradient", "a group of sampled responses to each prompt"),
+    Factor("form", "probability form (Eq. 6)", "ratio: w = A·π/π_old", "probability (Eq. 6): w = A·π"),
+    Factor("length", "length mean", "a response's tokens are summed", "their mean is taken", sequences=True),
+    Factor("reuse", "batch used 4×", "one update a batch", "four updates a batch, three of them off-policy"),
+    Factor("clip", "clip 0.2", "no clip", "the ratio clipped to [0.8, 1.2]", needs="reuse"),
+    Factor("optimizer", "Adam", "SGD", "Adam, or the optimiser of the settings"),
+    Factor("drop", "rows dropped", "rows of the other sign stay in the batch", "they are dropped before it is split"),
 )
 
 
@@ -51,6 +71,15 @@ def cell_name(cell: Cell) -> str:
     'noise+optimizer'
     """
     return "+".join(factor.name for factor in FACTORS if factor.name in cell) or "none"
+
+
+def factor_labels(factors: Sequence[Factor], optimizer: str) -> dict[str, str]:
+    """What tables and figures call each factor, by its name; that of the optimiser is the optimiser's own.
+
+    >>> factor_labels(FACTORS, "lion")["optimizer"]
+    'Lion'
+    """
+    return {factor.name: factor.label for factor in factors} | {"optimizer": optimizer.capitalize()}
 
 
 def _exists(cell: Cell) -> bool:

@@ -13,7 +13,7 @@ from ..common.tables import Table
 from ..evaluation import interval
 from .attribution import factor_shares, interactions
 from .cells import CellRun, Cells
-from .factors import Factor, cell_name
+from .factors import Factor, cell_name, factor_labels
 from .method_gaps import LEVELS, METRICS
 
 if TYPE_CHECKING:
@@ -26,17 +26,26 @@ _TITLES = {
     "entropy": "H over responses, nats",
     "pass@8": "Pass@8",
 }
+_KEYS = {"entropy_correct": "entropy_correct", "entropy": "entropy", "pass@8": "pass_at_8"}
 _KINDS = ("first in", "Shapley", "last out")
 _VIEWS = {"matched": "at matched Pass@1", "last": "at equal steps"}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Effects by method, metric and view, and the tables that show them."""
+    """Effects by method, metric and view, and the tables that show them.
+
+    Attributes:
+        shares: Rows of `factor_shares`, with method, metric and view.
+        interactions: Rows of `interactions`, likewise; none without the full factorial.
+        tables: What is printed.
+        labels: What each factor is called.
+    """
 
     shares: pd.DataFrame
     interactions: pd.DataFrame
     tables: tuple[Table, ...]
+    labels: dict[str, str]
 
     def to_markdown(self, title: str) -> str:
         return "\n".join([f"# {title}\n", *(table.to_markdown() for table in self.tables)])
@@ -52,28 +61,29 @@ def findings(table: pd.DataFrame, factors: Sequence[Factor], settings: Cells) ->
                 found = effects(rows, factors, column=view)
                 into.append(found.assign(method=str(method), metric=str(metric), view=view))
     all_shares, all_pairs = pd.concat(shares, ignore_index=True), pd.concat(pairs, ignore_index=True)
-    tables = [_factor_table(all_shares, factors, metric) for metric in METRICS]
+    labels = factor_labels(factors, settings.optimizer)
+    tables = [_factor_table(all_shares, labels, metric) for metric in METRICS]
     tables.append(_method_table(table, factors, settings))
     if len(all_pairs):
-        tables.append(_pair_table(all_pairs))
-    return Findings(all_shares, all_pairs, tuple(tables))
+        tables.append(_pair_table(all_pairs, labels))
+    return Findings(all_shares, all_pairs, tuple(tables), labels)
 
 
 def _estimate(row: pd.Series) -> Estimate:
     return Estimate(float(row["value"]), float(row["low"]), float(row["high"]))
 
 
-def _factor_table(shares: pd.DataFrame, factors: Sequence[Factor], metric: str) -> Table:
+def _factor_table(shares: pd.DataFrame, labels: Mapping[str, str], metric: str) -> Table:
     of = shares[(shares["method"] == "NSR") & (shares["metric"] == metric)]
     kinds = [kind for kind in _KINDS if (of["kind"] == kind).any()]
     lines: list[tuple[Estimate | str, ...]] = []
-    for name in [factor.name for factor in factors]:
+    for name, label in labels.items():
         cells: list[Estimate | str] = []
         for view in _VIEWS:
             for kind in kinds:
                 (row,) = [r for _, r in of[(of.factor == name) & (of.view == view) & (of.kind == kind)].iterrows()]
                 cells.append(_estimate(row))
-        lines.append((name, *cells))
+        lines.append((label, *cells))
     total: list[Estimate | str] = []
     for view in _VIEWS:
         (row,) = [r for _, r in of[(of.factor == "all") & (of.view == view)].iterrows()]
@@ -85,7 +95,7 @@ def _factor_table(shares: pd.DataFrame, factors: Sequence[Factor], metric: str) 
         f"Pass@1, mean over the levels {', '.join(f'{level:g}' for level in LEVELS)} that both reached; steps: after "
         "the last step."
     )
-    return Table(_TITLES[metric], ("", *columns), tuple(lines), note)
+    return Table(_TITLES[metric], ("", *columns), tuple(lines), note, key=f"factors_{_KEYS[metric]}")
 
 
 def _method_table(table: pd.DataFrame, factors: Sequence[Factor], settings: Cells) -> Table:
@@ -104,16 +114,17 @@ def _method_table(table: pd.DataFrame, factors: Sequence[Factor], settings: Cell
         lines.append((str(method), reached, *cells))
     columns = tuple(f"{metric}, {where}" for where in ("matched", "steps") for metric in METRICS)
     note = f"All factors on ({settings.optimizer}); reached: seeds that share a level of Pass@1 with PSR."
-    return Table("every method against PSR", ("", "reached", *columns), tuple(lines), note)
+    return Table("every method against PSR", ("", "reached", *columns), tuple(lines), note, key="methods")
 
 
-def _pair_table(pairs: pd.DataFrame) -> Table:
+def _pair_table(pairs: pd.DataFrame, labels: Mapping[str, str]) -> Table:
     of = pairs[(pairs["method"] == "NSR") & (pairs["view"] == "matched")]
     lines: list[tuple[Estimate | str, ...]] = []
     for (first, second), rows in of.groupby(["first", "second"], sort=False):
         cells = [_estimate(rows[rows["metric"] == metric].iloc[0]) for metric in METRICS]
-        lines.append((f"{first} × {second}", *cells))
-    return Table("pairwise interactions in the gap NSR − PSR at matched Pass@1", ("", *METRICS), tuple(lines))
+        lines.append((f"{labels[str(first)]} × {labels[str(second)]}", *cells))
+    title = "pairwise interactions in the gap NSR − PSR at matched Pass@1"
+    return Table(title, ("", *METRICS), tuple(lines), key="interactions")
 
 
 def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Sequence[Factor]) -> Figure:
@@ -145,7 +156,7 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
         for ax, view, letter in zip(below, _VIEWS, "cd", strict=True):
             of = found.shares
             of = of[(of["method"] == "NSR") & (of["metric"] == "entropy_correct") & (of["view"] == view)]
-            factor_effects(ax, of, names)
+            factor_effects(ax, of.assign(factor=of["factor"].map(found.labels)), list(found.labels.values()))
             heading(ax, f"{letter}  {_VIEWS[view]}")
             ax.set_xlabel("contribution to NSR − PSR (nats)")
         legend(rows[1], below)
@@ -153,11 +164,12 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
             grid = rows[2].subplots()
             of = found.interactions
             of = of[(of["method"] == "NSR") & (of["metric"] == "entropy_correct") & (of["view"] == "matched")]
-            interaction_grid(grid, of, names)
+            named = of.assign(**{end: of[end].map(found.labels) for end in ("first", "second")})
+            interaction_grid(grid, named, list(found.labels.values()))
             heading(grid, "e  pairwise interactions at matched Pass@1 (nats); bold: the 95% interval excludes 0")
         caption(
             drawn,
-            "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: a "
-            "factor alone; last out: everything less everything without it; Shapley: mean over all orders.",
+            "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: the effect of a "
+            "factor alone; last out: what is lost when it alone is switched off; Shapley: mean over all orders.",
         )
     return drawn

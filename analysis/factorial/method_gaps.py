@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
+from ..evaluation.first_crossing import first_crossing
 from .cells import CellRun
 
 __all__ = ["LEVELS", "METRICS", "gaps"]
@@ -37,12 +38,12 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
                 f"runs: expected {against} and another method in each cell, got {', '.join(methods)} in {cell}"
             )
         reference = methods[against]
+        at_levels = {method: _at_levels(run, levels) for method, run in methods.items()}
         for method, run in methods.items():
             if method == against:
                 continue
             for metric in METRICS:
-                ours, theirs = (_at_levels(one, metric, levels) for one in (run, reference))
-                difference = ours - theirs
+                difference = at_levels[method][metric] - at_levels[against][metric]
                 count = np.isfinite(difference).sum(0)
                 rows.append(
                     pd.DataFrame(
@@ -63,14 +64,15 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
     return pd.concat(rows, ignore_index=True)
 
 
-def _at_levels(run: CellRun, metric: str, levels: Sequence[float]) -> np.ndarray:
-    """(levels, S): the metric where each seed's Pass@1 first crosses a level, NaN where it does not."""
-    p, values = run.values["pass@1"], run.values[metric]
-    out = np.full((len(levels), p.shape[1]), np.nan)
+def _at_levels(run: CellRun, levels: Sequence[float]) -> dict[str, np.ndarray]:
+    """Metric -> (levels, S): its value where each seed's Pass@1 first crosses a level, NaN where it does not."""
+    p = run.values["pass@1"]
+    values = {metric: np.full((len(levels), p.shape[1]), np.nan) for metric in METRICS}
     for i, level in enumerate(levels):
-        first = (p >= level).argmax(0)  # 0 too where it is never reached
-        (crossed,) = np.nonzero(first)
-        after, before = (first[crossed], crossed), (first[crossed] - 1, crossed)
-        share = (level - p[before]) / (p[after] - p[before])
-        out[i, crossed] = (1 - share) * values[before] + share * values[after]
-    return out
+        for seed in range(p.shape[1]):
+            crossing = first_crossing(p[:, seed], level)
+            if crossing is None or crossing.after == 0:  # a level must lie above the start
+                continue
+            for metric in METRICS:
+                values[metric][i, seed] = crossing.of(run.values[metric][:, seed])
+    return values

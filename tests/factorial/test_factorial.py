@@ -248,7 +248,7 @@ def test_a_loss_of_one_s_own_by_the_command(source, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("whole", r"--methods: mine.py:whole weighs a token by its whole response"),
+        ("whole", r"--methods: expected objectives that weigh each token by itself, got mine.py:whole"),
         ("shapeless", r"shapeless: expected a loss for each token, shape .* got \(\)"),
         ("min", r"--methods: .*expected one of mine, whole, shapeless, got 'min'"),
     ],
@@ -331,7 +331,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         (["--methods", "PSR,GRPO"], r"--methods: expected PSR and NSR among them"),
         (["--methods", "PSR,NSR,psr"], r"--methods: expected one of .* got 'psr' \(did you mean PSR"),
         (["--methods", "PSR,NSR,PSR"], r"--methods: expected each once, got PSR,NSR,PSR"),
-        (["--methods", "PSR,NSR,gspo"], r"--methods: gspo weighs a token by its whole response"),
+        (["--figure", "."], r"--figure: expected a file, got the folder \."),
+        (["--figure", "/proc/x.png"], r"--figure: expected a file that can be written, got /proc/x.png"),
+        (["--methods", "PSR,NSR,gspo"], r"--methods: expected objectives that weigh each token by itself, got gspo"),
         (["--methods", "PSR,NSR,dpo"], r"--methods: objective: dpo compares pairs of responses, which --policy bandit"),
         (["--methods", "PSR,NSR,kl-k2"], r"--methods: objective: kl-k2 refers to a reference policy"),
         (["--methods", "PSR,NSR,kl-cov"], r"--methods: objective: kl-cov chooses tokens over a minibatch"),
