@@ -1,12 +1,12 @@
 """Child processes that run a Python module and exchange JSON values with their parent, one value a line.
 
 The child runs `main(send, *arguments)` of the module: `send(value)` writes a value to the parent, and the lines that
-the parent sends arrive on standard input. The values travel through a pipe of their own. Whatever a library prints in
-the child goes to its error output, which is kept for error messages and cannot mix with the values.
+the parent sends arrive on standard input. Values travel through a separate pipe. Whatever a library prints in the
+child goes to its error output, which is kept for error messages and cannot mix with the values.
 
 These are plain child processes rather than `multiprocessing`, so that notebooks and scripts without a main guard can
-start them. A child looks modules up where its parent does, whatever the folder it runs in holds. It is in a session of
-its own, so that Ctrl-C reaches the parent alone, and the end of its standard input tells it that the parent is gone.
+start them. A child looks modules up where its parent does, whatever the folder it runs in holds. It has its own
+session, so that Ctrl-C reaches the parent alone, and the end of its standard input tells it that the parent is gone.
 """
 
 from __future__ import annotations

@@ -82,14 +82,14 @@ def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -
             return folder
         for stale in (folder, *folder.parent.glob(f".{folder.name}.tmp-*")):
             shutil.rmtree(stale, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
         try:
-            loss = _pretrain(name, seed, made, progress)
-            _write_card(made, name, seed, loss)
-            made.chmod(0o755)  # mkdtemp makes it private
-            made.rename(folder)
+            loss = _pretrain(name, seed, unfinished, progress)
+            _write_card(unfinished, name, seed, loss)
+            unfinished.chmod(0o755)  # mkdtemp makes it private
+            unfinished.rename(folder)
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

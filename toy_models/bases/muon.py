@@ -1,7 +1,7 @@
 """Muon: steps along the orthogonalised momentum of a matrix.
 
-torch.optim.Muon orthogonalises in bfloat16, which on a processor without it takes sixteen times as long as float32
-(0.56 s against 0.035 s for a base of four layers); this one works in the precision of the weights, on all matrices of
+torch.optim.Muon orthogonalises in bfloat16, which takes sixteen times as long as float32 on a processor that lacks it
+(0.56 s against 0.035 s for a base of four layers). This one works in the precision of the weights, on all matrices of
 one shape at once.
 """
 
@@ -14,11 +14,8 @@ from torch import Tensor
 
 __all__ = ["Muon", "orthogonalised"]
 
-_COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # of the quintic: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
+# of the quintic: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _RMS = 0.2  # root mean square of a step at lr 1, about that of AdamW: Liu et al. 2025, arXiv 2502.16982
 
@@ -26,8 +23,8 @@ _RMS = 0.2  # root mean square of a step at lr 1, about that of AdamW: Liu et al
 class Muon(torch.optim.Optimizer):
     """W ← (1 − lr·decay)·W − lr·0.2·√max(m, n)·O, O the orthogonalised Nesterov momentum of an m × n matrix.
 
-    Its momentum is a running mean, M ← momentum·M + (1 − momentum)·G, and O is made of momentum·M + (1 − momentum)·G.
-    Raises ValueError for a parameter that is no matrix.
+    The momentum is a running mean, M ← momentum·M + (1 − momentum)·G; O is made from momentum·M + (1 − momentum)·G.
+    Raises ValueError for a parameter that is not a matrix.
     """
 
     def __init__(
@@ -41,6 +38,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the weights from their gradients."""
         for group in self.param_groups:
             by_shape: dict[tuple[int, ...], list[Tensor]] = {}
             for weight in group["params"]:
@@ -57,15 +55,15 @@ class Muon(torch.optim.Optimizer):
                     weight.sub_(direction, alpha=group["lr"] * _RMS * max(shape) ** 0.5)
 
     def _momentum(self, weight: Tensor) -> Tensor:
-        found = self.state[weight].get("momentum")
-        return torch.zeros_like(weight) if found is None else found
+        momentum: Tensor | None = self.state[weight].get("momentum")
+        return torch.zeros_like(weight) if momentum is None else momentum
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """U·S·Vᵀ of each matrix U·Σ·Vᵀ (…, m, n), the singular values in S near 1: five rounds of a quintic iteration.
+    """U·S·Vᵀ for each matrix U·Σ·Vᵀ, (…, m, n), with the singular values S near 1: five rounds of a quintic iteration.
 
-    >>> made = orthogonalised(torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0]]))
-    >>> [round(value, 1) for value in torch.linalg.svdvals(made).tolist()]
+    >>> result = orthogonalised(torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0]]))
+    >>> [round(value, 1) for value in torch.linalg.svdvals(result).tolist()]
     [1.0, 0.7]
     """
     a, b, c = _COEFFICIENTS

@@ -235,7 +235,8 @@ _SEARCH = replace(
     ),
 )
 
-# The number in a name such as path-p20 is the accuracy of the base on validation prompts, in per cent (docs/bases.md).
+#: The recipe of each built-in base. The number in a name such as path-p20 is the accuracy of the base on validation
+#: prompts, in per cent (docs/bases.md).
 BASES: dict[str, BaseRecipe] = {
     "path": _SMALL,
     "path-p20": replace(_SMALL, corpus={"slip": 0.11, "ignore": 0.15, "longest": 29}),

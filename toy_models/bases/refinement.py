@@ -55,7 +55,7 @@ def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> I
     Raises:
         ValueError: No response of a round is correct, so that there is nothing to learn from.
     """
-    rng = np.random.default_rng([seed, 1])  # apart from the text of the first stage
+    rng = np.random.default_rng([seed, 1])  # another stream than the text of the first stage
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=refinement.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     pad_id = task.tokenizer.pad_token_id
@@ -82,7 +82,7 @@ def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> I
 def _own_successes(
     model: Any, task: PuzzleTask, prompts: list[tuple[int, ...]], refinement: Refinement, generator: torch.Generator
 ) -> Tensor:
-    """Rows of text, as `corpus` gives them: each prompt with the first correct one of its responses, if any."""
+    """Rows of text in the form of `corpus`: each prompt with its first correct response, if any."""
     size, width, pad_id = refinement.samples, task.max_new_tokens, task.tokenizer.pad_token_id
     uniforms = torch.rand((len(prompts) * size, width), dtype=torch.float64, generator=generator)
     drawn = sample(
@@ -95,10 +95,10 @@ def _own_successes(
         temperature=refinement.temperature,
         uniforms=uniforms,
     )
-    asked = [prompt for prompt in prompts for _ in range(size)]
+    repeated = [prompt for prompt in prompts for _ in range(size)]
     responses = [ids[:n].tolist() for ids, n in zip(drawn.response_ids, drawn.lengths, strict=True)]
     kept: dict[tuple[int, ...], list[int]] = {}
-    for prompt, response, verdict in zip(asked, responses, verify_all(task, asked, responses), strict=True):
+    for prompt, response, verdict in zip(repeated, responses, verify_all(task, repeated, responses), strict=True):
         if verdict.correct and prompt not in kept:
             kept[prompt] = [*prompt, *response, *[pad_id] * (width - len(response))]
     return torch.tensor(list(kept.values()), dtype=torch.int64)

@@ -58,20 +58,20 @@ class SolvedPrompts:
             before it, (n, width, vocabulary), 0 under padding.
         """
         rows = self._first[which] + rng.integers(0, self.counts[which])
-        own = self._responses[rows, :width].astype(np.int64)
-        text = np.concatenate([self.prompts[which], own], axis=1)
-        return torch.from_numpy(text), torch.from_numpy(self._distributions(which, own))
+        chosen = self._responses[rows, :width].astype(np.int64)
+        text = np.concatenate([self.prompts[which], chosen], axis=1)
+        return torch.from_numpy(text), torch.from_numpy(self._distributions(which, chosen))
 
-    def _distributions(self, which: Ints, own: Ints) -> NDArray[np.float32]:
+    def _distributions(self, which: Ints, chosen: Ints) -> NDArray[np.float32]:
         """Fractions of the next tokens among the solutions of the prompt that agree with the row so far."""
-        counts, (n, width), size = self.counts[which], own.shape, len(self.task.words)
+        counts, (n, width), size = self.counts[which], chosen.shape, len(self.task.words)
         row = np.repeat(np.arange(n), counts)
         within = np.arange(len(row)) - np.repeat(counts.cumsum() - counts, counts)
         others = self._responses[np.repeat(self._first[which], counts) + within, :width].astype(np.int64)
         agree = np.ones(others.shape, dtype=np.bool_)
-        np.logical_and.accumulate(others[:, :-1] == own[row, :-1], axis=1, out=agree[:, 1:])
+        np.logical_and.accumulate(others[:, :-1] == chosen[row, :-1], axis=1, out=agree[:, 1:])
         cell = (row[:, None] * width + np.arange(width)) * size + others
         distributions = np.bincount(cell[agree], minlength=n * width * size).reshape(n, width, size).astype(np.float32)
         distributions /= distributions.sum(axis=-1, keepdims=True)
-        distributions[own == self.task.tokenizer.pad_token_id] = 0.0
+        distributions[chosen == self.task.tokenizer.pad_token_id] = 0.0
         return distributions

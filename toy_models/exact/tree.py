@@ -264,8 +264,8 @@ class Tree(ExactPolicy):
         drawn = self if behaviour is None else behaviour
         for level, (visit, probs, value, factor) in zip(self.levels, drawn._sweep(weights, factors), strict=True):
             pushed = probs * value if factor is None else probs * value * factor
-            own = probs if behaviour is None else level.softmax(-1)
-            out.append(_flat(visit[..., None] * (pushed - own * pushed.sum(-1, keepdim=True))))
+            target = probs if behaviour is None else level.softmax(-1)
+            out.append(_flat(visit[..., None] * (pushed - target * pushed.sum(-1, keepdim=True))))
         return torch.cat(out, -1)
 
     def expected_token_score(self, weights: Tensor) -> Tensor:

@@ -181,8 +181,8 @@ class CountdownTask(PuzzleTask[Countdown]):
             x, o, y, r = columns[:, 4 + 4 * step : 8 + 4 * step].T
             number = self._token_of_number
             words = np.stack([number[x], sign[o], number[y], np.full_like(x, self.ids[EQUALS]), number[r]], axis=1)
-            at = PROMPT_LENGTH + step * STEP_LENGTH
-            rows[:, at : at + STEP_LENGTH] = np.where(two[:, None] | (step == 0), words, self.ids[PAD])
+            column = PROMPT_LENGTH + step * STEP_LENGTH
+            rows[:, column : column + STEP_LENGTH] = np.where(two[:, None] | (step == 0), words, self.ids[PAD])
         rows[np.arange(len(rows)), PROMPT_LENGTH + STEP_LENGTH * columns[:, 0]] = self.ids[END]
         return rows
 
@@ -191,17 +191,17 @@ class CountdownTask(PuzzleTask[Countdown]):
         steps = rng.integers(1, MAX_STEPS + 1, n)
         start = np.sort(rng.integers(1, self.largest_start + 1, (n, 3)), axis=1)
         order = rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1)
-        x, y, left = np.take_along_axis(start, order, axis=1).T
+        x, y, remaining = np.take_along_axis(start, order, axis=1).T
         first = self._draw_step(x, y, rng, slip)
-        made = first[:, 3]
-        other = np.where(reuses, np.where(rng.random(n) < 0.5, x, y), left)
+        result = first[:, 3]
+        other = np.where(reuses, np.where(rng.random(n) < 0.5, x, y), remaining)
         swap = rng.random(n) < 0.5
-        second = self._draw_step(np.where(swap, other, made), np.where(swap, made, other), rng, slip)
+        second = self._draw_step(np.where(swap, other, result), np.where(swap, result, other), rng, slip)
         second[steps == 1] = 0
         plays = np.concatenate([steps[:, None], start, first, second], axis=1)
         target = _target(plays)
-        fits = (made > 0) & (made < self.n_numbers) & (target > 0) & (target < self.n_numbers)
-        fits &= (start != target[:, None]).all(axis=1) & ((steps == 1) | (made != target))
+        fits = (result > 0) & (result < self.n_numbers) & (target > 0) & (target < self.n_numbers)
+        fits &= (start != target[:, None]).all(axis=1) & ((steps == 1) | (result != target))
         return plays, fits
 
     @staticmethod

@@ -181,11 +181,11 @@ class PathTask(PuzzleTask[Puzzle]):
 
     def _write(self, rows: Ints, first: int, walks: Walks, written: Ints) -> None:
         """Write walks into rows from column `first` on, with the jumps `written` before the sums."""
-        made, end = walks.jumps > 0, first + 2 * MAX_JUMPS
-        sums = np.where(made, walks.start + walks.jumps.cumsum(axis=1), 0)
-        rows[:, first:end:2] = np.where(made, self._token_of_jump[written], self.ids[PAD])
-        rows[:, first + 1 : end : 2] = np.where(made, self._token_of_number[sums], self.ids[PAD])
-        rows[np.arange(len(rows)), first + 2 * made.sum(axis=1)] = self.ids[END]
+        has_jump, end = walks.jumps > 0, first + 2 * MAX_JUMPS
+        sums = np.where(has_jump, walks.start + walks.jumps.cumsum(axis=1), 0)
+        rows[:, first:end:2] = np.where(has_jump, self._token_of_jump[written], self.ids[PAD])
+        rows[:, first + 1 : end : 2] = np.where(has_jump, self._token_of_number[sums], self.ids[PAD])
+        rows[np.arange(len(rows)), first + 2 * has_jump.sum(axis=1)] = self.ids[END]
 
     def _walks(self, n: int, rng: np.random.Generator, ignore: float, longest: float) -> Walks:
         """`n` walks, without those whose puzzle is in a split."""

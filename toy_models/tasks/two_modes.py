@@ -89,16 +89,16 @@ class TwoModesTask(PathTask):
         share = np.where(tagged, settings["aloud_tagged"], settings["aloud_plain"])
         aloud = rng.random(len(rows)) < share
 
-        said, spoken = rows[aloud], Walks(*(column[aloud] for column in walks))
-        said[:, PROMPT_LENGTH] = self.ids[ALOUD]
-        self._write(said, PROMPT_LENGTH + 1, spoken, self._slipped(spoken.jumps, rng, settings["slip"]))
-        rows[aloud] = said
+        aloud_rows, aloud_walks = rows[aloud], Walks(*(column[aloud] for column in walks))
+        aloud_rows[:, PROMPT_LENGTH] = self.ids[ALOUD]
+        self._write(aloud_rows, PROMPT_LENGTH + 1, aloud_walks, self._slipped(aloud_walks.jumps, rng, settings["slip"]))
+        rows[aloud] = aloud_rows
 
         silent, jumps = rows[~aloud], walks.jumps[~aloud]
-        made = jumps > 0
+        has_jump = jumps > 0
         written = self._token_of_jump[self._slipped(jumps, rng, settings["misstep"])]
-        silent[:, PROMPT_LENGTH : PROMPT_LENGTH + MAX_JUMPS] = np.where(made, written, self.ids[PAD])
-        silent[np.arange(len(silent)), PROMPT_LENGTH + made.sum(axis=1)] = self.ids[END]
+        silent[:, PROMPT_LENGTH : PROMPT_LENGTH + MAX_JUMPS] = np.where(has_jump, written, self.ids[PAD])
+        silent[np.arange(len(silent)), PROMPT_LENGTH + has_jump.sum(axis=1)] = self.ids[END]
         rows[~aloud] = silent
         return rows
 
