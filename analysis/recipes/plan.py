@@ -86,11 +86,12 @@ def _check_base(config: RunConfig) -> None:
     folder = Path(base).expanduser()
     if not (folder / "config.json").is_file():
         reason = "has no config.json" if folder.is_dir() else "is not a folder"
-        hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None
-        download = f"; download a model of the Hub with: hf download {base} --local-dir FOLDER" if hub_name else ""
+        hint = nearest(base, BASES)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name of the Hugging Face Hub
+            hint = f"a model of the Hub is downloaded with: hf download {base} --local-dir FOLDER"
         raise UsageError(
             f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got {base!r}, which "
-            f"{reason} ({nearest(base, BASES)}){download}"
+            f"{reason} ({hint})"
         )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
