@@ -1,4 +1,4 @@
-from .entries import Entry as Entry
+from .definition import Entry as Entry
 from .objective import Objective as Objective
 from .objective import get as get
 from .rules import check as check

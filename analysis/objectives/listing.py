@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .aggregation import CORRESPONDENCE
-from .entries import ENTRIES, Entry
+from .definition import Entry
+from .entries import ENTRIES
 from .parameters import Parameter
 
 if TYPE_CHECKING:

@@ -14,39 +14,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from . import clipped, gated, sequences, vectors
 from . import user_losses as own
 from .advantages import STD_EPSILON, advantages_of, prompt_weight, signed_value
-from .entries import Entry
+from .definition import Entry
 from .rules import entry, is_own, settings
 from .selection import select
 from .token_batch import TokenBatch, TokenWeights
 
 __all__ = ["Objective", "get"]
 
-_SCALAR: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]] = {
-    "policy_gradient": (clipped.policy_gradient_weight, clipped.policy_gradient_loss),
-    "selected_tokens": (clipped.selected_weight, clipped.selected_loss),
-    "unselected_tokens": (clipped.unselected_weight, clipped.unselected_loss),
-    "kl_cov": (clipped.kl_cov_weight, clipped.kl_cov_loss),
-    "cispo": (gated.cispo_weight, gated.cispo_loss),
-    "sapo": (gated.sapo_weight, gated.sapo_loss),
-    "nft": (gated.nft_weight, gated.nft_loss),
-    "oreal": (gated.oreal_weight, gated.oreal_loss),
-    "unlikelihood": (gated.unlikelihood_weight, gated.unlikelihood_loss),
-    "kl_k1": (gated.kl_k1_weight, gated.kl_k1_loss),
-    "kl_k2": (gated.kl_k2_weight, gated.kl_k2_loss),
-    "kl_k3": (gated.kl_k3_weight, gated.kl_k3_loss),
-    "kl_corrected": (gated.kl_corrected_weight, gated.kl_corrected_loss),
-    "gspo": (sequences.gspo_weight, sequences.gspo_loss),
-    "topr": (sequences.topr_weight, sequences.topr_loss),
-    "sequence_nft": (sequences.sequence_nft_weight, sequences.sequence_nft_loss),
-    "dpo": (sequences.dpo_weight, sequences.dpo_loss),
-}
-_VECTOR = {
-    "entropy_bonus": (vectors.entropy_vector, vectors.entropy_loss),
-    "kl_full": (vectors.kl_full_vector, vectors.kl_full_loss),
-}
 _HINTS = {
     "old_log_probs": "with one update per batch pass log_probs.detach()",
     "advantages": "make them with objective.advantages(rewards, group_size)",
@@ -82,7 +58,7 @@ class Objective:
 
     def needs(self) -> tuple[str, ...]:
         """The fields of `TokenBatch` that `weights` and `loss` read with these settings."""
-        if self.entry.rule == "policy_gradient":
+        if self.entry.is_policy_gradient:
             clips = any(self.parameters.get(name) is not None for name in ("clip_low", "clip_high", "dual_clip"))
             return ("advantages", "old_log_probs") if self.form == "ratio" or clips else ("advantages",)
         return self.entry.needs
@@ -155,7 +131,7 @@ class Objective:
         >>> get("w-reinforce", form="log", lambda_=0.5).contrast()
         1.5
         """
-        if self.advantage not in ("none", "constant") or self.entry.rule != "policy_gradient":
+        if self.advantage not in ("none", "constant") or not self.entry.is_policy_gradient:
             raise UsageError(
                 f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
                 "so no number tells correct from wrong; take none"
@@ -174,11 +150,11 @@ class Objective:
 
         `batch` is the whole minibatch, its rows may be split afterwards. `generator` draws for clip-cov alone.
         """
-        if "selection" not in self.entry.needs:
+        if self.entry.selects is None:
             return batch
-        needs = {*self.entry.needs, *(("entropy",) if self.entry.rule == "selected_tokens" else ())} - {"selection"}
+        needs = {*self.entry.needs, *(("entropy",) if self.entry.selects == "top_entropy" else ())} - {"selection"}
         self._check(batch, tuple(sorted(needs)))
-        return replace(batch, selection=select(self.entry.rule, batch, self.parameters, generator))
+        return replace(batch, selection=select(self.entry.selects, batch, self.parameters, generator))
 
     def weights(self, batch: TokenBatch) -> TokenWeights:
         """Closed-form weights of tokens; the independent route to `loss`, not its derivative by autograd.
@@ -203,7 +179,7 @@ class Objective:
             clip = torch.zeros(weight.shape, dtype=torch.int8, device=weight.device)
         else:
             with torch.no_grad():
-                weight, clip = _SCALAR[self.entry.rule][0](batch, self._formula_parameters())
+                weight, clip = self.entry.weight_function(batch, self._formula_parameters())
         return TokenWeights(weight, batch.ratio, clip)
 
     def loss(self, log_probs: Tensor, batch: TokenBatch) -> Tensor:
@@ -220,23 +196,27 @@ class Objective:
             )
         if self.function is not None:
             return own.checked_loss(self.function, log_probs, batch)
-        return _SCALAR[self.entry.rule][1](log_probs, batch, self._formula_parameters())
+        loss: Tensor = self.entry.loss_function(log_probs, batch, self._formula_parameters())
+        return loss
 
     def vector(self, logits: Tensor, ref_logits: Tensor | None = None) -> Tensor:
         """r = ∂L/∂z (…, V) of a regulariser at logits (…, V), in closed form; UsageError for a scalar objective."""
-        return self._of_logits(0, logits, ref_logits)
+        self._check_logits(logits, ref_logits)
+        vector: Tensor = self.entry.weight_function(logits, ref_logits, self.parameters)
+        return vector
 
     def logits_loss(self, logits: Tensor, ref_logits: Tensor | None = None) -> Tensor:
         """Loss (…) of a regulariser, differentiable in the logits (…, V); the independent route to `vector`."""
-        return self._of_logits(1, logits, ref_logits)
+        self._check_logits(logits, ref_logits)
+        loss: Tensor = self.entry.loss_function(logits, ref_logits, self.parameters)
+        return loss
 
-    def _of_logits(self, which: int, logits: Tensor, ref_logits: Tensor | None) -> Tensor:
+    def _check_logits(self, logits: Tensor, ref_logits: Tensor | None) -> None:
         if self.entry.scalar:
             raise UsageError(f"objective: {self.name} is a weight of each token; use weights and loss")
         if "ref_logits" in self.entry.needs and (ref_logits is None or ref_logits.shape != logits.shape):
             got = None if ref_logits is None else tuple(ref_logits.shape)
             raise UsageError(f"ref_logits: {self.name} needs them, of the shape {tuple(logits.shape)}, got {got}")
-        return _VECTOR[self.entry.rule][which](logits, ref_logits, self.parameters)
 
     def _formula_parameters(self) -> dict[str, Any]:
         return self.parameters | {"form": self.form}
@@ -252,7 +232,7 @@ class Objective:
             )
         for name in needs:
             if getattr(batch, name) is None:
-                form = f" in form {self.form} with these clips" if self.entry.rule == "policy_gradient" else ""
+                form = f" in form {self.form} with these clips" if self.entry.is_policy_gradient else ""
                 raise UsageError(
                     f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
                     f"{_HINTS.get(name, 'give them in the batch')}"

@@ -13,7 +13,21 @@ from toy_models.messages import nearest
 
 from ..errors import UsageError
 
-__all__ = ["ADVANTAGES", "FORMS", "PARAMETERS", "Parameter"]
+__all__ = [
+    "ADVANTAGE",
+    "ADVANTAGES",
+    "BASELINE",
+    "BETA",
+    "CLIP_HIGH",
+    "CLIP_LOW",
+    "DUAL_CLIP",
+    "FORM",
+    "FORMS",
+    "LAMBDA",
+    "NFT",
+    "SHARE",
+    "Parameter",
+]
 
 FORMS = ("ratio", "probability", "log")
 ADVANTAGES = ("none", "group_mean", "group_mean_std", "batch_mean_std", "leave_one_out", "constant")
@@ -21,7 +35,18 @@ ADVANTAGES = ("none", "group_mean", "group_mean_std", "batch_mean_std", "leave_o
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number in a range (`low` and `high` inclusive, `above` exclusive) or one of `choices`; None where unset."""
+    """A number in a range (`low` and `high` inclusive, `above` exclusive) or one of `choices`; None where unset.
+
+    Attributes:
+        name: the keyword of `get`; a trailing underscore is left out in a recipe.
+        doc: its meaning.
+        low: the least number, inclusive.
+        high: the greatest number, inclusive.
+        above: the bound that the number must exceed.
+        choices: the allowed texts; empty for a number.
+        default: its value where unset, None for none.
+        required: whether it must be set.
+    """
 
     name: str
     doc: str
@@ -33,7 +58,7 @@ class Parameter:
     required: bool = False
 
     def with_(self, *, default: Any = None, required: bool = False) -> Parameter:
-        """The parameter as one objective has it."""
+        """The same parameter with the default of one objective, or without one."""
         return replace(self, default=default, required=required)
 
     @property
@@ -45,7 +70,7 @@ class Parameter:
     def range(self) -> str:
         """What it may be, in words.
 
-        >>> PARAMETERS["clip_low"].range
+        >>> CLIP_LOW.range
         'a number in [0, 1]'
         """
         if self.choices:
@@ -71,42 +96,33 @@ class Parameter:
             raise UsageError(f"{self.field}: expected {self.range}, got {value}")
 
 
-PARAMETERS: dict[str, Parameter] = {
-    one.name: one
-    for one in (
-        Parameter(
-            "form",
-            "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π",
-            choices=FORMS,
-        ),
-        Parameter("lambda_", "weight of correct samples (0.1 in the paper)", low=0),
-        Parameter(
-            "advantage",
-            "normalisation of rewards: none, or less the group's mean, over its std too, over the "
-            "batch's, less the mean of the others, less a constant",
-            choices=ADVANTAGES,
-        ),
-        Parameter("baseline", "the constant b of the advantage v − b"),
-        Parameter(
-            "clip_low", "clip where A < 0 and ρ < 1 − clip_low; cispo: ρ is raised to 1 − clip_low", low=0, high=1
-        ),
-        Parameter("clip_high", "clip where A > 0 and ρ > 1 + clip_high; cispo: ρ is lowered to 1 + clip_high", low=0),
-        Parameter("dual_clip", "clip where A < 0 and ρ > dual_clip", above=1),
-        Parameter("tau_pos", "τ of the sigmoid gate where A > 0", above=0),
-        Parameter("tau_neg", "τ of the sigmoid gate where A ≤ 0", above=0),
-        Parameter("share", "share of the minibatch's tokens that is chosen", above=0, high=1),
-        Parameter("cov_low", "only tokens with a covariance above this can be chosen"),
-        Parameter("cov_high", "only tokens with a covariance below this can be chosen"),
-        Parameter("kappa", "coefficient κ of |log ρ| on the chosen tokens", low=0),
-        Parameter("ratio_floor", "a correct response's ρ is raised to this in the denominator", low=0),
-        Parameter("epsilon", "a wrong response's (1 − qρ)/(1 − q) is raised to this in the denominator", above=0),
-        Parameter("prompt_weight", "weight of a prompt: 1, 1 − q or √((1 − q)/q)", choices=("none", "1-q", "sqrt")),
-        Parameter("positive_weight", "α, weight of correct responses", low=0),
-        Parameter("negative_weight", "times A, weight of wrong responses", low=0),
-        Parameter("rank_penalty", "β of r·(1 − β·rank/G), rank 0 the least likely of the group", low=0, high=1),
-        Parameter("floor", "no gradient where 1 − π_y is below this", above=0, high=1),
-        Parameter("beta", "coefficient β", above=0),
-        Parameter("clamp", "no gradient where the estimate exceeds this; unset: none", above=0),
-        Parameter("alpha", "coefficient α of the entropy", above=0),
-    )
-}
+# Parameters that several objectives share; one that a single objective has stands in its entry.
+FORM = Parameter(
+    "form", "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π", choices=FORMS
+)
+LAMBDA = Parameter("lambda_", "weight of correct samples (0.1 in the paper)", low=0)
+CLIP_LOW = Parameter(
+    "clip_low", "clip where A < 0 and ρ < 1 − clip_low; cispo: ρ is raised to 1 − clip_low", low=0, high=1
+)
+CLIP_HIGH = Parameter(
+    "clip_high", "clip where A > 0 and ρ > 1 + clip_high; cispo: ρ is lowered to 1 + clip_high", low=0
+)
+DUAL_CLIP = Parameter("dual_clip", "clip where A < 0 and ρ > dual_clip", above=1)
+ADVANTAGE = Parameter(
+    "advantage",
+    "normalisation of rewards: none, or less the group's mean, over its std too, over the "
+    "batch's, less the mean of the others, less a constant",
+    choices=ADVANTAGES,
+)
+BASELINE = Parameter("baseline", "the constant b of the advantage v − b")
+SHARE = Parameter("share", "share of the minibatch's tokens that is chosen", above=0, high=1)
+NFT = (
+    Parameter("ratio_floor", "a correct response's ρ is raised to this in the denominator", low=0, default=0.0),
+    Parameter(
+        "epsilon", "a wrong response's (1 − qρ)/(1 − q) is raised to this in the denominator", above=0, default=1.0
+    ),
+    Parameter(
+        "prompt_weight", "weight of a prompt: 1, 1 − q or √((1 − q)/q)", choices=("none", "1-q", "sqrt"), default="1-q"
+    ),
+)
+BETA = Parameter("beta", "coefficient β", above=0)

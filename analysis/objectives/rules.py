@@ -1,4 +1,4 @@
-"""Which objectives exist and which of their settings go together; no torch, so that recipes are checked in a blink.
+"""Which objectives exist and which of their settings go together; no torch, so that a recipe is checked at once.
 
 Field names in the messages are those of a recipe (`objective.lambda`), the arguments those of `objectives.get`.
 """
@@ -10,13 +10,14 @@ from typing import Any
 from toy_models.messages import nearest
 
 from ..errors import UsageError
-from .entries import ENTRIES, FAMILIES, Entry
-from .parameters import ADVANTAGES, FORMS, PARAMETERS
+from .definition import Entry
+from .entries import ENTRIES, FAMILIES, PARAMETERS
+from .parameters import ADVANTAGE, ADVANTAGES, BASELINE, FORM, FORMS
 
 __all__ = ["ADVANTAGES", "FORMS", "check", "entry", "is_own", "names", "not_trainable", "settings"]
 
 _CLIPS = ("clip_low", "clip_high", "dual_clip")
-_ALIASES = {alias: one.name for one in ENTRIES.values() for alias in one.aliases}
+_ALIASES = {alias: entry.name for entry in ENTRIES.values() for alias in entry.aliases}
 
 
 def names() -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def entry(name: str, form: str | None = None) -> Entry:
     Traceback (most recent call last):
     analysis.errors.UsageError: objective.form: psr has three that differ; take ratio, probability or log
     """
-    PARAMETERS["form"].check(form)
+    FORM.check(form)
     if name in FAMILIES:
         if form is None:
             raise UsageError(f"objective.form: {name} has three that differ; take ratio, probability or log")
@@ -155,17 +156,17 @@ def check(*, name: str, group_size: int | None = None, **given: Any) -> None:
 
 def own_entry(name: str, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Entry:
     """The entry of a loss function of the user's own: A = ±1 unless its `advantage` says otherwise."""
-    parameters = (PARAMETERS["advantage"].with_(default="none"), PARAMETERS["baseline"])
+    parameters = (ADVANTAGE.with_(default="none"), BASELINE)
     return Entry(
-        name,
-        name.rpartition(":")[2],
-        "of a loss of one's own",
-        "one's own",
-        "own",
-        parameters,
-        "2r-1",
-        needs,
-        coupling,
+        name=name,
+        title=name.rpartition(":")[2],
+        weight="−∂L/∂log π_y of your loss, by autograd",
+        source="your function",
+        formula="",
+        parameters=parameters,
+        value="2r-1",
+        needs=needs,
+        coupling=coupling,
         homogeneous=False,
     )
 
@@ -178,7 +179,10 @@ def not_trainable(name: str, form: str | None) -> str | None:
     if found.coupling == "pair":
         return f"{found.name} compares pairs of a chosen and a rejected response, which the loop does not collect"
     if not found.scalar:
-        bonus = found.rule == "entropy_bonus"
-        field = "objective.entropy_coef" if bonus else 'objective.kl_coef and objective.kl_estimator = "full"'
+        field = (
+            "objective.entropy_coef"
+            if found.name == "entropy-bonus"
+            else 'objective.kl_coef and objective.kl_estimator = "full"'
+        )
         return f"{found.name} is a regulariser; set {field} beside an objective that has rewards"
     return None

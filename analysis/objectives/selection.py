@@ -30,13 +30,16 @@ def covariance(batch: TokenBatch) -> Tensor:
     return product.masked_fill(~real, -torch.inf)
 
 
-def select(rule: str, batch: TokenBatch, p: Mapping[str, Any], generator: torch.Generator | None) -> Tensor:
-    """Bool (B, T), never true at masked positions; a minibatch of no tokens selects none."""
+def select(selects: str, batch: TokenBatch, p: Mapping[str, Any], generator: torch.Generator | None) -> Tensor:
+    """The choice that `Entry.selects` names: "top_entropy", "drawn_covariance" or "top_covariance".
+
+    Bool (B, T), never true at masked positions; a minibatch of no tokens selects none.
+    """
     real = batch.real()
     count = int(real.sum())
     if count == 0:
         return torch.zeros_like(real)
-    if rule == "selected_tokens":
+    if selects == "top_entropy":
         assert batch.entropy is not None
         entropy = batch.entropy.detach().masked_fill(~real, -torch.inf)
         least = entropy.flatten().topk(math.ceil(p["share"] * count)).values[-1]
@@ -44,7 +47,7 @@ def select(rule: str, batch: TokenBatch, p: Mapping[str, Any], generator: torch.
     wanted = max(1, int(p["share"] * count))
     cov = covariance(batch)
     chosen = torch.zeros(real.numel(), dtype=torch.bool, device=real.device)
-    if rule == "kl_cov":
+    if selects == "top_covariance":
         chosen[cov.flatten().topk(wanted).indices] = True
     else:
         open_ = (cov > p["cov_low"]) & (cov < p["cov_high"]) & (clip_of(batch, p) == 0)

@@ -21,7 +21,8 @@ from toy_models.messages import nearest
 from toy_models.user_functions import load_function
 
 from ..errors import UsageError
-from .entries import ENTRIES, FAMILIES, Entry
+from .definition import Entry
+from .entries import ENTRIES, FAMILIES
 from .rules import is_own, own_entry
 from .token_batch import TokenBatch
 

@@ -19,8 +19,8 @@ from toy_models.tasks.file_task import FILE_TASK
 from toy_models.tasks.registry import TASKS
 
 from ..objectives.aggregation import ADVANTAGE_ALIASES, NORMALIZER_ALIASES, NORMALIZERS
-from ..objectives.entries import ENTRIES
-from ..objectives.parameters import ADVANTAGES, FORMS, PARAMETERS
+from ..objectives.entries import ENTRIES, PARAMETERS
+from ..objectives.parameters import ADVANTAGES, FORMS
 
 __all__ = [
     "GIVEN",
@@ -82,7 +82,7 @@ def _described(cls: type[C]) -> type[C]:
 def _of_parameter(name: str) -> Any:
     """A parameter of some objectives as a field; unset is the objective's default."""
     one = PARAMETERS[name]
-    owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.rule != "dpo")
+    owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.coupling != "pair")
     limits = (("low", one.low), ("high", one.high), ("above", one.above))
     bounds: dict[str, Any] = {key: value for key, value in limits if math.isfinite(value)}
     return _f(None, f"of {owners}: {one.doc}", choices=one.choices or None, **bounds)
