@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -88,6 +89,27 @@ def _of_parameter(name: str) -> Any:
     return _f(None, f"of {owners}: {one.doc}", choices=one.choices or None, **bounds)
 
 
+def _with_parameters(before: str) -> Callable[[type[C]], type[C]]:
+    """Class decorator: a field for each parameter of an objective of tokens or responses that the class leaves out.
+
+    They stand before the field `before`, so that a new objective needs no line here.
+    """
+
+    def insert(cls: type[C]) -> type[C]:
+        fields = list(cls.__annotations__.items())
+        place = [name for name, _ in fields].index(before)
+        for name, parameter in PARAMETERS.items():
+            owners = [entry for entry in ENTRIES.values() if name in entry.defaults]
+            if name not in cls.__annotations__ and any(entry.scalar and entry.coupling != "pair" for entry in owners):
+                fields.insert(place, (name, "str | None" if parameter.choices else "float | None"))
+                setattr(cls, name, _of_parameter(name))
+                place += 1
+        cls.__annotations__ = dict(fields)
+        return cls
+
+    return insert
+
+
 @_described
 @dataclass(frozen=True)
 class PolicyFields:
@@ -134,6 +156,7 @@ class TaskFields:
 
 @_described
 @dataclass(frozen=True)
+@_with_parameters(before="kl_coef")
 class ObjectiveFields:
     """The table [objective]: what an update pulls up and pushes down, and its regularisers."""
 
@@ -163,21 +186,6 @@ class ObjectiveFields:
         aliases=ADVANTAGE_ALIASES,
     )
     baseline: float | None = _f(None, "the constant for advantage = constant; V of asymre")
-    tau_pos: float | None = _of_parameter("tau_pos")
-    tau_neg: float | None = _of_parameter("tau_neg")
-    share: float | None = _of_parameter("share")
-    cov_low: float | None = _of_parameter("cov_low")
-    cov_high: float | None = _of_parameter("cov_high")
-    kappa: float | None = _of_parameter("kappa")
-    ratio_floor: float | None = _of_parameter("ratio_floor")
-    epsilon: float | None = _of_parameter("epsilon")
-    prompt_weight: str | None = _of_parameter("prompt_weight")
-    positive_weight: float | None = _of_parameter("positive_weight")
-    negative_weight: float | None = _of_parameter("negative_weight")
-    rank_penalty: float | None = _of_parameter("rank_penalty")
-    floor: float | None = _of_parameter("floor")
-    beta: float | None = _of_parameter("beta")
-    clamp: float | None = _of_parameter("clamp")
     kl_coef: float = _f(0.0, "coefficient β of the KL to the reference, which is the base", low=0)
     kl_estimator: str = _f(
         "k3",
