@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import UsageError
@@ -60,7 +61,7 @@ def normalised(values: Tensor, how: str, group_size: int, baseline: float | None
     width = values.numel() if how == "batch_mean_std" else group_size
     if width < 2:
         raise UsageError(f"advantages: {how} needs at least 2 responses to compare, got {width}")
-    groups = values.double().reshape(-1, width)
+    groups = rearrange(values.double(), "(group response) -> group response", response=width)
     centred = groups - groups.mean(-1, keepdim=True)
     if how == "leave_one_out":
         centred = centred * (width / (width - 1))
@@ -69,7 +70,7 @@ def normalised(values: Tensor, how: str, group_size: int, baseline: float | None
         std = (centred.square().sum(-1, keepdim=True) / (width - 1)).sqrt()
         centred = centred / (std + STD_EPSILON)
     equal = groups.amax(-1, keepdim=True) == groups.amin(-1, keepdim=True)
-    return torch.where(equal, 0.0, centred).reshape(-1).to(values.dtype)
+    return rearrange(torch.where(equal, 0.0, centred), "group response -> (group response)").to(values.dtype)
 
 
 def ranks(scores: Tensor, group_size: int) -> Tensor:
@@ -78,9 +79,9 @@ def ranks(scores: Tensor, group_size: int) -> Tensor:
     >>> ranks(torch.tensor([-1.0, -3.0, -3.0, -2.0]), 4)
     tensor([3., 0., 1., 2.])
     """
-    groups = scores.reshape(-1, group_size)
+    groups = rearrange(scores, "(group response) -> group response", response=group_size)
     order = groups.argsort(dim=-1, stable=True)
-    return order.argsort(dim=-1).to(scores.dtype).reshape(-1)
+    return rearrange(order.argsort(dim=-1), "group response -> (group response)").to(scores.dtype)
 
 
 def prompt_weight(how: str, accuracy: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, at_index, first_index
 from . import user_losses as own
 from .advantages import STD_EPSILON, advantages_of, prompt_weight, signed_value
 from .definition import Entry
@@ -34,7 +35,13 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective with its settings resolved; make it with `get`, which checks them."""
+    """One objective with its settings resolved; make it with `get`, which checks them.
+
+    Attributes:
+        entry: name, formula, source and inputs.
+        parameters: the value of every parameter; `lambda_` for λ.
+        function: the loss of an objective that the user wrote; otherwise None.
+    """
 
     entry: Entry
     parameters: dict[str, Any]
@@ -42,17 +49,18 @@ class Objective:
 
     @property
     def name(self) -> str:
+        """Its name in docs/objectives.md, or that of the user's function."""
         return self.entry.name
 
     @property
     def form(self) -> str | None:
-        """ratio, probability or log, None where it is none of these."""
+        """ "ratio", "probability" or "log"; None where it is none of these."""
         form: str | None = self.parameters.get("form", self.entry.form)
         return form
 
     @property
     def advantage(self) -> str:
-        """How rewards are normalised; none for an objective that has no such choice."""
+        """How rewards are normalised; "none" for an objective that has no such choice."""
         how: str = self.parameters.get("advantage", "none")
         return how
 
@@ -64,8 +72,10 @@ class Objective:
         return self.entry.needs
 
     def check_use(self, where: str) -> None:
-        """UsageError where single responses are all there is (`where`): no pairs, minibatch, reference or reward-free
-        regulariser."""
+        """Raise UsageError unless the objective needs no more than single responses, which is all that `where` has.
+
+        Pairs, a selection over a minibatch, a reference policy and regularisers are refused.
+        """
         for wrong, why in (
             (not self.entry.scalar, "is a regulariser"),
             (self.entry.coupling == "pair", "compares pairs of responses"),
@@ -73,15 +83,30 @@ class Objective:
             ("ref_log_probs" in self.entry.needs, "refers to a reference policy"),
         ):
             if wrong:
-                raise UsageError(f"objective: {self.name} {why}, which {where} does not have; take another")
+                raise UsageError(f"objective: {self.name} {why}, which {where} does not have; choose another")
 
     # -- advantages ------------------------------------------------------------------------------------------------
 
-    def advantages(self, rewards: Tensor, group_size: int, *, mean_log_probs: Tensor | None = None) -> Tensor:
-        """A (n,) from rewards (n,) in {0, 1}, whose responses to one prompt stand next to each other.
+    def advantages(
+        self,
+        rewards: Real[Tensor, " responses"],
+        group_size: int,
+        *,
+        mean_log_probs: Float[Tensor, " responses"] | None = None,
+    ) -> Float[Tensor, " responses"]:
+        """The advantage A of each response from its reward.
 
-        `mean_log_probs` (n,), the mean log-prob of a response's tokens, is read by rewarding-unlikely alone.
-        Raises UsageError for non-finite rewards, another shape than whole groups, or a group too small to compare.
+        Args:
+            rewards: 0 or 1 for each response, those to one prompt next to each other.
+            group_size: responses to one prompt.
+            mean_log_probs: mean log-probability of each response's tokens; only rewarding-unlikely reads it.
+
+        Returns:
+            A, normalised as the parameter `advantage` says.
+
+        Raises:
+            UsageError: rewards that are not finite, a number of rewards that is not whole groups, a group too small to
+                compare.
 
         >>> get("reinforce", form="ratio").advantages(torch.tensor([1.0, 0.0]), group_size=2)
         tensor([ 1., -1.])
@@ -97,10 +122,17 @@ class Objective:
         floats = rewards if rewards.is_floating_point() else rewards.float()
         return advantages_of(self.entry.value, floats, group_size, self.parameters, mean_log_probs)
 
-    def limit_advantages(self, success: Tensor) -> Tensor:
-        """A of a wrong and of a correct response in an infinite group, (…, 2), for success probabilities (…).
+    def limit_advantages(self, success: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 2"]:
+        """The advantages of a wrong and of a correct response in an infinite group.
 
-        UsageError where A depends on more than rewards.
+        Args:
+            success: success probability of the prompt.
+
+        Returns:
+            A of a wrong response, then of a correct one, on the last axis.
+
+        Raises:
+            UsageError: an objective whose A depends on more than rewards.
         """
         value, p = self.entry.value, self.parameters
         if value == "unlikely":
@@ -125,8 +157,10 @@ class Objective:
     def contrast(self) -> float:
         """How much more a correct response counts than a wrong one: 1 for PSR and NSR, 1 + λ, 2 for REINFORCE.
 
-        On-policy with a constant normaliser it is the factor of ∇p in the expected gradient. UsageError where the
-        advantages are normalised: then it depends on the other responses.
+        On-policy with a constant normaliser it is the factor of ∇p in the expected gradient.
+
+        Raises:
+            UsageError: normalised advantages, which depend on the other responses.
 
         >>> get("w-reinforce", form="log", lambda_=0.5).contrast()
         1.5
@@ -134,21 +168,29 @@ class Objective:
         if self.advantage not in ("none", "constant") or not self.entry.is_policy_gradient:
             raise UsageError(
                 f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
-                "so no number tells correct from wrong; take none"
+                "so no single number tells correct from wrong; use none"
             )
         wrong, right = signed_value(self.entry.value, torch.tensor([0.0, 1.0], dtype=torch.float64), self.parameters)
         return float(right - wrong)
 
-    def selected(self, advantages: Tensor) -> Tensor:
-        """Rows that carry a weight: bool of the shape of `advantages`."""
+    def selected(self, advantages: Real[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
+        """Which rows carry a weight: those whose advantage is not 0."""
         return advantages != 0
 
     # -- weights and losses ----------------------------------------------------------------------------------------
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator | None = None) -> TokenBatch:
-        """The batch with the `selection` that an objective coupled over the minibatch makes; others get it back as is.
+        """The batch with the `selection` of an objective that chooses tokens over the minibatch.
 
-        `batch` is the whole minibatch, its rows may be split afterwards. `generator` draws for clip-cov alone.
+        Args:
+            batch: the whole minibatch; its rows may be split afterwards.
+            generator: draws for clip-cov; no other objective uses it.
+
+        Returns:
+            The batch with `selection`, or `batch` itself for an objective that selects no tokens.
+
+        Raises:
+            UsageError: a field that the selection needs is missing.
         """
         if self.entry.selects is None:
             return batch
@@ -159,10 +201,18 @@ class Objective:
     def weights(self, batch: TokenBatch) -> TokenWeights:
         """Closed-form weights of tokens; the independent route to `loss`, not its derivative by autograd.
 
-        Padded positions come out like any other, coupled objectives leave them out of sums: masking the weights is the
-        caller's. Of a loss of one's own, which has no closed form, this is the derivative by autograd.
+        Padded positions get a weight like any other, although coupled objectives leave them out of sums: mask the
+        weights afterwards. For a loss that you wrote, which has no closed form, this is the derivative by autograd.
 
-        Raises UsageError for missing inputs, wrong shapes, inputs that are not finite, and objectives without weights.
+        Args:
+            batch: tokens with the fields that `needs()` names.
+
+        Returns:
+            w = −∂L/∂log π_y before any normaliser of the loss, the ratio ρ, and where the clip binds.
+
+        Raises:
+            UsageError: missing fields, shapes that do not fit, numbers that are not finite, an objective without
+                weights.
 
         >>> objective = get("nsr", form="ratio", clip_low=0.2)
         >>> old = torch.tensor([[0.5, 0.5]]).log()
@@ -182,11 +232,21 @@ class Objective:
                 weight, clip = self.entry.weight_function(batch, self._formula_parameters())
         return TokenWeights(weight, batch.ratio, clip)
 
-    def loss(self, log_probs: Tensor, batch: TokenBatch) -> Tensor:
-        """Loss of each token, of the shape of `log_probs`, differentiable in `log_probs` alone.
+    def loss(self, log_probs: Float[Tensor, "*rows position"], batch: TokenBatch) -> Float[Tensor, "*rows position"]:
+        """The loss of each token, differentiable in `log_probs` alone.
 
-        The weight of a token is minus the derivative of the sum over all unmasked positions. Raises as `weights`, but
-        for inputs that are not finite: neither is the loss.
+        The weight of a token is minus the derivative of the sum over all unmasked positions.
+
+        Args:
+            log_probs: log π_y with its graph.
+            batch: tokens with the fields that `needs()` names.
+
+        Returns:
+            The losses, before any normaliser.
+
+        Raises:
+            UsageError: missing fields, shapes that do not fit, an objective without weights. Numbers that are not
+                finite give a loss that is not finite.
         """
         self._check(batch, self.needs())
         if log_probs.shape != batch.log_probs.shape:
@@ -199,14 +259,40 @@ class Objective:
         loss: Tensor = self.entry.loss_function(log_probs, batch, self._formula_parameters())
         return loss
 
-    def vector(self, logits: Tensor, ref_logits: Tensor | None = None) -> Tensor:
-        """r = ∂L/∂z (…, V) of a regulariser at logits (…, V), in closed form; UsageError for a scalar objective."""
+    def vector(
+        self, logits: Float[Tensor, "*batch vocab"], ref_logits: Float[Tensor, "*batch vocab"] | None = None
+    ) -> Float[Tensor, "*batch vocab"]:
+        """The gradient r = ∂L/∂z of a regulariser in closed form.
+
+        Args:
+            logits: z.
+            ref_logits: those of the reference policy, where the regulariser needs them.
+
+        Returns:
+            r, in units of the loss per unit of logit.
+
+        Raises:
+            UsageError: an objective that is a weight of each token, reference logits that are missing or do not fit.
+        """
         self._check_logits(logits, ref_logits)
         vector: Tensor = self.entry.weight_function(logits, ref_logits, self.parameters)
         return vector
 
-    def logits_loss(self, logits: Tensor, ref_logits: Tensor | None = None) -> Tensor:
-        """Loss (…) of a regulariser, differentiable in the logits (…, V); the independent route to `vector`."""
+    def logits_loss(
+        self, logits: Float[Tensor, "*batch vocab"], ref_logits: Float[Tensor, "*batch vocab"] | None = None
+    ) -> Float[Tensor, "*batch"]:
+        """The loss of a regulariser at each context, differentiable in the logits; the independent route to `vector`.
+
+        Args:
+            logits: z with its graph.
+            ref_logits: those of the reference policy, where the regulariser needs them.
+
+        Returns:
+            The losses.
+
+        Raises:
+            UsageError: an objective that is a weight of each token, reference logits that are missing or do not fit.
+        """
         self._check_logits(logits, ref_logits)
         loss: Tensor = self.entry.loss_function(logits, ref_logits, self.parameters)
         return loss
@@ -237,11 +323,6 @@ class Objective:
                     f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
                     f"{_HINTS.get(name, 'give them in the batch')}"
                 )
-        shape = batch.log_probs.shape
-        for name in ("old_log_probs", "ref_log_probs", "entropy", "selection", "mask"):
-            value = getattr(batch, name)
-            if value is not None and value.shape != shape:
-                raise UsageError(f"{name}: expected the shape of log_probs, {tuple(shape)}, got {tuple(value.shape)}")
         for name in ("advantages", "rewards", "accuracy"):
             if getattr(batch, name) is not None:
                 batch.per_token(name)
@@ -255,24 +336,30 @@ def _check_finite(name: str, values: Tensor, real: Tensor | None = None) -> None
     if real is not None and real.shape == values.shape:
         bad = bad & real
     if bad.any():
-        index = tuple(torch.nonzero(bad)[0].tolist())
-        where = index[0] if len(index) == 1 else index
-        raise UsageError(f"{name}: expected finite numbers, got {float(values[index])} at index {where}")
+        index = first_index(bad)
+        raise UsageError(f"{name}: expected finite numbers, got {float(values[index])}{at_index(index)}")
 
 
 def get(name: str, **parameters: Any) -> Objective:
-    """The objective `name` (see `names()`) with these parameters, those of a recipe's [objective]; None is unset.
+    """The objective `name` with its parameters.
 
-    psr, nsr, w-reinforce and reinforce need `form`, or are named with it: psr-ratio. A function of one's own is
-    "file.py:name", "package.module:name", or the name that `register` gave it.
+    Args:
+        name: one of `names()` or an alias; psr, nsr, w-reinforce or reinforce together with `form`; a function of yours
+            as "file.py:name", as "package.module:name" or under the name that `register` gave it.
+        parameters: those of a recipe's [objective], `lambda_` for λ; None is unset.
 
-    Raises UsageError as `rules.check` does, and where there is no such function.
+    Returns:
+        The objective with every parameter resolved.
+
+    Raises:
+        UsageError: an unknown name or parameter, a number out of range, settings that contradict each other, a function
+            that does not exist.
 
     >>> get("grpo").advantage
     'group_mean_std'
     """
     if is_own(name) or own.registered(name):
-        found, function = own.load(name)
-        return Objective(found, settings(found, parameters), function)
-    found = entry(name, parameters.get("form"))
-    return Objective(found, settings(found, parameters))
+        own_entry, function = own.load(name)
+        return Objective(own_entry, settings(own_entry, parameters), function)
+    known = entry(name, parameters.get("form"))
+    return Objective(known, settings(known, parameters))

@@ -21,7 +21,10 @@ _ALIASES = {alias: entry.name for entry in ENTRIES.values() for alias in entry.a
 
 
 def names() -> tuple[str, ...]:
-    """Names of the objectives.
+    """The names of the objectives, in the order of docs/objectives.md.
+
+    Returns:
+        Full names; psr, nsr, w-reinforce and reinforce are three each, one for each form.
 
     >>> names()[:3]
     ('psr-ratio', 'psr-probability', 'psr-log')
@@ -30,46 +33,62 @@ def names() -> tuple[str, ...]:
 
 
 def is_own(name: object) -> bool:
-    """Whether a name is that of a function of the user's own, file.py:name or package.module:name."""
+    """Whether a name is that of a function that the user wrote, file.py:name or package.module:name."""
     return isinstance(name, str) and ":" in name
 
 
 def entry(name: str, form: str | None = None) -> Entry:
-    """The entry `name`, or that of the family psr, nsr, w-reinforce or reinforce in `form`.
+    """What there is to know of the objective `name`: formula, source, inputs and parameters.
 
-    Raises UsageError for an unknown name, with the nearest; for a family without a form, whose forms are different
-    updates; and for a form that the name excludes.
+    Args:
+        name: a name or an alias of docs/objectives.md, or psr, nsr, w-reinforce or reinforce.
+        form: "ratio", "probability" or "log", which those four need.
+
+    Returns:
+        The entry, whose `parameters` are what `get` accepts.
+
+    Raises:
+        UsageError: an unknown name (with the nearest), one of the four without a form, a form that the name excludes.
 
     >>> entry("psr", "probability").name
     'psr-probability'
-    >>> entry("psr")
+    >>> entry("psr")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    analysis.errors.UsageError: objective.form: psr has three that differ; take ratio, probability or log
+    analysis.errors.UsageError: objective.form: psr needs a form; choose ratio, probability or log (they are ...)
     """
     FORM.check(form)
     if name in FAMILIES:
         if form is None:
-            raise UsageError(f"objective.form: {name} has three that differ; take ratio, probability or log")
+            raise UsageError(
+                f"objective.form: {name} needs a form; choose ratio, probability or log (they are different updates)"
+            )
         return ENTRIES[f"{name}-{form}"]
-    found = ENTRIES.get(_ALIASES.get(name, name))
-    if found is None:
-        known = [*ENTRIES, *FAMILIES, *_ALIASES]
-        hint = nearest(name, known) if isinstance(name, str) else f"known: {', '.join(names())}"
+    known = ENTRIES.get(_ALIASES.get(name, name))
+    if known is None:
         raise UsageError(
-            f"objective.name: unknown value {name!r}; {hint}"
+            f"objective.name: unknown value {name!r}; {_suggestion(name)}"
             " A function of your own is written file.py:name or package.module:name"
         )
-    if form is not None and form != found.form and "form" not in found.defaults:
-        fixed = f"is of form {found.form}" if found.form else "has no forms"
-        raise UsageError(f"objective.form: {found.name} {fixed}, got {form}; leave it unset")
-    return found
+    if form is not None and form != known.form and "form" not in known.defaults:
+        fixed = f"is of form {known.form}" if known.form else "has no forms"
+        raise UsageError(f"objective.form: {known.name} {fixed}, got {form}; leave it unset")
+    return known
+
+
+def _suggestion(name: object) -> str:
+    if not isinstance(name, str):
+        return f"known: {', '.join(names())}"
+    beginning = [known for known in ENTRIES if name and known.startswith(name.casefold())]
+    if beginning:
+        return f"did you mean {' or '.join(beginning)}?"
+    return nearest(name, [*ENTRIES, *FAMILIES, *_ALIASES])
 
 
 def settings(found: Entry, given: dict[str, Any], group_size: int | None = None) -> dict[str, Any]:
-    """Every parameter of the entry, as given or by default.
+    """The value of every parameter of the entry, as set or by default.
 
-    Raises UsageError for one that it does not have, out of range, missing, or at odds with another; `group_size` is
-    left out where it is not known yet.
+    Raises UsageError for a parameter that it does not have, one that is out of range or missing, and parameters that
+    contradict each other; `group_size` is left out where it is not known yet.
     """
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
@@ -85,10 +104,9 @@ def settings(found: Entry, given: dict[str, Any], group_size: int | None = None)
             raise UsageError(_stray(found, name, value))
     if form == "log":
         values |= {name: None for name in _CLIPS if name in values}
-    for one in found.parameters:
-        if one.required and values[one.name] is None:
-            why = {"lambda_": ", the weight of correct samples; the paper uses 0.1"}.get(one.name, f": {one.doc}")
-            raise UsageError(f"{one.field}: {found.name} needs it{why}")
+    for parameter in found.parameters:
+        if parameter.required and values[parameter.name] is None:
+            raise UsageError(f"{parameter.field}: {found.name} needs it, got none; it is the {parameter.doc}")
     if "advantage" in values:
         _check_advantage(found, values, group_size)
     elif group_size == 1 and (found.value == "oreal" or "accuracy" in found.needs):
@@ -120,7 +138,7 @@ def _no_ratio(name: str, value: Any) -> str:
 def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | None) -> None:
     how, constant = values["advantage"], values["advantage"] == "constant"
     if constant and values["baseline"] is None:
-        raise UsageError("objective.baseline: the advantage constant needs it, the b of v − b")
+        raise UsageError("objective.baseline: the advantage constant needs it, got none; it is the b of v − b")
     if not constant and values["baseline"] is not None:
         raise UsageError(
             f"objective.baseline: only the advantage constant has it, got {values['baseline']} with "
@@ -141,9 +159,17 @@ def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | Non
 
 
 def check(*, name: str, group_size: int | None = None, **given: Any) -> None:
-    """Raise UsageError for an unknown name or value, a number out of range or settings that contradict each other.
+    """Check the settings of an objective, without torch and without making it.
 
-    Of a function of the user's own only the settings are checked, not the function.
+    Of a function that the user wrote only the settings are checked, not the function.
+
+    Args:
+        name: as for `get`.
+        group_size: responses to one prompt, where it is known.
+        given: parameters as for `get`; None is unset.
+
+    Raises:
+        UsageError: an unknown name or parameter, a number out of range, settings that contradict each other.
 
     >>> check(name="w-reinforce", form="ratio", lambda_=0.1, clip_low=0.2, clip_high=0.28)
     >>> check(name="psr", form="ratio", lambda_=0.1)
@@ -155,7 +181,7 @@ def check(*, name: str, group_size: int | None = None, **given: Any) -> None:
 
 
 def own_entry(name: str, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Entry:
-    """The entry of a loss function of the user's own: A = ±1 unless its `advantage` says otherwise."""
+    """The entry of a loss function that the user wrote: A = ±1 unless its `advantage` says otherwise."""
     parameters = (ADVANTAGE.with_(default="none"), BASELINE)
     return Entry(
         name=name,

@@ -5,7 +5,7 @@ With G = ∂L/∂z at one context, sampled token y and d = e_y − π,
     w = −⟨G, d⟩/‖d‖²,    r = G + w·d,    residual = ‖r‖/‖G‖
 
 w and r are the best split G = −w·d + r, r orthogonal to d: the loss is of scalar form there iff r = 0. The weight of a
-sum of an objective and a regulariser therefore holds the regulariser's own share along d as well.
+sum of an objective and a regulariser therefore contains the regulariser's part along d as well.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, at_index, first_index
 from .token_batch import TokenBatch
 
 __all__ = ["Analysis", "Example", "analyze"]
@@ -25,20 +26,43 @@ __all__ = ["Analysis", "Example", "analyze"]
 
 @dataclass(frozen=True)
 class Example:
-    """Where a loss is looked at: logits (B, T, V), tokens (B, T) and other fields of `TokenBatch` by name."""
+    """Where a loss is analysed.
 
-    logits: Tensor
-    tokens: Tensor
+    Attributes:
+        logits: z of each context; random ones show more than a special point does.
+        tokens: sampled ids y.
+        fields: other fields of `TokenBatch` by name.
+
+    Raises:
+        UsageError: tokens that are not one for each context.
+    """
+
+    logits: Float[Tensor, "*rows position vocab"]
+    tokens: Int[Tensor, "*rows position"]
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim < 2 or self.tokens.shape != self.logits.shape[:-1]:
+            raise UsageError(
+                f"tokens: expected one for each context of the logits, shape {tuple(self.logits.shape[:-1])}, got "
+                f"{tuple(self.tokens.shape)}"
+            )
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """weight (B, T), regularizer (B, T, V), residual (B, T) in [0, 1]; `scalar`: no residual but rounding."""
+    """The gradient of a loss in the logits as G = −w·(e_y − π) + r.
 
-    weight: Tensor
-    regularizer: Tensor
-    residual: Tensor
+    Attributes:
+        weight: w of each token.
+        regularizer: r of each context, orthogonal to e_y − π.
+        residual: ‖r‖/‖G‖, between 0 and 1.
+        scalar: whether the residuals are no more than rounding.
+    """
+
+    weight: Float[Tensor, "*rows position"]
+    regularizer: Float[Tensor, "*rows position vocab"]
+    residual: Float[Tensor, "*rows position"]
     scalar: bool
 
     def __str__(self) -> str:
@@ -50,19 +74,24 @@ class Analysis:
 
 
 def analyze(loss_fn: Callable[[Tensor, TokenBatch], Tensor], example: Example, *, of: str = "log_probs") -> Analysis:
-    """Weight, regulariser part and verdict of a differentiable loss, at an example.
+    """Split the gradient of a differentiable loss into a weight on e_y − π and the rest, at an example.
 
     Args:
         loss_fn: (log_probs (B, T), batch) -> loss, or with `of="logits"` (logits (B, T, V), batch) -> loss. Whatever
             it returns is summed. Where it reads `batch`, that holds the example's fields and the detached log-probs.
-        example: random logits show more than a special point does; a loss that is off for its clip has weight 0.
+        example: where the loss is analysed. A token whose clip binds has weight 0.
+        of: "log_probs" or "logits", what the loss takes first.
 
-    Raises UsageError for shapes that do not fit, logits that are not finite, and a loss that does not depend on them.
+    Returns:
+        The weight, the rest, its relative size, and whether the loss is of scalar form.
+
+    Raises:
+        UsageError: shapes that do not fit, logits that are not finite, a loss that does not depend on them.
 
     >>> z = torch.tensor([[[1.0, 0.0, -1.0]]], dtype=torch.float64)
     >>> example = Example(z, torch.tensor([[1]]))
-    >>> found = analyze(lambda log_probs, batch: -log_probs.exp(), example).weight  # w = π_y
-    >>> torch.allclose(found, z.softmax(-1)[..., 1], rtol=1e-12)
+    >>> weight = analyze(lambda log_probs, batch: -log_probs.exp(), example).weight  # w = π_y
+    >>> torch.allclose(weight, z.softmax(-1)[..., 1], rtol=1e-12)
     True
     >>> print(analyze(lambda z, batch: -torch.special.entr(z.softmax(-1)), example, of="logits").scalar)
     False
@@ -70,14 +99,9 @@ def analyze(loss_fn: Callable[[Tensor, TokenBatch], Tensor], example: Example, *
     if of not in ("log_probs", "logits"):
         raise UsageError(f"of: expected log_probs or logits, got {of!r}")
     logits, tokens = example.logits, example.tokens
-    if logits.ndim < 2 or tokens.shape != logits.shape[:-1]:
-        raise UsageError(
-            f"tokens: expected one for each context of the logits, shape {tuple(logits.shape[:-1])}, got "
-            f"{tuple(tokens.shape)}"
-        )
     if not torch.isfinite(logits).all():
-        index = tuple(torch.nonzero(~torch.isfinite(logits))[0].tolist())
-        raise UsageError(f"logits: expected finite numbers, got {float(logits[index])} at index {index}")
+        index = first_index(~torch.isfinite(logits))
+        raise UsageError(f"logits: expected finite numbers, got {float(logits[index])}{at_index(index)}")
     leaf = logits.detach().clone().requires_grad_()
     log_probs = leaf.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     batch = TokenBatch(log_probs.detach(), **example.fields)

@@ -11,9 +11,16 @@ __all__ = ["objective_text", "parse_objective"]
 
 
 def parse_objective(text: str) -> Objective:
-    """The objective that a text names; parameters are those of a recipe's [objective], apart by commas.
+    """The objective that a text such as w-reinforce-log,lambda=0.1 names.
 
-    Raises UsageError for another form, an unknown name or parameter.
+    Args:
+        text: a name, then parameters of a recipe's [objective] as PARAMETER=VALUE, separated by commas.
+
+    Returns:
+        The objective, as from `get`.
+
+    Raises:
+        UsageError: another form of text, and as `get`.
 
     >>> parse_objective("w-reinforce-log,lambda=0.5").parameters["lambda_"]
     0.5
@@ -38,7 +45,16 @@ def _value(text: str) -> Any:
 
 
 def objective_text(objective: str | Objective) -> str:
-    """An objective as text that `parse_objective` reads; UsageError for a text that it does not.
+    """An objective as text that `parse_objective` reads.
+
+    Args:
+        objective: an objective, or such a text, which is checked.
+
+    Returns:
+        The name, with the parameters that differ from their defaults.
+
+    Raises:
+        UsageError: a text that names no objective.
 
     >>> objective_text(parse_objective("grpo,clip_low=0.2"))
     'grpo,clip_low=0.2'

@@ -1,6 +1,6 @@
-"""What an objective is given of sampled tokens, and what it gives back.
+"""What an objective reads of sampled tokens, and what it returns.
 
-Rows are responses and the last axis their tokens, (B, T) in the training loop; the toys put seeds and prompts before
+Rows are responses and the last axis their tokens: (B, T) in the training loop; the toys put seeds and prompts before
 them. `mask` says which positions hold tokens (unset: all).
 """
 
@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from einops import reduce, repeat
+from jaxtyping import Bool, Float, Int8, Real
 from torch import Tensor
 
 from ..errors import UsageError
@@ -20,38 +22,59 @@ __all__ = ["TokenBatch", "TokenWeights", "accuracy_of"]
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Sampled tokens with whatever an objective needs to know of them; nothing here is differentiated.
+    """Sampled tokens with what an objective needs to know of them; nothing here is differentiated.
 
-    log_probs (B, T) = log π_y in nats; old_log_probs under the policy that ρ = π_y/π_old,y refers to, ref_log_probs
-    under the reference; advantages (B,), or (B, 1) or (B, T); rewards and accuracy (B,): the reward of the response and
-    the mean reward q of its group; entropy (B, T) of the policy at that position; selection bool (B, T), the tokens
-    that `Objective.prepare` chose over a whole minibatch; token_weights (B, T), of a reward model, 1 where unset.
+    Attributes:
+        log_probs: log π_y in nats.
+        old_log_probs: log-probabilities under the policy that ρ = π_y/π_old,y refers to.
+        advantages: A, one for each row or one for each token.
+        mask: True where a position holds a token; None for all.
+        rewards: reward of each response.
+        accuracy: mean reward q of each response's group.
+        entropy: H of the policy at each position, in nats.
+        ref_log_probs: log-probabilities under the reference policy.
+        selection: the tokens that `Objective.prepare` chose over a whole minibatch.
+        token_weights: weights of a reward model; 1 where unset.
+
+    Raises:
+        UsageError: a field that should have the shape of `log_probs` and has another.
     """
 
-    log_probs: Tensor
-    old_log_probs: Tensor | None = None
-    advantages: Tensor | None = None
-    mask: Tensor | None = None
-    rewards: Tensor | None = None
-    accuracy: Tensor | None = None
-    entropy: Tensor | None = None
-    ref_log_probs: Tensor | None = None
-    selection: Tensor | None = None
-    token_weights: Tensor | None = None
+    log_probs: Float[Tensor, "*rows position"]
+    old_log_probs: Float[Tensor, "*rows position"] | None = None
+    advantages: Real[Tensor, " ..."] | None = None
+    mask: Bool[Tensor, "*rows position"] | None = None
+    rewards: Real[Tensor, " ..."] | None = None
+    accuracy: Real[Tensor, " ..."] | None = None
+    entropy: Float[Tensor, "*rows position"] | None = None
+    ref_log_probs: Float[Tensor, "*rows position"] | None = None
+    selection: Bool[Tensor, "*rows position"] | None = None
+    token_weights: Real[Tensor, " ..."] | None = None
 
-    def real(self) -> Tensor:
-        """The mask, all true where there is none."""
+    def __post_init__(self) -> None:
+        shape = self.log_probs.shape
+        for name in ("old_log_probs", "ref_log_probs", "entropy", "selection", "mask"):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise UsageError(f"{name}: expected the shape of log_probs, {tuple(shape)}, got {tuple(value.shape)}")
+
+    def real(self) -> Bool[Tensor, "*rows position"]:
+        """The mask, all True where there is none."""
         return torch.ones_like(self.log_probs, dtype=torch.bool) if self.mask is None else self.mask
 
     @cached_property
-    def ratio(self) -> Tensor | None:
-        """ρ = π_y/π_old,y of the shape of `log_probs`, detached; None without `old_log_probs`. Worked out once."""
+    def ratio(self) -> Float[Tensor, "*rows position"] | None:
+        """ρ = π_y/π_old,y, detached; None without `old_log_probs`. Computed once."""
         if self.old_log_probs is None:
             return None
         return (self.log_probs.detach() - self.old_log_probs.detach()).exp_()
 
-    def per_token(self, name: str) -> Tensor:
-        """The field `name`, detached and spread over the shape of `log_probs`; UsageError where it cannot be."""
+    def per_token(self, name: str) -> Real[Tensor, "*rows position"] | Bool[Tensor, "*rows position"]:
+        """The field `name`, detached and expanded to the shape of `log_probs`.
+
+        Raises:
+            UsageError: a shape that cannot be expanded.
+        """
         value: Tensor = getattr(self, name)
         shape = self.log_probs.shape
         spread = value.detach()
@@ -63,24 +86,32 @@ class TokenBatch:
         if spread.ndim != len(shape) or any(got not in (1, want) for got, want in sizes):
             rows = f"({shape[0]},)" if len(shape) == 2 else str(tuple(shape[:-1]))
             raise UsageError(
-                f"{name}: expected one for each row, shape {rows}, or a shape that spreads over "
+                f"{name}: expected one for each row, shape {rows}, or a shape that expands to "
                 f"{tuple(shape)}, got {tuple(value.shape)}"
             )
         return spread.expand(shape)
 
 
 class TokenWeights(NamedTuple):
-    """Closed-form weights of tokens, all of the shape of `log_probs`."""
+    """Closed-form weights of tokens."""
 
-    weight: Tensor  # w = −∂L/∂log π_y, positive pushes y up; before any normaliser of the loss
-    ratio: Tensor | None  # ρ, None where no old log-probs were given
-    clip: Tensor  # int8: where the clip bound, −1 below, 0 not, +1 above (dual_clip too)
+    weight: Float[Tensor, "*rows position"]  # w = −∂L/∂log π_y, positive pushes y up; before any normaliser of the loss
+    ratio: Float[Tensor, "*rows position"] | None  # ρ; None without old log-probabilities
+    clip: Int8[Tensor, "*rows position"]  # where the clip binds: −1 below, +1 above (dual_clip too), otherwise 0
 
 
-def accuracy_of(rewards: Tensor, group_size: int) -> Tensor:
-    """q (n,): the mean reward of each response's group; responses to one prompt stand next to each other.
+def accuracy_of(rewards: Real[Tensor, " responses"], group_size: int) -> Real[Tensor, " responses"]:
+    """The mean reward q of each response's group.
+
+    Args:
+        rewards: of responses, those to one prompt next to each other.
+        group_size: responses to one prompt.
+
+    Returns:
+        q of its group for each response.
 
     >>> accuracy_of(torch.tensor([1.0, 0.0, 1.0, 1.0]), 2)
     tensor([0.5000, 0.5000, 1.0000, 1.0000])
     """
-    return rewards.reshape(-1, group_size).mean(-1).repeat_interleave(group_size)
+    means = reduce(rewards, "(group response) -> group", "mean", response=group_size)
+    return repeat(means, "group -> (group response)", response=group_size)

@@ -1,11 +1,11 @@
-"""A loss of one's own as an objective: registered by decorator, or named by the file or module that holds it.
+"""A loss that you write as an objective: registered by decorator, or named by the file or module that holds it.
 
     @objectives.register("square")
     def square(log_probs, batch):                    # (B, T) and a TokenBatch -> loss of each token (B, T)
         return -batch.per_token("advantages") * log_probs.exp() ** 2
 
-`objectives.get("square")` finds it in this process; a recipe, whose runs have processes of their own, names it
-"square.py:square". An undecorated function will do there as well.
+`objectives.get("square")` finds it in this process. A recipe, whose runs are separate processes, names it
+"square.py:square"; there the decorator is not needed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,22 @@ _GIVEN = ("old_log_probs", "advantages", "rewards", "accuracy", "ref_log_probs")
 
 
 def register(name: str, *, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Callable[[_F], _F]:
-    """Decorator: make a loss function (log_probs, batch) -> loss of each token an objective of that name.
+    """Decorator that makes a loss function (log_probs, batch) -> loss of each token an objective.
 
-    `needs` are the fields of `TokenBatch` that it reads (old_log_probs, advantages, rewards, accuracy, ref_log_probs);
-    `coupling` "response" says that the weight of a token depends on others of its response. Its advantages are ±1,
-    normalised as the parameter `advantage` says. Raises UsageError for a name that is taken or another field.
+    Its weight is the derivative of the loss by autograd. Its advantages are ±1, normalised as the parameter `advantage`
+    says.
+
+    Args:
+        name: a name that no objective has, without a colon.
+        needs: the fields of `TokenBatch` that the function reads: old_log_probs, advantages, rewards, accuracy,
+            ref_log_probs.
+        coupling: "response" where the weight of a token depends on other tokens of its response, otherwise "token".
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        UsageError: a name that is taken, an unknown field or coupling.
     """
     if name in ENTRIES or name in FAMILIES or is_own(name):
         raise UsageError(f"name: expected one that no objective has, without a colon, got {name!r}")
@@ -72,7 +83,7 @@ def load(name: str) -> tuple[Entry, Loss]:
         function = load_function(name, "objective")
     except ValueError as error:
         raise UsageError(f"objective.name = {name!r}: {error}") from error
-    known = [entry for entry, one in _OWN.values() if one is function]
+    known = [entry for entry, registered_function in _OWN.values() if registered_function is function]
     return (replace(known[0], name=name) if known else own_entry(name)), function
 
 

@@ -38,7 +38,7 @@ def _recipes() -> str:
 
 
 def _objectives() -> str:
-    from analysis.objectives.listing import objectives_page
+    from .objectives_page import objectives_page
 
     return objectives_page()
 

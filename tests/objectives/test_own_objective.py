@@ -1,7 +1,8 @@
-"""A loss of one's own: its weight, its verdict, its name; and the page and the command of the objectives."""
+"""A loss that the user wrote: its weight, its verdict, its name; and the command of the objectives."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -125,8 +126,29 @@ def test_what_cannot_be_analysed() -> None:
 def test_the_command_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nsr"]) == 0
     assert "nsr-probability: NSR probability" in capsys.readouterr().out
+    assert main(["GRPO"]) == main(["grpo"]) == 0
+    upper, lower = capsys.readouterr().out.split("grpo: GRPO")[1:]
+    assert upper == lower
     assert main(["gppo"]) == 2
     assert "did you mean" in capsys.readouterr().err
+    assert main(["kl"]) == 2
+    assert "did you mean kl-cov or kl-k1 or kl-k2" in capsys.readouterr().err
+    assert main(["--list"]) == main([]) == 0
+    listed = capsys.readouterr().out
+    assert listed[: len(listed) // 2] == listed[len(listed) // 2 :]
+    assert main(["--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in entries] == list(objectives.names())
+    assert main(["sapo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["parameters"][-1] == {
+        "name": "tau_neg",
+        "default": 1.05,
+        "required": False,
+        "expected": "a number > 0",
+        "meaning": "τ of the sigmoid gate where A ≤ 0",
+    }
+    with pytest.raises(SystemExit):
+        main(["grpo", "--list"])
     code = "import sys; from analysis.objectives.__main__ import main; main([]); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0

@@ -77,7 +77,7 @@ def test_settings_that_do_not(settings: dict[str, object], message: str) -> None
 
 @pytest.mark.parametrize("name", ["psr", "nsr", "w-reinforce", "reinforce"])
 def test_no_default_hides_the_form(name: str) -> None:
-    with pytest.raises(UsageError, match=f"objective.form: {name} has three that differ; take ratio, probability or"):
+    with pytest.raises(UsageError, match=f"objective.form: {name} needs a form; choose ratio, probability or"):
         objectives.entry(name)
     for form in rules.FORMS:
         assert objectives.entry(name, form) is objectives.entry(f"{name}-{form}")

@@ -121,7 +121,7 @@ def test_template_eos_temperature_threshold_and_columns_reach_the_trace(
         ({"--answers": "gts"}, "--answers: only a verifier reads them"),
         ({"--resume": "elsewhere"}, "give --resume alone"),
         ({"--device": "cuda"}, "device: cuda was asked for"),
-        ({"--objective": "nsr"}, "objective.form: nsr has three that differ"),
+        ({"--objective": "nsr"}, "objective.form: nsr needs a form"),
         ({"--objective": "nsr-log,lambda"}, "expected NAME,PARAMETER=VALUE"),
         (
             {"--objective": "nsr-ratio"},

@@ -171,7 +171,7 @@ class TestCombinations:
         ("fields", "message"),
         [
             ({"objective.name": "pser"}, "objective.name: unknown value 'pser'; did you mean psr"),
-            ({"objective.name": "psr"}, "objective.form: psr has three that differ; take ratio, probability or log"),
+            ({"objective.name": "psr"}, "objective.form: psr needs a form; choose ratio, probability or log"),
             ({"objective.name": "dpo"}, 'objective.name = "dpo": dpo compares pairs of a chosen and a rejected'),
             ({"objective.name": "entropy-bonus"}, "is a regulariser; set objective.entropy_coef beside an objective"),
             ({"objective.name": "kl-full"}, "is a regulariser; set objective.kl_coef and objective.kl_estimator"),

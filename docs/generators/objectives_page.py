@@ -1,0 +1,100 @@
+"""docs/objectives.md: every objective with its formula, what other libraries call it, and how to add one."""
+
+from __future__ import annotations
+
+from analysis.objectives.aggregation import CORRESPONDENCE
+from analysis.objectives.entries import ENTRIES
+from analysis.objectives.listing import default_text, notes
+
+__all__ = ["objectives_page"]
+
+_HEAD = """\
+# Objectives
+
+<!-- Generated from analysis/objectives/ by `python -m docs.generators`; do not edit. -->
+
+Each objective is implemented twice, independently: as a closed-form weight w per token and as a loss. The gradient
+of the loss in the logits z is ∂L/∂z = −w·(e_y − π) + r, where r is zero except for regularisers. Symbols: ρ =
+π_y/π_old,y is the ratio, A the advantage, q the mean reward of the group, ref the reference policy, sg the
+stop-gradient, σ the sigmoid; in formulas of A, r is the reward, 0 or 1. A temperature T multiplies the vector by
+1/T, with π taken at z/T.
+
+For each objective a test compares the closed form with autograd of the loss: ‖Δ‖∞ ≤ 1e-10·max(1, |w|) in float64,
+over ratios from 1e-6 to 1e6 and on both sides of every clip. Rows whose token has all the mass except 1e-130 are
+compared with sixty digits.
+
+`python -m analysis.objectives` prints the table, and `python -m analysis.objectives grpo` one objective in full;
+`--json` prints either as data. In a recipe `objective.name` names the objective and `objective.<parameter>` sets
+its parameters; from Python use `objectives.get(name, **parameters)`. psr, nsr, w-reinforce and reinforce are three
+objectives each: write psr-ratio, or psr with `objective.form`. The noise of a verifier flips rewards before any of
+this: `task.false_positive`, `task.false_negative`.
+"""
+
+_OWN = """\
+## Your own objective
+
+```python
+# mine.py
+from analysis import objectives
+
+@objectives.register("square", needs=("advantages",))
+def square(log_probs, batch):  # (B, T), objectives.TokenBatch -> the loss of each token
+    return -batch.per_token("advantages") * log_probs.exp() ** 2
+```
+
+Use it as `objectives.get("square")` in the same process, as `objective.name = "mine.py:square"` in a recipe (its
+source is part of the recipe's hash, and its digest is in run.json), or as `--methods PSR,NSR,mine.py:square` in the
+factorial. Its weight is the derivative of the loss by autograd. `objectives.analyze(loss,
+objectives.Example(logits, tokens, fields))` gives the weight, the part of the gradient that no weight explains, and
+whether there is such a part; pass `of="logits"` for a loss of the logits.
+
+To add an objective to the toolkit, write one `Entry` in `analysis/objectives/entries.py` and its two functions
+`…_weight` and `…_loss` in the module that the entry's `formula` names, and add a case to
+`tests/objectives/test_every_objective.py`. Recipes, this page and the command follow from the entry.
+"""
+
+_DIFFERENCES = """\
+## Where this differs from what is written elsewhere
+
+- GRPO on binary rewards has A = √((1 − q)/q) and −√(q/(1 − q)) with the biased standard deviation. verl and TRL take
+  the unbiased one: both are √((G − 1)/G) times that, and 1e-6 (TRL 1e-4) is added to the denominator. The implied λ of
+  (1 − q)/q is the same.
+- GSPO's weight is A·s, and its 1/|y| that of the sequence mean (`update.normalizer = per_sequence`): with 1/|y| in the
+  weight as well it would be counted twice.
+- The aggregations of DAPO, Dr. GRPO and GSPO are not part of their entries: set `update.normalizer` (batch_tokens,
+  constant, per_sequence).
+- NFT with its floor at 0 has weight ω·1 on correct responses for every ρ, also where ρ underflows to 0.
+- The sampled KL in a loss: k1 has the weight −β, so its expected gradient is zero; verl's k3 has weight 0 where k3
+  itself (not the log-ratio) exceeds 10.
+- KL-Cov is written with a KL penalty in the paper; its code, as here, with |log ρ|, whose weight is 0 at ρ = 1.
+- OREAL's code normalises correct and wrong responses apart; here the update's normaliser divides both.
+"""
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def objectives_page() -> str:
+    """docs/objectives.md as text."""
+    lines = [
+        _HEAD,
+        "| name | w per token (or the vector r) | source | parameters (default) | notes |",
+        "|:--|:--|:--|:--|:--|",
+    ]
+    for entry in ENTRIES.values():
+        parameters = ", ".join(
+            f"{parameter.name.rstrip('_')} ({default_text(parameter)})" for parameter in entry.parameters
+        )
+        aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
+        lines.append(_row(f"`{entry.name}`{aliases}", entry.weight, entry.source, parameters, notes(entry)))
+    lines += [
+        "\n## What TRL and verl call it\n",
+        "Recipes also accept their names of normalisers (token-mean, bnpo, seq-mean-token-mean, seq-mean-token-sum,\n"
+        "seq-mean-token-sum-norm) and of advantages (grpo, dr_grpo, rloo). B is the number of responses of a\n"
+        "minibatch.\n",
+        "| what | here | TRL | verl |",
+        "|:--|:--|:--|:--|",
+    ]
+    lines += [_row(*row) for row in CORRESPONDENCE]
+    return "\n".join([*lines, "", _OWN, _DIFFERENCES])
