@@ -21,9 +21,9 @@ from .lines import path as path
 from .noise_lines import crossing_mark as crossing_mark
 from .noise_lines import noise_curve as noise_curve
 from .offline_panels import carrying_tokens as carrying_tokens
+from .offline_panels import collision_density as collision_density
 from .offline_panels import rank_flow as rank_flow
 from .offline_panels import rarity_density as rarity_density
-from .offline_panels import squeeze_density as squeeze_density
 from .pass_at_k_curves import pass_at_k as pass_at_k
 from .pass_at_k_curves import pass_at_k_difference as pass_at_k_difference
 from .token_panels import logit_arrows as logit_arrows

@@ -79,7 +79,13 @@ _OTHERS: tuple[Look, ...] = (
 
 
 def look(label: str) -> Look:
-    """The look of a method; a label without one of its own gets one by a hash of its name, the same in every figure.
+    """The look of a method, the same in every figure; an unknown label gets one by a hash of its name.
+
+    Args:
+        label: name of the method.
+
+    Returns:
+        Colour, marker and line style.
 
     >>> look("PSR").color, look("my method") == look("my method")
     ('#0072B2', True)
@@ -89,7 +95,7 @@ def look(label: str) -> Look:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style, for as long as the context lasts; matplotlib's settings are as before afterwards."""
+    """A context with the style of all figures; it restores matplotlib's settings at its end."""
     import matplotlib
     import seaborn
 
@@ -136,33 +142,56 @@ def style() -> Iterator[None]:
 
 
 def heading(ax: Axes, text: str) -> None:
-    """A title over the axes, from their left edge."""
+    """Put a title over the axes, from their left edge.
+
+    Args:
+        ax: axes of the title.
+        text: the title.
+    """
     ax.set_title(text, loc="left")
 
 
 def reference_line(ax: Axes, value: float = 0.0, *, axis: str = "y") -> None:
-    """Draw a thin grey line at `value` of the axis "y" or "x"."""
+    """Draw a thin grey line.
+
+    Args:
+        ax: axes to draw on.
+        value: where it crosses the axis.
+        axis: "y" for a horizontal line, "x" for a vertical one.
+    """
     draw = ax.axhline if axis == "y" else ax.axvline
     draw(value, color="#999999", linewidth=0.6, zorder=0)
 
 
 def legend(figure: Figure, axes: Sequence[Axes], *, title: str | None = None, columns: int = MOST_COLUMNS) -> None:
-    """One legend above the figure with every label once, in order of first appearance, in so many columns at most."""
-    found: dict[str, Any] = {}
+    """Put one legend above the figure, with every label once in order of first appearance.
+
+    Args:
+        figure: the figure.
+        axes: axes whose labels it holds.
+        title: its title.
+        columns: the greatest number of columns.
+    """
+    handles: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+            handles.setdefault(label, handle)
     figure.legend(
-        found.values(),
-        found.keys(),
+        handles.values(),
+        handles.keys(),
         loc="outside upper center",
         title=title,
-        ncols=min(len(found), columns),
+        ncols=min(len(handles), columns),
         columnspacing=1.2,
     )
 
 
 def caption(figure: Figure, text: str) -> None:
-    """A caption under the figure, wrapped to its width."""
+    """Put a caption under the figure, wrapped to its width.
+
+    Args:
+        figure: the figure.
+        text: the caption.
+    """
     per_line = int(figure.get_figwidth() / (0.0074 * SMALL))
     figure.supxlabel(fill(" ".join(text.split()), per_line), fontsize=SMALL, x=0.01, ha="left", color="#444444")

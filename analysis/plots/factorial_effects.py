@@ -22,9 +22,12 @@ _COLORS = {"first in": "#0072B2", "Shapley": "#000000", "last out": "#D55E00"}
 def metric_against_success(
     ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, mark_every: int = 8
 ) -> None:
-    """One path a method: x Pass@1 and y a metric, (E, S) over evaluations and seeds; every seed thin, their mean thick.
+    """Draw a metric against Pass@1, one path for each method: thin for every seed, thick for their mean.
 
-    The methods of `curves` are drawn in order, so that a later one lies on top where they coincide.
+    Args:
+        ax: axes to draw on.
+        curves: for each method Pass@1 and the metric, (evaluations, seeds) each; a later method lies on top.
+        mark_every: points between two markers.
     """
     for method, (x, y) in curves.items():
         style = look(method)
@@ -34,15 +37,21 @@ def metric_against_success(
 
 
 def factor_effects(ax: Axes, shares: pd.DataFrame, names: Sequence[str]) -> None:
-    """Effects of the rows of `factor_shares` as dots with their 95% intervals, a line for each factor of `names`."""
+    """Draw the effect of each factor as dots with 95% intervals: first in, Shapley and last out.
+
+    Args:
+        ax: axes to draw on.
+        shares: rows of `factor_shares`, with columns `factor`, `kind`, `value`, `low`, `high`.
+        names: factors from top to bottom.
+    """
     for row, name in enumerate(reversed(names)):
         if row % 2:
             ax.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", zorder=0)
         for kind, (marker, fill, offset) in _KINDS.items():
-            found = shares[(shares["factor"] == name) & (shares["kind"] == kind)]
-            if not len(found):
+            effect = shares[(shares["factor"] == name) & (shares["kind"] == kind)]
+            if not len(effect):
                 continue
-            value, low, high = (float(found[c].iloc[0]) for c in ("value", "low", "high"))
+            value, low, high = (float(effect[c].iloc[0]) for c in ("value", "low", "high"))
             ax.errorbar(
                 value,
                 row + offset,
@@ -62,7 +71,13 @@ def factor_effects(ax: Axes, shares: pd.DataFrame, names: Sequence[str]) -> None
 
 
 def interaction_grid(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Pairwise interactions as a lower triangle of numbers; those whose interval excludes 0 in bold."""
+    """Draw pairwise interactions as a lower triangle of numbers, bold where the interval excludes 0.
+
+    Args:
+        ax: axes to draw on.
+        table: one row a pair with columns `first`, `second`, `value`, `low`, `high`.
+        names: factors in order.
+    """
     limit = float(table["value"].abs().max()) or 1.0
     grid = np.full((len(names), len(names)), np.nan)
     for _, row in table.iterrows():

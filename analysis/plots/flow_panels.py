@@ -21,8 +21,12 @@ _MARKERS = "osD^vP"
 
 
 def bucket_flow(ax: Axes, data: pd.DataFrame) -> None:
-    """One line a rank bucket against `update`: columns `bucket`, `update`, `value`, `low`, `high`; a bucket's mass
-    change summed over the updates so far."""
+    """Draw the change of each rank bucket's mass, summed over the updates so far, one line for each bucket.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point with columns `bucket`, `update`, `value`, `low`, `high`; buckets in order of rank.
+    """
     reference_line(ax)
     for i, (bucket, rows) in enumerate(data.groupby("bucket", sort=False)):
         color = BUCKET_COLORS[i]

@@ -18,7 +18,15 @@ __all__ = ["boundary_lines", "entropy_sign_lines", "flow_against_prior", "push_b
 
 
 def push_bars(ax: Axes, values: np.ndarray, token: int, label: str, *, unit: str) -> None:
-    """One bar a token in order of their prior, the sampled one hatched; `label` is the method, giving its colour."""
+    """Draw one bar for each token, the sampled one hatched.
+
+    Args:
+        ax: axes to draw on.
+        values: one number for each token, most probable first.
+        token: position of the sampled token.
+        label: method whose colour the bars have.
+        unit: label of the vertical axis.
+    """
     colors = [look(label).color] * len(values)
     bars = ax.bar(np.arange(len(values)), values, color=colors, width=0.8)
     bars[token].set_hatch("////")
@@ -32,11 +40,20 @@ def push_bars(ax: Axes, values: np.ndarray, token: int, label: str, *, unit: str
 def flow_against_prior(
     ax: Axes, probs: np.ndarray, change: np.ndarray, token: int, label: str, *, boundary: float | None = None
 ) -> None:
-    """Change of every unsampled token against its probability, both on their own scales; the boundary as a line."""
+    """Draw the change of every unsampled token against its probability.
+
+    Args:
+        ax: axes to draw on.
+        probs: probability of each token.
+        change: change of each token's probability or logit.
+        token: position of the sampled token, which is left out.
+        label: method whose colour and marker the line has.
+        boundary: squeeze boundary c − π_y, drawn as a line where it is positive.
+    """
     others = np.delete(np.arange(len(probs)), token)
-    style = look(label)
+    shape = look(label)
     order = others[np.argsort(probs[others])]
-    ax.plot(probs[order], change[order], color=style.color, marker=style.marker, linewidth=0.8, label=label)
+    ax.plot(probs[order], change[order], color=shape.color, marker=shape.marker, linewidth=0.8, label=label)
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter("")
     reference_line(ax)
@@ -46,9 +63,14 @@ def flow_against_prior(
 
 
 def boundary_lines(ax: Axes, curves: Mapping[str, BoundaryCurves]) -> None:
-    """Share of the alternatives' mass that moves against the sampled token, by π_y: one line a shape of the others."""
-    for (name, of), linestyle in zip(curves.items(), _STYLES, strict=False):
-        ax.plot(of.prob, of.against, label=name, linestyle=linestyle, color="#333333")
+    """Draw the fraction of the other tokens' mass that moves against the sampled token, against π_y.
+
+    Args:
+        ax: axes to draw on.
+        curves: boundaries by name of the other tokens' distribution, one line for each.
+    """
+    for (name, curve), linestyle in zip(curves.items(), _STYLES, strict=False):
+        ax.plot(curve.prob, curve.against, label=name, linestyle=linestyle, color="#333333")
     ax.set_xscale("log")
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlabel(r"$\pi_y$ of the sampled token")
@@ -56,12 +78,23 @@ def boundary_lines(ax: Axes, curves: Mapping[str, BoundaryCurves]) -> None:
 
 
 def entropy_sign_lines(ax: Axes, curves: Mapping[str, BoundaryCurves]) -> None:
-    """dH per unit logit step of a negative sample, by π_y, relative to its greatest size: one line a shape."""
-    for (name, of), linestyle in zip(curves.items(), _STYLES, strict=False):
-        ax.plot(of.prob, of.covariance / np.abs(of.covariance).max(), label=name, linestyle=linestyle, color="#333333")
-        below = np.flatnonzero(np.log(of.prob) < -of.entropy)
+    """Draw dH of a negative sample against π_y, relative to its greatest size; ticks mark π_y = e^{−H}.
+
+    Args:
+        ax: axes to draw on.
+        curves: boundaries by name of the other tokens' distribution, one line for each.
+    """
+    for (name, curve), linestyle in zip(curves.items(), _STYLES, strict=False):
+        ax.plot(
+            curve.prob,
+            curve.covariance / np.abs(curve.covariance).max(),
+            label=name,
+            linestyle=linestyle,
+            color="#333333",
+        )
+        below = np.flatnonzero(np.log(curve.prob) < -curve.entropy)
         if len(below):
-            ax.plot(of.prob[below[-1]], 0, marker="|", markersize=9, color="#333333", markeredgewidth=1.0)
+            ax.plot(curve.prob[below[-1]], 0, marker="|", markersize=9, color="#333333", markeredgewidth=1.0)
     ax.set_xscale("log")
     reference_line(ax)
     ax.set_xlabel(r"$\pi_y$ of the sampled token")

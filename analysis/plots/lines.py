@@ -22,9 +22,14 @@ MARKERS_UP_TO = 12  # points; longer series are lines, their markers would run t
 
 
 def curve(ax: Axes, data: pd.DataFrame, *, x: str, interval: Literal["band", "last"] = "band") -> None:
-    """One line a method against the column `x`, its interval as a band of the same colour.
+    """Draw one line for each method against the column `x`, with its interval.
 
-    With `interval="last"` the last point alone carries its interval, as a bar: bands of many methods hide each other.
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above.
+        x: column of the horizontal axis.
+        interval: "band" for a band of the same colour; "last" for a bar at the last point, where the bands of many
+            methods would hide each other.
     """
     for label, rows in data.groupby("label", sort=False):
         shape = look(str(label))
@@ -49,8 +54,13 @@ _GAPS = (("#000000", "o", "-"), ("#8A5FBF", "s", (0, (5.0, 1.2))))
 
 
 def gap(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
-    """Differences of two methods against the column `x`, one line a `quantity` with its interval as a band, and the
-    line of no difference."""
+    """Draw the difference of two methods against the column `x`, with its interval as a band and a line at zero.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above, with a column `quantity`; one line for each quantity.
+        x: column of the horizontal axis.
+    """
     reference_line(ax)
     for (quantity, rows), (color, marker, linestyle) in zip(data.groupby("quantity", sort=False), _GAPS, strict=False):
         at, value, low, high = (rows[name].to_numpy(float) for name in (x, "value", "low", "high"))
@@ -61,9 +71,14 @@ def gap(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
 
 
 def path(ax: Axes, data: pd.DataFrame, *, x: str) -> None:
-    """One path a method through the plane of `x` and `value`, an arrow on each leg in the direction of time.
+    """Draw the path of each method through the plane of `x` and `value`, with an arrow on each leg in order of time.
 
-    The last point carries the interval of `value` as a bar; points without either coordinate are left out.
+    The last point carries the interval of `value` as a bar. Points without both coordinates are left out.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above.
+        x: column of the horizontal axis.
     """
     for label, rows in data.groupby("label", sort=False):
         shape = look(str(label))

@@ -1,4 +1,4 @@
-"""Gradient noise against the success probability p: a ratio that passes one somewhere, and noise in rollouts.
+"""Gradient noise against the success probability p: the ratio of two methods' noise, which crosses 1, and noise itself.
 
 Data: one row a point, with columns `label`, `p`, `value`, `low` and `high` (its interval), in any order.
 """
@@ -20,7 +20,12 @@ _SPAN = "#dddddd"
 
 
 def noise_curve(ax: Axes, data: pd.DataFrame) -> None:
-    """One line a method over p with the interval of each point as a bar; the y axis is logarithmic."""
+    """Draw one line for each method over p with the interval of each point as a bar, on a logarithmic axis.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above.
+    """
     for label, rows in data.groupby("label", sort=False):
         rows, shape = rows.sort_values("p"), look(str(label))
         value = rows["value"].to_numpy(float)
@@ -33,7 +38,14 @@ def noise_curve(ax: Axes, data: pd.DataFrame) -> None:
 
 
 def crossing_mark(ax: Axes, *, at: float | None, low: float | None, high: float | None) -> None:
-    """A line at the ratio 1, the crossing as a dashed line, its interval as a grey band that may be open at an end."""
+    """Draw a line at the ratio 1, the crossing as a dashed line and its interval as a grey band.
+
+    Args:
+        ax: axes to draw on.
+        at: the p of the crossing; None where there is none.
+        low: lower end of its interval; None where it is open.
+        high: upper end of its interval; None where it is open.
+    """
     reference_line(ax, 1.0)
     if at is None:
         return

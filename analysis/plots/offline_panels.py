@@ -13,16 +13,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
 
-__all__ = ["carrying_tokens", "rank_flow", "rarity_density", "squeeze_density"]
+__all__ = ["carrying_tokens", "collision_density", "rank_flow", "rarity_density"]
 
 _CELLS = 42  # hexagons across
 _LEAST = 1e-6  # of a probability that is drawn; what is less is drawn there
 _LINE: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.0}
 
 
-def squeeze_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
-    """Tokens by π_y and c = Σπ² on logarithmic axes, columns `prob` and `collision`; the line is the squeeze boundary
-    c = π_y, above it NSR of the token drains the tail. Shade: number of tokens, logarithmic."""
+def collision_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
+    """Draw tokens by π_y and c = Σπ² on logarithmic axes, with the collision crossing c = π_y as a line.
+
+    Above the line a negative sample of the token drains the tail as well.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a token with columns `prob` (π_y) and `collision` (c).
+
+    Returns:
+        The shades: numbers of tokens on a logarithmic scale, for a colour bar.
+    """
     x, y = data["prob"].clip(lower=_LEAST), data["collision"].astype(float)
     low = float(y.min()) / 1.5
     shade = ax.hexbin(
@@ -46,8 +55,17 @@ def squeeze_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
 
 
 def rarity_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
-    """Tokens by π_y (logarithmic) and entropy, columns `prob` and `entropy`; the line is π_y = e^{−H}, to the left of
-    it NSR of the token lowers the entropy. Shade: number of tokens, logarithmic."""
+    """Draw tokens by π_y (logarithmic) and entropy H, with π_y = e^{−H} as a line.
+
+    To the left of the line a negative sample of the token lowers the entropy.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a token with columns `prob` (π_y) and `entropy` (nats).
+
+    Returns:
+        The shades: numbers of tokens on a logarithmic scale, for a colour bar.
+    """
     x, y = data["prob"].clip(lower=_LEAST), data["entropy"].astype(float)
     top = max(1.05 * float(y.max()), 1e-3)
     shade = ax.hexbin(
@@ -71,8 +89,13 @@ def rarity_density(ax: Axes, data: pd.DataFrame) -> PolyCollection:
 
 
 def rank_flow(ax: Axes, data: pd.DataFrame) -> None:
-    """Change of mass by rank bucket, one bar a label side by side with its interval: columns `label`, `bucket`,
-    `value`, `low`, `high`. A label that changes nothing is left out."""
+    """Draw the change of probability mass by rank bucket, one bar for each label, with its interval.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a bar with columns `label`, `bucket`, `value`, `low`, `high`; a label whose values are all zero is
+            left out.
+    """
     labels = [label for label, rows in data.groupby("label", sort=False) if rows["value"].any()]
     buckets = list(dict.fromkeys(data["bucket"]))
     width = 0.8 / max(len(labels), 1)
@@ -90,8 +113,14 @@ def rank_flow(ax: Axes, data: pd.DataFrame) -> None:
 
 
 def carrying_tokens(ax: Axes, data: pd.DataFrame, *, label: str, limit: float) -> None:
-    """Shares of the gradient by token as bars with their intervals, the greatest on top: columns `text`, `value`,
-    `low`, `high`; the colour is that of `label`, the axis goes to `limit`."""
+    """Draw fractions of the gradient by token as bars with their intervals, the greatest on top.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a token with columns `text`, `value`, `low`, `high`.
+        label: method whose colour the bars have.
+        limit: end of the axis.
+    """
     at, value = np.arange(len(data)), data["value"].to_numpy(float)
     ax.barh(at, value, height=0.72, color=look(label).color, linewidth=0)
     ends = np.vstack([value - data["low"], data["high"] - value])

@@ -1,8 +1,8 @@
-"""Pass@k against k (after Fig. 2 of arXiv 2506.01347), and its difference to the base.
+"""Pass@k against k (after Fig. 2 of arXiv 2506.01347), and its difference from the base.
 
 Data: one row a point, with columns `label` (the method, or base), `k`, `value`, `low` and `high` (its interval).
 
-Pass@k comes near 1 for every method as k grows, and what is left to see are the failures. So its axis is spaced by
+Pass@k approaches 1 for every method as k grows, so that the failures are what differs. Its axis is therefore spaced by
 −log₁₀(1 − Pass@k): from 0.9 to 0.99 is as far as from 0 to 0.9.
 """
 
@@ -26,8 +26,13 @@ FAILURE_FLOOR = 1e-4  # a smaller 1 − Pass@k is drawn as this
 
 
 def pass_at_k(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = None) -> None:
-    """One line a method, its interval as a band; the y axis is spaced by failures, and wide enough for all curves in
-    `among` (those of other panels too, say)."""
+    """Draw Pass@k of each method with its interval as a band, on an axis spaced by failures.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above.
+        among: the curves that the axis must hold, those of other panels for instance; `data` unless given.
+    """
     _lines(ax, data)
     ax.set_yscale("function", functions=(_to_failures, _from_failures))
     among = data if among is None else among
@@ -47,7 +52,12 @@ def pass_at_k(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = None
 
 
 def pass_at_k_difference(ax: Axes, data: pd.DataFrame) -> None:
-    """Pass@k minus the base's: one line a method, with the interval of the paired differences."""
+    """Draw Pass@k minus the base's for each method, with the interval of the paired difference as a band.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above, of differences; rows of the base are left out.
+    """
     reference_line(ax)
     _lines(ax, data[data["label"] != BASE])
 

@@ -1,9 +1,9 @@
-"""A real token's gradient (after Fig. 5 of arXiv 2506.01347): its top tokens before and after one update, as bars,
-with the logit gradient and the realised change as arrows.
+"""One context (after Fig. 5 of arXiv 2506.01347): its most probable tokens before and after an update as bars, and the
+logit gradient and the realised change as arrows.
 
 Data: one row a token of one context, most probable first, with columns `text`, `sampled` (whether it is y), `before`
 and `after` (probabilities), `gradient` (sign(w)·(e_y − π), the descent direction −∂L/∂z in units of |w|/T) and `dlogit`
-(the realised Δz, its free constant set so that the mean under π is 0).
+(the realised Δz, shifted so that its mean under π is 0).
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ UP, DOWN = "#0072B2", "#D55E00"
 
 
 def token_bars(ax: Axes, data: pd.DataFrame) -> None:
-    """Probabilities before and after as pairs of bars, one pair a token; y is in bold with a star."""
+    """Draw probabilities before and after as a pair of bars for each token; the sampled one is bold with a star.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a token, as above.
+    """
     at = np.arange(len(data))
     ax.barh(at - 0.19, data["before"], height=0.36, color=BEFORE, label="before")
     ax.barh(at + 0.19, data["after"], height=0.36, color=AFTER, label="after")
@@ -38,7 +43,13 @@ def token_bars(ax: Axes, data: pd.DataFrame) -> None:
 
 
 def logit_arrows(ax: Axes, data: pd.DataFrame, *, column: str) -> None:
-    """One arrow a token from zero to its value in `column`: blue for up, vermilion for down, a dot for none to see."""
+    """Draw an arrow for each token from zero to its value: blue for up, vermilion for down, a dot where too short.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a token, as above.
+        column: "gradient" or "dlogit".
+    """
     values = data[column].to_numpy(float)
     widest = float(np.abs(values).max()) or 1.0
     reference_line(ax, axis="x")

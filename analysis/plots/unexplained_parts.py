@@ -30,9 +30,14 @@ _PARTS: dict[str, tuple[str, str, str | tuple[int, tuple[float, ...]]]] = {
 
 
 def unexplained(ax: Axes, data: pd.DataFrame) -> None:
-    """1 − R² against `update` on a logarithmic axis, one line a method: columns `label`, `update`, and `value`, `low`,
-    `high` of 1 − R². The axis holds the lines; bands
-    may leave it, and end where nothing is explained."""
+    """Draw 1 − R² of the first order against the update on a logarithmic axis, one line for each method.
+
+    The axis holds the lines; bands may leave it.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point with columns `label`, `update`, and `value`, `low`, `high` of 1 − R².
+    """
     for label, rows in data.groupby("label", sort=False):
         _line(ax, rows["update"], rows["value"], rows["low"], rows["high"], label=str(label), **look(str(label)).line())
     ax.set_yscale("log")
@@ -42,9 +47,16 @@ def unexplained(ax: Axes, data: pd.DataFrame) -> None:
 
 
 def part_lines(ax: Axes, data: pd.DataFrame, *, among: pd.DataFrame | None = None) -> None:
-    """Shares against `update`, one line a part: columns `part` (pos, neg, reg, decay or history), `update`, `value`,
-    `low`, `high`. Shares of sources add to one; one below 0 worked against the whole. The axis holds the lines of
-    `among` (the data itself unless given); bands may leave it."""
+    """Draw the fraction of the predicted change that each part of the step contributes, against the update.
+
+    Fractions of all parts add to one; a part below 0 worked against the whole. The axis holds the lines; bands may
+    leave it.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point with columns `part` (pos, neg, reg, decay or history), `update`, `value`, `low`, `high`.
+        among: the rows that the axis must hold, those of other panels for instance; `data` unless given.
+    """
     reference_line(ax)
     reference_line(ax, 1.0)
     for part, (label, color, line) in _PARTS.items():

@@ -5,7 +5,7 @@ Everything is first order per unit logit step, Δ(z/T) = w·(e_y − π), of eac
 and fractions count, the scale does not. Intervals are 95%, over prompts (`bands.jackknife`): the tokens of a prompt's
 responses depend on each other.
 
-    squeeze boundary   c − π_y > 0: alternatives of less mass than that move with y, so that NSR drains the tail as well
+    below c            π_y < c: alternatives with less mass than c − π_y move with y, so NSR drains the tail as well
     entropy under NSR  rises where π_y(log π_y + H) > S + cH, never where π_y < e^{−H}
 """
 
@@ -139,7 +139,7 @@ class TraceData:
         return pd.factorize(self.tokens["prompt_id"])[0]
 
     def by_position(self) -> pd.DataFrame:
-        """Mean entropy and fraction of tokens below the squeeze boundary by position: columns quantity, label (of the
+        """Mean entropy and fraction of tokens with π_y < c by position: columns quantity, label (of the
         sign), position (mean of the bin, from 1), value, low, high."""
         position = self.tokens["position"].to_numpy()
         edges = np.unique(np.geomspace(1, position.max() + 2, _POSITIONS + 1).round().astype(int)) - 1
@@ -155,7 +155,7 @@ class TraceData:
         """Means over the tokens of successive updates: columns quantity, label (of the sign), update (mean of the bin),
         value, low, high.
 
-        Quantities: entropy, prob, below (fraction below the squeeze boundary), and where weights were measured weight,
+        Quantities: entropy, prob, below (fraction with π_y < c), and where weights were measured weight,
         size (|w|) and effect (w·dentropy, the first-order change of the entropy of the token's own context).
         """
         update = self.tokens["update"].to_numpy()

@@ -32,11 +32,11 @@ _COLUMNS = 3  # of objectives
 _INTERVAL = " Bands and bars: 95% over prompts (jackknife)."
 
 BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
-context, with the squeeze boundary c = π(y): above it NSR of the token drains the tail as well as y, and the head
+context, with the collision crossing c = π(y): above it NSR of the token drains the tail as well as y, and the head
 takes all; middle, the entropy of its context, with π(y) = e^(−entropy): to the left of it NSR lowers the entropy.
 Right: fraction of tokens whose NSR raises the entropy, by π(y)."""
 POSITIONS_CAPTION = """Left: mean entropy of the model by position in the response (counted from 1). Right: fraction of
-tokens below the squeeze boundary, π(y) < c."""
+tokens with π(y) < c, the collision probability."""
 WEIGHTS_CAPTION = """Means over the recorded tokens of successive updates. Weight: w = −∂L/∂log π(y), measured on the
 loss. Own effect on entropy: first-order change of the entropy of the token's own context at a unit logit step; its
 sign and order count, its scale is that of the step."""
@@ -48,13 +48,13 @@ weights (blue) and with negative weights (vermilion). ␣ space, ⏎ line break.
 
 
 def boundaries_figure(data: TraceData) -> Figure:
-    """Where the tokens sit against the squeeze boundary and against e^(−entropy), and where NSR raises entropy."""
+    """Where the tokens sit against the collision probability and against e^(−entropy), and where NSR raises entropy."""
     from matplotlib.figure import Figure
 
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 2.75))
         left, middle, right = figure.subplots(1, 3)
-        plots.squeeze_density(left, data.tokens)
+        plots.collision_density(left, data.tokens)
         shade = plots.rarity_density(middle, data.tokens)
         figure.colorbar(shade, ax=middle, label="tokens", pad=0.02, aspect=28)
         shares = data.by_probability()
@@ -64,7 +64,7 @@ def boundaries_figure(data: TraceData) -> Figure:
         right.set_xlabel(r"$\pi(y)$")
         right.set_ylabel("fraction of tokens")
         for ax, text in (
-            (left, "squeeze boundary"),
+            (left, r"collision crossing: $\pi(y) = c$"),
             (middle, r"rare: $\pi(y) < e^{-\mathrm{entropy}}$"),
             (right, "NSR raises entropy"),
         ):
@@ -76,7 +76,7 @@ def boundaries_figure(data: TraceData) -> Figure:
 
 
 def positions_figure(data: TraceData) -> Figure:
-    """Entropy and fraction below the squeeze boundary by position in the response."""
+    """Entropy and fraction with π(y) < c by position in the response."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
@@ -85,7 +85,7 @@ def positions_figure(data: TraceData) -> Figure:
         figure = Figure(figsize=(plots.PAGE_INCHES, 2.4))
         axes = figure.subplots(1, 2)
         for ax, (quantity, title) in zip(
-            axes, (("entropy", "entropy (nats)"), ("below", "fraction below the boundary")), strict=True
+            axes, (("entropy", "entropy (nats)"), ("below", r"fraction with $\pi(y) < c$")), strict=True
         ):
             plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
             ax.set_xscale("log")

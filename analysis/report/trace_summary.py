@@ -25,9 +25,9 @@ __all__ = ["summarize_trace"]
 MOST_TOKENS = 10
 _WHERE_NOTE = (
     "Fractions of tokens; ± half of a 95% interval over prompts (jackknife). Most probable: y is the most probable "
-    "token. Below boundary: π(y) < c = Σπ², the squeeze boundary; there NSR of the token drains the tail as well, and "
-    "the head takes all. Rare: π(y) < e^(−entropy); there NSR surely lowers the entropy. Gradient below boundary: "
-    "fraction of Σ‖e_y − π‖ on tokens below it."
+    "token. Below c: π(y) < c = Σπ², the collision probability; there NSR of the token drains the tail as well, and "
+    "the head takes all. Rare: π(y) < e^(−entropy); there NSR surely lowers the entropy. Gradient below c: "
+    "fraction of Σ‖e_y − π‖ on tokens with π(y) < c."
 )
 _TOKEN_NOTE = (
     "Fraction: of Σ|w|·‖e_y − π‖₂ over the tokens with a weight of that sign, ± half of a 95% interval over prompts; "
@@ -94,10 +94,10 @@ def _where(data: TraceData) -> Table:
         Column("entropy (nats)", "entropy_nats"),
         Column("log π(y)", "log_prob"),
         Column("most probable", "most_probable"),
-        Column("below boundary", "below_boundary"),
+        Column("below c", "below_boundary"),
         Column("rare", "rare"),
         Column("NSR raises entropy", "nsr_raises_entropy"),
-        Column("gradient below boundary", "gradient_below_boundary"),
+        Column("gradient below c", "gradient_below_boundary"),
     )
     return Table("where the tokens sit", columns, tuple(rows), _WHERE_NOTE, "where_tokens_sit")
 
@@ -205,7 +205,7 @@ def _verdict(data: TraceData) -> list[str]:
             way = f"{'raises' if effect.value > 0 else 'lowers'} entropy"
         sentences.append(
             f"{objective}: to first order the tokens' own gradients taken together {way}; {below:.0f}% of the tokens "
-            "lie below the squeeze boundary."
+            "have π(y) < c."
         )
     return sentences
 
