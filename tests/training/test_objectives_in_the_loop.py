@@ -125,7 +125,7 @@ def test_a_loss_of_one_s_own_by_its_file(tmp_path: Path) -> None:
     assert identified(config)["objective"]["name"] != before
     check_inputs(config)
     source.unlink()
-    with pytest.raises(UsageError, match=r"objective.name = .*mine.py:square.*there is no"):
+    with pytest.raises(UsageError, match=r"objective.name = .*mine.py:square.*expected an existing Python file"):
         check_inputs(config)
 
 
