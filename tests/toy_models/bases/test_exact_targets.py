@@ -98,14 +98,14 @@ def test_each_solution_is_drawn_equally_often() -> None:
 
 def test_wide_numbers_are_all_puzzles_of_no_split_with_all_their_solutions() -> None:
     task = CountdownTask()
-    found = dict(task.solved_puzzles(15))
+    solved = dict(task.solved_puzzles(15))
     held_out = {puzzle for split in task.splits.values() for puzzle in split}
-    assert held_out.isdisjoint(found)
+    assert held_out.isdisjoint(solved)
     random = np.random.default_rng(0)
     puzzles = [(*sorted(random.integers(1, 16, 3).tolist()), int(random.integers(1, 100))) for _ in range(400)]
     for puzzle in puzzles:
         solutions = task.solutions(task.encode_prompt(puzzle)) if puzzle[3] not in puzzle[:3] else []
-        assert found.get(puzzle, []) == ([] if puzzle in held_out else solutions)
+        assert solved.get(puzzle, []) == ([] if puzzle in held_out else solutions)
     assert max(max(puzzle[:3]) for puzzle, _ in task.solved_puzzles(17)) == 17
 
 
@@ -145,10 +145,10 @@ def test_puzzles_with_more_solutions_come_more_often() -> None:
     counts = np.array([len(solutions) for _, solutions in task.solved_puzzles(8)])
     for power in (0.0, 1.0):
         text = torch.cat([text[:, :5] for text, _ in lessons_of(SMALL_WIDE, task, shuffled=0.0, power=power)])
-        found = np.mean([len(task.solutions(prompt)) for prompt in text.tolist()])
+        solved = np.mean([len(task.solutions(prompt)) for prompt in text.tolist()])
         weights = counts**power / (counts**power).sum()
         spread = np.sqrt(weights @ counts**2 - (weights @ counts) ** 2) / np.sqrt(len(text))
-        assert abs(found - weights @ counts) < 4 * spread
+        assert abs(solved - weights @ counts) < 4 * spread
 
 
 def test_wide_numbers_are_for_countdown() -> None:

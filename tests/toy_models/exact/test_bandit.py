@@ -30,10 +30,10 @@ def test_bandit_batches_are_bandits_apart():
     correct = torch.rand(4, 5, generator=generator(2)) < 0.4
     whole = Bandit(z)
     for s, p in itertools.product(range(3), range(4)):
-        one = Bandit(z[s, p])
-        torch.testing.assert_close(whole.expected_score(w)[s, p], one.expected_score(w[p]), **CLOSE)
-        torch.testing.assert_close(whole.score_covariance(w)[s, p], one.score_covariance(w[p]), **CLOSE)
-        torch.testing.assert_close(whole.success(correct)[s, p], one.success(correct[p]), **CLOSE)
+        single = Bandit(z[s, p])
+        torch.testing.assert_close(whole.expected_score(w)[s, p], single.expected_score(w[p]), **CLOSE)
+        torch.testing.assert_close(whole.score_covariance(w)[s, p], single.score_covariance(w[p]), **CLOSE)
+        torch.testing.assert_close(whole.success(correct)[s, p], single.success(correct[p]), **CLOSE)
     assert torch.equal(whole.with_parameters(whole.parameters + 1).logits, z + 1)
 
 

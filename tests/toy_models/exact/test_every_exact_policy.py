@@ -46,11 +46,11 @@ def test_pass_at_k_over_every_tuple_of_responses(k):
         correct = torch.rand(probs.shape, generator=g) < 0.4
         correct[0] = False
         correct[1, 0] = True
-        found = policy.pass_at_k(correct, k)
-        for distribution, right, one in zip(probs.tolist(), correct.tolist(), found.tolist(), strict=True):
+        values = policy.pass_at_k(correct, k)
+        for distribution, right, value in zip(probs.tolist(), correct.tolist(), values.tolist(), strict=True):
             tuples = itertools.product(range(len(distribution)), repeat=k)
             total = sum(math.prod(distribution[y] for y in drawn) for drawn in tuples if any(right[y] for y in drawn))
-            assert one == pytest.approx(total, abs=1e-14)
+            assert value == pytest.approx(total, abs=1e-14)
     assert Bandit(torch.zeros(3)).pass_at_k(torch.tensor([True] * 3), 2) == 1
     for bad in (0, 1.5):
         with pytest.raises(ValueError, match="k: expected an integer ≥ 1, got"):

@@ -84,14 +84,14 @@ def test_batches_are_trees_apart():
     w = torch.randn(3, tree_leaves(3, 3), generator=generator(1), dtype=torch.float64)
     correct = w > 0
     for s, p in itertools.product(range(2), range(3)):
-        one = Tree(tuple(level[s, p] for level in tree.levels))
+        single = Tree(tuple(level[s, p] for level in tree.levels))
         for whole, apart in (
-            (tree.log_probs(), one.log_probs()),
-            (tree.parameters, one.parameters),
-            (tree.expected_score(w), one.expected_score(w[p])),
-            (tree.score_variance(w), one.score_variance(w[p])),
-            (tree.score_covariance(w), one.score_covariance(w[p])),
-            (tree.success(correct), one.success(correct[p])),
+            (tree.log_probs(), single.log_probs()),
+            (tree.parameters, single.parameters),
+            (tree.expected_score(w), single.expected_score(w[p])),
+            (tree.score_variance(w), single.score_variance(w[p])),
+            (tree.score_covariance(w), single.score_covariance(w[p])),
+            (tree.success(correct), single.success(correct[p])),
         ):
             torch.testing.assert_close(whole[s, p], apart, **CLOSE)
     assert torch.equal(tree.with_parameters(tree.parameters).parameters, tree.parameters)

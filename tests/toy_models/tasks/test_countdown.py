@@ -74,9 +74,9 @@ def test_verifier_and_solutions_against_all_short_texts(puzzle: tuple[int, int, 
     for length in range(1, 4):
         for sequence in itertools.product(words, repeat=length):
             assert not TINY.verify(prompt, [TINY.ids[word] for word in sequence]).correct
-    found = [TINY.tokenizer.decode(solution) for solution in TINY.solutions(prompt)]
-    assert len(found) == len(set(found))
-    assert set(found) == correct
+    responses = [TINY.tokenizer.decode(solution) for solution in TINY.solutions(prompt)]
+    assert len(responses) == len(set(responses))
+    assert set(responses) == correct
 
 
 @pytest.mark.parametrize("edit", ["replace", "insert", "delete"])
@@ -147,9 +147,9 @@ def test_splits_never_change() -> None:
 def test_solutions_are_several_and_of_both_lengths() -> None:
     lengths = [[len(s) for s in TASK.solutions(p.ids)] for p in TASK.prompts("test")]
     assert min(map(len, lengths)) == 4
-    assert 5 <= np.mean([len(one) for one in lengths]) <= 7
-    assert {n for one in lengths for n in one} == {6, 11}
-    assert any(len(set(one)) == 2 for one in lengths)
+    assert 5 <= np.mean([len(row) for row in lengths]) <= 7
+    assert {n for row in lengths for n in row} == {6, 11}
+    assert any(len(set(row)) == 2 for row in lengths)
     assert all(p.target not in p[:3] and p.a <= p.b <= p.c for split in TASK.splits.values() for p in split)
 
 

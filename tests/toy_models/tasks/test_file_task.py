@@ -48,29 +48,29 @@ class TestSplits:
             name: write(tmp_path / f"{name}.jsonl", sums(5, start=10 * i))
             for i, name in enumerate(("train", "validation", "test"))
         }
-        own = task(tokenizer, **files)
+        file_task = task(tokenizer, **files)
         for i, name in enumerate(files):
-            assert texts(own, name) == [row["prompt"] for row in sums(5, start=10 * i)]
-        prompt = own.prompts("test")[0]
+            assert texts(file_task, name) == [row["prompt"] for row in sums(5, start=10 * i)]
+        prompt = file_task.prompts("test")[0]
         assert (prompt.split, prompt.answer, prompt.ids) == ("test", "40", tuple(tokenizer.encode("20 + 20 :")))
 
     def test_one_file_gives_a_tenth_to_each_other_split(self, tokenizer: Any, tmp_path: Path) -> None:
-        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(40)))
-        found = {split: texts(own, split) for split in ("train", "validation", "test")}
-        assert {split: len(of) for split, of in found.items()} == {"train": 32, "validation": 4, "test": 4}
-        assert sorted(text for of in found.values() for text in of) == sorted(row["prompt"] for row in sums(40))
-        assert found["train"] == [row["prompt"] for row in sums(40) if row["prompt"] in found["train"]]
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(40)))
+        by_split = {split: texts(file_task, split) for split in ("train", "validation", "test")}
+        assert {split: len(rows) for split, rows in by_split.items()} == {"train": 32, "validation": 4, "test": 4}
+        assert sorted(text for rows in by_split.values() for text in rows) == sorted(row["prompt"] for row in sums(40))
+        assert by_split["train"] == [row["prompt"] for row in sums(40) if row["prompt"] in by_split["train"]]
 
     def test_the_split_does_not_depend_on_the_order_of_the_file(self, tokenizer: Any, tmp_path: Path) -> None:
-        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(40)))
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(40)))
         other = task(tokenizer, write(tmp_path / "b.jsonl", sums(40)[::-1]))
         for split in ("validation", "test"):
-            assert own.prompts(split) == other.prompts(split)
+            assert file_task.prompts(split) == other.prompts(split)
 
     def test_a_given_test_file_leaves_the_rest_to_validation(self, tokenizer: Any, tmp_path: Path) -> None:
         held = write(tmp_path / "t.jsonl", sums(3, start=40))
-        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)), test=held)
-        assert [len(own.prompts(split)) for split in ("train", "validation", "test")] == [18, 2, 3]
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)), test=held)
+        assert [len(file_task.prompts(split)) for split in ("train", "validation", "test")] == [18, 2, 3]
 
     def test_too_few(self, tokenizer: Any, tmp_path: Path) -> None:
         with pytest.raises(
@@ -79,8 +79,8 @@ class TestSplits:
             task(tokenizer, write(tmp_path / "a.jsonl", sums(2)))
 
     def test_repeated_lines_count_once(self, tokenizer: Any, tmp_path: Path) -> None:
-        own = task(tokenizer, write(tmp_path / "a.jsonl", [*sums(10), *sums(3)]))
-        assert sum(len(own.prompts(split)) for split in ("train", "validation", "test")) == 10
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", [*sums(10), *sums(3)]))
+        assert sum(len(file_task.prompts(split)) for split in ("train", "validation", "test")) == 10
 
     def test_two_answers_are_refused(self, tokenizer: Any, tmp_path: Path) -> None:
         rows = [*sums(10), {"prompt": "3  + 3 :", "answer": "7"}]  # the same tokens in another spelling
@@ -101,8 +101,8 @@ class TestReading:
     def test_parquet_and_nested_columns(self, tokenizer: Any, tmp_path: Path) -> None:
         rows = [{"q": {"text": row["prompt"]}, "a": {"b": {"c": int(row["answer"])}}} for row in sums(10)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-        own = task(tokenizer, tmp_path / "a.parquet", prompt_column="q.text", answer_column="a.b.c")
-        assert {prompt.text: prompt.answer for prompt in own.prompts("train")}["0 + 0 :"] == "0"
+        file_task = task(tokenizer, tmp_path / "a.parquet", prompt_column="q.text", answer_column="a.b.c")
+        assert {prompt.text: prompt.answer for prompt in file_task.prompts("train")}["0 + 0 :"] == "0"
 
     @pytest.mark.parametrize(
         ("rows", "message"),
@@ -143,15 +143,17 @@ class TestReading:
 
 class TestPrompts:
     def test_nothing_is_added(self, tokenizer: Any, tmp_path: Path) -> None:
-        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
-        assert all(list(p.ids) == tokenizer.encode(p.text, add_special_tokens=False) for p in own.prompts("train"))
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
+        assert all(
+            list(p.ids) == tokenizer.encode(p.text, add_special_tokens=False) for p in file_task.prompts("train")
+        )
 
     def test_chat_template(self, tokenizer: Any, tmp_path: Path) -> None:
         tokenizer.chat_template = TEMPLATE
         messages = [{"role": "system", "content": "7"}, {"role": "user", "content": "8"}]
         rows = [*sums(9), {"prompt": messages, "answer": "1"}]
-        own = task(tokenizer, write(tmp_path / "a.jsonl", rows), chat_template=True, prompt_column="prompt")
-        every = [p for split in ("train", "validation", "test") for p in own.prompts(split)]
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", rows), chat_template=True, prompt_column="prompt")
+        every = [p for split in ("train", "validation", "test") for p in file_task.prompts(split)]
         assert {"user 0 + 0 : :", "system 7 user 8 :"} <= {p.text for p in every}
 
     def test_chat_template_that_is_not_there(self, tokenizer: Any, tmp_path: Path) -> None:
@@ -184,28 +186,28 @@ class TestVerdicts:
                 return [Verdict(True, "correct") for _ in cases]
 
         files = DataFiles(write(tmp_path / "a.jsonl", sums(10)))
-        own = FileTask(tokenizer, files, Spy(), 3)
-        first, second = own.prompts("train")[:2]
+        file_task = FileTask(tokenizer, files, Spy(), 3)
+        first, second = file_task.prompts("train")[:2]
         answers = [[*tokenizer.encode(first.answer), END], tokenizer.encode("4 + 5")]
-        verify_all(own, [first.ids, second.ids], answers)
+        verify_all(file_task, [first.ids, second.ids], answers)
         expected = [(first.text, first.answer, first.answer, True), (second.text, "4 + 5", second.answer, False)]
         assert [[tuple(case) for case in cases] for cases in seen] == [expected]
 
     def test_one_by_one_is_the_same(self, tokenizer: Any, tmp_path: Path) -> None:
-        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)))
-        prompts = [prompt.ids for prompt in own.prompts("train")]
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)))
+        prompts = [prompt.ids for prompt in file_task.prompts("train")]
         responses = [(*tokenizer.encode(str(2 * (i % 7))), END) for i in range(len(prompts))]
-        together = verify_all(own, prompts, responses)
-        assert together == [own.verify(*pair) for pair in zip(prompts, responses, strict=True)]
+        together = verify_all(file_task, prompts, responses)
+        assert together == [file_task.verify(*pair) for pair in zip(prompts, responses, strict=True)]
         assert 0 < sum(verdict.correct for verdict in together) < len(together)
 
     def test_strangers_and_solutions(self, tokenizer: Any, tmp_path: Path) -> None:
-        own = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(10)))
         with pytest.raises(ValueError, match=r"prompt_ids: expected a prompt of .*a.jsonl.*, got '99 \+ 99'"):
-            own.verify(tokenizer.encode("99 + 99"), [END])
+            file_task.verify(tokenizer.encode("99 + 99"), [END])
         with pytest.raises(ValueError, match="split: expected one of train, validation, test, got 'dev'"):
-            own.prompts("dev")
-        assert own.solutions(own.prompts("train")[0].ids) is None
+            file_task.prompts("dev")
+        assert file_task.solutions(file_task.prompts("train")[0].ids) is None
 
     def test_too_few_verdicts(self) -> None:
         class Lazy:

@@ -76,9 +76,9 @@ def test_solutions_against_all_texts() -> None:
                 text = " ".join(f"+{j} {s}" for j, s in zip(seq, walk, strict=True)) + " $"
                 if text_is_correct(prompt.text, text, len(SMALL.jumps)):
                     expected.add(text)
-        found = [SMALL.tokenizer.decode(s) for s in SMALL.solutions(prompt.ids)]
-        assert set(found) == expected
-        assert len(found) == len(expected)
+        responses = [SMALL.tokenizer.decode(s) for s in SMALL.solutions(prompt.ids)]
+        assert set(responses) == expected
+        assert len(responses) == len(expected)
 
 
 @settings(max_examples=300, deadline=None)

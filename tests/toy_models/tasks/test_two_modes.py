@@ -47,9 +47,9 @@ def test_verifier_and_solutions_against_all_walks() -> None:
         for text in texts:
             if all(word in SMALL.ids for word in text.split()):
                 assert SMALL.verify(prompt.ids, [SMALL.ids[w] for w in text.split()]).correct == (text in correct)
-        found = [" ".join(SMALL.words[i] for i in solution) for solution in SMALL.solutions(prompt.ids)]
-        assert len(found) == len(set(found))
-        assert set(found) == correct
+        responses = [" ".join(SMALL.words[i] for i in solution) for solution in SMALL.solutions(prompt.ids)]
+        assert len(responses) == len(set(responses))
+        assert set(responses) == correct
 
 
 def test_edited_solutions() -> None:

@@ -144,8 +144,8 @@ class TestWorkerPool:
             return pools[-1]
 
         yield make
-        for one in pools:
-            one.close()
+        for started in pools:
+            started.close()
 
     def test_answers_in_order_by_as_many_processes_as_there_are(self, pool: Any) -> None:
         answers = pool(workers=2).ask(list(range(50)))
@@ -153,8 +153,8 @@ class TestWorkerPool:
         assert len({pid for _, pid in answers}) == 2
 
     def test_processes_stay_for_the_next_call(self, pool: Any) -> None:
-        one = pool(workers=1)
-        assert one.ask(["a"])[0][1] == one.ask(["b"])[0][1]
+        workers = pool(workers=1)
+        assert workers.ask(["a"])[0][1] == workers.ask(["b"])[0][1]
 
     @pytest.mark.parametrize(
         ("request_", "reason"),
@@ -167,9 +167,9 @@ class TestWorkerPool:
         assert answers[0][1] != answers[2][1]
 
     def test_one_that_hangs_is_killed(self, pool: Any) -> None:
-        one = pool(workers=2, seconds=1.5)
-        pid = one.ask(["a"])[0][1]
-        answers = one.ask(["hang", "a", "b"])
+        workers = pool(workers=2, seconds=5.0)
+        pid = workers.ask(["a"])[0][1]
+        answers = workers.ask(["hang", "a", "b"])
         assert answers[0] == Failure("timeout")
         assert [answer[0] for answer in answers[1:]] == ["a", "b"]
         with pytest.raises(ProcessLookupError):  # it was the first one, idle since
@@ -187,9 +187,9 @@ class TestWorkerPool:
         assert found[0][0] == "a"
 
     def test_a_pickle_starts_its_own(self, pool: Any) -> None:
-        one = pool(workers=1)
-        pid = one.ask(["a"])[0][1]
-        copy = pickle.loads(pickle.dumps(one))
+        workers = pool(workers=1)
+        pid = workers.ask(["a"])[0][1]
+        copy = pickle.loads(pickle.dumps(workers))
         assert copy.ask(["a"])[0][1] != pid
         copy.close()
 
