@@ -1,7 +1,11 @@
-"""Policies small enough to be exact and tasks whose correct responses can be enumerated.
+"""Small policies and tasks for reinforcement learning with verifiable rewards.
 
-Knows nothing of how policies are analysed. Each name is imported from its module on first use, so that the names of
-tasks and bases can be read without loading torch.
+- Exact policies (`Bandit`, `LogLinear`, `Tree`): every probability, gradient and variance is computed, not sampled.
+- Tasks (`Task`, `get_task`, `FileTask`): prompts, a verifier and, for the puzzles, every correct response.
+- Language models (`Policy`, `load_policy`, `sample`): small built-in bases, and any local Hugging Face model.
+
+This package does not know how policies are analysed. Each name is imported from its module on first use, so that the
+names of tasks and bases can be read without loading torch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The built-in base policies: their recipes, their cache and the programs that make them."""
+"""The built-in base policies: their recipes, their cache, and the code that makes their weights."""
 
 import lazy_loader
 

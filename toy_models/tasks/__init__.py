@@ -1,4 +1,4 @@
-"""Tasks with a verifiable reward: puzzles whose solutions can be listed, and prompts from files."""
+"""Tasks with a verifiable reward: puzzles whose correct responses can be listed, and prompts from files."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Verifiers of responses given as text: exact match, a Python function of your own, or math-verify.
+"""Verifiers of responses as text: exact match, math-verify, or a Python function of yours.
 
 Each name is imported from its module on first use.
 """

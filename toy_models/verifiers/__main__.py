@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status, 0, or 2 for an invalid request."""
+    """Run the command line; returns the exit status: 0, 2 for an invalid request, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m toy_models.verifiers",
         description="Judge the responses in a file by its answers. Prints the fraction that is accepted, the reasons "
@@ -26,9 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="JSON Lines or Parquet; a.b names the entry b of column a")
+    add("file", type=Path, metavar="FILE", help="JSON Lines or Parquet")
     add("--verifier", default="math", help="exact, math, file.py:function or package.module:function (default: math)")
-    add("--response-column", default="solution", metavar="NAME", help="(default: solution)")
+    add(
+        "--response-column",
+        default="solution",
+        metavar="NAME",
+        help="(default: solution); a.b is the entry b of column a",
+    )
     add("--answer-column", default="answer", metavar="NAME", help="(default: answer)")
     add("--prompt-column", metavar="NAME", help="for functions that use the prompt")
     add("--workers", type=_at_least(1), default=1, metavar="N", help="processes of the verifier math (default: 1)")
@@ -41,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _measure(arguments: argparse.Namespace) -> int:
