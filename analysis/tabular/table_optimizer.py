@@ -9,7 +9,7 @@ from ..errors import UsageError
 
 __all__ = ["TABLE_OPTIMIZERS", "TableOptimizer", "per_seed"]
 
-TABLE_OPTIMIZERS = ("sgd", "momentum", "adam", "lion")
+TABLE_OPTIMIZERS = ("sgd", "momentum", "adam", "lion")  # the optimisers that training on tables knows, by name
 
 
 def per_seed(values: Tensor, like: Tensor) -> Tensor:

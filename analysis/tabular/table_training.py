@@ -30,25 +30,30 @@ __all__ = ["TableHistory", "TableSettings", "train_table"]
 
 @dataclass(frozen=True)
 class TableSettings:
-    """One way to train a toy policy; `group_size` None stands for the exact expectation over responses."""
+    """One way to train a toy policy."""
 
     objective: Objective
-    optimizer: str = "sgd"
-    lr: float = 1.0
-    group_size: int | None = 8
+    optimizer: str = "sgd"  # one of TABLE_OPTIMIZERS
+    lr: float = 1.0  # learning rate of one prompt
+    group_size: int | None = 8  # responses per prompt; None for the exact expectation over responses
     updates: int = 1  # optimiser updates made of one batch while no row is dropped
     rows: str = "keep"  # keep or drop rows without a weight
     length_mean: bool = False  # divide a response's weight by its length
-    steps: int = 200
-    eval_every: int = 5
+    steps: int = 200  # batches of responses
+    eval_every: int = 5  # steps between evaluations
 
 
 @dataclass(frozen=True)
 class TableHistory:
     """Exact state of every seed S and prompt P at E evaluations, the first of them before any step.
 
-    success p, entropy H(Y) over responses in nats, entropy_correct H(Y | correct) in nats (0 where one response has all
-    the mass), kl from the start KL(π ‖ π_0) in nats: each (E, S, P). steps (E,) and updates (E, S) made until then.
+    Attributes:
+        steps: (E,) steps made until then.
+        updates: (E, S) updates made until then.
+        success: (E, S, P) probability of a correct response.
+        entropy: (E, S, P) H(Y) over responses, in nats.
+        entropy_correct: (E, S, P) H(Y | correct) in nats, 0 where one response has all the mass.
+        kl: (E, S, P) KL(π ‖ π_0) to the start, in nats.
     """
 
     steps: Tensor
@@ -72,12 +77,27 @@ def train_table(
     Args:
         policy: a Bandit with logits (S, P, A), a LogLinear with theta (S, F), or a Tree with batch (S, P).
         correct: bool mask that spreads over the responses (S, P, Y).
+        settings: how to train.
         generator: draws one uniform for each seed, prompt, response and position in canonical order, whatever the
             objective, so that methods with equal seeds are paired; none where the expectation is exact.
-        progress: told every step.
+        progress: called with the number of each step.
 
-    Raises UsageError for an objective whose advantages are normalised over a batch, one normalised over groups of one,
-    settings out of range and a learning rate under which parameters overflow; ValueError for another mask.
+    Returns:
+        The exact state of every seed and prompt at each evaluation.
+
+    Raises:
+        UsageError: an objective whose advantages are normalised over a batch or over groups of one, settings out of
+            range, or a learning rate under which parameters overflow.
+        ValueError: a mask of another shape or type.
+
+    Example:
+        >>> from analysis.objectives import get
+        >>> from toy_models import Bandit
+        >>> policy = Bandit(torch.zeros(1, 1, 4))
+        >>> settings = TableSettings(get("psr-log"), group_size=None, steps=1)
+        >>> history = train_table(policy, torch.tensor([True, False, False, False]), settings, torch.Generator())
+        >>> history.success[:, 0, 0].tolist() == sorted(history.success[:, 0, 0].tolist())
+        True
     """
     _check(settings)
     settings.objective.check_use("a toy")
