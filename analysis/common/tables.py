@@ -137,6 +137,22 @@ class Column:
     key: str
 
 
+def _widths(grid: Sequence[tuple[str, ...]], width: int) -> list[int | None]:
+    """Widths of columns that break no word: as many as fit are on one line. All None where words must be broken."""
+    columns = list(zip(*grid, strict=True))
+    whole = [max(map(len, column)) for column in columns]
+    least = [whole[0], *(max(len(word) for text in column for word in [*text.split(), ""]) for column in columns[1:])]
+    spare = width - sum(least) - 2 * len(columns)
+    if spare < 0:
+        return [None] * len(columns)
+    for place in sorted(range(len(columns)), key=lambda place: whole[place] - least[place]):
+        wanted = whole[place] - least[place]
+        if wanted <= spare:
+            least[place] += wanted
+            spare -= wanted
+    return list(least)
+
+
 def _identifier(text: str) -> str:
     """A heading as an identifier in snake case; an empty one, that of the rows, is `name`.
 
@@ -211,8 +227,10 @@ class Table:
             padding=(0, 1, 0, 0),
             pad_edge=False,
         )
-        for i, heading in enumerate(grid[0]):
-            table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
+        for i, (column, chosen) in enumerate(zip(zip(*grid, strict=True), _widths(grid, width), strict=True)):
+            table.add_column(
+                column[0], justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold", width=chosen
+            )
         for row in grid[1:]:
             table.add_row(*row)
         return table

@@ -83,7 +83,7 @@ def levels_table(comparison: Comparison, matching: Matching) -> Table | None:
     for column, place, level in shown:
         name = column.heading.removesuffix(" (nats)")
         unit = " (nats)" if column.heading.endswith("(nats)") else ""
-        columns.append(Column(f"{name} at Pass@1 = {level:.3f}{unit}", f"{column.key}_at_level_{place}"))
+        columns.append(Column(f"{name} at Pass@1 {level:.3f}{unit}", f"{column.key}_at_level_{place}"))
     rows: list[Row] = []
     for label in comparison.members:
         cells = [comparison.value(matching, level, label, column) for column, _, level in shown]
