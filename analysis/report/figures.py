@@ -46,8 +46,8 @@ __all__ = [
 
 LONGEST_PREFIX = 30  # characters
 
-DYNAMICS_CAPTION = """Test prompts that every evaluation has. Entropy: mean over the tokens of fixed prefixes. Above: the methods after the same
-number of steps (rollout batches), when they have come to different accuracies. """
+DYNAMICS_CAPTION = """Test prompts that every evaluation has. Entropy: mean over the tokens of fixed prefixes. Above:
+the methods after the same number of steps (rollout batches), when they have come to different accuracies. """
 EQUAL_CAPTION = """Below: compared where their Pass@1 on validation prompts is equal, arrows in the direction of time;
 right: {} − {} there, paired over prompts; the titles are of the highest Pass@1 that all reach. Effective solutions: exp
 of the entropy of the distribution over correct responses. """
