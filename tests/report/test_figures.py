@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_old_pictures(
     ("arguments", "message"),
     [
         ([], "or a complete experiment of the default recipe in runs/, got neither"),
-        (["missing"], "there is no folder missing"),
+        (["missing"], "got missing, which does not exist"),
         (["e", "e"], "expected different runs"),
         (["e", "--figures", "e/summary.md"], "--figures: expected a folder, got the file e/summary.md"),
     ],
