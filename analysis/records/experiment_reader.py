@@ -32,7 +32,7 @@ def load_trace(path: str | Path, *, verify: bool = False) -> Run | Experiment:
             experiment.
 
     Example:
-        `analysis.load_trace("runs/mine").laws()`
+        >>> load_trace("runs/mine").laws()  # doctest: +SKIP
     """
     folder = Path(path)
     if (folder / EXPERIMENT_FILE).exists():
