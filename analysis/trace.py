@@ -28,36 +28,40 @@ _MANUAL = """\
 examples:
   python -m analysis.trace --run                          the default recipe
   python -m analysis.trace --run regime-a --seed 1        another recipe, another seed
-  python -m analysis.trace --run mine.toml --out runs/x   a recipe of your own, into a folder of your choice
-  python -m analysis.trace --run --set update.epochs=2 --set grid.seed=[0,1,2]
+  python -m analysis.trace --run mine.toml --out runs/x   your own recipe, into a folder of your choice
+  python -m analysis.trace --run --set update.epochs=2 --set 'grid.seed=[0,1,2]'
   python -m analysis.trace --run tiny --dry-run           what would be run, and where it would go
-  python -m analysis.trace --resume runs/tiny-1a2b3c4d    go on after an interruption
+  python -m analysis.trace --resume runs/tiny-1a2b3c4d    resume after an interruption
+  `rlvr-dynamics trace` and `rlvr-trace` are the same command.
 
 recipes:
-  A recipe is TOML; docs/recipes.md lists its fields. --set takes any of them, for all runs of the recipe:
-  the value is a TOML literal (4, 1e-4, true, [0.9, 0.95]) or a bare word; "unset" restores the default.
-  grid.FIELD=[…] makes a run for each value, grid=unset leaves a single run. objective.lambda reaches the
-  w-reinforce runs only.
+  A recipe is a TOML file; docs/recipes.md lists its fields. --set changes a field for all runs of the recipe; the value
+  is a TOML literal (4, 1e-4, true, [0.9, 0.95]) or a bare word; "unset" restores the default. Shells such as zsh want
+  quotes around brackets. 'grid.FIELD=[…]' makes a run for each value, grid=unset leaves a single run. objective.lambda
+  applies to the w-reinforce runs only.
 
 what is written:
-  runs/NAME-HASH8/ (or --out), where HASH8 follows from all fields of all runs:
+  runs/NAME-HASH8/ (or --out), where HASH8 is computed from all fields of all runs:
     experiment.json      the recipe and its runs
     RUN/run.json         configuration, seeds, versions, machine, status
     RUN/TABLE/*.parquet  the records (docs/records.md); analysis.load_trace reads them
     RUN/error.txt        the traceback of a run that failed
-    figures/             pictures of the experiment
+    figures/             figures of the experiment; with --each-run also in the folder of each run
+    summary.md           tables, verdict and figures as a page; summary.json holds the tables as data
   Built-in base models are pretrained once and kept in the user's cache folder (RLVR_DYNAMICS_CACHE).
   Results go to standard output, progress and errors to standard error.
 
 {recorded}
 what happens to a folder that exists:
-  a complete experiment of the same recipe is shown again; an unfinished one goes on with --resume; of anything
-  else nothing is touched. --force deletes an experiment and starts anew.
+  A complete experiment of the same recipe is shown again. An unfinished one is resumed with --resume. Any other folder
+  is left as it is. --force deletes an experiment and starts anew.
 
 exit status:
-  0  complete      1  a run failed or diverged (the others went on), or a fault of the program
-  2  a request that cannot be met as stated, or an unfinished experiment without --resume
-  130  stopped by Ctrl-C or SIGTERM; once: runs end after their present step and are saved; twice: they are killed
+  0    complete
+  1    a run failed or diverged (the others were finished), or a fault of the program
+  2    invalid request, or an unfinished experiment without --resume
+  130  stopped by Ctrl-C or SIGTERM: once, and each run ends after its current step and is saved; twice, and all are
+       killed
 """
 
 
@@ -66,7 +70,10 @@ _MANUAL = _MANUAL.format(recorded=offline.MANUAL)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_recipe_hint(unknown)}")
     again = command_line("python -m analysis.trace", argv)
     return run_command(lambda: _dispatch(arguments), again=again, folder=arguments.out)
 
@@ -85,15 +92,15 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="default",
         metavar="RECIPE",
-        help="run a built-in recipe or a TOML file; without a name, the default recipe",
+        help="run a built-in recipe or a TOML file; without a name the default recipe",
     )
     add(
         "--resume",
         nargs="?",
         const="",
         metavar="DIR",
-        help="with --run: go on where its experiment was interrupted, or start it; with DIR: go on with the experiment "
-        "in that folder; alone: with the latest unfinished one in runs/",
+        help="with --run: resume its experiment, or start it; with DIR: resume the experiment in that folder; alone: "
+        "resume the latest unfinished one in runs/",
     )
     add("--list", action="store_true", help="list the built-in recipes with what they cost")
     add("--out", metavar="DIR", type=Path, help="folder of the experiment (default: runs/NAME-HASH8)")
@@ -124,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _recipe_hint(unknown: Sequence[str]) -> str:
+    from .recipes.recipe import Recipe
+
+    for word in unknown:
+        if word in Recipe.names() or word.endswith(".toml"):
+            return f"; did you mean --run {word}?"
+    return ""
+
+
 def _dispatch(arguments: argparse.Namespace) -> int:
     from .recipes.recipe import Recipe
 
@@ -149,8 +165,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.run is None:
         if settings:
             raise UsageError(
-                "--set, --seed, --device with --resume: an experiment goes on as it was started; "
-                "leave them out or start another with --run"
+                "--set, --seed, --device with --resume: an experiment is resumed with the settings that it was started "
+                "with; leave them out, or start another with --run"
             )
         recipe = _stored_recipe(folder)
     else:
@@ -179,13 +195,14 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_jso
     from toy_models.bases.cache import base_is_cached
     from toy_models.bases.recipes import BASES
 
-    from .experiments.experiment import default_folder, folder_state
+    from .experiments.experiment import check_devices, default_folder, folder_state
     from .recipes.config import compare, config_to_dict
     from .recipes.plan import plan
 
     folder = folder or default_folder(recipe)
     planned = plan(recipe, workers=workers)
     runs = planned.runs
+    check_devices(runs)
     state = folder_state(folder, recipe)
     bases = {
         base: base_is_cached(base, seed)
@@ -290,7 +307,7 @@ def _stored_recipe(folder: Path) -> Recipe:
     if recipe.hash != info["hash"]:
         raise UsageError(
             f"--resume: the recipe in {folder} means something else in this version of the library "
-            f"({recipe.hash[:8]}, expected {info['hash'][:8]}); go on with the version that started it"
+            f"({recipe.hash[:8]}, expected {info['hash'][:8]}); resume it with the version that started it"
         )
     return recipe
 
@@ -299,14 +316,14 @@ def _latest_unfinished() -> Path:
     """The folder in runs/ of the experiment that was started last and is not complete."""
     from .records.folders import read_experiment
 
-    found = []
+    unfinished = []
     for path in Path("runs").glob("*/experiment.json"):
         info = read_experiment(path.parent)
         if info["status"] not in ("complete", "diverged"):
-            found.append((info["created"], path.parent))
-    if not found:
+            unfinished.append((info["created"], path.parent))
+    if not unfinished:
         raise UsageError("--resume: no unfinished experiment in runs/; expected --resume DIR or --run RECIPE")
-    return max(found)[1]
+    return max(unfinished)[1]
 
 
 def _print_json(value: Any) -> None:

@@ -207,7 +207,7 @@ class TestResume:
             (["--resume"], "--resume: no unfinished experiment in runs/"),
             (["--resume", "nowhere"], "expected an experiment folder, got a folder without nowhere/experiment.json"),
             (["--resume", "a", "--out", "b"], "--out b with --resume a: give one of them"),
-            (["--resume", "a", "--seed", "3"], "--set, --seed, --device with --resume: an experiment goes on as"),
+            (["--resume", "a", "--seed", "3"], "--set, --seed, --device with --resume: an experiment is resumed with"),
             (["--resume", "a", "--set", "steps=3"], "--set, --seed, --device with --resume"),
         ],
     )
@@ -247,6 +247,22 @@ class TestUsage:
         with pytest.raises(SystemExit, match="2"):
             trace.main(["--rum"])
         assert "python -m analysis.trace: error: unrecognized arguments: --rum" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("word", ["tiny", "mine.toml"])
+    def test_a_recipe_without_its_option(self, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            trace.main([word])
+        assert f"unrecognized arguments: {word}; did you mean --run {word}?" in capsys.readouterr().err
+
+    def test_a_device_that_is_not_there(self, train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+        for more in ([], ["--dry-run"]):
+            assert trace.main(["--run", "tiny", "--device", "cuda", *more]) == 2
+            assert capsys.readouterr().err.startswith("error: device: expected an available device, got cuda")
+        assert not Path("runs").exists()
 
     def test_interrupt(self, train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         def stop(*_: Any, **__: Any) -> None:

@@ -1,7 +1,8 @@
-"""An experiment: all runs of a recipe in one folder, made or continued; nothing is done twice.
+"""An experiment: all runs of a recipe in one folder, started, resumed or read; nothing is done twice.
 
-What a folder holds decides what happens: nothing, a start; an unfinished experiment of the same hash, a resumption
-where it is asked for; a complete one, its records at once. Runs are trained in processes of their own (`pool`).
+What a folder holds decides what happens. Nothing: the experiment is started. An unfinished experiment of the same hash:
+it is resumed where `resume` says so. A complete one: its records are returned at once. Each run is trained in a process
+of its own (`pool`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,15 @@ if TYPE_CHECKING:
 
     from ..records import Experiment
 
-__all__ = ["RunFailedError", "default_folder", "explain_changed_inputs", "folder_state", "resume_command", "run"]
+__all__ = [
+    "RunFailedError",
+    "check_devices",
+    "default_folder",
+    "explain_changed_inputs",
+    "folder_state",
+    "resume_command",
+    "run",
+]
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -56,7 +65,12 @@ _OURS = (LOCK_FILE, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may li
 
 
 class RunFailedError(RuntimeError):
-    """Runs of an experiment failed; the others went on. `outcomes` maps each failed run_id to how it ended."""
+    """Runs of an experiment failed; the others were finished.
+
+    Attributes:
+        folder: The experiment's.
+        outcomes: How each failed run ended, by run_id.
+    """
 
     def __init__(self, folder: Path, outcomes: dict[str, Outcome]) -> None:
         self.folder, self.outcomes = folder, outcomes
@@ -81,21 +95,34 @@ def run(
     quiet: bool = False,
     train: str = _TRAIN,
 ) -> Experiment:
-    """Train and record every run of a recipe; the experiment's records.
+    """Train and record every run of a recipe.
 
-    `task` and `policy` are objects of your own in the place of a named task and base: the recipe must not name these
-    then. They are kept in the experiment folder as pickles (see `given`), so that it can be resumed from a shell.
+    Args:
+        recipe: A recipe, the name of a built-in one, or the path of a TOML file.
+        task: A task object in the place of a named task, which the recipe must not name then. It is kept in the
+            folder as a pickle, so that the experiment can be resumed from a shell.
+        policy: A policy object in the place of a base, likewise.
+        out: The folder; `runs/<name>-<hash8>` by default.
+        workers: Runs that are trained at a time; by default cores / threads of a run. Records do not depend on it.
+        resume: Resume an unfinished experiment.
+        force: Delete the experiment in the folder and start anew.
+        callbacks: Each receives every progress event: a dict with `run_id` (None while a base is pretrained), `label`
+            and `phase`.
+        quiet: Show no progress on stderr.
+        train: The function, "module:name", that trains one run in its process; see `analysis.training.loop.train`.
 
-    `out` is `runs/<name>-<hash8>` unless given. At most `workers` runs go on at once (by default as many as cores /
-    threads); records do not depend on it. `resume` continues an unfinished experiment, `force` deletes one and starts
-    anew. A complete experiment of the same recipe is returned at once. Each callback gets every progress event: a dict
-    with `run_id` (None while a base is pretrained), `label` and `phase`; `quiet` shows nothing on stderr.
-    `train` names the function, "module:name", that trains one run in its process (see `loop.train`).
+    Returns:
+        The records; those of a complete experiment of the same recipe at once.
 
-    Raises UsageError for a folder that holds something else or cannot be written, InterruptedRunError (with the
-    command that resumes) for an unfinished experiment without `resume`, RunFailedError after all other runs ended when
-    one failed, KeyboardInterrupt (with that command) when Ctrl-C or SIGTERM stopped it: runs end after their present
-    step and are committed; a second Ctrl-C kills them.
+    Raises:
+        UsageError: An invalid recipe, or a folder that holds something else or cannot be written.
+        InterruptedRunError: An unfinished experiment without `resume`; the message gives the command that resumes.
+        RunFailedError: A run failed; the others were finished first.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; each run ends after its current step and is committed, and the message
+            gives the command that resumes. A second one kills the runs.
+
+    Example:
+        >>> analysis.run("tiny").runs["psr-seed0"].table("steps")  # doctest: +SKIP
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     given = {kind: thing for kind, thing in (("task", task), ("policy", policy)) if thing is not None}
@@ -105,6 +132,7 @@ def run(
     planned = list(checked.runs)
     for warning in checked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    check_devices(planned)
     _check_given(folder, planned, given, anew=force)
     if force or folder_state(folder, recipe) != "complete":
         make_folder(folder)
@@ -138,16 +166,16 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"out: expected a folder, got the file {folder}")
         if folder.is_dir() and any(path.name not in _OURS for path in folder.iterdir()):
-            raise UsageError(f"out: {folder} holds files that are no experiment; choose another folder with --out")
+            raise UsageError(f"out: {folder} holds files that are not an experiment; choose another folder with --out")
         return "absent"
     info = read_experiment(folder)
     if info["hash"] != recipe.hash:
         explain_changed_inputs(folder, info)
         raise UsageError(
             f"out: {folder} holds the experiment {info['name']} ({info['hash'][:8]}), expected {recipe.name} "
-            f"({recipe.hash[:8]}); choose another folder with --out, or --force to delete what is there"
+            f"({recipe.hash[:8]}); choose another folder with --out, or delete this one with --force"
         )
-    finished = all(_run_status(folder / one["run_id"]) in FINAL for one in info["runs"])
+    finished = all(_run_status(folder / entry["run_id"]) in FINAL for entry in info["runs"])
     return "complete" if finished else "unfinished"
 
 
@@ -155,9 +183,18 @@ def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
     """UsageError where files that an experiment reads hold something else than when it was started."""
     if changed := changed_inputs(folder, info.get("inputs", {})):
         raise UsageError(
-            f"out: {folder} holds an experiment with other content of {', '.join(changed)}; restore it, "
-            "or start another experiment with --out, or anew with --force"
+            f"out: {folder} holds an experiment of other contents of {', '.join(changed)}; restore "
+            "them, choose another folder with --out, or start anew with --force"
         )
+
+
+def check_devices(planned: Sequence[PlannedRun]) -> None:
+    """UsageError for a device that is not there; torch is loaded only where a recipe names a CUDA device."""
+    for device in dict.fromkeys(run.config.device for run in planned):
+        if device.startswith("cuda"):
+            from ..common.devices import pick_device
+
+            pick_device(device)
 
 
 def _run_status(folder: Path) -> str:
@@ -165,24 +202,22 @@ def _run_status(folder: Path) -> str:
 
 
 def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, Any], *, anew: bool) -> None:
-    """Refuse a recipe of objects that were not handed over nor are in the folder, or that cannot do what it asks."""
+    """Refuse a recipe of objects that are neither passed nor in the folder, or that cannot do what it needs."""
     config = planned[0].config
     for kind, name in (("task", config.task.name), ("policy", config.policy.base)):
         if name == GIVEN and kind not in given and (anew or not (folder / EXPERIMENT_FILE).exists()):
-            raise UsageError(
-                f"{kind}: the recipe asks for a {kind} object; hand it over with analysis.run(recipe, {kind}=…)"
-            )
+            raise UsageError(f"{kind}: the recipe needs a {kind} object; pass it with analysis.run(recipe, {kind}=…)")
     if "task" in given and given["task"].solutions(given["task"].prompts("train")[0].ids) is None:
         name = given["task"].name
-        if any(one.config.eval.samples == 0 for one in planned):
+        if any(run.config.eval.samples == 0 for run in planned):
             raise UsageError(
                 f"eval.samples = 0: the task {name} does not list its correct responses (solutions gave "
-                "None), so Pass@k is estimated from samples; set it to 1 at least"
+                "None), so Pass@k is estimated from samples; set it to at least 1"
             )
-        if any(one.config.update.estimator == "exact" for one in planned):
+        if any(run.config.update.estimator == "exact" for run in planned):
             raise UsageError(
                 f'update.estimator = "exact": the task {name} does not list its correct responses '
-                '(solutions gave None); take "sampled"'
+                '(solutions gave None); choose "sampled"'
             )
 
 
@@ -199,8 +234,8 @@ def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: 
             f"  {resume_command(folder)}\nor start anew with --force"
         )
     if state == "absent":
-        runs = [{"run_id": one.run_id, "label": one.label, "seed": one.config.seed} for one in recipe.expand()]
-        files = [found for one in recipe.expand() for found in input_digests(one.config).values()]
+        runs = [{"run_id": run.run_id, "label": run.label, "seed": run.config.seed} for run in recipe.expand()]
+        files = [found for run in recipe.expand() for found in input_digests(run.config).values()]
         inputs = {found["path"]: found["sha256"] for found in files} | write_given(folder, given)
         write_experiment(
             folder,
@@ -216,7 +251,7 @@ def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: 
 
 
 def _set_aside(folder: Path) -> None:
-    """Move everything into a folder to be deleted, the mark of an experiment last."""
+    """Move everything into a folder to be deleted, experiment.json last."""
     read_experiment(folder)  # refuses what is not recognisably an experiment
     (folder / _DELETED).mkdir(exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder / _DELETED))
@@ -232,8 +267,8 @@ def _train_all(
         for callback in callbacks:
             callback(event)
 
-    todo = [one for one in planned if _run_status(folder / one.run_id) not in FINAL]
-    jobs = [Job(one, folder / one.run_id, (folder / one.run_id / RUN_FILE).exists(), train) for one in todo]
+    todo = [run for run in planned if _run_status(folder / run.run_id) not in FINAL]
+    jobs = [Job(run, folder / run.run_id, (folder / run.run_id / RUN_FILE).exists(), train) for run in todo]
     update_experiment(folder, status="running")
     try:
         with StopRequests() as requests:
@@ -243,9 +278,9 @@ def _train_all(
     except BaseException as error:
         _note_status(folder, "interrupted")
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_go_on(folder)) from None
+            raise KeyboardInterrupt(_stopped(folder)) from None
         raise
-    ended = ((one.run_id, outcomes[one.run_id]) for one in todo)
+    ended = ((run.run_id, outcomes[run.run_id]) for run in todo)
     failed = {run_id: outcome for run_id, outcome in ended if outcome.status == "failed"}
     status = _settle(folder, planned)
     if failed:
@@ -254,12 +289,12 @@ def _train_all(
             raise UsageError(causes.pop()[1])
         raise RunFailedError(folder, failed)
     if status not in FINAL:
-        raise KeyboardInterrupt(_go_on(folder))
+        raise KeyboardInterrupt(_stopped(folder))
 
 
 def _settle(folder: Path, planned: list[PlannedRun]) -> str:
-    """What the runs have come to, written down as the experiment's status; complete ones lose their resume state."""
-    statuses = {one.run_id: _run_status(folder / one.run_id) for one in planned}
+    """Write the status that follows from those of the runs, and return it; complete runs lose their resume state."""
+    statuses = {run.run_id: _run_status(folder / run.run_id) for run in planned}
     for run_id, status in statuses.items():
         if status == "complete":
             drop_resume_state(folder / run_id)
@@ -270,14 +305,14 @@ def _settle(folder: Path, planned: list[PlannedRun]) -> str:
 
 
 def _note_status(folder: Path, status: str) -> None:
-    """Write the outcome down where the disk lets us: `folder_state` asks the runs, and failures are told anyway."""
+    """Write the status where the disk has room; nothing depends on it, since `folder_state` reads those of the runs."""
     with contextlib.suppress(OSError):
         update_experiment(folder, status=status)
 
 
 def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
     """Pretrain the built-in bases that are not cached yet, before the runs compete for the cores."""
-    for base, seed in dict.fromkeys((one.config.policy.base, one.config.policy.seed) for one in todo):
+    for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in todo):
         if base in BASES:
             event = {"run_id": None, "label": f"base {base}", "phase": "pretrain"}
 
@@ -287,5 +322,5 @@ def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
             ensure_base(base, seed, progress=progress)
 
 
-def _go_on(folder: Path) -> str:
+def _stopped(folder: Path) -> str:
     return f"stopped; resume with\n  {resume_command(folder)}"

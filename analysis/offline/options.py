@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..common.command import figure_lines
 from ..errors import UsageError
+from ..recipes.plan import check_base
 from .columns import parse_mapping
 from .reading import read_rollouts
 from .trace_settings import TraceSettings, check_batch_tokens
@@ -116,6 +117,7 @@ def trace(arguments: argparse.Namespace) -> Run:
 
     parse_objectives(arguments.objectives)
     verifier_of(settings.verifier, arguments.workers or 1)
+    check_base("--model", arguments.model)
     device = pick_device(arguments.device or "auto")
     try:
         policy = load_policy(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)

@@ -25,7 +25,7 @@ from .inputs import check_inputs
 from .prompt_counts import check_prompt_counts
 from .recipe import PlannedRun, Recipe
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "check_base", "plan"]
 
 _TOY_RATE = 5e-5  # AdamW above this destroys pretrained models within steps
 _TOY_WIDTH = 256  # the built-in bases are narrower, pretrained models wider
@@ -70,7 +70,8 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
     for config in (run.config for run in runs):
-        _check_base(config)
+        check_base("policy.base", config.policy.base)
+        _check_template(config)
         check_inputs(config)
         check_prompt_counts(config)
     at_a_time = workers or max(1, cores() // max(run.config.threads for run in runs))
@@ -78,24 +79,35 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
     return Plan(runs, at_a_time, _cost(recipe, runs, at_a_time), tuple(warnings))
 
 
-def _check_base(config: RunConfig) -> None:
-    """Refuse a base that is plainly not one; the loader says what else may be wrong."""
-    base = config.policy.base
+def check_base(field: str, base: str) -> None:
+    """Refuse a base that is plainly not one; the loader says what else may be wrong.
+
+    Args:
+        field: the field or option that names the base, for the message.
+        base: a built-in base, or a folder.
+
+    Raises:
+        UsageError: it is neither, or the folder lacks a model or a tokenizer.
+    """
     if base in BASES or base == GIVEN:
         return
     folder = Path(base).expanduser()
     if not (folder / "config.json").is_file():
         reason = "has no config.json" if folder.is_dir() else "is not a folder"
         hint = nearest(base, BASES)
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", base):  # a name of the Hugging Face Hub
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not folder.is_dir():  # a name of the Hugging Face Hub
             hint = f"a model of the Hub is downloaded with: hf download {base} --local-dir FOLDER"
         raise UsageError(
-            f"policy.base: expected a built-in base or a folder with a Hugging Face causal LM, got {base!r}, which "
+            f"{field}: expected a built-in base or a folder with a Hugging Face causal LM, got {base!r}, which "
             f"{reason} ({hint})"
         )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise UsageError(f"policy.base: {folder} has no tokenizer (tokenizer.json); save the model's own there")
-    if config.task.chat_template and not _has_chat_template(folder):
+        raise UsageError(f"{field}: {folder} has no tokenizer (tokenizer.json); save the model's own there")
+
+
+def _check_template(config: RunConfig) -> None:
+    base, folder = config.policy.base, Path(config.policy.base).expanduser()
+    if base not in BASES and base != GIVEN and config.task.chat_template and not _has_chat_template(folder):
         raise UsageError(
             f"task.chat_template: expected a tokenizer with a chat template, got that of {folder}, which has none; "
             "leave task.chat_template out, or save a tokenizer with a template there"

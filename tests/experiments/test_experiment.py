@@ -58,7 +58,7 @@ class TestStates:
     def test_foreign_files_are_never_touched(self, recipe: Recipe, force: bool) -> None:
         Path("x").mkdir()
         (Path("x") / "thesis.tex").touch()
-        with pytest.raises(UsageError, match="out: x holds files that are no experiment"):
+        with pytest.raises(UsageError, match="out: x holds files that are not an experiment"):
             go(recipe, out="x", force=force)
         assert (Path("x") / "thesis.tex").exists()
 

@@ -592,7 +592,9 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pick_device("cpu").type == "cpu"
     assert pick_device("cuda:1") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"device: cuda:1 was asked for, but torch .* sees no CUDA device"):
+    with pytest.raises(
+        UsageError, match=r"device: expected an available device, got cuda:1, but torch .* finds no CUDA"
+    ):
         pick_device("cuda:1")
 
 

@@ -376,7 +376,7 @@ def test_kl_as_reward_moves_advantages_and_as_loss_does_not(tmp_path):
             {"task.train_prompts": 100_000},
             r"task.train_prompts: expected at most \d+, the number of train prompts of task .*, got 100000",
         ),
-        ({"device": "cuda"}, r"device: cuda was asked for, but torch .* sees no CUDA device"),
+        ({"device": "cuda"}, r"device: expected an available device, got cuda, but torch .* finds no CUDA device"),
     ],
 )
 def test_bad_input(tmp_path, change, message):
