@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -39,9 +39,16 @@ from .output_heads import OutputHead
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp
 
-__all__ = ["AttachedTables", "PassRows"]
+__all__ = ["AttachedTables", "Decoder", "PassRows"]
 
 _TABLES = ("prompts", "rollouts", "tokens")
+
+
+class Decoder(Protocol):
+    """What is used of a tokenizer: the text of token ids."""
+
+    def decode(self, token_ids: list[int], /) -> str:
+        """The text."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class AttachedTables:
     """The tables of one `attach`; `open` before the first update, `add` for each, `close` at the end."""
 
     def __init__(
-        self, head: OutputHead, spec: RecordSpec, temperature: float, tokenizer: Any, out: str | Path | None
+        self, head: OutputHead, spec: RecordSpec, temperature: float, tokenizer: Decoder | None, out: str | Path | None
     ) -> None:
         self._head, self._spec, self._temperature, self._tokenizer = head, spec, temperature, tokenizer
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -266,12 +273,13 @@ class AttachedTables:
             self._writer.finish(status)
 
 
-def _numbers(name: str, values: Any, n: int) -> np.ndarray | None:
+def _numbers(name: str, values: Tensor | Sequence[float] | None, n: int) -> np.ndarray | None:
     if values is None:
         return None
-    values = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.asarray(
+            values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: expected {n} numbers, one for each sequence, got {values!r}") from error
     if array.size != n or array.ndim > 2:

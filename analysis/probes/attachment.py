@@ -26,11 +26,12 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..laws.checks import check_temperature
-from .attached_tables import AttachedTables, PassRows
+from .attached_tables import AttachedTables, Decoder, PassRows
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
 from .output_heads import find_head, last_hidden_state
 from .record_spec import RecordSpec
@@ -50,7 +51,7 @@ def attach(
     record: RecordSpec | None = None,
     temperature: float = 1.0,
     loss_scale: float | Callable[[], float] = 1.0,
-    tokenizer: Any = None,
+    tokenizer: Decoder | None = None,
 ) -> Attachment:
     """Watch the training of `model` and record what each update does to its tokens; a context manager.
 
@@ -84,7 +85,10 @@ def attach(
     then of that product in float32. Logits are held until their backward pass.
 
     Example:
-        See `docs/attach.md`, and the top of this module.
+        >>> with attach(model, out="runs/mine") as trace:  # doctest: +SKIP
+        ...     loss_of(model(**batch)).backward()
+        ...     optimizer.step()
+        ...     trace.step(rewards=rewards)
     """
     return Attachment(model, out, labels, completion_mask, record or RecordSpec(), temperature, loss_scale, tokenizer)
 
@@ -101,7 +105,7 @@ class Attachment:
         record: RecordSpec,
         temperature: float,
         loss_scale: float | Callable[[], float],
-        tokenizer: Any,
+        tokenizer: Decoder | None,
     ) -> None:
         check_temperature(temperature)
         if not isinstance(record, RecordSpec):
@@ -111,7 +115,7 @@ class Attachment:
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
         self._tables = AttachedTables(self.head, record, temperature, tokenizer, out)
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._passes: list[_Pass] = []
         self._entered = False
         self._hidden: Tensor | None = None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,15 @@ _SUPPORTED = (
     "supported is a decoder-only causal LM of transformers whose logits are one linear layer on the backbone's last "
     "hidden state, with a bias, a soft cap and a constant factor as the configuration names them, and plain LoRA"
 )
+
+
+class HeadArguments(TypedDict):
+    """A head as keyword arguments of `token_statistics(hidden=…)`."""
+
+    head: Tensor  # (V, D)
+    bias: Tensor | None  # (V,)
+    softcap: float | None
+    logit_scale: float
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class OutputHead:
                 bias = offset if bias is None else bias + offset
         return None if bias is None else bias[: self.vocabulary]
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> HeadArguments:
         """The head as keyword arguments of `token_statistics(hidden=…)`: head, bias, softcap, logit_scale."""
         return {
             "head": self.weight(),
@@ -150,14 +159,14 @@ def find_head(model: nn.Module) -> OutputHead:
         UsageError: anything else; the message says what it has and what is supported.
 
     Example:
-    >>> from transformers import AutoModelForCausalLM, Qwen2Config
-    >>> config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-    ...                      num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
-    >>> head = find_head(AutoModelForCausalLM.from_config(config))
-    >>> head.description
-    'Qwen2ForCausalLM.lm_head, Linear 8 → 11, tied'
-    >>> head.weight().shape
-    torch.Size([11, 8])
+        >>> from transformers import AutoModelForCausalLM, Qwen2Config
+        >>> config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        ...                      num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
+        >>> head = find_head(AutoModelForCausalLM.from_config(config))
+        >>> head.description
+        'Qwen2ForCausalLM.lm_head, Linear 8 → 11, tied'
+        >>> head.weight().shape
+        torch.Size([11, 8])
     """
     inner: Any = unwrap(model)
     what = type(inner).__name__

@@ -11,7 +11,7 @@ Realised changes are those between the two forward passes around the update.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from .schema import BUCKET_LABELS, LAW_STATISTICS, SHARES, TABLES
 
 if TYPE_CHECKING:
     from ..objectives import Objective
-    from .recorded import Recorded
+    from .recorded import Recorded, Where
 
 __all__ = ["context_flows", "prediction_summary", "statistics_of", "token_laws"]
 
@@ -44,7 +44,7 @@ __all__ = ["context_flows", "prediction_summary", "statistics_of", "token_laws"]
 _SINGLE = [*(column.name for column in TABLES["tokens"].columns if column.kind not in ("ints", "floats")), "token_text"]
 
 
-def token_laws(run: Recorded, objective: str | Objective | None = None, *, where: Any = None) -> pd.DataFrame:
+def token_laws(run: Recorded, objective: str | Objective | None = None, *, where: Where = None) -> pd.DataFrame:
     """First-order effect of each recorded token on its own context, per unit logit step Δ(z/T) = w·(e_y − π).
 
     Args:
@@ -69,7 +69,7 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
         UsageError: no weight was measured and no objective is given, or the rewards that it needs are missing.
 
     Example:
-        `run.laws().groupby("token_text")["dentropy"].mean()`
+        >>> run.laws().groupby("token_text")["dentropy"].mean()  # doctest: +SKIP
     """
     rows = run.table("tokens", _SINGLE, where)
     stats = statistics_of(rows)
@@ -107,7 +107,7 @@ def statistics_of(rows: pd.DataFrame, suffix: str = "") -> TokenStatistics:
     return TokenStatistics(**values, argmax_token=no_token, argmax_prob=no_prob)
 
 
-def context_flows(run: Recorded, *, where: Any = None) -> pd.DataFrame:
+def context_flows(run: Recorded, *, where: Where = None) -> pd.DataFrame:
     """Contexts through updates: realised changes beside those that the law and the JVP predict.
 
     Args:

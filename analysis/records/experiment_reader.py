@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .folders import EXPERIMENT_FILE, RUN_FILE, read_experiment
 from .frames import with_units
 from .reader import FORMS, Run, check_table, columns_of, to_pandas
+from .recorded import Where
 from .reporting import Report, report_of
 from .schema import TABLES
 
@@ -127,13 +128,13 @@ class Experiment:
 
     @overload
     def table(
-        self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., as_: Literal["pandas"] = ...
+        self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., as_: Literal["pandas"] = ...
     ) -> pd.DataFrame: ...
 
     @overload
-    def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
+    def table(self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., *, as_: str) -> Any: ...
 
-    def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
+    def table(self, name: str, columns: Sequence[str] | None = None, where: Where = None, as_: str = "pandas") -> Any:
         """`Run.table` of all runs, one after another, with the columns run_id, label and seed in front.
 
         Args:

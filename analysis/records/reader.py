@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pandas as pd
 import pyarrow as pa
@@ -27,9 +27,13 @@ from .folders import (
     read_run_json,
 )
 from .frames import TOKEN_TEXT, with_units
+from .recorded import Where
 from .reporting import Report, report_of
 from .schema import TABLES, arrow_schema
 from .token_text import WordOf, with_token_text, word_of
+
+if TYPE_CHECKING:
+    from ..objectives import Objective
 
 __all__ = ["FORMS", "Run", "check_table", "columns_of", "digest", "to_pandas"]
 
@@ -115,13 +119,13 @@ class Run:
 
     @overload
     def table(
-        self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., as_: Literal["pandas"] = ...
+        self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., as_: Literal["pandas"] = ...
     ) -> pd.DataFrame: ...
 
     @overload
-    def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
+    def table(self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., *, as_: str) -> Any: ...
 
-    def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
+    def table(self, name: str, columns: Sequence[str] | None = None, where: Where = None, as_: str = "pandas") -> Any:
         """The committed rows of a table, in the order in which they were written.
 
         Args:
@@ -179,7 +183,7 @@ class Run:
         schema = arrow_schema(name)
         return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
 
-    def laws(self, objective: Any = None, *, where: Any = None) -> pd.DataFrame:
+    def laws(self, objective: str | Objective | None = None, *, where: Where = None) -> pd.DataFrame:
         """First-order effect of each recorded token on its own context, with the token's own columns.
 
         Args:
@@ -198,7 +202,7 @@ class Run:
 
         return token_laws(self, objective, where=where)
 
-    def flows(self, *, where: Any = None) -> pd.DataFrame:
+    def flows(self, *, where: Where = None) -> pd.DataFrame:
         """Contexts through updates: realised changes beside those that the law and the JVP predict.
 
         Args:
@@ -317,7 +321,7 @@ def check_table(name: str) -> None:
         raise UsageError(f"table: unknown name {name!r}; {nearest(name, TABLES)}")
 
 
-def _expression(name: str, where: Any) -> pc.Expression:
+def _expression(name: str, where: Where) -> pc.Expression:
     if isinstance(where, str):
         raise UsageError(
             f"where: expected filters such as [('update', '==', 0)] or a pyarrow expression, got the text {where!r}; "

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import pandas as pd
 
-__all__ = ["Recorded"]
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+
+__all__ = ["Recorded", "Where"]
+
+Filters: TypeAlias = "Sequence[tuple[str, str, object]]"
+# Which rows: filters that all hold, lists of filters of which one holds throughout, or an expression; None for all rows
+Where: TypeAlias = "Filters | Sequence[Filters] | pc.Expression | None"
 
 
 class Recorded(Protocol):
@@ -28,11 +35,11 @@ class Recorded(Protocol):
 
     @overload
     def table(
-        self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., as_: Literal["pandas"] = ...
+        self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., as_: Literal["pandas"] = ...
     ) -> pd.DataFrame: ...
 
     @overload
-    def table(self, name: str, columns: Sequence[str] | None = ..., where: Any = ..., *, as_: str) -> Any: ...
+    def table(self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., *, as_: str) -> Any: ...
 
-    def table(self, name: str, columns: Sequence[str] | None = None, where: Any = None, as_: str = "pandas") -> Any:
+    def table(self, name: str, columns: Sequence[str] | None = None, where: Where = None, as_: str = "pandas") -> Any:
         """The rows of a table, see `Run.table`."""

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "BUCKETS",
@@ -500,7 +503,7 @@ TABLES: dict[str, Table] = {
 
 
 @cache
-def arrow_schema(table: str) -> Any:
+def arrow_schema(table: str) -> pa.Schema:
     """The table's `pyarrow.Schema`, column documentation and schema version in its metadata."""
     import pyarrow as pa
 

@@ -21,6 +21,9 @@ run = analysis.load_trace("runs/x")
 if isinstance(run, Run):
     assert_type(run, Run)
     assert_type(run.laws(), pd.DataFrame)
+    assert_type(run.table("tokens", where=[("update", "==", 0)]), pd.DataFrame)
+else:
+    assert_type(run["PSR"], Run)
 recipe = analysis.Recipe.load("tiny")
 assert_type(recipe, analysis.Recipe)
 assert_type(analysis.run(recipe), analysis.Experiment)
