@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from docutils import nodes
-from pygments.lexers.special import TextLexer
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
+from sphinx.util import logging
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -38,8 +42,9 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
+html_math_renderer = "mathml"  # which browsers draw without a script from a network
 
-myst_enable_extensions = ["deflist", "colon_fence", "attrs_inline"]
+myst_enable_extensions = ["deflist", "dollarmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are committed with their outputs
 nb_merge_streams = True
@@ -76,6 +81,8 @@ def _resolve_inner(app: Sphinx, env: Any, node: nodes.Element, content: nodes.El
     target = str(node.get("reftarget", ""))
     if not target.startswith(("analysis.", "toy_models.")):
         return None
+    if not re.fullmatch(r"[\w.]+", target):
+        return content  # an expression
     try:
         value = resolve_name(target)
     except (ImportError, AttributeError):
@@ -87,11 +94,28 @@ def _resolve_inner(app: Sphinx, env: Any, node: nodes.Element, content: nodes.El
 
 
 def _check_coverage(app: Sphinx, _env: object) -> None:
-    from sphinx.util import logging
-
     documented = set(app.env.domains.python_domain.objects)
     for name in missing_names(documented):
         logging.getLogger(__name__).warning("exported but not in the reference: %s", name)
+
+
+def _inline_math(writer: Any, node: nodes.Element) -> None:
+    writer.body.append(_mathml(node, as_block=False))
+    raise nodes.SkipNode
+
+
+def _block_math(writer: Any, node: nodes.Element) -> None:
+    writer.body.append(_mathml(node, as_block=True))
+    raise nodes.SkipNode
+
+
+def _mathml(node: nodes.Element, as_block: bool) -> str:
+    formula = re.sub(r"\\(text|display)style\b", "", node.astext())  # MathML chooses the style of a block itself
+    try:
+        return str(tex2mathml(formula, as_block=as_block))
+    except MathError as error:
+        logging.getLogger(__name__).warning("formula %r: %s", formula, error, location=node)
+        return f"<code>{html.escape(formula)}</code>"
 
 
 def _label_attributes() -> None:
@@ -104,7 +128,7 @@ def _label_attributes() -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages that are made at build time, and fail on an exported name that the reference lacks."""
     _label_attributes()
-    app.add_lexer("mermaid", TextLexer)  # GitHub draws these; the site shows their text
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
     app.connect("config-inited", _write_pages)
     app.connect("autodoc-process-docstring", _repair_docstring, priority=600)  # after napoleon
     app.connect("missing-reference", _resolve_inner)

@@ -55,6 +55,12 @@ def _token_statistics() -> str:
     return token_statistics_page()
 
 
+def _layers() -> str:
+    from .layers_picture import layers_picture
+
+    return layers_picture()
+
+
 def _bases() -> str:
     from rich.console import Console
 
@@ -70,6 +76,7 @@ PAGES = {
     "objectives": Page("docs/objectives.md", _objectives),
     "conservation": Page("docs/conservation.md", _conservation),
     "token_statistics": Page("docs/token_statistics.md", _token_statistics),
+    "layers": Page("docs/images/layers.svg", _layers),
     "bases": Page("docs/bases.md", _bases, costly=True),
 }
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from docs.generators.__main__ import PAGES, main
+from docs.generators.layers_picture import layers, layers_picture
+
+ROOT = Path(__file__).parents[2]
 
 CHEAP = [name for name, page in PAGES.items() if not page.costly]
 
@@ -38,3 +41,11 @@ def test_unknown_page_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--check", "recordz"])
     assert exit_.value.code == 2
     assert "got recordz" in capsys.readouterr().err
+
+
+def test_the_picture_shows_every_package_once() -> None:
+    names = [name for row in layers() for name in row]
+    assert len(names) == len(set(names))
+    packages = {path.parent.name for path in (ROOT / "analysis").glob("*/__init__.py")}
+    assert packages <= {name.removeprefix("analysis.") for name in names}
+    assert all(f">{name.removeprefix('analysis.')}</text>" in layers_picture() for name in names)
