@@ -70,19 +70,19 @@ def expected_direction(
     if sign not in ("psr", "nsr") or form not in ("log", "probability"):
         raise UsageError(f"sign, form: expected psr or nsr and log or probability, got {sign!r} and {form!r}")
     z = np.asarray(logits, dtype=np.float64)
-    right = np.asarray(correct, dtype=bool)
-    if z.ndim < 1 or right.shape not in (z.shape, z.shape[-1:]):
-        raise UsageError(f"correct: expected the shape of logits {z.shape} or its last axis, got {right.shape}")
+    is_correct = np.asarray(correct, dtype=bool)
+    if z.ndim < 1 or is_correct.shape not in (z.shape, z.shape[-1:]):
+        raise UsageError(f"correct: expected the shape of logits {z.shape} or its last axis, got {is_correct.shape}")
     if not np.isfinite(z).all():
         index = first_index(~np.isfinite(z))
         raise UsageError(f"logits: expected finite numbers, got {z[index]}{at_index(index)}")
     unnormalised = np.exp(z - z.max(-1, keepdims=True))
     pi = unnormalised / unnormalised.sum(-1, keepdims=True)
-    right = np.broadcast_to(right, z.shape)
+    is_correct = np.broadcast_to(is_correct, z.shape)
     if form == "log":
-        p, q = (np.where(mask, pi, 0).sum(-1, keepdims=True) for mask in (right, ~right))
-        return np.where(right, q * pi, -p * pi)
-    pushed = np.where(right, pi**2, 0) if sign == "psr" else -np.where(right, 0, pi**2)
+        p, q = (np.where(mask, pi, 0).sum(-1, keepdims=True) for mask in (is_correct, ~is_correct))
+        return np.where(is_correct, q * pi, -p * pi)
+    pushed = np.where(is_correct, pi**2, 0) if sign == "psr" else -np.where(is_correct, 0, pi**2)
     return pushed - pi * pushed.sum(-1, keepdims=True)
 
 

@@ -161,11 +161,11 @@ def sequence_entropy(
             f"{float(total[index]):.6g}{at_index(index)}"
         )
     probs = z.exp()
-    right = (probs * correct).sum(-1)
-    wrong = (probs * ~correct).sum(-1)
-    binary = torch.special.entr(right) + torch.special.entr(wrong)
-    given = [_entropy_given(z, mask) for mask in (correct.expand_as(z), ~correct.expand_as(z))]
-    parts = (torch.special.entr(probs).sum(-1), binary, *given)
+    correct_mass = (probs * correct).sum(-1)
+    wrong_mass = (probs * ~correct).sum(-1)
+    binary = torch.special.entr(correct_mass) + torch.special.entr(wrong_mass)
+    conditional = [_entropy_given(z, mask) for mask in (correct.expand_as(z), ~correct.expand_as(z))]
+    parts = (torch.special.entr(probs).sum(-1), binary, *conditional)
     return SequenceEntropy(*(part.to(log_probs.dtype) for part in parts))
 
 

@@ -2,7 +2,7 @@
 
 Signed values for a reward r (1 correct, 0 wrong): PSR r, NSR −(1 − r), W-REINFORCE λr − (1 − r) (Zhu et al., arXiv
 2506.01347, the last its Eq. 9), REINFORCE 2r − 1, GRPO and its relatives r. The standard deviation is the unbiased one
-(n − 1), with 1e-6 added to it, as in verl's compute_grpo_outcome_advantage; TRL's GRPOTrainer takes the same and adds
+(n − 1), with 1e-6 added to it, as in verl's compute_grpo_outcome_advantage; TRL's GRPOTrainer uses the same and adds
 1e-4.
 """
 

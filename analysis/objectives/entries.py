@@ -149,7 +149,7 @@ ENTRIES: dict[str, Entry] = {
             parameters=(*_adv("group_mean_std"), *_clips(0.2, 0.28)),
             needs=_OLD,
             form="ratio",
-            note="token mean over the batch; its dynamic sampling of prompts is no part of the loss",
+            note="token mean over the batch; its dynamic sampling of prompts is not part of the loss",
         ),
         Entry(
             name="asymre",

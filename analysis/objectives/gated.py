@@ -90,10 +90,10 @@ def nft_weight_of(log_ratio: Tensor, batch: TokenBatch, p: Parameters) -> Tensor
     """The row of NFT for a log-ratio of tokens or of sequences, of the shape of `log_ratio`."""
     a, q = batch.per_token("advantages"), batch.per_token("accuracy").clamp(*Q_RANGE)
     ratio = log_ratio.clamp(max=LOG_RATIO_MOST).exp()
-    right = ratio / ratio.clamp(min=p["ratio_floor"])
-    wrong = -(q * ratio / (1 - q)) / ((1 - q * ratio) / (1 - q)).clamp(min=p["epsilon"])
+    correct = ratio / ratio.clamp(min=p["ratio_floor"])
+    incorrect = -(q * ratio / (1 - q)) / ((1 - q * ratio) / (1 - q)).clamp(min=p["epsilon"])
     # ω is |A|; where ρ underflows to 0 so does its ratio to itself
-    weight = a.abs() * torch.where(a > 0, torch.nan_to_num(right, nan=1.0), wrong)
+    weight = a.abs() * torch.where(a > 0, torch.nan_to_num(correct, nan=1.0), incorrect)
     return torch.where(log_ratio > LOG_RATIO_MOST, 0.0, weight)
 
 
@@ -103,12 +103,12 @@ def straight_through_nft(log_ratio: Tensor, batch: TokenBatch, p: Parameters) ->
     near = log_ratio.clamp(max=LOG_RATIO_MOST)
     if p["ratio_floor"] > 0:
         ratio = near.exp()
-        right = (ratio + (ratio.clamp(min=p["ratio_floor"]) - ratio).detach()).log()
+        correct = (ratio + (ratio.clamp(min=p["ratio_floor"]) - ratio).detach()).log()
     else:
-        right = near
+        correct = near
     implied = (1 - q * near.exp()) / (1 - q)
-    wrong = (implied + (implied.clamp(min=p["epsilon"]) - implied).detach()).log()
-    return -a.abs() * torch.where(a > 0, right, wrong)
+    incorrect = (implied + (implied.clamp(min=p["epsilon"]) - implied).detach()).log()
+    return -a.abs() * torch.where(a > 0, correct, incorrect)
 
 
 def nft_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
@@ -134,8 +134,8 @@ def oreal_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
 
 def oreal_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
     """Correct: −α·ω_t·log π_y; wrong: −ω_t·A·ρ with the ratio of the policy to itself."""
-    a, right = batch.per_token("advantages"), batch.per_token("rewards") > 0
-    return -_token_weights(batch) * a * torch.where(right, log_probs, (log_probs - log_probs.detach()).exp())
+    a, correct = batch.per_token("advantages"), batch.per_token("rewards") > 0
+    return -_token_weights(batch) * a * torch.where(correct, log_probs, (log_probs - log_probs.detach()).exp())
 
 
 def unlikelihood_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:

@@ -76,13 +76,13 @@ class Objective:
 
         Pairs, a selection over a minibatch, a reference policy and regularisers are refused.
         """
-        for wrong, why in (
+        for refused, why in (
             (not self.entry.scalar, "is a regulariser"),
             (self.entry.coupling == "pair", "compares pairs of responses"),
             (self.entry.coupling == "minibatch", "chooses tokens over a minibatch"),
             ("ref_log_probs" in self.entry.needs, "refers to a reference policy"),
         ):
-            if wrong:
+            if refused:
                 raise UsageError(f"objective: {self.name} {why}, which {where} does not have; choose another")
 
     # -- advantages ------------------------------------------------------------------------------------------------
@@ -142,16 +142,16 @@ class Objective:
             return torch.stack([-weight, weight], -1)
         if value == "oreal":
             return torch.stack([-p["negative_weight"] * success, torch.full_like(success, p["positive_weight"])], -1)
-        wrong, right = signed_value(value, torch.tensor([0.0, 1.0], dtype=success.dtype), p)
-        pair = torch.stack([wrong.expand_as(success), right.expand_as(success)], -1)
+        wrong_value, correct_value = signed_value(value, torch.tensor([0.0, 1.0], dtype=success.dtype), p)
+        pair = torch.stack([wrong_value.expand_as(success), correct_value.expand_as(success)], -1)
         if self.advantage == "none":
             return pair
         if self.advantage == "constant":
             return pair - p["baseline"]
-        pair = pair - ((1 - success) * wrong + success * right)[..., None]
+        pair = pair - ((1 - success) * wrong_value + success * correct_value)[..., None]
         if self.advantage != "group_mean_std":
             return pair
-        std = (right - wrong).abs() * (success * (1 - success)).sqrt()
+        std = (correct_value - wrong_value).abs() * (success * (1 - success)).sqrt()
         return pair / (std + STD_EPSILON)[..., None]
 
     def contrast(self) -> float:
@@ -170,8 +170,10 @@ class Objective:
                 f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
                 "so no single number tells correct from wrong; use none"
             )
-        wrong, right = signed_value(self.entry.value, torch.tensor([0.0, 1.0], dtype=torch.float64), self.parameters)
-        return float(right - wrong)
+        wrong_value, correct_value = signed_value(
+            self.entry.value, torch.tensor([0.0, 1.0], dtype=torch.float64), self.parameters
+        )
+        return float(correct_value - wrong_value)
 
     def selected(self, advantages: Real[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
         """Which rows carry a weight: those whose advantage is not 0."""

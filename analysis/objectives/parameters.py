@@ -115,7 +115,7 @@ ADVANTAGE = Parameter(
     choices=ADVANTAGES,
 )
 BASELINE = Parameter("baseline", "the constant b of the advantage v − b")
-SHARE = Parameter("share", "share of the minibatch's tokens that is chosen", above=0, high=1)
+SHARE = Parameter("share", "fraction of the minibatch's tokens that is chosen", above=0, high=1)
 NFT = (
     Parameter("ratio_floor", "a correct response's ρ is raised to this in the denominator", low=0, default=0.0),
     Parameter(

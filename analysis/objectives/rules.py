@@ -84,7 +84,7 @@ def _suggestion(name: object) -> str:
     return nearest(name, [*ENTRIES, *FAMILIES, *_ALIASES])
 
 
-def settings(found: Entry, given: dict[str, Any], group_size: int | None = None) -> dict[str, Any]:
+def settings(definition: Entry, given: dict[str, Any], group_size: int | None = None) -> dict[str, Any]:
     """The value of every parameter of the entry, as set or by default.
 
     Raises UsageError for a parameter that it does not have, one that is out of range or missing, and parameters that
@@ -93,38 +93,38 @@ def settings(found: Entry, given: dict[str, Any], group_size: int | None = None)
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name not in PARAMETERS:
-            raise UsageError(f"objective.{name}: unknown parameter; {nearest(name, found.defaults)}")
+            raise UsageError(f"objective.{name}: unknown parameter; {nearest(name, definition.defaults)}")
         PARAMETERS[name].check(value)
-    values = found.defaults | {name: value for name, value in given.items() if name in found.defaults}
-    form = given.get("form", found.form)
+    values = definition.defaults | {name: value for name, value in given.items() if name in definition.defaults}
+    form = given.get("form", definition.form)
     for name, value in given.items():
         if name in _CLIPS and form == "log":
             raise UsageError(_no_ratio(name, value))
-        if name not in found.defaults and name != "form":
-            raise UsageError(_stray(found, name, value))
+        if name not in definition.defaults and name != "form":
+            raise UsageError(_stray(definition, name, value))
     if form == "log":
         values |= {name: None for name in _CLIPS if name in values}
-    for parameter in found.parameters:
+    for parameter in definition.parameters:
         if parameter.required and values[parameter.name] is None:
-            raise UsageError(f"{parameter.field}: {found.name} needs it, got none; it is the {parameter.doc}")
+            raise UsageError(f"{parameter.field}: {definition.name} needs it, got none; it is the {parameter.doc}")
     if "advantage" in values:
-        _check_advantage(found, values, group_size)
-    elif group_size == 1 and (found.value == "oreal" or "accuracy" in found.needs):
+        _check_advantage(definition, values, group_size)
+    elif group_size == 1 and (definition.value == "oreal" or "accuracy" in definition.needs):
         raise UsageError(
-            f"rollout.group_size: {found.name} compares the responses of one prompt, so it needs a group "
+            f"rollout.group_size: {definition.name} compares the responses of one prompt, so it needs a group "
             "of at least 2, got 1"
         )
     return values
 
 
-def _stray(found: Entry, name: str, value: Any) -> str:
+def _stray(definition: Entry, name: str, value: Any) -> str:
     owners = [other.name for other in ENTRIES.values() if name in other.defaults]
     if name == "lambda_":
         owners = ["w-reinforce"]
     shown = ", ".join(owners[:6]) + (" and others" if len(owners) > 6 else "")
     return (
         f"{PARAMETERS[name].field}: only {shown} {'has' if len(owners) == 1 else 'have'} it, got {value} with "
-        f"{found.name}; leave it unset"
+        f"{definition.name}; leave it unset"
     )
 
 
@@ -135,7 +135,7 @@ def _no_ratio(name: str, value: Any) -> str:
     )
 
 
-def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | None) -> None:
+def _check_advantage(definition: Entry, values: dict[str, Any], group_size: int | None) -> None:
     how, constant = values["advantage"], values["advantage"] == "constant"
     if constant and values["baseline"] is None:
         raise UsageError("objective.baseline: the advantage constant needs it, got none; it is the b of v − b")
@@ -144,16 +144,16 @@ def _check_advantage(found: Entry, values: dict[str, Any], group_size: int | Non
             f"objective.baseline: only the advantage constant has it, got {values['baseline']} with "
             f"{how}; leave it unset"
         )
-    if found.name in ("grpo", "dr-grpo", "dapo", "rloo") and how == "none":
+    if definition.name in ("grpo", "dr-grpo", "dapo", "rloo") and how == "none":
         raise UsageError(
-            f"objective.advantage: {found.name} is defined by its group normalisation, got none; use "
-            f"{found.defaults['advantage']} (or unset), another normalisation, or the objective reinforce "
+            f"objective.advantage: {definition.name} is defined by its group normalisation, got none; use "
+            f"{definition.defaults['advantage']} (or unset), another normalisation, or the objective reinforce "
             "or psr"
         )
     compared = how.startswith("group_") or how == "leave_one_out"
-    if group_size == 1 and (found.name == "grpo" or found.value == "unlikely" or compared):
+    if group_size == 1 and (definition.name == "grpo" or definition.value == "unlikely" or compared):
         raise UsageError(
-            f"rollout.group_size: {found.name} with advantage {how} compares the responses of one prompt, "
+            f"rollout.group_size: {definition.name} with advantage {how} compares the responses of one prompt, "
             "so it needs a group of at least 2, got 1"
         )
 
@@ -201,14 +201,14 @@ def not_trainable(name: str, form: str | None) -> str | None:
     """Why the training loop cannot train on it, or None where it can."""
     if is_own(name):
         return None
-    found = entry(name, form)
-    if found.coupling == "pair":
-        return f"{found.name} compares pairs of a chosen and a rejected response, which the loop does not collect"
-    if not found.scalar:
+    definition = entry(name, form)
+    if definition.coupling == "pair":
+        return f"{definition.name} compares pairs of a chosen and a rejected response, which the loop does not collect"
+    if not definition.scalar:
         field = (
             "objective.entropy_coef"
-            if found.name == "entropy-bonus"
+            if definition.name == "entropy-bonus"
             else 'objective.kl_coef and objective.kl_estimator = "full"'
         )
-        return f"{found.name} is a regulariser; set {field} beside an objective that has rewards"
+        return f"{definition.name} is a regulariser; set {field} beside an objective that has rewards"
     return None

@@ -1,7 +1,7 @@
 """Prediction and outcome over training: what the first order leaves unexplained, and whose gradients it came from.
 
-The prediction drawn here is the JVP of the actual parameter step, which is on the scale of the realised change. The law
-(a token's own direction) has no such scale and is not drawn.
+The prediction drawn here is the JVP of the actual parameter step, which is on the scale of the realised change. The
+first-order law of a token's own direction has no such scale and is not drawn.
 """
 
 from __future__ import annotations

@@ -24,16 +24,16 @@ class OwnLogits(NamedTuple):
     listed: Tensor | None  # (n, L)
 
 
-def finish(whole: Partial, y: Tensor, logits: OwnLogits, inv_temperature: float, dtype: torch.dtype) -> TokenStatistics:
+def finish(sums: Partial, y: Tensor, logits: OwnLogits, inv_temperature: float, dtype: torch.dtype) -> TokenStatistics:
     """Statistics of a block of rows from the sums over the whole vocabulary."""
-    s_y = (logits.y.double() - whole.top) * inv_temperature
-    sums = residual_sums(whole, inv_temperature)
-    stats, total = statistics_from_sums(sums, s_y, whole.top_id, whole.top_id == y, dtype=dtype)
+    s_y = (logits.y.double() - sums.top) * inv_temperature
+    residuals = residual_sums(sums, inv_temperature)
+    stats, total = statistics_from_sums(residuals, s_y, sums.top_id, sums.top_id == y, dtype=dtype)
 
     def probs(some: Tensor | None) -> Tensor | None:
         if some is None:
             return None
-        return (torch.exp((some.double() - whole.top[:, None]) * inv_temperature) / total[:, None]).to(dtype)
+        return (torch.exp((some.double() - sums.top[:, None]) * inv_temperature) / total[:, None]).to(dtype)
 
     return replace(
         stats,

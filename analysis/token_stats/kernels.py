@@ -61,15 +61,15 @@ class EagerKernels:
 
     def _scan(self, z: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Maxima by slab, and how many logits lie above the threshold."""
-        whole = z.shape[1] // SLAB
+        n_full = z.shape[1] // SLAB
         slab_max = torch.empty((len(z), -(-z.shape[1] // SLAB)), dtype=z.dtype, device=z.device)
         above = None if threshold is None else torch.empty(len(z), dtype=z.dtype, device=z.device)
         for start in range(0, len(z), _ROWS):
             rows = slice(start, start + _ROWS)
             part = z[rows]
-            torch.amax(part[:, : whole * SLAB].unflatten(1, (whole, SLAB)), -1, out=slab_max[rows, :whole])
-            if whole * SLAB < z.shape[1]:
-                torch.amax(part[:, whole * SLAB :], -1, out=slab_max[rows, whole])
+            torch.amax(part[:, : n_full * SLAB].unflatten(1, (n_full, SLAB)), -1, out=slab_max[rows, :n_full])
+            if n_full * SLAB < z.shape[1]:
+                torch.amax(part[:, n_full * SLAB :], -1, out=slab_max[rows, n_full])
             if threshold is not None and above is not None:
                 flags, _ = self._scratch(part)
                 torch.sum(torch.gt(part, threshold[rows, None], out=flags), -1, out=above[rows])
@@ -113,15 +113,15 @@ def exceeding(z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tenso
 
 def slabs_of(z: Tensor, rows: Tensor, slabs: Tensor) -> Tensor:
     """Columns [slab·SLAB, (slab + 1)·SLAB) of some rows of z (n, C), (rows, SLAB); −inf beyond the last column."""
-    whole = z.shape[1] // SLAB
-    if whole * SLAB == z.shape[1]:
-        return z.unflatten(1, (whole, SLAB))[rows, slabs]
+    n_full = z.shape[1] // SLAB
+    if n_full * SLAB == z.shape[1]:
+        return z.unflatten(1, (n_full, SLAB))[rows, slabs]
     values = z.new_full((len(rows), SLAB), float("-inf"))
-    inner = torch.nonzero(slabs < whole).squeeze(1)
-    if whole:
-        values[inner] = z[:, : whole * SLAB].unflatten(1, (whole, SLAB))[rows[inner], slabs[inner]]
-    last = torch.nonzero(slabs == whole).squeeze(1)
-    values[last, : z.shape[1] - whole * SLAB] = z[rows[last], whole * SLAB :]
+    inner = torch.nonzero(slabs < n_full).squeeze(1)
+    if n_full:
+        values[inner] = z[:, : n_full * SLAB].unflatten(1, (n_full, SLAB))[rows[inner], slabs[inner]]
+    last = torch.nonzero(slabs == n_full).squeeze(1)
+    values[last, : z.shape[1] - n_full * SLAB] = z[rows[last], n_full * SLAB :]
     return values
 
 

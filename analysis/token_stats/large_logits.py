@@ -23,7 +23,7 @@ _LARGEST = 4  # how many tokens of a row enter the sums again
 
 def sharpen(
     source: Source,
-    whole: Partial,
+    sums: Partial,
     logits: OwnLogits,
     listed: Tensor | None,
     peaks: list[tuple[Tensor, Tensor]],
@@ -40,19 +40,19 @@ def sharpen(
         values, at = torch.stack([peak for peak, _ in peaks], 1).topk(min(_LARGEST, len(peaks)))
         ids = torch.stack([token for _, token in peaks], 1).gather(1, at)
         exact = source.token_logits(ids)
-    is_top = ids == whole.top_id[:, None]
+    is_top = ids == sums.top_id[:, None]
     # One of them is the largest, which is apart from the sums; what is masked (−inf) has no part in them.
     counts = ~is_top & torch.isfinite(values)
     old, new = (
-        ((x.double() - whole.reference[:, None]) * inv_temperature).masked_fill(~counts, 0) for x in (values, exact)
+        ((x.double() - sums.reference[:, None]) * inv_temperature).masked_fill(~counts, 0) for x in (values, exact)
     )
     e, f = old.exp(), new.exp()
-    sharper = whole._replace(
+    sharper = sums._replace(
         # Where more are equal to the largest than enter again, it may not be among them.
-        top=torch.where(is_top.any(1), torch.where(is_top, exact, 0).sum(1).double(), whole.top),
-        e0=whole.e0 + (f - e).sum(1),
-        t1=whole.t1 + (f * new - e * old).sum(1),
-        e2=whole.e2 + (f * f - e * e).sum(1),
-        q1=whole.q1 + (f * f * new - e * e * old).sum(1),
+        top=torch.where(is_top.any(1), torch.where(is_top, exact, 0).sum(1).double(), sums.top),
+        e0=sums.e0 + (f - e).sum(1),
+        t1=sums.t1 + (f * new - e * old).sum(1),
+        e2=sums.e2 + (f * f - e * e).sum(1),
+        q1=sums.q1 + (f * f * new - e * e * old).sum(1),
     )
     return sharper, logits._replace(top=top, listed=None if listed is None else source.token_logits(listed))

@@ -79,9 +79,9 @@ class NativeKernels:
     def exceeding(self, z: Tensor, slab_max: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, level = z if z.stride(1) == 1 else z.contiguous(), level.contiguous()
         inputs = (_at(z), len(z), z.shape[1], z.stride(0), _at(slab_max), _at(level))
-        found = self._exceeding(*inputs, None, None, None)
-        rows, columns, values = (torch.empty(found, dtype=t) for t in (torch.int64, torch.int64, torch.float32))
-        if found:
+        count = self._exceeding(*inputs, None, None, None)
+        rows, columns, values = (torch.empty(count, dtype=t) for t in (torch.int64, torch.int64, torch.float32))
+        if count:
             self._exceeding(*inputs, _at(rows), _at(columns), _at(values))
         return rows, columns, values
 

@@ -58,7 +58,7 @@ def merge(parts: list[Partial], inv_temperature: float) -> Partial:
     )
 
 
-def residual_sums(whole: Partial, inv_temperature: float) -> ResidualSums:
-    """A whole row in the form that the laws take."""
-    gap = (whole.top - whole.reference) * inv_temperature
-    return ResidualSums(gap, whole.e0, whole.t1, whole.e2, whole.q1)
+def residual_sums(sums: Partial, inv_temperature: float) -> ResidualSums:
+    """The sums of whole rows in the form of `laws.softmax.ResidualSums`."""
+    gap = (sums.top - sums.reference) * inv_temperature
+    return ResidualSums(gap, sums.e0, sums.t1, sums.e2, sums.q1)

@@ -43,11 +43,11 @@ def small_vocabulary(source: Source, request: Request) -> TokenStatistics:
         blocks = [
             _block(source, request, a, min(a + _ROWS, stop), space) for a in range(start, max(stop, start + 1), _ROWS)
         ]
-        whole, own = (
+        sums, logits = (
             kind(*(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)))
             for kind, parts in zip(_KINDS, zip(*blocks, strict=True), strict=True)
         )
-        groups.append(finish(whole, request.tokens[start:stop], own, inv_t, source.dtype))
+        groups.append(finish(sums, request.tokens[start:stop], logits, inv_t, source.dtype))
     return concatenate(groups)
 
 
@@ -72,7 +72,7 @@ def _block(source: Source, request: Request, start: int, stop: int, space: Tenso
     if request.listed is not None:
         rows = request.listed if request.listed.ndim == 1 else request.listed[start:stop]
         listed = z[rows].t() if rows.ndim == 1 else z.gather(0, rows.t()).t()
-    own = OwnLogits(z_y, _rank(z, y, z_y, first) if request.rank else None, top, top_ids, listed)
+    logits = OwnLogits(z_y, _rank(z, y, z_y, first) if request.rank else None, top, top_ids, listed)
 
     peak, peak_id = values[0], ids[0]
     runner_up = (values[1] if len(values) > 1 else torch.full_like(peak, VOID)).clamp(min=VOID)
@@ -85,7 +85,7 @@ def _block(source: Source, request: Request, start: int, stop: int, space: Tenso
     e0, t1 = e.sum(0), t.mul_(e).sum(0)
     e2, q1 = torch.mul(e, e, out=third).sum(0), t.mul_(e).sum(0)
     sums = (part.double() for part in (e0, t1, e2, q1))
-    return Partial(peak.double(), peak_id, runner_up.double(), *sums), own
+    return Partial(peak.double(), peak_id, runner_up.double(), *sums), logits
 
 
 def _rank(z: Tensor, y: Tensor, z_y: Tensor, flags: Tensor) -> Tensor:

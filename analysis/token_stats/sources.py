@@ -93,8 +93,8 @@ class LogitSource:
         return z if self._blocked is None else z.masked_fill(self._blocked[first:last], float("-inf"))
 
     def token_logits(self, ids: Tensor) -> Tensor:
-        each = ids[:, None] if ids.ndim == 1 else ids
-        z = self._rows.values(self._start, self._stop, each).reshape(ids.shape).to(self.dtype)
+        columns = ids[:, None] if ids.ndim == 1 else ids
+        z = self._rows.values(self._start, self._stop, columns).reshape(ids.shape).to(self.dtype)
         return z if self._blocked is None else z.masked_fill(self._blocked[ids], float("-inf"))
 
 
@@ -156,9 +156,9 @@ class HeadSource:
         parts = []
         hiddens = self._hidden if ids.ndim == 1 else self._hidden[:, None]
         rows = max(1, _OWN_PRODUCTS * len(ids) // max(ids.numel(), 1))
-        for hidden, some in zip(hiddens.split(rows), ids.split(rows), strict=True):
-            z = self._head[some].double().mul_(hidden.double()).sum(-1)
-            z = z if self._bias is None else z + self._bias[some].double()
+        for hidden, tokens in zip(hiddens.split(rows), ids.split(rows), strict=True):
+            z = self._head[tokens].double().mul_(hidden.double()).sum(-1)
+            z = z if self._bias is None else z + self._bias[tokens].double()
             parts.append(self._finish(z).to(self.dtype))
         z_y = torch.cat(parts)
         return z_y if self._blocked is None else z_y.masked_fill(self._blocked[ids], float("-inf"))

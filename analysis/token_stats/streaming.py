@@ -2,7 +2,7 @@
 
 For each block of rows and chunk of the vocabulary: the logits (a product, or a part of those given), maxima by slab,
 the chunk's largest token and its runner-up, the sums of all others relative to it, what the rank and the top k need.
-The chunks' parts are put together in float64 (`partial.py`).
+The chunks' parts are put together in float64 (`partial_sums`).
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _block(source: Source, request: Request, kernels: Kernels, columns: int, sta
 
     values, ids = top.sorted() if top else (None, None)
     logits = OwnLogits(z_y, rank, values, ids, listed_logits)
-    whole = merge(parts, inv_t)
-    if source.own_buffer and source.dtype == torch.float32 and float(whole.top.abs().max()) > SHARP:
-        whole, logits = sharpen(source, whole, logits, listed, peaks, inv_t)
-    return finish(whole, y, logits, inv_t, source.dtype)
+    sums = merge(parts, inv_t)
+    if source.own_buffer and source.dtype == torch.float32 and float(sums.top.abs().max()) > SHARP:
+        sums, logits = sharpen(source, sums, logits, listed, peaks, inv_t)
+    return finish(sums, y, logits, inv_t, source.dtype)
 
 
 def _rows_by_chunk(y: Tensor, edges: list[int]) -> list[Tensor]:

@@ -57,8 +57,8 @@ def check_call(
         raise UsageError(f"logits, hidden: expected one of logits=… or hidden=… with head=…, got {got}")
     if logits is not None and (head is not None or bias is not None or softcap is not None or logit_scale != 1):
         raise UsageError(
-            "logits: are taken as they leave the model, so head, bias, softcap and logit_scale do not apply; "
-            "give them with hidden="
+            "logits: expected no head, bias, softcap or logit_scale with logits, which are used as they leave the "
+            "model; give those with hidden="
         )
     for argument, tensor in {
         "logits": logits,

@@ -24,7 +24,7 @@ FAULTS = {
     "neither": ({"tokens": Y}, r"^logits, hidden: expected one of .*, got neither"),
     "both": ({"logits": Z, "hidden": H, "head": W, "tokens": Y}, r"^logits, hidden: .*, got both"),
     "no head": ({"hidden": H, "tokens": Y}, r"^head: expected the weight of the output layer"),
-    "head beside logits": ({"logits": Z, "softcap": 3.0, "tokens": Y}, r"^logits: are taken as they leave the model"),
+    "head beside logits": ({"logits": Z, "softcap": 3.0, "tokens": Y}, r"^logits: expected no head, bias, softcap"),
     "head's width": (
         {"hidden": H, "head": torch.ones(5, 3), "tokens": Y},
         r"^head: expected shape \(vocab, 4\), the width of hidden \(2, 3, 4\), got \(5, 3\)",
