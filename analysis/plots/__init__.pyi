@@ -20,6 +20,7 @@ from .lines import gap as gap
 from .lines import path as path
 from .noise_lines import crossing_mark as crossing_mark
 from .noise_lines import noise_curve as noise_curve
+from .notebook_display import show as show
 from .offline_panels import carrying_tokens as carrying_tokens
 from .offline_panels import collision_density as collision_density
 from .offline_panels import rank_flow as rank_flow

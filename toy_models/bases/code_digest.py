@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["code_digest", "normalised_source"]
+
+_PARSING = threading.Lock()  # CPython counts the depth of its parser once for all threads, and fails where two meet
 
 
 def normalised_source(source: str) -> str:
@@ -16,7 +19,8 @@ def normalised_source(source: str) -> str:
     >>> normalised_source('def double(x):  # of a number\\n    "Twice x."\\n    return ( 2*x )')
     'def double(x):\\n    return 2 * x'
     """
-    tree = ast.parse(source)
+    with _PARSING:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             match node.body:
