@@ -248,7 +248,7 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
 
 def _named(bases: Sequence[str]) -> list[str]:
     """The bases and folders in their order, once each; a pattern stands for the built-in bases that match it."""
-    from toy_models.bases.cache import BASES
+    from toy_models import BASES
 
     names: dict[str, None] = {}
     for base in bases:
@@ -263,7 +263,7 @@ def _named(bases: Sequence[str]) -> list[str]:
 
 
 def _task_of(base: str, task: str | None) -> str:
-    from toy_models.bases.cache import BASES
+    from toy_models import BASES
 
     if base not in BASES:
         return task or "path"

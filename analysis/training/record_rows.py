@@ -23,7 +23,8 @@ from ..records.rows import rollout_rows as rows_of_rollouts
 from ..records.rows import token_rows as rows_of_tokens
 from ..records.schema import BUCKETS
 from .rollouts import RolloutBatch
-from .update import SignPass, UpdateResult
+from .sign_passes import SignPass
+from .update import UpdateResult
 
 __all__ = ["UpdateIndex", "choose_groups", "pass_statistics", "rollout_rows", "step_row", "token_rows", "update_row"]
 

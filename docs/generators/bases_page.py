@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toy_models.bases.recipes import BASES, BaseRecipe, NearFirst
 
@@ -110,7 +110,7 @@ def _settings() -> str:
     return "\n## Settings of the corpora\n\n" + "".join(meanings)
 
 
-def _measured(policy: Policy, task: PuzzleTask, prompts: Sequence[Prompt]) -> pd.DataFrame:
+def _measured(policy: Policy, task: PuzzleTask[Any], prompts: Sequence[Prompt]) -> pd.DataFrame:
     import pandas as pd
     import torch
 

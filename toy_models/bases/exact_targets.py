@@ -39,7 +39,7 @@ from .value_embedding import embed_by_value
 __all__ = ["batches", "pretrain_on_targets", "prompt_share"]
 
 
-def batches(recipe: BaseRecipe, task: PuzzleTask, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(recipe: BaseRecipe, task: PuzzleTask[Any], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batch of every step: rows of text and the distributions of their response tokens (`SolvedPrompts.draw`).
 
     Raises ValueError for `WideNumbers` with a task other than `countdown`.

@@ -20,7 +20,7 @@ __all__ = ["REPORT_EVERY", "build_model", "learning_rate_factor", "pretrain"]
 REPORT_EVERY = 10  # steps
 
 
-def build_model(recipe: BaseRecipe, task: PuzzleTask, seed: int) -> Any:
+def build_model(recipe: BaseRecipe, task: PuzzleTask[Any], seed: int) -> Any:
     """A freshly initialised `Qwen3ForCausalLM`; the caller's random state is left as it was."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 

@@ -40,7 +40,7 @@ def pretrain_and_refine(recipe: BaseRecipe, seed: int, out: Path) -> Iterator[tu
     model.save_pretrained(out)
 
 
-def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> Iterator[float]:
+def refine(model: Any, task: PuzzleTask[Any], refinement: Refinement, seed: int) -> Iterator[float]:
     """Refine a model in place.
 
     Args:
@@ -80,7 +80,11 @@ def refine(model: Any, task: PuzzleTask, refinement: Refinement, seed: int) -> I
 
 
 def _own_successes(
-    model: Any, task: PuzzleTask, prompts: list[tuple[int, ...]], refinement: Refinement, generator: torch.Generator
+    model: Any,
+    task: PuzzleTask[Any],
+    prompts: list[tuple[int, ...]],
+    refinement: Refinement,
+    generator: torch.Generator,
 ) -> Tensor:
     """Rows of text in the form of `corpus`: each prompt with its first correct response, if any."""
     size, width, pad_id = refinement.samples, task.max_new_tokens, task.tokenizer.pad_token_id

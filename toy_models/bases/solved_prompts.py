@@ -8,6 +8,7 @@ Where a response is uniform over the correct ones,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class SolvedPrompts:
     """Prompts (n, PROMPT_LENGTH) with all their solutions, and how many each has."""
 
     def __init__(
-        self, task: PuzzleTask, prompts: Sequence[Sequence[int]], solutions: Sequence[Sequence[Sequence[int]]]
+        self, task: PuzzleTask[Any], prompts: Sequence[Sequence[int]], solutions: Sequence[Sequence[Sequence[int]]]
     ) -> None:
         self.task = task
         self.prompts: Ints = np.array(prompts, dtype=np.int64)
@@ -35,7 +36,7 @@ class SolvedPrompts:
         self._first = np.concatenate([[0], self.counts.cumsum()[:-1]])
 
     @classmethod
-    def drawn(cls, task: PuzzleTask, n: int, rng: np.random.Generator) -> SolvedPrompts:
+    def drawn(cls, task: PuzzleTask[Any], n: int, rng: np.random.Generator) -> SolvedPrompts:
         """`n` fresh prompts of the task, in ascending order of the span of their numbers (largest minus smallest)."""
         prompts = task.fresh_prompts(n, rng)
         spans = [max(puzzle) - min(puzzle) for puzzle in map(task.parse, prompts)]

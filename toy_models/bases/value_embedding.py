@@ -40,7 +40,7 @@ def _indices() -> dict[int, int]:
     return {pow(_ROOT, exponent, _PRIME): exponent for exponent in range(_PRIME - 1)}
 
 
-def embed_by_value(model: Any, task: PuzzleTask, targets: ExactTargets, std: float) -> None:
+def embed_by_value(model: Any, task: PuzzleTask[Any], targets: ExactTargets, std: float) -> None:
     """Rewrite the embedding (tied: the head too) in place; `std` is that of its random entries.
 
     The random entries of numbers and jumps are scaled by `noise`; their features (+d has those of d) are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..messages import unknown_name
 from .task import Task
@@ -51,8 +51,8 @@ def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Tas
     return built_in_task(name, tokenizer)
 
 
-def built_in_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> PuzzleTask:
+def built_in_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> PuzzleTask[Any]:
     """A task of `TASKS` with what it has beyond a `Task`: its words, and the text that bases are pretrained on."""
     module, class_name = _REGISTRY[name]
     task_class = getattr(importlib.import_module(f".{module}", __package__), class_name)
-    return cast("PuzzleTask", task_class(tokenizer))
+    return cast("PuzzleTask[Any]", task_class(tokenizer))
