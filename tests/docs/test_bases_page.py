@@ -28,4 +28,6 @@ def test_the_tiny_base_is_measured_as_the_page_says(monkeypatch: pytest.MonkeyPa
     assert told == ["tiny"]
     numbers = [[float(cell.split()[0].rstrip("%")) for cell in row.split("|")[5:-1]] for row in (made, written)]
     # Weights differ between processors within rounding, so p does in its third digit and the samples behind H more.
-    assert numbers[0] == pytest.approx(numbers[1], rel=0.2, abs=0.05)
+    slack = {"Pass@1": 0.02, "Pass@256": 0.001, "below, %": 1.0, "H": 0.04, "effective solutions": 0.5}
+    for name, now, then in zip(slack, *numbers, strict=True):
+        assert now == pytest.approx(then, abs=slack[name]), name

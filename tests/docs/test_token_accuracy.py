@@ -21,16 +21,18 @@ def test_ours_is_right_on_every_hard_row(kind, vocab):
     assert all(error <= 2e-5 for error in errors.values()), errors
 
 
-def test_kept_measurements_are_complete_and_within_the_bar():
+def test_kept_measurements_are_complete_and_hold_when_they_are_made_again():
     errors = document.read()["errors"]
     assert list(errors) == list(battery.KINDS)
     sizes = {str(vocab) for vocab in battery.VOCABULARIES}
     for kind, found in errors.items():
         assert set(found) == {"here", *PEERS}
         assert set(found["here"]) == set(found["naive"]) == set(battery.STATISTICS)
+        now = battery.measure_ours(kind, 63, ["eager"])
         for name, by_vocab in found["here"].items():
             assert set(by_vocab) == sizes
-            assert max(by_vocab.values()) <= 2e-5, (kind, name)
+            # kept: the worst of all back ends, and 1e-6 for whatever is smaller
+            assert now[name] <= by_vocab["63"], (kind, name)
 
 
 def test_battery_sees_what_is_wrong():

@@ -12,7 +12,7 @@ the two: `test_every_field_has_an_entry` fails until it has.
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -549,7 +549,7 @@ ELSEWHERE = {
     "task.digest": "training/test_factors.py::test_what_a_run_starts_from",
     "optimizer.betas": "training/test_update_by_hand.py::test_adamw_by_hand",
     "optimizer.eps": "training/test_update_by_hand.py::test_adamw_by_hand",
-    "rollout.dtype": "training/test_precision_and_memory.py::test_the_sampling_copy_follows_the_policy",
+    "rollout.dtype": "training/test_precision_and_memory.py::test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches",
     "update.autocast": "training/test_precision_and_memory.py::test_autocast_touches_the_matrix_products_only",
     "record.dtype": "training/test_precision_and_memory.py::test_statistics_are_at_least_of_the_recorded_dtype",
 }
@@ -567,10 +567,14 @@ def test_every_field_has_an_entry() -> None:
 
 
 @pytest.mark.parametrize("path", ELSEWHERE)
-def test_the_test_elsewhere_is_there(path: str) -> None:
+def test_the_test_elsewhere_is_there_and_names_the_field(path: str) -> None:
     name, test = ELSEWHERE[path].split("::")
-    text = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
-    assert re.search(rf"^\s*def {test}\(", text, re.MULTILINE), f"{path}: {ELSEWHERE[path]} is gone; name its successor"
+    source = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == test]
+    assert len(found) == 1, f"{path}: {ELSEWHERE[path]} is gone; name its successor"
+    first = min(node.lineno for node in (found[0], *found[0].decorator_list))
+    text = "\n".join(source.splitlines()[first - 1 : found[0].end_lineno])
+    assert path.rpartition(".")[2] in text, f"{path}: {ELSEWHERE[path]} does not name it; name the test that shows it"
 
 
 @pytest.mark.slow
