@@ -531,6 +531,7 @@ OF_SOME_OBJECTIVES = tuple(
     )
 )
 _REACHES = "training/test_objectives_in_the_loop.py::test_each_parameter_reaches_the_weights"
+_PRECISION = "training/test_precision_and_memory.py"
 ELSEWHERE = {
     "threads": "experiments/test_experiment.py::test_each_in_its_own_process_with_its_threads",
     "device": "training/test_factors.py::test_device",
@@ -549,9 +550,9 @@ ELSEWHERE = {
     "task.digest": "training/test_factors.py::test_what_a_run_starts_from",
     "optimizer.betas": "training/test_update_by_hand.py::test_adamw_by_hand",
     "optimizer.eps": "training/test_update_by_hand.py::test_adamw_by_hand",
-    "rollout.dtype": "training/test_precision_and_memory.py::test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches",
-    "update.autocast": "training/test_precision_and_memory.py::test_autocast_touches_the_matrix_products_only",
-    "record.dtype": "training/test_precision_and_memory.py::test_statistics_are_at_least_of_the_recorded_dtype",
+    "rollout.dtype": f"{_PRECISION}::test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches",
+    "update.autocast": f"{_PRECISION}::test_autocast_touches_the_matrix_products_only",
+    "record.dtype": f"{_PRECISION}::test_statistics_are_at_least_of_the_recorded_dtype",
 }
 
 
