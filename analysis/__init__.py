@@ -1,6 +1,6 @@
 """What a positive or a negative sample does to a policy: gradient dynamics of RL with verifiable rewards.
 
-The public names and their types are listed in `__init__.pyi`; each is imported from its room on first use, so that
+The public names and their types are listed in `__init__.pyi`; each is imported from its package on first use, so that
 command lines can print their help, list recipes and refuse bad input without loading torch.
 """
 

@@ -71,6 +71,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, namespace: list[str], monkeypatch:
 schema = 1
 steps = {STEPS}
 policy.base = {str(base)!r}
+optimizer.lr = 1e-6
 objective.form = "ratio"
 [[grid.method]]
 label = "PSR"

@@ -78,8 +78,8 @@ def line_up(
     shifted = inputs.get("shift_labels") if labels is None else None
     if labels is None and shifted is None:
         labels = inputs.get("labels")
-    told = shifted if shifted is not None else labels
-    like = ids if isinstance(ids, Tensor) else told
+    known = shifted if shifted is not None else labels
+    like = ids if isinstance(ids, Tensor) else known
     if not isinstance(like, Tensor):
         raise UsageError(
             "labels: expected input_ids or labels among the arguments of the forward pass, got neither; without them "
@@ -97,7 +97,7 @@ def line_up(
     outside = counts & ((tokens < 0) | (tokens >= vocabulary))
     if outside.any():
         row, column = first_index(outside)
-        where = "labels" if told is not None else "input_ids"
+        where = "labels" if known is not None else "input_ids"
         raise UsageError(
             f"{where}: expected token ids from 0 to {vocabulary - 1}, got {int(tokens[row, column])} as "
             f"the token after row {row}, position {column}; check that tokenizer and model belong together"
