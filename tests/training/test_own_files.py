@@ -178,7 +178,10 @@ class TestRefusals:
         [
             ({"task.prompt_column": "question"}, r"train.jsonl line 1: no column 'question'; it has prompt, answer"),
             ({"task.verifier": "rewards.py:scored"}, r"expected one of get_task, score, got 'scored'"),
-            ({"task.verifier": "no_such_module:score"}, r"there is no module 'no_such_module' to import"),
+            (
+                {"task.verifier": "no_such_module:score"},
+                r"expected a module that can be imported, got 'no_such_module'",
+            ),
         ],
     )
     def test_before_anything_is_started(
@@ -247,7 +250,7 @@ class TestRun:
                 {"eval.prompts": 26},
                 r"eval.prompts: expected at most 25, the number of validation prompts of task file, got 26",
             ),
-            ({"task.chat_template": True}, r"chat_template: the tokenizer has none"),
+            ({"task.chat_template": True}, r"chat_template: expected a tokenizer with a chat template"),
         ],
     )
     def test_what_the_loop_refuses(self, trained: Path, settings: dict[str, Any], message: str) -> None:
