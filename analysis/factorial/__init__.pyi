@@ -4,11 +4,11 @@ from .cells import METHODS as METHODS
 from .cells import Cells as Cells
 from .cells import run_cells as run_cells
 from .factors import FACTORS as FACTORS
+from .factors import POLICIES as POLICIES
 from .factors import Factor as Factor
 from .factors import cell_name as cell_name
 from .factors import full_factorial as full_factorial
 from .factors import one_factor_cells as one_factor_cells
 from .method_gaps import gaps as gaps
-from .problems import POLICIES as POLICIES
 from .problems import Problem as Problem
 from .problems import make_problem as make_problem

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..common.command import command_line, run_command
 from ..common.output_files import check_output_file
 from ..errors import UsageError
+from .factors import OPTIMIZERS, POLICIES
 
 __all__ = ["main"]
 
@@ -70,22 +71,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    check_output_file("--figure", arguments.figure, ".png")
+    methods = _check_numbers_and_names(arguments)
     from rich.console import Console
 
     from ..common.progress import Progress
     from ..common.provenance import cores
     from ..report import save_figure
-    from .cells import BASELINES, METHODS, RATES, Cells, run_cells
+    from .cells import BASELINES, METHODS, Cells, run_cells
     from .factors import cell_name, factors_of, full_factorial, one_factor_cells
     from .findings import figure, findings
     from .folder import LadderFolder
     from .method_gaps import gaps
-    from .problems import POLICIES
 
-    methods = tuple(name.strip() for name in arguments.methods.split(",")) if arguments.methods else METHODS
-    optimizers = [name for name in RATES if name != "sgd"]
-    _check(arguments, methods, known=(*METHODS, *BASELINES), policies=POLICIES, optimizers=optimizers)
+    methods = methods or METHODS
+    for method in methods:
+        if method not in (*METHODS, *BASELINES):
+            _check_method(method, arguments.policy)
     chosen = {name: value for name, value in vars(arguments).items() if name in {f.name for f in fields(Cells)}}
     chosen["prompts"] = arguments.prompts or _PROMPTS[arguments.policy]
     settings = Cells(**chosen | {"methods": methods})
@@ -123,40 +124,33 @@ def _run(arguments: argparse.Namespace) -> None:
         print("\n".join([f"records  {folder.path}", *(f"figure   {path}" for path in pictures)]))
 
 
-def _check(
-    arguments: argparse.Namespace,
-    methods: tuple[str, ...],
-    *,
-    known: Sequence[str],
-    policies: Sequence[str],
-    optimizers: Sequence[str],
-) -> None:
+def _check_numbers_and_names(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The methods that are named; UsageError for what is invalid at sight, before torch is loaded."""
     from toy_models.messages import nearest
 
-    for name, value, options in [
-        ("--policy", arguments.policy, policies),
-        ("--optimizer", arguments.optimizer, optimizers),
-    ]:
+    for name, options in (("policy", POLICIES), ("optimizer", OPTIMIZERS)):
+        value = getattr(arguments, name)
         if value not in options:
-            raise UsageError(f"{name}: expected one of {', '.join(options)}, got {value!r} ({nearest(value, options)})")
-    for method in methods:
-        if method not in known:
-            _check_method(method, arguments.policy)
+            raise UsageError(
+                f"--{name}: expected one of {', '.join(options)}, got {value!r} ({nearest(value, options)})"
+            )
+    if not 0 < arguments.lr_scale < float("inf"):
+        raise UsageError(f"--lr-scale: expected a positive number, got {arguments.lr_scale:g}")
+    for name in ("seeds", "prompts", "arms", "steps", "group_size", "workers"):
+        value, least = getattr(arguments, name), 2 if name in ("seeds", "arms", "group_size") else 1
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
+    check_output_file("--figure", arguments.figure, ".png")
+    if not arguments.methods:
+        return ()
+    methods = tuple(name.strip() for name in arguments.methods.split(","))
     if len(set(methods)) < len(methods):
         raise UsageError(f"--methods: expected each once, got {','.join(methods)}")
     if "PSR" not in methods or "NSR" not in methods:
         raise UsageError(
             f"--methods: expected PSR and NSR among them, since their gap is what is explained, got {','.join(methods)}"
         )
-    if not 0 < arguments.lr_scale < float("inf"):
-        raise UsageError(f"--lr-scale: expected a positive number, got {arguments.lr_scale:g}")
-    for name in ("seeds", "prompts", "arms", "steps", "group_size", "workers"):
-        value = getattr(arguments, name)
-        if value is not None and value < (2 if name in ("seeds", "arms", "group_size") else 1):
-            raise UsageError(
-                f"--{name.replace('_', '-')}: expected at least "
-                f"{2 if name in ('seeds', 'arms', 'group_size') else 1}, got {value}"
-            )
+    return methods
 
 
 def _check_method(method: str, policy: str) -> None:

@@ -25,8 +25,8 @@ from ..errors import UsageError
 from ..objectives import Objective, get
 from ..objectives.user_losses import registered
 from ..tabular.table_training import TableHistory, TableSettings, train_table
-from .factors import Cell, cell_name, factors_of
-from .problems import POLICIES, Problem, make_problem
+from .factors import POLICIES, Cell, cell_name, factors_of
+from .problems import Problem, make_problem
 
 __all__ = ["BASELINES", "METHODS", "CellRun", "Cells", "run_cells"]
 

@@ -13,6 +13,8 @@ from itertools import combinations, permutations
 
 __all__ = [
     "FACTORS",
+    "OPTIMIZERS",
+    "POLICIES",
     "Cell",
     "Factor",
     "cell_name",
@@ -23,6 +25,8 @@ __all__ = [
     "orders",
 ]
 
+POLICIES = ("bandit", "tree", "loglinear")
+OPTIMIZERS = ("momentum", "adam", "lion")  # what the factor `optimizer` may switch on, instead of SGD
 Cell = frozenset[str]
 
 

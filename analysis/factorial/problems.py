@@ -19,11 +19,11 @@ from toy_models.messages import nearest
 
 from ..common.randomness import seed_of
 from ..errors import UsageError
+from .factors import POLICIES
 
-__all__ = ["POLICIES", "Problem", "make_problem"]
+__all__ = ["Problem", "make_problem"]
 
 # The kinds of exact policies that a problem can be made of.
-POLICIES = ("bandit", "tree", "loglinear")
 SPREAD = 1.5  # standard deviation of the logits of the base
 CORRECT_SHARE = 0.35
 _TREE = (4, 3)  # vocabulary and depth: 40 responses of one to three tokens

@@ -9,6 +9,7 @@ several seeds it is Student's over the differences of runs with the same seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -206,6 +207,8 @@ class Comparison:
 
 def over_seeds(rows: pd.DataFrame) -> Cell:
     """A row's own interval over prompts, or that over seeds where there are several rows."""
+    if rows.empty:  # no step was made, say
+        return Cell(math.nan)
     if len(rows) == 1:
         return Cell(*(float(rows[name].iloc[0]) for name in ("value", "low", "high")))
     found = interval(rows["value"], over="seeds")
