@@ -82,11 +82,11 @@ def _described(cls: type[C]) -> type[C]:
 
 def _of_parameter(name: str) -> Any:
     """A parameter of some objectives as a field; unset is the objective's default."""
-    one = PARAMETERS[name]
+    parameter = PARAMETERS[name]
     owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.coupling != "pair")
-    limits = (("low", one.low), ("high", one.high), ("above", one.above))
+    limits = (("low", parameter.low), ("high", parameter.high), ("above", parameter.above))
     bounds: dict[str, Any] = {key: value for key, value in limits if math.isfinite(value)}
-    return _f(None, f"of {owners}: {one.doc}", choices=one.choices or None, **bounds)
+    return _f(None, f"of {owners}: {parameter.doc}", choices=parameter.choices or None, **bounds)
 
 
 def _with_parameters(before: str) -> Callable[[type[C]], type[C]]:
