@@ -26,7 +26,7 @@ from analysis.records.schema import TABLES
 
 KILLS = int(os.environ.get("KILLS", "3"))
 MANY = KILLS > 10
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 1200.0
 
 # Everything that a resume state holds: both optimisers, value head, reference, schedules, generators, contexts.
 RECIPE = f"""

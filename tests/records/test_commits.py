@@ -201,11 +201,12 @@ def test_leftovers_are_ignored_and_deleted_on_resumption(tmp_path: Path) -> None
 def test_kill_dash_nine(tmp_path: Path, uninterrupted: Path) -> None:
     """SIGKILL at random moments, each followed by a resumption, until the run is through."""
     context = multiprocessing.get_context("fork")
-    # a run pauses for 0.12 s in all, so the first two kills cannot come too late
+    # a run pauses for 40 s in all until it was killed twice, so that these kills cannot come too late
     delays = np.random.default_rng(5).uniform(0.2, 1.0, size=20) * [0.05, 0.05, *[0.25] * 18]
     folder, kills = tmp_path / "run", 0
     for delay in delays:
-        process = context.Process(target=work, args=(folder,), kwargs={"resume": True, "pause": 0.03})
+        pause = 0.03 if kills >= 2 else 10.0
+        process = context.Process(target=work, args=(folder,), kwargs={"resume": True, "pause": pause})
         process.start()
         process.join(delay)
         if process.is_alive():
