@@ -1,6 +1,6 @@
 """Which column of a file holds what: prompts, responses, rewards, under the names that rollout dumps give them.
 
-Known without being told, by role:
+Known names, by role:
 
     prompt          prompt (TRL's completions table), input (verl's rollout dump)
     response        response, completion (TRL), output (verl)
@@ -23,7 +23,7 @@ from ..errors import UsageError
 
 __all__ = ["COLUMNS", "find_columns", "parse_mapping"]
 
-# role -> names that it goes by
+# role -> known names
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "input"),
     "response": ("response", "completion", "output"),
@@ -41,7 +41,7 @@ _SHOWN = 30  # columns in a message
 
 
 def parse_mapping(text: str) -> dict[str, str]:
-    """Columns as the command line writes them: role=name, several apart by commas.
+    """Columns as the command line writes them: role=name, separated by commas.
 
     >>> parse_mapping("prompt=question,reward=scores.math")
     {'prompt': 'question', 'reward': 'scores.math'}
@@ -85,8 +85,8 @@ def _known(role: str, names: Sequence[str], source: str) -> str | None:
     there = [name for name in COLUMNS[role] if name in names]
     if len(there) > 1:
         raise UsageError(
-            f"columns: {source} has {' and '.join(there)}, either of which may be the {role}; say which, "
-            f"with columns {role}={there[0]}"
+            f"columns: {source} has {' and '.join(there)}, either of which may be the {role}; choose one with "
+            f"columns {role}={there[0]}"
         )
     return there[0] if there else None
 
@@ -104,7 +104,7 @@ def _trl_reward(
     if len(numbers) > 1:
         raise UsageError(
             f"columns: {source} has several columns of numbers that may be the reward "
-            f"({', '.join(numbers)}); say which, with columns reward={numbers[0]}"
+            f"({', '.join(numbers)}); choose one with columns reward={numbers[0]}"
         )
     return numbers[0] if numbers else None
 

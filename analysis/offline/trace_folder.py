@@ -1,4 +1,4 @@
-"""The folder of an offline trace: whose it is, what it holds already, and one process at a time."""
+"""The folder of an offline trace: what it holds already, and whether that is the same trace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
     if not (folder / RUN_FILE).exists():
         others = [path.name for path in folder.iterdir() if path.name not in (LOCK_FILE, RUN_FILE + TEMPORARY, *_OURS)]
         if others:
-            raise UsageError(f"out: {folder} holds something that is no trace ({min(others)}); choose another folder")
+            raise UsageError(
+                f"out: {folder} holds something that is not a trace ({min(others)}); choose another folder"
+            )
         return None
     known = read_run_json(folder)
     if known["engine"] != ENGINE:
@@ -47,12 +49,12 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
         return Run(folder)
     if not resume:
         raise InterruptedRunError(
-            f"out: {folder} holds an unfinished trace of the same rollouts; go on with resume "
+            f"out: {folder} holds an unfinished trace of the same rollouts; resume it with resume "
             "(--resume), or start anew with force (--force)"
         )
     return None
 
 
 def remember(folder: Path, trace: Mapping[str, Any]) -> None:
-    """Put what a complete trace is asked for now into its run.json."""
+    """Write the present objectives of a complete trace into its run.json."""
     write_json(folder / RUN_FILE, read_run_json(folder) | {"trace": dict(trace)})

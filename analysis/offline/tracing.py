@@ -1,7 +1,7 @@
-"""Tracing recorded rollouts: each goes through the model once, and what the training loop records of it is recorded.
+"""Tracing recorded rollouts: each goes through the model once, and the records are those of the training loop.
 
-Windows of rollouts are committed as they are done, in the file's order, so that what was traced before a kill stays and
-the trace goes on from there. Which rollouts share a batch changes nothing but rounding.
+Windows of rollouts are committed as they are finished, in the file's order, so that a trace that was killed is resumed
+after the last of them. Which rollouts share a batch changes nothing but rounding.
 """
 
 from __future__ import annotations
@@ -67,28 +67,45 @@ def trace_rollouts(
     label: str | None = None,
     quiet: bool = True,
 ) -> Run:
-    """Trace recorded rollouts under a causal language model into the run folder `out`; the run, as `load_trace` has it.
+    """Trace recorded rollouts under a causal language model into a run folder.
 
-    `rollouts` is a JSON Lines or Parquet file, a list of dicts or a data frame; which columns are known, and `columns`
-    for others: `offline.columns`. Records: prompts, rollouts and, of every response token, tokens with update −1 and no
-    weight. `objectives` are remembered for the summary, after a check that their inputs are there; any other can be
-    asked for later with `run.laws(objective)`.
+    Each rollout goes through the model once, without gradients. The tables prompts, rollouts and tokens are recorded;
+    tokens have the update −1 and no weight.
 
-    chat_template, eos     put prompts into the tokenizer's template; end each response with its end token
-    temperature            T of softmax(logits / T) in every statistic
-    threshold              rewards above it count as 1, others as 0
-    on_policy              the model itself sampled the rollouts: its log-probs are the old ones, ratios are 1
-    verifier, workers      judge responses by the column of answers instead of reading rewards; processes of "math"
-    skip_bad               leave rows out that cannot be used, and count them in run.json
-    batch_tokens           tokens that go through the model together, padding counted; halved where memory runs out
-    resume, force          go on with an unfinished trace; delete one and start anew
-    label                  name in tables and figures (default: that of the model's folder)
+    Args:
+        model: A Hugging Face causal language model.
+        tokenizer: The tokenizer that it was trained with.
+        rollouts: A JSON Lines or Parquet file, a list of dicts, a data frame, or what `read_rollouts` gave.
+        out: The run folder.
+        objectives: Objectives that the summary shows; their inputs are checked. Any other can be used later with
+            `run.laws(objective)`.
+        columns: Role -> column, for columns of other names than those of `analysis.offline.COLUMNS`.
+        resume: Resume an unfinished trace.
+        force: Delete the trace in the folder and start anew.
+        chat_template: Put prompts into the tokenizer's chat template.
+        eos: End each response with the tokenizer's end token.
+        temperature: T of softmax(logits / T) in every statistic.
+        threshold: A reward above it counts as 1, any other as 0.
+        on_policy: The model itself sampled the rollouts: its log-probs are the old ones, ratios are 1.
+        verifier: Judge responses by the column of answers instead of reading rewards.
+        workers: Processes of the verifier "math".
+        skip_bad: Leave rows out that cannot be used, and count them in run.json.
+        top_k: How many of the most probable tokens are recorded.
+        batch_tokens: Tokens that go through the model together, padding counted; halved where memory runs out.
+        label: Name in tables and figures; by default that of the model's folder.
+        quiet: Show no progress on stderr.
 
-    A complete trace of the same model, file and settings is returned as it is. Cost: one forward pass over each rollout
-    without gradients. Raises UsageError for what the modules `reading` and `tokens` refuse, for an objective whose
-    inputs are missing and for a folder that holds something else; InterruptedRunError for an unfinished trace without
-    `resume`; KeyboardInterrupt after Ctrl-C or SIGTERM, once the present batch is done and all that was traced is
-    committed; at the second one at once.
+    Returns:
+        The run, as `load_trace` gives it. A complete trace of the same model, file and settings is returned as it is.
+
+    Raises:
+        UsageError: Rollouts that cannot be read or encoded, an objective whose inputs are missing, or a folder that
+            holds something else.
+        InterruptedRunError: The folder holds an unfinished trace, and `resume` is not set.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what was traced is committed first. A second one stops at once.
+
+    Example:
+        >>> run = trace_rollouts(model, tokenizer, "rollouts.jsonl", out="runs/mine")  # doctest: +SKIP
     """
     named = parse_objectives([objective_text(objective) for objective in objectives])
     settings = TraceSettings({}, chat_template, eos, temperature, threshold, on_policy, verifier, skip_bad, top_k)

@@ -196,7 +196,7 @@ def test_unfinished_complete_and_forced(model: Path, rollouts: Path, tmp_path: P
     text = (out / "run.json").read_text()
     (out / "run.json").write_text(text.replace('"status": "complete"', '"status": "interrupted"'))
     assert trace.main(line(model, rollouts, out)) == 2
-    assert "go on with resume (--resume)" in capsys.readouterr().err
+    assert "resume it with resume (--resume)" in capsys.readouterr().err
     assert trace.main(line(model, rollouts, out, "--resume")) == 0
     assert trace.main(line(model, rollouts, out, "--temperature", "2")) == 2
     assert trace.main(line(model, rollouts, out, "--temperature", "2", "--force")) == 0

@@ -84,7 +84,7 @@ class TestLayouts:
         ),
         ([ROW], {"reward": "score"}, r"a.jsonl has no column 'score' for reward; it has prompt, response, reward"),
         ([ROW], {"rewards": "reward"}, r"columns: unknown role 'rewards'; did you mean reward"),
-        ([ROW | {"output": "x"}], {}, r"has response and output, either of which may be the response; say which"),
+        ([ROW | {"output": "x"}], {}, r"has response and output, either of which may be the response; choose one"),
         ([ROW, {"prompt": "a", "response": "b"}], {}, r"a.jsonl line 2: no column 'reward'; it has prompt, resp"),
         ([ROW | {"response": ""}], {}, r"line 1, 'response': the response is empty"),
         (

@@ -154,7 +154,7 @@ def test_what_was_traced_before_a_failure_stays_and_is_gone_on_with(
     kept = part.rows("rollouts")
     assert 0 < kept < 40
     assert part.committed_step == kept
-    with pytest.raises(InterruptedRunError, match=r"unfinished trace of the same rollouts; go on with resume"):
+    with pytest.raises(InterruptedRunError, match=r"unfinished trace of the same rollouts; resume it with resume"):
         traced(tmp_path / "part", rows, **options)
     counter = Stops(monkeypatch, -1, RuntimeError())
     resumed = traced(tmp_path / "part", rows, resume=True, **options)
@@ -381,7 +381,9 @@ class TestModels:
     def test_logits_that_are_not_what_the_head_says(self, tmp_path: Path) -> None:
         model = make_model()
         model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
-        with pytest.raises(UsageError, match=r"its logits are not what its head was read as"):
+        with pytest.raises(
+            UsageError, match=r"expected the logits of Qwen3ForCausalLM.lm_head.*, got some that differ by up to"
+        ):
             traced(tmp_path, model=model)
 
     def test_logits_that_are_no_numbers(self, tmp_path: Path) -> None:
@@ -406,7 +408,7 @@ class TestFolders:
         assert len(read_commits(other.folder)) == 1
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "thesis.tex").write_text("")
-        with pytest.raises(UsageError, match=r"holds something that is no trace \(thesis.tex\)"):
+        with pytest.raises(UsageError, match=r"holds something that is not a trace \(thesis.tex\)"):
             traced(tmp_path / "b", rows, force=True)
         (tmp_path / "c").mkdir()
         (tmp_path / "c" / "experiment.json").write_text("{}")
