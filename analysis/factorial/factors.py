@@ -25,6 +25,7 @@ __all__ = [
     "orders",
 ]
 
+# The kinds of exact policies that a problem can be made of.
 POLICIES = ("bandit", "tree", "loglinear")
 OPTIMIZERS = ("momentum", "adam", "lion")  # what the factor `optimizer` may switch on, instead of SGD
 Cell = frozenset[str]

@@ -2,7 +2,7 @@
 
 - A bar in running text, as in |w|, is a bar and not a reStructuredText substitution.
 - A paragraph whose first line has columns, set apart by two or more spaces, is a table and shown as it stands.
-- An indented block after a line that ends with a colon is shown as it stands: it is a formula, a table or code.
+- An indented block after a paragraph is shown as it stands: it is a formula, a table or code.
 """
 
 from __future__ import annotations
@@ -42,17 +42,22 @@ def page_lines(lines: Sequence[str]) -> list[str]:
         if literal is not None or line.lstrip().startswith((">>>", "...")):
             result.append(line)
             continue
-        if _opens_block(lines, i, indent):
-            line = line if line.rstrip().endswith("::") else f"{line.rstrip()}:"
-            literal = indent
         result.append(_escaped(line))
+        if _opens_block(lines, i, indent):
+            literal = indent
+            if line.rstrip().endswith(":"):
+                result[-1] += "" if line.rstrip().endswith("::") else ":"
+            else:
+                result += ["", f"{line[:indent]}::"]
     return result
 
 
 def _opens_block(lines: Sequence[str], i: int, indent: int) -> bool:
-    """Whether line `i` ends with a colon and an indented block of another kind than a list follows it."""
-    line = lines[i].strip()
-    if not line.endswith(":") or line.startswith((":", "..")) or i + 1 >= len(lines) or lines[i + 1].strip():
+    """Whether line `i` ends a paragraph of running text, and an indented block of another kind than a list follows."""
+    if not lines[i].strip() or i + 1 >= len(lines) or lines[i + 1].strip():
+        return False
+    first = next((j + 1 for j in range(i - 1, -1, -1) if not lines[j].strip()), 0)
+    if _NOT_LITERAL.match(lines[first]):
         return False
     following = next((text for text in lines[i + 1 :] if text.strip()), "")
     deeper = len(following) - len(following.lstrip()) > indent
