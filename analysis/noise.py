@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common.command import command_line, run_command
+from .common.command import run_command
 from .common.output_files import check_output_file
 from .errors import UsageError
 
@@ -78,7 +78,7 @@ _LEAST = (
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return run_command(lambda: _run(arguments), again=command_line("python -m analysis.noise", argv))
+    return run_command(lambda: _run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
