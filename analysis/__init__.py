@@ -6,7 +6,7 @@ command lines can print their help, list recipes and refuse bad input without lo
 
 import sys
 
-__version__ = "0.1.0"
+from .version import __version__
 
 
 def _refuse(problem):

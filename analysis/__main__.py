@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from toy_models.messages import nearest
 
-from . import __version__
 from .common.command import say
+from .version import __version__
 
 __all__ = ["main"]
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
 from .common.command import command_line, figure_lines, run_command, say
 from .errors import UsageError
 from .offline import options as offline
+from .version import __version__
 
 if TYPE_CHECKING:
     from .recipes import Recipe

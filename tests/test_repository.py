@@ -66,7 +66,7 @@ def test_targets_of_make_are_in_the_page_and_in_its_help() -> None:
 
 
 def test_the_version_stands_in_one_place() -> None:
-    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "analysis.__version__"}
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "analysis.version.__version__"}
     assert "version" not in PYPROJECT["project"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {analysis.__version__}\n" in citation

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from ..version import __version__
 
 __all__ = ["code_digest", "cores", "machine_info", "versions", "weights_hash"]
 
