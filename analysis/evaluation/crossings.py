@@ -16,7 +16,13 @@ __all__ = ["Crossing", "crossing", "crossing_by_task"]
 
 @dataclass(frozen=True)
 class Crossing:
-    """The first crossing and the ends of its interval; None where there is none within what was measured."""
+    """Where a ratio first passes one.
+
+    Attributes:
+        at: the success probability; None where the ratio does not pass one within what was measured.
+        low: lower end of the 95% interval; None where it lies beyond what was measured.
+        high: upper end, likewise.
+    """
 
     at: float | None
     low: float | None
@@ -39,11 +45,19 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
 
     The interval holds every p from the first to the last at which the pointwise 95% band of log ratio
     (± 1.96·ratio_se/ratio) includes 0. An end is None where the band still includes 0 at the outermost point. The
-    errors are those of the points given: how bases of equal p differ from each other is not in them. Raises UsageError
-    for unequal lengths and for values that are not finite and positive.
+    errors are those of the points given: how bases of equal p differ from each other is not in them.
 
-    >>> round(crossing([0.2, 0.6, 0.8], [4.0, 2.0, 0.5], [0.0, 0.0, 0.0]).at, 12)
-    0.7
+    Args:
+        p: success probabilities, in any order.
+        ratio: the ratio at each of them.
+        ratio_se: its standard error.
+
+    Raises:
+        UsageError: unequal lengths, or values that are not finite and positive.
+
+    Example:
+        >>> round(crossing([0.2, 0.6, 0.8], [4.0, 2.0, 0.5], [0.0, 0.0, 0.0]).at, 12)
+        0.7
     """
     at, values, errors = (np.asarray(one, dtype=float) for one in (p, ratio, ratio_se))
     if not at.shape == values.shape == errors.shape or at.ndim != 1 or not at.size:

@@ -58,18 +58,30 @@ def solution_log_probs(
 ) -> list[Tensor]:
     """log π_T(solution | prompt) for every solution of every prompt at every temperature.
 
-    `solutions[i]` are the responses to `prompts[i]`, end token included. Returns one float64 tensor
-    (n_temperatures, n_solutions_i) a prompt, on the model's device, in nats, in the order given. Exact up to the
-    model's own arithmetic; equals the naive
+    Exact up to the model's own arithmetic; equals the naive
 
         for y in solutions[i]:
             z = model(prompts[i] + y[:-1]).logits[-len(y):]
             z[~kept_tokens(z, temperature=T, top_k=top_k, top_p=top_p)] = -inf
             sum(log_softmax(z / T)[range(len(y)), y])
 
-    At most `max_rows` rows are forwarded at a time, which bounds memory; a prompt with more solutions than that is
-    walked in several parts. Raises UsageError for an empty prompt or solution, a repeated solution, temperatures ≤ 0,
-    top_k or top_p out of range.
+    Args:
+        model: any causal language model of transformers.
+        prompts: token ids of each prompt.
+        solutions: the responses to each prompt, end token included, all distinct.
+        temperatures: one row of the result for each.
+        top_k: keep the k most probable tokens of each step; 0 keeps all.
+        top_p: of these keep the nucleus that holds this mass; 1 keeps all.
+        max_rows: rows forwarded at a time, which bounds memory; a prompt with more solutions than that is walked in
+            several parts.
+
+    Returns:
+        For each prompt a float64 tensor (n_temperatures, n_solutions) on the model's device, in nats, in the order
+        given; −inf where a token is cut off by the truncation.
+
+    Raises:
+        UsageError: an empty prompt or solution, a repeated solution, a temperature that is not positive, top_k or
+            top_p out of range.
     """
     settings = _check(prompts, solutions, temperatures, top_k, top_p, max_rows)
     device = next(model.parameters()).device
@@ -95,7 +107,18 @@ def success_probability(
 
     `success_probability(...).mean().backward()` is the exact gradient that REINFORCE estimates. With gradients enabled
     the chunks are checkpointed: the backward pass walks each again, so memory is that of one chunk of `max_rows`
-    solutions and time that of two forward passes and one backward. Errors as in `solution_log_probs`.
+    solutions and time that of two forward passes and one backward.
+
+    Args:
+        model: any causal language model of transformers.
+        prompts: token ids of each prompt.
+        solutions: every correct response to each prompt, end token included.
+        temperature: T of softmax(z / T).
+        top_k, top_p: truncation, as in `solution_log_probs`.
+        max_rows: rows forwarded at a time.
+
+    Raises:
+        UsageError: as in `solution_log_probs`.
     """
     settings = _check(prompts, solutions, [temperature], top_k, top_p, max_rows)
     device = next(model.parameters()).device
@@ -116,11 +139,21 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
     """Effective number of correct responses: exp of the entropy of π given correct, over the last axis.
 
     exp(−Σ q log q) with q = softmax(log_probs): n for n equally likely responses, 1 when one has all the mass; free of
-    the scale of p, so it is stable where every probability underflows. 0 where none has any (all −inf, out of the reach
-    of a truncated distribution). Raises UsageError for an empty axis.
+    the scale of p, so it is stable where every probability underflows.
 
-    >>> [round(v, 6) for v in effective_solutions(torch.tensor([[-900.0, -900.0], [0.0, -900.0]])).tolist()]
-    [2.0, 1.0]
+    Args:
+        log_probs: log-probabilities of all correct responses of a prompt on the last axis, in nats.
+
+    Returns:
+        The last axis is gone. 0 where no response has any mass (all −inf, out of the reach of a truncated
+        distribution).
+
+    Raises:
+        UsageError: an empty axis.
+
+    Example:
+        >>> [round(v, 6) for v in effective_solutions(torch.tensor([[-900.0, -900.0], [0.0, -900.0]])).tolist()]
+        [2.0, 1.0]
     """
     if log_probs.shape[-1] == 0:
         raise UsageError(

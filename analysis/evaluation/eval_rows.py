@@ -36,8 +36,12 @@ _LOGITS = 1 << 23  # logits held at a time on the fixed prefixes: 32 MB in float
 class FixedPrefixes:
     """Responses whose every prefix is a context that is followed through training; plain lists, to be saved as such.
 
-    Row i is a response to prompt `prompt_ids[i]` with tokens `prompts[i]`; its prefixes are those before each of its
-    tokens. Several rows may belong to one prompt.
+    The prefixes of a response are those before each of its tokens. Several rows may belong to one prompt.
+
+    Attributes:
+        prompt_ids: prompt of each row.
+        prompts: its token ids.
+        responses: token ids of the response.
     """
 
     prompt_ids: list[str]
@@ -55,7 +59,16 @@ class FixedPrefixes:
         samples: int = 1,
         temperature: float = 1.0,
     ) -> FixedPrefixes:
-        """`samples` responses to each prompt drawn from `policy`, usually the base before the first update."""
+        """Draw the responses from a policy, usually the base before the first update.
+
+        Args:
+            policy: what draws them.
+            task: its longest response ends them.
+            prompts: which prompts.
+            generator: of the uniforms.
+            samples: responses to each prompt.
+            temperature: T of softmax(z / T).
+        """
         with _evaluating(policy.model):
             drawn = _own_samples(policy, task, prompts, samples, SamplingParams(temperature), generator)
         owners = [prompt for prompt in prompts for _ in range(samples)]

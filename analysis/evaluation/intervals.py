@@ -25,7 +25,13 @@ LEAST_PROMPTS = 10  # a percentile bootstrap of fewer covers well under its leve
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the ends of its interval."""
+    """A mean with the ends of its interval.
+
+    Attributes:
+        estimate: the mean.
+        low: lower end; NaN where there is no interval.
+        high: upper end; NaN where there is no interval.
+    """
 
     estimate: float
     low: float
@@ -42,14 +48,21 @@ def interval(
 ) -> Interval:
     """Mean of `values` with a two-sided interval of the given level.
 
-    `over` names the unit that the values are independent draws of, and picks the method unless it is given: bootstrap
-    over prompts, t over seeds; wilson is for values 0 and 1 over either. `generator` (or its seed) is for the
-    bootstrap alone. Raises UsageError for values that are not finite or too few (10 prompts for the bootstrap, 2 for
-    t, 1 for wilson), for a bootstrap over seeds, and for wilson on values other than 0 and 1.
+    Args:
+        values: one number for each unit.
+        over: the unit that the values are independent draws of.
+        method: unset: bootstrap over prompts, t over seeds. wilson is for values 0 and 1 over either.
+        level: coverage, such as 0.95.
+        generator: of the bootstrap, or its seed.
 
-    >>> found = interval([0.0, 2.0], over="seeds")
-    >>> [round(value, 4) for value in (found.estimate, found.low, found.high)]
-    [1.0, -11.7062, 13.7062]
+    Raises:
+        UsageError: values that are not finite or too few (10 prompts for the bootstrap, 2 for t, 1 for wilson), a
+            bootstrap over seeds, or wilson on values other than 0 and 1.
+
+    Example:
+        >>> mean = interval([0.0, 2.0], over="seeds")
+        >>> [round(value, 4) for value in (mean.estimate, mean.low, mean.high)]
+        [1.0, -11.7062, 13.7062]
     """
     data = np.asarray(values, dtype=np.float64)
     method = method or {"prompts": "bootstrap", "seeds": "t"}.get(over)  # type: ignore[assignment]

@@ -46,10 +46,12 @@ class EmptyRangeError(UsageError):
 
 @dataclass(frozen=True)
 class Matched:
-    """`table`: one row per level, run and metric, with the columns
+    """Runs at matched points; `difference` compares two of them prompt by prompt.
 
-    at, level, run, reached, step, update, pass@1 (validation, at the match temperature), metric, temperature, top_k,
-    top_p, value, low, high. `difference` compares two runs prompt by prompt.
+    Attributes:
+        table: one row per level, run and metric, with the columns at, level, run, reached, step, update, pass@1
+            (validation, at the match temperature), metric, temperature, top_k, top_p, value, low, high.
+        prompt_ids: the test prompts that every value is over.
     """
 
     table: pd.DataFrame
@@ -59,7 +61,11 @@ class Matched:
     _confidence: float = field(repr=False)
 
     def values(self, level: float, run: str, metric: str) -> np.ndarray:
-        """Interpolated value of each prompt of `prompt_ids`. Raises UsageError where the level was not reached."""
+        """Interpolated value of each prompt of `prompt_ids`.
+
+        Raises:
+            UsageError: the run did not reach the level.
+        """
         if (level, run, metric) not in self._values:
             raise UsageError(
                 f"level, run, metric: nothing matched at {(level, run, metric)}; see the rows of table that are reached"
@@ -67,10 +73,14 @@ class Matched:
         return self._values[level, run, metric]
 
     def difference(self, run: str, baseline: str) -> pd.DataFrame:
-        """`run` − `baseline` per level and metric (level, metric, value, low, high), resampling prompts jointly.
+        """`run` − `baseline` at each level, paired: prompts are resampled jointly.
 
-        A difference of log_effective_solutions is a log ratio. NaN where either has not reached the level. Raises
-        UsageError for an unknown run.
+        Returns:
+            Columns level, metric, value, low, high; NaN where either run has not reached the level. A difference of
+            log_effective_solutions is a log ratio.
+
+        Raises:
+            UsageError: an unknown run.
         """
         known = self.table["run"].unique()
         for name in (run, baseline):

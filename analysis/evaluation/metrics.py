@@ -32,7 +32,13 @@ class HasTables(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """`values` gives one number per row of `evals` (NaN where it does not exist), `combine` how prompts are joined."""
+    """A number per prompt and the rule that puts prompts together.
+
+    Attributes:
+        name: in `METRICS` and in tables.
+        values: one number per row of `evals`, NaN where it does not exist.
+        combine: how prompts are put together.
+    """
 
     name: str
     values: Callable[[pd.DataFrame], np.ndarray]
@@ -110,7 +116,15 @@ METRICS: dict[str, Metric] = {
 
 
 def get_metric(name: str) -> Metric:
-    """A metric by name; pass@k for every k. Raises UsageError for an unknown name."""
+    """A metric by name: one of `METRICS`, or pass@k for any k.
+
+    Raises:
+        UsageError: an unknown name.
+
+    Example:
+        >>> get_metric("pass@3").combine
+        'mean'
+    """
     if name in METRICS:
         return METRICS[name]
     kind, _, k = name.partition("@")

@@ -41,14 +41,24 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
     """Unbiased estimate of Pass@k from n samples of which c are correct; the arguments broadcast.
 
     1 − C(n−c, k)/C(n, k) = 1 − Π_{i<m} (1 − M/(n−i)) with m = min(c, k), M = max(c, k), float64; exactly 1 where
-    n − c < k. The mean over c ~ Binomial(n, p) is `pass_at_k_exact(p, k)`. m vectorised operations.
+    n − c < k. The mean over c ~ Binomial(n, p) is `pass_at_k_exact(p, k)`. Cost: m vectorised operations.
 
-    Raises UsageError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
+    Args:
+        n: samples drawn, of each prompt.
+        c: how many of them are correct.
+        k: responses that may be tried.
 
-    >>> float(pass_at_k(4, 1, 2))
-    0.5
-    >>> pass_at_k([4, 4, 4], [0, 1, 3], 2).round(6).tolist()
-    [0.0, 0.5, 1.0]
+    Returns:
+        The probability that k of the n samples, drawn without replacement, hold a correct one.
+
+    Raises:
+        UsageError: not 0 ≤ c ≤ n, or not 1 ≤ k ≤ n.
+
+    Example:
+        >>> float(pass_at_k(4, 1, 2))
+        0.5
+        >>> pass_at_k([4, 4, 4], [0, 1, 3], 2).round(6).tolist()
+        [0.0, 0.5, 1.0]
     """
     n, c, k = np.broadcast_arrays(_whole(n, "n"), _whole(c, "c"), _whole(k, "k"))
     _check((c < 0) | (c > n), "c", "0 ≤ c ≤ n correct samples", c, "count correct samples among the n drawn")
@@ -66,12 +76,18 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 def pass_at_k_exact(p: ArrayLike, k: ArrayLike) -> Any:
     """Pass@k from the success probability: 1 − (1−p)^k as −expm1(k·log1p(−p)), float64; the arguments broadcast.
 
-    Raises UsageError unless p is in [0, 1] and k ≥ 1 is whole.
+    Args:
+        p: success probability of one response, of each prompt.
+        k: responses that may be tried.
 
-    >>> pass_at_k_exact([0.0, 0.5, 1.0], 2).tolist()
-    [0.0, 0.75, 1.0]
-    >>> float(pass_at_k_exact(1e-20, 4))
-    4e-20
+    Raises:
+        UsageError: p is not in [0, 1], or k is not a whole number of at least 1.
+
+    Example:
+        >>> pass_at_k_exact([0.0, 0.5, 1.0], 2).tolist()
+        [0.0, 0.75, 1.0]
+        >>> float(pass_at_k_exact(1e-20, 4))
+        4e-20
     """
     p, k = np.broadcast_arrays(np.asarray(p, dtype=np.float64), _whole(k, "k"))
     _check(~((p >= 0) & (p <= 1)), "p", "probabilities in [0, 1]", p, "sum probabilities of distinct responses only")

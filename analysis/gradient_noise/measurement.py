@@ -41,16 +41,21 @@ _ROWS = 512  # responses in one backward pass
 def standard_estimators(group_size: int, lambda_: float = 0.1) -> dict[str, Objective]:
     """PSR, NSR, W-REINFORCE(λ), REINFORCE, and GRPO where the group is large enough to be normalised.
 
-    >>> list(standard_estimators(1))
-    ['PSR', 'NSR', 'W-REINFORCE', 'REINFORCE']
+    Args:
+        group_size: responses to each prompt.
+        lambda_: weight of correct samples in W-REINFORCE.
+
+    Example:
+        >>> list(standard_estimators(1))
+        ['PSR', 'NSR', 'W-REINFORCE', 'REINFORCE']
     """
-    found = {
+    estimators = {
         "PSR": get("psr-log"),
         "NSR": get("nsr-log"),
         "W-REINFORCE": get("w-reinforce-log", lambda_=lambda_),
         "REINFORCE": get("reinforce-log"),
     }
-    return found | ({"GRPO": get("grpo")} if group_size > 1 else {})
+    return estimators | ({"GRPO": get("grpo")} if group_size > 1 else {})
 
 
 def gradient_noise(
