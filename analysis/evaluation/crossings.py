@@ -59,7 +59,7 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
         >>> round(crossing([0.2, 0.6, 0.8], [4.0, 2.0, 0.5], [0.0, 0.0, 0.0]).at, 12)
         0.7
     """
-    at, values, errors = (np.asarray(one, dtype=float) for one in (p, ratio, ratio_se))
+    at, values, errors = (np.asarray(numbers, dtype=float) for numbers in (p, ratio, ratio_se))
     if not at.shape == values.shape == errors.shape or at.ndim != 1 or not at.size:
         raise UsageError(
             f"crossing: expected three equally long lists of numbers, got shapes {at.shape}, "
@@ -69,11 +69,11 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike) -> Crossing:
         raise UsageError("ratio: expected finite positive numbers at finite p; leave out points without a value")
     order = np.argsort(at, kind="stable")
     at, height, half = at[order], np.log(values[order]), (normal_quantile() * errors / values)[order]
-    found = _zeros(at, height)
+    zeros = _zeros(at, height)
     edges = sorted(_zeros(at, height - half) + _zeros(at, height + half))
     inside = (np.abs(height) <= half)[[0, -1]].tolist()
     return Crossing(
-        found[0] if found else None,
+        zeros[0] if zeros else None,
         None if inside[0] or not edges else edges[0],
         None if inside[1] or not edges else edges[-1],
     )
@@ -84,9 +84,9 @@ def crossing_by_task(frame: pd.DataFrame) -> dict[str, Crossing]:
     `noise_ratio` of NSR passes one."""
     rows = frame[(frame["estimator"] == "NSR") & (frame["noise_ratio"] > 0)]
     return {
-        str(task): crossing(of["p"], of["noise_ratio"], of["noise_ratio_se"])
-        for task, of in rows.groupby("task", sort=False)
-        if of["p"].nunique() > 1
+        str(task): crossing(part["p"], part["noise_ratio"], part["noise_ratio_se"])
+        for task, part in rows.groupby("task", sort=False)
+        if part["p"].nunique() > 1
     }
 
 

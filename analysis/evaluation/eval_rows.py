@@ -259,7 +259,7 @@ def _enumerated(
         success = values.exp().sum(-1).clamp(max=1.0)  # rounding alone can take the sum above 1
         effective = [n or None for n in effective_solutions(values).tolist()]  # 0 where the distribution reaches none
         out.append(
-            [_Exact(*found) for found in zip(success.tolist(), effective, *zip(*mode, strict=True), strict=True)]
+            [_Exact(*columns) for columns in zip(success.tolist(), effective, *zip(*mode, strict=True), strict=True)]
         )
     return out
 

@@ -192,9 +192,9 @@ def matched(
                 else [float(crossing.of(x)) for x in (panel.steps, panel.updates, pass_at_1[name])]
             )
             for m in metrics:
-                found = None if crossing is None else crossing.of(series[name, m.name])
-                if found is not None:
-                    values[level, name, m.name] = found
+                interpolated = None if crossing is None else crossing.of(series[name, m.name])
+                if interpolated is not None:
+                    values[level, name, m.name] = interpolated
                 rows.append(
                     (
                         at,
@@ -206,7 +206,7 @@ def matched(
                         temperature,
                         top_k,
                         top_p,
-                        *_interval(m, [found], weights, confidence),
+                        *_interval(m, [interpolated], weights, confidence),
                     )
                 )
     columns = [

@@ -139,9 +139,11 @@ def gradient_noise(
             progress(k + 1, replicates)
     return GradientNoise(
         estimators=tuple(estimators),
-        expected=np.array([one.contrast() if one.advantage == "none" else np.nan for one in estimators.values()]),
-        gram=np.stack([(one.double() @ one.double().T).cpu().numpy() for one in drawn]),
-        dots=np.stack([(one.double() @ exact.double()).cpu().numpy() for one in drawn]),
+        expected=np.array(
+            [estimator.contrast() if estimator.advantage == "none" else np.nan for estimator in estimators.values()]
+        ),
+        gram=np.stack([(gradients.double() @ gradients.double().T).cpu().numpy() for gradients in drawn]),
+        dots=np.stack([(gradients.double() @ exact.double()).cpu().numpy() for gradients in drawn]),
         gradient_sq=float(exact.double().square().sum()),
         p=success.detach().cpu().numpy(),
         group_size=group_size,
@@ -193,7 +195,7 @@ def _flat_gradient(value: Tensor, parameters: list[Tensor]) -> Tensor:
 def _checked(
     task: Task, prompts: Sequence[Prompt], group_size: int, replicates: int, estimators: Mapping[str, Objective]
 ) -> list[list[tuple[int, ...]]]:
-    """The solutions of each prompt, once the request has been found sound."""
+    """The solutions of each prompt, once the request has been solutions sound."""
     if not prompts:
         raise UsageError("prompts: expected at least one, got none")
     if group_size < 1:
@@ -211,13 +213,13 @@ def _checked(
             )
         if objective.form is None:
             raise UsageError(
-                f"estimators: {name} is {objective.name}, whose weights are no plain advantages; take one "
-                "of form ratio or log"
+                f"estimators: {name} is {objective.name}, whose weights are no plain advantages; choose form ratio "
+                "or log"
             )
-    found: list[Any] = [task.solutions(prompt.ids) for prompt in prompts]
-    if any(one is None for one in found):
+    solutions: list[Any] = [task.solutions(prompt.ids) for prompt in prompts]
+    if any(listed is None for listed in solutions):
         raise UsageError(
             f"task: gradient noise needs the exact gradient, and {task.name} does not list its correct "
-            "responses; take a task that does (path, countdown)"
+            "responses; choose a task that does (path, countdown)"
         )
-    return found
+    return solutions

@@ -70,7 +70,7 @@ class GradientNoise:
         without = [self._values(np.delete(every, k)) for k in every]
         columns: _Values = {}
         for name, values in whole.items():
-            left_out = np.stack([one[name] for one in without])
+            left_out = np.stack([left[name] for left in without])
             spread = np.square(left_out - left_out.mean(0)).sum(0)
             columns |= {name: values, f"{name}_se": np.sqrt((1 - 1 / self.replicates) * spread)}
         about = {

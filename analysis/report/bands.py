@@ -33,14 +33,14 @@ def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.Dat
 def _mean(values: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
     several = np.unique(seeds)
     if len(several) > 1:
-        found = interval([values[seeds == seed].mean() for seed in several], over="seeds")
+        mean = interval([values[seeds == seed].mean() for seed in several], over="seeds")
     elif values.dtype.kind == "b":
-        found = interval(values, method="wilson")
+        mean = interval(values, method="wilson")
     elif len(values) > 1:
-        found = interval(values, method="t")
+        mean = interval(values, method="t")
     else:
-        found = Interval(float(values[0]), np.nan, np.nan)
-    return found.estimate, found.low, found.high
+        mean = Interval(float(values[0]), np.nan, np.nan)
+    return mean.estimate, mean.low, mean.high
 
 
 def jackknife(units: np.ndarray, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
@@ -50,8 +50,8 @@ def jackknife(units: np.ndarray, sums: np.ndarray, statistic: Callable[[np.ndarr
     at a time (Efron and Stein 1981, Ann. Statist. 9:586; Student's t on the number of units less one). One unit has no
     interval.
 
-    >>> found = jackknife(np.array([0, 0, 1, 2]), np.array([[1.0], [1.0], [4.0], [6.0]]), lambda s: s[..., 0])
-    >>> found.estimate
+    >>> total = jackknife(np.array([0, 0, 1, 2]), np.array([[1.0], [1.0], [4.0], [6.0]]), lambda s: s[..., 0])
+    >>> total.estimate
     12.0
     """
     by_unit = pd.DataFrame(sums).groupby(units).sum().to_numpy()

@@ -1,4 +1,4 @@
-"""Methods compared on the same prompts: what the tables, the verdict and the figures of a comparison read, found once.
+"""Methods compared on the same prompts: what the tables, the verdict and the figures of a comparison read, mean once.
 
 At equal steps the methods have travelled different distances, so comparisons are made at equal steps and at equal
 Pass@1. The levels of Pass@1 follow the rule of `analysis.evaluation.matched`.
@@ -201,8 +201,8 @@ class Comparison:
             return Cell(np.nan)
         if len(cells) == 1:
             return cells[0]
-        found = interval(values, over="seeds")
-        return Cell(found.estimate, found.low, found.high)
+        mean = interval(values, over="seeds")
+        return Cell(mean.estimate, mean.low, mean.high)
 
 
 def over_seeds(rows: pd.DataFrame) -> Cell:
@@ -211,8 +211,8 @@ def over_seeds(rows: pd.DataFrame) -> Cell:
         return Cell(math.nan)
     if len(rows) == 1:
         return Cell(*(float(rows[name].iloc[0]) for name in ("value", "low", "high")))
-    found = interval(rows["value"], over="seeds")
-    return Cell(found.estimate, found.low, found.high)
+    mean = interval(rows["value"], over="seeds")
+    return Cell(mean.estimate, mean.low, mean.high)
 
 
 def comparisons(runs: Mapping[str, Run]) -> list[Comparison]:

@@ -133,7 +133,7 @@ def _interval(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     """Mean and 95% interval of (seeds, prompts, k) over the prompts, or over the seeds where there are several."""
     if len(values) > 1:
         intervals = [interval(over_seeds, over="seeds") for over_seeds in values.mean(1).T]
-        ends = np.array([(found.estimate, found.low, found.high) for found in intervals])
+        ends = np.array([(mean.estimate, mean.low, mean.high) for mean in intervals])
         return ends[:, 0], ends[:, 1], ends[:, 2]
     draws = np.ascontiguousarray((weights @ values[0]).T)
     low, high = np.quantile(draws, [0.025, 0.975], axis=1)

@@ -75,10 +75,10 @@ def noise_dynamics_figure(source: Source) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    found = [run.table("noise").assign(label=run.label, seed=run.seed) for run in runs_of(source) if run.rows("noise")]
-    if not found:
+    tables = [run.table("noise").assign(label=run.label, seed=run.seed) for run in runs_of(source) if run.rows("noise")]
+    if not tables:
         raise NothingToDraw("no run measured gradient noise (record.noise_every)")
-    rows = pd.concat(found, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 2.5))
         for ax, (estimator, quantity, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
@@ -99,11 +99,11 @@ def noise_dynamics_figure(source: Source) -> Figure:
 def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Mean of the logarithm at each step of a method: over seeds a t interval, from the standard error for one seed."""
     out = []
-    for (label, step), of in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
-        middle = np.log(of[quantity])
-        half = normal_quantile() * float((of[f"{quantity}_se"] / of[quantity]).iloc[0])
+    for (label, step), part in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
+        middle = np.log(part[quantity])
+        half = normal_quantile() * float((part[f"{quantity}_se"] / part[quantity]).iloc[0])
         ends = (middle.mean() - half, middle.mean() + half)
-        if len(of) > 1:
+        if len(part) > 1:
             over_seeds = interval(middle, over="seeds")
             ends = (over_seeds.low, over_seeds.high)
         out.append(

@@ -44,10 +44,10 @@ def unexplained(flows: pd.DataFrame) -> pd.DataFrame:
     points at most; `update` is their mean.
     """
     rows = [
-        (label, name, update, found.estimate, found.low, found.high)
+        (label, name, update, fraction.estimate, fraction.low, fraction.high)
         for label, update, window in _windows(_with_jvp(flows))
         for column, name in QUANTITIES.items()
-        for found in [unexplained_between(window, column)]
+        for fraction in [unexplained_between(window, column)]
     ]
     return pd.DataFrame(rows, columns=["label", "quantity", "update", "value", "low", "high"])
 
@@ -64,8 +64,8 @@ def unexplained_between(rows: pd.DataFrame, column: str) -> Interval:
         varied = variance > EQUAL * second
         return np.log(np.maximum(residual / np.where(varied, variance, np.nan), LEAST))
 
-    found = _interval(rows, sums, log_unexplained)
-    return Interval(float(np.exp(found.estimate)), float(np.exp(found.low)), float(np.exp(found.high)))
+    fraction = _interval(rows, sums, log_unexplained)
+    return Interval(float(np.exp(fraction.estimate)), float(np.exp(fraction.low)), float(np.exp(fraction.high)))
 
 
 def median_relative_error(rows: pd.DataFrame, column: str) -> float:
@@ -86,19 +86,21 @@ def shares_over_time(flows: pd.DataFrame, column: str = "dlog_prob") -> pd.DataF
     a method never had are left out.
     """
     known = np.array([np.isfinite(parts).all() for parts in flows[f"jvp_{column}_shares"]], dtype=bool)
-    of = flows[known]
-    sign = of["sign"].astype(float).fillna(0.0)
-    of = of.assign(contexts=np.select([of["kind"] == "panel", sign > 0], ["panel", "rewarded"], "unrewarded"))
+    chosen = flows[known]
+    sign = chosen["sign"].astype(float).fillna(0.0)
+    chosen = chosen.assign(
+        contexts=np.select([chosen["kind"] == "panel", sign > 0], ["panel", "rewarded"], "unrewarded")
+    )
     out = []
-    for label, update, window in _windows(of):
+    for label, update, window in _windows(chosen):
         for contexts, rows in window.groupby("contexts"):
             whole, parts = rows[f"jvp_{column}"].to_numpy(float), np.stack(rows[f"jvp_{column}_shares"].tolist())
             read = view(parts, "source") | {"history": view(parts, "time")["history"]}
             for part, values in read.items():
                 if values.any():
                     sums = np.column_stack([values * whole, whole**2])
-                    found = _interval(rows, sums, lambda total: total[..., 0] / total[..., 1])
-                    out.append((label, contexts, part, update, found.estimate, found.low, found.high))
+                    fraction = _interval(rows, sums, lambda total: total[..., 0] / total[..., 1])
+                    out.append((label, contexts, part, update, fraction.estimate, fraction.low, fraction.high))
     return pd.DataFrame(out, columns=["label", "contexts", "part", "update", "value", "low", "high"])
 
 
@@ -116,10 +118,10 @@ def _with_jvp(flows: pd.DataFrame) -> pd.DataFrame:
 
 def _windows(rows: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
     """(label, mean update, rows) of successive updates of each method, as many together as leave `POINTS` points."""
-    for label, of in rows.groupby("label", sort=False):
-        updates = np.sort(of["update"].unique())
+    for label, flows in rows.groupby("label", sort=False):
+        updates = np.sort(flows["update"].unique())
         for together in np.array_split(updates, min(POINTS, len(updates))):
-            yield str(label), float(together.mean()), of[of["update"].isin(together)]
+            yield str(label), float(together.mean()), flows[flows["update"].isin(together)]
 
 
 def _interval(rows: pd.DataFrame, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:

@@ -27,7 +27,7 @@ def time_table(members: Mapping[str, Sequence[Run]]) -> Table | None:
     The last columns: rollout tokens a second, and milliseconds of the phase update for one optimiser update.
     """
     sums = {label: [_of_run(run) for run in runs if run.rows("timings")] for label, runs in members.items()}
-    means = {label: pd.concat(found, axis=1).mean(axis=1) for label, found in sums.items() if found}
+    means = {label: pd.concat(runs, axis=1).mean(axis=1) for label, runs in sums.items() if runs}
     if not means:
         return None
     phases = list(dict.fromkeys(name for mean in means.values() for name in mean.index if name not in _RATES))
@@ -43,11 +43,11 @@ def _of_run(run: Run) -> pd.Series:
     timings = run.table("timings", ["phase", "seconds", "tokens"])
     by_phase = timings.groupby("phase", sort=False).sum()
     seconds = by_phase["seconds"].sort_values(ascending=False)
-    found = seconds.round(2).to_dict()
-    found["total"] = round(float(seconds.sum()), 2)
+    numbers = seconds.round(2).to_dict()
+    numbers["total"] = round(float(seconds.sum()), 2)
     if "rollout" in by_phase.index:
-        found["rollout_tokens_per_second"] = round(float(by_phase["tokens"]["rollout"] / seconds["rollout"]))
-    made = int(run.table("steps", ["n_updates"])["n_updates"].sum())
-    if made and "update" in by_phase.index:
-        found["ms_per_update"] = round(1000 * float(seconds["update"]) / made, 1)
-    return pd.Series(found)
+        numbers["rollout_tokens_per_second"] = round(float(by_phase["tokens"]["rollout"] / seconds["rollout"]))
+    updates = int(run.table("steps", ["n_updates"])["n_updates"].sum())
+    if updates and "update" in by_phase.index:
+        numbers["ms_per_update"] = round(1000 * float(seconds["update"]) / updates, 1)
+    return pd.Series(numbers)

@@ -118,8 +118,8 @@ class TraceData:
     def signs(self) -> dict[str, np.ndarray]:
         """all, and where there are rewards rewarded and unrewarded -> which tokens (n,) bool."""
         sign = self.tokens["sign"].to_numpy()
-        found = {ALL: np.ones(len(sign), dtype=bool), REWARDED: sign > 0, UNREWARDED: sign < 0}
-        return {name: rows for name, rows in found.items() if rows.any()}
+        masks = {ALL: np.ones(len(sign), dtype=bool), REWARDED: sign > 0, UNREWARDED: sign < 0}
+        return {name: rows for name, rows in masks.items() if rows.any()}
 
     def mean(self, values: np.ndarray, rows: np.ndarray, *, by: np.ndarray | None = None) -> Cell:
         """Σ values / Σ by over `rows` (by: the number of tokens) with its interval over prompts."""
@@ -131,8 +131,8 @@ class TraceData:
             return Cell(np.nan)
         sums = np.column_stack([above, below]).astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):  # a prompt that has all of the denominator
-            found = jackknife(self._units[rows], sums, lambda total: total[..., 0] / total[..., 1])
-        return Cell(found.estimate, found.low, found.high)
+            ratio = jackknife(self._units[rows], sums, lambda total: total[..., 0] / total[..., 1])
+        return Cell(ratio.estimate, ratio.low, ratio.high)
 
     @cached_property
     def _units(self) -> np.ndarray:

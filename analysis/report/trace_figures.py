@@ -156,24 +156,24 @@ def gradient_tokens_figure(data: TraceData) -> Figure:
     """The tokens that carry the positive and the negative gradient of each objective, side by side."""
     from matplotlib.figure import Figure
 
-    found = [
+    tables = [
         (objective, sign, rows)
         for objective in data.weights
         for sign in (1, -1)
         if len(rows := data.gradient_tokens(objective, sign, MOST_TOKENS))
     ]
-    columns = min(2 * (_COLUMNS - 1), len(found))
-    lines = -(-len(found) // columns)
-    limit = 1.05 * float(np.nanmax([np.fmax(rows["high"], rows["value"]).max() for *_, rows in found]))
+    columns = min(2 * (_COLUMNS - 1), len(tables))
+    lines = -(-len(tables) // columns)
+    limit = 1.05 * float(np.nanmax([np.fmax(rows["high"], rows["value"]).max() for *_, rows in tables]))
     with plots.style():
         width = plots.COLUMN_INCHES if columns == 1 else plots.PAGE_INCHES
         figure = Figure(figsize=(width, 0.75 + 1.9 * lines))
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
-        for ax, (objective, sign, rows) in zip(axes, found, strict=False):
+        for ax, (objective, sign, rows) in zip(axes, tables, strict=False):
             plots.carrying_tokens(ax, rows, label=REWARDED if sign > 0 else UNREWARDED, limit=min(limit, 1.0))
             plots.heading(ax, f"{_lines(objective)}\nw {'>' if sign > 0 else '<'} 0")
             ax.set_xlabel("fraction of the gradient")
-        for ax in axes[len(found) :]:
+        for ax in axes[len(tables) :]:
             ax.set_axis_off()
         plots.caption(figure, TOKENS_CAPTION + _INTERVAL)
         return figure

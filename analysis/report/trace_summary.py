@@ -146,8 +146,8 @@ def _over_updates(data: TraceData) -> list[Table]:
 
 
 def _tokens(data: TraceData, objective: str, sign: int) -> Table | None:
-    found = data.gradient_tokens(objective, sign, MOST_TOKENS)
-    if found.empty:
+    carrying = data.gradient_tokens(objective, sign, MOST_TOKENS)
+    if carrying.empty:
         return None
     rows = tuple(
         (
@@ -156,7 +156,7 @@ def _tokens(data: TraceData, objective: str, sign: int) -> Table | None:
             Cell(row["value"], row["low"], row["high"]),
             Cell(row["prob"], digits=3),
         )
-        for row in found.to_dict("records")
+        for row in carrying.to_dict("records")
     )
     which = "positive" if sign > 0 else "negative"
     columns = (

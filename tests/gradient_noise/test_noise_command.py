@@ -37,7 +37,7 @@ def test_table_and_file(measured, capsys):
     out = capsys.readouterr().out
     assert out.startswith("tiny on path-small: p = 0.")
     assert "3×4×4 rollouts" in out
-    for words in ("PSR", "W-REINFORCE", "projection", "noise /"):
+    for words in ("PSR", "W-REINFORCE", "projection", "signal"):
         assert words in out
     frame = pd.read_parquet(measured)
     assert list(frame.columns[:4]) == ["base", "task", "seed", "estimator"]

@@ -25,20 +25,20 @@ def success(label: str, step: int, prompt: int, temperature: float) -> float:
     return 0.2 + 0.05 * prompt + gain * step + 0.1 * (temperature < 1)
 
 
-def _law(rng: np.random.Generator) -> np.ndarray:
+def _distribution(rng: np.random.Generator) -> np.ndarray:
     logits = rng.normal(size=VOCABULARY) * 2
     return np.exp(logits) / np.exp(logits).sum()
 
 
-def panel_laws() -> list[np.ndarray]:
+def panel_distributions() -> list[np.ndarray]:
     """π at the four contexts of the panel, before every update."""
     rng = np.random.default_rng(1)
-    return [_law(rng) for _ in range(4)]
+    return [_distribution(rng) for _ in range(4)]
 
 
-def panel_after(law: np.ndarray, sign: int) -> np.ndarray:
+def panel_after(probs: np.ndarray, sign: int) -> np.ndarray:
     """π' at a panel context: a tenth of all mass goes to the head under PSR, and is spread evenly under NSR."""
-    return 0.9 * law + 0.1 * (np.eye(VOCABULARY)[law.argmax()] if sign > 0 else 1 / VOCABULARY)
+    return 0.9 * probs + 0.1 * (np.eye(VOCABULARY)[probs.argmax()] if sign > 0 else 1 / VOCABULARY)
 
 
 def _by_bucket(values: np.ndarray, before: np.ndarray) -> list[float]:
@@ -70,13 +70,13 @@ def _flow(
         "top_prob_after": after[top].tolist(),
         "top_dlogit": np.log(after[top] / before[top]).tolist(),
     }
-    for name, law in (("before", before), ("after", after)):
+    for name, probs in (("before", before), ("after", after)):
         row |= {
-            f"log_prob_{name}": float(np.log(law[token])),
-            f"entropy_{name}": float(-(law * np.log(law)).sum()),
-            f"collision_{name}": float((law**2).sum()),
-            f"collision_log_prob_{name}": float((law**2 * np.log(law)).sum()),
-            f"argmax_prob_{name}": float(law.max()),
+            f"log_prob_{name}": float(np.log(probs[token])),
+            f"entropy_{name}": float(-(probs * np.log(probs)).sum()),
+            f"collision_{name}": float((probs**2).sum()),
+            f"collision_log_prob_{name}": float((probs**2 * np.log(probs)).sum()),
+            f"argmax_prob_{name}": float(probs.max()),
         }
     if jvp is not None:
         change = after - before
@@ -98,7 +98,7 @@ def _append(writer: RunWriter, table: str, rows: list[dict[str, Any]]) -> None:
 def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
     """Two updates a step; a panel of four contexts of two prompts, and three contexts of each update's own batch, of
     which two have a weight."""
-    laws = panel_laws()
+    distributions = panel_distributions()
     if step == 0:
         _append(
             writer,
@@ -119,14 +119,16 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
     sign = 1 if label == "PSR" else -1
     for update in (2 * step, 2 * step + 1):
         jvp = None if update % 2 else "pos" if sign > 0 else "neg"
-        flows = [_flow(update, i, i, law, panel_after(law, sign), None, jvp=jvp) for i, law in enumerate(laws)]
+        flows = [
+            _flow(update, i, i, probs, panel_after(probs, sign), None, jvp=jvp) for i, probs in enumerate(distributions)
+        ]
         for context, reward in zip(range(4 + 3 * update, 7 + 3 * update), (sign, sign, -sign), strict=True):
-            law, token = _law(rng), int(rng.integers(VOCABULARY))
-            direction = np.eye(VOCABULARY)[token] - law
+            probs, token = _distribution(rng), int(rng.integers(VOCABULARY))
+            direction = np.eye(VOCABULARY)[token] - probs
             against = context == 4 + 3 * 3 + 1  # one of the eight with a weight moves against its own direction
-            after = law * np.exp((-0.5 if against else 0.5) * sign * direction)
+            after = probs * np.exp((-0.5 if against else 0.5) * sign * direction)
             weight = 0.1 * sign if reward == sign else 0.0
-            flows.append(_flow(update, context, token, law, after / after.sum(), weight, jvp=jvp))
+            flows.append(_flow(update, context, token, probs, after / after.sum(), weight, jvp=jvp))
             _append(
                 writer,
                 "contexts",

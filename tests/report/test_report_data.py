@@ -14,7 +14,7 @@ from analysis.records.token_text import decoder
 from analysis.report import curves
 from analysis.report.bands import band
 from analysis.report.token_pictures import FlowData, token_picture
-from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_laws, success
+from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_distributions, success
 
 
 def test_band_over_units_of_one_seed() -> None:
@@ -106,11 +106,14 @@ def test_pass_at_k_over_seeds(three_seeds: Experiment) -> None:
 def test_bucket_flow_is_summed_over_updates(experiment: Experiment) -> None:
     data = FlowData.of(experiment.runs.values())
     found = data.bucket_flows().set_index(["label", "bucket", "update"])
-    laws = panel_laws()
-    head = np.mean([panel_after(law, 1).max() - law.max() for law in laws])
+    distributions = panel_distributions()
+    head = np.mean([panel_after(probs, 1).max() - probs.max() for probs in distributions])
     for update in range(2 * STEPS):
         assert found.loc[("PSR", "1", update), "value"] == pytest.approx((update + 1) * head, rel=1e-5)
-    per_prompt = [np.mean([panel_after(law, 1).max() - law.max() for law in laws[2 * i : 2 * i + 2]]) for i in (0, 1)]
+    per_prompt = [
+        np.mean([panel_after(probs, 1).max() - probs.max() for probs in distributions[2 * i : 2 * i + 2]])
+        for i in (0, 1)
+    ]
     half = stats.t.ppf(0.975, 1) * np.std(per_prompt, ddof=1) / np.sqrt(2)
     assert found.loc[("PSR", "1", 0), "high"] == pytest.approx(head + half, rel=1e-4)
     assert "129–1024" not in found.index.get_level_values("bucket")
