@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 CHEAP = [name for name, page in PAGES.items() if not page.costly]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHEAP)
 def test_page_is_fresh(name: str) -> None:
     assert main(["--check", name]) == 0

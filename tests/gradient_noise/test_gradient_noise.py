@@ -200,6 +200,7 @@ def test_measured_noise_is_the_exact_one(world):
     assert np.isnan(frame.expected["GRPO"])
 
 
+@pytest.mark.slow
 def test_truncation_moves_the_projection_and_is_in_the_distance(world):
     """Fixed beforehand: 100 replicates; the distribution that is sampled lost a good part of its tail."""
     frame = measure(world, replicates=100, top_p=0.6).frame().set_index("estimator")

@@ -125,7 +125,7 @@ def test_alarm(measured, tmp_path, capsys):
         ([*QUICK, "--threads", "0"], "--threads: expected at least 1, got 0"),
         ([*QUICK, "--top-p", "0"], "--top-p: expected a number above 0, got 0"),
         ([*QUICK, "--top-p", "2"], "--top-p: expected at most 1, got 2"),
-        (["--base", "tiny", "--prompts", "129"], "--prompts: expected 1 to 128"),
+        pytest.param(["--base", "tiny", "--prompts", "129"], "--prompts: expected 1 to 128", marks=pytest.mark.slow),
         (["--read", "nothing.parquet"], "--read: expected a Parquet file that --out wrote, got nothing.parquet"),
         ([*QUICK, "--out", "noise.csv"], "--out: expected a file ending in .parquet"),
         ([*QUICK, "--figure", "noise.jpg"], "--figure: expected a file ending in .png"),

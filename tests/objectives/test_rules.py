@@ -93,6 +93,7 @@ def test_the_recipe_has_the_same_choices() -> None:
     assert named <= set(objective_settings(ObjectiveFields()))
 
 
+@pytest.mark.slow
 def test_checking_needs_no_torch() -> None:
     code = (
         "import sys; from analysis import objectives; objectives.names(); objectives.check(name='psr-log'); "

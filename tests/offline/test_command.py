@@ -33,6 +33,7 @@ def line(model: Path, rollouts: Path, out: Path, *options: str) -> list[str]:
     return ["--model", str(model), "--rollouts", str(rollouts), "--out", str(out), "--quiet", *options]
 
 
+@pytest.mark.slow
 def test_tables_figures_and_page(model: Path, rollouts: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     options = ["--objective", "nsr-log", "--objective", "grpo,form=log"]
@@ -53,6 +54,7 @@ def test_tables_figures_and_page(model: Path, rollouts: Path, tmp_path: Path, ca
     assert run.info["label"] == "tiny-model"
 
 
+@pytest.mark.slow
 def test_json_and_a_complete_trace_again_with_other_objectives(
     model: Path, rollouts: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -69,6 +71,7 @@ def test_json_and_a_complete_trace_again_with_other_objectives(
     assert digest(out) == before
 
 
+@pytest.mark.slow
 def test_template_eos_temperature_threshold_and_columns_reach_the_trace(
     model: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -190,6 +193,7 @@ def test_the_file_is_read_and_the_head_is_found_once(
     assert counts == {"read": 1, "head": 1}
 
 
+@pytest.mark.slow
 def test_unfinished_complete_and_forced(model: Path, rollouts: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     assert trace.main(line(model, rollouts, out)) == 0

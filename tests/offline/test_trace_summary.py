@@ -176,6 +176,7 @@ def test_without_rewards_and_objectives(tmp_path: Path) -> None:
     assert [path.stem for path in write_trace_figures(run)] == ["boundaries", "positions"]
 
 
+@pytest.mark.slow
 def test_an_objective_without_a_weight_has_no_figure(tmp_path: Path) -> None:
     rows = [row | {"reward": 1.0} for row in ROWS]
     run = trace_rollouts(make_model(), make_tokenizer(), rows, out=tmp_path, objectives=["nsr-log"])
@@ -203,6 +204,7 @@ def test_notes(tmp_path: Path) -> None:
         summarize_trace(Run(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_one_prompt_has_no_intervals(tmp_path: Path) -> None:
     run = trace_rollouts(make_model(), make_tokenizer(), ROWS[:4], out=tmp_path, objectives=["nsr-log"])
     data = TraceData.of(run)

@@ -45,6 +45,7 @@ def test_style_leaves_settings_as_they_were() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_importing_and_drawing_leaves_pyplot_alone() -> None:
     code = (
         "import sys, analysis.plots as p, pandas as pd\n"

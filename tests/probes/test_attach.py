@@ -168,6 +168,7 @@ def test_lora(targets):
     check_tokens(trace.records()["tokens"], expected_rows(model, prompts, responses, clipped))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2", "compile"])
 def test_wrapped_models(wrapper, tmp_path):
     """One gloo rank; the wrapper is what is attached to and called."""

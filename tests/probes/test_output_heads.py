@@ -154,6 +154,7 @@ def peft_model(**changes):
     return peft.get_peft_model(small_lm("qwen3", dtype=torch.float64), peft.LoraConfig(**(fields | changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -31,6 +31,7 @@ def slowly(ids, attention, labels, sampled):
     return out
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_against_one_position_at_a_time(data):

@@ -81,6 +81,7 @@ def calls_and_digest(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str
     return total, digest(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unsynced")
 def test_every_moment_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls_and_digest: tuple[int, str]
@@ -114,6 +115,7 @@ def refusal(folder: Path) -> OSError | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unsynced")
 @pytest.mark.parametrize(
     ("number", "lasting", "cure"),

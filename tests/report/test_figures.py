@@ -187,6 +187,7 @@ def test_report_writes_page_and_figures_of_the_experiment_and_each_run(tmp_path:
     assert str(tmp_path) not in page
 
 
+@pytest.mark.slow
 def test_figures_elsewhere_and_those_that_have_no_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_experiment(tmp_path / "e", contexts=False).folder
     assert main([str(folder), "--figures", str(tmp_path / "f"), "--json"]) == 0
@@ -201,6 +202,7 @@ def test_figures_elsewhere_and_those_that_have_no_records(tmp_path: Path, capsys
     assert "prediction_and_outcome.png: no contexts were followed" in prediction
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_pictures(
     tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

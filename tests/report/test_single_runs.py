@@ -78,6 +78,7 @@ def test_an_attached_run_has_its_measured_weights(run: Run) -> None:
     assert summary.verdict[0].startswith("measured weights: to first order the tokens' own gradients taken together")
 
 
+@pytest.mark.slow
 def test_the_command_reports_an_attached_run(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "mine")
     assert main([str(folder)]) == 0
@@ -93,6 +94,7 @@ def test_without_rewards_signs_are_not_told_apart(tmp_path: Path) -> None:
     assert any("No rewards were given" in note for note in summary.notes)
 
 
+@pytest.mark.slow
 def test_one_run_of_an_experiment(experiment: Experiment, tmp_path: Path) -> None:
     folder = shutil.copytree(experiment.folder, tmp_path / "e") / "psr-seed0"
     summary = report(analysis.load_trace(folder))
@@ -102,6 +104,7 @@ def test_one_run_of_an_experiment(experiment: Experiment, tmp_path: Path) -> Non
     assert {path.parent for path in summary.figures} == {folder / "figures"}
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     psr, nsr = (str(run.folder) for run in experiment.runs.values())
     assert main([psr, nsr, "--figures", str(tmp_path / "f"), "--json"]) == 0
@@ -111,6 +114,7 @@ def test_several_runs_are_compared(experiment: Experiment, tmp_path: Path, capsy
     assert str(tmp_path / "f" / "dynamics.png") in data["figures"]
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_get_that_of_their_experiment(experiment: Experiment, tmp_path: Path) -> None:
     from analysis.report.sources import with_distinct_names
 

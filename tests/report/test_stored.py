@@ -35,6 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice(tmp_path: Path, calls: list[str]) -> None:
     experiment = make_experiment(tmp_path)
     first = StoredReport(experiment)
@@ -49,6 +50,7 @@ def test_nothing_is_computed_twice(tmp_path: Path, calls: list[str]) -> None:
     assert calls == ["summary", "figures", "figures"]
 
 
+@pytest.mark.slow
 def test_a_change_is_noticed(tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = make_experiment(tmp_path)
     StoredReport(experiment).summary()

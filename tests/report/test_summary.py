@@ -69,6 +69,7 @@ def test_differences_are_paired(summary: Summary) -> None:
     assert paired["effective_solutions"]["value"] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_the_verdict_says_both_comparisons(tmp_path: Path) -> None:
     (sentence,) = summarize(make_experiment(tmp_path / "e")).verdict
     assert sentence == (
@@ -135,6 +136,7 @@ def test_the_first_order_early_and_late(summary: Summary) -> None:
             assert cell["value"] == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_several_seeds_give_intervals_over_seeds(three_seeds: Experiment) -> None:
     summary = summarize(three_seeds)
     assert summary.seeds == 3

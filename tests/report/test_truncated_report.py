@@ -17,6 +17,7 @@ def keys(table: Table) -> list[str]:
     return [column.key for column in table.columns if isinstance(column, Column)]
 
 
+@pytest.mark.slow
 def test_truncations_are_kept_apart_and_the_bias_is_shown_where_there_is_one(tmp_path) -> None:
     experiment = make_experiment(tmp_path / "e", contexts=False)
     assert all("rollout_kl_nats" not in keys(table) for table in summarize(experiment).tables)

@@ -109,6 +109,7 @@ class TestFigures:
         assert figure.axes[0].get_ylabel() == "Pass@1, estimated"
         assert all(len(np.asarray(line.get_xdata())) for ax in figure.axes for line in ax.lines)
 
+    @pytest.mark.slow
     def test_all_of_them_and_the_page(self, sampled: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([str(sampled.folder), "--figures", str(sampled.folder / "pictures"), "--json"]) == 0
         out, err = capsys.readouterr()

@@ -144,6 +144,7 @@ def _kernels():
     return [EagerKernels()] + ([NativeKernels()] if find_compiler() else [])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 9),
