@@ -135,7 +135,7 @@ class TestIdentity:
         assert set(read_experiment(out)["inputs"]) == {str(data), str(home / "rewards.py")}
         append(data, '{"prompt": "1 7 2 3 :", "answer": "x"}\n')
         for options in ({}, {"resume": True}):
-            with pytest.raises(UsageError, match=r"other content of .*train.jsonl; restore it"):
+            with pytest.raises(UsageError, match=r"other contents of .*train.jsonl; restore them"):
                 run(recipe(home), out=out, quiet=True, train="tests.experiments.fake_training:complete", **options)
 
     def test_resuming_from_a_shell_elsewhere_names_what_changed(
@@ -149,7 +149,7 @@ class TestIdentity:
         assert "(complete)" in capsys.readouterr().out
         append(home / "rewards.py", "# changed\n")
         assert main(["--resume", str(home / "out"), "--dry-run"]) == 2
-        assert "with other content of" in capsys.readouterr().err
+        assert "of other contents of" in capsys.readouterr().err
 
 
 class TestRefusals:

@@ -244,7 +244,7 @@ class TestFolder:
         (out / "nsr-seed0" / "run.json").unlink(missing_ok=True)
         (out / "reinforce-seed0" / "run.json").unlink(missing_ok=True)
         (out / "given" / "task.pkl").write_bytes(b"other")
-        with pytest.raises(UsageError, match=r"other content of given/task.pkl; restore it"):
+        with pytest.raises(UsageError, match=r"other contents of given/task.pkl; restore them"):
             self.go(out, task=walk(), policy=policy, resume=True)
 
 
