@@ -68,6 +68,9 @@ def test_targets_of_make_are_in_the_page_and_in_its_help() -> None:
 def test_the_version_stands_in_one_place() -> None:
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "analysis.version.__version__"}
     assert "version" not in PYPROJECT["project"]
+    release = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    (checked,) = re.findall(r"grep .*__version__.* (\S+\.py)$", release, re.MULTILINE)
+    assert f'__version__ = "{analysis.__version__}"' in (ROOT / checked).read_text(encoding="utf-8").splitlines()
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {analysis.__version__}\n" in citation
     assert f"\n## {analysis.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
