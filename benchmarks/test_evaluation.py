@@ -1,4 +1,4 @@
-"""Time of the exact evaluation: 128 test prompts of «path», a random Qwen3 of the built-in base's size, one thread.
+"""Time of the exact evaluation: 128 test prompts of `path`, a random Qwen3 of the built-in base's size, one thread.
 
 OMP_NUM_THREADS=1 python -m pytest benchmarks/test_evaluation.py --benchmark-enable
 """

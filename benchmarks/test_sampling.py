@@ -1,4 +1,4 @@
-"""Sampling against `generate` of transformers: 128 prompts × 8 responses of the «path» base at T = 1, one thread.
+"""Sampling against `generate` of transformers: 128 prompts × 8 responses of the `path` base at T = 1, one thread.
 
     pytest benchmarks/test_sampling.py --benchmark-enable -s
 

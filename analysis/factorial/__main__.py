@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from .cells import BASELINES, METHODS, Cells, run_cells
     from .factors import cell_name, factors_of, full_factorial, one_factor_cells
     from .findings import figure, findings
-    from .folder import LadderFolder
+    from .folder import FactorialFolder
     from .method_gaps import gaps
 
     methods = methods or METHODS
@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> None:
     chosen["prompts"] = arguments.prompts or _PROMPTS[arguments.policy]
     settings = Cells(**chosen | {"methods": methods})
     settings.problem()  # whether it can be made, before anything is written
-    folder = LadderFolder(arguments.out or LadderFolder.default(settings), settings)
+    folder = FactorialFolder(arguments.out or FactorialFolder.default(settings), settings)
     factors = factors_of(settings.policy)
     cells = full_factorial(factors) if arguments.full else one_factor_cells(factors)
     wanted = [(cell, method) for cell in cells for method in methods]
@@ -154,7 +154,7 @@ def _check_numbers_and_names(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _check_method(method: str, policy: str) -> None:
-    """UsageError for a method that is no objective, or none that every cell can run."""
+    """UsageError for a method that is not an objective, or not one that every cell can run."""
     import torch
 
     from toy_models.messages import nearest

@@ -24,12 +24,12 @@ from ..errors import UsageError
 from ..records.folders import write_durably
 from .cells import CellRun, Cells
 
-__all__ = ["LadderFolder"]
+__all__ = ["FactorialFolder"]
 
 _FORMAT = 1
 
 
-class LadderFolder:
+class FactorialFolder:
     """A folder for the factorial of some settings, new or begun before. Raises UsageError where it holds another."""
 
     def __init__(self, path: Path, settings: Cells) -> None:

@@ -88,8 +88,8 @@ def bucket_masses(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Σπ and Σπ² by the rank buckets of the records, (n, buckets) each; `logits` (n, V) are overwritten.
 
     The same as `laws.bucket_sums` without sorting the vocabulary: the ranks up to the last edge by top-k, what is left
-    by a sum over all others, so that the last bucket is no difference of nearly equal numbers. Within a bucket sums do
-    not depend on how ties are ranked, nor do they across an edge, since tied tokens weigh the same.
+    by a sum over all others, so that the last bucket is not a difference of nearly equal numbers. Within a bucket sums
+    do not depend on how ties are ranked, nor do they across an edge, since tied tokens weigh the same.
 
     >>> mass, _ = bucket_masses(torch.tensor([[0.5, 0.25, 0.25]]).log(), 1.0)
     >>> mass.tolist()

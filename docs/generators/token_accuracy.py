@@ -142,7 +142,7 @@ def _errors(z: Tensor, y: Tensor, found: list[dict[str, Tensor]]) -> dict[str, f
 
 
 def round_up(error: float) -> float:
-    """The next of 1, 2, 5 times a power of ten, at least 1e-6; NaN for what is no number.
+    """The next of 1, 2, 5 times a power of ten, at least 1e-6; NaN for what is not a number.
 
     >>> [round_up(x) for x in (0.0, 1.2e-5, 5e-4, 0.3)]
     [1e-06, 2e-05, 0.0005, 0.5]

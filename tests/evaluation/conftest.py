@@ -1,4 +1,4 @@
-"""Small random models and a small «path» task with its own enumeration, independent of the package's."""
+"""Small random models and a small `path` task with its own enumeration, independent of the package's."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from analysis.factorial import (
 from analysis.factorial.__main__ import main
 from analysis.factorial.cells import CellRun, _table_settings
 from analysis.factorial.factors import factors_of, first_in, last_out, orders
-from analysis.factorial.folder import LadderFolder
+from analysis.factorial.folder import FactorialFolder
 from analysis.objectives import user_losses as own
 from analysis.tabular.table_optimizer import TableOptimizer
 from analysis.tabular.table_training import _expected_step
@@ -287,10 +287,10 @@ def test_cells_that_do_not_exist(cell, change, message):
 def test_workers_and_resumption_change_nothing(tmp_path):
     jobs = [(frozenset(), "PSR"), (frozenset({"noise"}), "NSR"), (frozenset({"noise"}), "PSR")]
     alone, together = (list(run_cells(jobs, SMALL, workers=n)) for n in (1, 2))
-    folder = LadderFolder(tmp_path / "f", SMALL)
+    folder = FactorialFolder(tmp_path / "f", SMALL)
     for a, b in zip(alone, together, strict=True):
         folder.save(a)
-        loaded = LadderFolder(tmp_path / "f", SMALL).load(a.cell, a.method)
+        loaded = FactorialFolder(tmp_path / "f", SMALL).load(a.cell, a.method)
         assert (a.cell, a.method) == (b.cell, b.method) == (loaded.cell, loaded.method)
         for other in (b, loaded):
             np.testing.assert_array_equal(a.steps, other.steps)
@@ -359,13 +359,13 @@ def test_bad_requests(tmp_path, monkeypatch, capsys, arguments, message):
 
 
 def test_folders_of_something_else_are_refused(tmp_path):
-    LadderFolder(tmp_path / "f", SMALL)
+    FactorialFolder(tmp_path / "f", SMALL)
     with pytest.raises(UsageError, match="holds a factorial with other settings"):
-        LadderFolder(tmp_path / "f", Cells())
+        FactorialFolder(tmp_path / "f", Cells())
     (tmp_path / "g").mkdir()
     (tmp_path / "g/x").write_text("")
     with pytest.raises(UsageError, match="out: expected a new or empty folder"):
-        LadderFolder(tmp_path / "g", SMALL)
+        FactorialFolder(tmp_path / "g", SMALL)
     (tmp_path / "f/ladder.json").write_text("{")
     with pytest.raises(UsageError, match="is damaged"):
-        LadderFolder(tmp_path / "f", SMALL)
+        FactorialFolder(tmp_path / "f", SMALL)

@@ -1,4 +1,4 @@
-"""A small training loop of one's own: padded batches and losses, for the tests of `attach`."""
+"""A small training loop as a user would write it: padded batches and losses, for the tests of `attach`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attach`: what it records of a loop of one's own against one unpadded sequence at a time and dense autograd."""
+"""`attach`: what it records of a user's training loop against one unpadded sequence at a time and dense autograd."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ def test_step_without_a_backward_pass():
 
 
 def test_a_gradient_that_goes_past_the_logits_is_refused():
-    """A loss from the hidden states, as a fused loss of one's own would take it."""
+    """A loss from the hidden states, as a user's fused loss would take it."""
     model = small_lm("qwen3")
     inputs = batch(*sequences())
 

@@ -34,7 +34,7 @@ TOYS = {
 
 @objectives.register("cubed", needs=("advantages", "old_log_probs", "rewards", "accuracy"))
 def cubed(log_probs, batch):
-    """A loss of one's own that reads all that it may."""
+    """A user-defined loss that reads everything it may."""
     factor = batch.per_token("advantages") * (1 + batch.per_token("rewards")) * (2 - batch.per_token("accuracy"))
     return -factor * (log_probs - batch.old_log_probs / 2).exp() ** 3
 
@@ -51,7 +51,7 @@ OBJECTIVES = {
     "nft": lambda: get("nft"),
     "oreal": lambda: get("oreal"),
     "unlikelihood": lambda: get("unlikelihood"),
-    "one's own": lambda: get("cubed"),
+    "user-defined": lambda: get("cubed"),
 }
 
 

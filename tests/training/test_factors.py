@@ -158,7 +158,7 @@ def entropy_everywhere(b: Seen, a: Seen) -> None:
 
 
 def valued_at_zero(b: Seen, a: Seen) -> None:
-    """A head that starts at zero is no baseline in the first step."""
+    """A head that starts at zero is not yet a baseline in the first step."""
     batch = a.batches[0]
     expected = torch.where(batch.mask(), batch.advantages[:, None].double(), 0.0)
     assert torch.equal(a.targets[0].token_advantages, expected)
@@ -590,7 +590,7 @@ def test_switch(path: str) -> None:
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """auto is CUDA where there is one; a CUDA device asked for in vain is refused (a GPU is not needed to see it)."""
+    """auto is CUDA where there is one; a CUDA device that is missing is refused (a GPU is not needed to see it)."""
     for there, expected in ((False, "cpu"), (True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert pick_device("auto").type == expected

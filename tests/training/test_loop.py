@@ -278,7 +278,7 @@ def test_divergence_is_a_status_with_its_reason(tmp_path):
 
 @pytest.mark.slow
 def test_killed_right_after_the_commit_of_a_divergence(tmp_path, monkeypatch):
-    """What is committed then is a policy that cannot go on; resumed, the run ends as it would have."""
+    """What is committed then is a policy that cannot train further; resumed, the run ends as it would have."""
     config = tiny(**{**SMALL, "optimizer.lr": 1e30, "optimizer.max_grad_norm": "unset"})
     assert train(config, tmp_path / "whole", run_id="r", label="L") == "diverged"
 

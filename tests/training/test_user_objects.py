@@ -233,7 +233,7 @@ class TestFolder:
     @pytest.mark.slow
     def test_a_recipe_of_objects_without_them(self, tmp_path: Path, policy: Any) -> None:
         asking = adopted(recipe(), {"task": walk(), "policy": policy})
-        with pytest.raises(UsageError, match=r"the recipe asks for a task object; hand it over with"):
+        with pytest.raises(UsageError, match=r"the recipe needs a task object; pass it with"):
             run(asking, out=tmp_path / "out", quiet=True)
         assert not (tmp_path / "out").exists()
 

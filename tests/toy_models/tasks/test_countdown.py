@@ -59,7 +59,7 @@ def test_verifier_and_solutions_against_all_short_texts(puzzle: tuple[int, int, 
     prompt = TINY.encode_prompt(Countdown(*puzzle))
     text = TINY.tokenizer.decode(prompt)
     steps = well_formed_steps()
-    # First steps that are wrong in themselves cannot be mended by a second: only the others are gone on from.
+    # First steps that are wrong in themselves cannot be corrected by a second one: only the others are continued.
     sums = [s for s in steps if OPERATORS[s.split()[1]](int(s.split()[0]), int(s.split()[2])) == int(s.split()[4])]
     candidates = [*steps, *(f"{first} {second}" for first in sums for second in sums)]
     candidates += [f"{first} {second}" for first in random.Random(0).sample(steps, 10) for second in steps]
@@ -186,7 +186,7 @@ def test_corpus_excludes_every_split_and_errs_at_its_rates() -> None:
                 there.remove(y)
                 there.append(result)
     # Four standard errors: a false alarm in 16,000 corpora. Plays that miss 1 … 60 are drawn again, which shifts the
-    # rates by at most a few hundredths; a used number that is there twice is no error, nor is one that a slip made.
+    # rates by at most a few hundredths; a used number that is there twice is not an error, nor is one that a slip made.
     assert abs(slips / steps - slip) < 4 * (slip * (1 - slip) / steps) ** 0.5 + 0.02
     assert abs(reused / seconds - reuse) < 4 * (reuse * (1 - reuse) / seconds) ** 0.5 + 0.03
 
