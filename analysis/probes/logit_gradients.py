@@ -9,8 +9,11 @@ A first value w₀ = −T·G_y/(1 − π_y) comes from the token's own entry and
 then over the remainder e = G + w₀·d/T, so that nothing cancels: w = w₀ − T·⟨e, d⟩/‖d‖² and
 ‖G + w·d/T‖² = ‖e‖² − ⟨e, d⟩²/‖d‖².
 
-Limit: G comes from autograd, whose softmax − onehot has the rounding of the logits' dtype. Where 1 − π_y is at or below
-that rounding (1e-6 in float32), G is mostly rounding, and so are weight and residual.
+Confident tokens: autograd computes G_y as a difference of numbers near 1, so that its error is the rounding ε of a
+weight, however small 1 − π_y is. The entries of the other tokens keep their relative accuracy, and every loss of the
+softmax has Σ_v G_v = 0. Where 1 − π_y < 1000·ε and the sum is 0 within 8·ε of the weight that the other tokens imply,
+G_y is therefore replaced by −Σ_{v≠y} G_v. A larger sum belongs to the loss (a penalty on log Z, say) and is kept.
+Limit: a softmax in half precision has the ε of that precision, and stays as it came.
 """
 
 from __future__ import annotations
@@ -50,7 +53,8 @@ def scalar_part(
     own_g = g_rows.values(0, n, y).double().squeeze(1)
     log_total = own_z.squeeze(1) - stats.log_prob.double()
     rest = stats.one_minus_prob.double()
-    # below this autograd's own 1 − π_y is rounding, and G_y with it
+    own_g = _own_entry(own_g, rest, gradient, keep, y, dtype)
+    # below this the own entry is rounding where it was not replaced
     first = torch.where(rest > 4 * torch.finfo(dtype).eps, -temperature * own_g / rest, 0.0)
     first = torch.where(torch.isfinite(first), first, 0.0)
 
@@ -82,3 +86,16 @@ def scalar_part(
     inner = torch.where(d_sq > 0, along / d_sq, 0.0)
     left_over = (own_e.square() + sums[0] - along * inner).clamp(min=0)
     return first - temperature * inner, (left_over / sums[2]).sqrt()
+
+
+def _own_entry(own: Tensor, rest: Tensor, gradient: Tensor, keep: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """G_y (n,), from the other entries of its row where rounding hides it; `rest` (n,) is 1 − π_y."""
+    eps = torch.finfo(dtype).eps
+    confident = ((rest > 0) & (rest < 1000 * eps)).nonzero().squeeze(1)
+    out = own.clone()
+    for at in confident.split(_TILES["cuda" if gradient.is_cuda else "cpu"][0]):
+        block = Rows(gradient, keep[at]).block(0, len(at))
+        others = block.scatter(1, y[at], 0.0).sum(-1, dtype=torch.float64)
+        rounding = (own[at] + others).abs() <= 8 * eps * (others / rest[at]).abs()
+        out[at] = torch.where(rounding, -others, own[at])
+    return out

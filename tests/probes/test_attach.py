@@ -7,6 +7,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import analysis
 from analysis import RecordSpec, UsageError
@@ -506,3 +507,32 @@ def test_loss_scale_is_undone():
         weights.append(trace.records()["tokens"]["weight"])
     pd.testing.assert_series_equal(*weights)
     assert weights[0].to_numpy() == pytest.approx(1 / len(weights[0]))
+
+
+def test_confident_tokens_of_a_trained_policy_have_their_weight():
+    """Loss Σ −log π(y): every weight is 1, also where 1 − π_y is far below the rounding of float32."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=False,
+    )
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(150)  # confident
+        ids = torch.randint(model.config.vocab_size, (4, 1))
+        for _ in range(15):
+            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+    with analysis.attach(model, record=analysis.RecordSpec(tokens=1)) as trace:
+        log_probs = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
+        (-log_probs.sum()).backward()
+        trace.step()
+        tokens = trace.records()["tokens"]
+    assert tokens["one_minus_prob"].min() < 1e-12
+    assert tokens["weight"].to_numpy() == pytest.approx(1, rel=2e-3)
+    assert tokens["residual"].max() < 2e-3
