@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         return say(f"error: expected a command, got {name!r}; {nearest(name, COMMANDS)}", 2)
-    status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    module = COMMANDS[name][0]
+    if module.startswith("analysis."):  # under the name that this package was imported by
+        module = f"{__package__}{module.removeprefix('analysis')}"
+    status: int = importlib.import_module(module).main(rest)
     return status
 
 

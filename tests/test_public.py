@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,23 @@ for name in toy_models.__all__: getattr(toy_models, name)
 assert torch.get_num_threads() == threads and torch.equal(torch.random.get_rng_state(), state)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_the_name_of_the_project_serves_beside_a_folder_called_analysis(tmp_path):
+    """The public names, a command and a whole experiment with its worker processes, from the package's own files."""
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "__init__.py").write_text("")
+    code = """
+import rlvr_dynamics as analysis
+import rlvr_dynamics.laws
+assert analysis.token_statistics.__module__ == "rlvr_dynamics.token_stats.dispatch"
+assert issubclass(analysis.UsageError, ValueError)
+recipe = analysis.Recipe.load("tiny").set(steps=1, **{"eval.prompts": 1, "eval.final_prompts": 1})
+experiment = analysis.run(recipe, out="runs/x", quiet=True)
+assert experiment.status == "complete"
+assert len(experiment["PSR"].laws()) > 0
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for command in (["-c", code], ["-m", "rlvr_dynamics.trace", "--list"], ["-m", "rlvr_dynamics", "trace", "--list"]):
+        subprocess.run([sys.executable, *command], check=True, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)

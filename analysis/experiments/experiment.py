@@ -59,7 +59,7 @@ __all__ = [
 
 Callback = Callable[[dict[str, Any]], None]
 
-_TRAIN = "analysis.training.loop:train"
+_TRAIN = f"{__package__.rpartition('.')[0]}.training.loop:train"
 _DELETED = ".deleted"  # where --force puts what it deletes, so that being killed halfway leaves nothing half deleted
 _OURS = (LOCK_FILE, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may lie in a folder without an experiment
 

@@ -141,7 +141,7 @@ def _start(job: Job) -> _Worker:
     with contextlib.suppress(OSError):
         (job.folder / "error.txt").unlink(missing_ok=True)
     child = ChildProcess(
-        "analysis.experiments.worker",
+        f"{__package__}.worker",
         environment={f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")},
     )
     child.send(job.to_json())
