@@ -20,7 +20,7 @@ help:
 	@echo "make check       linter, format, types and import contracts"
 	@echo "make shell       open your shell with .venv activated"
 	@echo "make notebooks   open the notebooks in Jupyter"
-	@echo "make figures     draw the pictures of figures/ from the records of the main job"
+	@echo "make figures     run the main job with eight seeds (ten minutes), draw figures/"
 	@echo "make noise       measure gradient noise on the row of bases, draw figures/gradient_noise.png"
 	@echo "make factorial   run the full factorial on exact policies, draw figures/factorial.png"
 	@echo "make docs        build the documentation site"
@@ -87,8 +87,8 @@ notebooks: .venv/.ready-notebook
 	@.venv/bin/jupyter lab notebooks $(ARGS)
 
 figures: .venv/.ready-run
-	@$(PY) -m analysis.trace --run --resume --quiet >/dev/null
-	@$(PY) -m analysis.report --figures figures
+	@$(PY) -m analysis.trace --run --resume --set 'grid.seed=[0,1,2,3,4,5,6,7]' --out runs/eight-seeds --no-figures >/dev/null
+	@$(PY) -m analysis.report runs/eight-seeds --figures figures
 
 noise: .venv/.ready-run
 	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --figure figures/gradient_noise.png $(ARGS)
