@@ -101,7 +101,7 @@ def test_the_wheel_holds_every_file_that_the_packages_need(tmp_path: Path) -> No
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     command += ["--disable-pip-version-check", "--wheel-dir", str(tmp_path / "wheel")]
     source = tmp_path / "source"
-    for package in ("analysis", "toy_models"):
+    for package in ("analysis", "toy_models", "rlvr_dynamics"):
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
