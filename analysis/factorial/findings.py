@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..common.tables import Cell as Estimate
-from ..common.tables import Table
+from ..common.tables import Column, Table
 from ..evaluation import interval
 from .attribution import factor_shares, interactions
 from .cells import CellRun, Cells
@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "figure", "findings"]
 
 _TITLES = {
-    "entropy_correct": "H given correct (log of the effective correct responses), nats",
-    "entropy": "H over responses, nats",
+    "entropy_correct": "entropy among correct responses (log of their effective number), nats",
+    "entropy": "entropy over all responses, nats",
     "pass@8": "Pass@8",
 }
 _KEYS = {"entropy_correct": "entropy_correct", "entropy": "entropy", "pass@8": "pass_at_8"}
+_HEADINGS = {
+    "entropy_correct": "entropy among correct responses (nats)",
+    "entropy": "entropy over all responses (nats)",
+    "pass@8": "Pass@8",
+}
 _KINDS = ("first in", "Shapley", "last out")
-_VIEWS = {"matched": "at matched Pass@1", "last": "at equal steps"}
+_VIEWS = {"matched": "at equal Pass@1", "last": "at equal steps"}
+_WHERE = {"matched": "at equal Pass@1", "steps": "at equal steps"}  # the keys of the tables
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,15 @@ def _factor_table(shares: pd.DataFrame, labels: Mapping[str, str], metric: str) 
         (row,) = [r for _, r in of[(of.factor == "all") & (of.view == view)].iterrows()]
         total += ["–"] * (len(kinds) - 1) + [_estimate(row)]
     lines.append(("everything on", *total))
-    columns = tuple(f"{kind}, {where}" for where in ("matched", "steps") for kind in kinds)
+    columns = [
+        Column(f"{kind}, {view}", "_".join((*kind.lower().split(), where)))
+        for where, view in _WHERE.items()
+        for kind in kinds
+    ]
     note = (
-        "Contribution of each factor to the gap NSR − PSR, ± half of a 95% t interval over seeds. matched: at equal "
-        f"Pass@1, mean over the levels {', '.join(f'{level:g}' for level in LEVELS)} that both reached; steps: after "
-        "the last step."
+        "Contribution of each factor to the gap NSR − PSR, ± half of a 95% t interval over seeds. at equal "
+        f"Pass@1: mean over the levels {', '.join(f'{level:g}' for level in LEVELS)} that both reached; at equal "
+        "steps: after the last step."
     )
     return Table(_TITLES[metric], ("", *columns), tuple(lines), note, key=f"factors_{_KEYS[metric]}")
 
@@ -112,7 +122,11 @@ def _method_table(table: pd.DataFrame, factors: Sequence[Factor], settings: Cell
         first = rows[rows["metric"] == METRICS[0]]
         reached = f"{int((first['levels'] > 0).sum())} of {len(first)}"
         lines.append((str(method), reached, *cells))
-    columns = tuple(f"{metric}, {where}" for where in ("matched", "steps") for metric in METRICS)
+    columns = [
+        Column(f"{_HEADINGS[metric]}, {view}", f"{_KEYS[metric]}_{where}")
+        for where, view in _WHERE.items()
+        for metric in METRICS
+    ]
     note = f"All factors on ({settings.optimizer}); reached: seeds that share a level of Pass@1 with PSR."
     return Table("every method against PSR", ("", "reached", *columns), tuple(lines), note, key="methods")
 
@@ -123,8 +137,9 @@ def _pair_table(pairs: pd.DataFrame, labels: Mapping[str, str]) -> Table:
     for (first, second), rows in of.groupby(["first", "second"], sort=False):
         cells = [_estimate(rows[rows["metric"] == metric].iloc[0]) for metric in METRICS]
         lines.append((f"{labels[str(first)]} × {labels[str(second)]}", *cells))
-    title = "pairwise interactions in the gap NSR − PSR at matched Pass@1"
-    return Table(title, ("", *METRICS), tuple(lines), key="interactions")
+    title = "pairwise interactions in the gap NSR − PSR at equal Pass@1"
+    columns = [Column(_HEADINGS[metric], _KEYS[metric]) for metric in METRICS]
+    return Table(title, ("", *columns), tuple(lines), key="interactions")
 
 
 def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Sequence[Factor]) -> Figure:
@@ -150,7 +165,7 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
             }
             metric_against_success(ax, curves)
             heading(ax, text)
-        above[0].set_ylabel("H given correct (nats)")
+        above[0].set_ylabel("entropy among correct\nresponses (nats)")
         legend(rows[0], above)
         below = rows[1].subplots(1, 2, sharey=True)
         for ax, view, letter in zip(below, _VIEWS, "cd", strict=True):
@@ -166,7 +181,7 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
             of = of[(of["method"] == "NSR") & (of["metric"] == "entropy_correct") & (of["view"] == "matched")]
             named = of.assign(**{end: of[end].map(found.labels) for end in ("first", "second")})
             interaction_grid(grid, named, list(found.labels.values()))
-            heading(grid, "e  pairwise interactions at matched Pass@1 (nats); bold: the 95% interval excludes 0")
+            heading(grid, "e  pairwise interactions at equal Pass@1 (nats); bold: the 95% interval excludes 0")
         caption(
             drawn,
             "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: the effect of a "
