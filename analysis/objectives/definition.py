@@ -24,8 +24,8 @@ class Entry:
         title: what tables and figures call it.
         weight: w (or the vector r) as text.
         source: where it was published, with the equation.
-        formula: module and prefix of its two functions: "gated.sapo" stands for `sapo_weight` and `sapo_loss` of
-            `analysis/objectives/gated.py`. For a regulariser the first of them is named `…_vector`.
+        formula: module and prefix of its two functions: "tokens.sapo" stands for `sapo_weight` and `sapo_loss` of
+            `analysis/objectives/formulas/tokens.py`. For a regulariser the first of them is named `…_vector`.
         parameters: what `get` accepts for it, with defaults.
         value: what a response counts before normalisation, a name that `advantages.advantages_of` knows.
         needs: the fields of `TokenBatch` that its functions read.
@@ -78,5 +78,5 @@ class Entry:
 
     def _function(self, kind: str) -> Callable[..., Any]:
         module, _, prefix = self.formula.partition(".")
-        function: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), f"{prefix}_{kind}")
+        function: Callable[..., Any] = getattr(import_module(f"{__package__}.formulas.{module}"), f"{prefix}_{kind}")
         return function

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .clipped import clip_of
+from .formulas.clipped import clip_of
 from .token_batch import TokenBatch
 
 __all__ = ["covariance", "select"]

@@ -48,9 +48,9 @@ factorial. Its weight is the derivative of the loss by autograd. `objectives.ana
 objectives.Example(logits, tokens, fields))` gives the weight, the part of the gradient that no weight explains, and
 whether there is such a part; pass `of="logits"` for a loss of the logits.
 
-To add an objective to the toolkit, write one `Entry` in `analysis/objectives/entries.py` and its two functions
-`…_weight` and `…_loss` in the module that the entry's `formula` names, and add a case to
-`tests/objectives/test_every_objective.py`. Recipes, this page and the command follow from the entry.
+To add an objective to the toolkit, write one `Entry` in the module of its family in `analysis/objectives/entries/`,
+its two functions `…_weight` and `…_loss` in the module of `analysis/objectives/formulas/` that the entry's `formula`
+names, and a case in `tests/objectives/cases/`. Recipes, this page and the command follow from the entry.
 """
 
 _DIFFERENCES = """\

@@ -18,57 +18,9 @@ from hypothesis import strategies as st
 from analysis import objectives
 from analysis.laws import logit_gradient
 from analysis.objectives import Objective, TokenBatch, accuracy_of, get
+from tests.objectives.cases import CASES
 
 ROWS, WIDTH, VOCAB, GROUP = 24, 7, 9, 4
-CLIPS: tuple[dict[str, Any], ...] = (
-    {},
-    {"clip_low": 0.2},
-    {"clip_high": 0.28},
-    {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0},
-    {"clip_low": 0.0, "clip_high": 0.0},
-    {"clip_low": 1.0},
-)
-NORMALISED = ({}, {"advantage": "leave_one_out"}, {"advantage": "constant", "baseline": 0.3}, {"advantage": "none"})
-CASES: dict[str, tuple[dict[str, Any], ...]] = {
-    "psr-ratio": CLIPS,
-    "psr-probability": CLIPS,
-    "psr-log": ({}, {"advantage": "group_mean"}),
-    "nsr-ratio": CLIPS,
-    "nsr-probability": CLIPS,
-    "nsr-log": ({}, {"advantage": "batch_mean_std"}),
-    "w-reinforce-ratio": tuple({"lambda_": 0.1, **clip} for clip in CLIPS),
-    "w-reinforce-probability": tuple({"lambda_": 0.1, **clip} for clip in CLIPS),
-    "w-reinforce-log": ({"lambda_": 0.1}, {"lambda_": 0.0}),
-    "reinforce-ratio": CLIPS,
-    "reinforce-probability": CLIPS,
-    "reinforce-log": NORMALISED,
-    "sft": ({},),
-    "ppo": (*CLIPS, {"clip_low": 0.1, "clip_high": 0.3}),
-    "grpo": (*CLIPS, {"form": "probability", "clip_low": 0.2}, {"form": "log"}),
-    "dr-grpo": ({}, {"form": "log"}),
-    "rloo": ({}, {"form": "ratio", "clip_high": 0.2}),
-    "dapo": ({},),
-    "asymre": ({"baseline": 0.4}, {"baseline": -1.0}),
-    "cispo": ({}, {"clip_high": 0.2}, {"clip_low": 0.2, "clip_high": 0.28}, {"clip_low": 1.0}),
-    "sapo": ({}, {"tau_pos": 5.0, "tau_neg": 0.2}),
-    "high-entropy": ({}, {"share": 0.01}, {"share": 1.0}),
-    "clip-cov": ({"share": 0.2}, {"share": 1.0, "cov_low": -1.0, "cov_high": 2.0}, {}),
-    "kl-cov": ({"share": 0.2}, {"share": 1.0, "kappa": 0.3}, {}),
-    "nft": ({}, {"epsilon": 0.1}, {"ratio_floor": 0.5, "prompt_weight": "sqrt"}, {"prompt_weight": "none"}),
-    "oreal": ({}, {"positive_weight": 0.3, "negative_weight": 2.0}),
-    "rewarding-unlikely": ({}, {"rank_penalty": 1.0}),
-    "unlikelihood": ({}, {"floor": 0.4}),
-    "kl-k1": ({}, {"beta": 0.2}),
-    "kl-k2": ({}, {"beta": 0.2}),
-    "kl-k3": ({}, {"beta": 0.2, "clamp": 10.0}),
-    "kl-k3-corrected": ({},),
-    "gspo": ({}, {"clip_low": 0.2, "clip_high": 0.2}, {"clip_low": 1.0}),
-    "topr": ({}, {"advantage": "group_mean_std"}),
-    "sequence-nft": ({}, {"epsilon": 0.1, "ratio_floor": 0.5}),
-    "dpo": ({}, {"beta": 3.0}),
-    "entropy-bonus": ({}, {"alpha": 0.1}),
-    "kl-full": ({}, {"beta": 0.1}),
-}
 
 
 def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
