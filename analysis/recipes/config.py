@@ -94,7 +94,9 @@ def _fields() -> dict[str, Field]:
             if typing.get_origin(hint) is tuple:
                 arguments = typing.get_args(hint)
                 hint, size = arguments[0], 0 if arguments[1] is Ellipsis else len(arguments)
-            meta: dict[str, Any] = {name: value for name, value in item.metadata.items() if name != "key"}
+            meta: dict[str, Any] = {
+                name: value for name, value in item.metadata.items() if name not in ("key", "later")
+            }
             path = prefix + item.metadata.get("key", item.name)
             fields[path] = Field(path, hint, item.default, optional=optional, size=size, **meta)
 

@@ -40,6 +40,36 @@ __all__ = [
 
 GIVEN = "given"  # name of a task or base that was handed over as an object
 
+# Parameters of objectives that are part of every recipe's hash, set or not. A field that came later (`later`) counts
+# only where it is set, so that the experiments of before keep their hashes.
+_HASHED_UNSET = frozenset(
+    {
+        "advantage",
+        "baseline",
+        "beta",
+        "clamp",
+        "clip_high",
+        "clip_low",
+        "cov_high",
+        "cov_low",
+        "dual_clip",
+        "epsilon",
+        "floor",
+        "form",
+        "kappa",
+        "lambda_",
+        "negative_weight",
+        "positive_weight",
+        "prompt_weight",
+        "rank_penalty",
+        "ratio_floor",
+        "share",
+        "tau_neg",
+        "tau_pos",
+    }
+)
+)
+
 C = TypeVar("C")
 
 
@@ -54,9 +84,10 @@ def _f(
     choices: tuple[Any, ...] | None = None,
     key: str | None = None,
     aliases: dict[str, str] | None = None,
+    later: bool = False,
 ) -> Any:
     """A field with its meaning; `low` and `high` are inclusive bounds, `above` and `below` exclusive ones; `aliases`
-    are other names of choices."""
+    are other names of choices; `later` says that at its default it is not part of a recipe's hash."""
     meta = {
         "doc": doc,
         "low": low,
@@ -66,6 +97,7 @@ def _f(
         "choices": choices,
         "key": key,
         "aliases": aliases,
+        "later": later or None,
     }
     return field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
 
@@ -86,7 +118,8 @@ def _of_parameter(name: str) -> Any:
     owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.coupling != "pair")
     limits = (("low", parameter.low), ("high", parameter.high), ("above", parameter.above))
     bounds: dict[str, Any] = {key: value for key, value in limits if math.isfinite(value)}
-    return _f(None, f"of {owners}: {parameter.doc}", choices=parameter.choices or None, **bounds)
+    text = f"of {owners}: {parameter.doc}"
+    return _f(None, text, choices=parameter.choices or None, later=name not in _HASHED_UNSET, **bounds)
 
 
 def _with_parameters(before: str) -> Callable[[type[C]], type[C]]:

@@ -7,6 +7,7 @@ the content instead: an experiment with other data is another experiment, wherev
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -102,8 +103,17 @@ def _task_files(config: RunConfig) -> dict[str, Path]:
 
 
 def identified(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain data in which files stand by their content: what hashes are made of."""
+    """The configuration as plain data in which files stand by their content: what hashes are made of.
+
+    A field that was added later is left out where it is at its default, so that older experiments keep their hashes.
+    """
     plain = config_to_dict(config)
+    for table in dataclasses.fields(config):
+        if isinstance(part := plain[table.name], dict):
+            for item in dataclasses.fields(getattr(config, table.name)):
+                key = item.metadata.get("key", item.name)
+                if item.metadata.get("later") and getattr(getattr(config, table.name), item.name) == item.default:
+                    del part[key]
     for field, file in input_digests(config).items():
         table, _, name = field.partition(".")
         function = plain[table][name].rpartition(":")[2] + "@" if field in ("task.verifier", "objective.name") else ""

@@ -416,6 +416,21 @@ class TestHash:
         hashes = {plain.set(**{path: value}).hash for path, value in changes.items()}
         assert len(hashes | {plain.hash}) == len(changes) + 1
 
+    @pytest.mark.parametrize(
+        ("name", "beginning"),
+        [
+            ("countdown", "e11d3134b0d5"),
+            ("default", "d20c0b881d47"),
+            ("ppo", "da461654137f"),
+            ("regime-a", "c59bfc984e07"),
+            ("tiny", "d69c72fe61aa"),
+            ("two-modes", "33c123e65f86"),
+        ],
+    )
+    def test_of_the_built_in_recipes_stands_still(self, name: str, beginning: str) -> None:
+        """A new parameter of an objective, unset, is not a new experiment: recorded runs are found and resumed."""
+        assert Recipe.load(name).hash.startswith(beginning)
+
     def test_of_the_default_is_stable_between_processes(self, default: Recipe) -> None:
         code = "from analysis import Recipe; print(Recipe.load('default').hash, end='')"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
