@@ -68,7 +68,6 @@ _HASHED_UNSET = frozenset(
         "tau_pos",
     }
 )
-)
 
 C = TypeVar("C")
 
