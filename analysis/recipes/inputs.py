@@ -108,12 +108,11 @@ def identified(config: RunConfig) -> dict[str, Any]:
     A field that was added later is left out where it is at its default, so that older experiments keep their hashes.
     """
     plain = config_to_dict(config)
-    for table in dataclasses.fields(config):
-        if isinstance(part := plain[table.name], dict):
-            for item in dataclasses.fields(getattr(config, table.name)):
-                key = item.metadata.get("key", item.name)
-                if item.metadata.get("later") and getattr(getattr(config, table.name), item.name) == item.default:
-                    del part[key]
+    for group in dataclasses.fields(config):
+        part = getattr(config, group.name)
+        for item in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
+            if item.metadata.get("later") and getattr(part, item.name) == item.default:
+                del plain[group.name][item.metadata.get("key", item.name)]
     for field, file in input_digests(config).items():
         table, _, name = field.partition(".")
         function = plain[table][name].rpartition(":")[2] + "@" if field in ("task.verifier", "objective.name") else ""
