@@ -98,7 +98,8 @@ noise: .venv/.ready-run
 	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --figure figures/gradient_noise.png $(ARGS)
 
 factorial ladder: .venv/.ready-run
-	@$(PY) -m analysis.factorial --full --figure figures/factorial.png $(ARGS)
+	@$(PY) -m analysis.factorial --full --figure figures/factorial.png \
+		--results docs/results/factorial.json $(ARGS)
 
 docs: .venv/.ready-dev
 	@$(PY) -m docs.generators --write

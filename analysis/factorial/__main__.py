@@ -18,12 +18,13 @@ __all__ = ["main"]
 
 _ABOUT = """\
 On-policy, PSR and NSR have the same expected gradient. This command switches on what may make them differ all the same
-(sampling noise, the probability form, length means, reuse of a batch and its clip, the optimiser, dropped rows) on
-policies whose every quantity is exact, and says how much each contributes to the gap at equal Pass@1 and at equal
-steps. Without --full it runs the cells for the effect of each factor alone (first in) and of switching off each alone
-(last out); with --full every cell, for Shapley shares and interactions. On two cores that takes about one minute for
-the bandit, three for the tree and half a minute for the log-linear policy; with --full three and a half times as long,
-six times for the tree. The same command resumes an interrupted factorial.
+(sampling noise, the probability form, length means, four passes over the same batch at the equal total rate and at the
+full rate, a clip, the optimiser, dropped rows) on policies whose every quantity is exact, and says how much each
+contributes to the gap at equal Pass@1 and at equal steps. Without --full it runs the cells for the effect of each
+factor alone (first in) and of switching off each alone (last out); with --full every cell, for Shapley shares and
+interactions. On two cores that takes about one minute for the bandit, three for the tree and half a minute for the
+log-linear policy; with --full five times as long, six times for the tree. The same command resumes an interrupted
+factorial.
 """
 _PROMPTS = {"bandit": 256, "tree": 64, "loglinear": 32}
 
@@ -31,7 +32,8 @@ _PROMPTS = {"bandit": 256, "tree": 64, "loglinear": 32}
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return run_command(lambda: _run(arguments), again=command_line("python -m analysis.factorial", argv))
+    command = command_line("python -m analysis.factorial", argv)
+    return run_command(lambda: _run(arguments, command), again=command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,12 +67,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="processes (as many as cores)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="its folder (runs/ladder-<policy>-<hash8>)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="write the figure there as well")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE.json",
+        help="write all numbers of the tables and the figure there as JSON, with settings, seeds, command, versions "
+        "and date; docs/results/factorial.json is made so",
+    )
     parser.add_argument("--json", action="store_true", help="the tables as JSON on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, command: str) -> None:
     methods = _check_numbers_and_names(arguments)
     from rich.console import Console
 
@@ -82,6 +91,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from .findings import figure, findings
     from .folder import FactorialFolder
     from .method_gaps import gaps
+    from .results_file import write_results
 
     methods = methods or METHODS
     for method in methods:
@@ -104,8 +114,9 @@ def _run(arguments: argparse.Namespace) -> None:
             done += 1
             progress.show("cells", settings.policy, done=done, total=len(wanted), detail=f"{run.method}: {run.cell}")
     runs = {(cell_name(cell), method): folder.load(cell_name(cell), method) for cell, method in wanted}
-    table = gaps(runs.values())
-    found = findings(table, factors, settings)
+    found = findings(runs.values(), factors, settings)
+    if arguments.results:
+        write_results(arguments.results, command, found, runs, factors, settings)
     pictures = [folder.path / "factorial.png", *([arguments.figure] if arguments.figure else [])]
     if arguments.json:
         print(json.dumps({"folder": str(folder.path), "tables": [t.to_json() for t in found.tables]}, allow_nan=False))
@@ -119,7 +130,14 @@ def _run(arguments: argparse.Namespace) -> None:
     for path in pictures:
         save_figure(drawn, path)
     page = found.to_markdown(f"What makes PSR and NSR differ: {settings.policy}") + "\n![factorial](factorial.png)\n"
-    folder.finish(page, gaps=table, shares=found.shares, interactions=found.interactions)
+    folder.finish(
+        page,
+        gaps=gaps(runs.values()),
+        shares=found.shares,
+        interactions=found.interactions,
+        differences=found.differences,
+        clipped=found.clipped,
+    )
     if not arguments.json:
         print("\n".join([f"records  {folder.path}", *(f"figure   {path}" for path in pictures)]))
 
@@ -141,6 +159,7 @@ def _check_numbers_and_names(arguments: argparse.Namespace) -> tuple[str, ...]:
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
     check_output_file("--figure", arguments.figure, ".png")
+    check_output_file("--results", arguments.results, ".json")
     if not arguments.methods:
         return ()
     methods = tuple(name.strip() for name in arguments.methods.split(","))

@@ -7,8 +7,11 @@ For a value v(cell), the gap of one method to PSR in one metric and seed:
     Shapley      mean over all orders of switching on of v(with) − v(without); orders respect what needs what
                  (Faigle and Kern 1992, Int. J. Game Theory 21:249). The shares add up to v(everything) − v(nothing)
     interaction  mean over the cells of the other factors of v(both) − v(one) − v(other) + v(neither)
+    two cells    v(second cell) − v(first cell), all other factors off
 
-Each is taken seed by seed; intervals are Student's t over seeds.
+The interaction of noise and optimiser and the difference of the cells "both" and "none" are two indices: the first is
+averaged over all settings of the other factors, the second is taken where they are off. Each
+is taken seed by seed; intervals are Student's t over seeds.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import interval
-from .factors import Cell, Factor, cell_name, first_in, full_factorial, last_out, orders
+from .factors import Cell, Factor, cell_name, first_in, full_factorial, last_out, needed_by, orders
 
-__all__ = ["factor_shares", "interactions"]
+__all__ = ["cell_differences", "factor_shares", "interactions"]
+
+_NOISE_AND_OPTIMIZER: Cell = frozenset({"noise", "optimizer"})
 
 
 def factor_shares(table: pd.DataFrame, factors: Sequence[Factor], *, column: str = "matched") -> pd.DataFrame:
@@ -53,7 +58,7 @@ def interactions(table: pd.DataFrame, factors: Sequence[Factor], *, column: str 
     values = _values(table, column)
     rows = []
     for one, other in combinations(factors, 2):
-        if one.name in (other.needs, None) or other.name == one.needs:
+        if one.name in needed_by(other.name) or other.name in needed_by(one.name):
             continue
         pair = {one.name, other.name}
         found = []
@@ -65,6 +70,29 @@ def interactions(table: pd.DataFrame, factors: Sequence[Factor], *, column: str 
         if found:
             row = _row(one.name, "", np.mean(found, axis=0))
             rows.append({"first": one.name, "second": other.name} | {k: row[k] for k in ("value", "low", "high", "n")})
+    return pd.DataFrame(rows, columns=["first", "second", "value", "low", "high", "n"])
+
+
+def cell_differences(
+    table: pd.DataFrame, factors: Sequence[Factor], *, column: str = "matched", base: Cell = _NOISE_AND_OPTIMIZER
+) -> pd.DataFrame:
+    """What single factors, and noise and optimiser together, change with all other factors off.
+
+    Rows, as far as their cells were run: from nothing to noise, to the optimiser and to both; and from `base` to it
+    with each further factor (and with what that one needs: `reuse+rate` is four passes at the full rate).
+
+    Columns first, second (names of cells), value, low, high, n.
+    """
+    values = _values(table, column)
+    nothing: Cell = frozenset()
+    pairs = [(nothing, frozenset({name})) for name in sorted(base)] + [(nothing, base)]
+    pairs += [(base, base | needed_by(f.name) | {f.name}) for f in factors if f.name not in base]
+    rows = []
+    for first, second in pairs:
+        if cell_name(first) in values and cell_name(second) in values:
+            row = _row("", "", _difference(values, second, first))
+            names = {"first": cell_name(first), "second": cell_name(second)}
+            rows.append(names | {key: row[key] for key in ("value", "low", "high", "n")})
     return pd.DataFrame(rows, columns=["first", "second", "value", "low", "high", "n"])
 
 

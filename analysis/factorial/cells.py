@@ -39,7 +39,7 @@ BASELINES = {"baseline 0.25": 3.0, "baseline 0.75": 1 / 3}
 # Times `lr_scale`. At 1 exact PSR goes from p = 0.35 to 0.75 in about 100 steps, and no ratio ever leaves [0.8, 1.2].
 RATES = {"sgd": 0.2, "momentum": 0.02, "adam": 0.012, "lion": 0.006}
 _LOGLINEAR_RATE = {"sgd": 20.0, "momentum": 20.0, "adam": 1.0, "lion": 1.0}  # gradients are means over prompts there
-_UPDATES = 4  # of one batch, where it is reused
+_PASSES = 4  # over the rows of one batch, where it is reused
 _CLIP = 0.2
 
 
@@ -56,7 +56,7 @@ class Cells:
     group_size: int = 8
     optimizer: str = "adam"  # what the factor `optimizer` switches on
     lr_scale: float = 4.0
-    eval_every: int = 2
+    eval_every: int = 1  # four passes at the full rate cross all levels of Pass@1 within a few steps
     seed: int = 0
 
     def problem(self) -> Problem:
@@ -71,7 +71,7 @@ class CellRun:
     method: str
     steps: np.ndarray  # (E,)
     updates: np.ndarray  # (E, S)
-    values: dict[str, np.ndarray]  # pass@1, pass@8, entropy, entropy_correct, kl, p_std: (E, S)
+    values: dict[str, np.ndarray]  # pass@1, pass@8, entropy, entropy_correct, kl, p_std, clipped: (E, S)
 
 
 def run_cells(jobs: Sequence[tuple[Cell, str]], settings: Cells, *, workers: int = 1) -> Iterator[CellRun]:
@@ -148,6 +148,7 @@ def _means(history: TableHistory) -> dict[str, np.ndarray]:
         "entropy_correct": history.entropy_correct.mean(-1),
         "kl": history.kl.mean(-1),
         "p_std": p.std(-1),
+        "clipped": history.clipped,
     }
     return {name: value.double().numpy() for name, value in values.items()}
 
@@ -163,14 +164,14 @@ def _table_settings(cell: Cell, method: str, settings: Cells, problem: Problem) 
         rate *= _scale(method, problem)
         if form == "probability" and method in (*METHODS, *BASELINES):
             rate *= _form_scale(problem)
-    if "reuse" in cell:
-        rate /= _UPDATES
+    if "reuse" in cell and "rate" not in cell:
+        rate /= _PASSES
     return TableSettings(
         objective,
         optimizer,
         rate,
         group_size=settings.group_size if "noise" in cell else None,
-        updates=_UPDATES if "reuse" in cell else 1,
+        passes=_PASSES if "reuse" in cell else 1,
         rows="drop" if "drop" in cell else "keep",
         length_mean="length" in cell,
         steps=settings.steps,

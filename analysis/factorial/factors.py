@@ -1,8 +1,12 @@
 """The factors of the PSR–NSR gap, and the cells of their factorial.
 
 With all factors off (expected gradients of the log form, one SGD update of the whole batch, rows kept) PSR and NSR make
-the same run: their gap is zero by the identity E g_PSR = E g_NSR = ∇p. A cell is the set of factors that are on. A
-clip needs batches that are used more than once, so that cells with `clip` and without `reuse` do not exist.
+the same run: their gap is zero by the identity E g_PSR = E g_NSR = ∇p. A cell is the set of factors that are on.
+
+Reuse has two steps: `reuse` passes four times over all rows of a batch, each time at a quarter of the learning rate, so
+that only the rows are older; `rate` then makes every pass at the full rate, so that the batch moves the policy four
+times as far as well. `clip` comes after these: without a second pass no ratio leaves 1, and at a quarter of the rate
+hardly any leaves [0.8, 1.2]. Cells with `rate` and without `reuse`, or with `clip` and without `rate`, do not exist.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ __all__ = [
     "factor_labels",
     "factors_of",
     "full_factorial",
+    "needed_by",
     "one_factor_cells",
     "orders",
 ]
@@ -40,7 +45,7 @@ class Factor:
         label: What tables and figures call it.
         off: What it means that it is off.
         on: What it means that it is on.
-        needs: The factor that must be on, too; None for most.
+        needs: The factor that must be on, too, and with it what that one needs; None for most.
         sequences: Whether it exists only where responses have lengths.
     """
 
@@ -57,10 +62,27 @@ FACTORS: tuple[Factor, ...] = (
     Factor("noise", "sampling noise", "the expected gradient", "a group of sampled responses to each prompt"),
     Factor("form", "probability form (Eq. 6)", "ratio: w = A·π/π_old", "probability (Eq. 6): w = A·π"),
     Factor("length", "length mean", "a response's tokens are summed", "their mean is taken", sequences=True),
-    Factor("reuse", "batch used 4×", "one update a batch", "four updates a batch, three of them off-policy"),
-    Factor("clip", "clip 0.2", "no clip", "the ratio clipped to [0.8, 1.2]", needs="reuse"),
+    Factor(
+        "reuse",
+        "4 passes at ¼ rate",
+        "one pass over each batch",
+        "four passes over all its rows, each at a quarter of the learning rate",
+    ),
+    Factor(
+        "rate",
+        "4 passes at full rate",
+        "each pass at a quarter of the learning rate",
+        "each pass at the full learning rate, four times as much in total",
+        needs="reuse",
+    ),
+    Factor("clip", "clip 0.2", "no clip", "the ratio clipped to [0.8, 1.2]", needs="rate"),
     Factor("optimizer", "Adam", "SGD", "Adam, or the optimiser of the settings"),
-    Factor("drop", "rows dropped", "rows of the other sign stay in the batch", "they are dropped before it is split"),
+    Factor(
+        "drop",
+        "rows dropped",
+        "the mean gradient is over all rows of the batch",
+        "it is over those that have a weight alone",
+    ),
 )
 
 
@@ -95,7 +117,7 @@ def full_factorial(factors: Sequence[Factor]) -> list[Cell]:
     """Every cell that exists, small ones first.
 
     >>> len(full_factorial(factors_of("bandit"))), len(full_factorial(factors_of("tree")))
-    (48, 96)
+    (64, 128)
     """
     names = [factor.name for factor in factors]
     every = (frozenset(chosen) for n in range(len(names) + 1) for chosen in combinations(names, n))
@@ -115,15 +137,25 @@ def one_factor_cells(factors: Sequence[Factor]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (len(cell), cell_name(cell)))
 
 
+def needed_by(name: str) -> Cell:
+    """All that must be on for a factor, itself left out.
+
+    >>> sorted(needed_by("clip"))
+    ['rate', 'reuse']
+    """
+    (need,) = (factor.needs for factor in FACTORS if factor.name == name)
+    return frozenset() if need is None else needed_by(need) | {need}
+
+
 def first_in(factor: Factor) -> tuple[Cell, Cell]:
     """The cells with and without the factor, as little else on as may be."""
-    below = frozenset({factor.needs}) if factor.needs else frozenset[str]()
+    below = needed_by(factor.name)
     return below | {factor.name}, below
 
 
 def last_out(factor: Factor, everything: Cell) -> tuple[Cell, Cell]:
     """The cells with and without the factor, as much else on as may be; what needs it goes first."""
-    above = everything - {other.name for other in FACTORS if other.needs == factor.name}
+    above = everything - {other.name for other in FACTORS if factor.name in needed_by(other.name)}
     return above, above - {factor.name}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,17 @@ import pandas as pd
 from ..common.tables import Cell as Estimate
 from ..common.tables import Column, Table
 from ..evaluation import interval
-from .attribution import factor_shares, interactions
+from .attribution import cell_differences, factor_shares, interactions
 from .cells import CellRun, Cells
 from .factors import Factor, cell_name, factor_labels
-from .method_gaps import LEVELS, METRICS
+from .method_gaps import LEVELS, METRICS, gaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Findings", "figure", "findings"]
+
+Effects = Callable[..., pd.DataFrame]
 
 _TITLES = {
     "entropy_correct": "entropy among correct responses (log of their effective number), nats",
@@ -44,12 +46,17 @@ class Findings:
     Attributes:
         shares: Rows of `factor_shares`, with method, metric and view.
         interactions: Rows of `interactions`, likewise; none without the full factorial.
+        differences: Rows of `cell_differences`, likewise.
+        clipped: Of the tokens with an advantage, over the whole run, the fraction that the clip held: cell, method,
+            value, low, high, n.
         tables: What is printed.
         labels: What each factor is called.
     """
 
     shares: pd.DataFrame
     interactions: pd.DataFrame
+    differences: pd.DataFrame
+    clipped: pd.DataFrame
     tables: tuple[Table, ...]
     labels: dict[str, str]
 
@@ -57,22 +64,36 @@ class Findings:
         return "\n".join([f"# {title}\n", *(table.to_markdown() for table in self.tables)])
 
 
-def findings(table: pd.DataFrame, factors: Sequence[Factor], settings: Cells) -> Findings:
-    """All effects from the rows of `gaps`."""
-    shares: list[pd.DataFrame] = []
-    pairs: list[pd.DataFrame] = []
+def findings(runs: Iterable[CellRun], factors: Sequence[Factor], settings: Cells) -> Findings:
+    """All effects, from every method in every cell that was run."""
+    runs = list(runs)
+    table = gaps(runs)
+    effects: dict[Effects, list[pd.DataFrame]] = {factor_shares: [], interactions: [], cell_differences: []}
     for (method, metric), rows in table.groupby(["method", "metric"], sort=False):
         for view in _VIEWS:
-            for effects, into in ((factor_shares, shares), (interactions, pairs)):
-                found = effects(rows, factors, column=view)
-                into.append(found.assign(method=str(method), metric=str(metric), view=view))
-    all_shares, all_pairs = pd.concat(shares, ignore_index=True), pd.concat(pairs, ignore_index=True)
+            for effect, parts in effects.items():
+                part = effect(rows, factors, column=view)
+                parts.append(part.assign(method=str(method), metric=str(metric), view=view))
+    shares, pairs, differences = (pd.concat(parts, ignore_index=True) for parts in effects.values())
+    clipped = _clipped(runs)
     labels = factor_labels(factors, settings.optimizer)
-    tables = [_factor_table(all_shares, labels, metric) for metric in METRICS]
+    tables = [_factor_table(shares, labels, metric) for metric in METRICS]
     tables.append(_method_table(table, factors, settings))
-    if len(all_pairs):
-        tables.append(_pair_table(all_pairs, labels))
-    return Findings(all_shares, all_pairs, tuple(tables), labels)
+    tables.append(_difference_table(differences, labels))
+    if len(pairs):
+        tables.append(_pair_table(pairs, labels))
+    tables.append(_clipped_table(clipped, labels))
+    return Findings(shares, pairs, differences, clipped, tuple(tables), labels)
+
+
+def _clipped(runs: Iterable[CellRun]) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        if "clip" in run.cell.split("+"):
+            mean = interval(run.values["clipped"][-1], over="seeds")
+            ends = {"value": mean.estimate, "low": mean.low, "high": mean.high, "n": run.updates.shape[1]}
+            rows.append({"cell": run.cell, "method": run.method} | ends)
+    return pd.DataFrame(rows, columns=["cell", "method", "value", "low", "high", "n"])
 
 
 def _estimate(row: pd.Series) -> Estimate:
@@ -139,7 +160,55 @@ def _pair_table(pairs: pd.DataFrame, labels: Mapping[str, str]) -> Table:
         lines.append((f"{labels[str(first)]} × {labels[str(second)]}", *cells))
     title = "pairwise interactions in the gap NSR − PSR at equal Pass@1"
     columns = [Column(_HEADINGS[metric], _KEYS[metric]) for metric in METRICS]
-    return Table(title, ("", *columns), tuple(lines), key="interactions")
+    note = (
+        "v(both) − v(one) − v(other) + v(neither), averaged over all settings of the other factors. What a pair adds "
+        "with all other factors off is another index, in the table before this one."
+    )
+    return Table(title, ("", *columns), tuple(lines), note, key="interactions")
+
+
+def _cell_label(cell: str, labels: Mapping[str, str], without: str = "none") -> str:
+    """The factors of a cell that `without` has not; passes at the full rate need no other mention."""
+    names = [name for name in cell.split("+") if name not in without.split("+")]
+    names = [name for name in names if name != "none" and not (name == "reuse" and "rate" in names)]
+    return " + ".join(labels[name] for name in names) or "nothing"
+
+
+def _difference_table(differences: pd.DataFrame, labels: Mapping[str, str]) -> Table:
+    of = differences[(differences["method"] == "NSR") & (differences["view"] == "matched")]
+    lines: list[tuple[Estimate | str, ...]] = []
+    for (first, second), rows in of.groupby(["first", "second"], sort=False):
+        cells = [_estimate(rows[rows["metric"] == metric].iloc[0]) for metric in METRICS]
+        more = _cell_label(str(second), labels, without=str(first))
+        lines.append((_cell_label(str(first), labels), more, *cells))
+    title = "what is added to the gap NSR − PSR at equal Pass@1, all other factors off"
+    columns = [Column("on before", "before"), Column("switched on", "switched_on")]
+    columns += [Column(_HEADINGS[metric], _KEYS[metric]) for metric in METRICS]
+    note = "The gap with the factors of both columns on, minus the gap with those of the first column alone."
+    return Table(title, tuple(columns), tuple(lines), note, key="cells")
+
+
+def _clipped_table(clipped: pd.DataFrame, labels: Mapping[str, str]) -> Table:
+    alone = frozenset({"reuse", "rate", "clip"})
+    wanted = {
+        cell_name(alone | others): heading
+        for others, heading in (
+            (frozenset[str](), "alone"),
+            (frozenset({"noise"}), f"with {labels['noise']}"),
+            (frozenset({"noise", "optimizer"}), f"with {labels['noise']} and {labels['optimizer']}"),
+            (frozenset(labels) - alone, "everything on"),
+        )
+    }
+    known = {cell: heading for cell, heading in wanted.items() if (clipped["cell"] == cell).any()}
+    lines: list[tuple[Estimate | str, ...]] = []
+    for method, rows in clipped.groupby("method", sort=False):
+        lines.append((str(method), *(_estimate(rows[rows["cell"] == cell].iloc[0]) for cell in known)))
+    note = (
+        f"{labels['rate']}, {labels['clip']}. Of the tokens with an advantage, counted in every pass over the whole "
+        "run, the fraction whose ratio had left [0.8, 1.2] on the side where the clip holds it."
+    )
+    columns = [Column(heading, cell.replace("+", "_")) for cell, heading in known.items()]
+    return Table("fraction of tokens that the clip held", ("", *columns), tuple(lines), note, key="clipped")
 
 
 def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Sequence[Factor]) -> Figure:
@@ -181,7 +250,11 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
             of = of[(of["method"] == "NSR") & (of["metric"] == "entropy_correct") & (of["view"] == "matched")]
             named = of.assign(**{end: of[end].map(found.labels) for end in ("first", "second")})
             interaction_grid(grid, named, list(found.labels.values()))
-            heading(grid, "e  pairwise interactions at equal Pass@1 (nats); bold: the 95% interval excludes 0")
+            heading(
+                grid,
+                "e  pairwise interactions at equal Pass@1 (nats), averaged over the settings of the other factors\n"
+                "bold: the 95% interval excludes 0",
+            )
         caption(
             drawn,
             "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: the effect of a "

@@ -2,7 +2,7 @@
 
     ladder.json                  settings, versions, whether it is complete
     cells/<cell>--<method>.parquet  one row for each evaluation and seed
-    gaps.parquet  shares.parquet  interactions.parquet  summary.md  factorial.png
+    gaps.parquet  shares.parquet  interactions.parquet  differences.parquet  clipped.parquet  summary.md  factorial.png
 
 A cell is written whole and not run again, so that an interrupted factorial goes on where it stopped.
 """
@@ -26,7 +26,7 @@ from .cells import CellRun, Cells
 
 __all__ = ["FactorialFolder"]
 
-_FORMAT = 1
+_FORMAT = 2  # 1: without passes over the same rows
 
 
 class FactorialFolder:

@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..evaluation.first_crossing import first_crossing
 from .cells import CellRun
 
-__all__ = ["LEVELS", "METRICS", "gaps"]
+__all__ = ["LEVELS", "METRICS", "at_levels", "gaps"]
 
 LEVELS: tuple[float, ...] = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 METRICS = ("entropy_correct", "entropy", "pass@8")
@@ -38,12 +38,12 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
                 f"runs: expected {against} and another method in each cell, got {', '.join(methods)} in {cell}"
             )
         reference = methods[against]
-        at_levels = {method: _at_levels(run, levels) for method, run in methods.items()}
+        crossed = {method: at_levels(run, levels) for method, run in methods.items()}
         for method, run in methods.items():
             if method == against:
                 continue
             for metric in METRICS:
-                difference = at_levels[method][metric] - at_levels[against][metric]
+                difference = crossed[method][metric] - crossed[against][metric]
                 count = np.isfinite(difference).sum(0)
                 rows.append(
                     pd.DataFrame(
@@ -64,7 +64,7 @@ def gaps(runs: Iterable[CellRun], *, levels: Sequence[float] = LEVELS, against: 
     return pd.concat(rows, ignore_index=True)
 
 
-def _at_levels(run: CellRun, levels: Sequence[float]) -> dict[str, np.ndarray]:
+def at_levels(run: CellRun, levels: Sequence[float]) -> dict[str, np.ndarray]:
     """Metric -> (levels, S): its value where each seed's Pass@1 first crosses a level, NaN where it does not."""
     p = run.values["pass@1"]
     values = {metric: np.full((len(levels), p.shape[1]), np.nan) for metric in METRICS}

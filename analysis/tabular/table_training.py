@@ -1,9 +1,11 @@
 """Training of the exact toy policies, batched over seeds: what an update does when nothing is left to chance but draws.
 
-A step draws a batch of G responses to every prompt (or takes their expectation), and makes one update of it or several,
-the later ones off-policy. Weights come from the objective of `analysis.objectives`; gradients are those of the toys. As
-in the loop, an update's summed gradient is divided by its rows; rows without a weight are kept or dropped before the
-batch is cut into updates of equal size, so that dropping changes both the divisor and how many updates there are.
+A step draws a batch of G responses to every prompt (or takes their expectation), and makes one update from it or
+several, the later ones off-policy: the batch may be cut into parts of equal size (`updates`, each row is used once),
+and all of it may be passed over several times (`passes`, each row is used that often). Weights come from the objective
+of `analysis.objectives`; gradients are those of the toys. As in the loop, an update's summed gradient is divided by its
+rows; rows without a weight are kept or dropped before the batch is cut, so that dropping changes the divisor and, where
+the batch is cut, how many updates there are.
 Where prompts have parameters of their own (bandit, tree) the mean over rows is multiplied by the number of prompts: the
 learning rate is that of one prompt, however many train beside it.
 
@@ -36,7 +38,8 @@ class TableSettings:
     optimizer: str = "sgd"  # one of TABLE_OPTIMIZERS
     lr: float = 1.0  # learning rate of one prompt
     group_size: int | None = 8  # responses per prompt; None for the exact expectation over responses
-    updates: int = 1  # optimiser updates made of one batch while no row is dropped
+    updates: int = 1  # parts that a batch is cut into, an optimiser update for each, while no row is dropped
+    passes: int = 1  # how often all rows of a batch are used
     rows: str = "keep"  # keep or drop rows without a weight
     length_mean: bool = False  # divide a response's weight by its length
     steps: int = 200  # batches of responses
@@ -54,6 +57,7 @@ class TableHistory:
         entropy: (E, S, P) H(Y) over responses, in nats.
         entropy_correct: (E, S, P) H(Y | correct) in nats, 0 where one response has all the mass.
         kl: (E, S, P) KL(π ‖ π_0) to the start, in nats.
+        clipped: (E, S) of the tokens with an advantage, over all updates until then, the fraction that the clip held.
     """
 
     steps: Tensor
@@ -62,6 +66,7 @@ class TableHistory:
     entropy: Tensor
     entropy_correct: Tensor
     kl: Tensor
+    clipped: Tensor
 
 
 def train_table(
@@ -111,19 +116,38 @@ def train_table(
     rewards = correct.expand(start.shape).to(policy.parameters.dtype)
     exact_rewards = rewards.double()
     optimizer = TableOptimizer(settings.optimizer, settings.lr)
-    made = torch.zeros(start.shape[0], dtype=torch.int64)
-    evaluations = [(0, made, *_state(current, exact_rewards, start))]
+    count = UpdateCount(start.shape[0])
+    evaluations = [(0, count.updates.clone(), *_state(current, exact_rewards, start), count.clipped_fraction())]
     for step in range(1, settings.steps + 1):
         if settings.group_size is None:
-            current, count = _expected_step(current, rewards, settings, optimizer)
+            current = _expected_step(current, rewards, settings, optimizer, count)
         else:
-            current, count = _sampled_step(current, rewards, settings, optimizer, generator)
-        made = made + count
+            current = _sampled_step(current, rewards, settings, optimizer, count, generator)
         if step % settings.eval_every == 0 or step == settings.steps:
-            evaluations.append((step, made, *_state(current, exact_rewards, start)))
+            state = _state(current, exact_rewards, start)
+            evaluations.append((step, count.updates.clone(), *state, count.clipped_fraction()))
         progress(step)
     steps, updates, *values = zip(*evaluations, strict=True)
     return TableHistory(torch.tensor(steps), torch.stack(updates), *(torch.stack(value) for value in values))
+
+
+class UpdateCount:
+    """What the updates of each seed have come to so far: how many, and how many tokens the clip held.
+
+    Attributes:
+        updates: Updates made, (S,) int64.
+        weighted: Tokens with an advantage in these updates, or their expected number, (S,).
+        clipped: Those of them that the clip held, (S,).
+    """
+
+    def __init__(self, seeds: int) -> None:
+        self.updates = torch.zeros(seeds, dtype=torch.int64)
+        self.weighted = torch.zeros(seeds, dtype=torch.float64)
+        self.clipped = torch.zeros(seeds, dtype=torch.float64)
+
+    def clipped_fraction(self) -> Tensor:
+        """clipped / weighted, 0 where no token had an advantage; (S,)."""
+        return self.clipped / self.weighted.clamp(min=1e-300)
 
 
 def _check(settings: TableSettings) -> None:
@@ -138,10 +162,10 @@ def _check(settings: TableSettings) -> None:
         )
     if settings.group_size is not None and settings.group_size < 1:
         raise UsageError(f"group_size: expected at least 1, or None for the expectation, got {settings.group_size}")
-    if settings.updates < 1 or settings.steps < 1 or settings.eval_every < 1:
+    if min(settings.updates, settings.passes, settings.steps, settings.eval_every) < 1:
         raise UsageError(
-            f"updates, steps, eval_every: expected at least 1, got {settings.updates}, {settings.steps}, "
-            f"{settings.eval_every}"
+            f"updates, passes, steps, eval_every: expected at least 1, got {settings.updates}, {settings.passes}, "
+            f"{settings.steps}, {settings.eval_every}"
         )
     if not 0 < settings.lr < float("inf"):
         raise UsageError(f"lr: expected a positive number, got {settings.lr:g}")
@@ -176,8 +200,13 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _sampled_step(
-    policy: ToyPolicy, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer, generator: torch.Generator
-) -> tuple[ToyPolicy, Tensor]:
+    policy: ToyPolicy,
+    correct: Tensor,
+    settings: TableSettings,
+    optimizer: TableOptimizer,
+    count: UpdateCount,
+    generator: torch.Generator,
+) -> ToyPolicy:
     seeds, prompts, group = *correct.shape[:2], settings.group_size
     assert group is not None
     drawn = policy.draw(torch.rand((seeds, prompts, group, policy.width), generator=generator, dtype=torch.float64))
@@ -188,18 +217,22 @@ def _sampled_step(
     )
     accuracy = accuracy_of(rewards.flatten(), group).view(rewards.shape)
     part, rows = _parts(advantages != 0, settings)
+    lengths = drawn.lengths()
+    weighted = torch.where(advantages != 0, lengths, 0)
     if settings.length_mean:
-        advantages = advantages / drawn.lengths()
-    made = torch.zeros(seeds, dtype=torch.int64)
-    for j in range(rows.shape[1]):
-        now = old if j == 0 else policy.token_log_probs(drawn)
+        advantages = advantages / lengths
+    for j in list(range(rows.shape[1])) * settings.passes:
+        now = policy.token_log_probs(drawn)
         tokens = TokenBatch(now, old, advantages, drawn.alive, rewards, accuracy)
-        weights = settings.objective.weights(tokens).weight
+        weights, _, clip = settings.objective.weights(tokens)
+        held = clip.bool() if drawn.alive is None else clip.bool() & drawn.alive
+        count.weighted += (weighted * (part == j)).sum((-2, -1))
+        count.clipped += (held.sum(-1) * (part == j)).sum((-2, -1))
         weights = weights * ((part == j)[..., None] * per_seed(prompts / rows[:, j].clamp(min=1), weights))
         moves = rows[:, j] > 0
         policy = _moved(policy, optimizer.step(policy.sampled_gradient(drawn, weights), moves))
-        made += moves
-    return policy, made
+        count.updates += moves
+    return policy
 
 
 def _parts(selected: Tensor, settings: TableSettings) -> tuple[Tensor, Tensor]:
@@ -222,8 +255,8 @@ def _parts(selected: Tensor, settings: TableSettings) -> tuple[Tensor, Tensor]:
 
 
 def _expected_step(
-    policy: ToyPolicy, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer
-) -> tuple[ToyPolicy, Tensor]:
+    policy: ToyPolicy, correct: Tensor, settings: TableSettings, optimizer: TableOptimizer, count: UpdateCount
+) -> ToyPolicy:
     """The limit of a large batch: expected gradients, and as many updates as the expected share of rows makes."""
     behaviour, success = policy, policy.success(correct)
     advantages = settings.objective.limit_advantages(success)
@@ -231,17 +264,19 @@ def _expected_step(
     if settings.rows == "drop":
         chances = torch.stack([1 - success, success], -1).double()
         share = (chances * (advantages != 0)).sum(-1).mean(-1)
-    made = torch.zeros(len(success), dtype=torch.int64)
-    for j in range(settings.updates):
-        # the last update of a step is smaller; its mean gradient is the same
-        moves = share * settings.updates > j
+    for j in list(range(settings.updates)) * settings.passes:
+        # the last update of a pass may be smaller; its mean gradient is the same
+        size = (share * settings.updates - j).clamp(0, 1)
+        moves = size > 0
         if not bool(moves.any()):
-            break
-        gradient = policy.expected_gradient(
+            continue
+        gradient, weighted, clipped = policy.expected_update(
             settings.objective, behaviour, correct, advantages, length_mean=settings.length_mean
         )
+        count.weighted += weighted.sum(-1) * size
+        count.clipped += clipped.sum(-1) * size
         if settings.rows == "drop":
             gradient = gradient / per_seed(share.clamp(min=1e-12), gradient)
         policy = _moved(policy, optimizer.step(gradient, moves))
-        made += moves
-    return policy, made
+        count.updates += moves
+    return policy

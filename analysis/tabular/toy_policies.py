@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from toy_models.exact.arms import ArmPolicy, draw, expected_logit_score, sampled_logit_score
 from toy_models.exact.tree import Tree, TreeDraws
 
-from ..objectives import Objective, TokenBatch
+from ..objectives import Objective, TokenBatch, TokenWeights
 
 __all__ = ["OneTokenPolicy", "Toy", "ToyPolicy", "TreePolicy", "toy_policy"]
 
@@ -39,6 +39,14 @@ class Responses:
     def mean(self, values: Tensor) -> Tensor:
         """The mean of values (S, P, G, T) over the tokens of each response."""
         return values[..., 0] if self.alive is None else values.where(self.alive, 0.0).sum(-1) / self.lengths()
+
+
+class ExpectedUpdate(NamedTuple):
+    """What one response to each prompt contributes in expectation."""
+
+    gradient: Tensor  # E[Σ_t w_t ∇_θ log π_t], (S, …)
+    weighted: Tensor  # expected number of tokens with an advantage, (S, P)
+    clipped: Tensor  # expected number of them that the clip holds, (S, P)
 
 
 class ToyPolicy(ABC):
@@ -73,10 +81,10 @@ class ToyPolicy(ABC):
         """Σ w ∇_θ log π over drawn tokens, (S, …); weights (S, P, G, width)."""
 
     @abstractmethod
-    def expected_gradient(
+    def expected_update(
         self, objective: Objective, behaviour: Self, correct: Tensor, advantages: Tensor, *, length_mean: bool
-    ) -> Tensor:
-        """E[Σ_t w_t ∇_θ log π_t], (S, …), over responses of `behaviour`, which is also the old policy of the ratio.
+    ) -> ExpectedUpdate:
+        """E[Σ_t w_t ∇_θ log π_t] over responses of `behaviour`, which is also the old policy of the ratio.
 
         `correct` is 0 and 1 in the dtype of the policy (S, P, Y), `advantages` (S, P, 2) those of a wrong and of a
         correct response; a token's weight must depend on its own response's reward and on its group's accuracy alone.
@@ -113,9 +121,9 @@ class OneTokenPolicy(ToyPolicy):
     def sampled_gradient(self, drawn: Responses, weights: Tensor) -> Tensor:
         return self._policy.pull_back(sampled_logit_score(self._probs, drawn.index, weights[..., 0]))
 
-    def expected_gradient(
+    def expected_update(
         self, objective: Objective, behaviour: OneTokenPolicy, correct: Tensor, advantages: Tensor, *, length_mean: bool
-    ) -> Tensor:
+    ) -> ExpectedUpdate:
         """Every arm is given to the objective as a response of one token, whose mean is itself."""
         arm_advantages = advantages[..., 1:] * correct + advantages[..., :1] * (
             1 - correct
@@ -124,8 +132,11 @@ class OneTokenPolicy(ToyPolicy):
         arms = TokenBatch(
             self.log_probs[..., None], behaviour.log_probs[..., None], arm_advantages, None, correct, accuracy
         )
-        weights = objective.weights(arms).weight[..., 0]
-        return self._policy.pull_back(expected_logit_score(self._probs, weights, behaviour._probs))
+        weights, _, clip = objective.weights(arms)
+        gradient = self._policy.pull_back(expected_logit_score(self._probs, weights[..., 0], behaviour._probs))
+        success = behaviour.success(correct)
+        weighted = (torch.stack([1 - success, success], -1) * (advantages != 0)).sum(-1)
+        return ExpectedUpdate(gradient, weighted, (behaviour._probs * clip[..., 0].bool()).sum(-1))
 
 
 class TreePolicy(ToyPolicy):
@@ -158,9 +169,9 @@ class TreePolicy(ToyPolicy):
         assert isinstance(drawn.draws, TreeDraws)
         return self._tree.sampled_score(drawn.draws, weights)
 
-    def expected_gradient(
+    def expected_update(
         self, objective: Objective, behaviour: TreePolicy, correct: Tensor, advantages: Tensor, *, length_mean: bool
-    ) -> Tensor:
+    ) -> ExpectedUpdate:
         """Wrong and correct responses apart: within each a token's weight depends on its context and itself alone."""
         levels = [
             (new.log_softmax(-1), old.log_softmax(-1))
@@ -168,25 +179,34 @@ class TreePolicy(ToyPolicy):
         ]
         accuracy = behaviour.success(correct)
         total = torch.zeros_like(self.parameters)
+        weighted, clipped = torch.zeros_like(accuracy), torch.zeros_like(accuracy)
         for reward in (0.0, 1.0):
             a = advantages[..., int(reward)]
             if objective.entry.homogeneous and not bool(a.any()):
                 continue
-            share = correct if reward else 1 - correct
-            share = share / self._tree.lengths() if length_mean else share
+            responses = correct if reward else 1 - correct
+            share = responses / self._tree.lengths() if length_mean else responses
             factors = [_weights_at(objective, now, old, a, reward, accuracy) for now, old in levels]
-            total = total + self._tree.expected_score(share, factors, behaviour=behaviour._tree)
-        return total
+            weights = [factor.weight for factor in factors]
+            total = total + self._tree.expected_score(share, weights, behaviour=behaviour._tree)
+            tokens = (behaviour.log_probs.exp() * responses * self._tree.lengths()).sum(-1)
+            weighted = weighted + tokens * (a != 0)
+            if any(bool(factor.clip.any()) for factor in factors):
+                held = [factor.clip.bool().to(total.dtype) for factor in factors]
+                clipped = clipped + behaviour._tree.expected_token_sum(responses, held)
+        return ExpectedUpdate(total, weighted, clipped)
 
 
-def _weights_at(objective: Objective, now: Tensor, old: Tensor, a: Tensor, reward: float, accuracy: Tensor) -> Tensor:
-    """The weight of every token of a level (S, P, n, V), at advantages and accuracies (S, P)."""
+def _weights_at(
+    objective: Objective, now: Tensor, old: Tensor, a: Tensor, reward: float, accuracy: Tensor
+) -> TokenWeights:
+    """The weight and the clip of every token of a level (S, P, n, V), at advantages and accuracies (S, P)."""
 
     def spread(values: Tensor) -> Tensor:
         return values[..., None, None].expand(*now.shape[:-1], 1)
 
     rewards = torch.full_like(a, reward)
-    return objective.weights(TokenBatch(now, old, spread(a), None, spread(rewards), spread(accuracy))).weight
+    return objective.weights(TokenBatch(now, old, spread(a), None, spread(rewards), spread(accuracy)))
 
 
 def toy_policy(policy: Toy) -> ToyPolicy:

@@ -80,7 +80,8 @@ def plain_training(policy, correct, settings, uniforms):
     """One seed: p after each step, from losses and torch.optim; minibatches row by row."""
     parameter = torch.nn.Parameter(policy.parameters.clone())
     optimizer = make_optimizer(settings, parameter)
-    out, made = [policy.success(correct)], 0
+    out, made, weighted, clipped = [policy.success(correct)], 0, 0, 0
+    low, high = (settings.objective.parameters.get(name) for name in ("clip_low", "clip_high"))
     for u in uniforms:
         now = policy.with_parameters(parameter.detach().clone())
         draws = now.sample(u) if isinstance(policy, Tree) else now.sample(u[..., 0])
@@ -92,7 +93,7 @@ def plain_training(policy, correct, settings, uniforms):
         if settings.rows == "drop":
             order = [(p, g) for p, g in order if a[p, g] != 0]
         size = -(-PROMPTS * GROUP // settings.updates)
-        for start in range(0, len(order), size):
+        for start in list(range(0, len(order), size)) * settings.passes:
             rows = order[start : start + size]
             lp, _ = token_rows(policy, draws, parameter)
             loss = torch.zeros((), dtype=torch.float64)
@@ -102,6 +103,13 @@ def plain_training(policy, correct, settings, uniforms):
                 one = settings.objective.loss(lp[p, g][None], row)
                 one = (one[0] * mask[p, g]).sum() / (length if settings.length_mean else 1)
                 loss = loss + one / len(rows) * PROMPTS
+                ratios = (lp[p, g] - old[p, g]).exp()[mask[p, g]].tolist()
+                weighted += length * bool(a[p, g] != 0)
+                clipped += sum(
+                    (a[p, g] > 0 and high is not None and ratio > 1 + high)
+                    or (a[p, g] < 0 and low is not None and ratio < 1 - low)
+                    for ratio in ratios
+                )
             if isinstance(policy, LogLinear):
                 loss = loss / PROMPTS
             optimizer.zero_grad()
@@ -109,23 +117,25 @@ def plain_training(policy, correct, settings, uniforms):
             optimizer.step()
             made += 1
         out.append(policy.with_parameters(parameter.detach()).success(correct))
-    return torch.stack(out), made
+    return torch.stack(out), made, float(clipped) / max(weighted, 1)
 
 
 @pytest.mark.parametrize("toy", TOYS)
 @pytest.mark.parametrize(
-    ("name", "optimizer", "updates", "rows", "length_mean"),
+    ("name", "optimizer", "updates", "passes", "rows", "length_mean"),
     [
-        ("psr", "adam", 1, "keep", False),
-        ("psr", "sgd", 4, "drop", True),
-        ("nsr", "adam", 4, "drop", False),
-        ("eq6", "momentum", 2, "keep", True),
-        ("log", "sgd", 2, "keep", False),
-        ("grpo", "adam", 4, "keep", False),
-        ("grpo", "momentum", 4, "drop", False),
+        ("psr", "adam", 1, 1, "keep", False),
+        ("psr", "sgd", 4, 1, "drop", True),
+        ("nsr", "adam", 4, 1, "drop", False),
+        ("nsr", "sgd", 1, 4, "keep", False),
+        ("eq6", "momentum", 2, 1, "keep", True),
+        ("log", "sgd", 2, 1, "keep", False),
+        ("grpo", "adam", 1, 4, "drop", False),
+        ("grpo", "adam", 4, 1, "keep", False),
+        ("grpo", "momentum", 2, 2, "drop", False),
     ],
 )
-def test_against_a_plain_loop(toy, name, optimizer, updates, rows, length_mean):
+def test_against_a_plain_loop(toy, name, optimizer, updates, passes, rows, length_mean):
     policy = TOYS[toy]()
     correct = correct_of(policy)
     settings = TableSettings(
@@ -134,6 +144,7 @@ def test_against_a_plain_loop(toy, name, optimizer, updates, rows, length_mean):
         0.5 if optimizer != "adam" else 0.1,
         group_size=GROUP,
         updates=updates,
+        passes=passes,
         rows=rows,
         length_mean=length_mean,
         steps=STEPS,
@@ -145,9 +156,10 @@ def test_against_a_plain_loop(toy, name, optimizer, updates, rows, length_mean):
     shape = (SEEDS, PROMPTS, GROUP, width)
     uniforms = [torch.rand(shape, generator=g, dtype=torch.float64) for _ in range(STEPS)]
     for seed in range(SEEDS):
-        success, made = plain_training(of_seed(policy, seed), correct, settings, [u[seed] for u in uniforms])
+        success, made, clipped = plain_training(of_seed(policy, seed), correct, settings, [u[seed] for u in uniforms])
         torch.testing.assert_close(history.success[:, seed], success, **CLOSE)
         assert history.updates[-1, seed] == made
+        torch.testing.assert_close(history.clipped[-1, seed], torch.tensor(clipped, dtype=torch.float64))
     assert (history.success[-1] - history.success[0]).abs().max() > 1e-3  # something was learnt
 
 
@@ -192,19 +204,23 @@ def test_lion_by_hand():
 
 @pytest.mark.parametrize("toy", TOYS)
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("rows", ["keep", "drop"])
-def test_expectations_are_the_limit_of_large_groups(toy, name, rows):
+@pytest.mark.parametrize(
+    ("reuse", "rows"), [({"updates": 4}, "keep"), ({"updates": 4}, "drop"), ({"passes": 4}, "drop")]
+)
+def test_expectations_are_the_limit_of_large_groups(toy, name, reuse, rows):
     """One batch of many responses and its four updates, against their expectation."""
     policy = TOYS[toy]()
     correct = correct_of(policy)
     group = 4000
-    shared = {"optimizer": "sgd", "lr": 0.3, "updates": 4, "rows": rows, "steps": 1, "eval_every": 1}
+    shared = {"optimizer": "sgd", "lr": 0.3, **reuse, "rows": rows, "steps": 1, "eval_every": 1}
     exact = train_table(policy, correct, TableSettings(OBJECTIVES[name], group_size=None, **shared), generator())
     drawn = train_table(policy, correct, TableSettings(OBJECTIVES[name], group_size=group, **shared), generator())
     # p moves by up to 0.3 in four updates of group/4 responses each: Monte Carlo errors of about 1/√1000 of that. The
     # last update of a step is a partial one, of the same mean
     assert (exact.success[-1] - exact.success[0]).abs().max() > 0.02
     torch.testing.assert_close(exact.success[-1], drawn.success[-1], rtol=0, atol=0.02)
+    # an arm whose ratio lies next to a clip falls on either side of it with all its rows
+    torch.testing.assert_close(exact.clipped[-1], drawn.clipped[-1], rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("toy", TOYS)
@@ -263,7 +279,8 @@ def test_bad_settings():
         ({"group_size": 0}, "group_size: expected at least 1, or None for the expectation, got 0"),
         ({"lr": 0.0}, "lr: expected a positive number, got 0"),
         ({"lr": float("nan")}, "lr: expected a positive number, got nan"),
-        ({"updates": 0}, "updates, steps, eval_every: expected at least 1"),
+        ({"updates": 0}, "updates, passes, steps, eval_every: expected at least 1, got 0, 1, 200, 5"),
+        ({"passes": 0}, "updates, passes, steps, eval_every: expected at least 1, got 1, 0, 200, 5"),
         ({"objective": get("grpo", advantage="batch_mean_std")}, "objective: expected advantages by response"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analysis import objectives
-from analysis.objectives import get
+from analysis.objectives import TokenBatch, get
 from analysis.tabular.toy_policies import OneTokenPolicy, TreePolicy, toy_policy
 from tests.reference.toy_gradient_slow import expected_gradient
 from toy_models import Bandit, LogLinear, Tree
@@ -65,7 +65,7 @@ def test_the_expected_gradient_is_that_of_every_response_written_out(toy, name, 
     correct = torch.rand(start.log_probs.shape, generator=generator(5)) < 0.4
     correct[0, 0] = False  # a prompt without a correct response
     rewards = correct.double()
-    gradient = moved.expected_gradient(
+    gradient, _, _ = moved.expected_update(
         objective, start, rewards, objective.limit_advantages(start.success(rewards)), length_mean=length_mean
     )
     for s in range(SEEDS):
@@ -92,3 +92,39 @@ def test_it_says_what_the_toy_says(toy):
     lengths = policy.lengths()[drawn.index] if toy == "tree" else torch.ones_like(drawn.index)
     assert torch.equal(drawn.lengths(), lengths)
     torch.testing.assert_close(drawn.mean(of_tokens), of_tokens.sum(-1) / lengths, **CLOSE)
+
+
+@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("name", ["psr", "nsr", "eq6", "grpo", "cispo", "log"])
+def test_expected_tokens_that_the_clip_holds(toy, name):
+    """Against every response and token written out one by one."""
+    policy, objective = TOYS[toy](), OBJECTIVES[name]()
+    start = toy_policy(policy)
+    moved = start.moved(0.3 * normal(*policy.parameters.shape, seed=7))
+    correct = torch.rand(start.log_probs.shape, generator=generator(5)) < 0.4
+    advantages = objective.limit_advantages(start.success(correct.double()))
+    _, weighted, clipped = moved.expected_update(objective, start, correct.double(), advantages, length_mean=True)
+    for s in range(SEEDS):
+        for p in range(PROMPTS):
+            expected, held = 0.0, 0.0
+            for y in range(correct.shape[-1]):
+                old, new = (_token_log_probs(toy_, policy, s, p, y) for toy_ in (start, moved))
+                a = advantages[s, p, int(correct[s, p, y])]
+                batch = TokenBatch(new[None], old[None], a[None], rewards=correct[s, p, y][None].double())
+                probability = float(start.log_probs[s, p, y].exp())
+                expected += probability * len(new) * bool(a != 0)
+                held += probability * int(objective.weights(batch).clip.bool().sum())
+            assert float(weighted[s, p]) == pytest.approx(expected, abs=1e-12)
+            assert float(clipped[s, p]) == pytest.approx(held, abs=1e-12)
+
+
+def _token_log_probs(toy, policy, s, p, y):
+    """log π of each token of response y."""
+    if not isinstance(policy, Tree):
+        return toy.log_probs[s, p, y][None]
+    levels = policy.with_parameters(toy.parameters).levels
+    context, out = 0, []
+    for level, token in zip(levels, policy.enumerate()[y], strict=False):
+        out.append(level[s, p, context].log_softmax(-1)[token])
+        context = context * (policy.vocab - 1) + token - 1
+    return torch.stack(out)

@@ -287,6 +287,27 @@ class Tree(ExactPolicy):
         assert total is not None
         return total
 
+    def expected_token_sum(self, weights: Tensor, factors: Sequence[Tensor]) -> Tensor:
+        """The exact expectation E[Σ_t w(y) u_t] over responses.
+
+        Args:
+            weights: w, broadcast to (…, L).
+            factors: u of each level, (…, (V−1)^t, V).
+
+        Returns:
+            The expectation of each batch entry, (…).
+
+        Example:
+            >>> tree = Tree((torch.zeros(1, 2), torch.zeros(1, 2)))
+            >>> tree.expected_token_sum(torch.ones(3), [torch.ones(1, 2), torch.ones(1, 2)])  # the mean length
+            tensor(1.5000)
+        """
+        total = self.levels[0].new_zeros(self.batch_shape)
+        for visit, probs, value, factor in self._sweep(weights, factors):
+            assert factor is not None
+            total = total + (visit * (probs * value * factor).sum(-1)).sum(-1)
+        return total
+
     def score_variance(self, weights: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
         """The exact variance E‖g − E g‖² of g = Σ_t w(y) u_t ∇ log π(y_t | y_<t) for one drawn response.
 

@@ -177,6 +177,20 @@ def test_expected_scores_of_responses_drawn_from_another_policy():
     torch.testing.assert_close(tree.expected_score(w, behaviour=other), tree.expected_score(w * ratio), **CLOSE)
 
 
+def test_expected_sums_over_the_tokens_of_responses():
+    tree = Tree.random(3, 3, batch=(2,), generator=generator())
+    g = generator(1)
+    weights = torch.randn(tree_leaves(3, 3), generator=g, dtype=torch.float64)
+    factors = [torch.randn(level.shape, generator=g, dtype=torch.float64) for level in tree.levels]
+    expected = torch.zeros(2, dtype=torch.float64)
+    for leaf, response in enumerate(tree.enumerate()):
+        context = 0
+        for factor, token in zip(factors, response, strict=False):
+            expected += tree.probs()[:, leaf] * weights[leaf] * factor[:, context, token]
+            context = context * 2 + token - 1
+    torch.testing.assert_close(tree.expected_token_sum(weights, factors), expected, **CLOSE)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"levels: expected a tree that can be enumerated, .* got \d+ × 1; lower"):
         Tree.random(11, 9, generator=generator())
