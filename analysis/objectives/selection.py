@@ -5,18 +5,19 @@
                    in (cov_low, cov_high)                                                      arXiv 2505.22617, code
     kl-cov         the max(1, ⌊share·N⌋) tokens of greatest covariance                         arXiv 2505.22617, code
 
-with covariance (A − mean A)(log π_y − mean log π_y), means over the N tokens.
+with covariance (A − mean A)(log π_y − mean log π_y), means over the N tokens. share·N is the product of the decimals:
+0.28·25 is 7, whatever floats make of it (verl takes int(0.29·100), which is 28 where we take 29).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common.whole_numbers import ceiling, floor
 from .formulas.clipped import clip_of
 from .token_batch import TokenBatch
 
@@ -42,9 +43,9 @@ def select(selects: str, batch: TokenBatch, p: Mapping[str, Any], generator: tor
     if selects == "top_entropy":
         assert batch.entropy is not None
         entropy = batch.entropy.detach().masked_fill(~real, -torch.inf)
-        least = entropy.flatten().topk(math.ceil(p["share"] * count)).values[-1]
+        least = entropy.flatten().topk(ceiling(p["share"] * count)).values[-1]
         return (entropy >= least) & real
-    wanted = max(1, int(p["share"] * count))
+    wanted = max(1, floor(p["share"] * count))
     cov = covariance(batch)
     chosen = torch.zeros(real.numel(), dtype=torch.bool, device=real.device)
     if selects == "top_covariance":

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.tables import Cell
+from ..common.whole_numbers import floor as whole_floor
 from ..plots import BASE
 from .comparison import EFFECTIVE, ENTROPY, Comparison, MetricColumn
 from .verdict import short_gap
@@ -120,11 +121,11 @@ def log_effective(comparison: Comparison) -> MetricColumn | None:
 def _percent(fraction: float) -> str:
     """A fraction near one without rounding it up to all.
 
-    >>> _percent(0.99876), _percent(0.9999987), _percent(0.5)
-    ('99.8%', '99.999%', '50.0%')
+    >>> _percent(0.99876), _percent(0.9999987), _percent(0.57)
+    ('99.8%', '99.999%', '57.0%')
     """
     for digits in (1, 2, 3):
-        floor = math.floor(100 * fraction * 10**digits) / 10**digits
+        floor = whole_floor(100 * fraction * 10**digits) / 10**digits
         if floor < 100 - 10.0**-digits / 2 and (100 - floor) >= 10.0**-digits * 1.5:
             break
     return f"{floor:.{digits}f}%"

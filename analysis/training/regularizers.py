@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..objectives.formulas.regularisers import kl_of
 from ..recipes.fields import ObjectiveFields
 
 __all__ = ["Regularizers", "kl_penalty", "policy_entropy"]
@@ -60,8 +61,7 @@ def kl_penalty(
     """
     if estimator == "full":
         assert ref_scaled_logits is not None
-        log_pi, log_ref = scaled_logits.log_softmax(-1), ref_scaled_logits.log_softmax(-1)
-        return (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+        return kl_of(scaled_logits, ref_scaled_logits)
     log_ratio = log_probs - ref_log_probs
     if estimator == "k1":
         return log_ratio

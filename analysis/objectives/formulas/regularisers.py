@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div
 
+from ...errors import UsageError, at_index, first_index
 from ..token_batch import TokenBatch
 from .shared import Parameters, known_ratio, no_clip, ratio_of
 
@@ -26,6 +26,7 @@ __all__ = [
     "kl_k2_weight",
     "kl_k3_loss",
     "kl_k3_weight",
+    "kl_of",
 ]
 
 
@@ -92,17 +93,36 @@ def entropy_loss(logits: Tensor, ref_logits: Tensor | None, p: Parameters) -> Te
     return -p["alpha"] * (logits.logsumexp(-1) - inner)
 
 
+def kl_of(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """KL(π‖ref) = Σ π log(π/ref) in nats, (…), differentiable in the logits.
+
+    Columns of logit −inf contribute nothing, whatever the reference has there; where the reference alone has −inf the
+    divergence is infinite.
+    """
+    return (logits.log_softmax(-1).exp() * _gap(logits, ref_logits)).sum(-1)
+
+
+def _gap(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """log(π/ref), 0 where π has no mass: 0·log 0 = 0 there, and no gradient."""
+    log_pi, log_ref = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    excluded = logits == -torch.inf
+    return log_pi.masked_fill(excluded, 0) - log_ref.masked_fill(excluded, 0)
+
+
 def kl_full_vector(logits: Tensor, ref_logits: Tensor | None, p: Parameters) -> Tensor:
     """∂L/∂z of the KL to the reference, (…, V)."""
     assert ref_logits is not None
-    log_pi = logits.log_softmax(-1)
-    gap = log_pi - ref_logits.log_softmax(-1)
-    pi = log_pi.exp()
+    infinite = (ref_logits == -torch.inf) & (logits > -torch.inf)
+    if infinite.any():
+        raise UsageError(
+            f"ref_logits: expected mass wherever the policy has it, got −inf{at_index(first_index(infinite))}; the "
+            "divergence is infinite there"
+        )
+    gap, pi = _gap(logits, ref_logits), logits.softmax(-1)
     return p["beta"] * pi * (gap - (pi * gap).sum(-1, keepdim=True))
 
 
 def kl_full_loss(logits: Tensor, ref_logits: Tensor | None, p: Parameters) -> Tensor:
     """β·KL(π‖ref), (…)."""
     assert ref_logits is not None
-    log_ref, log_pi = ref_logits.log_softmax(-1), logits.log_softmax(-1)
-    return p["beta"] * kl_div(log_ref, log_pi, reduction="none", log_target=True).sum(-1)
+    return p["beta"] * kl_of(logits, ref_logits)

@@ -1,0 +1,71 @@
+"""Regularisers over the vocabulary: columns that a mask removes, and a reference that excludes what the policy does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from analysis import laws
+from analysis.errors import UsageError
+from analysis.objectives import get
+from analysis.training.regularizers import kl_penalty, policy_entropy
+
+INF = float("inf")
+FULL = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+REF = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def masked(logits: torch.Tensor) -> torch.Tensor:
+    """The same logits with a column of −inf in every row."""
+    return torch.cat([logits[:, :2], torch.full_like(logits[:, :1], -INF), logits[:, 2:]], -1)
+
+
+def with_gradient(loss: torch.Tensor, leaf: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss.detach(), gradient
+
+
+@pytest.mark.parametrize("name", ["kl-full", "entropy-bonus"])
+def test_a_column_that_is_masked_in_both_changes_nothing(name: str) -> None:
+    objective = get(name)
+    small, large = FULL.clone().requires_grad_(), masked(FULL).requires_grad_()
+    loss, gradient = with_gradient(objective.logits_loss(small, REF), small)
+    wide_loss, wide_gradient = with_gradient(objective.logits_loss(large, masked(REF)), large)
+    torch.testing.assert_close(wide_loss, loss, rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(wide_gradient, masked(gradient).masked_fill(masked(FULL) == -INF, 0))
+    torch.testing.assert_close(objective.vector(masked(FULL), masked(REF)), wide_gradient, rtol=0, atol=1e-14)
+
+
+def test_the_full_estimator_of_the_loop_has_the_same_masked_columns() -> None:
+    large = masked(FULL).requires_grad_()
+    loss, gradient = with_gradient(kl_penalty("full", large[:, 0], REF[:, 0], large, masked(REF)), large)
+    torch.testing.assert_close(loss, laws.kl_divergence(FULL, REF), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(gradient, laws.kl_vector(masked(FULL), masked(REF)), rtol=0, atol=1e-14)
+    loss, gradient = with_gradient(policy_entropy(large), large)
+    torch.testing.assert_close(loss, laws.entropy(FULL), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(gradient, laws.entropy_vector(masked(FULL)), rtol=0, atol=1e-14)
+
+
+def test_a_policy_that_masks_more_than_the_reference() -> None:
+    leaf = masked(FULL).requires_grad_()
+    reference = torch.cat([REF, REF[:, :1]], -1)
+    loss, gradient = with_gradient(get("kl-full").logits_loss(leaf, reference), leaf)
+    torch.testing.assert_close(loss, laws.kl_divergence(masked(FULL), reference), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(get("kl-full").vector(masked(FULL), reference), gradient, rtol=0, atol=1e-14)
+
+
+def test_a_reference_without_mass_where_the_policy_has_it_is_infinite() -> None:
+    wide = torch.cat([FULL, FULL[:, :1]], -1)
+    assert (get("kl-full").logits_loss(wide, masked(REF)) == INF).all()
+    assert (kl_penalty("full", wide[:, 0], REF[:, 0], wide, masked(REF)) == INF).all()
+    with pytest.raises(
+        UsageError, match=r"ref_logits: expected mass wherever the policy has it, got −inf at index \(0"
+    ):
+        get("kl-full").vector(wide, masked(REF))
+
+
+def test_far_logits_are_exact() -> None:
+    """[0, 0] against [0, −20000]: KL = ½ log ½ + ½(log ½ + 20000) = 10000 − log 2."""
+    z, ref = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[0.0, -20000.0]], dtype=torch.float64)
+    assert float(get("kl-full").logits_loss(z, ref)) == pytest.approx(9999.306852819440, rel=1e-15)
+    assert get("kl-full").vector(z, ref)[0].tolist() == pytest.approx([-5000.0, 5000.0], rel=1e-15)
