@@ -36,6 +36,8 @@ class Entry:
         form: ratio, probability or log, where the objective has one of them.
         homogeneous: whether w is proportional to A for A of one sign.
         scalar: False where the gradient is a vector over the vocabulary, not a weight times e_y − π.
+        trl: the settings under which TRL computes it, and where the two differ; empty where TRL has none.
+        verl: the same of verl.
         note: what else a user should know.
     """
 
@@ -53,6 +55,8 @@ class Entry:
     form: str | None = None
     homogeneous: bool = True
     scalar: bool = True
+    trl: str = ""
+    verl: str = ""
     note: str = ""
 
     @property
