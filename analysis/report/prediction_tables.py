@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ..common.tables import Cell, Column, Table
+from ..evaluation import interval
 from .prediction_curves import early_and_late, median_relative_error, unexplained_between
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ _LAW_NOTE = (
     "Contexts of the batches whose token had a weight, in rewarded and unrewarded responses. Law: first-order effect "
     "of the token's own gradient on its own context. same sign: fraction of contexts that moved the way the law says "
     "(0.5 is chance, since the rest of the batch moves a context more than its own token does). rank ρ: "
-    "Spearman's rank correlation over contexts."
+    "Spearman's rank correlation over contexts. With several seeds: contexts of all of them, and means over the seeds, "
+    "± half of a 95% interval (t)."
 )
 _FIRST_ORDER_NOTE = (
     "Change of one update predicted by the JVP, the first order in the whole parameter step. median error: median over "
@@ -33,23 +36,16 @@ _FIRST_ORDER_NOTE = (
 
 def law_table(runs: Mapping[str, Run]) -> Table | None:
     """How often single tokens' laws had the right sign and order; None where no contexts were followed."""
-    labels = [run.label for run in runs.values()]
+    summaries = [run.prediction_summary().assign(label=run.label) for run in runs.values() if run.rows("flows")]
     rows: list[tuple[Cell | str, ...]] = []
-    for run in runs.values():
-        if not run.rows("flows"):
-            continue
-        summary = run.prediction_summary()
-        summary = summary[summary["weights"] == "nonzero"]
-        name = run.label if labels.count(run.label) == 1 else f"{run.label} (seed {run.seed})"
-        for sign, part in summary.groupby("sign"):
-            chosen = [part[part["quantity"] == quantity].iloc[0] for quantity in _QUANTITIES]
-            cells = [
-                Cell(float(row[column]), digits=2)
-                for row in chosen
-                for column in ("law_sign_agreement", "law_spearman")
-            ]
-            contexts = Cell(float(chosen[0]["law_n"]))
-            rows.append((f"{name}, {'rewarded' if sign == 1 else 'unrewarded'}", contexts, *cells))
+    if summaries:
+        known = pd.concat(summaries)
+        known = known[known["weights"] == "nonzero"]
+        for (label, sign), part in known.groupby(["label", "sign"], sort=False):
+            chosen = [part[part["quantity"] == quantity] for quantity in _QUANTITIES]
+            cells = [_mean(by_seed[column]) for by_seed in chosen for column in ("law_sign_agreement", "law_spearman")]
+            contexts = Cell(float(chosen[0]["law_n"].sum()))
+            rows.append((f"{label}, {'rewarded' if sign == 1 else 'unrewarded'}", contexts, *cells))
     if not rows:
         return None
     columns = [Column("", "method"), Column("contexts", "contexts")]
@@ -57,6 +53,15 @@ def law_table(runs: Mapping[str, Run]) -> Table | None:
         columns.append(Column(f"{name}: same sign", f"{key}_same_sign"))
         columns.append(Column(f"{name}: rank ρ", f"{key}_rank_correlation"))
     return Table("the law of single tokens against what happened", tuple(columns), tuple(rows), _LAW_NOTE, "law")
+
+
+def _mean(values: pd.Series) -> Cell:
+    """The value of one run, or the mean over the seeds of a method with its interval (Student's t)."""
+    known = values.dropna()
+    if len(known) < 2:
+        return Cell(float(known.iloc[0]) if len(known) else math.nan, digits=2)
+    mean = interval(known, over="seeds")
+    return Cell(mean.estimate, mean.low, mean.high)
 
 
 def first_order_table(runs: Mapping[str, Run]) -> Table | None:

@@ -14,12 +14,13 @@ from ..errors import UsageError
 from ..evaluation import EmptyRangeError
 from .comparison import comparisons
 from .comparison_tables import levels_table, matched_pass_at_1_table, matched_steps_table
+from .health import health, health_sentence
 from .prediction_tables import first_order_table, law_table
 from .sources import Source, runs_of
 from .summary import Summary
 from .times import time_table
 from .trace_summary import summarize_trace
-from .verdict import collapses, verdict
+from .verdict import verdict
 
 if TYPE_CHECKING:
     from ..records import Run
@@ -77,7 +78,8 @@ def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[st
             else:
                 tables.append(matched_pass_at_1_table(comparison, at_level))
                 tables += [table] if (table := levels_table(comparison, at_level)) is not None else []
-        sentences += collapses(ends, at_steps) + verdict(ends, at_steps, at_level)
+        sentences += verdict(ends, at_steps, at_level)
+        sentences += [text] if (text := health_sentence(health(ends))) else []
     seeds = max(comparison.seeds for comparison in groups)
     by_label: dict[str, list[Run]] = {}
     for run in runs.values():

@@ -7,9 +7,7 @@ import math
 from ..common.tables import Cell
 from .comparison import EFFECTIVE, ENTROPY, PASS_AT_1, Comparison, Matching
 
-__all__ = ["collapses", "gap", "short_gap", "verdict"]
-
-COLLAPSED = 0.5  # a method whose Pass@1 ends below this fraction of the base's
+__all__ = ["gap", "short_gap", "verdict"]
 
 
 def gap(first: str, second: str, cell: Cell, what: str = "entropy", unit: str = "nats ") -> str:
@@ -108,24 +106,6 @@ def _alone(comparison: Comparison, at_steps: Matching) -> list[str]:
         f"From step 0 to step {end:.0f} {label} takes Pass@1 from {p[0]:.3f} to {p[1]:.3f} and entropy from "
         f"{h[0]:.3f} to {h[1]:.3f} nats."
     ]
-
-
-def collapses(comparison: Comparison, at_steps: Matching) -> list[str]:
-    """A warning for each method whose Pass@1 fell to less than half of the base's."""
-    pass_at_1 = comparison.metric(PASS_AT_1)
-    if pass_at_1 is None:
-        return []
-    start, end = comparison.match("step", [0.0], [pass_at_1]), at_steps.levels[-1]
-    warnings = []
-    for label in comparison.members:
-        before = comparison.value(start, 0.0, label, pass_at_1).value
-        after = comparison.value(at_steps, end, label, pass_at_1).value
-        if after < COLLAPSED * before:
-            warnings.append(
-                f"{label} destroyed its policy: Pass@1 fell from {before:.3f} to {after:.3f}; a smaller learning rate "
-                "(optimizer.lr) may help."
-            )
-    return warnings
 
 
 def _undecided(cell: Cell) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_differences_are_paired(summary: Summary) -> None:
 
 @pytest.mark.slow
 def test_the_verdict_says_both_comparisons(tmp_path: Path) -> None:
-    (sentence,) = summarize(make_experiment(tmp_path / "e")).verdict
+    sentence, _ = summarize(make_experiment(tmp_path / "e")).verdict
     assert sentence == (
         "At step 2 NSR and PSR have the same entropy within the interval (NSR − PSR: 0.000 nats); at Pass@1 = 0.425 it "
         "has 0.100 nats less, and 8.0 against 8.0 effective solutions. One seed: the intervals are over prompts and "
@@ -82,17 +83,26 @@ def test_the_verdict_says_both_comparisons(tmp_path: Path) -> None:
 def test_one_method_is_compared_with_its_start(tmp_path: Path) -> None:
     summary = summarize(make_experiment(tmp_path / "e", labels=("PSR",)))
     assert [one.key for one in summary.tables] == ["matched_steps", "law", "first_order", "times"]
-    assert summary.verdict == (
+    assert summary.verdict[:1] == (
         "From step 0 to step 2 PSR takes Pass@1 from 0.325 to 0.525 and entropy from 1.000 to 0.800 nats.",
     )
 
 
-def test_a_destroyed_policy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "tests.report.by_hand.success", lambda label, step, i, t: 0.5 - 0.25 * step if label == "NSR" else 0.5
-    )
-    summary = summarize(make_experiment(tmp_path / "e"))
-    assert summary.verdict[0].startswith("NSR destroyed its policy: Pass@1 fell from 0.500 to 0.000")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda i: -0.25, "Collapsed (Pass@1 ended below half of where it started): NSR (0.500 to 0.000). A smaller"),
+        (lambda i: -0.08 - 0.01 * (i % 2), "Worse (Pass@1 fell by more than its 95% interval): NSR (0.500 to"),
+        (lambda i: 0.1 - 0.2 * (i % 2), "Stalled (the 95% interval of the change of Pass@1 holds zero): NSR (0.500 to"),
+        (lambda i: 0.08 + 0.01 * (i % 2), "Healthy (Pass@1 rose by more than its 95% interval): NSR (0.500 to"),
+    ],
+)
+def test_what_became_of_a_policy_is_said(
+    change: Callable[[int], float], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.report.by_hand.success", lambda label, step, i, t: 0.5 + change(i) * step)
+    summary = summarize(make_experiment(tmp_path / "e", labels=("NSR",)))
+    assert summary.verdict[-1].startswith(said)
 
 
 def test_a_summary_comes_back_from_its_json(summary: Summary) -> None:
