@@ -28,7 +28,11 @@ except ModuleNotFoundError:
         "(source .venv/bin/activate), or install the package with pip install -e ."
     )
 
-from .records.reporting import register_reporter  # noqa: E402 - after the checks above
+from .common.signals import stop_before_start  # noqa: E402 - after the checks above
+
+stop_before_start()
+
+from .records.reporting import register_reporter  # noqa: E402
 
 __getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["__version__", *_names]

@@ -18,9 +18,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ..errors import UsageError
+from .signals import finish_undisturbed, put_off_while_importing
 
 __all__ = ["command_line", "figure_lines", "run_command", "say"]
 
@@ -38,22 +40,29 @@ def run_command(body: Callable[[], int | None], *, again: str | None = None, fol
     """
     with _Signals() as signals:
         try:
-            status = body() or 0
-            sys.stdout.flush()
-            return status
-        except UsageError as error:
-            return say(f"error: {error}", 2)
-        except KeyboardInterrupt as error:
-            return say(str(error) or _stopped(again), 130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except Exception as error:
-            if signals.came:  # some libraries turn an interrupted import into an error of their own
-                return say(_stopped(again), 130)
-            path = _save_traceback(folder)
-            first, *_ = str(error).strip().splitlines() or [""]
-            return say(f"error: {type(error).__name__}: {first} (traceback: {path})", 1)
+            return _outcome(body, signals, again, folder)
+        except KeyboardInterrupt:  # while the outcome was being said
+            return say(_stopped(again), 130)
+
+
+def _outcome(body: Callable[[], int | None], signals: _Signals, again: str | None, folder: Path | None) -> int:
+    try:
+        status = body() or 0
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return say(f"error: {error}", 2)
+    except KeyboardInterrupt as error:
+        return say(str(error) or _stopped(again), 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if signals.came:  # some libraries turn an interrupted import into an error of their own
+            return say(_stopped(again), 130)
+        path = _save_traceback(folder)
+        first, *_ = str(error).strip().splitlines() or [""]
+        return say(f"error: {type(error).__name__}: {first} (traceback: {path})", 1)
 
 
 def command_line(program: str, argv: Sequence[str] | None) -> str:
@@ -85,9 +94,11 @@ class _Signals:
 
     def __init__(self) -> None:
         self.came = False
+        self._frame: FrameType | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
+        self._frame = sys._getframe(1)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._interrupt)
@@ -96,10 +107,13 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._frame = None
+        finish_undisturbed()
 
-    def _interrupt(self, *_: object) -> None:
-        self.came = True
-        raise KeyboardInterrupt
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not put_off_while_importing(number, frame, self._frame):
+            self.came = True
+            raise KeyboardInterrupt
 
 
 def _save_traceback(folder: Path | None) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from types import FrameType
 from typing import Any
+
+from .signals import put_off_while_importing
 
 __all__ = ["StopRequests"]
 
@@ -21,8 +25,10 @@ class StopRequests:
         self.interrupt = True
         self.patience: int | None = None
         self._before: dict[int, Any] = {}
+        self._frame: FrameType | None = None
 
     def __enter__(self) -> StopRequests:
+        self._frame = sys._getframe(1)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._request)
@@ -31,8 +37,11 @@ class StopRequests:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._frame = None
 
-    def _request(self, *_: object) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupt and put_off_while_importing(number, frame, self._frame):
+            return
         self.count += 1
         if self.interrupt or (self.patience is not None and self.count > self.patience):
             raise KeyboardInterrupt

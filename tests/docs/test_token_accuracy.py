@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from docs.generators import results
 from docs.generators import token_accuracy as battery
 from docs.generators import token_statistics_page as document
 from docs.generators.other_libraries import PEERS, Peer
@@ -22,7 +23,7 @@ def test_ours_is_right_on_every_hard_row(kind, vocab):
 
 
 def test_kept_measurements_are_complete_and_hold_when_they_are_made_again():
-    errors = document.read()["errors"]
+    errors = results.read("token_statistics")["errors"]
     assert list(errors) == list(battery.KINDS)
     sizes = {str(vocab) for vocab in battery.VOCABULARIES}
     for kind, found in errors.items():
@@ -56,7 +57,7 @@ def test_peers_that_are_not_installed_keep_their_measurements(monkeypatch):
     monkeypatch.setattr(document, "KINDS", {kind: battery.KINDS[kind] for kind in ("uniform", "peaked, gap 40")})
     monkeypatch.setattr(document, "cpu_backends", lambda: ["eager"])
     monkeypatch.setattr(Peer, "obstacle", lambda peer: f"no {peer.library}" if peer.library else None)
-    before = copy.deepcopy(document.read())
+    before = copy.deepcopy(results.read("token_statistics"))
     before["errors"]["uniform"]["verl"]["entropy"]["63"] = 0.5
     before["versions"]["trl"] = "0.0.1"
     after = document.measure(before)
