@@ -14,6 +14,7 @@ from torch import Tensor
 from .bases.cache import ensure_base
 from .bases.recipes import BASES
 from .batching import response_logits, teacher_batch
+from .end_tokens import end_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,8 +36,13 @@ class Policy:
 
     @property
     def eos_id(self) -> int:
-        """The end token."""
+        """The end token of the tokenizer."""
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every token that ends a response: the tokenizer's and those of the model's generation settings."""
+        return end_tokens(self.tokenizer, self.model)
 
     @property
     def pad_id(self) -> int:

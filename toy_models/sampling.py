@@ -43,7 +43,7 @@ class Samples:
         entropy: (N, R) nats, of the policy at that position, 0 after the end.
         sampling_log_probs: (N, R) nats, log q_y under the distribution q that was sampled from, 0 after the end.
         sampling_entropy: (N, R) nats, of q, 0 after the end.
-        finished: (N,) bool, whether the end token was drawn.
+        finished: (N,) bool, whether an end token was drawn.
     """
 
     response_ids: Tensor
@@ -61,7 +61,7 @@ def sample(
     *,
     group_size: int,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -77,7 +77,7 @@ def sample(
         prompts: Token ids of each prompt, without padding.
         group_size: Responses per prompt.
         max_new_tokens: Greatest length of a response, end token included.
-        eos_id: The end token.
+        eos_id: The end token, or several, any of which ends a response.
         pad_id: The token that fills prompts and responses up.
         temperature: Logits are divided by it; 0 decodes greedily.
         top_k: Number of most probable tokens that can be drawn, 0 for all.
@@ -106,7 +106,7 @@ def _sample(
     prompts: Sequence[Sequence[int]],
     group_size: int,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int,
     temperature: float,
     top_k: int,
@@ -115,6 +115,7 @@ def _sample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Responses, lengths, whether they ended, and the values of `_next_tokens`, (2 or 4, N, R)."""
     device = model.device
+    ends = torch.tensor([eos_id] if isinstance(eos_id, int) else list(eos_id), device=device)
     ids, prompt_mask = left_pad(prompts, pad_id)
     padded = not bool(prompt_mask.all())
     n = len(prompts) * group_size
@@ -140,7 +141,7 @@ def _sample(
         # Rows that ended but are still in the batch write padding and zeros.
         response[rows, t] = torch.where(alive, token, pad_id)
         values[:, rows, t] = torch.where(alive, row_values, 0.0).to(dtype)
-        alive &= token != eos_id
+        alive &= ~torch.isin(token, ends)
         n_alive = int(alive.sum())
         if n_alive == 0 or t == max_new_tokens - 1:
             break
@@ -158,7 +159,7 @@ def _sample(
 
     finished = torch.ones(n, dtype=torch.bool, device=device)
     finished[rows[alive]] = False
-    ended = (response == eos_id).long()
+    ended = torch.isin(response, ends).long()
     lengths = torch.where(finished, ended.argmax(1) + 1, max_new_tokens)
     width = int(lengths.max())
     return response[:, :width], lengths, finished, values[..., :width]

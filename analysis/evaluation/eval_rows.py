@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from toy_models.batching import response_logits, teacher_batch
+from toy_models.end_tokens import policy_end_tokens
 from toy_models.policy import Policy, evaluation_mode
 from toy_models.sampling import Samples, sample
 from toy_models.tasks.task import Prompt, Task, mode_prefix, verify_all
@@ -138,7 +139,7 @@ def evaluate(
             [p.ids for p in prompts],
             group_size=1,
             max_new_tokens=task.max_new_tokens,
-            eos_id=policy.eos_id,
+            eos_id=policy_end_tokens(policy),
             pad_id=policy.pad_id,
             temperature=0.0,
         )
@@ -198,7 +199,7 @@ def _own_samples(
         [p.ids for p in prompts],
         group_size=samples,
         max_new_tokens=task.max_new_tokens,
-        eos_id=policy.eos_id,
+        eos_id=policy_end_tokens(policy),
         pad_id=policy.pad_id,
         uniforms=uniforms,
         **params._asdict(),

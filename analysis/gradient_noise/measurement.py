@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from toy_models import Policy, Prompt, Samples, Task, evaluation_mode, response_logits, sample, teacher_batch
+from toy_models.end_tokens import policy_end_tokens
 from toy_models.truncation import check_truncation, truncates
 
 from ..errors import DivergedError, UsageError
@@ -110,7 +111,7 @@ def gradient_noise(
         [p.ids for p in prompts],
         group_size=group_size,
         max_new_tokens=limit,
-        eos_id=policy.eos_id,
+        eos_id=policy_end_tokens(policy),
         pad_id=policy.pad_id,
         temperature=temperature,
         top_k=top_k,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from toy_models.end_tokens import end_tokens
 from toy_models.tasks.task import prompt_hash
 
 from ..common.provenance import machine_info
@@ -82,8 +83,7 @@ class AttachedTables:
         self._seen: set[str] = set()
         self._chosen: set[str] = set()  # prompts of this update that are recorded
         self._update = 0
-        eos = getattr(getattr(head.model, "generation_config", None), "eos_token_id", None)
-        self._eos = set(eos) if isinstance(eos, list | tuple) else {eos} - {None}
+        self._eos = set(end_tokens(tokenizer, head.model))
 
     @property
     def updates(self) -> int:

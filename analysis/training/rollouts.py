@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
+from toy_models.end_tokens import policy_end_tokens
 
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
@@ -138,7 +139,7 @@ def collect_rollouts(
             [p.ids for p in prompts],
             group_size=fields.group_size,
             max_new_tokens=limit,
-            eos_id=policy.eos_id,
+            eos_id=policy_end_tokens(policy),
             pad_id=policy.pad_id,
             temperature=fields.temperature,
             top_k=fields.top_k,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from toy_models import FileTask, Policy, Prompt, Task, get_task, load_policy
+from toy_models.end_tokens import policy_end_tokens
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.verifiers import get_verifier
 
@@ -59,7 +60,12 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
         # The processor is the verifier's while it judges: it gets as many processes as the run has threads.
         verifier = get_verifier(fields.verifier, workers=config.threads)
         return FileTask(
-            policy.tokenizer, data_files(fields), verifier, config.rollout.max_new_tokens, fields.chat_template
+            policy.tokenizer,
+            data_files(fields),
+            verifier,
+            config.rollout.max_new_tokens,
+            fields.chat_template,
+            end_ids=policy_end_tokens(policy),
         )
     return get_task(fields.name, policy.tokenizer)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..end_tokens import end_tokens, without_end
 from ..messages import unknown_name
 from ..table_files import Row, read_table
 from ..verifiers.verifier import Case, Verdict, Verifier
@@ -98,6 +99,7 @@ class FileTask:
         max_new_tokens: Greatest length of a response.
         chat_template: Whether prompts are put into the chat template of the tokenizer, up to where the answer begins.
         name: Name of the task in records.
+        end_ids: The tokens that end a response (`Policy.end_ids`); None for the tokenizer's end token alone.
 
     Example::
 
@@ -112,6 +114,7 @@ class FileTask:
     max_new_tokens: int
     chat_template: bool = False
     name: str = FILE_TASK
+    end_ids: tuple[int, ...] | None = None
     _splits: dict[str, list[_Item]] = field(init=False, repr=False)
     _items: dict[tuple[int, ...], _Item] = field(init=False, repr=False)
 
@@ -163,9 +166,11 @@ class FileTask:
                 f"prompt_ids: expected a prompt of {self.files.train} or of the other files, got "
                 f"{self.tokenizer.decode(list(prompt_ids))!r}"
             )
-        finished = len(response_ids) > 0 and int(response_ids[-1]) == self.tokenizer.eos_token_id
-        text = str(self.tokenizer.decode([int(i) for i in response_ids], skip_special_tokens=True))
-        return Case(item.question, text, item.answer, finished)
+        ids = [int(i) for i in response_ids]
+        ends = end_tokens(self.tokenizer) if self.end_ids is None else self.end_ids
+        body = list(without_end(ids, ends))  # an end token need not be a special token, which decoding leaves out
+        text = str(self.tokenizer.decode(body, skip_special_tokens=True))
+        return Case(item.question, text, item.answer, len(body) < len(ids))
 
     def _distinct(self, rows: Sequence[Row]) -> list[_Item]:
         items: dict[tuple[int, ...], _Item] = {}
