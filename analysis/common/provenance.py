@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..version import __version__
 
 __all__ = ["code_digest", "cores", "machine_info", "versions", "weights_hash"]
@@ -54,14 +55,38 @@ def code_digest() -> str:
 
 
 def weights_hash(model: Any) -> str:
-    """SHA-256 over names and values of a model's parameters and buffers."""
+    """SHA-256 over names and values of a model's parameters and buffers.
+
+    Raises UsageError for tensors without values: on the device meta, or of a shard whose rest is elsewhere.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_content(name, value))
+    return digest.hexdigest()
+
+
+def _content(name: str, value: Any) -> bytes:
+    """The bytes of an entry of a state dict: a tensor of any layout, or a module's extra state."""
     import torch
 
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    if not isinstance(value, torch.Tensor):  # what `get_extra_state` of some module gave
+        content = value.getvalue() if hasattr(value, "getvalue") else value
+        return bytes(content) if isinstance(content, bytes | bytearray) else repr(content).encode()
+    if value.is_meta:
+        raise UsageError(
+            f"model: expected weights with values, got {name} on the device meta, as offloading to disk leaves it; "
+            "load the model whole, without device_map"
+        )
+    tensor = value.detach()
+    if hasattr(tensor, "full_tensor"):  # a DTensor, as FSDP2 shards parameters
+        tensor = tensor.full_tensor()
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()  # flat, since bytes of a number alone have no view
 
 
 def _processor() -> str:
