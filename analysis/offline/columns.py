@@ -35,6 +35,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "response_ids": ("response_ids", "completion_ids"),
     "answer": ("answer", "gts"),
     "step": ("step",),
+    "tools": ("tools",),
+    "template_arguments": ("chat_template_kwargs",),
 }
 _EITHER = (("prompt", "prompt_ids"), ("response", "response_ids"))
 _SHOWN = 30  # columns in a message

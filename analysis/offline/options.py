@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..common.command import figure_lines
 from ..errors import UsageError
@@ -24,12 +24,12 @@ recorded rollouts:
   python -m analysis.trace --model DIR --rollouts FILE --out DIR --objective nsr-log --objective psr-log
 
   One forward pass over JSON lines or Parquet with the columns prompt, response, reward and, if there are any, group,
-  advantage, old_log_probs, prompt_ids, response_ids, step. TRL's completions table and verl's rollout dump load as they
-  are; other names are mapped: --columns prompt=question,response=text. Prompt and response are tokenised separately, as
-  they stand: nothing is added without --chat-template or --eos, and special tokens that a dump has lost stay lost;
-  token ids are exact. Advantages are recorded, and replace rewards where there are none. The records are those of a run
-  without weights; summary.md says which tokens carry the gradient of each --objective and where it would move
-  probability mass. An interrupted trace keeps what is traced; resume it with --resume.
+  advantage, old_log_probs, prompt_ids, response_ids, step, tools. TRL's completions table and verl's rollout dump load
+  as they are; other names are mapped: --columns prompt=question,response=text. Texts are tokenised as they stand:
+  nothing is added without --chat-template, --bos or --eos, and special tokens that a dump has lost stay lost; token ids
+  are exact. Advantages are recorded, and replace rewards where there are none. The records are those of a run without
+  weights; summary.md says which tokens carry the gradient of each --objective and where it would move probability mass.
+  An interrupted trace keeps what is traced; resume it with --resume.
 """
 
 
@@ -61,8 +61,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--on-policy", action="store_true", help="the model itself sampled the rollouts: its log-probs are the old ones"
     )
-    add("--chat-template", action="store_true", help="put prompts into the tokenizer's chat template")
-    add("--eos", action="store_true", help="end each response with the tokenizer's end token")
+    add(
+        "--chat-template",
+        metavar="NAME",
+        nargs="?",
+        const=True,
+        default=False,
+        help="put prompts into the tokenizer's chat template; NAME chooses one of several. A prompt that ends with a "
+        "message of the assistant ends within that turn, which the response continues",
+    )
+    add(
+        "--template-arguments",
+        metavar="JSON",
+        help="variables of the chat template, such as '{\"enable_thinking\": false}'",
+    )
+    add(
+        "--new-turn",
+        action="store_true",
+        help="an assistant's message at the end of a prompt is complete: open a new turn after it",
+    )
+    add("--bos", action="store_true", help="begin each prompt with the tokenizer's start token, where it has none yet")
+    add("--eos", action="store_true", help="end each response with the tokenizer's end token, where it has none yet")
+    add(
+        "--responses-apart",
+        action="store_true",
+        help="tokenise responses as texts of their own, with the space that sentencepiece tokenizers put before a text "
+        "(default: a response continues its prompt)",
+    )
     add("--temperature", metavar="T", type=float, default=1.0, help="of softmax(logits / T) (default: 1)")
     add("--top-k", metavar="K", type=int, default=8, help="record the K most probable tokens (default: 8)")
     add(
@@ -94,6 +119,10 @@ def trace(arguments: argparse.Namespace) -> Run:
         arguments.verifier,
         arguments.skip_bad,
         arguments.top_k,
+        template_arguments=_template_arguments(arguments.template_arguments),
+        new_turn=arguments.new_turn,
+        bos=arguments.bos,
+        responses_apart=arguments.responses_apart,
     )
     check_batch_tokens(arguments.batch_tokens)
     if arguments.workers is not None and arguments.workers < 1:
@@ -132,7 +161,11 @@ def trace(arguments: argparse.Namespace) -> Run:
         resume=arguments.resume is not None,
         force=arguments.force,
         chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
+        new_turn=settings.new_turn,
+        bos=settings.bos,
         eos=settings.eos,
+        responses_apart=settings.responses_apart,
         temperature=settings.temperature,
         threshold=settings.threshold,
         on_policy=settings.on_policy,
@@ -143,6 +176,18 @@ def trace(arguments: argparse.Namespace) -> Run:
         batch_tokens=arguments.batch_tokens,
         quiet=arguments.quiet,
     )
+
+
+def _template_arguments(text: str | None) -> dict[str, Any]:
+    try:
+        values = json.loads(text or "{}")
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"--template-arguments: expected a JSON object such as '{{\"enable_thinking\": false}}', got {text!r}"
+        )
+    return values
 
 
 def _checked_columns(arguments: argparse.Namespace) -> dict[str, str]:

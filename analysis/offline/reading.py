@@ -42,6 +42,8 @@ class Rollout:
     advantage: float | tuple[float, ...] | None
     old_log_probs: tuple[float, ...] | None
     answer: str | None
+    tools: Any = None  # JSON schemas for the chat template
+    template_arguments: Mapping[str, Any] | None = None  # its variables
 
 
 @dataclass
@@ -179,6 +181,8 @@ def _rollout(
         advantage=of("advantage", advantage),
         old_log_probs=of("old_log_probs", _floats),
         answer=of("answer", lambda value, _: Row(where, {"": value}).text("")) if with_answers else None,
+        tools=row.get(columns.get("tools", "")),
+        template_arguments=_arguments(row.get(columns.get("template_arguments", "")), where),
     )
 
 
@@ -195,6 +199,20 @@ def _response(value: Any, at: str) -> str:
         raise ValueError(f"{at}: expected a string or one message of the assistant, got {_shown(value)}")
     if not value:
         raise ValueError(f"{at}: the response is empty")
+    return value
+
+
+def _arguments(value: Any, where: str) -> Mapping[str, Any] | None:
+    """Variables of a chat template, as an object or as its JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: expected the variables of the chat template as an object, got {_shown(value)}"
+            ) from error
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{where}: expected the variables of the chat template as an object, got {_shown(value)}")
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from toy_models.verifiers import Case, Verifier, VerifierError, get_verifier
 
@@ -26,19 +25,14 @@ def verifier_of(name: str | None, workers: int) -> Verifier | None:
         raise UsageError(str(error)) from error
 
 
-def judged_of(
-    window: Sequence[Encoded], tokenizer: Any, judge: Verifier | None, settings: TraceSettings
-) -> list[Judged]:
+def judged_of(window: Sequence[Encoded], judge: Verifier | None, settings: TraceSettings) -> list[Judged]:
     """(reward, correct, reason) of each rollout, None for what is not known; UsageError where a verifier fails."""
     if judge is None:
         return [_from_file(item.rollout.reward, settings.threshold) for item in window]
     cases = []
     for item in window:
-        text = item.response_text
-        if item.rollout.response_ids is not None:
-            text = str(tokenizer.decode(item.response.tolist(), skip_special_tokens=True))
         assert item.rollout.answer is not None
-        cases.append(Case(item.question, text, item.rollout.answer, item.finished is not False))
+        cases.append(Case(item.question, item.judged_text, item.rollout.answer, item.finished is not False))
     try:
         return [(float(v.correct), v.correct, v.reason) for v in judge.judge(cases)]
     except VerifierError as error:

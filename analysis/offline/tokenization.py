@@ -1,8 +1,10 @@
 """Recorded rollouts as token ids: text encoded as it stands, prompt and response apart; ids of the file as they are.
 
-Nothing is added unless asked for: `chat_template` puts the prompt into the tokenizer's template, `eos` ends each
-response with the end token. Dumps of decoded text have lost such tokens (verl's has those of the template decoded away,
-TRL's has messages): where it matters what the model saw to the last token, record token ids.
+Nothing is added unless asked for: `chat_template` puts the prompt into the tokenizer's template, `bos` begins it with
+the start token, `eos` ends each response with the end token. A response continues its prompt: what a tokenizer puts at
+the start of a text only (`text_start`) is not put between the two, unless `responses_apart` asks for it. Dumps of
+decoded text have lost such tokens (verl's has those of the template decoded away, TRL's has messages): where it matters
+what the model saw to the last token, record token ids.
 """
 
 from __future__ import annotations
@@ -13,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toy_models.end_tokens import end_tokens
 from toy_models.tasks.task import prompt_hash
-from toy_models.tasks.texts import check_template, encode_text, render_prompt
+from toy_models.tasks.texts import (
+    TemplateError,
+    chat_messages,
+    check_template,
+    continues_turn,
+    encode_text,
+    render_prompt,
+)
 
 from ..errors import UsageError
 from ..probes.output_heads import unwrap
 from .reading import BadRows, Rollout
+from .text_start import encode_continuation, marks_start, start_tokens
 from .trace_settings import TraceSettings
 
 if TYPE_CHECKING:
@@ -53,8 +64,9 @@ class Encoded:
     response: np.ndarray  # int64
     prompt_text: str
     response_text: str
+    judged_text: str  # what a verifier sees of the response
     question: str
-    finished: bool | None  # whether the response ends with the end token; None where text cannot tell
+    finished: bool | None  # whether the response ends with an end token; None where text cannot tell
     group: int
 
     @property
@@ -70,8 +82,14 @@ def encode_rollouts(
     settings: TraceSettings,
     columns: Mapping[str, str],
     bad: BadRows,
+    *,
+    ends: Sequence[int] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Encoded]:
     """The rollouts that can be traced, in order.
+
+    `ends` are the tokens that end a response, by default the tokenizer's end token; what a reader should know of how
+    texts were read is added to `notes`.
 
     Raises UsageError for a tokenizer that does not match the model or the file's token ids, a template or an end token
     that it does not have, groups with several prompts, and (unless `bad` skips them) a row that cannot be encoded, ids
@@ -86,57 +104,85 @@ def encode_rollouts(
         raise UsageError("eos: the tokenizer has no end token; leave it out, or set tokenizer.eos_token")
     if settings.chat_template:
         try:
-            check_template(tokenizer)
+            check_template(tokenizer, settings.chat_template if isinstance(settings.chat_template, str) else None)
         except ValueError as error:
             raise UsageError(str(error)) from error
-    encoder = _Encoder(tokenizer, settings, columns)
+    encoder = _Encoder(tokenizer, settings, columns, end_tokens(tokenizer) if ends is None else ends)
     kept: list[tuple[Rollout, dict[str, Any]]] = []
     for rollout in rollouts:
         try:
             fields = encoder(rollout)
             _check_tokens(rollout, fields, limits)
         except ValueError as error:
-            bad(error, "tokens that the model cannot take")
+            refused = isinstance(error, TemplateError)
+            bad(error, "prompt that the chat template refuses" if refused else "tokens that the model cannot take")
             continue
         kept.append((rollout, fields))
     if not kept:
         raise UsageError(f"rollouts: no row is left that the model can take; the first: {bad.examples[0]}")
     _check_texts(tokenizer, [rollout for rollout, _ in kept])
     groups = _groups(kept)
+    if notes is not None:
+        notes += encoder.notes()
     return [Encoded(rollout, group=group, **fields) for (rollout, fields), group in zip(kept, groups, strict=True)]
 
 
 class _Encoder:
     """Encodes rows; the prompt of a group once."""
 
-    def __init__(self, tokenizer: Any, settings: TraceSettings, columns: Mapping[str, str]) -> None:
-        self._tokenizer, self._settings, self._columns = tokenizer, settings, columns
+    def __init__(
+        self, tokenizer: Any, settings: TraceSettings, columns: Mapping[str, str], ends: Sequence[int]
+    ) -> None:
+        self._tokenizer, self._settings, self._columns, self._ends = tokenizer, settings, columns, ends
+        self._end_words = [word for i in ends if isinstance(word := tokenizer.convert_ids_to_tokens(int(i)), str)]
         self._prompts: dict[Any, dict[str, Any]] = {}
+        self._marks = marks_start(tokenizer)
+        self._start = start_tokens(tokenizer)
+        if settings.bos and not self._start:
+            if tokenizer.bos_token_id is None:
+                raise UsageError("bos: the tokenizer has no start token; leave it out, or set tokenizer.bos_token")
+            self._start = (int(tokenizer.bos_token_id),)
+        self._continued = self._without_start = self._doubled = self._in_turn = 0
 
     def __call__(self, rollout: Rollout) -> dict[str, Any]:
-        tokenizer, end = self._tokenizer, self._tokenizer.eos_token_id
-        key = rollout.prompt_ids or repr(rollout.prompt)
+        tokenizer = self._tokenizer
+        key = rollout.prompt_ids or repr((rollout.prompt, rollout.tools, rollout.template_arguments))
         if key not in self._prompts:
             self._prompts[key] = self._prompt(rollout)
+        prompt = self._prompts[key]
         if rollout.response_ids is not None:
             ids = list(rollout.response_ids)
             text = rollout.response or str(tokenizer.decode(ids))
         else:
             assert rollout.response is not None
             text = rollout.response
-            ids = list(encode_text(tokenizer, text, rollout.where))
-        if self._settings.eos:
-            ids.append(end)
-        ended = ids[-1] == end if rollout.response_ids is not None or self._settings.eos else None
+            if self._marks and not self._settings.responses_apart:
+                ids = list(encode_continuation(tokenizer, prompt["prompt_text"], text, rollout.where))
+                self._continued += 1
+            else:
+                ids = list(encode_text(tokenizer, text, rollout.where))
+        ended = ids[-1] in self._ends
+        if self._settings.eos and not ended:
+            ids.append(tokenizer.eos_token_id)
+            ended = True
         return {
-            **self._prompts[key],
+            **prompt,
             "response": np.array(ids, dtype=np.int64),
             "response_text": text,
-            "finished": ended,
+            "judged_text": self._judged(text, ids, ended=ended, exact=rollout.response_ids is not None),
+            "finished": ended if ended or rollout.response_ids is not None else None,
         }
 
+    def _judged(self, text: str, ids: Sequence[int], *, ended: bool, exact: bool) -> str:
+        """What a verifier sees: the text of the ids where they are exact, without the end token in any case."""
+        if exact:  # an end token need not be a special token, which decoding leaves out
+            return str(self._tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=True))
+        word = next((word for word in self._end_words if ended and text.endswith(word)), "")
+        return text.removesuffix(word)
+
     def _prompt(self, rollout: Rollout) -> dict[str, Any]:
-        column, where, template = self._columns.get("prompt", "prompt"), rollout.where, self._settings.chat_template
+        column, where, settings = self._columns.get("prompt", "prompt"), rollout.where, self._settings
+        template = settings.chat_template
         if isinstance(rollout.prompt, list) and not template and rollout.prompt_ids is None:
             raise ValueError(
                 f"{where}: the prompt is a list of chat messages; ask for the tokenizer's template with "
@@ -146,14 +192,72 @@ class _Encoder:
             question = text = str(self._tokenizer.decode(list(rollout.prompt_ids or ())))
         else:  # of a prompt whose ids are given, messages are for the verifier alone
             template = template or (isinstance(rollout.prompt, list) and bool(self._tokenizer.chat_template))
-            question, text = render_prompt(self._tokenizer, rollout.prompt, where, column, chat_template=template)
-        ids = rollout.prompt_ids or encode_text(self._tokenizer, text, where)
+            try:
+                question, text = self._rendered(rollout, where, column, template=template)
+            except TemplateError:
+                if rollout.prompt_ids is None:
+                    raise
+                question = text = str(self._tokenizer.decode(list(rollout.prompt_ids)))
+        ids = rollout.prompt_ids or self._with_start(encode_text(self._tokenizer, text, where))
+        self._in_turn += bool(
+            rollout.prompt_ids is None
+            and isinstance(rollout.prompt, list)
+            and not settings.new_turn
+            and continues_turn(chat_messages(rollout.prompt, where, column))
+        )
+        start = len(self._start)
+        self._doubled += bool(start) and tuple(ids[: 2 * start]) == 2 * self._start
         return {
             "prompt_id": prompt_hash(ids),
             "prompt": np.array(ids, dtype=np.int64),
             "prompt_text": text,
             "question": question,
         }
+
+    def _rendered(self, rollout: Rollout, where: str, column: str, *, template: bool | str) -> tuple[str, str]:
+        settings = self._settings
+        return render_prompt(
+            self._tokenizer,
+            rollout.prompt,
+            where,
+            column,
+            chat_template=template,
+            tools=rollout.tools,
+            arguments={**settings.template_arguments, **(rollout.template_arguments or {})},
+            new_turn=settings.new_turn,
+        )
+
+    def _with_start(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if not self._start or ids[: len(self._start)] == self._start:  # a chat template may write it, too
+            return ids
+        if self._settings.bos:
+            return (*self._start, *ids)
+        self._without_start += 1
+        return ids
+
+    def notes(self) -> list[str]:
+        """What a reader should know of how the texts of this file were read."""
+        out, count = [], len(self._prompts)
+        if self._continued:
+            out.append(
+                f"The tokenizer puts a space before every text. {self._continued} responses were read as continuing "
+                "their prompts, without that space. Decoding leaves it out, so that a text cannot tell whether it was "
+                "sampled: record token ids, or choose responses_apart (--responses-apart) where it was."
+            )
+        if self._without_start:
+            word = "".join(self._tokenizer.convert_ids_to_tokens(list(self._start)))
+            out.append(
+                f"{self._without_start} of {count} prompts do not begin with the start token {word}, which the "
+                "tokenizer puts before a text by default; add it with bos (--bos) if the rollouts were sampled so."
+            )
+        if self._doubled:
+            out.append(f"{self._doubled} of {count} prompts begin with the start token twice.")
+        if self._in_turn:
+            out.append(
+                f"{self._in_turn} of {count} prompts end with a message of the assistant; their responses continue "
+                "that turn. If it is complete, choose new_turn (--new-turn)."
+            )
+        return out
 
 
 def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimits) -> None:

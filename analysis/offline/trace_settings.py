@@ -20,10 +20,14 @@ class TraceSettings:
 
     `threshold`: a reward above it counts as 1, any other as 0; unset, rewards stay as they are. `on_policy`: the model
     itself sampled the rollouts, so its log-probs are the old ones. `verifier` is a name of `toy_models.verifiers`.
+    `chat_template` is the name of a template where the tokenizer has several. `template_arguments` are variables of the
+    template. `new_turn`: an assistant's message at the end of a prompt is complete. `bos`: each prompt begins with the
+    tokenizer's start token. `responses_apart`: a response is a text of its own, for tokenizers that mark where one
+    starts.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    chat_template: bool = False
+    chat_template: bool | str = False
     eos: bool = False
     temperature: float = 1.0
     threshold: float | None = None
@@ -31,10 +35,17 @@ class TraceSettings:
     verifier: str | None = None
     skip_bad: bool = False
     top_k: int = 8
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    new_turn: bool = False
+    bos: bool = False
+    responses_apart: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise UsageError(f"temperature: expected a positive number, got {self.temperature}; greedy has no gradient")
+        if (self.template_arguments or self.new_turn) and not self.chat_template:
+            name = "template_arguments" if self.template_arguments else "new_turn"
+            raise UsageError(f"{name}: only a chat template reads it; add chat_template (--chat-template)")
         if self.top_k < 0:
             raise UsageError(f"top_k: expected a number of tokens, 0 for none, got {self.top_k}")
         if self.threshold is not None and not math.isfinite(self.threshold):

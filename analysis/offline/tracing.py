@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from toy_models.end_tokens import end_tokens
 from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
@@ -54,8 +55,12 @@ def trace_rollouts(
     columns: Mapping[str, str] | None = None,
     resume: bool = False,
     force: bool = False,
-    chat_template: bool = False,
+    chat_template: bool | str = False,
+    template_arguments: Mapping[str, Any] | None = None,
+    new_turn: bool = False,
+    bos: bool = False,
     eos: bool = False,
+    responses_apart: bool = False,
     temperature: float = 1.0,
     threshold: float | None = None,
     on_policy: bool = False,
@@ -82,8 +87,14 @@ def trace_rollouts(
         columns: Role -> column, for columns of other names than those of `analysis.offline.COLUMNS`.
         resume: Resume an unfinished trace.
         force: Delete the trace in the folder and start anew.
-        chat_template: Put prompts into the tokenizer's chat template.
-        eos: End each response with the tokenizer's end token.
+        chat_template: Put prompts into the tokenizer's chat template; the name of one where it has several.
+        template_arguments: Variables of the template, such as {"enable_thinking": False}.
+        new_turn: An assistant's message at the end of a prompt is complete: close its turn and open a new one. By
+            default the response continues it.
+        bos: Begin each prompt with the tokenizer's start token, unless the template has written it.
+        eos: End each response with the tokenizer's end token, unless it ends with one of the model's.
+        responses_apart: Read each response as a text of its own, with the space that some tokenizers put before a text.
+            By default it continues its prompt.
         temperature: T of softmax(logits / T) in every statistic.
         threshold: A reward above it counts as 1, any other as 0.
         on_policy: The model itself sampled the rollouts: its log-probs are the old ones, ratios are 1.
@@ -108,7 +119,21 @@ def trace_rollouts(
         >>> run = trace_rollouts(model, tokenizer, "rollouts.jsonl", out="runs/mine")  # doctest: +SKIP
     """
     named = parse_objectives([objective_text(objective) for objective in objectives])
-    settings = TraceSettings({}, chat_template, eos, temperature, threshold, on_policy, verifier, skip_bad, top_k)
+    settings = TraceSettings(
+        {},
+        chat_template,
+        eos,
+        temperature,
+        threshold,
+        on_policy,
+        verifier,
+        skip_bad,
+        top_k,
+        template_arguments=dict(template_arguments or {}),
+        new_turn=new_turn,
+        bos=bos,
+        responses_apart=responses_apart,
+    )
     check_batch_tokens(batch_tokens)
     judge = verifier_of(verifier, workers)
     file = (
@@ -119,7 +144,8 @@ def trace_rollouts(
     settings = replace(settings, columns=file.columns)
     head = find_head(model)  # refuses what it does not know before anything is written
     limits = ModelLimits.of(model)
-    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad)
+    ends, notes = end_tokens(tokenizer, unwrap(model)), list[str]()
+    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad, ends=ends, notes=notes)
     check_inputs_of(named, items, settings, file)
     wanted = list(named)
     folder = Path(out)
@@ -130,6 +156,8 @@ def trace_rollouts(
         "vocab": limits.vocab,
         "skipped": file.bad.counts,
         "skipped_examples": file.bad.examples,
+        "end_tokens": {str(tokenizer.convert_ids_to_tokens(i)): i for i in ends},
+        "notes": notes,
     }
     make_folder(folder)
     with locked(folder):
@@ -179,7 +207,7 @@ def _trace(
 
         committed, pending = time.monotonic(), start
         for end, window in windows(items, start, forward.budget):
-            judged = judged_of(window, tokenizer, judge, settings)
+            judged = judged_of(window, judge, settings)
             columns = forward(window, advance, lambda: requests.count > 0, progress.say)
             if columns is None:
                 break

@@ -217,6 +217,7 @@ def _notes(data: TraceData) -> list[str]:
         notes.append(f"The trace is {data.run.status}: {data.run.rows('rollouts')} of {trace['rollouts']} rollouts.")
     for reason, count in trace.get("skipped", {}).items():
         notes.append(f"Left out: {count} rows ({reason}), such as {trace['skipped_examples'][0]}.")
+    notes += trace.get("notes", [])
     if not data.weights:
         notes.append("No objective was named (--objective), so no gradient and no flow of mass is shown.")
     unknown = int(data.tokens["weight"].isna().sum())
