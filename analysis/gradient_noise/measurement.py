@@ -173,7 +173,14 @@ def _add_estimates(
     rewards = torch.tensor(
         [float(task.verify(x, y).correct) for x, y in zip(owners, responses, strict=True)], dtype=torch.float64
     )
-    advantages = torch.stack([objective.advantages(rewards, group_size) for objective in objectives], 1)
+    means = (samples.log_probs.double().sum(1) / samples.lengths).cpu()
+    advantages = torch.stack(
+        [
+            objective.advantages(rewards, group_size, mean_log_probs=means, lengths=samples.lengths.cpu())
+            for objective in objectives
+        ],
+        1,
+    )
     # Rollouts that each estimator weighs alike share a backward pass: those of one reward in groups as successful.
     kinds, kind = advantages.unique(dim=0, return_inverse=True)
     for weights, rows in ((kinds[i], (kind == i).nonzero()[:, 0]) for i in range(len(kinds)) if kinds[i].any()):
@@ -207,6 +214,8 @@ def _checked(
             "from leaving one out"
         )
     for name, objective in estimators.items():
+        objective.check_use("the noise of gradients")
+        objective.check_group_size(group_size)
         if objective.form == "probability":
             raise UsageError(
                 f"estimators: {name} has form probability, which weighs tokens by their probability and "

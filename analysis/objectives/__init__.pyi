@@ -1,6 +1,7 @@
 from .definition import Entry as Entry
 from .objective import Objective as Objective
 from .objective import get as get
+from .responses import ResponseBatch as ResponseBatch
 from .rules import check as check
 from .rules import entry as entry
 from .rules import names as names
@@ -12,4 +13,5 @@ from .spelling import parse_objective as parse_objective
 from .token_batch import TokenBatch as TokenBatch
 from .token_batch import TokenWeights as TokenWeights
 from .token_batch import accuracy_of as accuracy_of
+from .token_batch import kl_baseline_of as kl_baseline_of
 from .user_losses import register as register

@@ -28,6 +28,10 @@ class Entry:
             `analysis/objectives/formulas/tokens.py`. For a regulariser the first of them is named `…_vector`.
         parameters: what `get` accepts for it, with defaults.
         value: what a response counts before normalisation, a name that `advantages.advantages_of` knows.
+        reads: what its advantages are made of besides rewards: fields of `ResponseBatch`.
+        compares: "group" and "batch" where its value of a response depends on the others of its group or of its batch;
+            a normalisation that does so is not counted.
+        graded: whether its advantages are defined for rewards other than 0 and 1, whatever their normalisation.
         needs: the fields of `TokenBatch` that its functions read.
         coupling: what else the weight of a token depends on: "token" (nothing that is not given with it), "response",
             "minibatch" or "pair".
@@ -48,6 +52,9 @@ class Entry:
     formula: str = "clipped.policy_gradient"
     parameters: tuple[Parameter, ...] = ()
     value: str = "r"
+    reads: tuple[str, ...] = ()
+    compares: tuple[str, ...] = ()
+    graded: bool = False
     needs: tuple[str, ...] = ("advantages",)
     coupling: str = "token"
     selects: str | None = None

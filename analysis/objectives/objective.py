@@ -6,19 +6,21 @@ weight is not its derivative by autograd. `entries` lists the objectives with fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from ..errors import UsageError, at_index, first_index
 from . import user_losses as own
-from .advantages import STD_EPSILON, advantages_of, prompt_weight, signed_value
+from .advantage_limits import limits
+from .advantages import advantages_of, signed_value
 from .definition import Entry
-from .rules import entry, is_own, settings
+from .responses import ResponseBatch
+from .rules import compares, entry, is_own, settings
 from .selection import select
 from .token_batch import TokenBatch, TokenWeights
 
@@ -30,6 +32,14 @@ _HINTS = {
     "accuracy": "the mean reward of each response's group: accuracy_of(rewards, group_size)",
     "selection": "make it for the whole minibatch with objective.prepare(batch, generator)",
     "ref_log_probs": "log-probs of the same tokens under the reference policy",
+    "kl_baseline": "an estimate of the KL to the reference that no gradient flows through; kl_baseline_of(…) makes one",
+}
+_READS = {
+    "mean_log_probs": "ranks the responses of a group by them, got None",
+    "lengths": "counts the tokens of the responses, got None; give the number of tokens of each response",
+    "greedy_rewards": "subtracts the reward of each prompt's greedy response, got None; decode each prompt greedily, "
+    "judge it, and give its reward for each response of the prompt",
+    "reward_components": "normalises several rewards apart, got None; give them as (responses, components)",
 }
 
 
@@ -71,16 +81,32 @@ class Objective:
             return ("advantages", "old_log_probs") if self.form == "ratio" or clips else ("advantages",)
         return self.entry.needs
 
+    def reads(self) -> tuple[str, ...]:
+        """The fields of `ResponseBatch` that `advantages` reads besides rewards with these settings."""
+        whitens = self.parameters.get("whiten") == "tokens" and "lengths" not in self.entry.reads
+        return (*self.entry.reads, "lengths") if whitens else self.entry.reads
+
+    def compares(self) -> frozenset[str]:
+        """ "group" and "batch": with what else the advantage of a response is compared with these settings."""
+        return compares(self.entry, self.parameters)
+
+    def check_group_size(self, group_size: int) -> None:
+        """Raise UsageError for groups that are too small for the objective to compare their responses."""
+        settings(self.entry, self._given(), group_size)
+
     def check_use(self, where: str) -> None:
         """Raise UsageError unless the objective needs no more than single responses, which is all that `where` has.
 
-        Pairs, a selection over a minibatch, a reference policy and regularisers are refused.
+        Pairs, a selection over a minibatch, a reference policy, greedy responses, several rewards and regularisers are
+        refused.
         """
         for refused, why in (
             (not self.entry.scalar, "is a regulariser"),
             (self.entry.coupling == "pair", "compares pairs of responses"),
             (self.entry.coupling == "minibatch", "chooses tokens over a minibatch"),
             ("ref_log_probs" in self.entry.needs, "refers to a reference policy"),
+            ("greedy_rewards" in self.entry.reads, "subtracts the reward of each prompt's greedy response"),
+            ("reward_components" in self.entry.reads, "normalises several rewards of each response apart"),
         ):
             if refused:
                 raise UsageError(f"objective: {self.name} {why}, which {where} does not have; choose another")
@@ -93,34 +119,62 @@ class Objective:
         group_size: int,
         *,
         mean_log_probs: Float[Tensor, " responses"] | None = None,
+        lengths: Int[Tensor, " responses"] | None = None,
+        greedy_rewards: Real[Tensor, " responses"] | None = None,
+        reward_components: Real[Tensor, "responses components"] | None = None,
+        component_weights: Real[Tensor, " components"] | None = None,
     ) -> Float[Tensor, " responses"]:
         """The advantage A of each response from its reward.
 
         Args:
             rewards: 0 or 1 for each response, those to one prompt next to each other.
             group_size: responses to one prompt.
-            mean_log_probs: mean log-probability of each response's tokens; only rewarding-unlikely reads it.
+            mean_log_probs: mean log-probability of each response's tokens. This and the following are needed where
+                `reads()` names them.
+            lengths: tokens of each response.
+            greedy_rewards: reward of the greedy response to each response's prompt.
+            reward_components: several rewards of each response.
+            component_weights: weight of each of them; unset: 1.
 
         Returns:
             A, normalised as the parameter `advantage` says.
 
         Raises:
             UsageError: rewards that are not finite, a number of rewards that is not whole groups, a group too small to
-                compare.
+                compare, something that the objective reads and that is missing.
 
         >>> get("reinforce", form="ratio").advantages(torch.tensor([1.0, 0.0]), group_size=2)
         tensor([ 1., -1.])
         """
-        settings(self.entry, self._given(), group_size)
-        if group_size < 1 or rewards.ndim != 1 or rewards.numel() % group_size:
-            raise UsageError(
-                f"rewards: expected shape (n,) with n a multiple of group_size {group_size}, got {tuple(rewards.shape)}"
-            )
-        _check_finite("rewards", rewards)
-        if self.entry.value == "unlikely" and mean_log_probs is None:
-            raise UsageError(f"mean_log_probs: {self.name} ranks the responses of a group by them, got None")
-        floats = rewards if rewards.is_floating_point() else rewards.float()
-        return advantages_of(self.entry.value, floats, group_size, self.parameters, mean_log_probs)
+        given = (mean_log_probs, lengths, greedy_rewards, reward_components, component_weights)
+        return self.advantages_of([ResponseBatch(rewards, group_size, *given)])[0]
+
+    def advantages_of(self, parts: Sequence[ResponseBatch]) -> list[Float[Tensor, " responses"]]:
+        """The advantages of a batch whose groups differ in size, each part with groups of one size.
+
+        What compares the responses of a batch compares them over all parts.
+
+        Args:
+            parts: responses of the batch, as `advantages` takes them.
+
+        Returns:
+            A of each part.
+
+        Raises:
+            UsageError: as `advantages`.
+        """
+        checked = []
+        for part in parts:
+            settings(self.entry, self._given(), part.group_size)
+            part.check()
+            _check_finite("rewards", part.rewards)
+            for name in self.reads():
+                if getattr(part, name) is None:
+                    raise UsageError(f"{name}: {self.name} {_READS[name]}")
+                _check_finite(name, getattr(part, name))
+            rewards = part.rewards if part.rewards.is_floating_point() else part.rewards.float()
+            checked.append(replace(part, rewards=rewards))
+        return advantages_of(self.entry.value, checked, self.parameters)
 
     def limit_advantages(self, success: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 2"]:
         """The advantages of a wrong and of a correct response in an infinite group.
@@ -132,27 +186,9 @@ class Objective:
             A of a wrong response, then of a correct one, on the last axis.
 
         Raises:
-            UsageError: an objective whose A depends on more than rewards.
+            UsageError: an objective whose A depends on more than the rewards of the prompt's own responses.
         """
-        value, p = self.entry.value, self.parameters
-        if value == "unlikely":
-            raise UsageError(f"objective: {self.name} ranks the responses of a group; in expectation there is none")
-        if value == "nft":
-            weight = prompt_weight(p["prompt_weight"], success)
-            return torch.stack([-weight, weight], -1)
-        if value == "oreal":
-            return torch.stack([-p["negative_weight"] * success, torch.full_like(success, p["positive_weight"])], -1)
-        wrong_value, correct_value = signed_value(value, torch.tensor([0.0, 1.0], dtype=success.dtype), p)
-        pair = torch.stack([wrong_value.expand_as(success), correct_value.expand_as(success)], -1)
-        if self.advantage == "none":
-            return pair
-        if self.advantage == "constant":
-            return pair - p["baseline"]
-        pair = pair - ((1 - success) * wrong_value + success * correct_value)[..., None]
-        if self.advantage != "group_mean_std":
-            return pair
-        std = (correct_value - wrong_value).abs() * (success * (1 - success)).sqrt()
-        return pair / (std + STD_EPSILON)[..., None]
+        return limits(self.entry, self.parameters, success)
 
     def contrast(self) -> float:
         """How much more a correct response counts than a wrong one: 1 for PSR and NSR, 1 + λ, 2 for REINFORCE.
@@ -325,7 +361,7 @@ class Objective:
                     f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
                     f"{_HINTS.get(name, 'give them in the batch')}"
                 )
-        for name in ("advantages", "rewards", "accuracy"):
+        for name in ("advantages", "rewards", "accuracy", "kl_baseline"):
             if getattr(batch, name) is not None:
                 batch.per_token(name)
 

@@ -26,16 +26,25 @@ __all__ = [
     "LAMBDA",
     "NFT",
     "SHARE",
+    "WHITEN",
     "Parameter",
 ]
 
 FORMS = ("ratio", "probability", "log")
-ADVANTAGES = ("none", "group_mean", "group_mean_std", "batch_mean_std", "leave_one_out", "constant")
+ADVANTAGES = (
+    "none",
+    "group_mean",
+    "group_mean_std",
+    "group_mean_batch_std",
+    "batch_mean_std",
+    "leave_one_out",
+    "constant",
+)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number in a range (`low` and `high` inclusive, `above` exclusive) or one of `choices`; None where unset.
+    """A number in a range (`low`, `high` inclusive, `above`, `below` exclusive) or one of `choices`; None where unset.
 
     Attributes:
         name: the keyword of `get`; a trailing underscore is left out in a recipe.
@@ -43,6 +52,8 @@ class Parameter:
         low: the least number, inclusive.
         high: the greatest number, inclusive.
         above: the bound that the number must exceed.
+        below: the bound that the number must stay under.
+        whole: whether it must be a whole number.
         choices: the allowed texts; empty for a number.
         default: its value where unset, None for none.
         required: whether it must be set.
@@ -53,6 +64,8 @@ class Parameter:
     low: float = -math.inf
     high: float = math.inf
     above: float = -math.inf
+    below: float = math.inf
+    whole: bool = False
     choices: tuple[str, ...] = ()
     default: Any = None
     required: bool = False
@@ -77,9 +90,9 @@ class Parameter:
             return f"one of {', '.join(self.choices)}"
         if math.isfinite(self.low) and math.isfinite(self.high):
             return f"a number in [{self.low:g}, {self.high:g}]"
-        bounds = [(self.low, "≥"), (self.above, ">"), (self.high, "≤")]
+        bounds = [(self.low, "≥"), (self.above, ">"), (self.high, "≤"), (self.below, "<")]
         shown = ", ".join(f"{sign} {bound:g}" for bound, sign in bounds if math.isfinite(bound))
-        return f"a number {shown}".rstrip()
+        return f"a {'whole ' if self.whole else ''}number {shown}".rstrip()
 
     def check(self, value: Any) -> None:
         """UsageError with field, range and value where it is out of range; None always passes."""
@@ -92,7 +105,8 @@ class Parameter:
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{self.field}: expected {self.range}, got {value!r} ({type(value).__name__})")
-        if not (math.isfinite(value) and self.low <= value <= self.high and value > self.above):
+        inside = math.isfinite(value) and self.low <= value <= self.high and self.above < value < self.below
+        if not inside or (self.whole and value != int(value)):
             raise UsageError(f"{self.field}: expected {self.range}, got {value}")
 
 
@@ -110,11 +124,17 @@ CLIP_HIGH = Parameter(
 DUAL_CLIP = Parameter("dual_clip", "clip where A < 0 and ρ > dual_clip", above=1)
 ADVANTAGE = Parameter(
     "advantage",
-    "normalisation of rewards: none, or less the group's mean, over its std too, over the "
-    "batch's, less the mean of the others, less a constant",
+    "normalisation of rewards: none, or less the group's mean, over its std too or over the std of the batch, less "
+    "the batch's mean and over its std, less the mean of the others, less a constant",
     choices=ADVANTAGES,
 )
 BASELINE = Parameter("baseline", "the constant b of the advantage v − b")
+WHITEN = Parameter(
+    "whiten",
+    "advantages less their mean and over their std in the batch: not at all, each response counting once, or as often "
+    "as it has tokens",
+    choices=("none", "responses", "tokens"),
+)
 SHARE = Parameter("share", "fraction of the minibatch's tokens that is chosen", above=0, high=1)
 NFT = (
     Parameter("ratio_floor", "a correct response's ρ is raised to this in the denominator", low=0, default=0.0),

@@ -5,6 +5,7 @@ Field names in the messages are those of a recipe (`objective.lambda`), the argu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from toy_models.messages import nearest
@@ -14,7 +15,7 @@ from .definition import Entry
 from .entries import ENTRIES, FAMILIES, PARAMETERS
 from .parameters import ADVANTAGE, ADVANTAGES, BASELINE, FORM, FORMS
 
-__all__ = ["ADVANTAGES", "FORMS", "check", "entry", "is_own", "names", "not_trainable", "settings"]
+__all__ = ["ADVANTAGES", "FORMS", "check", "compares", "entry", "is_own", "names", "not_trainable", "settings"]
 
 _CLIPS = ("clip_low", "clip_high", "dual_clip")
 _ALIASES = {alias: entry.name for entry in ENTRIES.values() for alias in entry.aliases}
@@ -109,12 +110,31 @@ def settings(definition: Entry, given: dict[str, Any], group_size: int | None = 
             raise UsageError(f"{parameter.field}: {definition.name} needs it, got none; it is the {parameter.doc}")
     if "advantage" in values:
         _check_advantage(definition, values, group_size)
-    elif group_size == 1 and (definition.value == "oreal" or "accuracy" in definition.needs):
+    elif group_size == 1 and (
+        definition.value == "oreal" or "accuracy" in definition.needs or "group" in definition.compares
+    ):
         raise UsageError(
             f"rollout.group_size: {definition.name} compares the responses of one prompt, so it needs a group "
             "of at least 2, got 1"
         )
+    k: Any = values.get("k")
+    if group_size is not None and k is not None and group_size < k:
+        raise UsageError(
+            f"rollout.group_size: {definition.name} takes {k:g} of the responses of a prompt (objective.k), so it "
+            f"needs a group of at least {k:g}, got {group_size}"
+        )
     return values
+
+
+def compares(definition: Entry, values: Mapping[str, Any]) -> frozenset[str]:
+    """ "group" and "batch": with what else the advantage of a response is compared at these settings."""
+    how = values.get("advantage") or "none"
+    out = set(definition.compares)
+    if how.startswith("group_") or how == "leave_one_out":
+        out.add("group")
+    if how.endswith(("batch_std", "batch_mean_std")) or values.get("whiten", "none") != "none":
+        out.add("batch")
+    return frozenset(out)
 
 
 def _stray(definition: Entry, name: str, value: Any) -> str:
@@ -204,6 +224,8 @@ def not_trainable(name: str, form: str | None) -> str | None:
     definition = entry(name, form)
     if definition.coupling == "pair":
         return f"{definition.name} compares pairs of a chosen and a rejected response, which the loop does not collect"
+    if "reward_components" in definition.reads:
+        return f"{definition.name} normalises several rewards apart, of which a task has one; use grpo or rloo"
     if not definition.scalar:
         field = (
             "objective.entropy_coef"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-__all__ = ["TokenBatch", "TokenWeights", "accuracy_of"]
+__all__ = ["TokenBatch", "TokenWeights", "accuracy_of", "kl_baseline_of"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class TokenBatch:
         ref_log_probs: log-probabilities under the reference policy.
         selection: the tokens that `Objective.prepare` chose over a whole minibatch.
         token_weights: weights of a reward model; 1 where unset.
+        kl_baseline: estimate of the KL to the reference that KTO compares with, in nats, one for each row.
 
     Raises:
         UsageError: a field that should have the shape of `log_probs` and has another.
@@ -50,6 +51,7 @@ class TokenBatch:
     ref_log_probs: Float[Tensor, "*rows position"] | None = None
     selection: Bool[Tensor, "*rows position"] | None = None
     token_weights: Real[Tensor, " ..."] | None = None
+    kl_baseline: Real[Tensor, " ..."] | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_probs.shape
@@ -115,3 +117,30 @@ def accuracy_of(rewards: Real[Tensor, " responses"], group_size: int) -> Real[Te
     """
     means = reduce(rewards, "(group response) -> group", "mean", response=group_size)
     return repeat(means, "group -> (group response)", response=group_size)
+
+
+def kl_baseline_of(
+    log_probs: Float[Tensor, "responses position"],
+    ref_log_probs: Float[Tensor, "responses position"],
+    mask: Bool[Tensor, "responses position"] | None = None,
+) -> Float[Tensor, " responses"]:
+    """z of KTO: the mean over responses of Σ_t log(π_t/ref_t), not below 0, the same for each of them.
+
+    It estimates KL(π‖ref) of a response, in nats, without bias where π drew the responses. TRL takes responses to other
+    prompts instead, for data that π did not draw.
+
+    Args:
+        log_probs: log π_y of each token.
+        ref_log_probs: log-probabilities of the same tokens under the reference policy.
+        mask: True where a position holds a token; None for all.
+
+    Returns:
+        `TokenBatch.kl_baseline`.
+
+    >>> kl_baseline_of(torch.tensor([[-1.0, -1.0], [-2.0, 0.0]]), torch.tensor([[-2.0, -1.5], [-2.5, 0.0]]))
+    tensor([1., 1.])
+    """
+    gap = (log_probs - ref_log_probs).detach()
+    if mask is not None:
+        gap = gap.masked_fill(~mask, 0)
+    return gap.sum(-1).mean().clamp(min=0).expand(len(gap))

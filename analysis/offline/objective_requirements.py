@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
-
 from ..errors import UsageError
 from ..objectives import Objective, parse_objective
 from ..records.hypothetical_weights import needs_verdicts, takes_advantages
@@ -64,11 +62,13 @@ def check_inputs_of(
             )
         if single:
             _check_group_of_one(name, objective, f"{single} of {len(sizes)} groups in {file.source}")
+        if sizes:
+            objective.check_group_size(min(sizes.values()))
 
 
 def _check_group_of_one(name: str, objective: Objective, which: str) -> None:
     try:
-        objective.advantages(torch.zeros(1), 1, mean_log_probs=torch.zeros(1))
+        objective.check_group_size(1)
     except UsageError:
         raise UsageError(
             f"objective: {name} compares the responses of a group, and {which} have one response only; map the "

@@ -7,9 +7,11 @@ import re
 from toy_models.bases.recipes import BASES
 
 from ..errors import UsageError
-from ..objectives.entries import ENTRIES, FAMILIES
+from ..objectives.definition import Entry
+from ..objectives.entries import FAMILIES
 from ..objectives.parameters import FORMS
-from ..objectives.rules import check, not_trainable
+from ..objectives.rules import check, compares, is_own, not_trainable
+from ..objectives.rules import entry as objective_entry
 from .config import FIELDS, config_to_dict, flatten, show
 from .fields import GIVEN, CriticFields, ObjectiveFields, RunConfig, objective_settings
 from .task_rules import task_problems
@@ -28,7 +30,7 @@ def combination_problems(config: RunConfig) -> list[str]:
             problems.append(f"objective.name = {show(objective.name)}: {why}")
     except UsageError as error:
         problems.append(str(error))
-    base, without = BASES.get(config.policy.base), _no_critic(objective)
+    base, known, without = BASES.get(config.policy.base), _known(objective), _no_critic(objective)
     rules = [
         (
             base is not None and config.task.name not in (base.task, GIVEN),
@@ -78,6 +80,11 @@ def combination_problems(config: RunConfig) -> list[str]:
             update.drop == "after" and update.rows == "keep",
             'update.drop = "after" with update.rows = "keep": no row is dropped; set update.rows = "drop" or leave '
             "update.drop out",
+        ),
+        (
+            update.rows == "drop" and known is not None and not known.homogeneous,
+            f'update.rows = "drop" with objective.name = {show(objective.name)}: its tokens have a weight where the '
+            'advantage is 0 too; set update.rows = "keep"',
         ),
         (
             config.critic.enabled and without is not None,
@@ -147,18 +154,26 @@ def combination_problems(config: RunConfig) -> list[str]:
 
 def _no_critic(objective: ObjectiveFields) -> str | None:
     """Why a learned baseline does not go with the objective, or None where it does."""
-    name = _family(objective) or objective.name
+    known = _known(objective)
+    name = _family(objective) or (objective.name if known is None else known.name)
     if name in ("reinforce", "w-reinforce", "ppo"):
         return None
     if name in ("psr", "nsr"):
         return "it learns from one reward sign alone, and with a baseline its rows would have weights of both"
-    how = ENTRIES[name].defaults.get("advantage", "none") if name in ENTRIES else "none"
-    grouped = how == "leave_one_out" or str(how).startswith("group_")
+    compared = frozenset() if known is None else compares(known, known.defaults)
     return (
-        "its group mean is a baseline already"
-        if grouped
+        f"its {'group' if 'group' in compared else 'batch'} mean is a baseline already"
+        if compared
         else "its weights are not advantages that a critic could estimate"
     )
+
+
+def _known(objective: ObjectiveFields) -> Entry | None:
+    """The entry of the toolkit's objective, by its name or an alias; None for another name."""
+    try:
+        return None if is_own(objective.name) else objective_entry(objective.name, objective.form)
+    except UsageError:
+        return None
 
 
 def _set_in(table: str, config: RunConfig) -> list[str]:

@@ -115,7 +115,12 @@ def _of_parameter(name: str) -> Any:
     """A parameter of some objectives as a field; unset is the objective's default."""
     parameter = PARAMETERS[name]
     owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.coupling != "pair")
-    limits = (("low", parameter.low), ("high", parameter.high), ("above", parameter.above))
+    limits = (
+        ("low", parameter.low),
+        ("high", parameter.high),
+        ("above", parameter.above),
+        ("below", parameter.below),
+    )
     bounds: dict[str, Any] = {key: value for key, value in limits if math.isfinite(value)}
     text = f"of {owners}: {parameter.doc}"
     return _f(None, text, choices=parameter.choices or None, later=name not in _HASHED_UNSET, **bounds)
@@ -133,7 +138,8 @@ def _with_parameters(before: str) -> Callable[[type[C]], type[C]]:
         for name, parameter in PARAMETERS.items():
             owners = [entry for entry in ENTRIES.values() if name in entry.defaults]
             if name not in cls.__annotations__ and any(entry.scalar and entry.coupling != "pair" for entry in owners):
-                fields.insert(place, (name, "str | None" if parameter.choices else "float | None"))
+                kind = "str" if parameter.choices else "int" if parameter.whole else "float"
+                fields.insert(place, (name, f"{kind} | None"))
                 setattr(cls, name, _of_parameter(name))
                 place += 1
         cls.__annotations__ = dict(fields)

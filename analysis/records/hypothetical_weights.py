@@ -52,7 +52,7 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
         objective = get(objective)
     objective.check_use("a trace")
     offline = run.info["engine"] == _OFFLINE
-    coupled = objective.entry.coupling != "token" or objective.entry.value == "unlikely"
+    coupled = objective.entry.coupling != "token" or "mean_log_probs" in objective.reads()
     if coupled and not offline:
         raise UsageError(
             f"objective: expected one that weights each token independently, got {objective.name}, which needs whole "
@@ -97,6 +97,8 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
 
 def needs_verdicts(objective: Objective) -> bool:
     """Whether the objective is defined for rewards 0 and 1 only, rather than for any numbers that it normalises."""
+    if objective.entry.graded:
+        return False
     return objective.entry.value not in ("r", "1") or objective.advantage in ("none", "constant")
 
 
@@ -123,12 +125,12 @@ def _rollouts(
     if given and takes_advantages(objective):
         return None
     _check_rewards(rollouts, objective, offline=offline)
-    if objective.advantage == "batch_mean_std" and not offline:
+    if "batch" in objective.compares() and not offline:
         sampled = run.table("steps", ["n_rollouts"])["n_rollouts"].sum()
         if len(rollouts) != sampled:
             raise UsageError(
-                f"objective: expected every rollout of a step for batch_mean_std, got {len(rollouts)} of {sampled}; "
-                "record all of them (record.rollouts = 1)"
+                f"objective: expected every rollout of a step for {_over_batch(objective)}, got {len(rollouts)} of "
+                f"{sampled}; record all of them (record.rollouts = 1)"
             )
     mean_log_prob = None
     if whole:
@@ -160,7 +162,7 @@ def _advantages(
     batch: pd.DataFrame, objective: Objective, mean_log_prob: pd.Series | None, *, offline: bool
 ) -> pd.DataFrame:
     """The rollouts of one step with their advantages, computed for the groups of each size separately."""
-    from ..objectives import accuracy_of
+    from ..objectives import ResponseBatch, accuracy_of
 
     step, size = batch["step"].iloc[0], batch.groupby("group")["rollout"].transform("size")
     sizes = sorted(size.unique().tolist())
@@ -171,28 +173,34 @@ def _advantages(
         )
     if offline and sizes[0] == 1:
         _check_singles(objective, batch, int((size == 1).sum()))
-    out = []
-    for group_size in sizes:
-        rollouts = batch[size == group_size]
-        rewards = tensor_of(rollouts["reward"])
-        log_probs = None if mean_log_prob is None else tensor_of(mean_log_prob[rollouts.index])
-        out.append(
-            rollouts[_KEY].assign(
-                advantage=objective.advantages(rewards, group_size, mean_log_probs=log_probs).numpy(),
-                reward=rewards.numpy(),
-                accuracy=accuracy_of(rewards, group_size).numpy(),
-            )
+    groups = [batch[size == group_size] for group_size in sizes]
+    parts = [
+        ResponseBatch(
+            tensor_of(rollouts["reward"]),
+            group_size,
+            None if mean_log_prob is None else tensor_of(mean_log_prob[rollouts.index]),
+            torch.tensor(rollouts["length"].to_numpy(dtype=np.int64)) if "lengths" in objective.reads() else None,
         )
-    whole = pd.concat(out)
-    if objective.advantage == "batch_mean_std" and len(sizes) > 1:  # over the step, whatever its groups
-        rewards = tensor_of(batch["reward"])
-        whole = whole.assign(advantage=pd.Series(objective.advantages(rewards, len(rewards)).numpy(), batch.index))
-    return whole
+        for rollouts, group_size in zip(groups, sizes, strict=True)
+    ]
+    return pd.concat(
+        rollouts[_KEY].assign(
+            advantage=advantages.numpy(),
+            reward=part.rewards.numpy(),
+            accuracy=accuracy_of(part.rewards, part.group_size).numpy(),
+        )
+        for rollouts, part, advantages in zip(groups, parts, objective.advantages_of(parts), strict=True)
+    )
+
+
+def _over_batch(objective: Objective) -> str:
+    how = objective.advantage
+    return how if how.startswith("batch_") or how.endswith("_batch_std") else objective.name
 
 
 def _check_singles(objective: Objective, batch: pd.DataFrame, single: int) -> None:
     try:
-        objective.advantages(torch.zeros(1), 1, mean_log_probs=torch.zeros(1))
+        objective.check_group_size(1)
     except UsageError:
         groups = batch["group"].nunique()
         raise UsageError(

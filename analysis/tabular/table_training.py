@@ -151,9 +151,10 @@ class UpdateCount:
 
 
 def _check(settings: TableSettings) -> None:
-    if settings.objective.advantage == "batch_mean_std":
+    if "batch" in settings.objective.compares():
         raise UsageError(
-            "objective: expected advantages by response or by group, got batch_mean_std; a batch of a toy mixes seeds"
+            f"objective: expected advantages by response or by group, got {settings.objective.name} with advantages "
+            "over the batch; a batch of a toy mixes seeds"
         )
     if settings.group_size is None and settings.objective.entry.coupling != "token":
         raise UsageError(
@@ -212,9 +213,9 @@ def _sampled_step(
     drawn = policy.draw(torch.rand((seeds, prompts, group, policy.width), generator=generator, dtype=torch.float64))
     rewards = correct.gather(-1, drawn.index)
     old = policy.token_log_probs(drawn)
-    advantages = settings.objective.advantages(rewards.flatten(), group, mean_log_probs=drawn.mean(old).flatten()).view(
-        rewards.shape
-    )
+    advantages = settings.objective.advantages(
+        rewards.flatten(), group, mean_log_probs=drawn.mean(old).flatten(), lengths=drawn.lengths().flatten()
+    ).view(rewards.shape)
     accuracy = accuracy_of(rewards.flatten(), group).view(rewards.shape)
     part, rows = _parts(advantages != 0, settings)
     lengths = drawn.lengths()

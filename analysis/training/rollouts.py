@@ -157,7 +157,13 @@ def collect_rollouts(
     rewards = (correct ^ flipped).float()
     drawn = torch.arange(samples.log_probs.shape[1]) < lengths[:, None]
     means = samples.log_probs.cpu().float().where(drawn, 0.0).sum(1) / lengths
-    advantages = objective.advantages(rewards, fields.group_size, mean_log_probs=means)
+    greedy = None
+    if "greedy_rewards" in objective.reads():
+        flips = (false_positive, false_negative)
+        greedy = _greedy_rewards(policy, sampler, task, prompts, fields.group_size, limit, streams, flips)
+    advantages = objective.advantages(
+        rewards, fields.group_size, mean_log_probs=means, lengths=lengths, greedy_rewards=greedy
+    )
     return RolloutBatch(
         step=step,
         prompts=prompts,
@@ -176,3 +182,31 @@ def collect_rollouts(
         advantages=advantages,
         selected=objective.selected(advantages),
     )
+
+
+def _greedy_rewards(
+    policy: Policy,
+    sampler: torch.nn.Module,
+    task: Task,
+    prompts: list[Prompt],
+    group_size: int,
+    limit: int,
+    streams: Streams,
+    noise: tuple[float, float],
+) -> Tensor:
+    """(N,) reward of the greedy response to each rollout's prompt, under the same verifier noise as the rollouts."""
+    greedy = sample(
+        sampler,
+        [p.ids for p in prompts],
+        group_size=1,
+        max_new_tokens=limit,
+        eos_id=policy.eos_id,
+        pad_id=policy.pad_id,
+        temperature=0.0,
+    )
+    lengths = greedy.lengths.tolist()
+    responses = [ids[:length] for ids, length in zip(greedy.response_ids.tolist(), lengths, strict=True)]
+    correct = torch.tensor([v.correct for v in verify_all(task, [p.ids for p in prompts], responses)])
+    false_positive, false_negative = noise
+    flipped = streams.uniforms("objective", len(prompts)) < torch.where(correct, false_negative, false_positive)
+    return (correct ^ flipped).float().repeat_interleave(group_size)

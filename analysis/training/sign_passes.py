@@ -190,6 +190,7 @@ class PassRunner:
             batch.accuracy()[rows].to(device),
             ref_log_probs=ref,
             selection=selection,
+            kl_baseline=None if targets.kl_baseline is None else targets.kl_baseline[rows].to(device),
         )
         token_loss = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()

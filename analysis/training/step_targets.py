@@ -24,6 +24,7 @@ class StepTargets:
         ref_log_probs: log-probs of the reference policy.
         token_advantages: those of a critic, which take the place of `advantages`.
         values, returns: V and the return of each token, with a critic.
+        kl_baseline: (N,) estimate of the KL to the reference, for an objective that compares with it.
     """
 
     advantages: Tensor
@@ -33,6 +34,7 @@ class StepTargets:
     token_advantages: Tensor | None = None
     values: Tensor | None = None
     returns: Tensor | None = None
+    kl_baseline: Tensor | None = None
 
     @classmethod
     def on_policy(cls, batch: RolloutBatch) -> StepTargets:

@@ -11,6 +11,7 @@ import contextlib
 
 import torch
 
+from ..objectives import kl_baseline_of
 from .critic import advantage_estimates, captured_hidden_states, token_rewards, whitened
 from .regularizers import kl_penalty
 from .rollouts import RolloutBatch
@@ -27,9 +28,9 @@ def fix_targets(
 
     Returns:
         `old_log_probs` where more than one update is made or a critic or a penalty needs them; `ref_log_probs` where
-        there is a reference; with a critic `values`, `returns` and `token_advantages`. With
-        objective.kl_placement = "reward" the penalties go into the critic's rewards or, without a critic, their sum
-        into `advantages`.
+        there is a reference, and `kl_baseline` where the objective compares with it; with a critic `values`, `returns`
+        and `token_advantages`. With objective.kl_placement = "reward" the penalties go into the critic's rewards or,
+        without a critic, their sum into `advantages`.
     """
     used = sorted({row for plan in plans for rows in plan for row in rows.tolist()})
     if not used:
@@ -41,11 +42,13 @@ def fix_targets(
     if reference is not None:
         ref = torch.zeros(shape, dtype=dtype)
         ref[used] = runner.log_probs(reference, batch, used)
-    if critic is None and not penalty.kl_in_reward and sum(map(len, plans)) == 1:
+    compared = "kl_baseline" in runner.objective.entry.needs
+    if critic is None and not penalty.kl_in_reward and not compared and sum(map(len, plans)) == 1:
         return StepTargets(batch.advantages, ref_log_probs=ref)
     awaited = torch.zeros(shape[0], dtype=torch.bool)
     awaited[plans[0][0]] = True
-    needed = used if critic is not None or penalty.kl_in_reward else [row for row in used if not awaited[row]]
+    everywhere = critic is not None or penalty.kl_in_reward or compared
+    needed = used if everywhere else [row for row in used if not awaited[row]]
     old = torch.zeros(shape, dtype=dtype)
     hidden: list[torch.Tensor] = []
     with contextlib.ExitStack() as stack:
@@ -63,7 +66,12 @@ def fix_targets(
         if penalty.kl_in_reward:
             advantages = advantages.clone()
             advantages[used] -= penalty.kl_coef * kl[used].sum(1).float()
-        return StepTargets(advantages, old, awaited, ref)
+        baseline = None
+        if compared:
+            assert ref is not None
+            baseline = torch.zeros(shape[0], dtype=dtype)
+            baseline[used] = kl_baseline_of(old[used], ref[used])  # both are 0 at padding
+        return StepTargets(advantages, old, awaited, ref, kl_baseline=baseline)
     values = torch.zeros(shape, dtype=dtype)
     for rows, states in zip(torch.tensor(used).split([len(h) for h in hidden]), hidden, strict=True):
         values[rows, : states.shape[1]] = critic.values(states.to(dtype)).cpu()

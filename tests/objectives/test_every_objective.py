@@ -48,13 +48,21 @@ def inputs(objective: Objective, spread: float, seed: int = 0) -> tuple[torch.Te
     batch = TokenBatch(
         log_probs,
         old,
-        objective.advantages(rewards, GROUP, mean_log_probs=mean),
+        objective.advantages(
+            rewards,
+            GROUP,
+            mean_log_probs=mean,
+            lengths=lengths,
+            greedy_rewards=(torch.rand(ROWS // GROUP, generator=g) < 0.5).double().repeat_interleave(GROUP),
+            reward_components=torch.stack([rewards, torch.rand(ROWS, generator=g, dtype=torch.float64)], 1),
+        ),
         mask,
         rewards,
         accuracy_of(rewards, GROUP),
         torch.special.entr(logits.softmax(-1)).sum(-1),
         ref,
         token_weights=torch.rand(ROWS, WIDTH, generator=g, dtype=torch.float64),
+        kl_baseline=torch.full((ROWS,), 0.7, dtype=torch.float64),
     )
     return logits, tokens, objective.prepare(batch, g)
 
@@ -170,8 +178,25 @@ def test_shapes_dtypes_and_policies_of_one_token(
     tokens = torch.randint(vocab, (rows, width), generator=g)
     log_probs = token_log_probs(logits, tokens).to(dtype)  # V = 1: exactly 0
     rewards = torch.randint(2, (rows,), generator=g).float()
-    a = objective.advantages(rewards, 2, mean_log_probs=log_probs.float().mean(-1))
-    batch = TokenBatch(log_probs, log_probs.clone(), a, None, rewards, accuracy_of(rewards, 2), None, log_probs.clone())
+    a = objective.advantages(
+        rewards,
+        2,
+        mean_log_probs=log_probs.float().mean(-1),
+        lengths=torch.full((rows,), width),
+        greedy_rewards=rewards.flip(0),
+        reward_components=rewards[:, None],
+    )
+    batch = TokenBatch(
+        log_probs,
+        log_probs.clone(),
+        a,
+        None,
+        rewards,
+        accuracy_of(rewards, 2),
+        None,
+        log_probs.clone(),
+        kl_baseline=torch.zeros(rows),
+    )
     weight, _, clip = objective.weights(batch)
     assert weight.shape == clip.shape == log_probs.shape
     assert weight.dtype == dtype

@@ -47,6 +47,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     **{name: {"objective.lambda": 0.1} for name in TRAINABLE if name.startswith("w-reinforce")},
     # the policy starts at the reference and would stay there
     **{name: {"objective.entropy_coef": 0.5, "optimizer.lr": 0.05} for name in TRAINABLE if name.startswith("kl-k")},
+    **{name: {"objective.k": 2} for name in ("pass-at-k", "pass-at-k-full")},
     "asymre": {"objective.baseline": 0.25},
     "high-entropy": {"objective.share": 0.3},
     "kl-cov": {"objective.share": 0.2},

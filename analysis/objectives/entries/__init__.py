@@ -14,14 +14,40 @@ from dataclasses import replace
 
 from ..definition import Entry
 from ..parameters import ADVANTAGE, BASELINE, CLIP_HIGH, CLIP_LOW, DUAL_CLIP, FORM, LAMBDA, Parameter
-from . import groups, likelihoods, preferences, regularisers, rewards, selections, sequences, tokens
+from . import (
+    batches,
+    group_baselines,
+    groups,
+    likelihoods,
+    preferences,
+    regressions,
+    regularisers,
+    rewards,
+    selections,
+    sequences,
+    tokens,
+    winners,
+)
 
 __all__ = ["ENTRIES", "FAMILIES", "PARAMETERS", "SECTIONS"]
 
 # The title of each family and its objectives, in the order of tables.
 SECTIONS: dict[str, tuple[Entry, ...]] = {
     module.TITLE: module.ENTRIES
-    for module in (rewards, groups, tokens, selections, sequences, likelihoods, preferences, regularisers)
+    for module in (
+        rewards,
+        winners,
+        groups,
+        group_baselines,
+        batches,
+        tokens,
+        selections,
+        sequences,
+        regressions,
+        likelihoods,
+        preferences,
+        regularisers,
+    )
 }
 ENTRIES: dict[str, Entry] = {entry.name: entry for entries in SECTIONS.values() for entry in entries}
 FAMILIES = rewards.NAMES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..definition import Entry
-from ..parameters import ADVANTAGE, BASELINE, FORM, Parameter
+from ..parameters import ADVANTAGE, BASELINE, FORM, WHITEN, Parameter
 from .shared import CLIPPED, OLD, advantage, clips
 
 __all__ = ["ENTRIES", "TITLE"]
@@ -39,9 +39,9 @@ ENTRIES = (
         title="RLOO",
         weight="A, A = r − mean of the others",
         source="Ahmadian et al., arXiv 2402.14740",
-        parameters=(FORM.with_(default="log"), *advantage("leave_one_out"), *clips()),
+        parameters=(FORM.with_(default="log"), *advantage("leave_one_out"), WHITEN.with_(default="none"), *clips()),
         form="log",
-        note="G/(G − 1) times r − q",
+        note="G/(G − 1) times r − q. TRL's normalize_advantages is whiten = responses",
     ),
     Entry(
         name="asymre",
@@ -69,6 +69,8 @@ ENTRIES = (
             *clips(0.2, 0.2),
         ),
         value="unlikely",
+        reads=("mean_log_probs",),
+        compares=("group",),
         needs=OLD,
         form="ratio",
         note="rank over the whole group by the mean log-prob of a response's tokens, 0 the least likely; ties "

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import groups, likelihoods, preferences, regularisers, rewards, selections, sequences, tokens
+from . import (
+    batches,
+    group_baselines,
+    groups,
+    likelihoods,
+    preferences,
+    regressions,
+    regularisers,
+    rewards,
+    selections,
+    sequences,
+    tokens,
+    winners,
+)
 
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
     name: cases
-    for module in (rewards, groups, tokens, selections, sequences, likelihoods, preferences, regularisers)
+    for module in (
+        rewards,
+        winners,
+        groups,
+        group_baselines,
+        batches,
+        tokens,
+        selections,
+        sequences,
+        regressions,
+        likelihoods,
+        preferences,
+        regularisers,
+    )
     for name, cases in module.CASES.items()
 }
