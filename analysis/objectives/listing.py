@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from .definition import Entry
-from .entries import ENTRIES
+from .entries import SECTIONS
 from .parameters import Parameter
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["as_dict", "default_text", "notes", "one_entry", "table"]
+__all__ = ["as_dict", "default_text", "families", "notes", "one_entry", "tables"]
 
 _COUPLED = {
     "token": "",
@@ -31,16 +33,33 @@ def notes(entry: Entry) -> str:
     return "; ".join(text for text in (entry.note, _COUPLED[entry.coupling]) if text)
 
 
-def table() -> Table:
-    """All objectives, for a terminal."""
+def families(word: str | None = None) -> dict[str, tuple[Entry, ...]]:
+    """The families whose title contains the word, all where there is none, each with its objectives.
+
+    Raises UsageError where there is no such family.
+
+    >>> [entry.name for entry in families("preferences")["Preferences"]][:1]
+    ['dpo']
+    """
+    chosen = {title: entries for title, entries in SECTIONS.items() if (word or "").casefold() in title.casefold()}
+    if not chosen:
+        raise UsageError(f"--family: expected part of one of {'; '.join(SECTIONS)}, got {word!r}")
+    return chosen
+
+
+def tables(sections: Mapping[str, Sequence[Entry]]) -> list[Table]:
+    """The objectives of each family, for a terminal."""
     from rich.markup import escape
     from rich.table import Table
 
-    out = Table(title="Objectives: the weight w of a token, ∂L/∂z = −w·(e_y − π) + r", title_justify="left")
-    for column, ratio in (("name", 4), ("w, or the vector r", 6), ("source", 6)):
-        out.add_column(column, overflow="fold", ratio=ratio)
-    for entry in ENTRIES.values():
-        out.add_row(*map(escape, (entry.name, entry.weight, entry.source)))
+    out = []
+    for title, entries in sections.items():
+        table = Table(title=escape(title), title_justify="left", expand=True)
+        for column, ratio in (("name", 4), ("w, or the vector r", 6), ("source", 6)):
+            table.add_column(column, overflow="fold", ratio=ratio)
+        for entry in entries:
+            table.add_row(*map(escape, (entry.name, entry.weight, entry.source)))
+        out.append(table)
     return out
 
 
@@ -55,6 +74,9 @@ def one_entry(entry: Entry) -> str:
     ]
     if entry.aliases:
         lines.append(f"  also called {', '.join(entry.aliases)}")
+    for library, name in (("TRL", entry.trl), ("verl", entry.verl)):
+        if name:
+            lines.append(f"  in {library:<8} {name}")
     if text := notes(entry):
         lines.append(f"  note        {text}")
     lines += ["", "  parameters" if entry.parameters else "  no parameters"]
@@ -67,13 +89,15 @@ def one_entry(entry: Entry) -> str:
 def as_dict(entry: Entry) -> dict[str, Any]:
     """One objective as plain data, ready for JSON.
 
-    >>> as_dict(ENTRIES["sapo"])["parameters"][-1]["name"]
-    'tau_neg'
+    >>> as_dict(SECTIONS["Preferences"][0])["parameters"][-1]["name"]
+    'beta'
     """
     return {
         "name": entry.name,
         "title": entry.title,
         "aliases": list(entry.aliases),
+        "trl": entry.trl,
+        "verl": entry.verl,
         "form": entry.form,
         "gradient": "weight" if entry.scalar else "vector",
         "formula": entry.weight,

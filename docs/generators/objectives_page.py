@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from analysis.objectives.aggregation import CORRESPONDENCE
-from analysis.objectives.entries import ENTRIES
+from analysis.objectives.definition import Entry
+from analysis.objectives.entries import SECTIONS
 from analysis.objectives.listing import default_text, notes
 
 __all__ = ["objectives_page"]
@@ -23,11 +26,17 @@ For each objective a test compares the closed form with autograd of the loss: �
 over ratios from 1e-6 to 1e6 and on both sides of every clip. Rows whose token has all the mass except 1e-130 are
 compared with sixty digits.
 
-`python -m analysis.objectives` prints the table, and `python -m analysis.objectives grpo` one objective in full;
-`--json` prints either as data. In a recipe `objective.name` names the objective and `objective.<parameter>` sets
-its parameters; from Python use `objectives.get(name, **parameters)`. psr, nsr, w-reinforce and reinforce are three
-objectives each: write psr-ratio, or psr with `objective.form`. The noise of a verifier flips rewards before any of
-this: `task.false_positive`, `task.false_negative`.
+`python -m analysis.objectives` prints the tables, `--family WORD` one of them, and `python -m analysis.objectives grpo`
+one objective in full; `--json` prints any of these as data. In a recipe `objective.name` names the objective and
+`objective.<parameter>` sets its parameters; from Python use `objectives.get(name, **parameters)`. psr, nsr, w-reinforce
+and reinforce are three objectives each: write psr-ratio, or psr with `objective.form`. The noise of a verifier flips
+rewards before any of this: `task.false_positive`, `task.false_negative`.
+
+The columns TRL and verl say under which settings the two libraries compute the same weights, and where they differ. A
+dash: the library has no such objective. The tests compare with the libraries' own functions.
+
+Where a source writes one form and its code another, or practice a third, each form has its own name, and the note says
+which one a name is.
 """
 
 _OWN = """\
@@ -56,6 +65,9 @@ names, and a case in `tests/objectives/cases/`. Recipes, this page and the comma
 _DIFFERENCES = """\
 ## Where this differs from what is written elsewhere
 
+- PSR and NSR have the same expected gradient, ∇p, where rollouts come from the policy that is differentiated, the form
+  is log or ratio, no clip binds, and token losses are summed over a fixed divisor. Without one of these they differ;
+  [The laws, section 4](explanation/laws.md), says how.
 - GRPO on binary rewards has A = √((1 − q)/q) and −√(q/(1 − q)) with the biased standard deviation. verl and TRL take
   the unbiased one: both are √((G − 1)/G) times that, and 1e-6 (TRL 1e-4) is added to the denominator. The implied λ of
   (1 − q)/q is the same.
@@ -75,19 +87,42 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def objectives_page() -> str:
-    """docs/objectives.md as text."""
+def _section(title: str, entries: Sequence[Entry]) -> list[str]:
+    """A family: a table of formulas and names, then what its members take and what else there is to know."""
     lines = [
-        _HEAD,
-        "| name | w per token (or the vector r) | source | parameters (default) | notes |",
+        f"\n### {title}\n",
+        "| name | w per token (or the vector r) | source | TRL | verl |",
         "|:--|:--|:--|:--|:--|",
     ]
-    for entry in ENTRIES.values():
-        parameters = ", ".join(
-            f"{parameter.name.rstrip('_')} ({default_text(parameter)})" for parameter in entry.parameters
-        )
+    for entry in entries:
         aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
-        lines.append(_row(f"`{entry.name}`{aliases}", entry.weight, entry.source, parameters, notes(entry)))
+        cells = (entry.weight, entry.source, entry.trl or "—", entry.verl or "—")
+        lines.append(_row(f"`{entry.name}`{aliases}", *cells))
+    lines.append("")
+    for entry in entries:
+        text = ". ".join(part for part in (_sentence(_parameters(entry)), _sentence(notes(entry))) if part)
+        lines.append(f"- `{entry.name}`: {text}.")
+    return lines
+
+
+def _parameters(entry: Entry) -> str:
+    """The parameters with their defaults, those without one last."""
+    named = {parameter.name.rstrip("_"): default_text(parameter) for parameter in entry.parameters}
+    given = ", ".join(f"{name} ({default})" for name, default in named.items() if default != "unset")
+    unset = ", ".join(name for name, default in named.items() if default == "unset")
+    parts = (given and f"parameters: {given}", unset and f"{'unset' if given else 'parameters, unset'}: {unset}")
+    return "; ".join(part for part in parts if part) or "no parameters"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].removesuffix(".")
+
+
+def objectives_page() -> str:
+    """docs/objectives.md as text."""
+    lines = [_HEAD]
+    for title, entries in SECTIONS.items():
+        lines += _section(title, entries)
     lines += [
         "\n## What TRL and verl call it\n",
         "Recipes also accept their names of normalisers (token-mean, bnpo, seq-mean-token-mean, seq-mean-token-sum,\n"

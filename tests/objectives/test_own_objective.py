@@ -147,8 +147,17 @@ def test_the_command_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
         "expected": "a number > 0",
         "meaning": "τ of the sigmoid gate where A ≤ 0",
     }
-    with pytest.raises(SystemExit):
-        main(["grpo", "--list"])
+    assert main(["--family", "PREFERENCES"]) == 0
+    shown = capsys.readouterr().out
+    assert "dpo" in shown
+    assert "cispo" not in shown
+    assert main(["--family", "preferences", "--json"]) == 0
+    assert {entry["name"] for entry in json.loads(capsys.readouterr().out)} < set(objectives.names())
+    assert main(["--family", "tables"]) == 2
+    assert "--family: expected part of one of Positive and negative samples;" in capsys.readouterr().err
+    for more in (["--list"], ["--family", "kl"]):
+        with pytest.raises(SystemExit):
+            main(["grpo", *more])
     code = "import sys; from analysis.objectives.__main__ import main; main([]); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0

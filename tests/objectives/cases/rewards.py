@@ -19,4 +19,7 @@ CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "reinforce-ratio": CLIPS,
     "reinforce-probability": CLIPS,
     "reinforce-log": NORMALISED,
+    "psr-released": ({}, {"dual_clip": 3.0}),
+    "nsr-released": ({}, {"dual_clip": 3.0}),
+    "w-reinforce-released": ({"lambda_": 0.1},),
 }
