@@ -37,7 +37,8 @@ dash: the library has no such objective. The tests compare with the libraries' o
 
 Where a source writes one form and its code another, or practice a third, each form has its own name, and the note says
 which one a name is.
-"""
+
+## The objectives"""
 
 _OWN = """\
 ## Your own objective
