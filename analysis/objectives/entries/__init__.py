@@ -49,7 +49,9 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         regularisers,
     )
 }
+# Every objective by its name.
 ENTRIES: dict[str, Entry] = {entry.name: entry for entries in SECTIONS.values() for entry in entries}
+# Names that stand for several forms of one objective.
 FAMILIES = rewards.NAMES
 
 
@@ -63,4 +65,5 @@ def _parameters() -> dict[str, Parameter]:
     return table
 
 
+# Every parameter of an objective by its name.
 PARAMETERS = _parameters()
