@@ -99,6 +99,14 @@ class ChildProcess:
         status = self._process.wait()
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
+    def wait(self, seconds: float) -> bool:
+        """Whether the child has ended, after at most so many seconds."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def fileno(self) -> int:
         """File descriptor of the child's output, for `select` and selectors."""
         return self._output

@@ -36,7 +36,8 @@ def judged_of(window: Sequence[Encoded], judge: Verifier | None, settings: Trace
     try:
         return [(float(v.correct), v.correct, v.reason) for v in judge.judge(cases)]
     except VerifierError as error:
-        raise UsageError(str(error)) from error
+        where = "" if error.index is None else f"{window[error.index].rollout.where}: "
+        raise UsageError(f"{where}{error}") from error
 
 
 def _from_file(reward: float | None, threshold: float | None) -> Judged:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..end_tokens import end_tokens, without_end
 from ..messages import unknown_name
 from ..table_files import Row, read_table
-from ..verifiers.verifier import Case, Verdict, Verifier
+from ..verifiers.verifier import Case, Verdict, Verifier, VerifierError
 from .task import SPLITS, Prompt, prompt_hash
 from .texts import chat_messages, check_template, encode_text, render_prompt
 
@@ -152,8 +152,17 @@ class FileTask:
         return self.verify_many([prompt_ids], [response_ids])[0]
 
     def verify_many(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Verdict]:
-        """Judge one response to each of the prompts, all together."""
-        return self.verifier.judge([self._case(*pair) for pair in zip(prompts, responses, strict=True)])
+        """Judge one response to each of the prompts, all together.
+
+        Raises VerifierError, naming the line of the prompt, where the verifier fails.
+        """
+        try:
+            return self.verifier.judge([self._case(*pair) for pair in zip(prompts, responses, strict=True)])
+        except VerifierError as error:
+            if error.index is None:
+                raise
+            where = self._items[tuple(int(i) for i in prompts[error.index])].where
+            raise VerifierError(f"{where}: {error}", error.index) from error
 
     def solutions(self, prompt_ids: Sequence[int]) -> None:
         """None: they cannot be listed."""

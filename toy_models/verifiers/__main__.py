@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..table_files import read_table
 from .built_in import get_verifier
-from .verifier import Case
+from .verifier import Case, VerifierError
 
 __all__ = ["main"]
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return _measure(arguments)
-    except ValueError as error:
+    except (ValueError, VerifierError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -65,10 +65,15 @@ def _measure(arguments: argparse.Namespace) -> int:
     responses = [row.text(arguments.response_column) for row in rows]
     cases = [Case(*texts) for texts in zip(prompts, responses, answers, strict=True)]
     verifier = get_verifier(arguments.verifier, workers=arguments.workers)
-    verifier.judge(cases[:1] * 2)  # starts its processes
+    if arguments.verifier == "math":
+        verifier.judge(cases[:1] * 2)  # starts its processes
     started, verdicts = time.perf_counter(), []
     for low in range(0, len(cases), 256):
-        verdicts += verifier.judge(cases[low : low + 256])
+        try:
+            verdicts += verifier.judge(cases[low : low + 256])
+        except VerifierError as error:
+            where = "" if error.index is None else f"{rows[low + error.index].where}: "
+            raise VerifierError(f"{where}{error}") from error
         if sys.stderr.isatty():
             print(f"\r{len(verdicts)} of {len(cases)}", end="", file=sys.stderr)
     seconds = time.perf_counter() - started
@@ -83,7 +88,8 @@ def _measure(arguments: argparse.Namespace) -> int:
         if reason != "correct" or arguments.shuffle:
             shown = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.reason == reason]
             for case in shown[: arguments.show]:
-                print(f"    {case.answer!r}  against  …{case.response[-100:]!r}")
+                text = f"    {case.answer!r}  against  …{case.response[-100:]!r}"
+                print(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding))
     return 0
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Case", "Verdict", "Verifier", "VerifierError"]
+__all__ = ["VERIFIERS", "Case", "Verdict", "Verifier", "VerifierError"]
+
+VERIFIERS = ("exact", "math")  # names of the built-in verifiers
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,15 @@ class Case(NamedTuple):
 
 
 class VerifierError(RuntimeError):
-    """A verifier that failed; the message names the prompt that it failed on."""
+    """A verifier that failed; the message names the prompt that it failed on.
+
+    Attributes:
+        index: Place of that case among those that it was given; None where no single case is at fault.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class Verifier(Protocol):

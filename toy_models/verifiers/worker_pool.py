@@ -17,9 +17,10 @@ from typing import Any
 
 from ..child_process import ChildProcess
 
-__all__ = ["Failure", "WorkerPool"]
+__all__ = ["Failure", "StartError", "WorkerPool"]
 
 START_SECONDS = 120.0
+_END_SECONDS = 5.0  # between the end of a child's output and that of the child
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,18 @@ class Failure:
     """Why a request has no answer: "timeout", or how its process ended, such as "crashed (SIGSEGV)"."""
 
     reason: str
+
+
+class StartError(RuntimeError):
+    """A child ended, or said {"error": …}, before it was ready.
+
+    Attributes:
+        told: Whether the message is what the child said.
+    """
+
+    def __init__(self, message: str, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -49,19 +62,34 @@ class WorkerPool:
         arguments: Text arguments of its `main`.
         workers: Greatest number of children at a time.
         seconds: Wall-clock time that a child may take for one request.
+        start_seconds: Wall-clock time that it may take until it is ready.
     """
 
     module: str
     arguments: Sequence[str]
     workers: int
     seconds: float
+    start_seconds: float = START_SECONDS
     _idle: list[ChildProcess] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         weakref.finalize(self, _close_all, self._idle)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerPool, (self.module, self.arguments, self.workers, self.seconds)
+        return WorkerPool, (self.module, self.arguments, self.workers, self.seconds, self.start_seconds)
+
+    def start(self) -> Any:
+        """Start one child now, for the next request.
+
+        Returns:
+            The value that it sent when it was ready.
+
+        Raises:
+            StartError: It ended before that.
+        """
+        child, value = self._start()
+        self._idle.append(child)
+        return value
 
     def ask(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request.
@@ -73,7 +101,7 @@ class WorkerPool:
             The answer to each request, in their order, or a `Failure`.
 
         Raises:
-            RuntimeError: A child ended before it was ready. The message quotes its error output.
+            StartError: A child ended before it was ready. The message quotes its error output.
         """
         answers: list[Any] = [None] * len(requests)
         waiting = list(range(len(requests) - 1, -1, -1))
@@ -82,7 +110,7 @@ class WorkerPool:
             try:
                 while waiting or busy:
                     while waiting and len(busy) < self.workers:
-                        child = self._idle.pop() if self._idle else self._start()
+                        child = self._ready()
                         index = waiting.pop()
                         busy[child] = _Work(index, _now() + self.seconds)
                         child.send(requests[index])
@@ -90,16 +118,22 @@ class WorkerPool:
                     soonest = min(work.deadline for work in busy.values())
                     selector.select(max(0.0, soonest - _now()))
                     for child, work in list(busy.items()):
-                        values = child.receive()
-                        if not values and not child.closed and _now() < work.deadline:
-                            continue
+                        failure: Failure | None
+                        try:
+                            values = child.receive()
+                        except ValueError:
+                            values, failure = [], Failure("crashed (its files were written into)")
+                        else:
+                            if not values and not child.closed and _now() < work.deadline:
+                                continue
+                            failure = None if values else Failure(_ending(child) if child.closed else "timeout")
                         del busy[child]
                         selector.unregister(child)
-                        if values:
+                        if failure is None:
                             answers[work.index] = values[0]
                             self._idle.append(child)
                         else:
-                            answers[work.index] = Failure(_ending(child) if child.closed else "timeout")
+                            answers[work.index] = failure
                             child.close()
             finally:
                 _close_all(busy)
@@ -109,22 +143,34 @@ class WorkerPool:
         """End the processes; they are started again when needed."""
         _close_all(self._idle)
 
-    def _start(self) -> ChildProcess:
+    def _ready(self) -> ChildProcess:
+        while self._idle:
+            child = self._idle.pop()
+            if not child.receive() and not child.closed:  # it may have ended since, or said what nobody asked for
+                return child
+            child.close()
+        return self._start()[0]
+
+    def _start(self) -> tuple[ChildProcess, Any]:
         child = ChildProcess(self.module, self.arguments)
-        deadline = _now() + START_SECONDS
+        deadline = _now() + self.start_seconds
         try:
-            while not child.receive():
+            while not (values := child.receive()):
                 if child.closed or _now() >= deadline:
                     ending = _ending(child) if child.closed else "timeout"
-                    raise RuntimeError(f"{self.module}: {ending} before it was ready\n{child.error_tail()}")
+                    raise StartError(f"{self.module}: {ending} before it was ready\n{child.error_tail()}")
                 select.select([child], [], [], max(0.0, deadline - _now()))
+            if isinstance(values[0], dict) and "error" in values[0]:
+                raise StartError(values[0]["error"], told=True)
         except BaseException:
             child.close()
             raise
-        return child
+        return child, values[0]
 
 
 def _ending(child: ChildProcess) -> str:
+    if not child.wait(_END_SECONDS):
+        return "crashed (its files were closed)"
     return "timeout" if child.ending == "SIGXCPU" else f"crashed ({child.ending})"
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import textwrap
 import threading
 import time
@@ -85,7 +84,6 @@ class TestFunction:
         write("def score(prompt, response, answer): return True")
         monkeypatch.syspath_prepend(tmp_path)
         assert FunctionVerifier("rewards:score").judge([Case("", "", "")])[0].correct
-        sys.modules.pop("rewards")
 
     def test_its_digest_is_that_of_the_source(self, write: Any) -> None:
         first = FunctionVerifier(write("def score(p, r, a): return True")).identity
