@@ -16,6 +16,7 @@ from typing import Any
 
 from toy_models.bases.recipes import BASES
 from toy_models.tasks.file_task import FILE_TASK, DataFiles
+from toy_models.user_functions import helper_files
 from toy_models.user_functions import source_file as source_of
 from toy_models.verifiers.built_in import VERIFIERS, get_verifier, source_file
 
@@ -27,6 +28,7 @@ from .fields import GIVEN, RunConfig, TaskFields
 __all__ = ["anchored", "changed_inputs", "check_inputs", "data_files", "identified", "input_digests"]
 
 _FILES = ("train_file", "validation_file", "test_file")
+_FUNCTIONS = ("task.verifier", "objective.name")
 
 
 def anchored(path: str, value: Any, folder: Path) -> Any:
@@ -37,7 +39,7 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
         return value
     if path.removeprefix("task.") in _FILES:
         return str(_absolute(value, folder))
-    function = path in ("task.verifier", "objective.name")
+    function = path in _FUNCTIONS
     if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
     if path == "policy.base" and value not in (*BASES, GIVEN) and _absolute(value, folder).is_dir():
@@ -73,7 +75,10 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
-    """field -> path and sha256 of each file that the run reads; UsageError where one is missing."""
+    """field -> path and sha256 of each file that the run reads; UsageError where one is missing.
+
+    The files that a function's source imports from beside it follow its field: "task.verifier helper.py".
+    """
     files = {}
     if is_own(config.objective.name):
         try:
@@ -81,6 +86,9 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
         except ValueError as error:
             raise UsageError(f"objective.name = {config.objective.name!r}: {error}") from error
     files |= _task_files(config)
+    for field in [field for field in _FUNCTIONS if field in files]:
+        folder = files[field].resolve().parent
+        files |= {f"{field} {path.relative_to(folder)}": path for path in helper_files(files[field])}
     digests = {}
     for field, path in files.items():
         try:
@@ -113,9 +121,13 @@ def identified(config: RunConfig) -> dict[str, Any]:
         for item in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
             if item.metadata.get("later") and getattr(part, item.name) == item.default:
                 del plain[group.name][item.metadata.get("key", item.name)]
-    for field, file in input_digests(config).items():
+    for entry, file in input_digests(config).items():
+        field, _, helper = entry.partition(" ")
         table, _, name = field.partition(".")
-        function = plain[table][name].rpartition(":")[2] + "@" if field in ("task.verifier", "objective.name") else ""
+        if helper:
+            plain[table][name] += f" {helper}@sha256:{file['sha256']}"
+            continue
+        function = plain[table][name].rpartition(":")[2] + "@" if field in _FUNCTIONS else ""
         plain[table][name] = f"{function}sha256:{file['sha256']}"
     return plain
 

@@ -15,6 +15,7 @@ from analysis import UsageError
 from analysis.experiments import run
 from analysis.experiments.experiment import default_folder
 from analysis.recipes import Recipe
+from analysis.recipes.inputs import input_digests
 from analysis.records import digest, load_trace
 from analysis.records.folders import read_experiment, read_run_json
 from analysis.trace import main
@@ -122,6 +123,16 @@ class TestIdentity:
         second = recipe(home).hash
         third = recipe(home, **{"task.verifier": f"{home / 'rewards.py'}:other"}).hash
         assert len({first, second, third}) == 3
+
+    def test_covers_the_files_beside_the_verifier_that_it_imports(self, home: Path) -> None:
+        alone = recipe(home).hash
+        (home / "helper.py").write_text("VALUE = 1\n")
+        assert recipe(home).hash == alone
+        append(home / "rewards.py", "import helper\n")
+        first = recipe(home).hash
+        append(home / "helper.py", "VALUE = 2\n")
+        assert len({alone, first, recipe(home).hash}) == 3
+        assert "task.verifier helper.py" in input_digests(recipe(home).expand()[0].config)
 
     def test_a_missing_file(self, home: Path) -> None:
         with pytest.raises(UsageError, match=r"task.test_file: .*no.jsonl cannot be read: No such file"):
