@@ -138,7 +138,10 @@ def _task_identity(task: Any) -> dict[str, Any]:
             )
         if not prompts:
             raise UsageError(f"task.prompts({split!r}): expected at least one prompt, got none")
-    verdict = task.verify(prompts[0].ids, (int(task.tokenizer.eos_token_id),))
+    try:
+        verdict = task.verify(prompts[0].ids, (int(task.tokenizer.eos_token_id),))
+    except SystemExit as error:
+        raise UsageError(f"task.verify: expected a toy_models.Verdict, but it called exit({error.code!r})") from error
     if not hasattr(verdict, "correct") or not hasattr(verdict, "reason"):
         raise UsageError(f"task.verify: expected a toy_models.Verdict (correct, reason), got {type(verdict).__name__}")
     return {

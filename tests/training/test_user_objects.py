@@ -94,6 +94,7 @@ class TestProtocol:
         ("members", "message"),
         [
             ({"verify": lambda self, p, r: True}, r"task.verify: expected a toy_models.Verdict .*, got bool"),
+            ({"verify": lambda self, p, r: sys.exit(0)}, r"task.verify: expected a .*Verdict, but it called exit\(0\)"),
             ({"prompts": lambda self, split: ["a"]}, r"task.prompts\('train'\): expected toy_models.Prompt"),
             ({"prompts": lambda self, split: []}, r"task.prompts\('train'\): expected at least one prompt"),
             (

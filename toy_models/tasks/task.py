@@ -121,11 +121,22 @@ def verify_all(task: Task, prompts: Sequence[Sequence[int]], responses: Sequence
 
     Raises:
         ValueError: `verify_many` returns another number of verdicts.
+        RuntimeError: The task calls exit(), which would end the program as if it had succeeded.
     """
     many = getattr(task, "verify_many", None)
-    if many is None:
-        return [task.verify(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    verdicts: list[Verdict] = many(prompts, responses)
+    prompt, response = None, None
+    try:
+        if many is None:
+            verdicts: list[Verdict] = []
+            for prompt, response in zip(prompts, responses, strict=True):
+                verdicts.append(task.verify(prompt, response))
+            return verdicts
+        verdicts = many(prompts, responses)
+    except SystemExit as error:
+        case = "" if prompt is None else f" for the prompt {list(prompt)} and the response {list(response or ())}"
+        raise RuntimeError(
+            f"task {task.name}: expected a verdict{case}, but it called exit({error.code!r}); return a Verdict instead"
+        ) from error
     if len(verdicts) != len(responses):
         raise ValueError(
             f"task {task.name}: expected {len(responses)} verdicts from verify_many, got {len(verdicts)}; "

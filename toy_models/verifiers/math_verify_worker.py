@@ -28,7 +28,16 @@ def main(send: Send, seconds: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # not every system allows it
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     logging.disable(logging.CRITICAL)  # it warns that its own time limits are off
-    from math_verify import parse, verify
+    from math_verify import grader, parse, verify
+
+    from .small_numbers import same_value
+
+    plainly_equal = grader.sympy_numeric_eq
+
+    def equal(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+        return plainly_equal(a, b, float_rounding, numeric_precision) and same_value(a, b)
+
+    grader.sympy_numeric_eq = equal  # where every comparison of numbers ends, also inside of sets, tuples and matrices
 
     @functools.lru_cache(4096)
     def reference(text: str) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from toy_models import DataFiles, FileTask, Verdict, verify_all
 from toy_models.table_files import read_table
 from toy_models.tasks.tokenizer import word_tokenizer
-from toy_models.verifiers import ExactMatch
+from toy_models.verifiers import ExactMatch, VerifierError, get_verifier
 
 DIGITS = [str(n) for n in range(100)]
 END = 1
@@ -218,3 +218,22 @@ class TestVerdicts:
 
         with pytest.raises(ValueError, match="lazy: expected 1 verdicts from verify_many, got 0"):
             verify_all(Lazy(), [[1]], [[2]])  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("method", ["verify", "verify_many"])
+    def test_a_task_that_exits(self, method: str) -> None:
+        def leave(*arguments: Any) -> Any:
+            raise SystemExit(0)
+
+        leaving = type("Leaving", (), {"name": "leaving", method: leave})()
+        with pytest.raises(RuntimeError, match=r"task leaving: expected a verdict.*, but it called exit\(0\)"):
+            verify_all(leaving, [[1]], [[2]])
+
+    def test_a_verifier_that_fails_names_the_line(self, tmp_path: Path, tokenizer: Any) -> None:
+        (tmp_path / "rewards.py").write_text("def score(prompt, response, answer): return 1 / 0")
+        rows = [{"prompt": f"{i} + 1 :", "answer": "1"} for i in range(9)]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        verifier = get_verifier(f"{tmp_path / 'rewards.py'}:score")
+        task = FileTask(tokenizer, DataFiles(tmp_path / "a.jsonl"), verifier, 4)
+        prompt = next(p for split in ("train", "test") for p in task.prompts(split) if p.text == "3 + 1 :")
+        with pytest.raises(VerifierError, match=r"^a.jsonl line 4: verifier .*ZeroDivisionError"):
+            verify_all(task, [prompt.ids], [[END]])
