@@ -6,8 +6,7 @@ numbers are equal then: 10^{-20} and 2\cdot 10^{-20}, 0.0000001 and 0.0000002. H
 - numbers written without a decimal point are equal where they agree to 40 digits, whatever their size;
 - of two numbers below 10⁻⁴, one of them a decimal, six significant digits must agree instead of six places.
 
-Everything else is left as math-verify has it: this can only refuse what it accepts. Values with unknowns are compared at
-two points.
+Everything else is left as math-verify has it: this can only refuse what it accepts. Unknowns are given two values each.
 """
 
 from __future__ import annotations
