@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.folder_lock import LOCK_FILE
+from ..common.identity import changed_parts
 from ..errors import InterruptedRunError, UsageError
 from ..records import Run, read_run_json
 from ..records.folders import EXPERIMENT_FILE, RUN_FILE, TEMPORARY, TOKENIZER_FILE, write_json
@@ -41,9 +42,14 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
                 (folder / name).unlink(missing_ok=True)
         return None
     if known["hash"] != info["hash"]:
+        before = known.get("trace", {}).get("identity")
+        changed = (
+            "; ".join(changed_parts(before, info["trace"]["identity"])) if before else "not recorded by its version"
+        )
         raise UsageError(
-            f"out: {folder} holds a trace of another model, file or settings; choose another folder, or "
-            "delete it with force (--force)"
+            f"out: {folder} holds a trace of something else than was requested; what differs: {changed}. Choose "
+            "another folder, delete the trace with force (--force), or show it as it is with "
+            f"python -m analysis.report {folder}"
         )
     if known["status"] == "complete":
         return Run(folder)
@@ -55,6 +61,6 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
     return None
 
 
-def remember(folder: Path, trace: Mapping[str, Any]) -> None:
-    """Write the present objectives of a complete trace into its run.json."""
-    write_json(folder / RUN_FILE, read_run_json(folder) | {"trace": dict(trace)})
+def remember(folder: Path, trace: Mapping[str, Any], label: str) -> None:
+    """Write the present objectives and label of a complete trace into its run.json."""
+    write_json(folder / RUN_FILE, read_run_json(folder) | {"trace": dict(trace), "label": label})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
@@ -50,10 +48,6 @@ class TraceSettings:
             raise UsageError(f"top_k: expected a number of tokens, 0 for none, got {self.top_k}")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UsageError(f"threshold: expected a finite number, got {self.threshold}")
-
-    def identity(self, **others: Any) -> str:
-        """SHA-256 over the settings and what else identifies a trace, as plain data."""
-        return hashlib.sha256(json.dumps(asdict(self) | others, sort_keys=True).encode()).hexdigest()
 
 
 def check_batch_tokens(batch_tokens: int) -> None:

@@ -33,6 +33,7 @@ from .reading import RolloutFile, read_rollouts
 from .reward_source import judged_of, verifier_of
 from .tokenization import Encoded, ModelLimits, encode_rollouts
 from .trace_folder import ENGINE, finished, remember
+from .trace_identity import identity_digest, trace_identity
 from .trace_rows import prompt_rows, rollout_rows, token_rows
 from .trace_settings import TraceSettings, check_batch_tokens
 
@@ -149,7 +150,9 @@ def trace_rollouts(
     check_inputs_of(named, items, settings, file)
     wanted = list(named)
     folder = Path(out)
-    info = _identity(model, tokenizer, file, settings, judge, folder, label)
+    info = _run_json(model, file, settings, judge, folder, label)
+    identity = trace_identity(model, tokenizer, file, items, settings, judge, weights=info["base_sha256"], ends=ends)
+    info["hash"] = identity_digest(identity)
     info["trace"] = asdict(settings) | {
         "objectives": wanted,
         "rollouts": len(items),
@@ -158,14 +161,15 @@ def trace_rollouts(
         "skipped_examples": file.bad.examples,
         "end_tokens": {str(tokenizer.convert_ids_to_tokens(i)): i for i in ends},
         "notes": notes,
+        "identity": identity,
     }
     make_folder(folder)
     with locked(folder):
         if (done := finished(folder, info, resume=resume, force=force)) is None:
             forward = Forward(model, head, settings, batch_tokens)
             _trace(folder, info, forward, tokenizer, items, settings, judge, resume=resume, quiet=quiet)
-        elif done.info["trace"]["objectives"] != wanted:
-            remember(folder, info["trace"])
+        elif (done.info["trace"]["objectives"], done.info["label"]) != (wanted, info["label"]):
+            remember(folder, info["trace"], info["label"])
     return Run(folder)
 
 
@@ -241,9 +245,8 @@ def _settled(writer: RunWriter) -> Iterator[None]:
     writer.finish("complete")
 
 
-def _identity(
+def _run_json(
     model: Any,
-    tokenizer: Any,
     file: RolloutFile,
     settings: TraceSettings,
     judge: Verifier | None,
@@ -261,13 +264,6 @@ def _identity(
         "label": label or name or type(inner).__name__,
         "engine": ENGINE,
         "recipe": None,
-        "hash": settings.identity(
-            base=base,
-            rollouts=file.sha256,
-            dtype=dtype,
-            verifier=verifier,
-            tokens=sorted(tokenizer.get_vocab().items()),
-        ),
         "seed": None,
         "temperature": settings.temperature,
         "inputs": {"rollouts": {"path": str(file.path.resolve()) if file.path else None, "sha256": file.sha256}},

@@ -398,8 +398,12 @@ class TestFolders:
     def test_what_is_refused(self, tmp_path: Path) -> None:
         rows = rows_of()
         traced(tmp_path / "a", rows)
-        for change in ({"temperature": 0.5}, {"model": make_model(scale=0.3)}, {"rows": rows_of(seed=1)}):
-            with pytest.raises(UsageError, match=r"holds a trace of another model, file or settings"):
+        for change, part in (
+            ({"temperature": 0.5}, r"setting temperature \(1.0 then, 0.5 now\)"),
+            ({"model": make_model(scale=0.3)}, "weights"),
+            ({"rows": rows_of(seed=1)}, "content of the rollouts; rollouts as they were read"),
+        ):
+            with pytest.raises(UsageError, match=rf"holds a trace of something else .*what differs: {part}\. Choose"):
                 traced(tmp_path / "a", **({"rows": rows} | change))
         (tmp_path / "a" / "notes.txt").write_text("mine")
         other = traced(tmp_path / "a", rows, temperature=0.5, force=True)
