@@ -23,6 +23,7 @@ Parameters = Mapping[str, Any]
 
 _NO_LIMIT = {
     "unlikely": "ranks the responses of a group; in expectation there is none",
+    "unlikely-paper": "ranks the responses of a group; in expectation there is none",
     "length_mean": "weighs the responses of a group by their lengths; in expectation it knows none",
     "greedy": "subtracts the reward of a greedy response, which the success probability does not tell",
     "decoupled": "normalises several rewards, of which there is one",
@@ -88,4 +89,19 @@ def _pass_at_k(success: Tensor, p: Parameters) -> list[Tensor]:
     return [(failing - others) / sigma, failing / sigma]
 
 
-_LIMITS = {"maxrl": _maxrl, "winner": _winner, "quantile": _quantile, "pass_at_k": _pass_at_k}
+def _offset(success: Tensor, p: Parameters) -> list[Tensor]:
+    return [-success - p["baseline_offset"], 1 - success - p["baseline_offset"]]
+
+
+def _oreal_code(success: Tensor, p: Parameters) -> list[Tensor]:
+    return [-2 * p["negative_weight"] * success, 2 * p["positive_weight"] * (1 - success)]
+
+
+_LIMITS = {
+    "maxrl": _maxrl,
+    "winner": _winner,
+    "quantile": _quantile,
+    "pass_at_k": _pass_at_k,
+    "offset": _offset,
+    "oreal_code": _oreal_code,
+}

@@ -1,9 +1,9 @@
 """Advantages of objectives: a signed value of each response, normalised over its group or its batch.
 
 Signed values for a reward r (1 correct, 0 wrong): PSR r, NSR −(1 − r), W-REINFORCE λr − (1 − r) (Zhu et al., arXiv
-2506.01347, the last its Eq. 9), REINFORCE 2r − 1, GRPO and its relatives r. The standard deviation is the unbiased one
-(n − 1), with 1e-6 added to it, as in verl's compute_grpo_outcome_advantage; TRL's GRPOTrainer uses the same and adds
-1e-4. `group_advantages` holds those that compare a group otherwise.
+2506.01347, the last its Eq. 9), REINFORCE, PPO and TOPR 2r − 1, the latter two also r; GRPO and its relatives r. The
+standard deviation is the unbiased one (n − 1), with 1e-6 added to it, as in verl's compute_grpo_outcome_advantage;
+TRL's GRPOTrainer uses the same and adds 1e-4. `group_advantages` holds those that compare a group otherwise.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def signed_value(value: str, rewards: Tensor, parameters: Parameters) -> Tensor:
     >>> signed_value("lambda", torch.tensor([1.0, 0.0]), {"lambda_": 0.1})
     tensor([ 0.1000, -1.0000])
     """
-    if value == "r":
+    if value == "r" or parameters.get("reward_values") == "zero-one":
         return rewards
     if value == "r-1":
         return rewards - 1
@@ -184,10 +184,13 @@ def _within_groups(value: str, part: ResponseBatch, p: Parameters) -> Tensor:
 
 
 def _value(value: str, part: ResponseBatch, p: Parameters) -> Tensor:
-    if value != "unlikely":
+    if value not in ("unlikely", "unlikely-paper"):
         return signed_value(value, part.rewards, p)
     assert part.mean_log_probs is not None
-    rank = ranks(part.mean_log_probs, part.group_size).to(part.rewards.dtype)
+    scores, first = part.mean_log_probs, 0
+    if value == "unlikely-paper":
+        scores, first = scores * _of(part.lengths).to(scores), 1
+    rank = ranks(scores, part.group_size).to(part.rewards.dtype) + first
     return part.rewards * (1 - p["rank_penalty"] * rank / part.group_size)
 
 

@@ -12,6 +12,8 @@ float64; a standard deviation is the unbiased one with 1e-6 added, as in `advant
     best_of_group   1/std where c = 1   0                arXiv 2503.19595, as verl's grpo_passk has it
     length_mean     1 − b               −b               arXiv 2505.23585 (OPO), b = Σ l·r/Σ l
     greedy          1 − r_greedy        −r_greedy        arXiv 2310.10505 (ReMax)
+    offset          1 − q − δV          −q − δV          arXiv 2506.20520 (AsymRE), V the group's mean plus δV
+    oreal_code      α·2(1 − q)·G/(G − 1)   −β·2q·G/(G − 1)   the released code of arXiv 2502.06781 (OREAL)
 """
 
 from __future__ import annotations
@@ -144,6 +146,20 @@ def decoupled(groups: Tensor, responses: ResponseBatch, p: Parameters) -> Tensor
     return torch.einsum("k,kgr->gr", shares, standardised(parts))
 
 
+def offset(groups: Tensor, responses: ResponseBatch, p: Parameters) -> Tensor:
+    """r − (q + δV)."""
+    return _unless_equal(groups - groups.mean(-1, keepdim=True), groups) - p["baseline_offset"]
+
+
+def oreal_code(groups: Tensor, responses: ResponseBatch, p: Parameters) -> Tensor:
+    """The reward as ±1 less the mean of the others, times the weight of correct or of wrong responses."""
+    size = groups.shape[-1]
+    signed = 2 * groups - 1
+    others = (signed.sum(-1, keepdim=True) - signed) / (size - 1)
+    advantage = _unless_equal(signed - others, groups)
+    return torch.where(groups > 0, p["positive_weight"] * advantage, p["negative_weight"] * advantage)
+
+
 def _unless_equal(values: Tensor, groups: Tensor) -> Tensor:
     """`values`, and exactly 0 in a group whose rewards are all equal, whatever rounding does to their mean."""
     return torch.where(groups.amax(-1, keepdim=True) == groups.amin(-1, keepdim=True), 0.0, values)
@@ -165,5 +181,7 @@ GROUP_ADVANTAGES: dict[str, Callable[[Tensor, ResponseBatch, Parameters], Tensor
         length_mean,
         greedy,
         decoupled,
+        offset,
+        oreal_code,
     )
 }

@@ -25,6 +25,7 @@ __all__ = [
     "FORMS",
     "LAMBDA",
     "NFT",
+    "REWARD_VALUES",
     "SHARE",
     "WHITEN",
     "Parameter",
@@ -129,6 +130,11 @@ ADVANTAGE = Parameter(
     choices=ADVANTAGES,
 )
 BASELINE = Parameter("baseline", "the constant b of the advantage v − b")
+REWARD_VALUES = Parameter(
+    "reward_values",
+    "what a correct and a wrong response count before normalisation: 1 and −1 (signed), or 1 and 0 (zero-one)",
+    choices=("signed", "zero-one"),
+)
 WHITEN = Parameter(
     "whiten",
     "advantages less their mean and over their std in the batch: not at all, each response counting once, or as often "

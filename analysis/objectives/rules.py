@@ -171,7 +171,7 @@ def _check_advantage(definition: Entry, values: dict[str, Any], group_size: int 
             "or psr"
         )
     compared = how.startswith("group_") or how == "leave_one_out"
-    if group_size == 1 and (definition.name == "grpo" or definition.value == "unlikely" or compared):
+    if group_size == 1 and (definition.name == "grpo" or "group" in definition.compares or compared):
         raise UsageError(
             f"rollout.group_size: {definition.name} with advantage {how} compares the responses of one prompt, "
             "so it needs a group of at least 2, got 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..definition import Entry
+from ..parameters import REWARD_VALUES
 from .shared import OLD, advantage, clips
 
 __all__ = ["ENTRIES", "TITLE"]
@@ -24,12 +25,14 @@ ENTRIES = (
     Entry(
         name="topr",
         title="TOPR",
-        weight="correct: A; wrong: A·min(1, Π_t ρ_t)",
+        weight="A ≥ 0: A; A < 0: A·min(1, Π_t ρ_t)",
         source="Le Roux et al., arXiv 2503.14286",
         formula="sequences.topr",
-        parameters=advantage(),
+        parameters=(REWARD_VALUES.with_(default="signed"), *advantage()),
         value="2r-1",
         needs=OLD,
         coupling="response",
+        note="rewards count 1 and −1, as in the paper's experiments, unless reward_values = zero-one, with which wrong "
+        "responses have no weight until a normalisation gives them one; the ratio is a stop-gradient, capped at 1",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..definition import Entry
-from ..parameters import CLIP_HIGH, CLIP_LOW, Parameter
+from ..parameters import CLIP_HIGH, CLIP_LOW, REWARD_VALUES, Parameter
 from .shared import CLIPPED, OLD, advantage, clips
 
 __all__ = ["ENTRIES", "TITLE"]
@@ -16,12 +16,14 @@ ENTRIES = (
         title="PPO",
         weight=f"A·ρ{CLIPPED}",
         source="Schulman et al., arXiv 1707.06347 Eq. 7; dual clip: Ye et al., arXiv 1912.09729",
-        parameters=(*advantage(), *clips(0.2, 0.2)),
+        parameters=(REWARD_VALUES.with_(default="signed"), *advantage(), *clips(0.2, 0.2)),
         value="2r-1",
         needs=OLD,
         form="ratio",
         aliases=("vanilla",),
-        note="the dual clip takes the weight where A < 0 and ρ > dual_clip",
+        note="without a critic; rewards count 1 and −1 unless reward_values = zero-one, with which wrong responses "
+        "have no weight until a normalisation gives them one. The dual clip takes the weight where A < 0 and "
+        "ρ > dual_clip",
     ),
     Entry(
         name="dapo",
@@ -41,8 +43,8 @@ ENTRIES = (
         formula="tokens.cispo",
         parameters=(*advantage("group_mean_std"), CLIP_LOW, CLIP_HIGH.with_(default=4.0)),
         needs=OLD,
-        note="never zero. verl clips on both sides; TRL from above only, and its epsilon_high is the bound "
-        "itself, 1 + clip_high here",
+        note="never zero. The default of clip_high, a bound of 5, is that of ScaleRL (Khatri et al., arXiv "
+        "2510.13786); MiniMax-M1 states none",
     ),
     Entry(
         name="sapo",

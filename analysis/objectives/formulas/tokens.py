@@ -33,15 +33,20 @@ def cispo_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
     return -torch.clamp(ratio_of(log_probs, batch), low, high).detach() * batch.per_token("advantages") * log_probs
 
 
+def _tau(a: Tensor, p: Parameters) -> Tensor:
+    """τ of each token in the dtype of A; `torch.where` of two Python numbers alone would round it to float32."""
+    return torch.full_like(a, p["tau_neg"]).masked_fill_(a > 0, p["tau_pos"])
+
+
 def sapo_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
     """4·A·ρ·σ(1 − σ) with σ = sigmoid(τ(ρ − 1))."""
     a, ratio = batch.per_token("advantages"), known_ratio(batch)
-    x = torch.where(a > 0, p["tau_pos"], p["tau_neg"]).to(a) * (ratio - 1)
+    x = _tau(a, p) * (ratio - 1)
     return 4 * a * ratio * torch.sigmoid(x) * torch.sigmoid(-x), no_clip(a)
 
 
 def sapo_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
     """−A·(4/τ)·sigmoid(τ(ρ − 1))."""
     a = batch.per_token("advantages")
-    tau = torch.where(a > 0, p["tau_pos"], p["tau_neg"]).to(a)
+    tau = _tau(a, p)
     return -a * (4 / tau) * torch.sigmoid(tau * (ratio_of(log_probs, batch) - 1))
