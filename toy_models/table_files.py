@@ -1,16 +1,21 @@
-"""Rows of a JSON Lines or Parquet file, with errors that name the file and the line."""
+"""Rows of a file of any usual format, with errors that name the file and the line.
+
+Read are JSON Lines, JSON (an array of objects, an object of columns, objects one after another), CSV and TSV, Parquet,
+Arrow and Feather, each also compressed with gzip, bzip2, xz or zstd (`table_formats`). The content decides, not the
+name; only a CSV or TSV file is known by its name.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Row", "column_names", "column_value", "raw_rows", "read_table"]
+from .table_formats import rows_of_file
 
-_SHOWN = 60  # characters of a broken line in a message
+__all__ = ["Row", "column_names", "column_value", "raw_rows", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Row:
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a file in their order; a file ending in `.parquet` is Parquet, any other JSON Lines (UTF-8).
+    """The rows of a file in their order.
 
     Args:
         path: The file. Empty lines do not count.
@@ -57,42 +62,10 @@ def raw_rows(path: str | Path, bad: Callable[[ValueError], None] = _refuse) -> l
     """
     path = Path(path)
     try:
-        return list(_parquet(path) if path.suffix == ".parquet" else _json_lines(path, bad))
-    except (OSError, UnicodeDecodeError) as error:
+        return rows_of_file(path, bad)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read: {reason}") from error
-
-
-def _json_lines(path: Path, bad: Callable[[ValueError], None]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path.name} line {number}"
-            if not line.strip():
-                continue
-            shown = line.strip() if len(line) <= _SHOWN else line[:_SHOWN] + " …"
-            try:
-                row = json.loads(line.rstrip())
-            except json.JSONDecodeError as error:
-                bad(ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno}): {shown}"))
-                continue
-            if not isinstance(row, dict):
-                bad(ValueError(f"{where}: expected an object {{…}} on each line, got {shown}"))
-                continue
-            yield where, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"{path} cannot be read: {error} The file may be incomplete: a writer that was stopped leaves out its end."
-        ) from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path.name} row {number}", row
 
 
 def column_value(row: Mapping[str, Any], column: str, where: str) -> Any:
@@ -118,5 +91,5 @@ def column_names(row: Mapping[str, Any], prefix: str = "") -> list[str]:
     """
     names: list[str] = []
     for name, value in row.items():
-        names += column_names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [prefix + name]
+        names += column_names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"]
     return names

@@ -1,45 +1,100 @@
-"""Which column of a file holds what: prompts, responses, rewards, under the names that rollout dumps give them.
+"""Which column of a file holds what: prompts, responses, rewards, under the names that rollout files give them.
 
-Known names, by role:
+The layouts of public trainers and evaluators are known (`layouts`); of any other file columns are found by name
+(`COLUMNS`). A name of one's own is mapped: {"prompt": "question"}, on the command line --columns prompt=question;
+{"group": "-"} leaves a column of the file out. Rewards may be a sum of columns: {"reward": "2*accuracy + format"}.
 
-    prompt          prompt (TRL's completions table), input (verl's rollout dump)
-    response        response, completion (TRL), output (verl)
-    reward          reward, score (verl); TRL names its column after the reward function: the one column of numbers
-                    between completion and advantage
-    …               see `COLUMNS`
-
-Any other name is mapped: {"prompt": "question"}, on the command line --columns prompt=question.
+A file with several columns of numbers that may be the reward and with an advantage (TRL's table with several reward
+functions) is read without rewards: the advantage is what training used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from toy_models.messages import nearest
-from toy_models.table_files import column_names
+from toy_models.table_files import column_names, column_value
 
 from ..errors import UsageError
+from .layouts import Layout, recognise
+from .rewards import RewardSum, parse_sum
+from .row_values import is_missing
+from .unpacking import distinct_rows
 
-__all__ = ["COLUMNS", "find_columns", "parse_mapping"]
+__all__ = ["COLUMNS", "Chosen", "find_columns", "parse_mapping", "responses_in_a_row"]
 
-# role -> known names
+# role -> known names, the better first where several may be there
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "input"),
     "response": ("response", "completion", "output"),
     "reward": ("reward", "score"),
-    "group": ("group",),
-    "advantage": ("advantage",),
-    "old_log_probs": ("old_log_probs", "old_per_token_logps"),
-    "prompt_ids": ("prompt_ids",),
-    "response_ids": ("response_ids", "completion_ids"),
-    "answer": ("answer", "gts"),
-    "step": ("step",),
+    "group": (
+        *("group", "uid", "group_id", "group_index", "prompt_uid", "prompt_idx", "example_id", "problem_id"),
+        *("question_id", "doc_id", "qid", "prompt_id"),
+    ),
+    "advantage": ("advantage", "advantages"),
+    "old_log_probs": (
+        "old_log_probs",
+        "old_per_token_logps",
+        "rollout_log_probs",
+        "sampling_per_token_logps",
+        "logprobs",
+    ),
+    "prompt_ids": ("prompt_ids", "prompt_token_ids"),
+    "response_ids": ("response_ids", "completion_ids", "response_token_ids", "completion_token_ids"),
+    "response_mask": (
+        *("response_mask", "loss_mask", "completion_mask", "tool_mask", "env_mask", "action_mask", "assistant_mask"),
+        "assistant_masks",
+    ),
+    "answer": ("answer", "gts", "ground_truth"),
+    "step": ("step", "global_step"),
     "tools": ("tools",),
     "template_arguments": ("chat_template_kwargs",),
 }
+NONE = "-"  # in place of a column: the role has none
 _EITHER = (("prompt", "prompt_ids"), ("response", "response_ids"))
+_RANKED = ("old_log_probs", "group", "answer")  # the first of several known names is taken
 _SHOWN = 30  # columns in a message
+_SOUND_LIKE = {
+    "prompt": ("question", "problem", "query", "instruction", "prompt_text", "inputs", "prompts", "text"),
+    "response": (
+        "generation",
+        "generated_text",
+        "solution",
+        "prediction",
+        "responses",
+        "completions",
+        "answer",
+        "pred",
+    ),
+}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which columns were chosen.
+
+    Attributes:
+        columns: Role -> column, or an expression of columns, for the roles that the rows have something for.
+        rows: The rows, brought to flat columns where their layout is nested; an exception for a row that cannot be.
+        masks: The columns that mark the policy's tokens; a token counts where each says so.
+        reward: The sum that rewards are, None where they are a column.
+        layout: The layout that was recognised.
+        numbers: Columns of numbers that may be rewards, where none was chosen.
+        notes: What a reader should know of the choice.
+    """
+
+    columns: dict[str, str]
+    rows: Sequence[Mapping[str, Any] | ValueError]
+    masks: tuple[str, ...] = ()
+    reward: RewardSum | None = None
+    layout: Layout | None = None
+    numbers: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def parse_mapping(text: str) -> dict[str, str]:
@@ -57,35 +112,121 @@ def parse_mapping(text: str) -> dict[str, str]:
     return found
 
 
-def find_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, str], source: str) -> dict[str, str]:
-    """role -> column, for the roles that the rows have a column for; `given` goes before the known names.
+def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
+    """The columns of the rows by role; `given` goes before the layout, and this before the known names.
 
-    Raises UsageError for an unknown role, a column that no row has, two columns that may be meant, and where prompts or
-    responses are missing; messages list the columns found.
+    Raises UsageError for an unknown role, a column that no row has, two columns that may be meant, a layout that is not
+    read, and where prompts or responses are missing; messages list the columns found.
     """
-    names = list(dict.fromkeys(name for row in rows for name in (*row, *column_names(row))))
-    shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
-    for role, name in given.items():
+    names = _names(rows)
+    wanted = {role: _as_text(value) for role, value in given.items()}
+    for role in wanted:
         if role not in COLUMNS:
             raise UsageError(f"columns: unknown role {role!r}; {nearest(role, COLUMNS)}")
-        if name not in names:
-            raise UsageError(f"columns: {source} has no column {name!r} for {role}; it has {shown}")
-    found = {role: given.get(role) or _known(role, names, source) for role in COLUMNS}
-    if found["reward"] is None:
-        found["reward"] = _trl_reward(rows, names, found, source)
-    for either in _EITHER:
-        if not any(found[role] for role in either):
-            known = ", ".join(name for role in either for name in COLUMNS[role])
-            raise UsageError(
-                f"columns: {source} has no column for the {either[0]} (known names: {known}); it has "
-                f"{shown}; map one with columns {either[0]}=NAME"
-            )
-    return {role: name for role, name in found.items() if name is not None}
+    layout = recognise(names, wanted)
+    if layout is not None and layout.check is not None:
+        layout.check(rows)
+    flat = _flat(rows, layout)
+    whole = [row for row in flat if not isinstance(row, ValueError)]
+    names = _names(whole) if layout is not None and layout.unpack is not None and whole else names
+    filled = _filled(whole or rows, names)
+    shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+    reward = _check_given(wanted, names, shown, source)
+    notes = (
+        []
+        if layout is None
+        else [f"The file is read as the {layout.name}" + (f": {layout.note}." if layout.note else ".")]
+    )
+    by_layout = {} if layout is None else dict(layout.columns)
+    found: dict[str, str | None] = {}
+    for role in COLUMNS:
+        if role in wanted:
+            found[role] = None if wanted[role] == NONE else wanted[role]
+        elif role in by_layout:
+            column = by_layout[role]
+            found[role] = column if column in filled else None
+        else:
+            found[role] = _known(role, filled, whole or rows, source)
+    numbers: tuple[str, ...] = ()
+    empty = [name for name in COLUMNS["reward"] if name in names and name not in filled]
+    if found["reward"] is None and "reward" not in wanted:
+        notes += [f"The column {name!r} is null throughout, so that no rewards are read from it." for name in empty]
+        numbers = _numbers(whole or rows, filled, found)
+        found["reward"], note = _trl_reward(whole or rows, filled, found, numbers, source)
+        notes += [note] if note else []
+        numbers = () if found["reward"] else numbers
+    _check_either(found, names, shown, source)
+    masks = _masks(wanted, filled) if "response_mask" not in by_layout else (found["response_mask"],)
+    masks = tuple(name for name in masks if name) if found["response_mask"] else ()
+    if len(masks) > 1:
+        found["response_mask"] = " * ".join(masks)
+    if "group" not in wanted and by_layout.get("group") is None:
+        flat, found["group"], note = _group(flat, found)
+        notes += [note] if note else []
+    columns = {role: name for role, name in found.items() if name is not None}
+    return Chosen(columns, flat, masks, reward, layout, numbers, notes)
 
 
-def _known(role: str, names: Sequence[str], source: str) -> str | None:
-    there = [name for name in COLUMNS[role] if name in names]
-    if len(there) > 1:
+def _as_text(value: Any) -> str:
+    """A column, or a mapping of columns to weights as their sum."""
+    if isinstance(value, Mapping):
+        return " + ".join(f"{weight}*{name}" for name, weight in value.items())
+    return str(value)
+
+
+def _names(rows: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in (*row, *column_names(row))))
+
+
+def _filled(rows: Rows, names: Sequence[str]) -> list[str]:
+    """The columns that are not null throughout."""
+    open_names, filled = dict.fromkeys(names), set()
+    for row in rows:
+        for name in [name for name in open_names if not is_missing(_value(row, name))]:
+            filled.add(name)
+            del open_names[name]
+        if not open_names:
+            break
+    return [name for name in names if name in filled]
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    try:
+        return column_value(row, name, "")
+    except ValueError:
+        return None
+
+
+def _flat(rows: Rows, layout: Layout | None) -> list[Mapping[str, Any] | ValueError]:
+    if layout is None or layout.unpack is None:
+        return list(rows)
+    flat: list[Mapping[str, Any] | ValueError] = []
+    for row in rows:
+        try:
+            flat.append({**row, **layout.unpack(row)})
+        except ValueError as error:
+            flat.append(error)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            flat.append(ValueError(f"it is not a row of the {layout.name} ({type(error).__name__}: {error})"))
+    return flat
+
+
+def _check_given(wanted: Mapping[str, str], names: Sequence[str], shown: str, source: str) -> RewardSum | None:
+    """Every column that was named is there; the sum that rewards are, where it is one."""
+    reward = parse_sum(wanted["reward"], names) if wanted.get("reward", NONE) != NONE else None
+    for role, name in wanted.items():
+        needed = [name] if role != "reward" or reward is None else list(reward.weights)
+        for column in needed:
+            if column not in names and column != NONE:
+                close = nearest(column, names)
+                hint = f"; {close}" if close.startswith("did you mean") else ""
+                raise UsageError(f"columns: {source} has no column {column!r} for {role}; it has {shown}{hint}")
+    return reward
+
+
+def _known(role: str, filled: Sequence[str], rows: Rows, source: str) -> str | None:
+    there = [name for name in COLUMNS[role] if name in filled]
+    if len(there) > 1 and role not in (*_RANKED, "response_mask") and not _same(rows, there):
         raise UsageError(
             f"columns: {source} has {' and '.join(there)}, either of which may be the {role}; choose one with "
             f"columns {role}={there[0]}"
@@ -93,22 +234,104 @@ def _known(role: str, names: Sequence[str], source: str) -> str | None:
     return there[0] if there else None
 
 
+def _same(rows: Rows, names: Sequence[str]) -> bool:
+    return all(_value(row, name) == _value(row, names[0]) for row in rows for name in names[1:])
+
+
+def _masks(wanted: Mapping[str, str], filled: Sequence[str]) -> tuple[str, ...]:
+    if "response_mask" in wanted:
+        return (wanted["response_mask"],)
+    return tuple(name for name in COLUMNS["response_mask"] if name in filled)
+
+
+def _numbers(rows: Rows, filled: Sequence[str], found: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Columns of numbers that no role has taken."""
+    taken = set(found.values()) | {name for names in COLUMNS.values() for name in names}
+    return tuple(
+        name
+        for name in filled
+        if name not in taken and all(_is_number(_value(row, name)) or is_missing(_value(row, name)) for row in rows)
+    )
+
+
 def _trl_reward(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], found: Mapping[str, str | None], source: str
-) -> str | None:
+    rows: Rows, filled: Sequence[str], found: Mapping[str, str | None], numbers: Sequence[str], source: str
+) -> tuple[str | None, str]:
     """The rewards in TRL's completions table, whose columns are step, prompt, completion, those of the reward
-    functions, whatever these logged besides, and advantage."""
-    if not {"completion", "advantage"} <= set(names):
-        return None
-    taken = set(found.values())
-    between = [name for name in names[names.index("completion") + 1 : names.index("advantage")] if name not in taken]
-    numbers = [name for name in between if any(_is_number(row.get(name)) for row in rows)]
-    if len(numbers) > 1:
+    functions, whatever these logged besides, and advantage; and what to say of them."""
+    if not {"completion", "advantage"} <= set(filled):
+        return None, ""
+    between = filled[filled.index("completion") + 1 : filled.index("advantage")]
+    candidates = [name for name in between if name in numbers]
+    if len(candidates) == 1:
+        return candidates[0], ""
+    if not candidates:
+        return None, ""
+    listed = ", ".join(candidates)
+    if found["advantage"] is None:
         raise UsageError(
             f"columns: {source} has several columns of numbers that may be the reward "
-            f"({', '.join(numbers)}); choose one with columns reward={numbers[0]}"
+            f"({listed}); choose one with columns reward={candidates[0]}, or their sum with columns "
+            f"reward={'+'.join(candidates)}"
         )
-    return numbers[0] if numbers else None
+    return None, (
+        f"Several columns of numbers may be the reward ({listed}) and none was named, so that no rewards are read: A "
+        f"is the column {found['advantage']!r} of the file. Name one with --columns reward={candidates[0]}, or their "
+        f"sum with --columns reward={'+'.join(candidates)}."
+    )
+
+
+def _check_either(found: Mapping[str, str | None], names: Sequence[str], shown: str, source: str) -> None:
+    for role, ids in _EITHER:
+        if found[role] or found[ids]:
+            continue
+        known = ", ".join(name for either in (role, ids) for name in COLUMNS[either])
+        close = [name for name in _SOUND_LIKE[role] if name in names and name not in found.values()]
+        perhaps = f", perhaps {role}={close[0]}" if close else ""
+        raise UsageError(
+            f"columns: {source} has no column for the {role} (known names: {known}); it has "
+            f"{shown}; map one with columns {role}=NAME{perhaps}. The layouts that are known are listed in "
+            "docs/how_to/trace_rollouts.md"
+        )
+
+
+def _group(
+    flat: Sequence[Mapping[str, Any] | ValueError], found: Mapping[str, str | None]
+) -> tuple[list[Mapping[str, Any] | ValueError], str | None, str]:
+    """Rows, the column of groups and what to say, where a column was found that has another value in each row although
+    prompts repeat: verl's keys hold that of the prompt; any other such column names rows, not groups."""
+    rows, column = list(flat), found["group"]
+    whole = [row for row in rows if not isinstance(row, ValueError)]
+    if column in (None, "group") or any(responses_in_a_row(row, found) for row in whole[:1]):
+        return rows, column, ""
+    labels = [_value(row, column) for row in whole]
+    prompts = {repr(_value(row, found["prompt"] or found["prompt_ids"] or "")) for row in whole}
+    if len(set(map(repr, labels))) < len(labels) or len(prompts) == len(labels):
+        return rows, column, ""
+    parts = distinct_rows(labels)
+    if parts is None:
+        return (
+            rows,
+            None,
+            f"The column {column!r} differs from row to row and names no groups: responses to the same prompt in a "
+            "step are a group. Name the column of groups with --columns group=NAME.",
+        )
+    keys = iter(parts)
+    rows = [row if isinstance(row, ValueError) else {**row, column: next(keys)} for row in rows]
+    return (
+        rows,
+        column,
+        f"The column {column!r} is PROMPT_ROLLOUT_OUTPUT, as verl writes it; its first part names the group.",
+    )
+
+
+def responses_in_a_row(row: Mapping[str, Any], columns: Mapping[str, str | None]) -> int:
+    """How many responses a row has; 0 where it has one as it stands rather than a list of them."""
+    text = _value(row, name) if (name := columns.get("response")) else None
+    if isinstance(text, list) and text and not isinstance(text[0], Mapping):
+        return len(text)
+    ids = _value(row, name) if (name := columns.get("response_ids")) else None
+    return len(ids) if is_missing(text) and isinstance(ids, list) and ids and isinstance(ids[0], list) else 0
 
 
 def _is_number(value: Any) -> bool:

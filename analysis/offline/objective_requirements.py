@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..objectives import Objective, parse_objective
-from ..records.hypothetical_weights import needs_verdicts, takes_advantages
+from ..records.hypothetical_weights import needs_rewards, needs_verdicts, takes_advantages
 from .reading import RolloutFile
+from .rewards import scheme_of
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
 
@@ -37,15 +38,18 @@ def check_inputs_of(
     single = sum(size == 1 for size in sizes.values())
     for name, objective in objectives.items():
         from_advantages = not has_rewards and has_advantages and takes_advantages(objective)
-        if not has_rewards and not from_advantages:
+        if not has_rewards and not from_advantages and needs_rewards(objective):
             other = (
                 "; advantages alone are enough for objectives that normalise rewards, such as grpo"
                 if has_advantages
                 else ""
             )
+            numbers = f" (columns of numbers: {', '.join(file.numbers)})" if file.numbers else ""
+            total = f", their sum with columns reward={'+'.join(file.numbers)}" if len(file.numbers) > 1 else ""
             raise UsageError(
-                f"objective: {name} needs rewards, and {file.source} has no column for them; map one with "
-                f"columns reward=NAME, or name a verifier (--verifier){other}"
+                f"objective: {name} needs rewards, and {file.source} has no column for them{numbers}; map one with "
+                f"columns reward=NAME{total}, count every response as rewarded with columns reward=1, or name a "
+                f"verifier (--verifier){other}"
             )
         if "old_log_probs" in objective.needs() and not has_old_log_probs:
             raise UsageError(
@@ -53,12 +57,14 @@ def check_inputs_of(
                 "columns old_log_probs=NAME, say on_policy (--on-policy) if the model itself sampled the rollouts "
                 "(the ratio is 1 then), or choose the form log or probability"
             )
-        if from_advantages:
+        if from_advantages or (not has_rewards and not needs_rewards(objective)):
             continue
         if not verdicts and needs_verdicts(objective):
+            scheme = scheme_of([reward for reward in rewards if reward is not None])
+            assert scheme is not None
             raise UsageError(
-                f"objective: {name} is defined for rewards 0 and 1, and {file.source} has others; give a threshold "
-                "(--threshold X: a reward above X counts as 1)"
+                f"objective: {name} is defined for rewards 0 and 1, and {file.source} has others ({scheme.values}); "
+                f"give a threshold (--threshold {scheme.rewarded_above:g}: a reward above it counts as 1)"
             )
         if single:
             _check_group_of_one(name, objective, f"{single} of {len(sizes)} groups in {file.source}")

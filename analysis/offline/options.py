@@ -23,13 +23,15 @@ MANUAL = """\
 recorded rollouts:
   python -m analysis.trace --model DIR --rollouts FILE --out DIR --objective nsr-log --objective psr-log
 
-  One forward pass over JSON lines or Parquet with the columns prompt, response, reward and, if there are any, group,
-  advantage, old_log_probs, prompt_ids, response_ids, step, tools. TRL's completions table and verl's rollout dump load
-  as they are; other names are mapped: --columns prompt=question,response=text. Texts are tokenised as they stand:
-  nothing is added without --chat-template, --bos or --eos, and special tokens that a dump has lost stay lost; token ids
-  are exact. Advantages are recorded, and replace rewards where there are none. The records are those of a run without
-  weights; summary.md says which tokens carry the gradient of each --objective and where it would move probability mass.
-  An interrupted trace keeps what is traced; resume it with --resume.
+  One forward pass over a table with the columns prompt, response, reward and, if there are any, group, advantage,
+  old_log_probs, prompt_ids, response_ids, response_mask, step, tools. What TRL, verl, OpenRLHF, NeMo-RL, prime-rl,
+  verifiers, slime, SkyRL, AReaL, ROLL, open-instruct, lm-evaluation-harness and lighteval write is read as it is
+  (docs/how_to/trace_rollouts.md lists it); other names are mapped: --columns prompt=question,response=text. Texts are
+  tokenised as they stand: nothing is added without --chat-template, --bos or --eos, and special tokens that a file has
+  lost stay lost; token ids are exact. Tokens that a mask says are not the policy's (output of tools) stay in the
+  context and have no row. Advantages are recorded, and replace rewards where there are none. The records are those of
+  a run without weights; summary.md says how the file was read, which tokens carry the gradient of each --objective and
+  where it would move probability mass. An interrupted trace keeps what is traced; resume it with --resume.
 """
 
 
@@ -37,7 +39,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of recorded rollouts, as a group of the parser."""
     add = parser.add_argument_group("recorded rollouts").add_argument
     add("--model", metavar="DIR", help="folder with a Hugging Face causal LM and its tokenizer, or a built-in base")
-    add("--rollouts", metavar="FILE", help="the rollouts: JSON lines or Parquet")
+    add(
+        "--rollouts",
+        metavar="FILE",
+        help="the rollouts: JSON lines, JSON, CSV, Parquet or Arrow, also compressed (gz, zst, bz2, xz)",
+    )
     add(
         "--objective",
         metavar="NAME",
@@ -53,11 +59,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="which column of the file holds what: prompt, response, reward, group, advantage, old_log_probs, "
-        "prompt_ids, response_ids, answer, step; separate several by commas",
+        "prompt_ids, response_ids, response_mask, answer, step; separate several by commas; a reward may be a sum "
+        "(reward=2*accuracy+format) or a number for all (reward=1), and - leaves a role out (group=-)",
     )
     add("--verifier", metavar="NAME", help="judge responses instead of reading rewards: exact, math, file.py:function")
     add("--answers", metavar="NAME", help="column of the answers for the verifier: short for --columns answer=NAME")
     add("--threshold", metavar="X", type=float, help="a reward above X counts as 1, any other as 0")
+    add(
+        "--rewarded-above",
+        metavar="X",
+        type=float,
+        help="tables call a response rewarded where its reward is above X (default: by the scheme of the rewards; the "
+        "summary says which); no reward moves",
+    )
     add(
         "--on-policy", action="store_true", help="the model itself sampled the rollouts: its log-probs are the old ones"
     )
@@ -168,6 +182,7 @@ def trace(arguments: argparse.Namespace) -> Run:
         responses_apart=settings.responses_apart,
         temperature=settings.temperature,
         threshold=settings.threshold,
+        rewarded_above=arguments.rewarded_above,
         on_policy=settings.on_policy,
         verifier=settings.verifier,
         workers=arguments.workers or 1,
@@ -239,6 +254,8 @@ def show_trace(run: Run, arguments: argparse.Namespace) -> None:
         "rollouts": run.rows("rollouts"),
         "tokens": run.rows("tokens"),
         "skipped": run.info["trace"]["skipped"],
+        "columns": run.info["trace"]["columns"],
+        "file": run.info["trace"].get("file"),
         "figures": [str(path) for path in figures],
         "page": str(page),
         "summary": summary.to_json(),

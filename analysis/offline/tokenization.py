@@ -28,6 +28,7 @@ from toy_models.tasks.texts import (
 
 from ..errors import UsageError
 from ..probes.output_heads import unwrap
+from .policy_tokens import policy_mask
 from .reading import BadRows, Rollout
 from .text_start import encode_continuation, marks_start, start_tokens
 from .trace_settings import TraceSettings
@@ -68,6 +69,13 @@ class Encoded:
     question: str
     finished: bool | None  # whether the response ends with an end token; None where text cannot tell
     group: int
+    policy: np.ndarray  # bool, whether the policy sampled each response token
+    text_of_ids: bool = False  # the file's text is a part of what its token ids read, so that the text is theirs
+
+    @property
+    def own_length(self) -> int:
+        """How many of the response tokens the policy sampled."""
+        return int(self.policy.sum())
 
     @property
     def length(self) -> int:
@@ -120,7 +128,11 @@ def encode_rollouts(
         kept.append((rollout, fields))
     if not kept:
         raise UsageError(f"rollouts: no row is left that the model can take; the first: {bad.examples[0]}")
-    _check_texts(tokenizer, [rollout for rollout, _ in kept])
+    if _texts_are_parts(tokenizer, [rollout for rollout, _ in kept]):
+        for rollout, fields in kept:
+            if rollout.response_ids is not None:
+                fields["response_text"] = str(tokenizer.decode(list(rollout.response_ids)))
+                fields["text_of_ids"] = rollout.response is not None
     groups = _groups(kept)
     if notes is not None:
         notes += encoder.notes()
@@ -161,13 +173,14 @@ class _Encoder:
                 self._continued += 1
             else:
                 ids = list(encode_text(tokenizer, text, rollout.where))
-        ended = ids[-1] in self._ends
+        ended, added = ids[-1] in self._ends, 0
         if self._settings.eos and not ended:
             ids.append(tokenizer.eos_token_id)
-            ended = True
+            ended, added = True, 1
         return {
             **prompt,
             "response": np.array(ids, dtype=np.int64),
+            "policy": policy_mask(rollout, len(prompt["prompt"]), len(ids), added),
             "response_text": text,
             "judged_text": self._judged(text, ids, ended=ended, exact=rollout.response_ids is not None),
             "finished": ended if ended or rollout.response_ids is not None else None,
@@ -277,17 +290,19 @@ def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimi
         )
     for name in ("advantage", "old_log_probs"):
         value = getattr(rollout, name)
-        if isinstance(value, tuple) and len(value) != response:
+        if isinstance(value, tuple) and len(value) not in (response, int(fields["policy"].sum())):
             raise ValueError(
                 f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; "
                 "expected one for each, in the model's own tokens"
             )
 
 
-def _check_texts(tokenizer: Any, rollouts: Sequence[Rollout]) -> None:
-    """Where rows have both, ids that read otherwise than their text are those of another tokenizer."""
+def _texts_are_parts(tokenizer: Any, rollouts: Sequence[Rollout]) -> bool:
+    """Whether texts have lost a part of what their token ids read, such as the reasoning, which some servers parse into
+    a field of its own. Ids that read otherwise than their text are those of another tokenizer: UsageError."""
     both = [r for r in rollouts if r.response_ids is not None and r.response][:_COMPARED]
-    other = [r for r in both if not _reads(tokenizer, r.response_ids, r.response)]
+    parts = [r for r in both if not _reads(tokenizer, r.response_ids, r.response)]
+    other = [r for r in parts if not _reads(tokenizer, r.response_ids, r.response, part=True)]
     if len(other) > len(both) / 2:
         first = other[0]
         raise UsageError(
@@ -295,13 +310,14 @@ def _check_texts(tokenizer: Any, rollouts: Sequence[Rollout]) -> None:
             f"{str(tokenizer.decode(list(first.response_ids or ())))[:60]!r}, their text is "
             f"{str(first.response)[:60]!r}"
         )
+    return bool(parts)
 
 
-def _reads(tokenizer: Any, ids: Any, text: Any) -> bool:
+def _reads(tokenizer: Any, ids: Any, text: Any, *, part: bool = False) -> bool:
+    """Whether ids read as a text, white space apart; with `part` whether they begin or end with it."""
     wanted = "".join(text.split())
-    return any(
-        "".join(str(tokenizer.decode(list(ids), skip_special_tokens=skip)).split()) == wanted for skip in (True, False)
-    )
+    read = ["".join(str(tokenizer.decode(list(ids), skip_special_tokens=skip)).split()) for skip in (True, False)]
+    return any(found == wanted or (part and (found.endswith(wanted) or found.startswith(wanted))) for found in read)
 
 
 def _groups(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:

@@ -11,7 +11,9 @@ from ..records.rows import PromptRow, RolloutRow, TokenColumns
 from ..records.rows import prompt_rows as rows_of_prompts
 from ..records.rows import rollout_rows as rows_of_rollouts
 from ..records.rows import token_rows as rows_of_tokens
+from .policy_tokens import own_values
 from .reward_source import Judged
+from .row_rollouts import answer_text
 from .tokenization import Encoded
 
 __all__ = ["prompt_rows", "rollout_rows", "token_rows"]
@@ -28,7 +30,7 @@ def prompt_rows(items: Sequence[Encoded]) -> Columns:
                 split=SPLIT,
                 text=item.prompt_text,
                 token_ids=item.prompt.tolist(),
-                answer=item.rollout.answer,
+                answer=None if item.rollout.answer is None else answer_text(item.rollout.answer),
             )
             for item in items
         ]
@@ -45,6 +47,7 @@ def rollout_rows(items: Sequence[Encoded], judged: Sequence[Judged]) -> Columns:
                 prompt_id=item.prompt_id,
                 group=item.group,
                 response_ids=item.response.tolist(),
+                length=item.own_length,
                 response_text=item.response_text,
                 finished=bool(item.finished),
                 reward=reward,
@@ -58,37 +61,44 @@ def rollout_rows(items: Sequence[Encoded], judged: Sequence[Judged]) -> Columns:
 
 
 def token_rows(items: Sequence[Encoded], measured: Sequence[dict[str, np.ndarray]], *, on_policy: bool) -> Columns:
-    """Rows of `tokens`: update −1, no weight; `measured` are the columns of each item.
+    """Rows of `tokens`, those of the policy: update −1, no weight; `measured` are the columns of each item.
 
     On-policy the old log-probs are the model's own, where the file has none.
     """
-    lengths = [len(item.response) for item in items]
-    statistics = {name: np.concatenate([columns[name] for columns in measured]) for name in measured[0]}
+    lengths = [item.own_length for item in items]
+    statistics = {
+        name: np.concatenate([columns[name][item.policy] for item, columns in zip(items, measured, strict=True)])
+        for name in measured[0]
+    }
     log_prob = statistics["log_prob"]
-    old = _per_token([item.rollout.old_log_probs for item in items], lengths)
-    if old is None and on_policy:
-        old = log_prob
+    old = _per_token([item.rollout.old_log_probs for item in items], items)
+    if on_policy:
+        old = log_prob if old is None else np.ma.filled(old, np.nan)
+        old = np.where(np.isnan(old), log_prob, old)
     return rows_of_tokens(
         TokenColumns(
             step=np.repeat([item.rollout.step for item in items], lengths),
             rollout=np.repeat([item.rollout.index for item in items], lengths),
-            position=np.concatenate([np.arange(length) for length in lengths]),
-            token=np.concatenate([item.response for item in items]),
+            position=np.concatenate([np.flatnonzero(item.policy) for item in items]),
+            token=np.concatenate([item.response[item.policy] for item in items]),
             statistics=statistics,
             old_log_prob=old,
-            advantage=_per_token([item.rollout.advantage for item in items], lengths),
+            advantage=_per_token([item.rollout.advantage for item in items], items),
             ratio=None if old is None else np.exp(log_prob.astype(np.float64) - old),
         )
     )
 
 
-def _per_token(values: Sequence[float | tuple[float, ...] | None], lengths: Sequence[int]) -> np.ndarray | None:
-    """One number for each token; None where there are none."""
+def _per_token(values: Sequence[float | tuple[float, ...] | None], items: Sequence[Encoded]) -> np.ndarray | None:
+    """One number for each token of the policy, masked for a row without one; None where no row has any."""
     if all(value is None for value in values):
         return None
-    return np.concatenate(
+    numbers = np.concatenate(
         [
-            np.broadcast_to(np.asarray(value, dtype=np.float64), length)
-            for value, length in zip(values, lengths, strict=True)
+            own_values(value, item.policy)
+            if isinstance(value, tuple)
+            else np.full(item.own_length, np.nan if value is None else value)
+            for value, item in zip(values, items, strict=True)
         ]
     )
+    return np.ma.masked_array(numbers, np.isnan(numbers)) if None in values else numbers

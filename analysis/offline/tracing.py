@@ -34,6 +34,7 @@ from .reward_source import judged_of, verifier_of
 from .tokenization import Encoded, ModelLimits, encode_rollouts
 from .trace_folder import ENGINE, finished, remember
 from .trace_identity import identity_digest, trace_identity
+from .trace_notes import file_facts, reward_scheme
 from .trace_rows import prompt_rows, rollout_rows, token_rows
 from .trace_settings import TraceSettings, check_batch_tokens
 
@@ -53,7 +54,7 @@ def trace_rollouts(
     *,
     out: str | Path,
     objectives: Sequence[str | Objective] = (),
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, Any] | None = None,
     resume: bool = False,
     force: bool = False,
     chat_template: bool | str = False,
@@ -64,6 +65,7 @@ def trace_rollouts(
     responses_apart: bool = False,
     temperature: float = 1.0,
     threshold: float | None = None,
+    rewarded_above: float | None = None,
     on_policy: bool = False,
     verifier: str | None = None,
     workers: int = 1,
@@ -81,11 +83,12 @@ def trace_rollouts(
     Args:
         model: A Hugging Face causal language model.
         tokenizer: The tokenizer that it was trained with.
-        rollouts: A JSON Lines or Parquet file, a list of dicts, a data frame, or what `read_rollouts` gave.
+        rollouts: What `read_rollouts` takes (a file, a list of dicts, a table in memory), or what it gave.
         out: The run folder.
         objectives: Objectives that the summary shows; their inputs are checked. Any other can be used later with
             `run.laws(objective)`.
-        columns: Role -> column, for columns of other names than those of `analysis.offline.COLUMNS`.
+        columns: Role -> column, for columns of other names than those of `analysis.offline.COLUMNS`; a sum for the
+            reward, "2*accuracy + format"; "-" for a role that has none.
         resume: Resume an unfinished trace.
         force: Delete the trace in the folder and start anew.
         chat_template: Put prompts into the tokenizer's chat template; the name of one where it has several.
@@ -98,6 +101,8 @@ def trace_rollouts(
             By default it continues its prompt.
         temperature: T of softmax(logits / T) in every statistic.
         threshold: A reward above it counts as 1, any other as 0.
+        rewarded_above: Tables call a response rewarded where its reward is above this; unset, the scheme of the rewards
+            decides (0.5 for 0 and 1, 0 for ±1, −0.5 for −1 and 0), and the summary says what it is. No reward moves.
         on_policy: The model itself sampled the rollouts: its log-probs are the old ones, ratios are 1.
         verifier: Judge responses by the column of answers instead of reading rewards.
         workers: Processes of the verifier "math".
@@ -148,6 +153,7 @@ def trace_rollouts(
     ends, notes = end_tokens(tokenizer, unwrap(model)), list[str]()
     items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad, ends=ends, notes=notes)
     check_inputs_of(named, items, settings, file)
+    scheme = reward_scheme(items, settings, rewarded_above)
     wanted = list(named)
     folder = Path(out)
     info = _run_json(model, file, settings, judge, folder, label)
@@ -156,6 +162,8 @@ def trace_rollouts(
     info["trace"] = asdict(settings) | {
         "objectives": wanted,
         "rollouts": len(items),
+        "rewarded_above": None if scheme is None else scheme.rewarded_above,
+        "file": file_facts(file, items, named, settings, scheme),
         "vocab": limits.vocab,
         "skipped": file.bad.counts,
         "skipped_examples": file.bad.examples,
@@ -168,7 +176,7 @@ def trace_rollouts(
         if (done := finished(folder, info, resume=resume, force=force)) is None:
             forward = Forward(model, head, settings, batch_tokens)
             _trace(folder, info, forward, tokenizer, items, settings, judge, resume=resume, quiet=quiet)
-        elif (done.info["trace"]["objectives"], done.info["label"]) != (wanted, info["label"]):
+        elif _described(done.info) != _described(info):
             remember(folder, info["trace"], info["label"])
     return Run(folder)
 
@@ -231,6 +239,11 @@ def _trace(
             raise KeyboardInterrupt(
                 f"stopped after {pending:,} of {len(items):,} rollouts; resume with the same command and --resume"
             )
+
+
+def _described(info: Mapping[str, Any]) -> list[Any]:
+    """What a complete trace says of itself beside its records: it may be asked for again with other words."""
+    return [info["label"], *(info["trace"].get(name) for name in ("objectives", "rewarded_above", "file"))]
 
 
 @contextlib.contextmanager

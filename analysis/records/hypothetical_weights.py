@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..objectives import Objective
     from .recorded import Recorded
 
-__all__ = ["assumed_weights", "needs_verdicts", "takes_advantages", "tensor_of"]
+__all__ = ["assumed_weights", "needs_rewards", "needs_verdicts", "takes_advantages", "tensor_of"]
 
 _OFFLINE = "offline"
 _KEY = ["step", "rollout"]
@@ -95,6 +95,11 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
     return weight
 
 
+def needs_rewards(objective: Objective) -> bool:
+    """Whether rewards enter the objective at all; supervised fine-tuning counts every response 1."""
+    return objective.entry.value != "1"
+
+
 def needs_verdicts(objective: Objective) -> bool:
     """Whether the objective is defined for rewards 0 and 1 only, rather than for any numbers that it normalises."""
     if objective.entry.graded:
@@ -124,6 +129,8 @@ def _rollouts(
     given = offline and rollouts["reward"].isna().all() and not rows["advantage"].isna().any()
     if given and takes_advantages(objective):
         return None
+    if not needs_rewards(objective):
+        rollouts["reward"] = rollouts["reward"].fillna(0.0)
     _check_rewards(rollouts, objective, offline=offline)
     if "batch" in objective.compares() and not offline:
         sampled = run.table("steps", ["n_rollouts"])["n_rollouts"].sum()

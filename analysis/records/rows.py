@@ -51,9 +51,10 @@ class RolloutRow:
     rollout: int  # index in the global batch of the step
     prompt_id: str
     group: int  # index of the prompt in the step's batch
-    response_ids: Sequence[int]  # the end token included
+    response_ids: Sequence[int]  # the end token included, and what tools wrote in between
     response_text: str
     finished: bool  # whether it ended with the end token
+    length: int | None = None  # tokens that the policy sampled; None: all of response_ids
     rank: int = 0  # process that sampled it
     reward: float | None = None  # what training saw, after verifier noise
     correct: bool | None = None  # the true verdict
@@ -118,7 +119,7 @@ def rollout_rows(rollouts: Sequence[RolloutRow]) -> Columns:
     """
     return {item.name: [getattr(rollout, item.name) for rollout in rollouts] for item in fields(RolloutRow)} | {
         "response_ids": [list(rollout.response_ids) for rollout in rollouts],
-        "length": [len(rollout.response_ids) for rollout in rollouts],
+        "length": [len(rollout.response_ids) if rollout.length is None else rollout.length for rollout in rollouts],
     }
 
 

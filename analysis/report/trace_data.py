@@ -72,7 +72,8 @@ class TraceData:
             objectives: what weights to work out, by name; unset: those that an offline trace was asked for.
 
         Returns:
-            The data. Columns of `tokens`: prompt_id, sign (+1 rewarded, −1 unrewarded; without a reward the sign of
+            The data. Columns of `tokens`: prompt_id, sign (+1 rewarded, that is with a reward above the trace's
+            `rewarded_above`, elsewhere above 0, −1 unrewarded; without a reward the sign of
             the advantage, 0 without either), update, step, rollout, position, token, the recorded statistics, weight
             and residual where they were measured, prob, top (whether the token is the most probable one), boundary
             (c − π_y), below (whether it is positive), rare (whether π_y < e^{−H}), dentropy and dentropy_rest at
@@ -90,7 +91,9 @@ class TraceData:
         rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward"])
         tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
         by_advantage = np.sign(tokens["advantage"].fillna(0.0)).astype(int)
-        tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, np.where(tokens["reward"] > 0, 1, -1))
+        above = run.info.get("trace", {}).get("rewarded_above") or 0.0  # of a trace; elsewhere, and in old ones, 0
+        by_reward = np.where(tokens["reward"] > above, 1, -1)
+        tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, by_reward)
         stats = statistics_of(tokens)
         flow = None
         if ranked:

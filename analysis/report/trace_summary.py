@@ -225,6 +225,7 @@ def _notes(data: TraceData) -> list[str]:
         notes.append(f"{unknown} of {len(data.tokens)} tokens have no measured weight; they count as weight 0.")
     if MEASURED in data.weights and len(data.signs) == 1:
         notes.append("No rewards were given to `step`, so tokens are not told apart by the reward of their response.")
+    notes += trace.get("file", {}).get("notes", [])
     mean, vocab = float(data.tokens["log_prob"].mean()), trace.get("vocab")
     if vocab and mean < -math.log(vocab):
         notes.append(

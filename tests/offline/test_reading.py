@@ -48,9 +48,14 @@ class TestLayouts:
 
     def test_several_reward_functions_are_not_guessed(self, tmp_path: Path) -> None:
         trl_table({"accuracy": [1.0, 0.0], "format": [0.5, 0.5]}).to_parquet(path := tmp_path / "a.parquet")
+        file = read_rollouts(path)
+        assert [(rollout.reward, rollout.advantage) for rollout in file.rollouts] == [(None, 0.7), (None, -0.7)]
+        assert "(accuracy, format) and none was named" in " ".join(file.notes)
         with pytest.raises(UsageError, match=r"several columns of numbers that may be the reward \(accuracy, format\)"):
-            read_rollouts(path)
+            read_rollouts(path, columns={"advantage": "-"})
         assert read_rollouts(path, columns={"reward": "format"}).rollouts[0].reward == 0.5
+        for total in ("2*accuracy + format", {"accuracy": 2, "format": 1}):
+            assert [rollout.reward for rollout in read_rollouts(path, columns={"reward": total}).rollouts] == [2.5, 0.5]
 
     def test_verl_rollout_dump(self, tmp_path: Path) -> None:
         row = {"input": "1 + 2 :", "output": "3", "gts": "3", "score": -1.0, "step": 5, "acc": False, "request_id": "x"}
@@ -79,8 +84,8 @@ class TestLayouts:
         (
             [{"question": "a", "answer": "b"}],
             {},
-            r"no column for the prompt \(known names: prompt, input, prompt_ids\); it "
-            r"has question, answer; map one with columns prompt=NAME",
+            r"no column for the prompt \(known names: prompt, input, prompt_ids, prompt_token_ids\); it "
+            r"has question, answer; map one with columns prompt=NAME, perhaps prompt=question",
         ),
         ([ROW], {"reward": "score"}, r"a.jsonl has no column 'score' for reward; it has prompt, response, reward"),
         ([ROW], {"rewards": "reward"}, r"columns: unknown role 'rewards'; did you mean reward"),
@@ -94,7 +99,7 @@ class TestLayouts:
         ),
         ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
         ([ROW | {"reward": "1"}], {}, r"line 1, 'reward': expected a number or true or false, got '1'"),
-        ([ROW | {"reward": None}], {}, r"line 1: the column 'reward' is null"),
+        ([ROW, ROW | {"reward": None}], {}, r"line 2: the column 'reward' is null"),
         (
             [ROW, ROW | {"reward": True}],
             {},
@@ -119,7 +124,7 @@ def test_a_reward_function_that_gave_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a.parquet row 2: the column 'accuracy' is null"):
         read_rollouts(path)
     with pytest.raises(UsageError, match=r"rollout 0, 'reward': expected a finite number, got nan"):
-        read_rollouts([ROW | {"reward": float("nan")}])
+        read_rollouts([ROW | {"reward": float("nan")}, ROW])
 
 
 def test_a_mapping_that_is_none() -> None:

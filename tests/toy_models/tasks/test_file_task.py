@@ -132,7 +132,7 @@ class TestReading:
         (tmp_path / "a.parquet").write_text("no")
         with pytest.raises(ValueError, match=r"a.parquet cannot be read"):
             read_table(tmp_path / "a.parquet", [])
-        (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe")
+        (tmp_path / "a.jsonl").write_bytes(b'"\xff')
         with pytest.raises(ValueError, match=r"a.jsonl cannot be read: 'utf-8' codec"):
             read_table(tmp_path / "a.jsonl", [])
 
