@@ -321,7 +321,11 @@ class TestInputsOfObjectives:
                 r"advantages alone are enough for objectives that normalise",
             ),
             ({}, "nsr-ratio", r"nsr-ratio needs old log-probs, and rollouts has no column for them; .*say on_policy"),
-            ({"reward": -1.0}, "nsr-log", r"nsr-log is defined for rewards 0 and 1, and rollouts has others; give a"),
+            (
+                {"reward": -1.0},
+                "nsr-log",
+                r"nsr-log is defined for rewards 0 and 1, and rollouts has others .*; give a",
+            ),
             (
                 {"group": None},
                 "grpo,form=log",

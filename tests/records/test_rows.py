@@ -26,7 +26,7 @@ from tests.records.rows import RUN_JSON
 
 FILLED_IN = {
     "prompts": (PromptRow, set()),
-    "rollouts": (RolloutRow, {"length"}),
+    "rollouts": (RolloutRow, set()),
     "tokens": (TokenColumns, set(TOKEN_STATISTICS)),
 }
 
