@@ -27,6 +27,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..common.whole_numbers import ceiling
 from ..errors import UsageError
 from .responses import ResponseBatch
 
@@ -70,7 +71,7 @@ def quantile(groups: Tensor, responses: ResponseBatch, p: Parameters) -> Tensor:
         baseline = groups.quantile(p["quantile"], -1, keepdim=True)
     else:
         size = groups.shape[-1]
-        rank = max(1, math.ceil(Fraction(repr(float(p["quantile"]))) * size))  # 0.28·25 is 7, not 7.000000000000001
+        rank = max(1, ceiling(p["quantile"] * size))
         baseline = groups.sort(-1).values[..., rank - 1 : rank]
     return _over_std(groups - baseline, groups, p)
 

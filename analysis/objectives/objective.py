@@ -118,23 +118,23 @@ class Objective:
         rewards: Real[Tensor, " responses"],
         group_size: int,
         *,
-        mean_log_probs: Float[Tensor, " responses"] | None = None,
-        lengths: Int[Tensor, " responses"] | None = None,
-        greedy_rewards: Real[Tensor, " responses"] | None = None,
-        reward_components: Real[Tensor, "responses components"] | None = None,
-        component_weights: Real[Tensor, " components"] | None = None,
+        mean_log_probs: Float[Tensor, " ..."] | None = None,
+        lengths: Int[Tensor, " ..."] | None = None,
+        greedy_rewards: Real[Tensor, " ..."] | None = None,
+        reward_components: Real[Tensor, " ..."] | None = None,
+        component_weights: Real[Tensor, " ..."] | None = None,
     ) -> Float[Tensor, " responses"]:
         """The advantage A of each response from its reward.
 
         Args:
             rewards: 0 or 1 for each response, those to one prompt next to each other.
             group_size: responses to one prompt.
-            mean_log_probs: mean log-probability of each response's tokens. This and the following are needed where
+            mean_log_probs: (n,) mean log-probability of each response's tokens. This and the following are needed where
                 `reads()` names them.
-            lengths: tokens of each response.
-            greedy_rewards: reward of the greedy response to each response's prompt.
-            reward_components: several rewards of each response.
-            component_weights: weight of each of them; unset: 1.
+            lengths: (n,) tokens of each response.
+            greedy_rewards: (n,) reward of the greedy response to each response's prompt.
+            reward_components: (n, K) several rewards of each response.
+            component_weights: (K,) weight of each of them; unset: 1.
 
         Returns:
             A, normalised as the parameter `advantage` says.

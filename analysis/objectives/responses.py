@@ -24,20 +24,20 @@ class ResponseBatch:
     Attributes:
         rewards: reward of each response.
         group_size: responses to one prompt.
-        mean_log_probs: mean log-probability of each response's tokens, in nats.
-        lengths: tokens of each response.
-        greedy_rewards: reward of the greedy response to each response's prompt.
-        reward_components: several rewards of each response, which an objective normalises apart.
-        component_weights: weight of each component; unset: 1.
+        mean_log_probs: (n,) mean log-probability of each response's tokens, in nats.
+        lengths: (n,) tokens of each response.
+        greedy_rewards: (n,) reward of the greedy response to each response's prompt.
+        reward_components: (n, K) several rewards of each response, which an objective normalises apart.
+        component_weights: (K,) weight of each component; unset: 1.
     """
 
     rewards: Real[Tensor, " responses"]
     group_size: int
-    mean_log_probs: Float[Tensor, " responses"] | None = None
-    lengths: Int[Tensor, " responses"] | None = None
-    greedy_rewards: Real[Tensor, " responses"] | None = None
-    reward_components: Real[Tensor, "responses components"] | None = None
-    component_weights: Real[Tensor, " components"] | None = None
+    mean_log_probs: Float[Tensor, " ..."] | None = None
+    lengths: Int[Tensor, " ..."] | None = None
+    greedy_rewards: Real[Tensor, " ..."] | None = None
+    reward_components: Real[Tensor, " ..."] | None = None
+    component_weights: Real[Tensor, " ..."] | None = None
 
     def check(self) -> None:
         """UsageError for rewards that are not whole groups, and for fields of another shape than they should have."""

@@ -104,7 +104,8 @@ def one_by_one(run: Run, name: str) -> np.ndarray:
         mask = torch.arange(width) < torch.tensor([len(of) for of in rows])[:, None]
         mean = torch.tensor([tokens["log_prob"].to_numpy(float)[of].mean() for of in rows])
         accuracy = torch.full_like(rewards, rewards.mean().item())
-        advantages = objective.advantages(rewards, len(rewards), mean_log_probs=mean)
+        lengths = torch.tensor(group["length"].to_numpy())
+        advantages = objective.advantages(rewards, len(rewards), mean_log_probs=mean, lengths=lengths)
         batch = TokenBatch(padded("log_prob"), padded("old_log_prob"), advantages, mask, rewards, accuracy)
         found = objective.weights(batch).weight
         for i, of in enumerate(rows):
@@ -125,6 +126,15 @@ def one_by_one(run: Run, name: str) -> np.ndarray:
         "topr",
         "sequence-nft",
         "rewarding-unlikely",
+        "maxrl",
+        "qae",
+        "opo",
+        "wapo",
+        "raft-plus-plus",
+        "pass-at-k,k=2",
+        "pass-at-k-best",
+        "kimi-1.5",
+        "dro-token",
     ],
 )
 @pytest.mark.parametrize("groups", [GROUPS, (0, 0, 1, 1, 1, 1)])
@@ -147,6 +157,59 @@ def test_batch_normalisation_is_over_the_step_whatever_its_groups(tmp_path: Path
     for i, groups in enumerate((GROUPS, (0, 0, 1, 1, 1, 1))):
         weight = offline(tmp_path / str(i), groups=groups).laws(objective)["weight"]
         np.testing.assert_allclose(weight, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text", ["gpg", "rloo,whiten=responses", "reinforce-plus-plus-baseline", "grpo,advantage=group_mean_batch_std"]
+)
+def test_what_is_normalised_over_the_step_sees_groups_of_every_size(tmp_path: Path, text: str) -> None:
+    """Against the formula on all responses at once, each group centred by itself."""
+    groups = (0, 0, 1, 1, 1, 1)
+    run = offline(tmp_path, groups=groups)
+    frame = pd.DataFrame({"group": groups, "reward": REWARDS, "length": LENGTHS})
+    by = frame.groupby("group")["reward"]
+    centred = frame["reward"] - by.transform("mean")
+    if text == "gpg":
+        expected = centred * 6 / (centred != 0).sum()
+    elif text.startswith("rloo"):
+        others = centred * by.transform("size") / (by.transform("size") - 1)
+        expected = (others - others.mean()) / (others.std() + 1e-4)
+    elif text.startswith("reinforce"):
+        tokens = centred.repeat(LENGTHS)
+        expected = (centred - tokens.mean()) / np.sqrt(tokens.var() + 1e-8)
+    else:
+        expected = centred / (frame["reward"].std() + 1e-6)
+    objective = objectives.parse_objective(text)
+    tokens = run.table("tokens")
+    ratio = np.exp(tokens["log_prob"].astype(float) - tokens["old_log_prob"].astype(float)).to_numpy()
+    a = expected.repeat(LENGTHS).to_numpy()
+    clipped = (a > 0) & (ratio > 1.2) | (a < 0) & (ratio < 0.8)
+    weight = a if objective.form == "log" else a * ratio * (~clipped if text.startswith("reinforce") else 1)
+    np.testing.assert_allclose(run.laws(objective)["weight"], weight, rtol=1e-5, atol=1e-7)
+
+
+def test_graded_rewards_where_they_are_compared_and_not_where_verdicts_are_counted(tmp_path: Path) -> None:
+    run = offline(tmp_path, rewards=(0.25, 1.0, 0.5, 0.0, 0.0, 1.0))
+    for name in ("maxrl", "qae", "opo", "wapo", "pass-at-k-best"):
+        np.testing.assert_allclose(run.laws(name)["weight"], one_by_one(run, name), rtol=1e-6)
+    for name in ("pass-at-k,k=2", "raft"):
+        with pytest.raises(UsageError, match=f"expected rewards 0 and 1 for {name.partition(',')[0]}, got 0.25"):
+            run.laws(objectives.parse_objective(name))
+
+
+def test_what_a_trace_does_not_have(tmp_path: Path) -> None:
+    run = offline(tmp_path)
+    for name, why in (
+        ("remax", "subtracts the reward of each prompt's greedy response"),
+        ("gdpo", "normalises several rewards of each response apart"),
+        ("kto", "refers to a reference policy"),
+        ("dro", "refers to a reference policy"),
+        ("orpo", "compares pairs of responses"),
+    ):
+        with pytest.raises(UsageError, match=f"objective: {name} {why}, which a trace does not have"):
+            run.laws(name)
+    with pytest.raises(UsageError, match=r"rollout.group_size: pass-at-k takes 4 of the responses .* got 3"):
+        run.laws(objectives.get("pass-at-k", k=4))
 
 
 def test_numbers_that_are_no_verdicts(tmp_path: Path) -> None:

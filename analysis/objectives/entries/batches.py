@@ -24,6 +24,8 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("reinforce++", "reinforce_plus_plus"),
+        trl="none",
+        verl="adv_estimator = reinforce_plus_plus with algorithm.gamma = 1, its default",
         note="m and s are mean and standard deviation of the rewards of all tokens, each token having its response's. "
         "On binary rewards A₊ = (1 − m)/s and A₋ = −m/s with m the fraction of the batch's tokens in correct "
         f"responses: one implied λ of (1 − m)/m for all prompts. {_KL}",
@@ -38,6 +40,8 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("reinforce++-baseline", "reinforce_plus_plus_baseline"),
+        trl="none",
+        verl="adv_estimator = reinforce_plus_plus_baseline",
         note="m and s are mean and standard deviation of r − q over all tokens of the batch. On binary rewards A₊ = "
         "(1 − q − m)/s and A₋ = −(q + m)/s, where m is 0 if all responses have one length: Dr. GRPO over a number of "
         f"the batch. {_KL}",
@@ -54,6 +58,8 @@ ENTRIES = (
         graded=True,
         needs=OLD,
         form="ratio",
+        trl="multi_objective_aggregation = normalize_then_sum, with 1e-4 where 1e-6 is added here",
+        verl="adv_estimator = gdpo; whiten = tokens is its whitening",
         note="each of several rewards r_k is standardised within its group; w_k are weights. With one binary reward "
         "A₊ = √((1 − q)/q)·√((G − 1)/G) and A₋ = −A₊·q/(1 − q), then whitened: GRPO over a number of the batch",
     ),

@@ -1,0 +1,73 @@
+"""The advantage estimators of verl, and the reward settings and preference losses of TRL, as objectives here.
+
+Each row is a setting of the library, the objective that has its numbers (as `parse_objective` reads it; None where
+there is none) and a remark. A test goes through the libraries' own registries: a new name there needs a row here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["ESTIMATORS", "Estimator"]
+
+
+class Estimator(NamedTuple):
+    """One setting of another library."""
+
+    library: str
+    setting: str
+    value: str
+    objective: str | None
+    remark: str = ""
+
+
+def _verl(value: str, objective: str | None, remark: str = "") -> Estimator:
+    return Estimator("verl", "algorithm.adv_estimator", value, objective, remark)
+
+
+def _dpo(value: str, remark: str, objective: str | None = None) -> Estimator:
+    return Estimator("TRL", "DPOConfig.loss_type", value, objective, remark)
+
+
+_UNPAIRED = "of pairs; without pairs it is apo-zero-unpaired"
+
+ESTIMATORS = (
+    _verl("gae", None, "the advantages of a critic: critic.enabled = true, critic.gae_lambda, critic.whiten"),
+    _verl("grpo", "grpo", "norm_adv_by_std_in_grpo = False: dr-grpo"),
+    _verl("grpo_vectorized", "grpo"),
+    _verl("rloo", "rloo"),
+    _verl("rloo_vectorized", "rloo"),
+    _verl("opo", "opo"),
+    _verl("remax", "remax"),
+    _verl("gpg", "gpg,rescaling=successes"),
+    _verl("gdpo", "gdpo,whiten=tokens"),
+    _verl("grpo_passk", "pass-at-k-best", "norm_adv_by_std_in_grpo = False: divide_by = none"),
+    _verl("reinforce_plus_plus", "reinforce-plus-plus", "at algorithm.gamma = 1, its default"),
+    _verl("reinforce_plus_plus_baseline", "reinforce-plus-plus-baseline"),
+    _verl("optimal_token_baseline", None, "a baseline for each token from Σ_v π_v² of every rollout's positions"),
+    _verl("tir_optimal_token_baseline", None, "optimal_token_baseline over the policy's own tokens of several turns"),
+    Estimator("TRL", "GRPOConfig.scale_rewards", "group", "grpo"),
+    Estimator("TRL", "GRPOConfig.scale_rewards", "batch", "grpo,advantage=group_mean_batch_std"),
+    Estimator("TRL", "GRPOConfig.scale_rewards", "none", "dr-grpo"),
+    Estimator("TRL", "GRPOConfig.multi_objective_aggregation", "sum_then_normalize", "grpo", "of the weighted sum"),
+    Estimator("TRL", "GRPOConfig.multi_objective_aggregation", "normalize_then_sum", "gdpo"),
+    Estimator("TRL", "RLOOConfig.normalize_advantages", "False", "rloo"),
+    Estimator("TRL", "RLOOConfig.normalize_advantages", "True", "rloo,whiten=responses"),
+    Estimator("TRL", "KTOConfig.loss_type", "kto", "kto"),
+    Estimator("TRL", "KTOConfig.loss_type", "apo_zero_unpaired", "apo-zero-unpaired"),
+    _dpo("sigmoid", "", "dpo"),
+    _dpo("sft", "of chosen responses alone", "sft"),
+    _dpo("hinge", "a hinge in place of DPO's log σ (SLiC)"),
+    _dpo("ipo", "a squared loss of the margin (IPO)"),
+    _dpo("exo_pair", "a divergence between distributions over the pair (EXO)"),
+    _dpo("nca_pair", "three logistic terms for a pair (NCA)"),
+    _dpo("robust", "DPO corrected for labels flipped at a known rate"),
+    _dpo("bco_pair", "a classifier whose threshold is a running mean (BCO)"),
+    _dpo("sppo_hard", "a squared loss of each response apart (SPPO)"),
+    _dpo("aot", "margins sorted over a batch (AOT)"),
+    _dpo("aot_unpaired", "margins sorted over a batch (AOT)"),
+    _dpo("apo_zero", _UNPAIRED),
+    _dpo("apo_down", _UNPAIRED),
+    _dpo("discopop", "a mixture of losses that a search found (DiscoPOP)"),
+    _dpo("sigmoid_norm", "DPO with each log-ratio over the length of its response"),
+)
