@@ -24,7 +24,6 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("reinforce++", "reinforce_plus_plus"),
-        trl="none",
         verl="adv_estimator = reinforce_plus_plus with algorithm.gamma = 1, its default",
         note="m and s are mean and standard deviation of the rewards of all tokens, each token having its response's. "
         "On binary rewards A₊ = (1 − m)/s and A₋ = −m/s with m the fraction of the batch's tokens in correct "
@@ -40,7 +39,6 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("reinforce++-baseline", "reinforce_plus_plus_baseline"),
-        trl="none",
         verl="adv_estimator = reinforce_plus_plus_baseline",
         note="m and s are mean and standard deviation of r − q over all tokens of the batch. On binary rewards A₊ = "
         "(1 − q − m)/s and A₋ = −(q + m)/s, where m is 0 if all responses have one length: Dr. GRPO over a number of "

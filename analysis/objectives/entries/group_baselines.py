@@ -30,8 +30,7 @@ ENTRIES = (
         graded=True,
         form="log",
         aliases=("max_rl",),
-        trl="none",
-        verl="none; its authors' fork of verl: adv_estimator = maxrl",
+        verl="only its authors' fork of verl: adv_estimator = maxrl",
         note="0 where q = 0. On binary rewards A₊ = (1 − q)/q and A₋ = −1: W-REINFORCE with a λ of (1 − q)/q for each "
         "prompt, whose failures weigh 1 where Dr. GRPO's weigh q. Its released code adds 1e-6 to the divisor and "
         "trains with PPO's loss (form = ratio, clip_low = clip_high = 0.2)",
@@ -58,8 +57,7 @@ ENTRIES = (
         graded=True,
         needs=OLD,
         form="ratio",
-        trl="none",
-        verl="none; its authors' fork of verl: algorithm.quantile_k",
+        verl="only its authors' fork of verl: algorithm.quantile_k",
         note="on binary rewards A₊ = 1/std and A₋ = 0 where q ≤ 1 − K, A₊ = 0 and A₋ = −1/std above, with std = "
         "√(q(1 − q)·G/(G − 1)); without the division 1 and 0, then 0 and −1. Its clips, and a token mean over the "
         "batch, are those of DAPO",
@@ -75,7 +73,6 @@ ENTRIES = (
         compares=("group",),
         graded=True,
         form="log",
-        trl="none",
         verl="adv_estimator = opo",
         note="on binary rewards A₊ = 1 − b and A₋ = −b, b the fraction of the group's tokens that correct responses "
         "have: an implied λ of (1 − b)/b, and Dr. GRPO where lengths are equal. Defined for one update per batch",
@@ -90,7 +87,6 @@ ENTRIES = (
         reads=("greedy_rewards",),
         graded=True,
         form="log",
-        trl="none",
         verl="adv_estimator = remax",
         note="on binary rewards A₊ = 0 and A₋ = −1 where the greedy response is correct, else A₊ = 1 and A₋ = 0. The "
         "loop decodes each prompt greedily once more in every step",
@@ -113,7 +109,6 @@ ENTRIES = (
         compares=("group", "batch"),
         graded=True,
         form="log",
-        trl="none",
         verl="adv_estimator = gpg, policy_loss.loss_mode = gpg; rescaling = successes is its α",
         note="on binary rewards A₊ = α(1 − q) and A₋ = −αq: Dr. GRPO times a number of the batch",
     ),
@@ -127,8 +122,6 @@ ENTRIES = (
         compares=("group",),
         needs=OLD,
         form="ratio",
-        trl="none",
-        verl="none",
         note="with c of G correct, R = 1 − C(G − c, k)/C(G, k) and σ = √(R(1 − R)) + 1e-6: A₊ = (1 − R)/σ, A₋ = "
         "(1 − R − C(G − c − 1, k − 1)/C(G − 1, k − 1))/σ = −A₊·q/(1 − q): the implied λ of GRPO, which k = 1 is with "
         "the biased std. Bootstrap sampling, which draws subsets, is not offered: this is its mean over all of them",
@@ -144,8 +137,6 @@ ENTRIES = (
         graded=True,
         needs=OLD,
         form="ratio",
-        trl="none",
-        verl="none",
         note="the group is split into G/k sets in order, each response has the advantage of its set. On binary rewards "
         "and with a share s of sets that hold a correct response A = √((1 − s)/s) in those and −√(s/(1 − s)) in the "
         "others, times √((S − 1)/S) for S = G/k sets",
@@ -162,7 +153,6 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("grpo_passk",),
-        trl="none",
         verl="adv_estimator = grpo_passk; divide_by = none is norm_adv_by_std_in_grpo = False",
         note="k is the size of the group. On binary rewards A₊ = 1/std = √G where one response alone is correct, and 0 "
         "everywhere else (1 without the division)",

@@ -41,7 +41,6 @@ ENTRIES = (
         needs=("rewards", "ref_log_probs", "kl_baseline"),
         coupling="response",
         trl="KTOTrainer, loss_type = kto",
-        verl="none",
         note="of single responses, rewarded (r > 0) or not. Δ = Σ_t log(π_t/ref_t), z the estimate of the KL to the "
         "reference (kl_baseline), 0 where that is negative. TRL estimates it on prompts with the responses of others, "
         "the loop on the responses of the batch, at the policy that drew them. Each token carries 1/|y| of its "
@@ -59,7 +58,6 @@ ENTRIES = (
         coupling="response",
         aliases=("apo_zero_unpaired",),
         trl="KTOTrainer, loss_type = apo_zero_unpaired",
-        verl="none",
         note="KTO with z = 0",
     ),
     Entry(
@@ -73,7 +71,6 @@ ENTRIES = (
         needs=(),
         coupling="pair",
         trl="ORPOTrainer",
-        verl="none",
         note="rows 2i and 2i + 1 are the chosen and the rejected response of pair i. P = exp(mean_t log π_t), δ = "
         "log(P_w/(1 − P_w)) − log(P_l/(1 − P_l)); β is the paper's λ. A row carries half of its pair's loss "
         "−mean log π_w − β·log σ(δ), evenly over its tokens. TRL's first term runs over the tokens of prompt and "

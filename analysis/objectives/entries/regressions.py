@@ -23,8 +23,6 @@ ENTRIES = (
         needs=OLD,
         coupling="response",
         homogeneous=False,
-        trl="none",
-        verl="none",
         note="loss −A·Σ_t log π_t + (τ/2)(Σ_t log ρ_t)² of a response. On binary rewards A₊ = 1 − q and A₋ = −q, "
         "those of Dr. GRPO. The report gives no τ; 0.1 is ROLL's",
     ),
@@ -38,8 +36,7 @@ ENTRIES = (
         needs=("advantages", "ref_log_probs"),
         coupling="response",
         homogeneous=False,
-        trl="none",
-        verl="none; its dro is dro-token",
+        verl="its dro is dro-token",
         note="loss (r − V − τ·Σ_t log(π_t/ref_t))²/(2τ) of a response; the paper divides its gradient by τ as here. V "
         "is learned there; here it is the mean of the group (A₊ = 1 − q, A₋ = −q on binary rewards) or a constant",
     ),
@@ -53,7 +50,6 @@ ENTRIES = (
         needs=OLD,
         homogeneous=False,
         aliases=("kimi15",),
-        trl="none",
         verl="policy_loss.loss_mode = dro, dro_beta = tau",
         note="the squared log-ratio of each token rather than of its response: neither the DRO nor the Kimi k1.5 of "
         "the papers. On binary rewards A₊ = 1 − q and A₋ = −q",

@@ -19,8 +19,7 @@ ENTRIES = (
         weight="A, A = r",
         source=f"{_RAFT}; Dong et al., arXiv 2304.06767",
         form="log",
-        trl="none",
-        verl="none; its authors' fork of verl: adv_estimator = raft, policy_loss = vanilla",
+        verl="only its authors' fork of verl: adv_estimator = raft, policy_loss = vanilla",
         note="on binary rewards A₊ = 1 and A₋ = 0: the update of psr-log on the policy that sampled",
     ),
     Entry(
@@ -32,8 +31,7 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("raft++",),
-        trl="none",
-        verl="none; its authors' fork of verl: adv_estimator = raft, policy_loss = plusplus",
+        verl="only its authors' fork of verl: adv_estimator = raft, policy_loss = plusplus",
         note="on binary rewards A₊ = 1 and A₋ = 0: psr-ratio with clip_high = 0.2. A clip from below cannot bind, as "
         "A is never negative",
     ),
@@ -48,8 +46,6 @@ ENTRIES = (
         graded=True,
         needs=OLD,
         form="ratio",
-        trl="none",
-        verl="none",
         note="on binary rewards A₊ = 1 − q and A₋ = 0. Its code divides the sum over a group by G times the greatest "
         "length of a sequence (update.normalizer = constant), and its recipes set a clip_high of 9",
     ),
