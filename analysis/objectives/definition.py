@@ -39,6 +39,10 @@ class Entry:
         aliases: other names.
         form: ratio, probability or log, where the objective has one of them.
         homogeneous: whether w is proportional to A for A of one sign.
+        shared_loss: whether every token of a response carries the same share of one loss of the response, so that a
+            factor of tokens acts by its mean.
+        takes_factor: whether its functions read the factor of a rollout correction (parameter `factor`) themselves,
+            instead of being multiplied by it.
         scalar: False where the gradient is a vector over the vocabulary, not a weight times e_y − π.
         trl: the settings under which TRL computes it, and where the two differ; empty where TRL has none.
         verl: the same of verl.
@@ -61,6 +65,8 @@ class Entry:
     aliases: tuple[str, ...] = ()
     form: str | None = None
     homogeneous: bool = True
+    shared_loss: bool = False
+    takes_factor: bool = False
     scalar: bool = True
     trl: str = ""
     verl: str = ""
@@ -70,6 +76,11 @@ class Entry:
     def defaults(self) -> dict[str, object]:
         """The value of each parameter that is not set."""
         return {parameter.name: parameter.default for parameter in self.parameters}
+
+    @property
+    def takes_corrections(self) -> bool:
+        """Whether it takes the factors `parameters.CORRECTIONS`: an objective of tokens or responses."""
+        return self.scalar and self.coupling != "pair"
 
     @property
     def is_policy_gradient(self) -> bool:

@@ -18,7 +18,9 @@ from ..errors import UsageError, at_index, first_index
 from . import user_losses as own
 from .advantage_limits import limits
 from .advantages import advantages_of, signed_value
+from .corrections import factor_of, fields_of
 from .definition import Entry
+from .formulas.shared import length, total
 from .responses import ResponseBatch
 from .rules import compares, entry, is_own, settings
 from .selection import select
@@ -33,6 +35,8 @@ _HINTS = {
     "selection": "make it for the whole minibatch with objective.prepare(batch, generator)",
     "ref_log_probs": "log-probs of the same tokens under the reference policy",
     "kl_baseline": "an estimate of the KL to the reference that no gradient flows through; kl_baseline_of(…) makes one",
+    "rollout_log_probs": "log-probs of the same tokens as the engine reported that sampled them",
+    "teacher_log_probs": "log-probs of the same tokens under the teacher",
 }
 _READS = {
     "mean_log_probs": "ranks the responses of a group by them, got None",
@@ -76,6 +80,9 @@ class Objective:
 
     def needs(self) -> tuple[str, ...]:
         """The fields of `TokenBatch` that `weights` and `loss` read with these settings."""
+        return tuple(dict.fromkeys((*self._own_needs(), *fields_of(self.parameters))))
+
+    def _own_needs(self) -> tuple[str, ...]:
         if self.entry.is_policy_gradient:
             clips = any(self.parameters.get(name) is not None for name in ("clip_low", "clip_high", "dual_clip"))
             return ("advantages", "old_log_probs") if self.form == "ratio" or clips else ("advantages",)
@@ -97,14 +104,17 @@ class Objective:
     def check_use(self, where: str) -> None:
         """Raise UsageError unless the objective needs no more than single responses, which is all that `where` has.
 
-        Pairs, a selection over a minibatch, a reference policy, greedy responses, several rewards and regularisers are
-        refused.
+        Pairs, a selection over a minibatch, a reference policy, a teacher, the log-probs of a rollout engine, greedy
+        responses, several rewards and regularisers are refused.
         """
+        needs = self.needs()
         for refused, why in (
             (not self.entry.scalar, "is a regulariser"),
             (self.entry.coupling == "pair", "compares pairs of responses"),
             (self.entry.coupling == "minibatch", "chooses tokens over a minibatch"),
-            ("ref_log_probs" in self.entry.needs, "refers to a reference policy"),
+            ("ref_log_probs" in needs, "refers to a reference policy"),
+            ("teacher_log_probs" in needs, "learns from a teacher"),
+            ("rollout_log_probs" in needs, "corrects for the log-probs of the engine that sampled"),
             ("greedy_rewards" in self.entry.reads, "subtracts the reward of each prompt's greedy response"),
             ("reward_components" in self.entry.reads, "normalises several rewards of each response apart"),
         ):
@@ -267,8 +277,17 @@ class Objective:
             clip = torch.zeros(weight.shape, dtype=torch.int8, device=weight.device)
         else:
             with torch.no_grad():
-                weight, clip = self.entry.weight_function(batch, self._formula_parameters())
-        return TokenWeights(weight, batch.ratio, clip)
+                weight, clip = self.entry.weight_function(batch, self._formula_parameters(batch))
+        return TokenWeights(self._corrected(weight, batch), batch.ratio, clip)
+
+    def _corrected(self, weight: Tensor, batch: TokenBatch) -> Tensor:
+        """The weight times the factor of the corrections, or its mean over the response (`Entry.shared_loss`)."""
+        factor = None if self.entry.takes_factor else factor_of(batch, self.parameters)
+        if factor is None:
+            return weight
+        if self.function is not None and self.entry.coupling == "response":
+            return own.weight_of(self.function, batch, factor)
+        return weight * (total(factor, batch) / length(batch) if self.entry.shared_loss else factor)
 
     def loss(self, log_probs: Float[Tensor, "*rows position"], batch: TokenBatch) -> Float[Tensor, "*rows position"]:
         """The loss of each token, differentiable in `log_probs` alone.
@@ -293,9 +312,11 @@ class Objective:
                 f"{tuple(log_probs.shape)}"
             )
         if self.function is not None:
-            return own.checked_loss(self.function, log_probs, batch)
-        loss: Tensor = self.entry.loss_function(log_probs, batch, self._formula_parameters())
-        return loss
+            loss = own.checked_loss(self.function, log_probs, batch)
+        else:
+            loss = self.entry.loss_function(log_probs, batch, self._formula_parameters(batch))
+        factor = None if self.entry.takes_factor else factor_of(batch, self.parameters)
+        return loss if factor is None else loss * factor
 
     def vector(
         self, logits: Float[Tensor, "*batch vocab"], ref_logits: Float[Tensor, "*batch vocab"] | None = None
@@ -304,7 +325,7 @@ class Objective:
 
         Args:
             logits: z.
-            ref_logits: those of the reference policy, where the regulariser needs them.
+            ref_logits: those of the reference policy, or of the teacher, where the objective needs them.
 
         Returns:
             r, in units of the loss per unit of logit.
@@ -323,7 +344,7 @@ class Objective:
 
         Args:
             logits: z with its graph.
-            ref_logits: those of the reference policy, where the regulariser needs them.
+            ref_logits: those of the reference policy, or of the teacher, where the objective needs them.
 
         Returns:
             The losses.
@@ -338,12 +359,14 @@ class Objective:
     def _check_logits(self, logits: Tensor, ref_logits: Tensor | None) -> None:
         if self.entry.scalar:
             raise UsageError(f"objective: {self.name} is a weight of each token; use weights and loss")
-        if "ref_logits" in self.entry.needs and (ref_logits is None or ref_logits.shape != logits.shape):
-            got = None if ref_logits is None else tuple(ref_logits.shape)
-            raise UsageError(f"ref_logits: {self.name} needs them, of the shape {tuple(logits.shape)}, got {got}")
+        for name in {"ref_logits", "teacher_logits"}.intersection(self.entry.needs):
+            if ref_logits is None or ref_logits.shape != logits.shape:
+                got = None if ref_logits is None else tuple(ref_logits.shape)
+                raise UsageError(f"{name}: {self.name} needs them, of the shape {tuple(logits.shape)}, got {got}")
 
-    def _formula_parameters(self) -> dict[str, Any]:
-        return self.parameters | {"form": self.form}
+    def _formula_parameters(self, batch: TokenBatch) -> dict[str, Any]:
+        factor = {"factor": factor_of(batch, self.parameters)} if self.entry.takes_factor else {}
+        return self.parameters | {"form": self.form} | factor
 
     def _given(self) -> dict[str, Any]:
         return {name: value for name, value in self.parameters.items() if value is not None}

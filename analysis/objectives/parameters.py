@@ -18,8 +18,12 @@ __all__ = [
     "ADVANTAGES",
     "BASELINE",
     "BETA",
+    "CLAMP",
     "CLIP_HIGH",
     "CLIP_LOW",
+    "CORRECTIONS",
+    "DIVERGENCE_LOW",
+    "DRIFT",
     "DUAL_CLIP",
     "FORM",
     "FORMS",
@@ -152,3 +156,41 @@ NFT = (
     ),
 )
 BETA = Parameter("beta", "coefficient β", above=0)
+CLAMP = Parameter("clamp", "no gradient where the estimate exceeds this; unset: none", above=0)
+DIVERGENCE_LOW = Parameter("divergence_low", "a token with A < 0 is dropped beyond this divergence downwards", low=0)
+DRIFT = Parameter("drift_coef", "coefficient of log²ρ on every token", low=0, default=1e-3)
+
+# Factors of tokens that every objective of tokens or responses takes; see `corrections`.
+_REJECTS = (
+    *(f"token-k{i}" for i in (1, 2, 3)),
+    *(f"sequence-{how}-k{i}" for how in ("sum", "mean") for i in (1, 2, 3)),
+    "sequence-max-k2",
+    "sequence-max-k3",
+)
+CORRECTIONS = (
+    Parameter(
+        "rollout_is",
+        "factor π_old/μ of each token or multiplied over the response, μ being the rollout engine's: kept within "
+        "rollout_is_low and rollout_is_high (truncate), or 0 outside of them (mask)",
+        choices=("token-truncate", "token-mask", "sequence-truncate", "sequence-mask"),
+    ),
+    Parameter("rollout_is_high", "upper bound of the factor rollout_is (3 in TRL, 2 in verl)", above=0),
+    Parameter("rollout_is_low", "lower bound of the factor rollout_is; unset: none", above=0),
+    Parameter(
+        "rollout_reject",
+        "tokens or responses whose estimated divergence of π_old from μ exceeds rollout_reject_high have no weight",
+        choices=_REJECTS,
+    ),
+    Parameter(
+        "rollout_reject_high",
+        "bound of rollout_reject in nats; of k1, which is −log(π_old/μ), its exponential",
+        above=0,
+    ),
+    Parameter("rollout_reject_low", "lower bound of exp(k1); unset: 1/rollout_reject_high", above=0),
+    Parameter(
+        "off_policy_threshold",
+        "responses with A < 0 whose mean of log(μ/π) exceeds this have no weight (DeepSeek-V3.2; TRL: "
+        "off_policy_mask_threshold); μ is the old policy where the rollout engine gives no log-probs",
+        low=0,
+    ),
+)

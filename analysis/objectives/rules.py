@@ -13,11 +13,12 @@ from toy_models.messages import nearest
 from ..errors import UsageError
 from .definition import Entry
 from .entries import ENTRIES, FAMILIES, PARAMETERS
-from .parameters import ADVANTAGE, ADVANTAGES, BASELINE, FORM, FORMS
+from .parameters import ADVANTAGE, ADVANTAGES, BASELINE, CORRECTIONS, FORM, FORMS
 
 __all__ = ["ADVANTAGES", "FORMS", "check", "compares", "entry", "is_own", "names", "not_trainable", "settings"]
 
 _CLIPS = ("clip_low", "clip_high", "dual_clip")
+_CORRECTIONS = tuple(parameter.name for parameter in CORRECTIONS)
 _ALIASES = {alias: entry.name for entry in ENTRIES.values() for alias in entry.aliases}
 
 
@@ -96,18 +97,21 @@ def settings(definition: Entry, given: dict[str, Any], group_size: int | None = 
         if name not in PARAMETERS:
             raise UsageError(f"objective.{name}: unknown parameter; {nearest(name, definition.defaults)}")
         PARAMETERS[name].check(value)
-    values = definition.defaults | {name: value for name, value in given.items() if name in definition.defaults}
+    corrections = _CORRECTIONS if definition.takes_corrections else ()
+    accepted = {*definition.defaults, *corrections}
+    values = definition.defaults | {name: value for name, value in given.items() if name in accepted}
     form = given.get("form", definition.form)
     for name, value in given.items():
         if name in _CLIPS and form == "log":
             raise UsageError(_no_ratio(name, value))
-        if name not in definition.defaults and name != "form":
+        if name not in accepted and name != "form":
             raise UsageError(_stray(definition, name, value))
     if form == "log":
         values |= {name: None for name in _CLIPS if name in values}
     for parameter in definition.parameters:
         if parameter.required and values[parameter.name] is None:
             raise UsageError(f"{parameter.field}: {definition.name} needs it, got none; it is the {parameter.doc}")
+    _check_corrections(definition, values)
     if "advantage" in values:
         _check_advantage(definition, values, group_size)
     elif group_size == 1 and (
@@ -137,10 +141,49 @@ def compares(definition: Entry, values: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(out)
 
 
+def _check_corrections(definition: Entry, values: dict[str, Any]) -> None:
+    """UsageError for bounds without their factor, a factor without a bound, bounds in the wrong order."""
+    for factor in ("rollout_is", "rollout_reject"):
+        low, high = values.get(f"{factor}_low"), values.get(f"{factor}_high")
+        if factor not in values:
+            for bound, value in ((f"{factor}_low", low), (f"{factor}_high", high)):
+                if value is not None:
+                    raise UsageError(
+                        f"objective.{bound}: expected {factor} beside it, got {value} without; set {factor} or leave "
+                        "the bound unset"
+                    )
+            continue
+        if high is None and (factor == "rollout_reject" or low is None):
+            raise UsageError(
+                f"objective.{factor}_high: {factor} needs a bound, got none; set {factor}_high"
+                + (" (3 in TRL, 2 in verl)" if factor == "rollout_is" else "")
+            )
+        if low is not None and high is not None and low > high:
+            raise UsageError(
+                f"objective.{factor}_low: expected at most {factor}_high = {high:g}, got {low:g}; exchange them"
+            )
+    reject = values.get("rollout_reject")
+    if reject is not None and not reject.endswith("k1") and values.get("rollout_reject_low") is not None:
+        raise UsageError(
+            f"objective.rollout_reject_low: only k1 has a lower bound, got {values['rollout_reject_low']} with "
+            f"{reject}; leave it unset"
+        )
+    if definition.takes_factor and str(values.get("rollout_is")).startswith("sequence"):
+        raise UsageError(
+            f"objective.rollout_is: {definition.name} multiplies the factors of tokens into its own ratio of the "
+            f"response, so it takes token-truncate or token-mask, got {values['rollout_is']}; choose one of them"
+        )
+
+
 def _stray(definition: Entry, name: str, value: Any) -> str:
     owners = [other.name for other in ENTRIES.values() if name in other.defaults]
     if name == "lambda_":
         owners = ["w-reinforce"]
+    if name in _CORRECTIONS:
+        return (
+            f"{PARAMETERS[name].field}: only objectives of tokens and responses have it, got {value} with "
+            f"{definition.name}; leave it unset"
+        )
     shown = ", ".join(owners[:6]) + (" and others" if len(owners) > 6 else "")
     return (
         f"{PARAMETERS[name].field}: only {shown} {'has' if len(owners) == 1 else 'have'} it, got {value} with "

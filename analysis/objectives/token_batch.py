@@ -19,6 +19,16 @@ from ..errors import UsageError
 
 __all__ = ["TokenBatch", "TokenWeights", "accuracy_of", "kl_baseline_of"]
 
+_OF_TOKENS = (
+    "old_log_probs",
+    "ref_log_probs",
+    "rollout_log_probs",
+    "teacher_log_probs",
+    "entropy",
+    "selection",
+    "mask",
+)
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -36,6 +46,9 @@ class TokenBatch:
         selection: the tokens that `Objective.prepare` chose over a whole minibatch.
         token_weights: weights of a reward model; 1 where unset.
         kl_baseline: estimate of the KL to the reference that KTO compares with, in nats, one for each row.
+        rollout_log_probs: log-probabilities μ_y as the engine reported them that sampled the tokens. They differ from
+            those of the policy at the time by precision, by kernels, by truncation (top-k, top-p).
+        teacher_log_probs: log-probabilities of the tokens under a teacher.
 
     Raises:
         UsageError: a field that should have the shape of `log_probs` and has another.
@@ -52,10 +65,12 @@ class TokenBatch:
     selection: Bool[Tensor, "*rows position"] | None = None
     token_weights: Real[Tensor, " ..."] | None = None
     kl_baseline: Real[Tensor, " ..."] | None = None
+    rollout_log_probs: Float[Tensor, "*rows position"] | None = None
+    teacher_log_probs: Float[Tensor, "*rows position"] | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_probs.shape
-        for name in ("old_log_probs", "ref_log_probs", "entropy", "selection", "mask"):
+        for name in _OF_TOKENS:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise UsageError(f"{name}: expected the shape of log_probs, {tuple(shape)}, got {tuple(value.shape)}")

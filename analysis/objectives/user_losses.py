@@ -31,7 +31,15 @@ __all__ = ["checked_loss", "load", "register", "registered", "weight_of"]
 Loss = Callable[[Tensor, TokenBatch], Tensor]
 _F = TypeVar("_F", bound=Loss)
 _OWN: dict[str, tuple[Entry, Loss]] = {}
-_GIVEN = ("old_log_probs", "advantages", "rewards", "accuracy", "ref_log_probs")
+_GIVEN = (
+    "old_log_probs",
+    "advantages",
+    "rewards",
+    "accuracy",
+    "ref_log_probs",
+    "rollout_log_probs",
+    "teacher_log_probs",
+)
 
 
 def register(name: str, *, needs: tuple[str, ...] = ("advantages",), coupling: str = "token") -> Callable[[_F], _F]:
@@ -43,7 +51,7 @@ def register(name: str, *, needs: tuple[str, ...] = ("advantages",), coupling: s
     Args:
         name: a name that no objective has, without a colon.
         needs: the fields of `TokenBatch` that the function reads: old_log_probs, advantages, rewards, accuracy,
-            ref_log_probs.
+            ref_log_probs, rollout_log_probs, teacher_log_probs.
         coupling: "response" where the weight of a token depends on other tokens of its response, otherwise "token".
 
     Returns:
@@ -99,11 +107,12 @@ def checked_loss(function: Loss, log_probs: Tensor, batch: TokenBatch) -> Tensor
     return loss
 
 
-def weight_of(function: Loss, batch: TokenBatch) -> Tensor:
-    """−∂(Σ loss)/∂log_probs over unmasked positions, by autograd."""
+def weight_of(function: Loss, batch: TokenBatch, factor: Tensor | None = None) -> Tensor:
+    """−∂(Σ loss)/∂log_probs over unmasked positions, by autograd, with the losses times `factor` where there is one."""
     with torch.enable_grad():
         leaf = batch.log_probs.detach().clone().requires_grad_()
-        loss = checked_loss(function, leaf, batch).masked_fill(~batch.real(), 0).sum()
+        loss = checked_loss(function, leaf, batch).masked_fill(~batch.real(), 0)
+        loss = loss.sum() if factor is None else (loss * factor).sum()
         if not loss.requires_grad:
             raise UsageError(
                 f"{getattr(function, '__name__', 'loss')}: expected a loss that depends on log_probs, got "

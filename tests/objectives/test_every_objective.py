@@ -63,6 +63,8 @@ def inputs(objective: Objective, spread: float, seed: int = 0) -> tuple[torch.Te
         ref,
         token_weights=torch.rand(ROWS, WIDTH, generator=g, dtype=torch.float64),
         kl_baseline=torch.full((ROWS,), 0.7, dtype=torch.float64),
+        teacher_log_probs=token_log_probs(logits + spread * normal(*logits.shape), tokens),
+        rollout_log_probs=old + 0.3 * spread * normal(ROWS, WIDTH),
     )
     return logits, tokens, objective.prepare(batch, g)
 
@@ -91,7 +93,7 @@ def test_closed_form_is_the_gradient_of_the_loss(name: str, case: int, spread: f
     error = (logit_gradient(logits, tokens, weight) + gradient).abs().amax(-1)  # a descent direction: minus ∂L/∂z
     assert (error <= 1e-10 * weight.abs().clamp(min=1)).all(), float(error.max())
     assert ratio is not None
-    clipped_or_one = objective.name == "gspo" or objective.parameters.get("share") == 0.01
+    clipped_or_one = objective.name in ("gspo", "gspo-token", "luspo") or objective.parameters.get("share") == 0.01
     assert (weight != 0).any() or clipped_or_one
 
 
@@ -186,16 +188,17 @@ def test_shapes_dtypes_and_policies_of_one_token(
         greedy_rewards=rewards.flip(0),
         reward_components=rewards[:, None],
     )
+    same = log_probs.clone()
     batch = TokenBatch(
         log_probs,
-        log_probs.clone(),
+        same,
         a,
-        None,
-        rewards,
-        accuracy_of(rewards, 2),
-        None,
-        log_probs.clone(),
+        rewards=rewards,
+        accuracy=accuracy_of(rewards, 2),
+        ref_log_probs=same,
         kl_baseline=torch.zeros(rows),
+        rollout_log_probs=same,
+        teacher_log_probs=same,
     )
     weight, _, clip = objective.weights(batch)
     assert weight.shape == clip.shape == log_probs.shape

@@ -13,9 +13,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..definition import Entry
-from ..parameters import ADVANTAGE, BASELINE, CLIP_HIGH, CLIP_LOW, DUAL_CLIP, FORM, LAMBDA, Parameter
+from ..parameters import ADVANTAGE, BASELINE, CLIP_HIGH, CLIP_LOW, CORRECTIONS, DUAL_CLIP, FORM, LAMBDA, Parameter
 from . import (
     batches,
+    distillation,
+    divergences,
     group_baselines,
     groups,
     likelihoods,
@@ -41,11 +43,13 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         group_baselines,
         batches,
         tokens,
+        divergences,
         selections,
         sequences,
         regressions,
         likelihoods,
         preferences,
+        distillation,
         regularisers,
     )
 }
@@ -59,7 +63,8 @@ def _parameters() -> dict[str, Parameter]:
     """Every parameter by name, without the default of any objective; one name has one meaning."""
     table: dict[str, Parameter] = {}
     shared = (FORM, LAMBDA, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, ADVANTAGE, BASELINE)
-    for parameter in (*shared, *(parameter for entry in ENTRIES.values() for parameter in entry.parameters)):
+    own = (parameter for entry in ENTRIES.values() for parameter in entry.parameters)
+    for parameter in (*shared, *own, *CORRECTIONS):
         plain = replace(parameter, default=None, required=False)
         assert table.setdefault(plain.name, plain) == plain, f"{plain.name}: two objectives give it different meanings"
     return table

@@ -22,6 +22,17 @@ ENTRIES = (
         note="every response counts 1, whatever its reward; on correct ones alone it is psr-log",
     ),
     Entry(
+        name="dft",
+        title="DFT",
+        weight="π_y",
+        source="Wu et al., arXiv 2508.05629; TRL, SFTConfig.loss_type = dft",
+        formula="likelihoods.dft",
+        value="1",
+        needs=(),
+        note="maximum likelihood times sg(π_y); every response counts 1, whatever its reward. On correct ones alone it "
+        "is psr-probability",
+    ),
+    Entry(
         name="unlikelihood",
         title="Unlikelihood",
         weight="A·π_y/(1 − π_y), A = r − 1",
@@ -52,6 +63,7 @@ ENTRIES = (
         value="nft",
         needs=(*OLD, "accuracy"),
         coupling="response",
+        shared_loss=True,
         note="each token carries 1/|y| of its sequence's loss",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..definition import Entry
-from ..parameters import BETA, Parameter
+from ..parameters import BETA, CLAMP, Parameter
 
 __all__ = ["ENTRIES", "TITLE"]
 
@@ -43,12 +43,47 @@ ENTRIES = (
         formula="regularisers.kl_k3",
         parameters=(
             BETA.with_(default=1.0),
-            Parameter("clamp", "no gradient where the estimate exceeds this; unset: none", above=0),
+            CLAMP,
         ),
         value="1",
         needs=("ref_log_probs",),
         aliases=("low_var_kl",),
         note="in expectation β·∇KL(ref‖π). verl clamps: 0 where k3 > 10 (clamp = 10)",
+    ),
+    Entry(
+        name="kl-k1+",
+        title="KL loss, k1+",
+        weight="−β·log(π_y/ref_y)",
+        source="verl, kl_penalty: straight through",
+        formula="regularisers.kl_k1_plus",
+        parameters=(BETA.with_(default=1.0),),
+        value="1",
+        needs=("ref_log_probs",),
+        aliases=("kl+",),
+        note="the value of k1, the gradient of k2",
+    ),
+    Entry(
+        name="kl-k3+",
+        title="KL loss, k3+",
+        weight="−β·log(π_y/ref_y)",
+        source="verl, kl_penalty: straight through",
+        formula="regularisers.kl_k3_plus",
+        parameters=(BETA.with_(default=1.0),),
+        value="1",
+        needs=("ref_log_probs",),
+        aliases=("low_var_kl+",),
+        note="the value of k3, the gradient of k2. verl cuts the value at 10",
+    ),
+    Entry(
+        name="kl-abs",
+        title="KL loss, |k1|",
+        weight="−β·sign(log(π_y/ref_y))",
+        source="verl, kl_penalty: abs",
+        formula="regularisers.kl_abs",
+        parameters=(BETA.with_(default=1.0),),
+        value="1",
+        needs=("ref_log_probs",),
+        note="0 where both are equal. verl's abs+ has the gradient of k2, as kl-k1+",
     ),
     Entry(
         name="kl-k3-corrected",

@@ -10,6 +10,8 @@ from ..token_batch import TokenBatch
 from .shared import Parameters, gap_to, length, no_clip, total
 
 __all__ = [
+    "dft_loss",
+    "dft_weight",
     "nft_loss",
     "nft_weight",
     "sequence_nft_loss",
@@ -80,3 +82,13 @@ def sequence_nft_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Te
     """NFT's loss of the sequence, spread evenly over its tokens."""
     summed = total(gap_to(log_probs, batch.old_log_probs), batch).expand_as(log_probs)
     return _straight_through_nft(summed, batch, p) / length(batch)
+
+
+def dft_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
+    """π_y."""
+    return batch.log_probs.exp(), no_clip(batch.log_probs)
+
+
+def dft_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
+    """−sg(π_y)·log π_y."""
+    return -log_probs.exp().detach() * log_probs

@@ -11,20 +11,26 @@ from torch import Tensor
 
 from ...errors import UsageError, at_index, first_index
 from ..token_batch import TokenBatch
-from .shared import Parameters, known_ratio, no_clip, ratio_of
+from .shared import Parameters, known_ratio, no_clip, ratio_of, straight_through
 
 __all__ = [
     "entropy_loss",
     "entropy_vector",
+    "kl_abs_loss",
+    "kl_abs_weight",
     "kl_corrected_loss",
     "kl_corrected_weight",
     "kl_full_loss",
     "kl_full_vector",
     "kl_k1_loss",
+    "kl_k1_plus_loss",
+    "kl_k1_plus_weight",
     "kl_k1_weight",
     "kl_k2_loss",
     "kl_k2_weight",
     "kl_k3_loss",
+    "kl_k3_plus_loss",
+    "kl_k3_plus_weight",
     "kl_k3_weight",
     "kl_of",
 ]
@@ -64,6 +70,36 @@ def kl_k3_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
     back = batch.per_token("ref_log_probs") - log_probs
     estimate = back.exp() - 1 - back
     return p["beta"] * (estimate if p["clamp"] is None else estimate.clamp(max=p["clamp"]))
+
+
+def kl_k1_plus_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
+    """−β·log(π_y/ref_y)."""
+    return kl_k2_weight(batch, p)
+
+
+def kl_k1_plus_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
+    """The value of k1 with the gradient of k2."""
+    return straight_through(kl_k1_loss(log_probs, batch, p), kl_k2_loss(log_probs, batch, p))
+
+
+def kl_k3_plus_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
+    """−β·log(π_y/ref_y)."""
+    return kl_k2_weight(batch, p)
+
+
+def kl_k3_plus_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
+    """The value of k3 with the gradient of k2."""
+    return straight_through(kl_k3_loss(log_probs, batch, {**p, "clamp": None}), kl_k2_loss(log_probs, batch, p))
+
+
+def kl_abs_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
+    """−β·sign(log(π_y/ref_y))."""
+    return p["beta"] * (batch.per_token("ref_log_probs") - batch.log_probs).sign(), no_clip(batch.log_probs)
+
+
+def kl_abs_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
+    """β·|log(π_y/ref_y)|."""
+    return p["beta"] * (log_probs - batch.per_token("ref_log_probs")).abs()
 
 
 def kl_corrected_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,14 @@ from ..token_batch import TokenBatch
 
 __all__ = [
     "Parameters",
+    "choose",
+    "cut",
     "gap_to",
     "known_ratio",
     "length",
     "no_clip",
     "ratio_of",
+    "straight_through",
     "total",
 ]
 
@@ -54,3 +57,18 @@ def length(batch: TokenBatch) -> Tensor:
 def no_clip(like: Tensor) -> Tensor:
     """The clip of an objective without one."""
     return torch.zeros(like.shape, dtype=torch.int8, device=like.device)
+
+
+def choose(where: Tensor, chosen: float, other: float, like: Tensor) -> Tensor:
+    """One number where `where`, the other elsewhere, in the dtype of `like`; torch.where of two numbers is float32."""
+    return torch.where(where, like.new_tensor(chosen), like.new_tensor(other))
+
+
+def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
+    """The value of the first with the gradient of the second."""
+    return value.detach() + gradient - gradient.detach()
+
+
+def cut(values: Tensor, low: float | None, high: float | None) -> Tensor:
+    """`values` clamped to the bounds that there are."""
+    return values if low is None and high is None else values.clamp(low, high)

@@ -6,6 +6,8 @@ from typing import Any
 
 from . import (
     batches,
+    distillation,
+    divergences,
     group_baselines,
     groups,
     likelihoods,
@@ -28,11 +30,13 @@ CASES: dict[str, tuple[dict[str, Any], ...]] = {
         group_baselines,
         batches,
         tokens,
+        divergences,
         selections,
         sequences,
         regressions,
         likelihoods,
         preferences,
+        distillation,
         regularisers,
     )
     for name, cases in module.CASES.items()
