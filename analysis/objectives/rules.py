@@ -269,6 +269,11 @@ def not_trainable(name: str, form: str | None) -> str | None:
         return f"{definition.name} compares pairs of a chosen and a rejected response, which the loop does not collect"
     if "reward_components" in definition.reads:
         return f"{definition.name} normalises several rewards apart, of which a task has one; use grpo or rloo"
+    if "teacher_logits" in definition.needs:
+        return (
+            f"{definition.name} is a regulariser over the vocabulary, and the loop keeps no teacher's logits; choose "
+            "opd, which needs the teacher's log-probs alone"
+        )
     if not definition.scalar:
         field = (
             "objective.entropy_coef"

@@ -9,11 +9,12 @@ from toy_models.bases.recipes import BASES
 from ..errors import UsageError
 from ..objectives.definition import Entry
 from ..objectives.entries import FAMILIES
-from ..objectives.parameters import FORMS
+from ..objectives.parameters import CORRECTIONS, FORMS
 from ..objectives.rules import check, compares, is_own, not_trainable
 from ..objectives.rules import entry as objective_entry
 from .config import FIELDS, config_to_dict, flatten, show
 from .fields import GIVEN, CriticFields, ObjectiveFields, RunConfig, objective_settings
+from .objective_rules import objective_problems
 from .task_rules import task_problems
 
 __all__ = ["combination_problems"]
@@ -38,9 +39,9 @@ def combination_problems(config: RunConfig) -> list[str]:
             f"for {show(base and base.task)}; set task.name to it, or choose another base",
         ),
         (
-            objective.kl_estimator == "full" and objective.kl_placement == "reward",
+            objective.kl_estimator == "full" and objective.kl_placement != "loss",
             'objective.kl_estimator = "full" with objective.kl_placement = '
-            '"reward": a reward needs a sampled estimator; '
+            f'"{objective.kl_placement}": a reward needs a sampled estimator; '
             "choose k1, k2 or k3, or place it in the loss",
         ),
         (
@@ -148,6 +149,7 @@ def combination_problems(config: RunConfig) -> list[str]:
         ),
     ]
     problems += [message for wrong, message in rules if wrong]
+    problems += objective_problems(config)
     problems += task_problems(config)
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
 
@@ -204,6 +206,11 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (objective.advantage in (None, "none", "constant"), 'objective.advantage = "none"'),
         (objective.kl_coef == 0, "objective.kl_coef = 0"),
         (objective.entropy_coef == 0, "objective.entropy_coef = 0"),
+        (objective.entropy_target is None, "no objective.entropy_target"),
+        (
+            all(getattr(objective, parameter.name) is None for parameter in CORRECTIONS),
+            "no correction of the rollouts (objective.rollout_is, rollout_reject, off_policy_threshold)",
+        ),
         (config.rollout.top_p == 1, "rollout.top_p = 1"),
         (config.rollout.top_k == 0, "rollout.top_k = 0"),
         (not config.critic.enabled, "critic.enabled = false"),

@@ -21,7 +21,7 @@ from toy_models.tasks.registry import TASKS
 
 from ..objectives.aggregation import ADVANTAGE_ALIASES, NORMALIZER_ALIASES, NORMALIZERS
 from ..objectives.entries import ENTRIES, PARAMETERS
-from ..objectives.parameters import ADVANTAGES, FORMS
+from ..objectives.parameters import ADVANTAGES, CORRECTIONS, FORMS
 
 __all__ = [
     "GIVEN",
@@ -115,6 +115,7 @@ def _of_parameter(name: str) -> Any:
     """A parameter of some objectives as a field; unset is the objective's default."""
     parameter = PARAMETERS[name]
     owners = ", ".join(entry.name for entry in ENTRIES.values() if name in entry.defaults and entry.coupling != "pair")
+    owners = owners or "every objective of tokens or responses"
     limits = (
         ("low", parameter.low),
         ("high", parameter.high),
@@ -136,8 +137,8 @@ def _with_parameters(before: str) -> Callable[[type[C]], type[C]]:
         fields = list(cls.__annotations__.items())
         place = [name for name, _ in fields].index(before)
         for name, parameter in PARAMETERS.items():
-            owners = [entry for entry in ENTRIES.values() if name in entry.defaults]
-            if name not in cls.__annotations__ and any(entry.scalar and entry.coupling != "pair" for entry in owners):
+            owners = [entry for entry in ENTRIES.values() if name in entry.defaults or parameter in CORRECTIONS]
+            if name not in cls.__annotations__ and any(entry.takes_corrections for entry in owners):
                 kind = "str" if parameter.choices else "int" if parameter.whole else "float"
                 fields.insert(place, (name, f"{kind} | None"))
                 setattr(cls, name, _of_parameter(name))
@@ -227,16 +228,35 @@ class ObjectiveFields:
     kl_coef: float = _f(0.0, "coefficient β of the KL to the reference, which is the base", low=0)
     kl_estimator: str = _f(
         "k3",
-        "the sampled estimators k1, k2 and k3, or the full sum over the vocabulary (in the loss only)",
-        choices=("k1", "k2", "k3", "full"),
+        "the sampled estimators k1, k2, k3 and abs, which is |k1|; k1+ and k3+, of their value and the gradient of k2; "
+        "or the full sum over the vocabulary (in the loss only)",
+        choices=("k1", "k2", "k3", "full", "k1+", "k3+", "abs"),
     )
     kl_placement: str = _f(
         "loss",
         "loss: β·KL of each token is added to the loss. reward: −β·KL, at the policy that collected the rollouts, is "
-        "added to the reward: token by token with a critic, else summed into the advantage of the response",
-        choices=("loss", "reward"),
+        "added to the reward: token by token with a critic, else summed into the advantage of the response. "
+        "before_baseline: summed into the reward from which the advantages of the group are made, as in TRL's RLOO",
+        choices=("loss", "reward", "before_baseline"),
     )
-    entropy_coef: float = _f(0.0, "coefficient of the entropy bonus", low=0)
+    entropy_coef: float = _f(0.0, "coefficient of the entropy bonus; with entropy_target the one it starts from", low=0)
+    entropy_target: float | None = _f(
+        None,
+        "adaptive entropy: after each update the coefficient rises by entropy_coef_delta where the mean entropy of the "
+        "minibatch, in nats, was at most this, else it falls by it; the bonus is applied where it was at most this at "
+        "the update before; unset: the coefficient is constant",
+        low=0,
+        later=True,
+    )
+    entropy_coef_delta: float = _f(0.005, "step of the adaptive coefficient", above=0, later=True)
+    entropy_coef_min: float = _f(0.0, "least adaptive coefficient", low=0, later=True)
+    entropy_coef_max: float = _f(1.0, "greatest adaptive coefficient", low=0, later=True)
+    teacher: str | None = _f(
+        None,
+        "teacher of an objective that distils: a built-in base (of policy.seed) or a folder with a Hugging Face causal "
+        "LM, of the vocabulary of the policy",
+        later=True,
+    )
 
 
 def objective_settings(fields: ObjectiveFields) -> dict[str, Any]:

@@ -42,7 +42,11 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
     function = path in _FUNCTIONS
     if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
-    if path == "policy.base" and value not in (*BASES, GIVEN) and _absolute(value, folder).is_dir():
+    if (
+        path in ("policy.base", "objective.teacher")
+        and value not in (*BASES, GIVEN)
+        and _absolute(value, folder).is_dir()
+    ):
         return str(_absolute(value, folder))
     return value
 

@@ -71,6 +71,8 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
         raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
     for config in (run.config for run in runs):
         check_base("policy.base", config.policy.base)
+        if config.objective.teacher is not None:
+            check_base("objective.teacher", config.objective.teacher)
         _check_template(config)
         check_inputs(config)
         check_prompt_counts(config)

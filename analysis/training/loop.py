@@ -29,6 +29,7 @@ from ..records import RunWriter
 from ..records.rows import PromptRow, prompt_rows
 from .context_follower import ContextFollower
 from .critic import Critic
+from .entropy_control import AdaptiveEntropy
 from .exact_loss import exact_loss
 from .measurements import HeldOut, Measurements, Timings, prompts_of
 from .minibatches import plan_minibatches
@@ -37,7 +38,7 @@ from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_ro
 from .regularizers import Regularizers
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
 from .run_state import Position, Stateful, fixed_prefixes, restore, resume_state
-from .setup import check_fit, load_policy_and_task, run_identity
+from .setup import check_fit, load_policy_and_task, load_teacher, run_identity
 from .sign_passes import PassRunner
 from .step_targets import StepTargets
 from .targets import fix_targets
@@ -106,6 +107,8 @@ class Loop:
         self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
         self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if referred else None
+        self.teacher = load_teacher(config, self.policy, device)
+        self.entropy = None if config.objective.entropy_target is None else AdaptiveEntropy(config.objective)
         self.sampler = RolloutModel(self.policy.model, getattr(torch, config.rollout.dtype or config.policy.dtype))
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
@@ -118,6 +121,7 @@ class Loop:
             max_grad_norm=config.optimizer.max_grad_norm,
             critic=self.critic,
             generator=self.streams["objective"],
+            entropy=self.entropy,
         )
         self.position = Position()
         self.timings = Timings(device)
@@ -218,7 +222,7 @@ class Loop:
                 self._exact_update(batch, lr)
                 made = 1
             else:
-                targets = fix_targets(batch, plans, self.updater, self.reference)
+                targets = fix_targets(batch, plans, self.updater, self.reference, self.teacher)
                 made = self._sampled_updates(batch, targets, plans, groups, lr)
             timing["tokens"] = trained
         self.writer.append("rollouts", rollout_rows(batch, targets.advantages, kept, self._decode))
@@ -372,7 +376,8 @@ class Loop:
 
     def _parts(self) -> dict[str, Stateful | None]:
         """Everything whose state a resumed run needs, by its key in the resume state."""
-        return {
+        later: dict[str, Stateful | None] = {} if self.entropy is None else {"entropy": self.entropy}
+        return later | {
             "model": self.policy.model,
             "reference": self.reference,
             "optimizer": self.optimizer,

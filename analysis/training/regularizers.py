@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..objectives.formulas.regularisers import kl_of
+from ..objectives.formulas.shared import straight_through
 from ..recipes.fields import ObjectiveFields
 
 __all__ = ["Regularizers", "kl_penalty", "policy_entropy"]
@@ -40,8 +41,13 @@ class Regularizers:
 
     @property
     def kl_in_reward(self) -> bool:
-        """Whether the KL to the reference is subtracted from the reward."""
-        return self.kl_coef > 0 and self.kl_placement == "reward"
+        """Whether the KL to the reference is subtracted from the reward, before the baseline or after."""
+        return self.kl_coef > 0 and self.kl_placement != "loss"
+
+    @property
+    def kl_before_baseline(self) -> bool:
+        """Whether it is subtracted from the reward before the group's advantages are made of it."""
+        return self.kl_coef > 0 and self.kl_placement == "before_baseline"
 
 
 def policy_entropy(scaled_logits: Tensor) -> Tensor:
@@ -53,7 +59,10 @@ def policy_entropy(scaled_logits: Tensor) -> Tensor:
 def kl_penalty(
     estimator: str, log_probs: Tensor, ref_log_probs: Tensor, scaled_logits: Tensor, ref_scaled_logits: Tensor | None
 ) -> Tensor:
-    """KL(π‖ref) per token, in nats: sampled (k1, k2, k3 from log π_y and log ref_y) or full (Σ_v over the vocabulary).
+    """KL(π‖ref) per token, in nats: sampled (from log π_y and log ref_y) or full (Σ_v over the vocabulary).
+
+    k1+ and k3+ are verl's: the value of k1 and k3 with the gradient of k2, which is that of the KL in expectation.
+    abs is |k1|.
 
     >>> lp, ref = torch.tensor([0.5]).log(), torch.tensor([0.25]).log()
     >>> [round(kl_penalty(k, lp, ref, lp, None).item(), 4) for k in ("k1", "k2", "k3")]
@@ -62,7 +71,12 @@ def kl_penalty(
     if estimator == "full":
         assert ref_scaled_logits is not None
         return kl_of(scaled_logits, ref_scaled_logits)
+    if estimator.endswith("+"):
+        value = kl_penalty(estimator[:-1], log_probs, ref_log_probs, scaled_logits, None)
+        return straight_through(value, kl_penalty("k2", log_probs, ref_log_probs, scaled_logits, None))
     log_ratio = log_probs - ref_log_probs
+    if estimator == "abs":
+        return log_ratio.abs()
     if estimator == "k1":
         return log_ratio
     if estimator == "k2":

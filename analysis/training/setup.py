@@ -22,7 +22,7 @@ from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
 from .user_objects import load_given
 
-__all__ = ["check_fit", "load_policy_and_task", "run_identity"]
+__all__ = ["check_fit", "load_policy_and_task", "load_teacher", "run_identity"]
 
 _SHOWN = 60  # characters of a prompt in a message
 
@@ -48,6 +48,27 @@ def load_policy_and_task(
         return policy, _task(config, policy, experiment)
     except ValueError as error:  # files that cannot be read, or a policy that does not fit the task
         raise UsageError(f"task.name = {config.task.name!r} with policy.base = {fields.base!r}: {error}") from error
+
+
+def load_teacher(config: RunConfig, policy: Policy, device: torch.device) -> torch.nn.Module | None:
+    """The model that objective.teacher names, which is not trained; None where there is none.
+
+    Raises UsageError where it cannot be loaded or its vocabulary is another than the policy's.
+    """
+    name = config.objective.teacher
+    if name is None:
+        return None
+    dtype = getattr(torch, config.policy.dtype)
+    try:
+        teacher = load_policy(name, seed=config.policy.seed, dtype=dtype, device=device)
+    except ValueError as error:
+        raise UsageError(f"objective.teacher = {name!r}: {error}") from error
+    if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise UsageError(
+            f"objective.teacher = {name!r}: expected the vocabulary of policy.base = {config.policy.base!r}, got "
+            "another; a teacher scores the tokens of the policy, so choose one with the same tokenizer"
+        )
+    return teacher.model.requires_grad_(False)
 
 
 def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:

@@ -180,6 +180,7 @@ class PassRunner:
         advantages = targets.advantages_of(rows, width).to(device=device, dtype=log_probs.dtype)
         token_scale = (scale.to(device=device, dtype=log_probs.dtype)[:, None] * mask).detach()
         ref = None if targets.ref_log_probs is None else targets.ref_log_probs[rows, :width].to(device)
+        taught = targets.teacher_log_probs
         selection = None if selection is None else selection[:, :width].to(device)
         tokens = TokenBatch(
             log_probs.detach(),
@@ -191,6 +192,8 @@ class PassRunner:
             ref_log_probs=ref,
             selection=selection,
             kl_baseline=None if targets.kl_baseline is None else targets.kl_baseline[rows].to(device),
+            rollout_log_probs=batch.sampling_log_probs[rows, :width].to(log_probs),
+            teacher_log_probs=None if taught is None else taught[rows, :width].to(device),
         )
         token_loss = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()

@@ -22,6 +22,7 @@ class StepTargets:
         awaited: bool (N,), rows whose old log-probs are still missing: those of the first update, whose own passes are
             made by the old policy. None: no row is missing.
         ref_log_probs: log-probs of the reference policy.
+        teacher_log_probs: log-probs of a teacher.
         token_advantages: those of a critic, which take the place of `advantages`.
         values, returns: V and the return of each token, with a critic.
         kl_baseline: (N,) estimate of the KL to the reference, for an objective that compares with it.
@@ -35,6 +36,7 @@ class StepTargets:
     values: Tensor | None = None
     returns: Tensor | None = None
     kl_baseline: Tensor | None = None
+    teacher_log_probs: Tensor | None = None
 
     @classmethod
     def on_policy(cls, batch: RolloutBatch) -> StepTargets:

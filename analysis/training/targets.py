@@ -22,29 +22,33 @@ __all__ = ["StepTargets", "fix_targets"]
 
 
 def fix_targets(
-    batch: RolloutBatch, plans: list[list[torch.Tensor]], updater: Updater, reference: torch.nn.Module | None
+    batch: RolloutBatch,
+    plans: list[list[torch.Tensor]],
+    updater: Updater,
+    reference: torch.nn.Module | None,
+    teacher: torch.nn.Module | None = None,
 ) -> StepTargets:
     """The targets that the planned updates (rows of each minibatch, per pass) need, and no others.
 
     Returns:
-        `old_log_probs` where more than one update is made or a critic or a penalty needs them; `ref_log_probs` where
-        there is a reference, and `kl_baseline` where the objective compares with it; with a critic `values`, `returns`
-        and `token_advantages`. With objective.kl_placement = "reward" the penalties go into the critic's rewards or,
-        without a critic, their sum into `advantages`.
+        `old_log_probs` where more than one update is made or a critic or a penalty needs them; `ref_log_probs` and
+        `teacher_log_probs` where there is a reference or a teacher, and `kl_baseline` where the objective compares with
+        it; with a critic `values`, `returns` and `token_advantages`. With objective.kl_placement = "reward" the
+        penalties go into the critic's rewards or, without a critic, their sum into `advantages`; with
+        "before_baseline" into the rewards that these are made of.
     """
     used = sorted({row for plan in plans for rows in plan for row in rows.tolist()})
     if not used:
         return StepTargets.on_policy(batch)
     runner, critic, penalty = updater.runner, updater.critic, updater.runner.regularizers
+    if penalty.kl_before_baseline:
+        used = list(range(len(batch)))  # every row of a group has a part in its baseline
     shape, dtype = batch.sampling_log_probs.shape, runner.dtype
 
-    ref = None
-    if reference is not None:
-        ref = torch.zeros(shape, dtype=dtype)
-        ref[used] = runner.log_probs(reference, batch, used)
+    ref, taught = (_under(model, batch, used, updater) for model in (reference, teacher))
     compared = "kl_baseline" in runner.objective.entry.needs
     if critic is None and not penalty.kl_in_reward and not compared and sum(map(len, plans)) == 1:
-        return StepTargets(batch.advantages, ref_log_probs=ref)
+        return StepTargets(batch.advantages, ref_log_probs=ref, teacher_log_probs=taught)
     awaited = torch.zeros(shape[0], dtype=torch.bool)
     awaited[plans[0][0]] = True
     everywhere = critic is not None or penalty.kl_in_reward or compared
@@ -63,7 +67,10 @@ def fix_targets(
         kl[used] = kl_penalty(penalty.kl_estimator, old[used], ref[used], old[used], None)
     if critic is None:
         advantages = batch.advantages
-        if penalty.kl_in_reward:
+        if penalty.kl_before_baseline:
+            rewards = batch.rewards.double() - penalty.kl_coef * kl.sum(1).double()
+            advantages = updater.objective.advantages(rewards, batch.group_size).to(advantages)
+        elif penalty.kl_in_reward:
             advantages = advantages.clone()
             advantages[used] -= penalty.kl_coef * kl[used].sum(1).float()
         baseline = None
@@ -71,11 +78,24 @@ def fix_targets(
             assert ref is not None
             baseline = torch.zeros(shape[0], dtype=dtype)
             baseline[used] = kl_baseline_of(old[used], ref[used])  # both are 0 at padding
-        return StepTargets(advantages, old, awaited, ref, kl_baseline=baseline)
+        return StepTargets(advantages, old, awaited, ref, kl_baseline=baseline, teacher_log_probs=taught)
     values = torch.zeros(shape, dtype=dtype)
     for rows, states in zip(torch.tensor(used).split([len(h) for h in hidden]), hidden, strict=True):
         values[rows, : states.shape[1]] = critic.values(states.to(dtype)).cpu()
     rewards = token_rewards(batch.advantages.to(dtype), batch.lengths, penalty.kl_coef * kl)
     estimates = advantage_estimates(values, rewards, batch.lengths, critic.fields.gae_lambda)
     token_advantages = whitened(estimates, batch.mask()) if critic.fields.whiten else estimates
-    return StepTargets(batch.advantages, old, awaited, ref, token_advantages, values, estimates + values)
+    return StepTargets(
+        batch.advantages, old, awaited, ref, token_advantages, values, estimates + values, teacher_log_probs=taught
+    )
+
+
+def _under(
+    model: torch.nn.Module | None, batch: RolloutBatch, rows: list[int], updater: Updater
+) -> torch.Tensor | None:
+    """(N, R) log-probs of the rows' tokens under another model, zero elsewhere; None without one."""
+    if model is None:
+        return None
+    out = torch.zeros(batch.sampling_log_probs.shape, dtype=updater.runner.dtype)
+    out[rows] = updater.runner.log_probs(model, batch, rows)
+    return out

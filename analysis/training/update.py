@@ -7,7 +7,7 @@ extra cost. The summed losses are divided by what the recipe's normaliser says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ..errors import DivergedError
 from ..objectives.aggregation import row_scale
 from ..recipes.fields import UpdateFields
 from .critic import Critic
+from .entropy_control import AdaptiveEntropy
+from .regularizers import policy_entropy
 from .rollouts import RolloutBatch
 from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
 from .step_targets import StepTargets
@@ -55,8 +57,10 @@ class Updater:
         max_grad_norm: float | None = None,
         critic: Critic | None = None,
         generator: torch.Generator | None = None,
+        entropy: AdaptiveEntropy | None = None,
     ) -> None:
-        """`generator` draws for objectives that choose tokens at random."""
+        """`generator` draws for objectives that choose tokens at random; `entropy` controls the entropy bonus."""
+        self._entropy = entropy
         self.runner, self.optimizer, self.critic = runner, optimizer, critic
         self._fields, self._max_grad_norm, self._generator = fields, max_grad_norm, generator
         self.policy, self.objective, self.parameters = runner.policy, runner.objective, runner.parameters
@@ -78,6 +82,8 @@ class Updater:
         if len(rows) == 0 and self._fields.empty == "skip":
             result.skipped = True
             return result
+        if self._entropy is not None:
+            self.runner.regularizers = replace(self.runner.regularizers, entropy_coef=self._entropy.applied)
         scale = self._row_scale(batch, rows, result)
         selection = self.runner.select(batch, targets, rows, self._generator)
         positive = batch.rewards[rows] > 0
@@ -103,6 +109,8 @@ class Updater:
         total = sum_gradients(list(gradients.values())) if gradients else [torch.zeros_like(p) for p in self.parameters]
         self._norms(result, gradients, total, where)
         self._step(result, total)
+        if self._entropy is not None and result.passes:
+            self._entropy.observe(_mean_entropy(result.passes))
         if self.critic is not None and result.passes:
             hidden = torch.cat(
                 [sign_pass.hidden[sign_pass.mask] for sign_pass in result.passes if sign_pass.hidden is not None]
@@ -153,6 +161,12 @@ class Updater:
             inner = sum(float((p * n).sum()) for p, n in zip(gradients["pos"], gradients["neg"], strict=True))
             product = result.grad_norm["pos"] * result.grad_norm["neg"]
             result.grad_cos = inner / product if product > 0 else None
+
+
+def _mean_entropy(passes: list[SignPass]) -> float:
+    """Over all tokens of the passes, in nats."""
+    summed = sum(float(policy_entropy(one.logits)[one.mask].double().sum()) for one in passes)
+    return summed / sum(int(one.mask.sum()) for one in passes)
 
 
 def _of_tokens(stored: Tensor | None, passes: list[SignPass]) -> Tensor:

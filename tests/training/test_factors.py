@@ -23,6 +23,7 @@ import torch
 
 from analysis.common.devices import pick_device
 from analysis.errors import UsageError
+from analysis.objectives.parameters import CORRECTIONS
 from analysis.recipes import Recipe
 from analysis.recipes.config import FIELDS
 from analysis.training import setup as start
@@ -528,8 +529,24 @@ OF_SOME_OBJECTIVES = tuple(
         "floor",
         "beta",
         "clamp",
+        "divergence_low",
+        "divergence_high",
+        "divergence",
+        "ratio_cap",
+        "drift_coef",
+        "log_ratio_max",
+        "log_clip_low",
+        "log_clip_high",
+        "vespo_k_pos",
+        "vespo_lambda_pos",
+        "vespo_k_neg",
+        "vespo_lambda_neg",
+        "advantage_max",
+        "iw_gamma",
     )
 )
+_LOOP = "training/test_objectives_in_the_loop.py"
+OF_THE_ROLLOUTS = tuple(f"objective.{parameter.name}" for parameter in CORRECTIONS)
 _REACHES = "training/test_objectives_in_the_loop.py::test_each_parameter_reaches_the_weights"
 _PRECISION = "training/test_precision_and_memory.py"
 ELSEWHERE = {
@@ -546,6 +563,12 @@ ELSEWHERE = {
     "task.answer_column": "training/test_factors.py::test_what_a_run_starts_from",
     "task.chat_template": "training/test_factors.py::test_what_a_run_starts_from",
     **dict.fromkeys(OF_SOME_OBJECTIVES, _REACHES),
+    **dict.fromkeys(OF_THE_ROLLOUTS, f"{_LOOP}::test_corrections_of_the_rollouts_reach_the_weights"),
+    "objective.teacher": f"{_LOOP}::test_the_teacher_scores_the_tokens_of_the_policy",
+    **dict.fromkeys(
+        (f"objective.entropy_{name}" for name in ("target", "coef_delta", "coef_min", "coef_max")),
+        "training/test_entropy_control.py::test_the_coefficient_follows_the_entropy_of_each_update",
+    ),
     "task.verifier": "training/test_factors.py::test_what_a_run_starts_from",
     "task.digest": "training/test_factors.py::test_what_a_run_starts_from",
     "optimizer.betas": "training/test_update_by_hand.py::test_adamw_by_hand",

@@ -14,10 +14,13 @@ import torch
 
 from analysis.errors import UsageError
 from analysis.objectives.entries import ENTRIES
-from analysis.objectives.rules import not_trainable
+from analysis.objectives.rules import entry, not_trainable
 from analysis.recipes import Recipe
 from analysis.recipes.inputs import check_inputs, identified, input_digests
+from analysis.training import setup
 from analysis.training.loop import Loop
+from tests.training.naive_update import naive_log_probs
+from toy_models import load_policy
 
 TRAINABLE = [name for name in ENTRIES if not_trainable(name, None) is None]
 SMALL: dict[str, Any] = {
@@ -48,11 +51,14 @@ NEEDS: dict[str, dict[str, Any]] = {
     # the policy starts at the reference and would stay there
     **{name: {"objective.entropy_coef": 0.5, "optimizer.lr": 0.05} for name in TRAINABLE if name.startswith("kl-k")},
     **{name: {"objective.k": 2} for name in ("pass-at-k", "pass-at-k-full")},
+    "gspo-token": {"objective.clip_low": 1.0, "objective.clip_high": 100.0, "optimizer.lr": 0.1},
+    "opd-k3": {"optimizer.lr": 0.05},
     "asymre": {"objective.baseline": 0.25},
     "high-entropy": {"objective.share": 0.3},
     "kl-cov": {"objective.share": 0.2},
     "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
 }
+_OFF_POLICY = {"update.epochs": 4, "optimizer.lr": 8.0, "rollout.top_p": 0.9}
 SOURCE = "def square(log_probs, batch):\n    return -batch.per_token('advantages') * log_probs.exp() ** 2\n"
 
 
@@ -65,10 +71,28 @@ def passes_of(settings: dict[str, Any], folder: Path) -> tuple[Loop, list[Any]]:
     return loop, updates
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a policy of the tiny base's vocabulary with other weights."""
+    policy = load_policy("tiny")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("teacher")
+    policy.save(folder)
+    return str(folder)
+
+
+def given_of(name: str, teacher: str) -> dict[str, Any]:
+    distils = "teacher_log_probs" in entry(name).needs
+    return {"objective.name": name, **NEEDS.get(name, {}), **({"objective.teacher": teacher} if distils else {})}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINABLE)
-def test_measured_weight_is_the_closed_form(name: str, tmp_path: Path) -> None:
-    _, updates = passes_of({"objective.name": name, **NEEDS.get(name, {})}, tmp_path / "run")
+def test_measured_weight_is_the_closed_form(name: str, tmp_path: Path, teacher: str) -> None:
+    _, updates = passes_of(given_of(name, teacher), tmp_path / "run")
     assert len(updates) == 4
     largest = 0.0
     for _, result in updates:
@@ -146,6 +170,93 @@ def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, th
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("name", "corrections"),
+    [
+        ("grpo", {"rollout_is": "token-truncate", "rollout_is_high": 0.99}),
+        ("gspo", {"rollout_is": "sequence-truncate", "rollout_is_high": 0.9}),
+        ("vespo", {"rollout_is": "token-mask", "rollout_is_high": 1.5, "rollout_is_low": 0.5}),
+        ("dppo-tv", {"rollout_reject": "token-k2", "rollout_reject_high": 1e-3}),
+        ("gmpo", {"rollout_reject": "sequence-mean-k1", "rollout_reject_high": 1.001}),
+        ("dr-grpo", {"off_policy_threshold": 0.0}),
+    ],
+)
+def test_corrections_of_the_rollouts_reach_the_weights(name: str, corrections: dict[str, Any], tmp_path: Path) -> None:
+    """top_p makes the sampling distribution another than the policy's: it stands for the rollout engine's."""
+    given = {"objective.name": name, **_OFF_POLICY}
+    _, before = passes_of(given, tmp_path / "a")
+    _, after = passes_of(given | {f"objective.{k}": v for k, v in corrections.items()}, tmp_path / "b")
+    for _, result in after:
+        for one in result.passes:
+            assert ((one.weights - one.closed_form).abs() <= 1e-12 * one.closed_form.abs().clamp(min=1e-3)).all()
+    pairs = [
+        (x, y) for (_, b), (_, a) in zip(before, after, strict=True) for x, y in zip(b.passes, a.passes, strict=True)
+    ]
+    assert any(not torch.equal(x.weights, y.weights) for x, y in pairs)
+
+
+@pytest.mark.slow
+def test_the_teacher_scores_the_tokens_of_the_policy(tmp_path: Path, teacher: str) -> None:
+    """On-policy the weight of opd is log(t_y/π_y), with both from forward passes over single responses."""
+    loop, updates = passes_of({"objective.name": "opd", "objective.teacher": teacher}, tmp_path / "run")
+    batch, result = updates[0]
+    scored = naive_log_probs(load_policy(teacher, dtype=torch.float64).model, batch)
+    assert loop.teacher is not None
+    for one in result.passes:
+        for b, row in enumerate(one.rows.tolist()):
+            lead = scored[row] - one.log_probs[b, : len(scored[row])]
+            got = one.weights[b, : len(lead)] * result.normalizer
+            torch.testing.assert_close(got, lead.detach(), rtol=1e-9, atol=1e-11)
+            assert lead.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective.name": "opd"}, r'objective.name = "opd" without objective.teacher: it learns from a teacher'),
+        ({"objective.teacher": "tiny"}, r"objective.teacher with objective.name = .*: it reads no teacher"),
+        ({"objective.name": "distill-jsd"}, r"distill-jsd is a regulariser .* no teacher's logits"),
+        (
+            {"objective.name": "ppo", "objective.kl_placement": "before_baseline"},
+            r'objective.kl_placement = "before_baseline" with objective.name = "ppo": its advantages are defined for',
+        ),
+        ({"objective.entropy_coef_max": 0.1}, r"objective.entropy_coef_max without objective.entropy_target"),
+        (
+            {"objective.entropy_target": 1.0, "objective.entropy_coef_min": 2.0},
+            r"objective.entropy_coef_min = 2 with objective.entropy_coef_max = 1: expected the least first",
+        ),
+        ({"objective.rollout_is_high": 2.0}, r"objective.rollout_is_high: expected rollout_is beside it, got 2.0"),
+        ({"objective.rollout_is": "token-mask"}, r"objective.rollout_is_high: rollout_is needs a bound, got none"),
+        (
+            {"objective.name": "vespo", "objective.rollout_is": "sequence-mask", "objective.rollout_is_high": 2.0},
+            r"objective.rollout_is: vespo multiplies the factors of tokens into its own ratio",
+        ),
+    ],
+)
+def test_what_the_loop_refuses(settings: dict[str, Any], message: str) -> None:
+    given = {"objective.name": "grpo", "update.rows": "keep"} | settings
+    with pytest.raises(UsageError, match=message):
+        Recipe.load("tiny").set(**SMALL).set(**given).expand()
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_vocabulary_is_refused(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*args: Any, **more: Any) -> Any:
+        policy = load_policy(*args, **more)
+        if args[0] == teacher:
+            policy.tokenizer.add_tokens(["☂"])
+        return policy
+
+    monkeypatch.setattr(setup, "load_policy", other)
+    with pytest.raises(
+        UsageError, match=r"objective.teacher = .*: expected the vocabulary of policy.base = 'tiny', got"
+    ):
+        passes_of({"objective.name": "opd", "objective.teacher": teacher}, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("name", "field", "value"),
     [
         ("asymre", "baseline", 0.75),
@@ -164,11 +275,25 @@ def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, th
         ("unlikelihood", "floor", 0.5),
         ("kl-k3", "beta", 0.5),
         ("kl-k3", "clamp", 1e-12),
+        ("dppo-tv", "divergence_low", 1e-4),
+        ("dppo-tv", "divergence_high", 1e-4),
+        ("dppo-tv", "ratio_cap", 1.0),
+        ("ipo-prime", "divergence", 1e-4),
+        ("dppo-prime", "drift_coef", 1.0),
+        ("gspo-token", "log_ratio_max", 1e-6),
+        ("gmpo", "log_clip_low", 1e-4),
+        ("gmpo", "log_clip_high", 1e-4),
+        ("vespo", "vespo_k_pos", 0.5),
+        ("vespo", "vespo_lambda_pos", 0.5),
+        ("vespo", "vespo_k_neg", 0.5),
+        ("vespo", "vespo_lambda_neg", 0.5),
+        ("opd", "advantage_max", 1e-3),
+        ("opd-iw", "iw_gamma", 2.0),
     ],
 )
-def test_each_parameter_reaches_the_weights(name: str, field: str, value: Any, tmp_path: Path) -> None:
+def test_each_parameter_reaches_the_weights(name: str, field: str, value: Any, tmp_path: Path, teacher: str) -> None:
     """The same rollouts, and from some update on other weights: those of the parameter, as the test above shows."""
-    given = {"objective.name": name, **NEEDS.get(name, {})}
+    given = given_of(name, teacher)
     _, before = passes_of(given, tmp_path / "a")
     loop, after = passes_of(given | {f"objective.{field}": value}, tmp_path / "b")
     assert loop.objective.parameters[field] == value

@@ -176,6 +176,29 @@ def test_without_a_critic_the_summed_penalty_goes_into_the_advantage(kl):
     assert updater.apply(batch, targets, rows, None, "update").passes[0].weights.abs().sum() > 0
 
 
+@pytest.mark.parametrize("advantage", ["leave_one_out", "group_mean_std"])
+def test_the_penalty_before_the_baseline_is_part_of_the_reward(advantage):
+    """As in TRL's RLOO: the normalisation sees the reward less β·KL, so that a penalty that all share is none."""
+    settings = {"name": "grpo", "advantage": advantage, "kl_coef": BETA, "kl_estimator": "k1"}
+    policy, reference = random_policy(0), random_policy(1).model
+    updater = make_updater(make_config(objective=settings | {"kl_placement": "before_baseline"}), policy)
+    batch = random_batch(updater.objective)
+    targets = fix_targets(batch, [[torch.arange(12)]], updater, reference)
+    old, ref = ([lp.tolist() for lp in naive_log_probs(m, batch)] for m in (policy.model, reference))
+    size = batch.group_size
+    total = [
+        float(batch.rewards[i]) - BETA * sum(o - r for o, r in zip(old[i], ref[i], strict=True)) for i in range(16)
+    ]
+    for i in range(16):
+        group = total[i // size * size : (i // size + 1) * size]
+        mean = sum(group) / size
+        expected = total[i] - (sum(group) - total[i]) / (size - 1)
+        if advantage == "group_mean_std":
+            std = (sum((x - mean) ** 2 for x in group) / (size - 1)) ** 0.5
+            expected = (total[i] - mean) / (std + 1e-6)
+        assert targets.advantages[i].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_the_first_minibatch_s_ratio_is_exactly_one_and_later_ones_refer_to_the_policy_before_it():
     run = Run(None, False, None)
     old = run.log_probs(run.policy.model)

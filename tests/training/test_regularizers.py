@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -15,7 +17,9 @@ def direction(estimator: str, pi: torch.Tensor, ref: torch.Tensor, y: int) -> to
     """−∂(β·KL − α·H)/∂(z/T) of one token, from the closed forms of the vectors."""
     e = torch.zeros_like(pi)
     e[y] = 1.0
-    weight = {"k1": -1.0, "k2": -float((pi[y] / ref[y]).log()), "k3": float(ref[y] / pi[y]) - 1}
+    lead = float((pi[y] / ref[y]).log())
+    weight = {"k1": -1.0, "k2": -lead, "k3": float(ref[y] / pi[y]) - 1, "abs": -math.copysign(1.0, lead)}
+    weight |= {"k1+": -lead, "k3+": -lead}
     entropy = -(pi * pi.log()).sum()
     bonus = -pi * (pi.log() + entropy)
     if estimator == "full":
@@ -25,7 +29,7 @@ def direction(estimator: str, pi: torch.Tensor, ref: torch.Tensor, y: int) -> to
 
 
 @pytest.mark.parametrize("rows", ["both", "rewarded", "unrewarded"])
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full", "k1+", "k3+", "abs"])
 def test_regularisers_by_their_vectors_on_the_logits(estimator, rows):
     """Δθ = lr·Σ_t Jᵀ·(w·(e_y − π) + vectors)/T/tokens, whichever signs the minibatch holds."""
     settings = {"name": "reinforce", "form": "log", "clip_low": None, "clip_high": None}

@@ -240,6 +240,7 @@ def test_sampled_kl_estimators_are_unbiased_in_value_and_gradient():
         "k2": torch.autograd.grad(forward, z, retain_graph=True)[0],
         "k3": torch.autograd.grad(backward, z)[0],
     }
+    targets |= {"k1+": targets["k2"], "k3+": targets["k2"]}
     for name, target in targets.items():
         value = (pi * kl_penalty(name, z.log_softmax(-1), ref, z, None)).sum()
         if name != "k2":

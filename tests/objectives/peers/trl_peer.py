@@ -98,6 +98,7 @@ def grpo_loss(
     sampling_log_probs: Tensor | None = None,
     sampling_ratio: Tensor | None = None,
     attributes: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
     **fields: Any,
 ) -> Tensor:
     """`GRPOTrainer._compute_loss` of one batch.
@@ -112,6 +113,7 @@ def grpo_loss(
         sampling_log_probs: of the sampler, for off_policy_mask_threshold.
         sampling_ratio: the correction π_old/π_sampler that vLLM's sampler needs, (B, T) or (B, 1).
         attributes: other attributes of the trainer, for example `_last_world_entropy`.
+        after: receives the trainer's attributes after the call.
         fields: of `GRPOConfig`, with TRL's defaults.
     """
     owner = trainer("trl.trainer.grpo_trainer", "GRPOTrainer")
@@ -139,6 +141,8 @@ def grpo_loss(
     inputs |= {name: value for name, value in given.items() if value is not None}
     stub.use_vllm = sampling_ratio is not None
     value: Tensor = owner._compute_loss(stub, None, inputs)
+    if after is not None:
+        after.update(vars(stub))
     return value
 
 
