@@ -8,6 +8,7 @@ from analysis.objectives.aggregation import CORRESPONDENCE
 from analysis.objectives.definition import Entry
 from analysis.objectives.entries import SECTIONS
 from analysis.objectives.listing import default_text, notes
+from analysis.objectives.parameters import CORRECTIONS
 
 __all__ = ["objectives_page"]
 
@@ -76,11 +77,42 @@ _DIFFERENCES = """\
   weight as well it would be counted twice.
 - The aggregations of DAPO, Dr. GRPO and GSPO are not part of their entries: set `update.normalizer` (batch_tokens,
   constant, per_sequence).
+- LUSPO is GSPO's loss summed over the tokens: `update.normalizer = constant` with the number of responses. With
+  per_sequence it is GSPO.
+- The losses of verl bound |log ρ| at 20, beyond which they have no gradient; here only `gspo-token` has such a bound,
+  its log_ratio_max.
+- TRL's VESPO multiplies the factors of a rollout correction of tokens into W instead of the loss; so does `vespo`.
+- verl multiplies GMPO's loss by the geometric mean of the factors over the response, here it is their mean.
+- DPPO's old policy is the one that sampled, in the paper and in prime-rl; verl takes the recomputed one.
 - NFT with its floor at 0 has weight ω·1 on correct responses for every ρ, also where ρ underflows to 0.
 - The sampled KL in a loss: k1 has the weight −β, so its expected gradient is zero; verl's k3 has weight 0 where k3
   itself (not the log-ratio) exceeds 10.
 - KL-Cov is written with a KL penalty in the paper; its code, as here, with |log ρ|, whose weight is 0 at ρ = 1.
 - OREAL's code normalises correct and wrong responses apart; here the update's normaliser divides both.
+"""
+
+
+_CORRECTIONS = """
+## Corrections that combine with any objective of tokens or responses
+
+A factor c_t that is not differentiated multiplies the loss of each token; where every token carries the loss of its
+response (gspo, luspo, gmpo, sequence-nft) the weight takes the mean of the factor over the response. μ are the
+log-probs of the engine that sampled, `TokenBatch.rollout_log_probs`; the training loop gives those of the distribution
+that it sampled from, in the precision and with the top-k and top-p of the rollouts. A rejected token keeps its part in
+the divisor of the loss. verl's bypass_mode takes μ for the old policy: give μ as `old_log_probs`. TRL counts a token
+without a log-prob of the engine as μ = π_old; here that is refused.
+
+| here | TRL | verl |
+|:--|:--|:--|
+| `rollout_is = token-truncate`, `rollout_is_high` | vllm_importance_sampling_mode = token_truncate, …_clip_max | \
+rollout_is = token, rollout_is_threshold = C |
+| `rollout_is = token-mask`, `rollout_is_low`, `rollout_is_high` | token_mask, …_clip_min, …_clip_max | rollout_is = \
+token, rollout_is_threshold = "low_high" (IcePop) |
+| `rollout_is = sequence-truncate` | sequence_truncate | rollout_is = sequence, rollout_is_threshold = C |
+| `rollout_is = sequence-mask` | sequence_mask, its default | rollout_is = sequence, rollout_is_threshold = "low_high" |
+| `rollout_reject = token-k1`, …, `sequence-max-k3`, `rollout_reject_high` | — | rollout_rs = token_k1, …, seq_max_k3, \
+rollout_rs_threshold |
+| `off_policy_threshold` | off_policy_mask_threshold | — |
 """
 
 
@@ -124,6 +156,8 @@ def objectives_page() -> str:
     lines = [_HEAD]
     for title, entries in SECTIONS.items():
         lines += _section(title, entries)
+    lines += [_CORRECTIONS.replace("\\\n", "")]
+    lines += [f"- `{parameter.name}`: {parameter.range}. {_sentence(parameter.doc)}." for parameter in CORRECTIONS]
     lines += [
         "\n## What TRL and verl call it\n",
         "Recipes also accept their names of normalisers (token-mean, bnpo, seq-mean-token-mean, seq-mean-token-sum,\n"

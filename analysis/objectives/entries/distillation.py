@@ -21,6 +21,7 @@ ENTRIES = (
         title="on-policy distillation",
         weight=f"ρ·log(t_y/π_y){CLIPPED}",
         source="Thinking Machines, On-Policy Distillation (2025); verl, distillation with use_policy_gradient, k1",
+        verl="distillation_loss.use_policy_gradient, loss_mode = k1",
         formula="distillation.opd",
         parameters=(
             *clips(),
@@ -46,6 +47,7 @@ ENTRIES = (
         title="on-policy distillation, importance-weighted",
         weight="a_t·(1 + γ·Σ_{s≥t}|a_s|/Σ_s|a_s|), a = log(t_y/π_old,y)",
         source="TRL, IWOPDTrainer",
+        trl="IWOPDTrainer, distillation_objective = iw_opd",
         formula="distillation.opd_iw",
         parameters=(Parameter("iw_gamma", "γ of the weight of early tokens", low=0, default=0.5),),
         value="1",
@@ -58,6 +60,7 @@ ENTRIES = (
         title="on-policy distillation, k2",
         weight="−β·log(π_y/t_y)",
         source="verl, distillation_loss.loss_mode = k2",
+        verl="distillation_loss.loss_mode = k2 (mse)",
         formula="distillation.opd_k2",
         parameters=(BETA.with_(default=1.0),),
         value="1",
@@ -69,6 +72,7 @@ ENTRIES = (
         title="on-policy distillation, k3",
         weight="β·(t_y/π_y − 1)",
         source="verl, distillation_loss.loss_mode = k3, its default",
+        verl="distillation_loss.loss_mode = k3 (low_var_kl)",
         formula="distillation.opd_k3",
         parameters=(BETA.with_(default=1.0), CLAMP),
         value="1",
@@ -80,6 +84,7 @@ ENTRIES = (
         title="on-policy distillation, |k1|",
         weight="−β·sign(log(π_y/t_y))",
         source="verl, distillation_loss.loss_mode = abs",
+        verl="distillation_loss.loss_mode = abs",
         formula="distillation.opd_abs",
         parameters=(BETA.with_(default=1.0),),
         value="1",
@@ -91,6 +96,7 @@ ENTRIES = (
         weight="r_v = π_v·(g_v − Σ_u π_u·g_u), g = (1 − β)·log(π/m), m = (1 − β)π + βt; β = 0: π_v − t_v; β = 1: g = "
         "log(π/t)",
         source=f"{_GKD} Eq. 1; TRL, GKDTrainer.generalized_jsd_loss",
+        trl="GKDTrainer, DistillationTrainer: beta = jsd_beta",
         formula="distillation.jsd",
         parameters=(
             Parameter(
@@ -111,6 +117,7 @@ ENTRIES = (
         title="distillation, forward KL of the top tokens",
         weight="r_v = π_v·Σ_{u in top} t_u − t_v·1[v in top]",
         source="verl, compute_forward_kl_topk",
+        verl="distillation_loss.loss_mode = forward_kl_topk, topk = teacher_top",
         formula="distillation.topk",
         parameters=(
             Parameter("teacher_top", "number of the teacher's most probable tokens in the sum", low=1, default=128),

@@ -19,7 +19,7 @@ def _bounds(value: float) -> tuple[Parameter, ...]:
 
 
 _PAPER = "Qi et al., arXiv 2602.04879"
-_OLD_IS = "old is the policy that sampled (the inference engine's log-probs)"
+_OLD_IS = "The old policy is the one that sampled, by the inference engine's log-probs"
 
 ENTRIES = (
     Entry(
@@ -27,11 +27,12 @@ ENTRIES = (
         title="DPPO, TV",
         weight="A·min(ρ, cap)·1[not dropped]; dropped: A > 0 and π − π_old > high, A < 0 and π − π_old < −low",
         source=f"{_PAPER}; verl, compute_policy_loss_dppo_tv",
+        verl="loss_mode = dppo_tv: clip_ratio_low, clip_ratio_high, ratio_cap = clip_ratio_c",
         formula="divergences.dppo_tv",
         parameters=(*advantage("group_mean_std"), *_bounds(0.2), _CAP),
         needs=OLD,
         note="the paper's loss has no cap; verl's clip_ratio_c, 3 by default, is one. verl's bounds are its "
-        f"clip_ratio, 0.2 by default. {_OLD_IS} in the paper",
+        f"clip_ratio, 0.2 by default. {_OLD_IS}, in the paper",
     ),
     Entry(
         name="dppo-kl",
@@ -39,11 +40,12 @@ ENTRIES = (
         weight="A·min(ρ, cap)·1[not dropped]; dropped: the KL of (y, not y) exceeds high where A > 0 and ρ > 1, low "
         "where A < 0 and ρ < 1",
         source=f"{_PAPER}; verl, compute_policy_loss_dppo_kl",
+        verl="loss_mode = dppo_kl: clip_ratio_low, clip_ratio_high, ratio_cap = clip_ratio_c",
         formula="divergences.dppo_kl",
         parameters=(*advantage("group_mean_std"), *_bounds(0.05), _CAP),
         needs=OLD,
-        note="verl takes the bounds from its clip_ratio, 0.2 where unset, and adds 1e-8 to both probabilities of "
-        "not y, as here",
+        note="the bounds are verl's clip_ratio, 0.2 where unset; 1e-8 is added to both probabilities of not y, as "
+        "there",
     ),
     Entry(
         name="dppo-prime",

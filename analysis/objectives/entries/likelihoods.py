@@ -26,6 +26,7 @@ ENTRIES = (
         title="DFT",
         weight="π_y",
         source="Wu et al., arXiv 2508.05629; TRL, SFTConfig.loss_type = dft",
+        trl="SFTTrainer, loss_type = dft",
         formula="likelihoods.dft",
         value="1",
         needs=(),

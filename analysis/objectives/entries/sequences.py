@@ -28,6 +28,7 @@ ENTRIES = (
         title="GSPO-token",
         weight="A_t·s·1[s not clipped], s = exp(mean_t log ρ_t)",
         source="Zheng et al., arXiv 2507.18071 Eqs. 13, 14; verl, compute_policy_loss_gspo",
+        verl="loss_mode = gspo, log_ratio_max = 10",
         formula="sequences.gspo_token",
         parameters=(
             *advantage("group_mean_std"),
@@ -43,6 +44,7 @@ ENTRIES = (
         title="LUSPO",
         weight="A·s·1[not clipped], s = exp(mean_t log ρ_t), to be summed over the response",
         source="arXiv 2602.05261; TRL, loss_type = luspo",
+        trl="loss_type = luspo, importance_sampling_level = sequence",
         formula="sequences.gspo",
         parameters=(*advantage("group_mean_std"), *clips(2e-3, 2.5e-3)[:2]),
         needs=OLD,
@@ -56,6 +58,8 @@ ENTRIES = (
         title="GMPO",
         weight="A·exp(mean_t c_t)·1[not cut], c_t = log ρ_t cut on the side of A",
         source="Zhao et al., arXiv 2507.20673; TRL, GMPOTrainer; verl, compute_policy_loss_geo_mean",
+        trl="GMPOTrainer: epsilon, epsilon_high",
+        verl="loss_mode = geo_mean: clip_ratio_low, clip_ratio_high",
         formula="sequences.gmpo",
         parameters=(
             *advantage("group_mean_std"),
@@ -74,6 +78,7 @@ ENTRIES = (
         title="VESPO",
         weight="A·φ(W), φ(W) = exp(λ + k·log W − λ·W), W = Π_t ρ_t",
         source="arXiv 2602.10693; TRL, loss_type = vespo",
+        trl="loss_type = vespo",
         formula="sequences.vespo",
         parameters=(
             *advantage("group_mean_std"),
@@ -85,8 +90,8 @@ ENTRIES = (
         needs=OLD,
         coupling="response",
         takes_factor=True,
-        note="φ(1) = 1. W kept in [1e-8, e^20], log ρ of a token in ±20, as in TRL; a rollout correction of tokens "
-        "multiplies W, not the loss",
+        note="at W = 1 the weight is A. W kept in [1e-8, e^20], log ρ of a token in ±20, as in TRL; a rollout "
+        "correction of tokens multiplies W, not the loss",
     ),
     Entry(
         name="topr",
