@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.objectives.aggregation import CORRESPONDENCE
+from analysis.objectives.correspondence import CORRESPONDENCE
 from analysis.objectives.definition import Entry
 from analysis.objectives.entries import SECTIONS
 from analysis.objectives.listing import default_text, notes
@@ -160,9 +160,10 @@ def objectives_page() -> str:
     lines += [f"- `{parameter.name}`: {parameter.range}. {_sentence(parameter.doc)}." for parameter in CORRECTIONS]
     lines += [
         "\n## What TRL and verl call it\n",
-        "Recipes also accept their names of normalisers (token-mean, bnpo, seq-mean-token-mean, seq-mean-token-sum,\n"
-        "seq-mean-token-sum-norm) and of advantages (grpo, dr_grpo, rloo). B is the number of responses of a\n"
-        "minibatch.\n",
+        "Recipes also accept their names of normalisers (token-mean, bnpo, seq-mean-token-mean, token-sum,\n"
+        "seq-mean-token-sum, seq-mean-token-sum-norm) and of advantages (grpo, dr_grpo, rloo). B is the number of\n"
+        "responses of a minibatch. Each cell is tested with TRL's and verl's own functions, of the versions that\n"
+        "`constraints.txt` pins.\n",
         "| what | here | TRL | verl |",
         "|:--|:--|:--|:--|",
     ]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from analysis.errors import UsageError
-from analysis.objectives.aggregation import CORRESPONDENCE, NORMALIZER_ALIASES, NORMALIZERS, aggregate
+from analysis.objectives.aggregation import NORMALIZER_ALIASES, NORMALIZERS, aggregate
+from analysis.objectives.correspondence import CORRESPONDENCE
 
 B, T = 4, 6
 LENGTHS = (3, 6, 1, 4)
@@ -53,6 +54,13 @@ def test_the_table_names_every_normaliser_and_alias() -> None:
     text = " ".join(" ".join(row) for row in CORRESPONDENCE)
     for name in (*NORMALIZERS, *NORMALIZER_ALIASES):
         assert f"= {name}" in text, name
+
+
+def test_a_response_without_tokens_adds_nothing_and_counts_among_the_responses() -> None:
+    values, mask = losses()
+    mask[1] = False
+    found = aggregate(values, mask, "per_sequence")
+    assert float(found) == pytest.approx(sum(sum(row) / len(row) for i, row in enumerate(rows()) if i != 1) / B)
 
 
 def test_bad_input() -> None:
