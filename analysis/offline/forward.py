@@ -2,18 +2,25 @@
 
 A window is what is committed together at the earliest; windows follow the file's order. Within one, rollouts are sorted
 by length, so that little is spent on padding, and fill batches up to a budget of tokens, padding counted.
+
+Models whose numbers for a row depend on the rest of its batch (`toy_models.batch_dependence`) get rows that may share
+one, or one row at a time. The first batch of several rows is compared with its shortest row alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from toy_models.batch_dependence import batch_dependence, differs
 
 from ..errors import UsageError
-from ..probes.output_heads import OutputHead, last_hidden_state
+from ..probes.output_heads import OutputHead, last_hidden_state, unwrap
 from .response_statistics import measure, response_hidden
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
@@ -69,12 +76,18 @@ class Forward:
     Attributes:
         model: The causal language model.
         budget: Tokens that go through it together; halved where memory runs out.
+        notes: What a reader should know of which rows shared a batch.
     """
 
     def __init__(self, model: Any, head: OutputHead, settings: TraceSettings, budget: int) -> None:
         self.model, self.budget = model, budget
         self._head, self._settings = head, settings
-        self._verified = False
+        self._verified = self._compared = False
+        self._dependence = batch_dependence(unwrap(model).config)
+        self._single = self._dependence.capacity is not None
+        self.notes: list[str] = []
+        if self._single:
+            self._note(f"the experts of the model have a capacity ({self._dependence.capacity})")
         self._device = next(model.parameters()).device
 
     def __call__(
@@ -89,20 +102,24 @@ class Forward:
         `advance` is told the tokens of each batch that is done, `say` what happened where memory ran out.
         """
         columns: dict[int, Columns] = {}
-        waiting = batches_of(window, self.budget)[::-1]
+        waiting = self._batches(window)[::-1]
         while waiting:
             if stopped():
                 return None
             batch = waiting.pop()
             try:
-                columns |= self._batch(batch)
+                columns_of_batch = self._batch(batch)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
                 self._halve(batch, error, say)
                 left = [*batch, *(item for later in waiting for item in later)]
-                waiting = batches_of(left, self.budget)[::-1]
+                waiting = self._batches(left)[::-1]
                 continue
+            if columns_of_batch is None:  # from now on one row at a time
+                waiting = self._batches([*batch, *(item for later in waiting for item in later)])[::-1]
+                continue
+            columns |= columns_of_batch
             advance(sum(item.length for item in batch))
         return [columns[item.rollout.index] for item in window]
 
@@ -113,12 +130,56 @@ class Forward:
         self._head.verify(hidden[0], self.model(input_ids=ids, use_cache=False).logits[0])
         self._verified = True
 
-    def _batch(self, batch: list[Encoded]) -> dict[int, Columns]:
+    def _batches(self, items: Sequence[Encoded]) -> list[list[Encoded]]:
+        """Batches of rows that may share one."""
+        if self._single:
+            return batches_of(items, 0)
+        alike: dict[Any, list[Encoded]] = {}
+        for item in items:
+            alike.setdefault(self._dependence.kind(item.length + 1), []).append(item)
+        return [batch for rows in alike.values() for batch in batches_of(rows, self.budget)]
+
+    def _hidden(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        backbone, options = self._head.backbone, {"whole": True} if self._dependence.by_length else {}
+        if self._dependence.exact_above is not None:  # dynamic NTK keeps the frequencies of the longest row so far
+            backbone(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=self._device), use_cache=False)
+        return response_hidden(
+            backbone, [item.prompt for item in batch], [item.response for item in batch], self._device, **options
+        )
+
+    def _depends(self, batch: Sequence[Encoded], hidden: Tensor) -> bool:
+        """Whether the shortest row of a batch is another one alone; UsageError where it depends on what follows it."""
+        row = batch[-1]
+        alone, _ = self._hidden([row])
+        if not differs(alone, hidden[-len(row.response) :]):
+            return False
+        if batch[0].length < row.length + 2:  # more positions than any row has might be more than the model has
+            return True
+        after = [replace(row, response=np.append(row.response, [token, token])) for token in (0, 1)]
+        first, second = (self._hidden([other])[0][: len(row.response)] for other in after)
+        if differs(first, second):
+            raise UsageError(
+                f"model: expected a causal model, got {type(self._head.model).__name__}, whose numbers for a token "
+                f"depend on the tokens after it (in {row.rollout.where}); such a model has no log-probs of a response"
+            )
+        return True
+
+    def _note(self, reason: str) -> None:
+        self.notes.append(
+            f"Rollouts went through the model one at a time: {reason}, so that its numbers depend on the batch."
+        )
+
+    def _batch(self, batch: list[Encoded]) -> dict[int, Columns] | None:
+        """The columns of each row; None where the rows turn out to depend on one another."""
         if not self._verified:
             self._verify(batch[-1])
-        hidden, tokens = response_hidden(
-            self._head.backbone, [item.prompt for item in batch], [item.response for item in batch], self._device
-        )
+        hidden, tokens = self._hidden(batch)
+        if len(batch) > 1 and not self._compared:
+            self._compared = True
+            if self._depends(batch, hidden):
+                self._single = True
+                self._note(f"{batch[-1].rollout.where} has other hidden states alone than beside longer rows")
+                return None
         try:
             columns = measure(
                 hidden, tokens, self._head, temperature=self._settings.temperature, top_k=self._settings.top_k

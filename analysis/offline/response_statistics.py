@@ -32,19 +32,25 @@ _COLUMNS = 1 << 13  # of a head in half precision that are brought to float32 at
 
 
 def response_hidden(
-    backbone: Any, prompts: Sequence[np.ndarray], responses: Sequence[np.ndarray], device: torch.device
+    backbone: Any,
+    prompts: Sequence[np.ndarray],
+    responses: Sequence[np.ndarray],
+    device: torch.device,
+    *,
+    whole: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Hidden states (n, D) that predict each response token, and the tokens (n,), one response after another.
 
     Rows are padded on the right and no mask is given: a causal model never looks to the right, so that what stands
-    under the padding reaches no token that is asked for. One forward pass of the backbone.
+    under the padding reaches no token that is asked for. One forward pass of the backbone. `whole` lets it see the last
+    token of each response, too, as trainers do: it predicts nothing, but its position counts where the length does.
     """
-    lengths = [len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)]
+    lengths = [len(p) + len(r) - (0 if whole else 1) for p, r in zip(prompts, responses, strict=True)]
     ids = torch.zeros((len(lengths), max(lengths)), dtype=torch.int64)
     asked = torch.zeros(ids.shape, dtype=torch.bool)
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        ids[i, : lengths[i]] = torch.from_numpy(np.concatenate([prompt, response[:-1]]))
-        asked[i, len(prompt) - 1 : lengths[i]] = True
+        ids[i, : lengths[i]] = torch.from_numpy(np.concatenate([prompt, response])[: lengths[i]])
+        asked[i, len(prompt) - 1 : len(prompt) + len(response) - 1] = True
     hidden = last_hidden_state(backbone(input_ids=ids.to(device), use_cache=False))
     return hidden[asked.to(device)], torch.from_numpy(np.concatenate(responses)).to(device)
 

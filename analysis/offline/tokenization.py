@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toy_models.batch_dependence import batch_dependence
 from toy_models.end_tokens import end_tokens
 from toy_models.tasks.task import prompt_hash
 from toy_models.tasks.texts import (
@@ -52,7 +53,10 @@ class ModelLimits:
     def of(cls, model: Any) -> ModelLimits:
         inner: Any = unwrap(model)
         config = inner.config.get_text_config(decoder=True)
-        return cls(inner.get_input_embeddings().weight.shape[0], getattr(config, "max_position_embeddings", None))
+        positions = getattr(config, "max_position_embeddings", None)
+        if batch_dependence(config).exact_above is not None:  # dynamic NTK stretches them
+            positions = None
+        return cls(inner.get_input_embeddings().weight.shape[0], positions)
 
 
 @dataclass(frozen=True)

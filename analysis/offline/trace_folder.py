@@ -63,4 +63,6 @@ def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool
 
 def remember(folder: Path, trace: Mapping[str, Any], label: str) -> None:
     """Write the present objectives and label of a complete trace into its run.json."""
-    write_json(folder / RUN_FILE, read_run_json(folder) | {"trace": dict(trace), "label": label})
+    known = read_run_json(folder)
+    notes = known["trace"].get("notes", [])  # those of the forward pass among them
+    write_json(folder / RUN_FILE, known | {"trace": dict(trace) | {"notes": notes}, "label": label})

@@ -37,6 +37,7 @@ _CODE = (
     "analysis/records/encoding.py",
     "analysis/records/rows.py",
     "analysis/token_stats",
+    "toy_models/batch_dependence.py",
     "toy_models/end_tokens.py",
     "toy_models/table_files.py",
     "toy_models/table_formats.py",

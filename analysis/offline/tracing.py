@@ -230,6 +230,10 @@ def _trace(
             writer.append("rollouts", rollout_rows(window, judged))
             writer.append("tokens", token_rows(window, columns, on_policy=settings.on_policy))
             pending = end
+            if forward.notes:
+                info["trace"]["notes"][:] = list(dict.fromkeys([*info["trace"]["notes"], *forward.notes]))
+                writer.update_run_json(trace=info["trace"])
+                forward.notes.clear()
             if end == len(items) or time.monotonic() - committed > _COMMIT_SECONDS:
                 writer.commit(end, {"rollouts": end})
                 committed = time.monotonic()

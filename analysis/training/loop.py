@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from toy_models import Prompt, Task
+from toy_models.bases.recipes import BASES
 
 from ..common.devices import pick_device
 from ..common.randomness import Streams
@@ -38,7 +39,7 @@ from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_ro
 from .regularizers import Regularizers
 from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
 from .run_state import Position, Stateful, fixed_prefixes, restore, resume_state
-from .setup import check_fit, load_policy_and_task, load_teacher, run_identity
+from .setup import check_batching, check_fit, load_policy_and_task, load_teacher, run_identity
 from .sign_passes import PassRunner
 from .step_targets import StepTargets
 from .targets import fix_targets
@@ -102,7 +103,10 @@ class Loop:
         self.train_prompts = prompts_of(self.task, "train", config.task.train_prompts, "task.train_prompts")
         self.held_out = HeldOut.of(self.task, config.eval, config.record)
         longest = max(config.rollout.max_new_tokens or 0, self.task.max_new_tokens)
-        check_fit(self.policy.model, self.task, [*self.train_prompts, *self.held_out.evaluated], longest)
+        prompts = [*self.train_prompts, *self.held_out.evaluated]
+        check_fit(self.policy.model, self.task, prompts, longest)
+        if config.policy.base not in BASES:
+            check_batching(self.policy, prompts, longest)
         self.streams = Streams(config.seed)
         self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
