@@ -36,6 +36,8 @@ ENTRIES = (
         parameters=(FORM.with_(default="ratio"), *advantage("group_mean_std"), *clips()),
         needs=OLD,
         form="ratio",
+        trl="scale_rewards = group; clips at 0.2, and adds 1e-4 to the std",
+        verl="adv_estimator = grpo, loss_mode = vanilla; clips at 0.2, dual clip 3",
         note="on binary rewards A = √((1 − q)/q) and −√(q/(1 − q)): an implied λ of (1 − q)/q, with the "
         "biased std; with verl's and TRL's unbiased one both are √((G − 1)/G) times that. No clip unless "
         "set: clip_low = clip_high = 0.2 is the paper's",
@@ -49,6 +51,8 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("dr_grpo",),
+        trl="scale_rewards = none, loss_type = dr_grpo",
+        verl="adv_estimator = grpo, norm_adv_by_std_in_grpo = False, loss_mode = vanilla; dual clip 3",
         note="with a constant normaliser; the implied λ is that of GRPO",
     ),
     Entry(
@@ -58,6 +62,8 @@ ENTRIES = (
         source="Ahmadian et al., arXiv 2402.14740",
         parameters=(FORM.with_(default="log"), *advantage("leave_one_out"), WHITEN.with_(default="none"), *clips()),
         form="log",
+        trl="RLOOTrainer: the same on-policy; off it, A·Π_t ρ_t with a clip on the product",
+        verl="adv_estimator = rloo, with loss_mode = vanilla: the form ratio with clips of 0.2, dual clip 3",
         note="G/(G − 1) times r − q. TRL's normalize_advantages is whiten = responses",
     ),
     Entry(

@@ -19,6 +19,8 @@ ENTRIES = (
         value="1",
         aliases=("supervised",),
         form="log",
+        trl="SFTTrainer, loss_type = nll",
+        verl="its SFT trainer",
         note="every response counts 1, whatever its reward; on correct ones alone it is psr-log",
     ),
     Entry(

@@ -27,6 +27,7 @@ ENTRIES = (
         value="1",
         needs=("ref_log_probs",),
         coupling="pair",
+        trl="DPOTrainer, loss_type = sigmoid",
         note="rows 2i and 2i + 1 are the chosen and the rejected response of pair i; Δ is the difference of "
         "their log(π/ref). A row carries half of its pair's loss, evenly over its tokens",
     ),

@@ -21,6 +21,7 @@ ENTRIES = (
         parameters=(BETA.with_(default=1.0),),
         value="1",
         needs=("ref_log_probs",),
+        verl="kl_loss_type = k1 (kl)",
         note="its expected gradient is zero",
     ),
     Entry(
@@ -32,6 +33,7 @@ ENTRIES = (
         parameters=(BETA.with_(default=1.0),),
         value="1",
         needs=("ref_log_probs",),
+        verl="kl_loss_type = k2 (mse)",
         note="in expectation β·∇KL(π‖ref)",
         aliases=("mse",),
     ),
@@ -48,6 +50,8 @@ ENTRIES = (
         value="1",
         needs=("ref_log_probs",),
         aliases=("low_var_kl",),
+        trl="beta with use_bias_correction_kl = False",
+        verl="kl_loss_type = k3 (low_var_kl), its default, with clamp = 10",
         note="in expectation β·∇KL(ref‖π). verl clamps: 0 where k3 > 10 (clamp = 10)",
     ),
     Entry(
@@ -97,6 +101,7 @@ ENTRIES = (
         parameters=(BETA.with_(default=1.0),),
         value="1",
         needs=("old_log_probs", "ref_log_probs"),
+        trl="beta, with use_bias_correction_kl, the default",
     ),
     Entry(
         name="entropy-bonus",
@@ -108,6 +113,8 @@ ENTRIES = (
         value="1",
         needs=(),
         scalar=False,
+        trl="entropy_coef",
+        verl="entropy_coeff",
     ),
     Entry(
         name="kl-full",

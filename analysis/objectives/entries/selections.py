@@ -21,6 +21,7 @@ ENTRIES = (
         needs=(*OLD, "selection"),
         coupling="minibatch",
         selects="top_entropy",
+        trl="top_entropy_quantile = share: the tokens at or above the interpolated quantile, at times one fewer",
         note="ties with the last entropy of the share are kept",
     ),
     Entry(
@@ -39,6 +40,7 @@ ENTRIES = (
         needs=(*OLD, "selection"),
         coupling="minibatch",
         selects="drawn_covariance",
+        verl="loss_mode = clip_cov: clip_cov_ratio, clip_cov_lb, clip_cov_ub",
         note="drawn: a random share of the tokens, at least one, of those that PPO had not clipped and whose "
         "(A − mean A)(log π − mean log π) lies in (cov_low, cov_high)",
     ),
@@ -57,6 +59,7 @@ ENTRIES = (
         coupling="minibatch",
         homogeneous=False,
         selects="top_covariance",
-        note="never clipped; at ρ = 1 the penalty's weight is 0, as autograd has it",
+        verl="loss_mode = kl_cov: kl_cov_ratio, ppo_kl_coef, which is 0.1 unless set",
+        note="κ = 1 is the default of the paper's code. Never clipped; at ρ = 1 the penalty's weight is 0, as autograd has it",
     ),
 )

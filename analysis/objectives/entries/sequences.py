@@ -21,6 +21,8 @@ ENTRIES = (
         needs=OLD,
         coupling="response",
         shared_loss=True,
+        trl="importance_sampling_level = sequence, loss_type = grpo",
+        verl="loss_mode = gspo, with loss_agg_mode = seq-mean-token-mean; no gradient where log s > 10",
         note="every token carries the loss of its sequence: the weight's 1/|y| is that of the sequence mean",
     ),
     Entry(

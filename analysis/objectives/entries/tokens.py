@@ -21,6 +21,7 @@ ENTRIES = (
         needs=OLD,
         form="ratio",
         aliases=("vanilla",),
+        verl="loss_mode = vanilla; dual clip 3, and no gradient where |log ρ| > 20",
         note="without a critic; rewards count 1 and −1 unless reward_values = zero-one, with which wrong responses "
         "have no weight until a normalisation gives them one. The dual clip takes the weight where A < 0 and "
         "ρ > dual_clip",
@@ -33,6 +34,8 @@ ENTRIES = (
         parameters=(*advantage("group_mean_std"), *clips(0.2, 0.28)),
         needs=OLD,
         form="ratio",
+        trl="loss_type = dapo, its default; epsilon_high = 0.28",
+        verl="adv_estimator = grpo, loss_mode = vanilla, clip_ratio_high = 0.28; dual clip 3",
         note="token mean over the batch; its dynamic sampling of prompts is not part of the loss",
     ),
     Entry(
@@ -43,6 +46,8 @@ ENTRIES = (
         formula="tokens.cispo",
         parameters=(*advantage("group_mean_std"), CLIP_LOW, CLIP_HIGH.with_(default=4.0)),
         needs=OLD,
+        trl="loss_type = cispo: from above only, epsilon_high the bound itself, 1 + clip_high; 5 is recommended",
+        verl="loss_mode = cispo: on both sides, clip_ratio_low and clip_ratio_high, 0.2 each",
         note="never zero. The default of clip_high, a bound of 5, is that of ScaleRL (Khatri et al., arXiv "
         "2510.13786); MiniMax-M1 states none",
     ),
@@ -58,6 +63,8 @@ ENTRIES = (
             Parameter("tau_neg", "τ of the sigmoid gate where A ≤ 0", above=0, default=1.05),
         ),
         needs=OLD,
+        trl="loss_type = sapo: sapo_temperature_pos, sapo_temperature_neg",
+        verl="loss_mode = sapo: tau_pos, tau_neg",
         note="τ differs by the sign of A",
     ),
 )
