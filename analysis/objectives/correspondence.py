@@ -100,15 +100,22 @@ CORRESPONDENCE = (
     ),
     Row(
         "KL in the loss",
-        "objective.kl_coef, kl_estimator k1, k2, k3",
+        "objective.kl_coef, kl_estimator k1, k2, k3, abs, k1+, k3+, full",
         "GRPOTrainer, beta: k3 with use_bias_correction_kl = False; by default k3 × ρ, the objective kl-k3-corrected",
-        "use_kl_loss, kl_loss_coef, kl_loss_type kl or k1, mse or k2, low_var_kl or k3 (no gradient where k3 > 10)",
+        "use_kl_loss, kl_loss_coef, kl_loss_type kl or k1, mse or k2, low_var_kl or k3 (no gradient where k3 > 10), "
+        "abs, k1+, k3+; full is not implemented",
     ),
     Row(
-        "KL in the reward",
-        "objective.kl_placement = reward: into the advantage of the response, token by token with a critic",
-        "RLOOTrainer, beta: k1 summed over the response, before the others' mean is subtracted",
-        "use_kl_in_reward, kl_ctrl.kl_coef: token by token, before advantages",
+        "KL in the reward, before a baseline is subtracted",
+        "objective.kl_placement = before_baseline, kl_estimator = k1",
+        "RLOOTrainer, beta: k1 summed over the response",
+        "use_kl_in_reward, kl_ctrl.kl_coef: of each token, whose sum the estimators of groups take",
+    ),
+    Row(
+        "KL in the advantage, after the baseline",
+        "objective.kl_placement = reward: summed over the response; token by token with a critic",
+        "none",
+        "with adv_estimator = gae, token by token; else none",
     ),
     Row(
         "entropy bonus",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -264,8 +265,11 @@ def kl_gradient(penalty: str) -> torch.Tensor:
 
 
 def kl_in_the_loss() -> None:
-    for name, others in (("kl-k1", ("kl", "k1")), ("kl-k2", ("mse", "k2")), ("kl-k3", ("low_var_kl", "k3"))):
+    names = {"kl-k1": ("kl", "k1"), "kl-k2": ("mse", "k2"), "kl-k3": ("low_var_kl", "k3"), "kl-abs": ("abs",)}
+    for name, others in (names | {"kl-k1+": ("kl+", "k1+"), "kl-k3+": ("low_var_kl+", "k3+")}).items():
         equal(our_weights(name), *(kl_gradient(other) for other in others))
+    with pytest.raises(NotImplementedError):
+        kl_gradient("full")
     far = torch.tensor([[2.0, 3.0, -3.0]], dtype=torch.float64).requires_grad_()  # log(ref/π) = −2, −3 and 3: k3 = 16
     (gradient,) = torch.autograd.grad(verl_peer.core().kl_penalty(far, torch.zeros(1, 3), "k3").sum(), far)
     batch = TokenBatch(far.detach(), ref_log_probs=torch.zeros_like(far).detach())
@@ -277,7 +281,7 @@ def kl_in_the_loss() -> None:
     equal(policy + corrected, trl_weights(beta=0.05, ref_log_probs=REF))
 
 
-def kl_in_the_reward() -> None:
+def kl_before_the_baseline() -> None:
     k1 = ((OLD - REF) * MASK).sum(-1)
     value = get("rloo").advantages(REWARDS - 0.05 * k1, GROUP)
     reference = torch.where(MASK, REF, OLD)  # the responses that TRL is given have one length: no KL in the padding
@@ -286,6 +290,20 @@ def kl_in_the_reward() -> None:
     scores[torch.arange(ROWS), LENGTHS - 1] = REWARDS
     shaped = verl_peer.core().compute_rewards(scores, OLD, REF, 0.05)
     equal(scores - 0.05 * (OLD - REF), shaped)
+    index = np.arange(ROWS) // GROUP
+    for estimator in ("rloo", "grpo"):
+        function = verl_peer.core().get_adv_estimator_fn(estimator)
+        theirs, _ = function(token_level_rewards=shaped * MASK, response_mask=MASK.double(), index=index)
+        equal(get(estimator).advantages(REWARDS - 0.05 * k1, GROUP), theirs[:, 0], rtol=1e-6)
+
+
+def kl_after_the_baseline() -> None:
+    k1 = ((OLD - REF) * MASK).sum(-1)
+    value = get("rloo").advantages(REWARDS, GROUP) - 0.05 * k1
+    reference = torch.where(MASK, REF, OLD)
+    differ(value, trl_peer.rloo_advantages(REWARDS, GROUP, beta=0.05, old_log_probs=OLD, ref_log_probs=reference))
+    differ(value, get("rloo").advantages(REWARDS - 0.05 * k1, GROUP))  # verl's, by the row above
+    assert verl_peer.core().get_adv_estimator_fn("gae").__name__ == "compute_gae_advantage_return"
 
 
 def entropy_bonus() -> None:
@@ -317,7 +335,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "PPO's clip": clip,
     "dual clip": dual_clip,
     "KL in the loss": kl_in_the_loss,
-    "KL in the reward": kl_in_the_reward,
+    "KL in the reward, before a baseline is subtracted": kl_before_the_baseline,
+    "KL in the advantage, after the baseline": kl_after_the_baseline,
     "entropy bonus": entropy_bonus,
 }
 

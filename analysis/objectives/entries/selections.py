@@ -60,6 +60,7 @@ ENTRIES = (
         homogeneous=False,
         selects="top_covariance",
         verl="loss_mode = kl_cov: kl_cov_ratio, ppo_kl_coef, which is 0.1 unless set",
-        note="κ = 1 is the default of the paper's code. Never clipped; at ρ = 1 the penalty's weight is 0, as autograd has it",
+        note="κ = 1 is the default of the paper's code. Never clipped; at ρ = 1 the penalty's weight is 0, as autograd "
+        "has it",
     ),
 )
