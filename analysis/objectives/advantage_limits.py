@@ -25,6 +25,7 @@ _NO_LIMIT = {
     "unlikely": "ranks the responses of a group; in expectation there is none",
     "unlikely-paper": "ranks the responses of a group; in expectation there is none",
     "length_mean": "weighs the responses of a group by their lengths; in expectation it knows none",
+    "token_baseline": "has a baseline for each position; in expectation it knows none",
     "greedy": "subtracts the reward of a greedy response, which the success probability does not tell",
     "decoupled": "normalises several rewards, of which there is one",
     "best_of_group": "rewards the best of a finite group; in an infinite one it is never alone",

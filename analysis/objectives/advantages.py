@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .group_advantages import GROUP_ADVANTAGES, STD_EPSILON, group_std
 from .responses import ResponseBatch
+from .token_baseline import token_baseline_advantages
 from .token_batch import accuracy_of
 
 __all__ = [
@@ -143,7 +144,9 @@ def _of(lengths: Tensor | None) -> Tensor:
 
 
 def advantages_of(value: str, parts: Sequence[ResponseBatch], parameters: Parameters) -> list[Tensor]:
-    """A (n,) of every response of each part of a batch, by `Entry.value`; the parts differ in the size of their groups.
+    """A (n,) of every response, or (n, T) of its tokens, in each part of a batch, by `Entry.value`.
+
+    The parts differ in the size of their groups.
 
     Everything is as in `Objective.advantages_of`, which has checked it.
     """
@@ -170,6 +173,8 @@ def _within_groups(value: str, part: ResponseBatch, p: Parameters) -> Tensor:
     if value in GROUP_ADVANTAGES:
         groups = rearrange(rewards.double(), "(group response) -> group response", response=size)
         return GROUP_ADVANTAGES[value](groups, part, p).flatten().to(rewards.dtype)
+    if value == "token_baseline":
+        return token_baseline_advantages(part)
     if value == "nft":
         weight = prompt_weight(p["prompt_weight"], accuracy_of(rewards, size))
         return torch.where(rewards > 0, weight, -weight)

@@ -44,6 +44,9 @@ _READS = {
     "greedy_rewards": "subtracts the reward of each prompt's greedy response, got None; decode each prompt greedily, "
     "judge it, and give its reward for each response of the prompt",
     "reward_components": "normalises several rewards apart, got None; give them as (responses, components)",
+    "old_log_probs": "weighs positions by their tokens' probabilities, got None; give those of the sampling policy",
+    "collision": "weighs positions by Σ_v π_v², got None; give it for each position, from the sampling policy's logits",
+    "mask": "counts the tokens of each position, got None; say which positions hold tokens",
 }
 
 
@@ -117,6 +120,7 @@ class Objective:
             ("rollout_log_probs" in needs, "corrects for the log-probs of the engine that sampled"),
             ("greedy_rewards" in self.entry.reads, "subtracts the reward of each prompt's greedy response"),
             ("reward_components" in self.entry.reads, "normalises several rewards of each response apart"),
+            ("collision" in self.entry.reads, "weighs every position of all responses of a group by its distribution"),
         ):
             if refused:
                 raise UsageError(f"objective: {self.name} {why}, which {where} does not have; choose another")
@@ -133,7 +137,10 @@ class Objective:
         greedy_rewards: Real[Tensor, " ..."] | None = None,
         reward_components: Real[Tensor, " ..."] | None = None,
         component_weights: Real[Tensor, " ..."] | None = None,
-    ) -> Float[Tensor, " responses"]:
+        old_log_probs: Float[Tensor, " ..."] | None = None,
+        collision: Float[Tensor, " ..."] | None = None,
+        mask: Bool[Tensor, " ..."] | None = None,
+    ) -> Float[Tensor, " ..."]:
         """The advantage A of each response from its reward.
 
         Args:
@@ -145,9 +152,12 @@ class Objective:
             greedy_rewards: (n,) reward of the greedy response to each response's prompt.
             reward_components: (n, K) several rewards of each response.
             component_weights: (K,) weight of each of them; unset: 1.
+            old_log_probs: (n, T) log-probabilities of the tokens under the policy that sampled them.
+            collision: (n, T) Σ_v π_v² of that policy at each position.
+            mask: (n, T) True where a position holds a token.
 
         Returns:
-            A, normalised as the parameter `advantage` says.
+            A (n,), normalised as the parameter `advantage` says; of optimal-token-baseline (n, T), one for each token.
 
         Raises:
             UsageError: rewards that are not finite, a number of rewards that is not whole groups, a group too small to
@@ -157,9 +167,10 @@ class Objective:
         tensor([ 1., -1.])
         """
         given = (mean_log_probs, lengths, greedy_rewards, reward_components, component_weights)
-        return self.advantages_of([ResponseBatch(rewards, group_size, *given)])[0]
+        tokens = (old_log_probs, collision, mask)
+        return self.advantages_of([ResponseBatch(rewards, group_size, *given, *tokens)])[0]
 
-    def advantages_of(self, parts: Sequence[ResponseBatch]) -> list[Float[Tensor, " responses"]]:
+    def advantages_of(self, parts: Sequence[ResponseBatch]) -> list[Float[Tensor, " ..."]]:
         """The advantages of a batch whose groups differ in size, each part with groups of one size.
 
         What compares the responses of a batch compares them over all parts.
@@ -181,7 +192,7 @@ class Objective:
             for name in self.reads():
                 if getattr(part, name) is None:
                     raise UsageError(f"{name}: {self.name} {_READS[name]}")
-                _check_finite(name, getattr(part, name))
+                _check_finite(name, getattr(part, name), part.mask)
             rewards = part.rewards if part.rewards.is_floating_point() else part.rewards.float()
             checked.append(replace(part, rewards=rewards))
         return advantages_of(self.entry.value, checked, self.parameters)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from ..errors import UsageError
@@ -29,6 +29,9 @@ class ResponseBatch:
         greedy_rewards: (n,) reward of the greedy response to each response's prompt.
         reward_components: (n, K) several rewards of each response, which an objective normalises apart.
         component_weights: (K,) weight of each component; unset: 1.
+        old_log_probs: (n, T) log-probabilities of the tokens under the policy that sampled them, in nats.
+        collision: (n, T) Σ_v π_v² of that policy at each position.
+        mask: (n, T) True where a position holds a token.
     """
 
     rewards: Real[Tensor, " responses"]
@@ -38,6 +41,9 @@ class ResponseBatch:
     greedy_rewards: Real[Tensor, " ..."] | None = None
     reward_components: Real[Tensor, " ..."] | None = None
     component_weights: Real[Tensor, " ..."] | None = None
+    old_log_probs: Float[Tensor, " ..."] | None = None
+    collision: Float[Tensor, " ..."] | None = None
+    mask: Bool[Tensor, " ..."] | None = None
 
     def check(self) -> None:
         """UsageError for rewards that are not whole groups, and for fields of another shape than they should have."""
@@ -50,6 +56,12 @@ class ResponseBatch:
             value: Tensor | None = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
                 raise UsageError(f"{name}: expected one for each response, shape {shape}, got {tuple(value.shape)}")
+        wide = None if self.mask is None else tuple(self.mask.shape)
+        for name in ("mask", "old_log_probs", "collision"):
+            value = getattr(self, name)
+            if value is not None and (value.ndim != 2 or len(value) != shape[0] or tuple(value.shape) != wide):
+                expected = f"({shape[0]}, positions)" if wide is None or name == "mask" else f"the mask's shape, {wide}"
+                raise UsageError(f"{name}: expected {expected}, got {tuple(value.shape)}")
         parts, weights = self.reward_components, self.component_weights
         if parts is not None and (parts.ndim != 2 or len(parts) != shape[0]):
             raise UsageError(

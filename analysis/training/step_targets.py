@@ -23,7 +23,7 @@ class StepTargets:
             made by the old policy. None: no row is missing.
         ref_log_probs: log-probs of the reference policy.
         teacher_log_probs: log-probs of a teacher.
-        token_advantages: those of a critic, which take the place of `advantages`.
+        token_advantages: those of a critic or of an objective that has one for each token, in place of `advantages`.
         values, returns: V and the return of each token, with a critic.
         kl_baseline: (N,) estimate of the KL to the reference, for an objective that compares with it.
     """
@@ -41,7 +41,7 @@ class StepTargets:
     @classmethod
     def on_policy(cls, batch: RolloutBatch) -> StepTargets:
         """The targets of a single update without reference and critic: the advantages of the rewards."""
-        return cls(batch.advantages)
+        return cls(batch.advantages, token_advantages=batch.token_advantages)
 
     def old_of(self, rows: Tensor, log_probs: Tensor) -> Tensor:
         """(B, R) old log-probs of some rows; `log_probs` (B, R), the policy's own, where those are the old ones."""
@@ -53,7 +53,7 @@ class StepTargets:
         return torch.where(self.awaited[rows, None].to(log_probs.device), log_probs, old)
 
     def advantages_of(self, rows: Tensor, width: int) -> Tensor:
-        """The advantages of some rows: (B, width) of a critic, else (B,)."""
+        """The advantages of some rows: (B, width) where each token has its own, else (B,)."""
         return self.advantages[rows] if self.token_advantages is None else self.token_advantages[rows, :width]
 
     def with_old(self, rows: Tensor, log_probs: Tensor) -> StepTargets:

@@ -48,7 +48,12 @@ def fix_targets(
     ref, taught = (_under(model, batch, used, updater) for model in (reference, teacher))
     compared = "kl_baseline" in runner.objective.entry.needs
     if critic is None and not penalty.kl_in_reward and not compared and sum(map(len, plans)) == 1:
-        return StepTargets(batch.advantages, ref_log_probs=ref, teacher_log_probs=taught)
+        return StepTargets(
+            batch.advantages,
+            ref_log_probs=ref,
+            token_advantages=batch.token_advantages,
+            teacher_log_probs=taught,
+        )
     awaited = torch.zeros(shape[0], dtype=torch.bool)
     awaited[plans[0][0]] = True
     everywhere = critic is not None or penalty.kl_in_reward or compared
@@ -78,7 +83,8 @@ def fix_targets(
             assert ref is not None
             baseline = torch.zeros(shape[0], dtype=dtype)
             baseline[used] = kl_baseline_of(old[used], ref[used])  # both are 0 at padding
-        return StepTargets(advantages, old, awaited, ref, kl_baseline=baseline, teacher_log_probs=taught)
+        own = batch.token_advantages
+        return StepTargets(advantages, old, awaited, ref, own, kl_baseline=baseline, teacher_log_probs=taught)
     values = torch.zeros(shape, dtype=dtype)
     for rows, states in zip(torch.tensor(used).split([len(h) for h in hidden]), hidden, strict=True):
         values[rows, : states.shape[1]] = critic.values(states.to(dtype)).cpu()

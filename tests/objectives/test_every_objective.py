@@ -55,6 +55,9 @@ def inputs(objective: Objective, spread: float, seed: int = 0) -> tuple[torch.Te
             lengths=lengths,
             greedy_rewards=(torch.rand(ROWS // GROUP, generator=g) < 0.5).double().repeat_interleave(GROUP),
             reward_components=torch.stack([rewards, torch.rand(ROWS, generator=g, dtype=torch.float64)], 1),
+            old_log_probs=old,
+            collision=old.exp().square() + 0.1,
+            mask=mask,
         ),
         mask,
         rewards,
@@ -187,6 +190,9 @@ def test_shapes_dtypes_and_policies_of_one_token(
         lengths=torch.full((rows,), width),
         greedy_rewards=rewards.flip(0),
         reward_components=rewards[:, None],
+        old_log_probs=log_probs,
+        collision=(2 * log_probs).exp(),
+        mask=torch.ones_like(log_probs, dtype=torch.bool),
     )
     same = log_probs.clone()
     batch = TokenBatch(

@@ -25,6 +25,7 @@ NAMES: dict[str, dict[str, Any]] = {
     "opo": {},
     "remax": {},
     "gpg": {},
+    "optimal-token-baseline": {},
     "pass-at-k": {"objective.k": 2},
     "pass-at-k-full": {"objective.k": 2},
     "pass-at-k-best": {},
@@ -74,7 +75,7 @@ def test_two_steps_of_the_built_in_recipe(name: str, tmp_path: Path) -> None:
     assert rollouts["step"].nunique() == 2
     assert rollouts["advantage"].notna().all()
     assert run.table("tokens")["weight"].notna().all()
-    if name == "remax":  # of the greedy responses below
+    if name in ("remax", "optimal-token-baseline"):  # of what the records do not have: see below
         return
     for _, step in rollouts.groupby("step"):
         expected = loop.objective.advantages(
@@ -118,6 +119,39 @@ def test_remax_subtracts_the_reward_of_the_most_probable_response(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_the_optimal_token_baseline_weighs_positions_by_the_sampling_policy(tmp_path: Path) -> None:
+    """Against the definition, response by response and position by position, from a pass of the base itself."""
+    loop = loop_of(tmp_path / "run", "optimal-token-baseline", **{"policy.dtype": "float64", "steps": 1})
+    policy = loop.policy
+    seen: list[Any] = []
+    collect = loop.updater.apply
+
+    def apply(batch: Any, targets: Any, *arguments: Any, **more: Any) -> Any:
+        if not seen:
+            owners = [batch.prompt(i).ids for i in range(len(batch))]
+            teacher = teacher_batch(owners, batch.responses, policy.pad_id, policy.model.device)
+            with torch.no_grad():
+                probs = response_logits(policy.model, teacher).softmax(-1)
+            one_hot = torch.nn.functional.one_hot(teacher.tokens, probs.shape[-1])
+            seen.append((batch, targets, (one_hot - probs).square().sum(-1)))
+        return collect(batch, targets, *arguments, **more)
+
+    loop.updater.apply = apply  # type: ignore[method-assign]
+    assert loop.run() == "complete"
+    batch, targets, squares = seen[0]
+    for group in range(len(batch) // 4):
+        rows = range(4 * group, 4 * group + 4)
+        for i in rows:
+            for t in range(int(batch.lengths[i])):
+                others = [j for j in rows if batch.lengths[j] > t]
+                energy = {j: float(squares[j, : t + 1].sum()) for j in others}
+                mean = sum(energy[j] * float(batch.rewards[j]) for j in others) / sum(energy.values())
+                expected = float(batch.rewards[i]) - (mean if len(others) > 1 else 0.0)
+                assert float(targets.token_advantages[i, t]) == pytest.approx(expected, abs=1e-5)
+    assert batch.token_advantages.any(1).tolist() == batch.selected.tolist()
+
+
+@pytest.mark.slow
 def test_kto_compares_with_the_kl_of_the_rollouts(tmp_path: Path) -> None:
     loop = loop_of(tmp_path / "run", "kto", **{"policy.dtype": "float64", "optimizer.lr": 0.01})
     steps: list[Any] = []
@@ -147,6 +181,15 @@ def test_kto_compares_with_the_kl_of_the_rollouts(tmp_path: Path) -> None:
             r'update.rows = "drop" with objective.name = "kimi-1.5": its tokens have a weight where the advantage is 0',
         ),
         ({"objective.name": "kimi15", "update.rows": "drop"}, r'update.rows = "drop" with objective.name = "kimi15"'),
+        (
+            {
+                "objective.name": "optimal-token-baseline",
+                "objective.kl_placement": "reward",
+                "objective.kl_coef": 0.1,
+                "objective.kl_estimator": "k1",
+            },
+            r'objective.kl_placement = "reward" with objective.name = "optimal-token-baseline": its advantages',
+        ),
         ({"objective.name": "maxrl", "critic.enabled": True}, "its group mean is a baseline already"),
         ({"objective.name": "reinforce++", "critic.enabled": True}, "its batch mean is a baseline already"),
     ],

@@ -92,6 +92,24 @@ ENTRIES = (
         "loop decodes each prompt greedily once more in every step",
     ),
     Entry(
+        name="optimal-token-baseline",
+        title="optimal token baseline",
+        weight=f"A·ρ{CLIPPED}, A = r − Σ W_t·r/Σ W_t at token t, W_t = Σ_{{s ≤ t}} ‖e_y − π‖²",
+        source="Li et al., The Optimal Token Baseline (ICML 2026); verl's optimal_token_baseline",
+        parameters=(FORM.with_(default="ratio"), *clips()),
+        value="token_baseline",
+        reads=("old_log_probs", "collision", "mask"),
+        compares=("group",),
+        graded=True,
+        needs=OLD,
+        form="ratio",
+        aliases=("optimal_token_baseline", "tir_optimal_token_baseline"),
+        verl="adv_estimator = optimal_token_baseline, tir_optimal_token_baseline",
+        note="an advantage for each token; sums run over the responses of the group that have a token t, π is the "
+        "policy that sampled, and a response alone at its position has no baseline. On binary rewards A₊ = 1 − b_t and "
+        "A₋ = −b_t, b_t the share of W_t in correct responses: an implied λ of (1 − b_t)/b_t at each position",
+    ),
+    Entry(
         name="gpg",
         title="GPG",
         weight="A, A = α(r − q)",

@@ -15,6 +15,7 @@ CASES: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "opo": ({}, {"form": "ratio", "clip_low": 0.2}, {"form": "probability"}),
     "remax": ({}, {"form": "ratio", "clip_high": 0.2}),
+    "optimal-token-baseline": ({}, {"form": "log"}, {"clip_low": 0.2, "clip_high": 0.2}),
     "gpg": ({}, {"rescaling": "successes"}),
     "pass-at-k": ({"k": 2}, {"k": 1, "form": "log"}, {"k": 2, "clip_low": 0.2, "clip_high": 0.2}),
     "pass-at-k-full": ({"k": 1}, {"k": 2, "clip_low": 0.2, "clip_high": 0.2}),
