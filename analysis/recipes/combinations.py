@@ -88,11 +88,6 @@ def combination_problems(config: RunConfig) -> list[str]:
             'advantage is 0 too; set update.rows = "keep"',
         ),
         (
-            objective.kl_placement == "reward" and known is not None and "collision" in known.reads,
-            f'objective.kl_placement = "reward" with objective.name = {show(objective.name)}: its advantages are made '
-            'from the task\'s rewards token by token; place the KL in the loss (objective.kl_placement = "loss")',
-        ),
-        (
             config.critic.enabled and without is not None,
             f"critic.enabled with objective.name = {show(objective.name)}: "
             f"{without}; choose reinforce, w-reinforce or ppo",

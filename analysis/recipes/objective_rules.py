@@ -16,7 +16,8 @@ def objective_problems(config: RunConfig) -> list[str]:
     objective = config.objective
     definition = _definition(objective)
     distils = definition is not None and "teacher_log_probs" in definition.needs
-    counted = definition is None or (definition.value == "r" and not definition.reads)
+    counted = definition is None or definition.value == "r" or definition.graded
+    of_tokens = definition is not None and "collision" in definition.reads
     before = objective.kl_placement == "before_baseline"
     adaptive = [
         f"objective.{name}"
@@ -38,6 +39,11 @@ def objective_problems(config: RunConfig) -> list[str]:
             before and not counted,
             f'objective.kl_placement = "before_baseline" with objective.name = {show(objective.name)}: its advantages '
             "are defined for rewards 0 and 1 only; choose rloo, grpo or dr-grpo, or kl_placement = reward",
+        ),
+        (
+            objective.kl_placement != "loss" and of_tokens,
+            f"objective.kl_placement = {show(objective.kl_placement)} with objective.name = {show(objective.name)}: "
+            "its advantages are made token by token from the task's rewards; place the KL in the loss",
         ),
         (
             before and config.critic.enabled,

@@ -14,17 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Task, Verdict, response_logits, sample, teacher_batch, verify_all
+from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
 from toy_models.end_tokens import policy_end_tokens
 
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
-from ..objectives import Objective, accuracy_of
+from ..objectives import Objective, ResponseBatch, accuracy_of
 from ..recipes.fields import RolloutFields
+from .judged import judged_responses
 
 __all__ = ["PromptCursor", "RolloutBatch", "RolloutModel", "collect_rollouts"]
-
-_ROWS = 256  # rows in one pass over responses
 
 
 class PromptCursor:
@@ -76,10 +75,10 @@ class RolloutBatch:
 
     Tensors live on the CPU. The tokens were drawn from a distribution that top-k and top-p truncate: its log-probs and
     entropy are `sampling_log_probs` and `sampling_entropy`, and `kept_mass` is the mass under softmax(z/T) of the
-    tokens that it leaves. `token_advantages` (N, R) are those of an objective that has one for each token, of which
-    `advantages` is the mean. `entropy` is that of softmax(z/T), the policy's own distribution, which updates
-    differentiate, as the sampler saw it. All four serve the records only. What the updates are measured against is a
-    value of its own, `StepTargets`.
+    tokens that it leaves. `entropy` is that of softmax(z/T), the policy's own distribution, which updates
+    differentiate, as the sampler saw it. All four serve the records only. `token_advantages` (N, R) are those of an
+    objective that has one for each token, of which `advantages` is the mean; `judged` is what the advantages were made
+    of. What the updates are measured against is a value of its own, `StepTargets`.
     """
 
     step: int
@@ -99,6 +98,7 @@ class RolloutBatch:
     advantages: Tensor
     selected: Tensor
     token_advantages: Tensor | None = None
+    judged: ResponseBatch | None = None
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -159,25 +159,11 @@ def collect_rollouts(
     flip_probability = torch.where(correct, false_negative, false_positive)
     flipped = streams.uniforms("noise", n) < flip_probability
     rewards = (correct ^ flipped).float()
-    drawn = torch.arange(samples.log_probs.shape[1]) < lengths[:, None]
-    means = samples.log_probs.cpu().float().where(drawn, 0.0).sum(1) / lengths
-    greedy = None
-    if "greedy_rewards" in objective.reads():
-        flips = (false_positive, false_negative)
-        greedy = _greedy_rewards(policy, sampler, task, prompts, fields.group_size, limit, streams, flips)
-    collision = None
-    if "collision" in objective.reads():
-        collision = _collision(policy, sampler, prompts, responses, fields).where(drawn, 0.0)
-    found = objective.advantages(
-        rewards,
-        fields.group_size,
-        mean_log_probs=means,
-        lengths=lengths,
-        greedy_rewards=greedy,
-        old_log_probs=samples.log_probs.cpu().float(),
-        collision=collision,
-        mask=drawn,
+    noise = false_positive, false_negative
+    judged = judged_responses(
+        objective, policy, sampler, task, prompts, samples, rewards, fields, limit, noise, streams["objective"]
     )
+    found = objective.advantages_of([judged])[0]
     token_advantages = found if found.ndim == 2 else None
     advantages = found if token_advantages is None else token_advantages.sum(1) / lengths
     selected = objective.selected(found)
@@ -199,48 +185,5 @@ def collect_rollouts(
         advantages=advantages,
         selected=selected if token_advantages is None else selected.any(1),
         token_advantages=token_advantages,
+        judged=judged,
     )
-
-
-def _greedy_rewards(
-    policy: Policy,
-    sampler: torch.nn.Module,
-    task: Task,
-    prompts: list[Prompt],
-    group_size: int,
-    limit: int,
-    streams: Streams,
-    noise: tuple[float, float],
-) -> Tensor:
-    """(N,) reward of the greedy response to each rollout's prompt, under the same verifier noise as the rollouts."""
-    greedy = sample(
-        sampler,
-        [p.ids for p in prompts],
-        group_size=1,
-        max_new_tokens=limit,
-        eos_id=policy.eos_id,
-        pad_id=policy.pad_id,
-        temperature=0.0,
-    )
-    lengths = greedy.lengths.tolist()
-    responses = [ids[:length] for ids, length in zip(greedy.response_ids.tolist(), lengths, strict=True)]
-    correct = torch.tensor([v.correct for v in verify_all(task, [p.ids for p in prompts], responses)])
-    false_positive, false_negative = noise
-    flipped = streams.uniforms("objective", len(prompts)) < torch.where(correct, false_negative, false_positive)
-    return (correct ^ flipped).float().repeat_interleave(group_size)
-
-
-@torch.no_grad()
-def _collision(
-    policy: Policy, sampler: torch.nn.Module, prompts: list[Prompt], responses: list[list[int]], fields: RolloutFields
-) -> Tensor:
-    """(N, R) Σ_v π_v² of softmax(z/T) at each position of the responses, by the model that sampled them; float32."""
-    out = torch.zeros(len(responses), max(map(len, responses)))
-    for start in range(0, len(responses), _ROWS):
-        rows = range(start, min(start + _ROWS, len(responses)))
-        owners = [prompts[i // fields.group_size].ids for i in rows]
-        batch = teacher_batch(owners, [responses[i] for i in rows], policy.pad_id, next(sampler.parameters()).device)
-        log_probs = (response_logits(sampler, batch).float() / fields.temperature).log_softmax(-1)
-        values = (2 * log_probs).logsumexp(-1).exp().cpu()
-        out[rows.start : rows.stop, : values.shape[1]] = values
-    return out

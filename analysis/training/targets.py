@@ -8,10 +8,11 @@ are the old ones and their ratio is exactly 1.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import torch
 
-from ..objectives import kl_baseline_of
+from ..objectives import ResponseBatch, kl_baseline_of
 from .critic import advantage_estimates, captured_hidden_states, token_rewards, whitened
 from .regularizers import kl_penalty
 from .rollouts import RolloutBatch
@@ -74,7 +75,8 @@ def fix_targets(
         advantages = batch.advantages
         if penalty.kl_before_baseline:
             rewards = batch.rewards.double() - penalty.kl_coef * kl.sum(1).double()
-            advantages = updater.objective.advantages(rewards, batch.group_size).to(advantages)
+            judged = batch.judged or ResponseBatch(batch.rewards, batch.group_size, lengths=batch.lengths)
+            advantages = updater.objective.advantages_of([replace(judged, rewards=rewards)])[0].to(advantages)
         elif penalty.kl_in_reward:
             advantages = advantages.clone()
             advantages[used] -= penalty.kl_coef * kl[used].sum(1).float()

@@ -165,6 +165,23 @@ def test_kto_compares_with_the_kl_of_the_rollouts(tmp_path: Path) -> None:
     assert float(steps[-1][1].kl_baseline[0]) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reinforce-plus-plus", "opo"])
+def test_the_kl_before_the_baseline_is_part_of_what_lengths_weigh(name: str, tmp_path: Path) -> None:
+    """REINFORCE++ as published: rewards less β·Σ k1, then whitened over the tokens of the batch."""
+    kl = {"objective.kl_coef": 0.2, "objective.kl_estimator": "k1", "objective.kl_placement": "before_baseline"}
+    loop = loop_of(tmp_path / "run", name, **kl, **{"policy.dtype": "float64"})
+    steps: list[Any] = []
+    loop.on_update = lambda index, batch, targets, result: steps.append((batch, targets))
+    assert loop.run() == "complete"
+    batch, targets = steps[-1]
+    gaps = torch.where(batch.mask(), batch.sampling_log_probs.double() - targets.ref_log_probs, 0.0).sum(1)
+    rewards = batch.rewards.double() - 0.2 * gaps
+    expected = loop.objective.advantages(rewards, 4, lengths=batch.lengths)
+    assert (expected - loop.objective.advantages(batch.rewards.double(), 4, lengths=batch.lengths)).abs().max() > 1e-4
+    torch.testing.assert_close(targets.advantages.double(), expected, rtol=1e-3, atol=1e-4)  # sampled in float32
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -188,7 +205,7 @@ def test_kto_compares_with_the_kl_of_the_rollouts(tmp_path: Path) -> None:
                 "objective.kl_coef": 0.1,
                 "objective.kl_estimator": "k1",
             },
-            r'objective.kl_placement = "reward" with objective.name = "optimal-token-baseline": its advantages',
+            r'objective.kl_placement = "reward" with objective.name = "optimal-token-baseline": its advantages are',
         ),
         ({"objective.name": "maxrl", "critic.enabled": True}, "its group mean is a baseline already"),
         ({"objective.name": "reinforce++", "critic.enabled": True}, "its batch mean is a baseline already"),

@@ -11,7 +11,10 @@ __all__ = ["ENTRIES", "TITLE"]
 TITLE = "Rewards compared within a batch"
 
 _REINFORCE = "Hu et al., arXiv 2501.03262"
-_KL = "Its KL is k1 in the reward, before the whitening; objective.kl_placement = reward subtracts it afterwards"
+_KL = (
+    "Its KL is k1 in the rewards of tokens; objective.kl_placement = before_baseline subtracts the sum over the "
+    "response before the whitening"
+)
 
 ENTRIES = (
     Entry(
