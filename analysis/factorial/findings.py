@@ -124,7 +124,8 @@ def _factor_table(shares: pd.DataFrame, labels: Mapping[str, str], metric: str) 
     note = (
         "Contribution of each factor to the gap NSR − PSR, ± half of a 95% t interval over seeds. at equal "
         f"Pass@1: mean over the levels {', '.join(f'{level:g}' for level in LEVELS)} that both reached; at equal "
-        "steps: after the last step."
+        "steps: after the last step. Passes at full rate are compared with passes at ¼ rate, and the clip with passes "
+        "at full rate without it."
     )
     return Table(_TITLES[metric], ("", *columns), tuple(lines), note, key=f"factors_{_KEYS[metric]}")
 
@@ -258,6 +259,7 @@ def figure(found: Findings, runs: Mapping[tuple[str, str], CellRun], factors: Se
         caption(
             drawn,
             "Exact policies; thin lines are seeds, intervals are 95% t over paired seeds. First in: the effect of a "
-            "factor alone; last out: what is lost when it alone is switched off; Shapley: mean over all orders.",
+            "factor alone; last out: what is lost when it alone is switched off; Shapley: mean over all orders. Passes "
+            "at full rate are compared with passes at ¼ rate, and the clip with passes at full rate without it.",
         )
     return drawn
