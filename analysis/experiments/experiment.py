@@ -20,6 +20,7 @@ from toy_models.bases.cache import ensure_base
 from toy_models.bases.recipes import BASES
 
 from ..common.folder_lock import LOCK_FILE, locked
+from ..common.identity import changed_parts, code_of, numeric_versions
 from ..common.provenance import versions
 from ..common.stop_requests import StopRequests
 from ..errors import InterruptedRunError, UsageError
@@ -60,6 +61,20 @@ __all__ = [
 Callback = Callable[[dict[str, Any]], None]
 
 _TRAIN = f"{__package__.rpartition('.')[0]}.training.loop:train"
+# The code that the records of a run depend on.
+_CODE = (
+    "analysis/common/randomness.py",
+    "analysis/evaluation",
+    "analysis/gradient_noise",
+    "analysis/laws",
+    "analysis/objectives",
+    "analysis/probes",
+    "analysis/records/encoding.py",
+    "analysis/records/rows.py",
+    "analysis/token_stats",
+    "analysis/training",
+    "toy_models",
+)
 _DELETED = ".deleted"  # where --force puts what it deletes, so that being killed halfway leaves nothing half deleted
 _OURS = (LOCK_FILE, _DELETED, GIVEN, EXPERIMENT_FILE + TEMPORARY)  # what may lie in a folder without an experiment
 
@@ -175,6 +190,7 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
             f"out: {folder} holds the experiment {info['name']} ({info['hash'][:8]}), expected {recipe.name} "
             f"({recipe.hash[:8]}); choose another folder with --out, or delete this one with --force"
         )
+    _check_versions(folder, info)
     finished = all(_run_status(folder / entry["run_id"]) in FINAL for entry in info["runs"])
     return "complete" if finished else "unfinished"
 
@@ -185,6 +201,23 @@ def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
         raise UsageError(
             f"out: {folder} holds an experiment of other contents of {', '.join(changed)}; restore "
             "them, choose another folder with --out, or start anew with --force"
+        )
+
+
+def _made_with() -> dict[str, str]:
+    """What the numbers of an experiment depend on besides its recipe, by name."""
+    return numeric_versions() | {"code that trains": code_of(*_CODE)}
+
+
+def _check_versions(folder: Path, info: Mapping[str, Any]) -> None:
+    """UsageError where an experiment was made with other libraries or other code than those that are here now."""
+    recorded, now = info["versions"], _made_with()
+    before = {name: str(recorded.get(name.removeprefix("version of "), "unknown")) for name in now}
+    if changed := changed_parts(before, now):
+        raise UsageError(
+            f"out: {folder} holds the experiment {info['name']} as it was made with something else; what differs: "
+            f"{'; '.join(changed)}. Show it as it is with python -m analysis.report {shlex.quote(str(folder))}, resume "
+            "it with what it was made with, choose another folder with --out, or start anew with --force"
         )
 
 
@@ -243,7 +276,7 @@ def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: 
             recipe=recipe.to_dict(),
             hash=recipe.hash,
             runs=runs,
-            versions=versions(),
+            versions=versions() | {"code that trains": code_of(*_CODE)},
             inputs=inputs,
         )
     else:  # the hash knows the recipe's files, not the pickles

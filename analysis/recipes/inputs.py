@@ -1,8 +1,8 @@
-"""What a run reads besides its recipe: files of prompts and answers, and a verifier's source; known by their content.
+"""What a run reads besides its recipe: models, files of prompts and answers, and a verifier's source, by their content.
 
 A relative path in a recipe file is relative to that file, one in `--set` or `Recipe.set` to the current folder; both
 are kept as absolute paths, so that an experiment can be resumed from any folder. A recipe's hash holds the SHA-256 of
-the content instead: an experiment with other data is another experiment, wherever its files lie.
+the content instead: an experiment with other data or other weights is another experiment, wherever its files lie.
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ __all__ = ["anchored", "changed_inputs", "check_inputs", "data_files", "identifi
 
 _FILES = ("train_file", "validation_file", "test_file")
 _FUNCTIONS = ("task.verifier", "objective.name")
+_MODELS = ("policy.base", "objective.teacher")
+# What transformers reads of a model's folder, and what lies beside it in a checkpoint of a trainer.
+_MODEL_FILES = (
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.safetensors",
+    "*.tiktoken",
+    "additional_chat_templates/*.jinja",
+    "merges.txt",
+    "pytorch_model*.bin",
+    "vocab.txt",
+)
+_NOT_OF_A_MODEL = ("base.json", "trainer_state.json", "training_args.json")
 
 
 def anchored(path: str, value: Any, folder: Path) -> Any:
@@ -42,11 +56,7 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
     function = path in _FUNCTIONS
     if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
-    if (
-        path in ("policy.base", "objective.teacher")
-        and value not in (*BASES, GIVEN)
-        and _absolute(value, folder).is_dir()
-    ):
+    if path in _MODELS and value not in (*BASES, GIVEN) and _absolute(value, folder).is_dir():
         return str(_absolute(value, folder))
     return value
 
@@ -81,7 +91,8 @@ def check_inputs(config: RunConfig) -> None:
 def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     """field -> path and sha256 of each file that the run reads; UsageError where one is missing.
 
-    The files that a function's source imports from beside it follow its field: "task.verifier helper.py".
+    The files that a function's source imports from beside it follow its field: "task.verifier helper.py"; so do the
+    files of a model's folder: "policy.base config.json".
     """
     files = {}
     if is_own(config.objective.name):
@@ -93,6 +104,9 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     for field in [field for field in _FUNCTIONS if field in files]:
         folder = files[field].resolve().parent
         files |= {f"{field} {path.relative_to(folder)}": path for path in helper_files(files[field])}
+    for field, folder in _model_folders(config).items():
+        paths = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_OF_A_MODEL}
+        files |= {f"{field} {path.relative_to(folder)}": path for path in sorted(paths)}
     digests = {}
     for field, path in files.items():
         try:
@@ -100,6 +114,13 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
         except OSError as error:
             raise UsageError(f"{field}: {path} cannot be read: {error.strerror}") from error
     return digests
+
+
+def _model_folders(config: RunConfig) -> dict[str, Path]:
+    """Field -> folder of each model that is not a built-in base."""
+    named = {"policy.base": config.policy.base, "objective.teacher": config.objective.teacher}
+    folders = {field: Path(value) for field, value in named.items() if value and value not in (*BASES, GIVEN)}
+    return {field: folder for field, folder in folders.items() if folder.is_dir()}
 
 
 def _task_files(config: RunConfig) -> dict[str, Path]:
@@ -125,6 +146,9 @@ def identified(config: RunConfig) -> dict[str, Any]:
         for item in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
             if item.metadata.get("later") and getattr(part, item.name) == item.default:
                 del plain[group.name][item.metadata.get("key", item.name)]
+    for field in _model_folders(config):
+        table, _, name = field.partition(".")
+        plain[table][name] = "folder"
     for entry, file in input_digests(config).items():
         field, _, helper = entry.partition(" ")
         table, _, name = field.partition(".")

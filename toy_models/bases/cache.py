@@ -4,9 +4,9 @@ A cached base is an ordinary Hugging Face folder with one more file, `base.json`
 and digests of the files. It lies in `$RLVR_DYNAMICS_CACHE/bases`, by default `~/.cache/rlvr-dynamics/bases`.
 
 The name of the folder ends with a hash of everything that the weights depend on: recipe, seed, task, the versions of
-torch, transformers and tokenizers, and the code that makes the weights. Comments, docstrings and the layout of that
-code do not enter the hash (`code_digest`), so that an edit to them keeps every cached base. The weights also depend on
-the vector instructions of the processor, within rounding; the hash does not.
+torch, transformers, tokenizers and numpy, and the code that makes the weights. Comments, docstrings and the layout of
+that code do not enter the hash (`code_digest`), so that an edit to them keeps every cached base. The weights also
+depend on the vector instructions of the processor, within rounding; the hash does not.
 
 Importing this module does not load torch. Pretraining runs in a child process with the recipe's number of threads.
 """
@@ -40,10 +40,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]  # toy_models
 _NAME = "toy_models."  # that the modules of our tasks begin with
 _PROGRAM = f"{__package__}.making"  # of the child process
 # The code that makes the weights, besides the modules of the task. The recipe is in the hash as data.
-_CODE = ("bases/pretraining.py", "tasks/tokenizer.py")
+_CODE = ("bases/making.py", "bases/pretraining.py", "tasks/task.py", "tasks/tokenizer.py")
 _REFINEMENT_CODE = ("bases/refinement.py", "batching.py", "sampling.py", "truncation.py")
 _EXACT_CODE = tuple(f"bases/{name}.py" for name in ("exact_targets", "muon", "solved_prompts", "value_embedding"))
-_LIBRARIES = ("torch", "transformers", "tokenizers")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -> Path:

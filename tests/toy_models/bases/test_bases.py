@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -278,3 +280,60 @@ def test_loading_writes_nothing_to_the_terminal(tiny: Policy, capfd: pytest.Capt
     load_policy("tiny")
     assert "".join(capfd.readouterr()) == ""
     assert hf_logging.is_progress_bar_enabled() == before
+
+
+# Imported by the code that makes a base, but without a part in its weights: names and messages, the protocol between
+# processes, recipes and the parameters of tasks (which are in the hash as data), the verdicts' types, and a task whose
+# class the exact targets of any other only compare with.
+NOT_IN_THE_WEIGHTS = {
+    "__init__.py",
+    "bases/__init__.py",
+    "bases/recipes.py",
+    "child_process.py",
+    "messages.py",
+    "tasks/__init__.py",
+    "tasks/countdown.py",
+    "tasks/registry.py",
+    "verifiers/__init__.py",
+    "verifiers/verifier.py",
+}
+
+
+@pytest.mark.parametrize("name", ["tiny", "path-p75", "path-p95", "countdown-p55", "countdown-p90", "two-modes"])
+def test_the_key_covers_all_code_that_the_weights_depend_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules that a child process loads to make the base, read off its imports."""
+    package = Path(bases.__file__).parents[1]
+    hashed: list[Path] = []
+    monkeypatch.setattr(bases, "code_digest", lambda files: hashed.extend(files) or "digest")
+    bases.base_folder(name, 0)
+    recipe = BASES[name]
+    stage = "exact_targets" if recipe.exact else "refinement" if recipe.refinement else "pretraining"
+    task = sys.modules[type(built_in_task(recipe.task)).__module__]
+    waiting = [package / "bases" / "making.py", package / "bases" / f"{stage}.py", Path(str(task.__file__))]
+    needed: set[Path] = set()
+    while waiting:
+        file = waiting.pop()
+        if file not in needed:
+            needed.add(file)
+            waiting += [] if file.name == "making.py" else imports_of(file, package)
+    missing = {str(file.relative_to(package)) for file in needed - set(hashed)}
+    assert missing <= NOT_IN_THE_WEIGHTS
+
+
+def imports_of(file: Path, package: Path) -> list[Path]:
+    """The files of the package that a file imports by a relative import."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = file.parents[node.level - 1]
+            stem = folder.joinpath(*(node.module or "").split("."))
+            candidates = [stem.with_suffix(".py"), *(stem / f"{alias.name}.py" for alias in node.names)]
+            found += [path for path in candidates if path.is_file() and package in path.parents]
+    return found
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers", "numpy"])
+def test_the_key_covers_the_versions_of_libraries(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, version = bases.base_folder("tiny", 0), bases.version
+    monkeypatch.setattr(bases, "version", lambda name: "0.1" if name == library else version(name))
+    assert bases.base_folder("tiny", 0) != before
