@@ -117,7 +117,10 @@ class Parameter:
 
 # Parameters that several objectives share; one that a single objective has stands in its entry.
 FORM = Parameter(
-    "form", "ratio: A·π/π_old (the released code); probability: A·π (the paper's Eq. 6); log: A·log π", choices=FORMS
+    "form",
+    "ratio: A·π/π_old (a PPO loss, as in the released code, which clips at 0.2); probability: A·π (the paper's Eq. 6); "
+    "log: A·log π",
+    choices=FORMS,
 )
 LAMBDA = Parameter("lambda_", "weight of correct samples (0.1 in the paper)", low=0)
 CLIP_LOW = Parameter(

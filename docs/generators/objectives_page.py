@@ -55,7 +55,8 @@ def square(log_probs, batch):  # (B, T), objectives.TokenBatch -> the loss of ea
 
 Use it as `objectives.get("square")` in the same process, as `objective.name = "mine.py:square"` in a recipe (its
 source is part of the recipe's hash, and its digest is in run.json), or as `--methods PSR,NSR,mine.py:square` in the
-factorial. Its weight is the derivative of the loss by autograd. `objectives.analyze(loss,
+factorial. A is 1 for a correct and −1 for a wrong response unless `objective.advantage` says otherwise. Its weight is
+the derivative of the loss by autograd. `objectives.analyze(loss,
 objectives.Example(logits, tokens, fields))` gives the weight, the part of the gradient that no weight explains, and
 whether there is such a part; pass `of="logits"` for a loss of the logits.
 

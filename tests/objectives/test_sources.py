@@ -126,3 +126,88 @@ def test_sapo_takes_its_temperatures_in_double_precision() -> None:
     for value, rho in zip(weight.tolist(), ratio[0].tolist(), strict=True):
         gate = 1 / (1 + math.exp(-1.05 * (rho - 1)))
         assert value == pytest.approx(-4 * rho * gate * (1 - gate), rel=1e-14)
+
+
+def one_context() -> tuple[torch.Tensor, ...]:
+    """Log-probs of a policy, of the one that sampled and of a reference, and every token of one context."""
+    g = torch.Generator().manual_seed(3)
+    z, old, ref = torch.randn(3, 7, generator=g, dtype=torch.float64).log_softmax(-1)
+    return z, old, ref
+
+
+def expected_logit_gradient(name: str, log_pi: torch.Tensor, old: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
+    """E over y from old of −w_y·(e_y − π), the expected gradient of the loss in the logits."""
+    batch = TokenBatch(log_pi[:, None], old[:, None], ref_log_probs=ref[:, None])
+    weight = get(name).weights(batch).weight[:, 0]
+    direction = torch.eye(len(log_pi), dtype=torch.float64) - log_pi.exp()
+    return -(old.exp() * weight) @ direction
+
+
+def test_what_the_sampled_kl_are_in_expectation() -> None:
+    log_pi, old, ref = one_context()
+    leaf = log_pi.clone().requires_grad_()
+    mine = leaf.log_softmax(-1)
+    (forward,) = torch.autograd.grad((mine.exp() * (mine - ref)).sum(), leaf, retain_graph=True)
+    (backward,) = torch.autograd.grad((ref.exp() * (ref - mine)).sum(), leaf)
+    close = {"rtol": 0, "atol": 1e-14}
+    torch.testing.assert_close(expected_logit_gradient("kl-k1", log_pi, log_pi, ref), torch.zeros_like(ref), **close)
+    torch.testing.assert_close(expected_logit_gradient("kl-k2", log_pi, log_pi, ref), forward, **close)
+    torch.testing.assert_close(expected_logit_gradient("kl-k3", log_pi, log_pi, ref), backward, **close)
+    for sampler in (log_pi, old):
+        found = expected_logit_gradient("kl-k3-corrected", log_pi, sampler, ref)
+        torch.testing.assert_close(found, forward, **close)
+    for name in ("kl-k1", "kl-k2", "kl-k3"):  # off-policy none of the three is what it is on-policy
+        off, on = (expected_logit_gradient(name, log_pi, sampler, ref) for sampler in (old, log_pi))
+        assert (off - on).abs().max() > 1e-3
+
+
+def nft_by_hand(rewards: list[float], ratio: float, floor: float, epsilon: float, how: str) -> list[float]:
+    """−∂loss/∂log π of one token of each response, written from github.com/NVlabs/NFT, dp_actor.py."""
+    rate = min(max(sum(rewards) / len(rewards), 0.02), 0.98)
+    prompt = {"1-q": 1 - rate, "sqrt": math.sqrt((1 - rate) / rate), "none": 1.0}[how]
+    moves = 0.0 if math.log(ratio) > 10 else 1.0  # exp(min(log ρ, 10))
+    capped = min(ratio, math.exp(10))
+    proxy = (1 - rate * capped) / (1 - rate)
+    # d log(max(x, bound)), straight through, is dx/max(x, bound)
+    correct = moves * capped / max(capped, floor)
+    wrong = moves * (-rate * capped / (1 - rate)) / max(proxy, epsilon)
+    return [prompt * (correct if reward > 0 else wrong) for reward in rewards]
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 0.5, 1.0, 1.7, 40.0, 3e4])
+@pytest.mark.parametrize(("floor", "epsilon", "how"), [(0.0, 1.0, "1-q"), (0.5, 0.1, "sqrt"), (2.0, 1.5, "none")])
+def test_nft_against_its_code_by_hand(ratio: float, floor: float, epsilon: float, how: str) -> None:
+    objective = get("nft", ratio_floor=floor, epsilon=epsilon, prompt_weight=how)
+    log_ratio = torch.full((COUNT, 1), math.log(ratio), dtype=torch.float64)
+    accuracy = PATTERNS.view(-1, GROUP).mean(-1).repeat_interleave(GROUP)
+    batch = TokenBatch(log_ratio, torch.zeros_like(log_ratio), objective.advantages(PATTERNS, GROUP), accuracy=accuracy)
+    expected = by_group(lambda rewards: nft_by_hand(rewards, ratio, floor, epsilon, how), PATTERNS)
+    torch.testing.assert_close(objective.weights(batch).weight[:, 0], expected, rtol=1e-12, atol=1e-14)
+    # the NFT of sequences at the same ratio of the whole response
+    three = TokenBatch(
+        (log_ratio / 3).expand(-1, 3),
+        torch.zeros(COUNT, 3, dtype=torch.float64),
+        batch.advantages,
+        accuracy=accuracy,
+    )
+    sequence = get("sequence-nft", ratio_floor=floor, epsilon=epsilon, prompt_weight=how).weights(three).weight
+    torch.testing.assert_close(sequence, expected[:, None].expand(-1, 3), rtol=1e-12, atol=1e-14)
+
+
+def test_topr_by_hand() -> None:
+    """Correct: every token 1. Wrong: minus the ratio of the whole response, at most 1; a masked token adds nothing."""
+    ratios = torch.tensor([[0.5, 0.8, 9.0], [0.5, 0.8, 9.0], [0.5, 0.8, 1.0], [2.0, 1.5, 1.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True], [True, True, True], [True, True, False], [True, True, True]])
+    advantages = torch.tensor([1.0, -1.0, -1.0, -1.0])
+    weight = get("topr").weights(TokenBatch(ratios.log(), torch.zeros_like(ratios), advantages, mask)).weight
+    assert weight[:, 0].tolist() == pytest.approx([1.0, -1.0, -0.4, -1.0], rel=1e-14)
+    assert (weight == weight[:, :1]).all()
+
+
+def test_unlikelihood_by_hand() -> None:
+    """fairseq's −log(max(1 − π_y, 1e-5)) of wrong responses: −π_y/(1 − π_y), and nothing below the floor."""
+    probs = torch.tensor([[0.25, 0.5, 0.99998, 0.999999]], dtype=torch.float64)
+    objective = get("unlikelihood")
+    assert objective.advantages(torch.tensor([1.0, 0.0]), 2).tolist() == [0.0, -1.0]
+    weight = objective.weights(TokenBatch(probs.log(), advantages=torch.tensor([-1.0]))).weight[0].tolist()
+    assert weight == pytest.approx([-1 / 3, -1.0, -0.99998 / 2e-5, 0.0], rel=1e-10)

@@ -22,7 +22,7 @@ ENTRIES = (
         value="1",
         needs=("ref_log_probs",),
         verl="kl_loss_type = k1 (kl)",
-        note="its expected gradient is zero",
+        note="on-policy its expected gradient is zero",
     ),
     Entry(
         name="kl-k2",
@@ -34,7 +34,7 @@ ENTRIES = (
         value="1",
         needs=("ref_log_probs",),
         verl="kl_loss_type = k2 (mse)",
-        note="in expectation β·∇KL(π‖ref)",
+        note="on-policy in expectation β·∇KL(π‖ref)",
         aliases=("mse",),
     ),
     Entry(
@@ -52,7 +52,7 @@ ENTRIES = (
         aliases=("low_var_kl",),
         trl="beta with use_bias_correction_kl = False",
         verl="kl_loss_type = k3 (low_var_kl), its default, with clamp = 10",
-        note="in expectation β·∇KL(ref‖π). verl clamps: 0 where k3 > 10 (clamp = 10)",
+        note="on-policy in expectation β·∇KL(ref‖π). verl clamps: 0 where k3 > 10 (clamp = 10)",
     ),
     Entry(
         name="kl-k1+",
@@ -102,6 +102,7 @@ ENTRIES = (
         value="1",
         needs=("old_log_probs", "ref_log_probs"),
         trl="beta, with use_bias_correction_kl, the default",
+        note="in expectation β·∇KL(π‖ref), on-policy and, where single tokens are sampled, off it",
     ),
     Entry(
         name="entropy-bonus",
