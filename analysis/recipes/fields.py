@@ -206,7 +206,8 @@ class ObjectiveFields:
     form: str | None = _f(
         None,
         "which quantity of a token carries the advantage: ratio A·π/π_old (a PPO loss; the released code clips it at "
-        "0.2), probability A·π (the paper's Eq. 6) or log A·log π; psr, nsr, w-reinforce and reinforce need one, some others take one",
+        "0.2), probability A·π (the paper's Eq. 6) or log A·log π; psr, nsr, w-reinforce and reinforce need one, some "
+        "others take one",
         choices=FORMS,
     )
     lambda_: float | None = _f(
