@@ -149,7 +149,13 @@ def _parameters(entry: Entry) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].removesuffix(".")
+    """Text as a sentence without its full stop; a symbol of one letter keeps its case.
+
+    >>> _sentence("never zero."), _sentence("k is the size of the group")
+    ('Never zero', 'k is the size of the group')
+    """
+    first = text[:1] if text[1:2] == " " else text[:1].upper()
+    return first + text[1:].removesuffix(".")
 
 
 def objectives_page() -> str:
