@@ -194,7 +194,7 @@ def _check_method(method: str, policy: str) -> None:
         objective.limit_advantages(torch.tensor([0.5]))
     except UsageError as error:
         raise UsageError(f"--methods: {error}") from error
-    if objective.entry.coupling != "token":
+    if objective.coupling != "token":
         raise UsageError(
             f"--methods: expected objectives that weigh each token by itself, got {method}, which weighs it by its "
             "whole response; the exact expectations cannot follow that"

@@ -81,6 +81,13 @@ class Objective:
         how: str = self.parameters.get("advantage", "none")
         return how
 
+    @property
+    def coupling(self) -> str:
+        """What else the weight of a token depends on: that of the entry, or "response" by the off-policy mask."""
+        if self.entry.coupling == "token" and self.parameters.get("off_policy_threshold") is not None:
+            return "response"
+        return self.entry.coupling
+
     def needs(self) -> tuple[str, ...]:
         """The fields of `TokenBatch` that `weights` and `loss` read with these settings."""
         return tuple(dict.fromkeys((*self._own_needs(), *fields_of(self.parameters))))

@@ -168,7 +168,7 @@ def _check_corrections(definition: Entry, values: dict[str, Any]) -> None:
             f"objective.rollout_reject_low: only k1 has a lower bound, got {values['rollout_reject_low']} with "
             f"{reject}; leave it unset"
         )
-    if definition.takes_factor and str(values.get("rollout_is")).startswith("sequence"):
+    if definition.formula == "sequences.vespo" and str(values.get("rollout_is")).startswith("sequence"):
         raise UsageError(
             f"objective.rollout_is: {definition.name} multiplies the factors of tokens into its own ratio of the "
             f"response, so it takes token-truncate or token-mask, got {values['rollout_is']}; choose one of them"

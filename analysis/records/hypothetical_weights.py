@@ -52,7 +52,7 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
         objective = get(objective)
     objective.check_use("a trace")
     offline = run.info["engine"] == _OFFLINE
-    coupled = objective.entry.coupling != "token" or "mean_log_probs" in objective.reads()
+    coupled = objective.coupling != "token" or "mean_log_probs" in objective.reads()
     if coupled and not offline:
         raise UsageError(
             f"objective: expected one that weights each token independently, got {objective.name}, which needs whole "
@@ -110,7 +110,7 @@ def needs_verdicts(objective: Objective) -> bool:
 def takes_advantages(objective: Objective) -> bool:
     """Whether given advantages may replace the objective's own: it uses the rewards for nothing else, token by token,
     and leaves out no response by its sign."""
-    plain = set(objective.needs()) <= {"advantages", "old_log_probs"} and objective.entry.coupling == "token"
+    plain = set(objective.needs()) <= {"advantages", "old_log_probs"} and objective.coupling == "token"
     return plain and objective.entry.value == "r" and objective.advantage not in ("none", "constant")
 
 

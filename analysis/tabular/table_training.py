@@ -156,7 +156,7 @@ def _check(settings: TableSettings) -> None:
             f"objective: expected advantages by response or by group, got {settings.objective.name} with advantages "
             "over the batch; a batch of a toy mixes seeds"
         )
-    if settings.group_size is None and settings.objective.entry.coupling != "token":
+    if settings.group_size is None and settings.objective.coupling != "token":
         raise UsageError(
             f"objective: {settings.objective.name} weighs a token by its whole response, which the exact "
             "expectation does not follow; draw responses (group_size)"

@@ -82,6 +82,7 @@ _DIFFERENCES = """\
   per_sequence it is GSPO.
 - The losses of verl bound |log ρ| at 20, beyond which they have no gradient; here only `gspo-token` has such a bound,
   its log_ratio_max.
+- TRL's `delta` is dual_clip = δ where δ ≥ 1 + ε_high; below it is clip_high = δ − 1 with dual_clip = 1 + ε_high.
 - TRL's VESPO multiplies the factors of a rollout correction of tokens into W instead of the loss; so does `vespo`.
 - verl multiplies GMPO's loss by the geometric mean of the factors over the response, here it is their mean.
 - DPPO's old policy is the one that sampled, in the paper and in prime-rl; verl takes the recomputed one.

@@ -135,6 +135,12 @@ def one_by_one(run: Run, name: str) -> np.ndarray:
         "pass-at-k-best",
         "kimi-1.5",
         "dro-token",
+        "grpo,off_policy_threshold=0.02",
+        "dppo-tv,divergence_high=0.01",
+        "gspo-token",
+        "gmpo",
+        "vespo",
+        "dft",
     ],
 )
 @pytest.mark.parametrize("groups", [GROUPS, (0, 0, 1, 1, 1, 1)])
@@ -250,5 +256,11 @@ def test_inputs_that_are_missing(tmp_path: Path) -> None:
         offline(tmp_path / "e").laws("gspo", where=[("position", "==", 0)])
     with pytest.raises(UsageError, match=r"expected one that weights each token independently, got gspo"):
         offline(tmp_path / "f", engine="small").laws("gspo")
+    with pytest.raises(UsageError, match=r"independently, got grpo, which needs whole"):
+        offline(tmp_path / "f2", engine="small").laws(objectives.get("grpo", off_policy_threshold=0.1))
+    with pytest.raises(UsageError, match=r"opd learns from a teacher, which a trace does not have"):
+        offline(tmp_path / "f3").laws("opd")
+    with pytest.raises(UsageError, match=r"grpo corrects for the log-probs of the engine that sampled, which a trace"):
+        offline(tmp_path / "f4").laws(objectives.get("grpo", rollout_is="token-mask", rollout_is_high=2.0))
     with pytest.raises(UsageError, match=r"high-entropy chooses tokens over a minibatch, which a trace does not have"):
         offline(tmp_path / "g").laws("high-entropy")

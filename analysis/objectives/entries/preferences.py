@@ -41,6 +41,7 @@ ENTRIES = (
         value="1",
         needs=("rewards", "ref_log_probs", "kl_baseline"),
         coupling="response",
+        shared_loss=True,
         trl="KTOTrainer, loss_type = kto",
         note="of single responses, rewarded (r > 0) or not. Δ = Σ_t log(π_t/ref_t), z the estimate of the KL to the "
         "reference (kl_baseline), 0 where that is negative. TRL estimates it on prompts with the responses of others, "
@@ -57,6 +58,7 @@ ENTRIES = (
         value="1",
         needs=("rewards", "ref_log_probs"),
         coupling="response",
+        shared_loss=True,
         aliases=("apo_zero_unpaired",),
         trl="KTOTrainer, loss_type = apo_zero_unpaired",
         note="KTO with z = 0",

@@ -22,6 +22,7 @@ ENTRIES = (
         parameters=(*advantage("group_mean"), _TAU.with_(default=0.1)),
         needs=OLD,
         coupling="response",
+        takes_factor=True,
         homogeneous=False,
         note="loss −A·Σ_t log π_t + (τ/2)(Σ_t log ρ_t)² of a response. On binary rewards A₊ = 1 − q and A₋ = −q, "
         "those of Dr. GRPO. The report gives no τ; 0.1 is ROLL's",
@@ -35,6 +36,7 @@ ENTRIES = (
         parameters=(*advantage("group_mean"), _TAU.with_(default=1.0)),
         needs=("advantages", "ref_log_probs"),
         coupling="response",
+        shared_loss=True,
         homogeneous=False,
         verl="its dro is dro-token",
         note="loss (r − V − τ·Σ_t log(π_t/ref_t))²/(2τ) of a response; the paper divides its gradient by τ as here. V "

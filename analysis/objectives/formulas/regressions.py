@@ -16,14 +16,22 @@ def _weight(batch: TokenBatch, other: Tensor | None, p: Parameters) -> tuple[Ten
 
 
 def kimi_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
-    """A − τ·Σ_t log ρ_t, the same at every token of a response with one advantage."""
-    return _weight(batch, batch.old_log_probs, p)
+    """A − τ·Σ_t log ρ_t, the same at every token of a response with one advantage.
+
+    A factor of tokens acts on A token by token and on the square of the response by its mean.
+    """
+    weight, clip = _weight(batch, batch.old_log_probs, p)
+    if (factor := p.get("factor")) is None:
+        return weight, clip
+    a = batch.per_token("advantages")
+    return a * factor + (weight - a) * total(factor, batch) / length(batch), clip
 
 
 def kimi_loss(log_probs: Tensor, batch: TokenBatch, p: Parameters) -> Tensor:
     """−A·log π_t, and the response's (τ/2)(Σ_t log ρ_t)² spread evenly over its tokens."""
     squared = total(gap_to(log_probs, batch.old_log_probs), batch).square()
-    return -batch.per_token("advantages") * log_probs + p["tau"] / 2 * squared / length(batch)
+    loss = -batch.per_token("advantages") * log_probs + p["tau"] / 2 * squared / length(batch)
+    return loss if p.get("factor") is None else loss * p["factor"]
 
 
 def dro_weight(batch: TokenBatch, p: Parameters) -> tuple[Tensor, Tensor]:
