@@ -154,7 +154,7 @@ def test_one_s_own_loss_takes_a_factor(tmp_path: Any) -> None:
 def random_batch(seed: int = 0, spread: float = 0.3) -> TokenBatch:
     g = torch.Generator().manual_seed(seed)
     old = -3 * torch.rand(8, 6, generator=g, dtype=torch.float64) - 0.05
-    log_probs = old + spread * torch.randn(8, 6, generator=g, dtype=torch.float64)
+    log_probs = (old + spread * torch.randn(8, 6, generator=g, dtype=torch.float64)).clamp(max=-1e-3)
     rollout = old + spread * torch.randn(8, 6, generator=g, dtype=torch.float64)
     mask = torch.arange(6) < torch.tensor([6, 1, 3, 6, 5, 2, 4, 6])[:, None]
     a = torch.randn(8, generator=g, dtype=torch.float64)
