@@ -9,6 +9,7 @@ from analysis.objectives.definition import Entry
 from analysis.objectives.entries import SECTIONS
 from analysis.objectives.listing import default_text, notes
 from analysis.objectives.parameters import CORRECTIONS
+from analysis.objectives.registries import REGISTRIES
 
 __all__ = ["objectives_page"]
 
@@ -98,7 +99,7 @@ _CORRECTIONS = """
 ## Corrections that combine with any objective of tokens or responses
 
 A factor c_t that is not differentiated multiplies the loss of each token; where every token carries the loss of its
-response (gspo, luspo, gmpo, sequence-nft) the weight takes the mean of the factor over the response. μ are the
+response (as in gspo, gmpo or kto) the weight takes the mean of the factor over the response. μ are the
 log-probs of the engine that sampled, `TokenBatch.rollout_log_probs`; the training loop gives those of the distribution
 that it sampled from, in the precision and with the top-k and top-p of the rollouts. A rejected token keeps its part in
 the divisor of the loss. verl's bypass_mode takes μ for the old policy: give μ as `old_log_probs`. TRL counts a token
@@ -176,4 +177,12 @@ def objectives_page() -> str:
         "|:--|:--|:--|:--|",
     ]
     lines += [_row(*row) for row in CORRESPONDENCE]
+    lines += [
+        "\n## Every loss that TRL and verl register\n",
+        "| library, option | its name | here | |",
+        "|:--|:--|:--|:--|",
+    ]
+    for item in REGISTRIES:
+        ours = f"`{item.ours}`" if item.ours else "—"
+        lines.append(_row(f"{item.library}, {item.option}", f"`{item.value}`", ours, item.note))
     return "\n".join([*lines, "", _OWN, _DIFFERENCES])
