@@ -64,6 +64,7 @@ class PassRows:
     weight: Tensor  # (n,)
     residual: Tensor | None  # (n,)
     entropy_weight: Tensor | None  # (n,)
+    unmeasured: Tensor | None  # (n,) bool
 
 
 class AttachedTables:
@@ -83,12 +84,18 @@ class AttachedTables:
         self._seen: set[str] = set()
         self._chosen: set[str] = set()  # prompts of this update that are recorded
         self._update = 0
+        self._tokens_seen, self._unmeasured = 0, 0
         self._eos = set(end_tokens(tokenizer, head.model))
 
     @property
     def updates(self) -> int:
         """Updates recorded so far."""
         return self._update
+
+    @property
+    def unmeasured(self) -> int:
+        """Recorded tokens whose weight is missing, because the gradient does not tell it."""
+        return self._unmeasured
 
     @property
     def folder(self) -> Path | None:
@@ -216,6 +223,12 @@ class AttachedTables:
         def array(values: Tensor | None) -> np.ndarray | None:
             return None if values is None else values.cpu().numpy()
 
+        weight = watched.weight.cpu().numpy()
+        self._tokens_seen += len(row)
+        if watched.unmeasured is not None:
+            weight = np.ma.masked_array(weight, watched.unmeasured.cpu().numpy())
+            self._unmeasured += int(watched.unmeasured.sum())
+
         return TokenColumns(
             update=self._update,
             step=self._update,
@@ -224,7 +237,7 @@ class AttachedTables:
             token=watched.lined.tokens.cpu()[row, column].numpy(),
             statistics=statistics_columns(watched.stats),
             advantage=None if advantage is None else advantage[rollout],
-            weight=array(watched.weight),
+            weight=weight,
             residual=array(watched.residual),
             entropy_weight=array(watched.entropy_weight),
         )
@@ -252,6 +265,10 @@ class AttachedTables:
         for table, batches in self._rows.items():
             batches.clear()
             self._handed[table] = 0
+        self._writer.update_run_json(weights=self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        return {"tokens": self._tokens_seen, "unmeasured": self._unmeasured}
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables so far, committed or not."""

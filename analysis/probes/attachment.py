@@ -130,6 +130,7 @@ class Attachment:
             ("model", self.head.description),
             ("state", self._state),
             ("updates", self._tables.updates),
+            ("tokens without a weight", self._tables.unmeasured),
             ("fraction of prompts recorded", self._spec.tokens),
             ("temperature", self._temperature),
             ("folder", self._tables.folder or "in memory"),
@@ -230,6 +231,11 @@ class Attachment:
         self._tables.add([watched.rows for watched in caught], rewards, advantages)
         self._forget()
         self._tables.commit_when_due()
+
+    @property
+    def unmeasured(self) -> int:
+        """Recorded tokens so far whose weight is missing, because the gradient does not tell it."""
+        return self._tables.unmeasured
 
     def records(self) -> dict[str, pd.DataFrame]:
         """The tables so far.
@@ -354,6 +360,7 @@ class _Pass:
             caught.weight / self._scale,
             caught.residual,
             caught.entropy_weight,
+            caught.unmeasured,
         )
 
 

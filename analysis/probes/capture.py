@@ -22,8 +22,8 @@ from torch import Tensor
 from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..token_stats import token_statistics
-from .hidden_gradients import own_direction, scalar_part_of_hidden
-from .logit_gradients import scalar_part
+from .hidden_gradients import own_direction, scalar_part_of_hidden, unmeasurable
+from .logit_gradients import Measured, scalar_part
 from .output_heads import OutputHead
 from .record_spec import RecordSpec
 from .weight_probe import WeightProbe
@@ -37,11 +37,15 @@ _ROUNDING = 0.02
 
 @dataclass(frozen=True)
 class Caught:
-    """What backward passes brought to n tokens, (n,) each; None is what cannot be seen in that way."""
+    """What backward passes brought to n tokens, (n,) each; None is what cannot be seen in that way.
+
+    Where `unmeasured`, the gradient does not tell the weight of a confident token: weight and residual are NaN there.
+    """
 
     weight: Tensor
     residual: Tensor | None = None
     entropy_weight: Tensor | None = None
+    unmeasured: Tensor | None = None
 
 
 class Capture(Protocol):
@@ -73,7 +77,7 @@ class LogitCapture:
         self._version = logits._version
         self._tokens, self._keep, self._spec, self._temperature = tokens, keep, spec, temperature
         self.stats: TokenStatistics | None = None
-        self._parts: tuple[Tensor, Tensor] | None = None
+        self._parts: Measured | None = None
         self._handle = logits.register_hook(self._caught)
 
     @property
@@ -83,7 +87,7 @@ class LogitCapture:
     def take(self) -> Caught:
         """Weight and residual."""
         assert self._parts is not None
-        return Caught(*self._parts)
+        return Caught(self._parts.weight, self._parts.residual, unmeasured=self._parts.unmeasured)
 
     def _caught(self, gradient: Tensor) -> None:
         if self._logits is None:
@@ -192,6 +196,15 @@ class HiddenCapture:
         )
         # now, since an optimiser will have changed the head by the time that `take` is called
         self._direction = own_direction(rows, tokens, self.stats, head, temperature=temperature)
+        self._unmeasured = unmeasurable(
+            self._direction,
+            rows,
+            tokens,
+            self.stats,
+            head,
+            temperature=temperature,
+            half=_half_type(hidden, head.weight()),
+        )
         self._gradient: Tensor | None = None
         self._handle = hidden.register_hook(self._caught)
 
@@ -202,7 +215,11 @@ class HiddenCapture:
     def take(self) -> Caught:
         """Weight and residual, of all backward passes so far."""
         assert self._gradient is not None
-        return Caught(*scalar_part_of_hidden(self._gradient, self._direction))
+        weight, residual = scalar_part_of_hidden(self._gradient, self._direction)
+        unmeasured = self._unmeasured & ~self._gradient.eq(0).all(-1)
+        return Caught(
+            weight.masked_fill(unmeasured, torch.nan), residual.masked_fill(unmeasured, torch.nan), None, unmeasured
+        )
 
     def _caught(self, gradient: Tensor) -> None:
         rows = gradient.detach().flatten(0, 1)[self._keep]
@@ -210,6 +227,14 @@ class HiddenCapture:
 
     def remove(self) -> None:
         self._handle.remove()
+
+
+def _half_type(hidden: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The half type that a product of the two is rounded to, None where there is none."""
+    types = {hidden.dtype, weight.dtype}
+    if torch.is_autocast_enabled(hidden.device.type):
+        types.add(torch.get_autocast_dtype(hidden.device.type))
+    return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in types), None)
 
 
 def _check_same_distribution(given: Tensor, ours: Tensor, head: OutputHead, temperature: float) -> None:

@@ -13,10 +13,22 @@ Confident tokens: autograd computes G_y as a difference of numbers near 1, so th
 weight, however small 1 − π_y is. The entries of the other tokens keep their relative accuracy, and every loss of the
 softmax has Σ_v G_v = 0. Where 1 − π_y < 1000·ε and the sum is 0 within 8·ε of the weight that the other tokens imply,
 G_y is therefore replaced by −Σ_{v≠y} G_v. A larger sum belongs to the loss (a penalty on log Z, say) and is kept.
-Limit: a softmax in half precision has the ε of that precision, and stays as it came.
+
+Where the gradient cannot tell, nothing is measured (`Measured.unmeasured`):
+
+- a softmax in half precision, which shows in entries that all have the few digits of that type: 1 − π_y < 64·ε of the
+  type, and own entry and other entries disagree by more than 5% but no more than rounding explains;
+- logits that were divided by T, or cast, in half precision: the softmax of the loss is then not that of the logits, and
+  π_y/(1 − π_y) is off by a factor of about exp(ε·|z_y|/T); where that can be more than 10%;
+- underflow: what the smallest number of the gradient's type hides in V entries is more than 0.1% (5% in half precision)
+  of their sum, and the own entry is rounding; or the whole row is 0 and would be for the largest weight of the pass.
+
+Every other weight of a loss that sees the policy through log π_y alone is right to 0.2%, in half precision to 10%.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,17 +36,28 @@ from torch import Tensor
 from ..laws import TokenStatistics
 from ..token_stats.sources import Rows, compute_dtype
 
-__all__ = ["scalar_part"]
+__all__ = ["Measured", "scalar_part"]
 
 # Rows and columns at a time: every operation after the first finds its operands in cache, as in token_stats.
 _TILES = {"cpu": (64, 2048), "cuda": (4096, 8192)}
+_HALF = (torch.bfloat16, torch.float16)
+_OFF = 0.1  # of a weight, in half precision
+_ROWS_LOOKED_AT = 16  # to see in what type a gradient was computed
+
+
+class Measured(NamedTuple):
+    """What the gradient of n tokens says, (n,) each; float64, and NaN where `unmeasured`."""
+
+    weight: Tensor
+    residual: Tensor
+    unmeasured: Tensor  # bool
 
 
 @torch.no_grad()
 def scalar_part(
     logits: Tensor, gradient: Tensor, tokens: Tensor, stats: TokenStatistics, keep: Tensor, *, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """(weight, residual), (n,) each in float64, of the n rows `keep` of logits and their gradient (…, V).
+) -> Measured:
+    """Weight and residual of the n rows `keep` of logits and their gradient (…, V).
 
     `keep` (n,) are flat indices of rows, `tokens` (n,) and the fields of `stats` (n,) belong to them. A row whose
     gradient is zero throughout has weight 0 and a residual that is NaN. Cost: one pass over logits and gradient, memory
@@ -43,7 +66,7 @@ def scalar_part(
     >>> from analysis.laws import dense_statistics
     >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
     >>> g = -3.0 * (torch.tensor([[0.0, 1.0, 0.0]]) - z.softmax(-1))
-    >>> scalar_part(z, g, y, dense_statistics(z, y), torch.tensor([0]))[0]
+    >>> scalar_part(z, g, y, dense_statistics(z, y), torch.tensor([0])).weight
     tensor([3.0000], dtype=torch.float64)
     """
     n, dtype = len(keep), compute_dtype(torch.promote_types(logits.dtype, gradient.dtype))
@@ -53,49 +76,111 @@ def scalar_part(
     own_g = g_rows.values(0, n, y).double().squeeze(1)
     log_total = own_z.squeeze(1) - stats.log_prob.double()
     rest = stats.one_minus_prob.double()
-    own_g = _own_entry(own_g, rest, gradient, keep, y, dtype)
+    computed = _computed_in(g_rows, y, temperature)
+    size = 1 + torch.maximum(own_z.squeeze(1).abs(), (own_z.squeeze(1) + torch.log(rest)).abs())
+    own_g, replaced, unmeasured = _own_entry(own_g, rest, size, g_rows, y, computed)
+    if computed in _HALF and (temperature != 1 or logits.dtype not in _HALF):
+        unmeasured |= (torch.finfo(computed).eps * size * stats.prob.double() > _OFF) & (own_g != 0)
     # below this the own entry is rounding where it was not replaced
-    first = torch.where(rest > 4 * torch.finfo(dtype).eps, -temperature * own_g / rest, 0.0)
+    trusted = replaced | (rest > 4 * torch.finfo(dtype).eps)
+    first = torch.where(trusted, -temperature * own_g / rest, 0.0)
     first = torch.where(torch.isfinite(first), first, 0.0)
+    # powers of two by which each row is multiplied, so that no square underflows
+    unit = torch.where(torch.isfinite(own_g) & (own_g != 0), torch.exp2(-own_g.abs().log2().floor()), 1.0)
+    unit = unit.clamp(max=2.0**120)
 
     height, width = _TILES["cuda" if logits.is_cuda else "cpu"]
-    sums = torch.zeros(3, n, dtype=torch.float64, device=logits.device)  # Σ_{v≠y} r², Σ_{v≠y} r·π, Σ G²
-    scratch = torch.empty(2, min(height, n) * width, dtype=dtype, device=logits.device)
+    sums = torch.zeros(3, n, dtype=torch.float64, device=logits.device)  # Σ r², Σ r·π, Σ G² over v ≠ y, in those units
+    scratch = torch.empty(3, min(height, n) * width, dtype=dtype, device=logits.device)
     for start in range(0, n, height):
         stop = min(start + height, n)
         shift = log_total[start:stop, None].to(dtype)
-        factor = (first[start:stop, None] / -temperature).to(dtype)
+        scale = unit[start:stop, None].to(dtype)
+        factor = (first * unit / -temperature)[start:stop, None].to(dtype)
         for left in range(0, z_rows.width, width):
             right = min(left + width, z_rows.width)
             z = z_rows.block(start, stop, slice(left, right))
-            g = g_rows.block(start, stop, slice(left, right)).to(dtype)
-            probs, r = (x[: g.numel()].view(g.shape) for x in scratch)
+            probs, g, r = (x[: z.numel()].view(z.shape) for x in scratch)
+            torch.mul(g_rows.block(start, stop, slice(left, right)), scale, out=g)
             torch.sub(z.to(dtype) if temperature == 1 else z.to(dtype) / temperature, shift, out=probs).exp_()
             torch.addcmul(g, probs, factor, out=r)
             column = (y[start:stop] - left).clamp(0, right - left - 1)
             own = (y[start:stop] >= left) & (y[start:stop] < right)
-            r.scatter_(1, column, torch.where(own, 0, r.gather(1, column)))
+            for entries in (g, r):
+                entries.scatter_(1, column, torch.where(own, 0, entries.gather(1, column)))
             part = sums[:, start:stop]
             part[0] += torch.linalg.vector_norm(r, dim=-1).double().square()
             part[1] += r.mul_(probs).sum(-1).double()
             part[2] += torch.linalg.vector_norm(g, dim=-1).double().square()
 
-    own_e = own_g + first * rest / temperature
+    own_e = (own_g + first * rest / temperature) * unit
     along = own_e * rest - sums[1]
     d_sq = stats.direction_norm.double().square()
     inner = torch.where(d_sq > 0, along / d_sq, 0.0)
     left_over = (own_e.square() + sums[0] - along * inner).clamp(min=0)
-    return first - temperature * inner, (left_over / sums[2]).sqrt()
+    norms = sums[2] + (own_g * unit).square()
+    weight, residual = first - temperature * inner / unit, (left_over / norms).sqrt()
+    unmeasured |= _vanished(norms, rest, weight.masked_fill(unmeasured, 0.0) / temperature, g_rows.width, computed)
+    return Measured(weight.masked_fill(unmeasured, torch.nan), residual.masked_fill(unmeasured, torch.nan), unmeasured)
 
 
-def _own_entry(own: Tensor, rest: Tensor, gradient: Tensor, keep: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """G_y (n,), from the other entries of its row where rounding hides it; `rest` (n,) is 1 − π_y."""
-    eps = torch.finfo(dtype).eps
-    confident = ((rest > 0) & (rest < 1000 * eps)).nonzero().squeeze(1)
-    out = own.clone()
-    for at in confident.split(_TILES["cuda" if gradient.is_cuda else "cpu"][0]):
-        block = Rows(gradient, keep[at]).block(0, len(at))
-        others = block.scatter(1, y[at], 0.0).sum(-1, dtype=torch.float64)
-        rounding = (own[at] + others).abs() <= 8 * eps * (others / rest[at]).abs()
-        out[at] = torch.where(rounding, -others, own[at])
-    return out
+def _computed_in(gradient: Rows, y: Tensor, temperature: float) -> torch.dtype:
+    """The narrowest type that holds the entries of other tokens: what the gradient was once rounded to, if not more.
+
+    The division by T may have come after that, and rounds again in the type of the gradient.
+    """
+    at = torch.arange(0, len(y), max(1, len(y) // _ROWS_LOOKED_AT), device=y.device)
+    entries = gradient.choose(at).block(0, len(at)).scatter(1, y[at], 0.0)
+    own, slack = entries.dtype, 4 * torch.finfo(entries.dtype).eps
+    if own not in _HALF and bool(entries.any()):
+        for dtype in (narrow for narrow in (*_HALF, torch.float32) if torch.finfo(narrow).eps > torch.finfo(own).eps):
+            for scaled in (entries, entries * temperature) if temperature != 1 else (entries,):
+                if torch.isclose(scaled.to(dtype).to(own), scaled, rtol=slack, atol=0.0).all():
+                    return dtype
+    return own
+
+
+def _own_entry(
+    own: Tensor, rest: Tensor, size: Tensor, gradient: Rows, y: Tensor, computed: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """G_y (n,); where it was taken from the other entries of its row; and where these cannot tell either.
+
+    `rest` is 1 − π_y and `size` that of the logits, on which the rounding of log Σ e^z depends; `computed` is the type
+    that the gradient was rounded to, if only on its way out of a softmax in float32.
+    """
+    half = computed in _HALF
+    fine = torch.finfo(torch.float32 if half else computed).eps * size
+    coarse, slack = torch.finfo(computed).eps, 0.05 if half else 1e-3
+    hidden = gradient.width * torch.finfo(computed).smallest_normal * torch.finfo(computed).eps / 2
+    out, replaced, unmeasured = own.clone(), *torch.zeros(2, len(own), dtype=torch.bool, device=own.device)
+    height, width = _TILES["cuda" if own.is_cuda else "cpu"]
+    examined = (rest < (64 * coarse if half else 1000 * fine)).nonzero().squeeze(1)
+    for at in examined.split(height):
+        rows = gradient.choose(at)
+        others = torch.zeros(len(at), dtype=torch.float64, device=own.device)
+        for left in range(0, gradient.width, width):
+            block = rows.block(0, len(at), slice(left, left + width))
+            column = (y[at] - left).clamp(0, block.shape[1] - 1)
+            here = (y[at] >= left) & (y[at] < left + block.shape[1])
+            block = block.scatter(1, column, torch.where(here, 0, block.gather(1, column)))
+            others += block.sum(-1, dtype=torch.float64)
+        implied, gap = (others / rest[at]).abs(), (own[at] + others).abs()
+        confident = rest[at] < 1000 * fine[at]
+        rounding = confident & (gap <= 8 * fine[at] * implied)
+        out[at], replaced[at] = torch.where(rounding, -others, own[at]), rounding
+        lost = confident & (rounding | (others == 0)) & (hidden > slack * others.abs())
+        if half:
+            lost |= ~rounding & (gap <= 8 * coarse * implied + hidden) & (gap > slack * others.abs())
+        unmeasured[at] = lost & ((others != 0) | (own[at] != 0))
+    return out, replaced, unmeasured
+
+
+def _vanished(norms: Tensor, rest: Tensor, weight: Tensor, width: int, computed: torch.dtype) -> Tensor:
+    """Rows of zeros that the largest weight / T of the pass would have left as zeros too."""
+    info = torch.finfo(computed)
+    smallest = info.smallest_normal * info.eps
+    finite = weight[torch.isfinite(weight)]
+    largest = finite.abs().max() if len(finite) else weight.new_tensor(0.0)
+    size = torch.where(largest > 0, largest, 1.0) * rest
+    # the own entry is 0 as well where the softmax rounds π_y to 1, or where it is too small itself
+    return (norms == 0) & ((rest < info.eps) | (size < smallest)) & (size < width * smallest / 2)

@@ -63,7 +63,7 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
             squeeze_boundary                        c − π_y: tokens with more mass than this move against y
             grad_l1, grad_l2                        norms of w·(e_y − π)/T, the descent direction of the logits
 
-        Units are in `attrs["units"]`. `weight` is float64.
+        Units are in `attrs["units"]`. `weight` is float64. Where a token has none, nor has what follows from it.
 
     Raises:
         UsageError: no weight was measured and no objective is given, or the rewards that it needs are missing.
@@ -75,13 +75,15 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
     stats = statistics_of(rows)
     if objective is not None:
         weight = assumed_weights(run, rows, objective)
-    elif rows["weight"].isna().any():
+    elif len(rows) and rows["weight"].isna().all():
         raise UsageError(
-            "objective: expected a name, since not all weights of this trace were measured, got none; "
+            "objective: expected a name, since no weight of these tokens was measured, got none; "
             "for example run.laws('reinforce-ratio')"
         )
     else:
         weight = tensor_of(rows["weight"])
+    known = torch.isfinite(weight)  # a run of attach leaves weights out that the gradient does not tell
+    weight = torch.where(known, weight, 0.0)
     parts = entropy_change_parts(stats, weight, 1.0)
     norms = gradient_norms(stats, weight, temperature=run.info["temperature"])
     effects = {
@@ -95,6 +97,9 @@ def token_laws(run: Recorded, objective: str | Objective | None = None, *, where
         "squeeze_boundary": squeeze_boundary(stats),
         "grad_l1": norms.l1,
         "grad_l2": norms.l2,
+    }
+    effects = {
+        name: x if name == "squeeze_boundary" else x.masked_fill(~known, torch.nan) for name, x in effects.items()
     }
     laws = rows.assign(**{name: values.numpy() for name, values in effects.items()})
     return with_units(laws, TABLES["tokens"].columns, LAW_COLUMNS)

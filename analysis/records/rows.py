@@ -86,10 +86,10 @@ class TokenColumns:
     advantage: np.ndarray | None = None
     ratio: np.ndarray | None = None
     clip: np.ndarray | None = None  # −1, 0 or +1
-    weight: np.ndarray | None = None  # −∂L/∂log π_y, measured
+    weight: np.ndarray | None = None  # −∂L/∂log π_y, measured; masked where the gradient does not tell it
     entropy_weight: np.ndarray | None = None
     kl_weight: np.ndarray | None = None
-    residual: np.ndarray | None = None  # NaN counts as missing
+    residual: np.ndarray | None = None  # NaN counts as missing, unless the weight is NaN too and not masked
     bucket_mass: np.ndarray | None = None  # (n, buckets)
     bucket_mass_sq: np.ndarray | None = None  # (n, buckets)
 
@@ -135,7 +135,10 @@ def token_rows(tokens: TokenColumns) -> Columns:
     columns: dict[str, ColumnValues] = {item.name: getattr(tokens, item.name) for item in fields(TokenColumns)}
     del columns["statistics"]
     if tokens.residual is not None:
-        columns["residual"] = np.ma.masked_array(tokens.residual, np.isnan(tokens.residual))
+        missing = np.isnan(tokens.residual)
+        if tokens.weight is not None:  # of a gradient that is not finite neither is a number, which is not missing
+            missing &= ~np.ma.filled(np.isnan(tokens.weight), False)
+        columns["residual"] = np.ma.masked_array(tokens.residual, missing)
     return columns | dict(tokens.statistics)
 
 

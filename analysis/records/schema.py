@@ -92,6 +92,10 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "device": ("device of parameters and updates", False),
     "dtype": ("dtype of parameters and updates", False),
     "record": ("what was recorded, and how often", False),
+    "weights": (
+        "of a run of attach: its recorded tokens, and how many have no weight because the gradient does not tell it",
+        False,
+    ),
     "trace": (
         "of an offline trace: columns of the file, its options, objectives of the summary, rows left out",
         False,
@@ -231,7 +235,7 @@ TOKENS = Table(
         _c("advantage", "float32", "A of the token", null=True),
         _c("ratio", "float32", "π_y / π_old,y", null=True),
         _c("clip", "int8", "whether the clip was active: −1 below, 0 not, +1 above", null=True),
-        _c("weight", "float32", _WEIGHT_DOC, null=True),
+        _c("weight", "float32", _WEIGHT_DOC + "; missing where the gradient does not tell it", null=True),
         _c(
             "entropy_weight",
             "float32",

@@ -35,6 +35,10 @@ class Rows:
             self._keep = torch.arange(n, device=tensor.device)
         self.n = n if self._keep is None else len(self._keep)
 
+    def choose(self, rows: Tensor) -> Rows:
+        """Those rows (k,) of these."""
+        return Rows(self._tensor, rows if self._keep is None else self._keep[rows])
+
     def block(self, start: int, stop: int, columns: slice = slice(None)) -> Tensor:
         """Rows [start, stop), a view where possible."""
         if self._keep is None:

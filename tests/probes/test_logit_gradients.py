@@ -49,7 +49,7 @@ def test_against_dense_least_squares(vocab, temperature, size):
     d = directions(z / temperature, y)
     gradient = -w[:, None] * d / temperature + size * noise
     stats = token_statistics(z, y, temperature=temperature)
-    weight, residual = scalar_part(z, gradient, y, stats, torch.arange(len(y)), temperature=temperature)
+    weight, residual, _ = scalar_part(z, gradient, y, stats, torch.arange(len(y)), temperature=temperature)
     expected, left = dense(z, gradient, y, temperature)
     torch.testing.assert_close(weight, expected, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(residual, left, rtol=1e-7, atol=1e-12)
@@ -63,10 +63,10 @@ def test_rows_are_chosen_and_slices_need_no_copy():
     logits, gradient = (x.reshape(3, 4, 300) for x in (z, -w[:, None] * d))
     keep = torch.tensor([1, 5, 10])
     stats = token_statistics(z, y).map(lambda x: x[keep])
-    weight, _ = scalar_part(logits, gradient, y[keep], stats, keep)
+    weight, _, _ = scalar_part(logits, gradient, y[keep], stats, keep)
     torch.testing.assert_close(weight, w[keep])
     head = keep // 4 * 3 + keep % 4  # the same rows among logits[:, :-1]; row 5 is (1, 1), row 10 is (2, 2)
-    weight, _ = scalar_part(logits[:, :-1], gradient[:, :-1], y[keep], stats, head)
+    weight, _, _ = scalar_part(logits[:, :-1], gradient[:, :-1], y[keep], stats, head)
     torch.testing.assert_close(weight, w[keep])
 
 
@@ -76,7 +76,7 @@ def test_low_precision(dtype):
     z, y, w, _ = rows(5000, dtype=dtype)
     d = directions(z, y)
     gradient = (-w[:, None] * d).to(dtype)
-    weight, residual = scalar_part(z, gradient, y, token_statistics(z, y), torch.arange(len(y)))
+    weight, residual, _ = scalar_part(z, gradient, y, token_statistics(z, y), torch.arange(len(y)))
     slack = torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * z.abs().max().item()
     assert residual.max() < slack
     torch.testing.assert_close(weight, w, rtol=slack, atol=0)
@@ -94,7 +94,7 @@ def test_confident_tokens(gap: float, vocab: int):
     z.requires_grad_()
     y = torch.tensor([1])
     (-2.0 * z.log_softmax(-1)[0, 1]).backward()
-    weight, residual = scalar_part(z.detach(), z.grad, y, token_statistics(z.detach(), y), torch.tensor([0]))
+    weight, residual, _ = scalar_part(z.detach(), z.grad, y, token_statistics(z.detach(), y), torch.tensor([0]))
     assert weight.item() == pytest.approx(2, rel=2e-3)
     assert residual.item() < 2e-3
 
@@ -106,16 +106,16 @@ def test_a_penalty_on_log_z_is_not_rounding():
     z.requires_grad_()
     (-2.0 * z.log_softmax(-1)[0, 3] + 0.1 * z.logsumexp(-1)[0]).backward()
     stats = token_statistics(z.detach(), torch.tensor([3]))
-    weight, _ = scalar_part(z.detach(), z.grad, torch.tensor([3]), stats, torch.tensor([0]))
+    weight, _, _ = scalar_part(z.detach(), z.grad, torch.tensor([3]), stats, torch.tensor([0]))
     assert weight.item() < -1e6  # least squares with G_y = c
 
 
 def test_nothing_flows():
     z, y, _, _ = rows(37)
-    weight, residual = scalar_part(z, torch.zeros_like(z), y, token_statistics(z, y), torch.arange(len(y)))
+    weight, residual, _ = scalar_part(z, torch.zeros_like(z), y, token_statistics(z, y), torch.arange(len(y)))
     assert (weight == 0).all()
     assert residual.isnan().all()
-    weight, residual = scalar_part(z, z, y[:0], token_statistics(z[:0], y[:0]), torch.arange(0))
+    weight, residual, _ = scalar_part(z, z, y[:0], token_statistics(z[:0], y[:0]), torch.arange(0))
     assert weight.shape == residual.shape == (0,)
 
 
@@ -124,6 +124,6 @@ def test_masked_logits():
     z[:, 5] = -torch.inf
     y[y == 5] = 6
     d = directions(z, y)
-    weight, residual = scalar_part(z, -w[:, None] * d, y, token_statistics(z, y), torch.arange(len(y)))
+    weight, residual, _ = scalar_part(z, -w[:, None] * d, y, token_statistics(z, y), torch.arange(len(y)))
     torch.testing.assert_close(weight, w)
     assert residual.max() < 1e-12

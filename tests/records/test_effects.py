@@ -139,7 +139,7 @@ def test_weights_that_cannot_be_had(tmp_path: Path, case: tuple[Tensor, Tensor, 
 
     logits, tokens, _ = case
     run = write_tokens(tmp_path / "a", logits, tokens, None, rollouts=rewarded())
-    with pytest.raises(UsageError, match=r"objective: expected a name, since not all weights of this trace were"):
+    with pytest.raises(UsageError, match=r"objective: expected a name, since no weight of these tokens was"):
         run.laws()
     steps = some_rows("steps", 1, seed=0) | {"n_rollouts": [80]}
     writer = RunWriter(tmp_path / "a", run_json=RUN_JSON, resume=True)
