@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Column", "Table", "number", "value_and_error"]
 
 _MOST_DECIMALS = 3
+_UNEVEN = 2.0  # a longer arm of an interval over its shorter one, from which both ends are shown
 _WORDS = {
     "π": "pi",
     "Δ": "d",
@@ -31,6 +32,21 @@ _WORDS = {
 }
 
 
+class HasEnds(Protocol):
+    """An estimate with the ends of its interval, its kind, and why it has none."""
+
+    @property
+    def estimate(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Cell:
     """An estimate with the ends of its interval.
@@ -39,7 +55,9 @@ class Cell:
         value: The estimate; NaN where there is none.
         low: Lower end of its interval; NaN where it has none.
         high: Upper end of its interval; NaN where it has none.
-        digits: Decimals of an interval that is far from even, which is shown by its ends instead of by ±.
+        digits: Decimals of an interval that is shown by its ends instead of by ±.
+        kind: What kind of interval it is, as `docs/intervals.md` names it.
+        reason: Why it has none.
 
     Example:
         >>> str(Cell(0.534, 0.49, 0.57)), str(Cell(12.0)), str(Cell(math.nan)), str(Cell(0.98, 0.9, 0.99, digits=2))
@@ -50,6 +68,20 @@ class Cell:
     low: float = math.nan
     high: float = math.nan
     digits: int | None = field(default=None, kw_only=True)
+    kind: str = field(default="", kw_only=True)
+    reason: str = field(default="", kw_only=True)
+
+    @classmethod
+    def of(cls, interval: HasEnds, digits: int | None = None) -> Cell:
+        """From an `analysis.evaluation.Interval`."""
+        return cls(
+            float(interval.estimate),
+            float(interval.low),
+            float(interval.high),
+            digits=digits,
+            kind=str(interval.kind),
+            reason=interval.reason,
+        )
 
     @property
     def half_width(self) -> float:
@@ -60,26 +92,42 @@ class Cell:
         return self.text(_decimals([self]))
 
     def text(self, decimals: int) -> str:
-        """The estimate to so many decimals, with ± half of its interval's width."""
+        """The estimate to so many decimals, with ± half of its interval's width, or both ends of an uneven one."""
         if not math.isfinite(self.value):
             return "–"
-        if self.digits is not None:
-            value, low, high = (f"{number:.{self.digits}f}" for number in (self.value, self.low, self.high))
+        if self.digits is not None or self._uneven():
+            decimals = decimals if self.digits is None else self.digits
+            value, low, high = (f"{number:.{decimals}f}" for number in (self.value, self.low, self.high))
             return f"{value} ({low} to {high})" if math.isfinite(self.half_width) else value
         return value_and_error(self.value, self.half_width, decimals)
 
-    def to_json(self) -> dict[str, float | None]:
-        """value, low and high; null for what is missing, since JSON has no NaN. `digits` only where it is set."""
+    def _uneven(self) -> bool:
+        """Whether one end is more than twice as far from the value as the other, so that ± would mislead."""
+        below, above = self.value - self.low, self.high - self.value
+        wide = math.isfinite(self.half_width) and self.half_width > 1e-9 * abs(self.value)  # more than rounding
+        return wide and max(below, above) > _UNEVEN * min(below, above)
+
+    def to_json(self) -> dict[str, float | str | None]:
+        """value, low and high; null for what is missing, since JSON has no NaN. `digits`, `interval` (its kind) and
+        `reason` (why there is none) only where they are set."""
         known = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: end if math.isfinite(end) else None for name, end in known.items()} | (
-            {} if self.digits is None else {"digits": self.digits}
-        )
+        others = {"digits": self.digits, "interval": self.kind or None, "reason": self.reason or None}
+        return {name: end if math.isfinite(end) else None for name, end in known.items()} | {
+            name: other for name, other in others.items() if other is not None
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
         """The cell that `to_json` gave."""
         value, low, high = (math.nan if data[name] is None else data[name] for name in ("value", "low", "high"))
-        return cls(value, low, high, digits=data.get("digits"))
+        return cls(
+            value,
+            low,
+            high,
+            digits=data.get("digits"),
+            kind=data.get("interval", ""),
+            reason=data.get("reason", ""),
+        )
 
 
 def number(value: float) -> str:
@@ -191,6 +239,15 @@ class Table:
             raise ValueError(f"columns: expected a key of its own for each, got {[column.key for column in columns]}")
         return columns
 
+    @property
+    def full_note(self) -> str:
+        """The note, and why numbers of the table have no interval."""
+        cells = [cell for row in self.rows for cell in row if isinstance(cell, Cell) and math.isfinite(cell.value)]
+        reasons = dict.fromkeys(cell.reason for cell in cells if cell.reason and not math.isfinite(cell.half_width))
+        return " ".join(
+            [*([self.note] if self.note else []), *([f"No interval: {'; '.join(reasons)}."] if reasons else [])]
+        )
+
     def texts(self) -> list[tuple[str, ...]]:
         """The headings, then every row as text; the estimates of a column have the same decimals."""
         columns = []
@@ -221,7 +278,7 @@ class Table:
             title=self.title,
             title_justify="left",
             title_style="bold",
-            caption=self.note or None,
+            caption=self.full_note or None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -244,7 +301,7 @@ class Table:
         headings, *rows = self.texts()
         rule = "|:--" + "|--:" * (len(self.columns) - 1) + "|"
         lines = [f"### {self.title}", "", line(headings), rule, *map(line, rows)]
-        return "\n".join([*lines, "", self.note] if self.note else lines) + "\n"
+        return "\n".join([*lines, "", self.full_note] if self.full_note else lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """key, title, note, the headings by key, and rows as objects by key."""

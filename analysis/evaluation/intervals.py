@@ -1,26 +1,49 @@
 """Intervals for a mean: over prompts, over seeds, or for a proportion.
 
-Prompts of one policy: percentile bootstrap of the mean over resampled prompts. Seeds: Student's t on n − 1 degrees of
-freedom, as a percentile bootstrap over five seeds covers 83% instead of 95%. A proportion: Wilson's score interval
-(Wilson 1927, JASA 22:209), which keeps its coverage near 0 and 1. An interval over prompts says nothing about other
-seeds; for differences between paired runs pass the differences.
+Prompts: `influence.ends_of`, Student's t and its skewness-corrected form. Prompts whose values lie in [0, 1], such as
+Pass@k, have an interval of their own (method success), which knows that a prompt that was not drawn may lie at the other
+end: a percentile bootstrap of Pass@256 covers 55% over 10 prompts and 90% over 64. Seeds: Student's t on n − 1 degrees
+of freedom. A proportion: Wilson's score interval (Wilson 1927, JASA 22:209). An interval over prompts says nothing about
+other seeds; for differences between paired runs pass the differences.
+
+How often each covers, and where: docs/intervals.md, made by `python -m analysis.evaluation.coverage`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import UsageError
+from .influence import Spread, ends_of, few
+from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_SEEDS, Kind
 
-__all__ = ["LEAST_PROMPTS", "Interval", "bootstrap_weights", "interval", "normal_quantile"]
+__all__ = [
+    "LEAST_PROMPTS",
+    "Interval",
+    "bootstrap_weights",
+    "interval",
+    "no_interval",
+    "normal_quantile",
+    "smooth",
+    "student_quantile",
+    "success",
+]
 
 _RESAMPLES = 2000
-LEAST_PROMPTS = 10  # a percentile bootstrap of fewer covers well under its level
+_DRAWS = 4000
+_ROWS = 1 << 22  # random numbers at a time
+_CROWDED = 0.1  # of the variance that zeros and ones of the same mean have; less is far from both ends
+_PLAIN_PROMPTS, _PLAIN_CARRYING = 24, 4.0  # from which the ends are left out where values are crowded
+_ENDS = 0.5  # prompts at 0 and at 1 that the prior of `success` adds: Jeffreys' where values are 0 and 1
+
+Method = Literal["skewed", "success", "t", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +54,32 @@ class Interval:
         estimate: the mean.
         low: lower end; NaN where there is no interval.
         high: upper end; NaN where there is no interval.
+        kind: what kind of interval it is, one of `Kind`.
+        reason: why there is none; empty where there is one.
     """
 
     estimate: float
     low: float
     high: float
+    kind: str = ""
+    reason: str = ""
+
+    @classmethod
+    def around(cls, estimate: float, ends: tuple[float, float, str], kind: str) -> Interval:
+        """From offsets of both ends, as `ends_of` gives them."""
+        return cls(estimate, estimate + ends[0], estimate + ends[1], kind, ends[2])
+
+
+def no_interval(estimate: float, reason: str, kind: str = "") -> Interval:
+    """An estimate alone, with the reason."""
+    return Interval(float(estimate), math.nan, math.nan, kind, reason)
 
 
 def interval(
     values: ArrayLike,
     *,
     over: Literal["prompts", "seeds"] = "prompts",
-    method: Literal["bootstrap", "t", "wilson"] | None = None,
+    method: Method | None = None,
     level: float = 0.95,
     generator: np.random.Generator | int = 0,
 ) -> Interval:
@@ -51,47 +88,139 @@ def interval(
     Args:
         values: one number for each unit.
         over: the unit that the values are independent draws of.
-        method: unset: bootstrap over prompts, t over seeds. wilson is for values 0 and 1 over either.
+        method: unset: skewed over prompts (Student's t and its skewness-corrected form, the farther end of both), t over
+            seeds. success is for numbers in [0, 1] over prompts, wilson for values 0 and 1 over either.
         level: coverage, such as 0.95.
-        generator: of the bootstrap, or its seed.
+        generator: of the draws of method success, or its seed.
+
+    Returns:
+        The mean and the ends; NaN with a `reason` where too few values, or too few that differ, leave no interval that
+        covers.
 
     Raises:
-        UsageError: values that are not finite or too few (10 prompts for the bootstrap, 2 for t, 1 for wilson), a
-            bootstrap over seeds, or wilson on values other than 0 and 1.
+        UsageError: no values, values that are not finite, success or wilson on other values than they are for, or a
+            method that does not go with the unit.
 
     Example:
         >>> mean = interval([0.0, 2.0], over="seeds")
         >>> [round(value, 4) for value in (mean.estimate, mean.low, mean.high)]
         [1.0, -11.7062, 13.7062]
+        >>> interval([0.2, 0.4, 0.9]).reason
+        'fewer than 16 prompts (3)'
     """
     data = np.asarray(values, dtype=np.float64)
-    method = method or {"prompts": "bootstrap", "seeds": "t"}.get(over)  # type: ignore[assignment]
     if over not in ("prompts", "seeds"):
         raise UsageError(f"over: expected prompts or seeds, got {over!r}")
-    if method not in ("bootstrap", "t", "wilson"):
-        raise UsageError(f"method: expected bootstrap, t or wilson, got {method!r}")
+    method = method or ("skewed" if over == "prompts" else "t")
+    if method not in ("skewed", "success", "t", "wilson"):
+        raise UsageError(f"method: expected skewed, success, t or wilson, got {method!r}")
     if not 0 < level < 1:
         raise UsageError(f"level: expected a number in (0, 1), got {level}")
-    if data.ndim != 1 or not np.isfinite(data).all():
+    if data.ndim != 1 or not data.size or not np.isfinite(data).all():
         raise UsageError(
-            f"values: expected one axis of finite numbers, got shape {data.shape} with "
+            f"values: expected one axis of finite numbers, at least one, got shape {data.shape} with "
             f"{int((~np.isfinite(data)).sum())} that are not finite; leave missing values out"
         )
-    least = {"bootstrap": LEAST_PROMPTS, "t": 2, "wilson": 1}[method]
-    if len(data) < least:
-        raise UsageError(f"values: expected at least {least} {over} for method {method}, got {len(data)}")
+    if over == "seeds" and method in ("skewed", "success"):
+        raise UsageError(f"method: {method} is for many prompts; use method='t' over seeds")
     if method == "wilson":
-        return _wilson(data, level)
+        return _wilson(data, level, over)
     if method == "t":
-        return _student(data, level)
-    if over == "seeds":
-        raise UsageError("method: a percentile bootstrap over seeds covers less than its level; use method='t'")
-    means = bootstrap_weights(len(data), generator) @ data
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(data.mean()), float(low), float(high))
+        return _student(data, level, over)
+    if method == "success":
+        return success(data, level=level, generator=generator)
+    return smooth(float(data.mean()), [Spread.of(data, float(np.abs(data).max()))], Kind.PROMPT_MEAN, level)
 
 
-def bootstrap_weights(n: int, generator: np.random.Generator | int, resamples: int = _RESAMPLES) -> np.ndarray:
+def smooth(
+    estimate: float, spreads: list[Spread], kind: Kind, level: float = 0.95, least: int = LEAST_PROMPTS
+) -> Interval:
+    """A smooth statistic with the interval of `influence.ends_of`."""
+    return Interval.around(estimate, ends_of(spreads, level, least), kind)
+
+
+def success(
+    values: np.ndarray,
+    *,
+    level: float = 0.95,
+    generator: np.random.Generator | int = 0,
+    matching: np.ndarray | None = None,
+    kind: Kind = Kind.SUCCESS,
+) -> Interval:
+    """Mean of numbers in [0, 1] over prompts.
+
+    The posterior of the mean under a Dirichlet process (Ferguson 1973, Ann. Statist. 1:209) whose prior is half a prompt
+    at 0 and half a prompt at 1: Dirichlet weights 1 on each prompt and ½ on either end. For zeros and ones this is
+    Jeffreys' interval; without the ends it is Rubin's Bayesian bootstrap. Where all values are crowded far from the
+    ends (a variance below 0.1·m(1 − m)) the ends would widen it for nothing: there the interval is `smooth` from 24 prompts, or the
+    union of both where there are fewer or a few prompts carry the spread. The estimate is never left out.
+
+    Args:
+        values: (n,), in [0, 1] but for rounding.
+        level: coverage.
+        generator: of the draws, or its seed.
+        matching: (B,) deviations of the mean in resamples of what the values were matched at; unset: there are none.
+        kind: of the interval.
+
+    Raises:
+        UsageError: values outside [0, 1].
+    """
+    if values.min() < -1e-9 or values.max() > 1 + 1e-9:
+        raise UsageError(
+            f"values: expected numbers in [0, 1] for method success, got {values.min():g} to {values.max():g}; use "
+            "method skewed"
+        )
+    n, mean = len(values), float(values.mean())
+    if n < LEAST_PROMPTS_SUCCESS:
+        return no_interval(mean, few(n, LEAST_PROMPTS_SUCCESS), kind)
+    spreads = [Spread.of(values)]
+    if matching is not None:
+        spreads.append(Spread.of_draws(matching, n))
+    carried = n >= _PLAIN_PROMPTS and _PLAIN_CARRYING <= spreads[0].carrying < np.inf
+    crowded = n * spreads[0].variance < _CROWDED * mean * (1 - mean)
+    plain = ends_of(spreads, level, LEAST_PROMPTS_SUCCESS, 0.0)
+    if crowded and carried:
+        low, high = mean + plain[0], mean + plain[1]
+    else:
+        draws = _posterior(values, generator)
+        if matching is not None:
+            draws = draws + np.resize(matching, len(draws))
+        low, high = (float(end) for end in np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
+        if crowded:
+            low, high = np.fmin(low, mean + plain[0]), np.fmax(high, mean + plain[1])
+    return Interval(mean, max(0.0, min(float(low), mean)), min(1.0, max(float(high), mean)), kind)
+
+
+def _posterior(values: np.ndarray, generator: np.random.Generator | int) -> np.ndarray:
+    """Draws (_DRAWS,) of the mean."""
+    if isinstance(generator, (int, np.integer)) and len(values) * _DRAWS <= _ROWS:
+        weights, at_one = _kept_weights(len(values), int(generator))
+        drawn: np.ndarray = weights @ values + at_one
+        return drawn
+    rng = np.random.default_rng(generator)
+    rows = max(1, _ROWS // len(values))
+    parts = []
+    for start in range(0, _DRAWS, rows):
+        weights, at_one = _weights(len(values), min(rows, _DRAWS - start), rng)
+        parts.append(weights @ values + at_one)
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return _weights(n, _DRAWS, np.random.default_rng(seed))
+
+
+def _weights(n: int, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Dirichlet weights of the prompts (rows, n) and of the end at 1 (rows,)."""
+    prompts, ends = rng.standard_exponential((rows, n)), rng.standard_gamma(_ENDS, (rows, 2))
+    total = prompts.sum(1) + ends.sum(1)
+    return prompts / total[:, None], ends[:, 1] / total
+
+
+def bootstrap_weights(
+    n: int, generator: np.random.Generator | int | Sequence[int], resamples: int = _RESAMPLES
+) -> np.ndarray:
     """Shares (resamples, n) that n units have in resamples drawn with replacement; each row sums to 1.
 
     One draw serves every quantity of the same units, which keeps comparisons paired.
@@ -111,18 +240,33 @@ def normal_quantile(level: float = 0.95) -> float:
     return float(ndtri((1 + level) / 2))
 
 
-def _student(data: np.ndarray, level: float) -> Interval:
+def student_quantile(freedom: float, level: float = 0.95) -> float:
+    """Half the width of Student's interval, in standard errors.
+
+    >>> round(student_quantile(4), 4)
+    2.7764
+    """
     from scipy.special import stdtrit
 
-    mean = float(data.mean())
-    half = float(stdtrit(len(data) - 1, (1 + level) / 2)) * float(data.std(ddof=1)) / math.sqrt(len(data))
-    return Interval(mean, mean - half, mean + half)
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _wilson(data: np.ndarray, level: float) -> Interval:
+def _student(data: np.ndarray, level: float, over: str) -> Interval:
+    mean, n = float(data.mean()), len(data)
+    kind = Kind.SEED_MEAN if over == "seeds" else Kind.PROMPT_MEAN
+    if n < LEAST_SEEDS:
+        return no_interval(mean, few(n, LEAST_SEEDS, over), kind)
+    half = student_quantile(n - 1, level) * float(data.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, kind)
+
+
+def _wilson(data: np.ndarray, level: float, over: str) -> Interval:
     if not np.isin(data, (0.0, 1.0)).all():
-        raise UsageError("values: expected 0 and 1 for method wilson, got others; use bootstrap or t for means")
+        raise UsageError("values: expected 0 and 1 for method wilson, got others; use skewed or t for means")
     n, share, z = len(data), float(data.mean()), normal_quantile(level)
+    if n < LEAST_PROMPTS_SUCCESS:
+        return no_interval(share, few(n, LEAST_PROMPTS_SUCCESS, over), Kind.PROPORTION)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))  # within rounding
+    found = Interval(share, max(0.0, centre - half), min(1.0, centre + half), Kind.PROPORTION)
+    return replace(found, low=min(found.low, share), high=max(found.high, share))  # within rounding

@@ -7,7 +7,7 @@ the per-prompt values of each metric are interpolated alike; metrics are then jo
 prompts that are present at every evaluation of every run count.
 
 Where success was not enumerated, `estimated=True` matches at the share of correct samples instead. That is noisy, and
-a first crossing follows the noise: it tends to come too early, by about a standard error of the estimate.
+a first crossing follows the noise: it tends to come too early.
 
 A run that never gets to a level, or starts above it, has not reached it: `reached` is False and its values are NaN.
 
@@ -16,12 +16,14 @@ the first evaluation over runs to the smallest over runs of the largest value ev
 100% of it. Where that range is empty (a run that never gets above the start of another, or one that was evaluated
 once) there is no common level and EmptyRangeError names the run. Update and step: the last common one.
 
-Intervals are a percentile bootstrap over test prompts, given the crossing; they say nothing about other seeds.
+Intervals are over test prompts, and where Pass@1 is matched over validation prompts too: the matching is done again for
+resampled ones (`matched_intervals`). They say nothing about other seeds: `Matched.paired_difference` has the interval
+over paired seeds. Where no interval covers there is none, and the column `reason` says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,14 +32,17 @@ import pandas as pd
 
 from ..errors import UsageError
 from .first_crossing import first_crossing
-from .intervals import LEAST_PROMPTS, bootstrap_weights
-from .metrics import EXACT_P, METRICS, HasTables, Metric, Panel, evals_of, get_metric
+from .interval_kinds import Kind
+from .intervals import Interval, interval, no_interval
+from .matched_intervals import AtPlace, Levels, MatchedPlaces, at_place, difference_interval, value_interval
+from .metrics import EXACT_P, METRICS, HasTables, Panel, evals_of, get_metric
 from .sampling_params import SamplingParams
 
-__all__ = ["EmptyRangeError", "Matched", "matched"]
+__all__ = ["FRACTIONS", "EmptyRangeError", "Matched", "matched"]
 
 At = Literal["pass@1", "update", "step"]
-_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+_INTERVAL = ("value", "low", "high", "kind", "reason")  # columns of an interval
 
 
 class EmptyRangeError(UsageError):
@@ -50,14 +55,14 @@ class Matched:
 
     Attributes:
         table: one row per level, run and metric, with the columns at, level, run, reached, step, update, pass@1
-            (validation, at the match temperature), metric, temperature, top_k, top_p, value, low, high.
+            (validation, at the match temperature), metric, temperature, top_k, top_p, value, low, high, kind (of the
+            interval) and reason (why there is none).
         prompt_ids: the test prompts that every value is over.
     """
 
     table: pd.DataFrame
     prompt_ids: tuple[str, ...]
-    _values: dict[tuple[float, str, str], np.ndarray] = field(repr=False)  # level, run, metric -> (n_prompts,)
-    _weights: np.ndarray = field(repr=False)
+    _at: dict[tuple[float, str, str], AtPlace] = field(repr=False)  # level, run, metric
     _confidence: float = field(repr=False)
 
     def values(self, level: float, run: str, metric: str) -> np.ndarray:
@@ -66,31 +71,68 @@ class Matched:
         Raises:
             UsageError: the run did not reach the level.
         """
-        if (level, run, metric) not in self._values:
+        if (level, run, metric) not in self._at:
             raise UsageError(
                 f"level, run, metric: nothing matched at {(level, run, metric)}; see the rows of table that are reached"
             )
-        return self._values[level, run, metric]
+        return self._at[level, run, metric].values
 
     def difference(self, run: str, baseline: str) -> pd.DataFrame:
-        """`run` − `baseline` at each level, paired: prompts are resampled jointly.
+        """`run` − `baseline` at each level, paired over prompts.
 
         Returns:
-            Columns level, metric, value, low, high; NaN where either run has not reached the level. A difference of
-            log_effective_solutions is a log ratio.
+            Columns level, metric, value, low, high, kind, reason; NaN where either run has not reached the level. A
+            difference of log_effective_solutions is a log ratio.
 
         Raises:
             UsageError: an unknown run.
         """
+        self._check(run, baseline)
+        return self._frame(
+            lambda level, metric: difference_interval(
+                get_metric(metric), [self._at.get((level, name, metric)) for name in (run, baseline)], self._confidence
+            )
+        )
+
+    def paired_difference(self, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+        """Mean of first − second over pairs of runs, one pair a seed, with Student's interval over the seeds.
+
+        Args:
+            pairs: names of runs, such as [("nsr-seed0", "psr-seed0"), ("nsr-seed1", "psr-seed1")].
+
+        Returns:
+            Columns as of `difference`; NaN where a run of any pair has not reached the level.
+
+        Raises:
+            UsageError: no pairs, or an unknown run.
+        """
+        if not pairs:
+            raise UsageError("pairs: expected at least one pair of runs, got none")
+        self._check(*(name for pair in pairs for name in pair))
+
+        def over_seeds(level: float, metric: str) -> Interval:
+            values = [
+                difference_interval(
+                    get_metric(metric), [self._at.get((level, name, metric)) for name in pair], self._confidence
+                ).estimate
+                for pair in pairs
+            ]
+            if not np.isfinite(values).all():
+                return no_interval(np.nan, "a run has not reached the level", Kind.SEED_MEAN)
+            return interval(values, over="seeds", level=self._confidence)
+
+        return self._frame(over_seeds)
+
+    def _check(self, *names: str) -> None:
         known = self.table["run"].unique()
-        for name in (run, baseline):
+        for name in names:
             if name not in known:
                 raise UsageError(f"run: expected one of {', '.join(known)}, got {name!r}")
-        rows = []
-        for level, metric in self.table[["level", "metric"]].drop_duplicates().itertuples(index=False):
-            pair = [self._values.get((level, name, metric)) for name in (run, baseline)]
-            rows.append((level, metric, *_interval(get_metric(metric), pair, self._weights, self._confidence)))
-        return pd.DataFrame(rows, columns=["level", "metric", "value", "low", "high"])
+
+    def _frame(self, of: Callable[[float, str], Interval]) -> pd.DataFrame:
+        places = self.table[["level", "metric"]].drop_duplicates().itertuples(index=False)
+        rows = [(level, metric, *_columns(of(level, metric))) for level, metric in places]
+        return pd.DataFrame(rows, columns=["level", "metric", *_INTERVAL])
 
 
 def matched(
@@ -99,6 +141,8 @@ def matched(
     at: At = "pass@1",
     *,
     levels: Sequence[float] | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    levels_from: Sequence[str] | None = None,
     temperature: float = 1.0,
     match_temperature: float = 1.0,
     top_k: int = 0,
@@ -118,13 +162,15 @@ def matched(
         metric: one name or several of `METRICS`, or pass@k for any k.
         at: what is equal.
         levels: values of `at` to compare at; unset: the default levels.
+        fractions: of the common range of Pass@1, for the default levels.
+        levels_from: the runs whose common range gives the default levels; unset: all.
         temperature: of the metrics.
         match_temperature: of the Pass@1 that is matched.
         top_k, top_p: how the distribution of both is truncated.
         estimated: whether Pass@1 may come from samples where p was not enumerated.
         confidence: level of the intervals.
-        resamples: of the bootstrap over test prompts.
-        generator: of the bootstrap, or its seed.
+        resamples: of the validation prompts, for the intervals at equal Pass@1.
+        generator: of the resamples and of the draws of the intervals, or its seed.
 
     Returns:
         A `Matched`: its `table`, and `difference` for two runs prompt by prompt.
@@ -153,7 +199,8 @@ def matched(
                 f"runs: expected validation and test prompts evaluated at the same steps, got "
                 f"{list(validation[name].steps)} and {list(panel.steps)} in run {name}"
             )
-    pass_at_1 = {name: _pass_at_1(panel, estimated=estimated).mean(axis=1) for name, panel in validation.items()}
+    by_prompt = {name: _pass_at_1(panel, estimated=estimated) for name, panel in validation.items()}
+    pass_at_1 = {name: values.mean(axis=1) for name, values in by_prompt.items()}
     missing = [name for name, x in pass_at_1.items() if np.isnan(x).any()]
     if at == "pass@1" and missing:
         got = "neither p nor samples" if estimated else "missing ones"
@@ -176,14 +223,24 @@ def matched(
             name: (panel.updates if at == "update" else panel.steps).astype(np.float64) for name, panel in test.items()
         }
     )
-    chosen = _default_levels(axis, at) if levels is None else _checked_levels(levels, at)
+    ranging = list(axis) if levels_from is None else list(levels_from)
+    if levels is None:
+        chosen = _default_levels({name: axis[name] for name in ranging}, at, fractions)
+    else:
+        chosen = _checked_levels(levels, at)
+    places = None
+    if at == "pass@1":
+        places = MatchedPlaces.resampled(
+            by_prompt,
+            _rule(ranging, fractions) if levels is None else _fixed(chosen),
+            generator if isinstance(generator, np.random.Generator) else [generator, 1],
+            resamples,
+        )
 
     prompt_ids = next(iter(test.values())).prompt_ids
-    weights = np.concatenate(
-        [np.full((1, len(prompt_ids)), 1 / len(prompt_ids)), bootstrap_weights(len(prompt_ids), generator, resamples)]
-    )
-    rows, values = [], {}
-    for level in chosen:
+    rows: list[tuple[object, ...]] = []
+    values: dict[tuple[float, str, str], AtPlace] = {}
+    for i, level in enumerate(chosen):
         for name, panel in test.items():
             crossing = first_crossing(axis[name], level)
             where = (
@@ -192,40 +249,37 @@ def matched(
                 else [float(crossing.of(x)) for x in (panel.steps, panel.updates, pass_at_1[name])]
             )
             for m in metrics:
-                interpolated = None if crossing is None else crossing.of(series[name, m.name])
-                if interpolated is not None:
-                    values[level, name, m.name] = interpolated
-                rows.append(
-                    (
-                        at,
-                        level,
-                        name,
-                        crossing is not None,
-                        *where,
-                        m.name,
-                        temperature,
-                        top_k,
-                        top_p,
-                        *_interval(m, [interpolated], weights, confidence),
-                    )
-                )
-    columns = [
-        "at",
-        "level",
-        "run",
-        "reached",
-        "step",
-        "update",
-        "pass@1",
-        "metric",
-        "temperature",
-        "top_k",
-        "top_p",
-        "value",
-        "low",
-        "high",
-    ]
-    return Matched(pd.DataFrame(rows, columns=columns), prompt_ids, values, weights, confidence)
+                found = no_interval(np.nan, "the run has not reached the level")
+                if crossing is not None:
+                    curve = series[name, m.name]
+                    here = at_place(m, curve, crossing.of(curve), places, (i, name))
+                    values[level, name, m.name] = here
+                    found = value_interval(m, here, confidence, generator)
+                sampling = (m.name, temperature, top_k, top_p)
+                rows.append((at, level, name, crossing is not None, *where, *sampling, *_columns(found)))
+    where_columns = ["at", "level", "run", "reached", "step", "update", "pass@1"]
+    columns = [*where_columns, "metric", "temperature", "top_k", "top_p", *_INTERVAL]
+    return Matched(pd.DataFrame(rows, columns=columns), prompt_ids, values, confidence)
+
+
+def _columns(found: Interval) -> tuple[float, float, float, str, str]:
+    return found.estimate, found.low, found.high, str(found.kind), found.reason
+
+
+def _rule(names: Sequence[str], fractions: Sequence[float]) -> Levels:
+    """The default levels of curves (B, E) by run, as `_default_levels` chooses them; NaN where there is no range."""
+
+    def levels(curves: Mapping[str, np.ndarray]) -> np.ndarray:
+        low = np.max([curves[name][:, 0] for name in names], axis=0)[:, None]
+        high = np.min([curves[name].max(1) for name in names], axis=0)[:, None]
+        share = np.asarray(fractions, dtype=np.float64)
+        return np.where(low < high, low * (1 - share) + high * share, np.nan)
+
+    return levels
+
+
+def _fixed(levels: Sequence[float]) -> Levels:
+    return lambda curves: np.broadcast_to(np.asarray(levels), (len(next(iter(curves.values()))), len(levels)))
 
 
 def _pass_at_1(panel: Panel, *, estimated: bool) -> np.ndarray:
@@ -249,7 +303,7 @@ def _panels(evals: Mapping[str, pd.DataFrame], split: str, params: SamplingParam
     return {name: Panel.of(rows, common) for name, rows in parts.items()}
 
 
-def _default_levels(axis: Mapping[str, np.ndarray], at: At) -> list[float]:
+def _default_levels(axis: Mapping[str, np.ndarray], at: At, fractions: Sequence[float]) -> list[float]:
     last = min(axis, key=lambda name: axis[name].max())
     high = float(axis[last].max())
     if at != "pass@1":
@@ -262,7 +316,7 @@ def _default_levels(axis: Mapping[str, np.ndarray], at: At) -> list[float]:
             f"{high:.4g} and {first} starts at {low:.4g}; leave the run out, match at 'step' or "
             "give levels"
         )
-    return [low * (1 - fraction) + high * fraction for fraction in _FRACTIONS]
+    return [low * (1 - fraction) + high * fraction for fraction in fractions]
 
 
 def _checked_levels(levels: Sequence[float], at: At) -> list[float]:
@@ -273,25 +327,3 @@ def _checked_levels(levels: Sequence[float], at: At) -> list[float]:
     if len(set(levels)) < len(levels) or not len(levels):
         raise UsageError(f"levels: expected distinct levels, at least one, got {list(levels)}")
     return [float(level) for level in levels]
-
-
-def _interval(
-    metric: Metric, values: Sequence[np.ndarray | None], weights: np.ndarray, confidence: float
-) -> tuple[float, float, float]:
-    """The metric of one policy, or of the first minus that of the second: estimate and percentile interval.
-
-    The first row of weights is that of the estimate. Prompts without a value are left out; no interval over fewer
-    than LEAST_PROMPTS.
-    """
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
-        return np.nan, np.nan, np.nan
-    among = ~np.isnan(known).any(axis=0)
-    enough = among.sum() >= LEAST_PROMPTS
-    kept = weights[:, among] if enough else weights[:1, among]
-    kept = kept / kept.sum(axis=1, keepdims=True)
-    draws = metric.over_prompts(known[0][among], kept)
-    if len(known) == 2:
-        draws = draws - metric.over_prompts(known[1][among], kept)
-    low, high = np.quantile(draws[1:], [(1 - confidence) / 2, (1 + confidence) / 2]) if enough else (np.nan, np.nan)
-    return float(draws[0]), float(low), float(high)

@@ -38,11 +38,13 @@ class Metric:
         name: in `METRICS` and in tables.
         values: one number per row of `evals`, NaN where it does not exist.
         combine: how prompts are put together.
+        success: whether the numbers are success probabilities, or estimates of them, whose range [0, 1] is used.
     """
 
     name: str
     values: Callable[[pd.DataFrame], np.ndarray]
     combine: Literal["mean", "geometric", "std"] = "mean"
+    success: bool = False
 
     def over_prompts(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Join the last axis of `values` (…, n) under each row of `weights` (m, n), which sum to 1: (…, m)."""
@@ -54,6 +56,15 @@ class Metric:
         centre = values.mean(axis=-1, keepdims=True)  # centred first, or a small spread would be lost to rounding
         around = (values - centre) @ weights.T
         return np.sqrt(np.maximum(((values - centre) ** 2) @ weights.T - around**2, 0.0))
+
+    def influence(self, values: np.ndarray) -> np.ndarray:
+        """Of each prompt (n,) on the joined value, or on its logarithm unless prompts are joined by their mean."""
+        if self.combine == "mean":
+            return values
+        if self.combine == "geometric":
+            return np.log(values)
+        deviations = (values - values.mean()) ** 2
+        return deviations / (2 * deviations.sum() / (len(values) - 1)) if deviations.any() else deviations
 
 
 def _column(name: str) -> Callable[[pd.DataFrame], np.ndarray]:
@@ -98,19 +109,19 @@ EXACT_P = Metric("p", _column("p"))
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        *(Metric(f"pass@{k}", _pass_at(k)) for k in K_GRID),
+        *(Metric(f"pass@{k}", _pass_at(k), success=True) for k in K_GRID),
         Metric("p_std", _column("p"), "std"),
         Metric("entropy_fixed", _column("entropy_fixed")),
         Metric("entropy_own", _column("entropy_own")),
         Metric("tail_mass", _column("tail_mass")),
         Metric("effective_solutions", _column("effective_solutions"), "geometric"),
         Metric("log_effective_solutions", lambda rows: np.log(_column("effective_solutions")(rows))),
-        Metric("mode_mass", _column("mode_mass")),
-        Metric("mode_p", _column("mode_p")),
-        Metric("outside_p", _p_outside),
-        Metric("greedy_accuracy", _column("greedy_correct")),
-        Metric("correct_ratio", _share),
-        Metric("fully_solved_ratio", _fully_solved),
+        Metric("mode_mass", _column("mode_mass"), success=True),
+        Metric("mode_p", _column("mode_p"), success=True),
+        Metric("outside_p", _p_outside, success=True),
+        Metric("greedy_accuracy", _column("greedy_correct"), success=True),
+        Metric("correct_ratio", _share, success=True),
+        Metric("fully_solved_ratio", _fully_solved, success=True),
     )
 }
 
@@ -129,7 +140,7 @@ def get_metric(name: str) -> Metric:
         return METRICS[name]
     kind, _, k = name.partition("@")
     if kind == "pass" and k.isdecimal() and int(k) > 0:
-        return Metric(name, _pass_at(int(k)))
+        return Metric(name, _pass_at(int(k)), success=True)
     raise UsageError(f"metric: unknown {name!r}; {nearest(name, METRICS)}")
 
 

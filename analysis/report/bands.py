@@ -1,63 +1,82 @@
-"""Means with 95% intervals, over prompts where a method has one seed and over seeds where it has several; and
-statistics of sums with an interval over prompts by the jackknife."""
+"""Means with 95% intervals, over prompts where a method has one seed and over seeds where it has several; and ratios of
+sums with an interval over prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from ..evaluation import Interval, interval
+from ..evaluation.influence import Spread
+from ..evaluation.interval_kinds import LEAST_PROMPTS_SPREAD, Kind
+from ..evaluation.intervals import Method, smooth
 
-__all__ = ["band", "jackknife"]
+__all__ = ["band", "log_ratio", "ratio"]
 
 
-def band(data: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.DataFrame:
+def band(data: pd.DataFrame, by: Sequence[str], column: str = "value", method: Method | None = None) -> pd.DataFrame:
     """Mean of `column` with its interval for each method (`label`) and each value of the columns `by`.
 
     `data` has one row for each unit (a prompt, say) of each seed: columns `label`, `seed`, `by` and `column`; rows with
     a missing value do not count. Where a method has several seeds, the interval is Student's over the seeds' means,
-    since the seed is what was drawn anew; else it is over units: Wilson's for a yes or no, Student's for a number. It
-    is missing for a single number. Columns: label, by, value, low, high.
+    since the seed is what was drawn anew; else it is over units: Wilson's for a yes or no, for a number that of
+    `method`, as in `interval`. It is missing, with a reason, where none covers. Columns: label, by, value, low, high,
+    kind, reason.
     """
     keys = ["label", *by]
     data = data.dropna(subset=[column])
     values, seeds = data[column].to_numpy(), data["seed"].to_numpy()
     places = data.groupby(keys, sort=False).indices
-    rows = [(*(key if isinstance(key, tuple) else (key,)), *_mean(values[at], seeds[at])) for key, at in places.items()]
-    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high"])
+    rows = [
+        (*(key if isinstance(key, tuple) else (key,)), *_mean(values[at], seeds[at], method))
+        for key, at in places.items()
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "kind", "reason"])
 
 
-def _mean(values: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
+def _mean(values: np.ndarray, seeds: np.ndarray, method: Method | None) -> tuple[float, float, float, str, str]:
     several = np.unique(seeds)
     if len(several) > 1:
         mean = interval([values[seeds == seed].mean() for seed in several], over="seeds")
     elif values.dtype.kind == "b":
         mean = interval(values, method="wilson")
-    elif len(values) > 1:
-        mean = interval(values, method="t")
     else:
-        mean = Interval(float(values[0]), np.nan, np.nan)
-    return mean.estimate, mean.low, mean.high
+        mean = interval(values, method=method)
+    return mean.estimate, mean.low, mean.high, str(mean.kind), mean.reason
 
 
-def jackknife(units: np.ndarray, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
-    """A statistic of column sums, `statistic` of (…, m) -> (…), with its 95% interval over units of rows.
+def ratio(units: np.ndarray, above: np.ndarray, below: np.ndarray) -> Interval:
+    """Σ above / Σ below over rows, with its interval over the units that rows belong to.
 
-    `sums` (n, m) are the terms of each row. Rows of a unit (a prompt) hang together, so whole units are left out, one
-    at a time (Efron and Stein 1981, Ann. Statist. 9:586; Student's t on the number of units less one). One unit has no
-    interval.
+    Rows of a unit (a prompt) hang together, so the influence is that of whole units. A ratio of parts to a whole, which
+    lies between 0 and 1 for each row, keeps its interval there.
 
-    >>> total = jackknife(np.array([0, 0, 1, 2]), np.array([[1.0], [1.0], [4.0], [6.0]]), lambda s: s[..., 0])
-    >>> total.estimate
-    12.0
+    >>> ratio(np.array([0, 0, 1, 2]), np.array([1.0, 1.0, 4.0, 6.0]), np.ones(4)).estimate
+    3.0
     """
-    by_unit = pd.DataFrame(sums).groupby(units).sum().to_numpy()
-    estimate, k = float(statistic(sums.sum(0))), len(by_unit)
-    if k < 2:
-        return Interval(estimate, np.nan, np.nan)
-    without = statistic(by_unit.sum(0) - by_unit)
-    half = float(stdtrit(k - 1, 0.975) * np.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()))
-    return Interval(estimate, estimate - half, estimate + half)
+    whole = float(below.sum())
+    estimate = float(above.sum()) / whole
+    influence = _by_unit(units, (above - estimate * below) / whole)
+    found = smooth(estimate, [Spread.of(influence, abs(estimate))], Kind.PROMPT_RATIO)
+    if ((above >= 0) & (above <= below)).all():
+        return Interval(estimate, max(found.low, 0.0), min(found.high, 1.0), found.kind, found.reason)
+    return found
+
+
+def log_ratio(units: np.ndarray, above: np.ndarray, below: np.ndarray, least: float) -> Interval:
+    """log(Σ above / Σ below), both positive, with its interval over units; a ratio below `least` counts as that."""
+    share = float(above.sum() / below.sum())
+    influence = _by_unit(units, above / max(above.sum(), least * below.sum()) - below / below.sum())
+    return smooth(
+        float(np.log(max(share, least))), [Spread.of(influence, 1.0)], Kind.UNEXPLAINED, least=LEAST_PROMPTS_SPREAD
+    )
+
+
+def _by_unit(units: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sums of rows (n,) by unit, times the number of units: the influence of each on a sum over all rows."""
+    _, place = np.unique(units, return_inverse=True)
+    sums = np.bincount(place, weights=rows)
+    scaled: np.ndarray = len(sums) * sums
+    return scaled

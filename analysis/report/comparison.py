@@ -20,6 +20,8 @@ import pandas as pd
 
 from ..common.tables import Cell
 from ..evaluation import Matched, SamplingParams, curves, get_metric, interval, matched
+from ..evaluation.interval_kinds import Kind
+from ..evaluation.matching import FRACTIONS
 from .curves import samples_per_prompt
 from .rollout_columns import RolloutColumn, rollout_columns
 
@@ -53,7 +55,9 @@ class Matching:
     """Runs matched at levels of one axis, for metrics at several temperatures."""
 
     parts: Mapping[float, Matched]  # by temperature
-    _differences: dict[tuple[str, str, float], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _differences: dict[tuple[tuple[tuple[str, str], ...], float], pd.DataFrame] = field(
+        default_factory=dict, repr=False
+    )
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -72,14 +76,14 @@ class Matching:
     def at(self, level: float) -> pd.DataFrame:
         return self.table[self.table["level"] == level]
 
-    def difference(self, run: str, baseline: str, level: float, column: MetricColumn) -> Cell:
-        """`run` − `baseline`, paired over prompts."""
-        key = (run, baseline, column.temperature)
+    def difference(self, pairs: Sequence[tuple[str, str]], level: float, column: MetricColumn) -> Cell:
+        """First − second, paired over prompts; the mean over several pairs, with its interval over these."""
+        key = (tuple(pairs), column.temperature)
         if key not in self._differences:
-            self._differences[key] = self.parts[column.temperature].difference(run, baseline)
+            part = self.parts[column.temperature]
+            self._differences[key] = part.difference(*pairs[0]) if len(pairs) == 1 else part.paired_difference(pairs)
         rows = self._differences[key]
-        row = rows[(rows["level"] == level) & (rows["metric"] == column.metric)].iloc[0]
-        return Cell(float(row["value"]), float(row["low"]), float(row["high"]))
+        return _cell(rows[(rows["level"] == level) & (rows["metric"] == column.metric)].iloc[0])
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,20 @@ class Comparison:
         return min(float(rows["step"].max()) for rows in self.evals.values())
 
     def match(
-        self, at: At, levels: Sequence[float] | None = None, metrics: Sequence[MetricColumn] | None = None
+        self,
+        at: At,
+        levels: Sequence[float] | None = None,
+        metrics: Sequence[MetricColumn] | None = None,
+        fractions: Sequence[float] = FRACTIONS,
     ) -> Matching:
-        """`matched` for the metrics of the tables, or for some of them."""
+        """`matched` for the metrics of the tables, or for some of them.
+
+        Levels of Pass@1 are, unless given, these fractions of the range of the runs that rise above where every run
+        starts.
+
+        Raises:
+            EmptyRangeError: no level lies on the curves of all these.
+        """
         by_temperature: dict[float, list[str]] = {}
         for column in self.metrics if metrics is None else metrics:
             by_temperature.setdefault(column.temperature, []).append(column.metric)
@@ -156,6 +171,8 @@ class Comparison:
                     names,
                     at,
                     levels=levels,
+                    fractions=fractions,
+                    levels_from=self._rising() if at == "pass@1" and levels is None else None,
                     temperature=temperature,
                     match_temperature=self.params.temperature,
                     top_k=self.params.top_k,
@@ -167,13 +184,8 @@ class Comparison:
         )
 
     def levels(self) -> list[float]:
-        """Levels of Pass@1 that can be compared: those of the runs that rise above where every run starts.
-
-        Raises:
-            EmptyRangeError: no level lies on the curves of all these.
-        """
-        rising = replace(self, evals={run_id: self.evals[run_id] for run_id in self._rising()})
-        return rising.match("pass@1", metrics=self.metrics[:1]).levels
+        """Levels of Pass@1 that can be compared, as `match` chooses them; raises EmptyRangeError where there are none."""
+        return self.match("pass@1", metrics=self.metrics[:1]).levels
 
     def _rising(self) -> list[str]:
         curve = {}
@@ -193,16 +205,10 @@ class Comparison:
     def difference(self, matching: Matching, level: float, pair: tuple[str, str], column: MetricColumn) -> Cell:
         """The first method minus the second: paired over prompts, and over seeds where both have several."""
         first, second = (self.members[label] for label in pair)
-        cells = [
-            matching.difference(run_id, second[seed], level, column) for seed, run_id in first.items() if seed in second
-        ]
-        values = [cell.value for cell in cells]
-        if not cells or not np.isfinite(values).all():
-            return Cell(np.nan)
-        if len(cells) == 1:
-            return cells[0]
-        mean = interval(values, over="seeds")
-        return Cell(mean.estimate, mean.low, mean.high)
+        pairs = [(run_id, second[seed]) for seed, run_id in first.items() if seed in second]
+        if not pairs:
+            return Cell(np.nan, reason="no seed is in both methods")
+        return matching.difference(pairs, level, column)
 
 
 def over_seeds(rows: pd.DataFrame) -> Cell:
@@ -210,9 +216,16 @@ def over_seeds(rows: pd.DataFrame) -> Cell:
     if rows.empty:  # no step was made, say
         return Cell(math.nan)
     if len(rows) == 1:
-        return Cell(*(float(rows[name].iloc[0]) for name in ("value", "low", "high")))
-    mean = interval(rows["value"], over="seeds")
-    return Cell(mean.estimate, mean.low, mean.high)
+        return _cell(rows.iloc[0])
+    if not np.isfinite(rows["value"]).all():
+        return Cell(math.nan, kind=Kind.SEED_MEAN, reason="a seed has no value")
+    return Cell.of(interval(rows["value"], over="seeds"))
+
+
+def _cell(row: pd.Series) -> Cell:
+    """A row of a table of estimates."""
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return Cell(value, low, high, kind=row.get("kind", ""), reason=row.get("reason", ""))
 
 
 def comparisons(runs: Mapping[str, Run]) -> list[Comparison]:

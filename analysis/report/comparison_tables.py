@@ -21,6 +21,7 @@ _EFFECTIVE = (
     "effective solutions: exp of the entropy of the distribution over the correct responses, geometric mean over "
     "prompts; 5 means as diverse as 5 equally likely correct responses"
 )
+_AGAIN = "intervals: over test and validation prompts, with the matching done again for resampled validation prompts"
 _MODE = "mass on the mode: exact probability of entering the task's named mode"
 
 
@@ -53,12 +54,13 @@ def matched_pass_at_1_table(comparison: Comparison, matching: Matching) -> Table
     note = [
         f"As above, interpolated between evaluations. {_prompts(matching)}; these prompts are in every evaluation",
     ]
+    note += [_AGAIN] if comparison.seeds == 1 else []
     if any(not reached for reached in matching.table["reached"]):
         note.append("never: Pass@1 does not reach this value")
     if samples is not None:
         note.append(
-            "The value counts as reached where the estimate first reaches it, which is too early by about its "
-            f"standard error{_standard_error(comparison)}"
+            "The value counts as reached where the estimate first reaches it, which tends to be too early, by a part of "
+            f"its standard error{_standard_error(comparison)}"
         )
     return Table(
         _title(f"at equal Pass@1 = {level:.3f} on validation prompts{estimate}", comparison),
@@ -93,7 +95,8 @@ def levels_table(comparison: Comparison, matching: Matching) -> Table | None:
         rows.append((f"{pair[0]} − {pair[1]}", *cells))
     note = [
         "Levels: 25, 50, 75 and 100% of the range of Pass@1 that the methods share, on validation prompts",
-        f"Values: {_prompts(matching).lower()}; ± half of a 95% interval over {_over(comparison)}",
+        f"Values: {_prompts(matching).lower()}; ± half of a 95% interval over "
+        + ("test and validation prompts (one seed)" if comparison.seeds == 1 else f"{comparison.seeds} seeds (t)"),
     ]
     return Table(
         _title("entropy and effective solutions at each level of Pass@1", comparison),
@@ -160,7 +163,7 @@ def _prompts(matching: Matching) -> str:
 
 
 def _over(comparison: Comparison) -> str:
-    return "prompts (one seed)" if comparison.seeds == 1 else f"{comparison.seeds} seeds (t)"
+    return "prompts (one seed)" if comparison.seeds == 1 else f"{comparison.seeds} seeds (t), of the base over prompts"
 
 
 def _paired(comparison: Comparison) -> list[str]:

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import K_GRID, METRICS, SamplingParams, interval
-from ..evaluation.intervals import bootstrap_weights
+from ..evaluation.influence import Spread
+from ..evaluation.interval_kinds import Kind
+from ..evaluation.intervals import Interval, smooth, success
 from ..plots import BASE
 from .bands import band
 
@@ -33,7 +35,7 @@ __all__ = [
 def pass_at_1(runs: Sequence[Run], split: str = "validation") -> pd.DataFrame:
     """Pass@1 on the prompts of a split at each evaluation: columns label, step, value, low, high."""
     rows = evaluations(runs, split)
-    return band(rows.assign(value=METRICS["pass@1"].values(rows)), ["step"])
+    return band(rows.assign(value=METRICS["pass@1"].values(rows)), ["step"], method="success")
 
 
 def against_pass_at_1(runs: Sequence[Run], column: str) -> pd.DataFrame:
@@ -81,19 +83,18 @@ def samples_per_prompt(evals: Iterable[pd.DataFrame]) -> int | None:
 def pass_at_k_curves(runs: Sequence[Run], *, minus: str = BASE) -> pd.DataFrame:
     """Pass@k of the base and of each run's last policy on the test prompts, k = 1 … 1024, and differences to `minus`.
 
-    Exact in k where success was enumerated, else estimated for k up to the number of samples. Intervals are bootstrap
-    percentiles over prompts (the same resampled prompts for all, so that differences are paired), or t over the seeds
-    of a method that has several.
+    Exact in k where success was enumerated, else estimated for k up to the number of samples. Intervals are
+    over prompts, of differences paired, or t over the seeds of a method that has several.
 
     Args:
         runs: the runs.
         minus: label of the method, or base, whose curve is subtracted. The base is not compared with a method.
 
     Returns:
-        Columns sampling (parameters, as text), quantity (`value` or `difference`), label, k, value, low, high.
+        Columns sampling (parameters, as text), quantity (`value` or `difference`), label, k, value, low, high, kind,
+        reason (why there is no interval).
     """
     ends = _ends(runs)
-    weights = bootstrap_weights(ends["prompt_id"].nunique(), 0)
     parts = []
     for sampling, rows_at in ends.groupby("sampling", sort=False):
         curves: dict[str, np.ndarray] = {}  # label -> (seeds, prompts, k)
@@ -109,8 +110,11 @@ def pass_at_k_curves(runs: Sequence[Run], *, minus: str = BASE) -> pd.DataFrame:
         }
         for quantity, by_label in (("value", curves), ("difference", compared)):
             for label, curve in by_label.items():
-                value, low, high = _interval(curve, weights)
-                columns = {"k": K_GRID, "value": value, "low": low, "high": high}
+                found = [_interval(by_k, quantity) for by_k in np.moveaxis(curve, -1, 0)]
+                names = {"value": "estimate", "low": "low", "high": "high", "kind": "kind", "reason": "reason"}
+                columns = {"k": K_GRID} | {
+                    column: [getattr(mean, name) for mean in found] for column, name in names.items()
+                }
                 parts.append(pd.DataFrame({"sampling": sampling, "quantity": quantity, "label": label} | columns))
     return pd.concat(parts).dropna(subset=["value"])
 
@@ -129,12 +133,12 @@ def _ends(runs: Sequence[Run]) -> pd.DataFrame:
     return rows[rows["prompt_id"].isin(shared)]
 
 
-def _interval(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and 95% interval of (seeds, prompts, k) over the prompts, or over the seeds where there are several."""
+def _interval(values: np.ndarray, quantity: str) -> Interval:
+    """Mean of (seeds, prompts) over the prompts, or over the seeds where there are several; NaN where one is missing."""
+    if not np.isfinite(values).all():
+        return Interval(float("nan"), float("nan"), float("nan"))
     if len(values) > 1:
-        intervals = [interval(over_seeds, over="seeds") for over_seeds in values.mean(1).T]
-        ends = np.array([(mean.estimate, mean.low, mean.high) for mean in intervals])
-        return ends[:, 0], ends[:, 1], ends[:, 2]
-    draws = np.ascontiguousarray((weights @ values[0]).T)
-    low, high = np.quantile(draws, [0.025, 0.975], axis=1)
-    return values[0].mean(0), low, high
+        return interval(values.mean(1), over="seeds")
+    if quantity == "value":
+        return success(values[0])
+    return smooth(float(values[0].mean()), [Spread.of(values[0], 1.0)], Kind.PROMPT_DIFFERENCE)

@@ -58,12 +58,13 @@ def equal_pass_at_1_titles(comparison: Comparison) -> tuple[str, str]:
     Raises:
         EmptyRangeError: there is no common level.
     """
-    level, pair, entropy = comparison.levels()[-1], comparison.pairs[0], comparison.metric(ENTROPY)
+    pair, entropy = comparison.pairs[0], comparison.metric(ENTROPY)
     if entropy is None:
         return "", ""
     effective = comparison.metric(EFFECTIVE)
     columns = [entropy] if effective is None else [entropy, effective]
-    matching = comparison.match("pass@1", [level], columns)
+    matching = comparison.match("pass@1", metrics=columns, fractions=(1.0,))
+    level = matching.levels[-1]
     cell = comparison.difference(matching, level, pair, entropy)
     first = f"At equal Pass@1 {short_gap(*pair, cell, what='')}"
     if effective is None:

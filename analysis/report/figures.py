@@ -173,7 +173,7 @@ def pass_at_k_figure(source: Source) -> Figure:
         plots.legend(figure, [axes[0, 0]])
         what = "Exact Pass@k" if samples is None else f"Pass@k, estimated from {samples} samples a prompt,"
         caption = PASS_AT_K_CAPTION.format(what, "the base" if minus == plots.BASE else minus)
-        plots.caption(figure, caption + _uncertainty(runs, "prompts (bootstrap)"))
+        plots.caption(figure, caption + _uncertainty(runs, "prompts"))
         return figure
 
 
@@ -182,7 +182,7 @@ def _uncertainty(runs: Sequence[Run], over: str, what: str = "bands") -> str:
     seeds = max(len({run.seed for run in runs if run.label == label}) for label in {run.label for run in runs})
     if seeds > 1:
         return f"{what.capitalize()}: 95% t intervals over {seeds} seeds."
-    return f"One seed; {what}: 95% intervals over {over}."
+    return f"One seed; {what}: 95% intervals over {over}; none below 16 prompts, or where a few of them decide."
 
 
 def token_figure(source: Source) -> Figure:
@@ -283,7 +283,7 @@ def prediction_figure(source: Source, data: FlowData | None = None) -> Figure:
         ax.set_xlabel("optimiser update")
         ax.set_ylabel("unexplained variance, 1 − R²")
         plots.legend(figure, [ax], columns=4)
-        plots.caption(figure, PREDICTION_CAPTION + _uncertainty(runs, "prompts (jackknife)"))
+        plots.caption(figure, PREDICTION_CAPTION + _uncertainty(runs, "prompts"))
         return figure
 
 
@@ -312,7 +312,7 @@ def step_shares_figure(source: Source, data: FlowData | None = None) -> Figure:
         for ax, name in zip(axes[:, 0], ("rewarded", "unrewarded", "held out"), strict=True):
             ax.set_ylabel(f"fraction,\n{name}")
         plots.legend(figure, list(axes.flat), title="gradients of", columns=3 if alone else 5)
-        plots.caption(figure, SHARES_CAPTION + _uncertainty(runs, "prompts (jackknife)"))
+        plots.caption(figure, SHARES_CAPTION + _uncertainty(runs, "prompts"))
         return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from .comparison import ENTROPY, Comparison
@@ -22,9 +21,6 @@ def gap_curves(comparison: Comparison) -> pd.DataFrame:
     Raises:
         EmptyRangeError: the methods share no range of Pass@1.
     """
-    known = comparison.levels()
-    low = known[0] - (known[1] - known[0])
-    levels = [*np.linspace(low, known[-1], POINTS + 1)[1:-1].tolist(), known[-1]]
     columns = [
         (name, column)
         for name, column in (
@@ -33,10 +29,11 @@ def gap_curves(comparison: Comparison) -> pd.DataFrame:
         )
         if column is not None
     ]
-    matching = comparison.match("pass@1", levels, [column for _, column in columns])
+    fractions = [(i + 1) / POINTS for i in range(POINTS)]
+    matching = comparison.match("pass@1", metrics=[column for _, column in columns], fractions=fractions)
     rows = []
     for name, column in columns:
-        for level in levels:
+        for level in matching.levels:
             cell = comparison.difference(matching, level, comparison.pairs[0], column)
             rows.append((name, level, cell.value, cell.low, cell.high))
     return pd.DataFrame(rows, columns=["quantity", "reached", "value", "low", "high"])

@@ -10,7 +10,8 @@ import pandas as pd
 from .. import plots
 from ..evaluation import interval
 from ..evaluation.crossings import Crossing, crossing_by_task
-from ..evaluation.intervals import normal_quantile
+from ..evaluation.interval_kinds import LEAST_REPLICATES
+from ..evaluation.intervals import student_quantile
 from .figures import NothingToDraw
 from .sources import Source, runs_of
 
@@ -23,10 +24,9 @@ __all__ = ["noise_dynamics_figure", "noise_figure"]
 _SHOWN = ("PSR", "NSR", "GRPO")
 
 CAPTION = """Policies against their exact success probability p (mean over fixed prompts). Top: per-rollout variance of
-NSR over that of PSR; both have the same expectation, the exact gradient ∇p. Dashed: where it passes 1, on straight
-lines between points; grey: where its 95% band holds 1. Bottom: per-rollout variance over the squared signal, hence the
-rollouts that make the signal as large as the noise. Bars: 95% intervals over replicates of the rollouts, prompts fixed;
-how policies of equal p differ is not in them."""
+NSR over that of PSR; both have the same expectation, the exact gradient ∇p. Dashed: where it passes 1, on a curve through
+points that scatter; grey: its 95% interval over policies. Bottom: per-rollout variance over the squared signal, hence the
+rollouts that make the signal as large as the noise. Bars: 95% intervals over replicates of the rollouts, prompts fixed."""
 
 OVER_STEPS_CAPTION = """Noise of the estimators PSR and NSR of the policy that each method has trained so far, on fixed
 validation prompts: per-rollout variance of NSR over that of PSR, and of each over the squared signal, hence the
@@ -57,7 +57,9 @@ def noise_figure(frame: pd.DataFrame) -> Figure:
         for task, (ratio, noise) in zip(tasks, axes.T, strict=True):
             rows = drawn[drawn["task"] == task]
             plots.noise_curve(ratio, _points(rows[rows["estimator"] == "NSR"], "noise_ratio"))
-            plots.crossing_mark(ratio, **vars(crossed.get(task, Crossing(None, None, None))))
+            place = crossed.get(task, Crossing(None, None, None))
+            ends = (place.at, place.at) if place.reason else (place.low, place.high)
+            plots.crossing_mark(ratio, at=place.at, low=ends[0], high=ends[1])
             plots.noise_curve(noise, _points(rows[rows["estimator"].isin(_SHOWN)], "noise_to_signal"))
             plots.heading(ratio, str(task))
             noise.set_xlabel("exact success probability p")
@@ -101,7 +103,7 @@ def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     out = []
     for (label, step), part in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
         middle = np.log(part[quantity])
-        half = normal_quantile() * float((part[f"{quantity}_se"] / part[quantity]).iloc[0])
+        half = float(_half(part, quantity).iloc[0])
         ends = (middle.mean() - half, middle.mean() + half)
         if len(part) > 1:
             over_seeds = interval(middle, over="seeds")
@@ -121,7 +123,13 @@ def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
 def _points(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Points with 95% intervals on the logarithm, which keeps them positive."""
     value = rows[quantity]
-    factor = np.exp(normal_quantile() * (rows[f"{quantity}_se"] / value))
+    factor = np.exp(_half(rows, quantity))
     return pd.DataFrame(
         {"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor, "high": value * factor}
-    ).dropna()
+    ).dropna(subset=["value"])
+
+
+def _half(rows: pd.DataFrame, quantity: str) -> pd.Series:
+    """Half of the 95% interval of the logarithm over replicates; NaN where they are too few."""
+    quantiles = [student_quantile(k - 1) if k >= LEAST_REPLICATES else np.nan for k in rows["replicates"]]
+    return np.array(quantiles) * rows[f"{quantity}_se"] / rows[quantity]

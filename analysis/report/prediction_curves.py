@@ -4,22 +4,23 @@ gradients the prediction came from.
 The prediction is the JVP of the actual parameter step. It takes step and parameters as they were; what it leaves
 unexplained is the curvature of the policy along the step, not a fault of the law of single tokens.
 
-Intervals are 95%. With one seed they are over prompts: the contexts of a prompt depend on each other, so whole prompts
-are left out, one at a time (`bands.jackknife`). With several seeds they are Student's over the seeds' values. Those of
-1 − R² are computed for its logarithm, which keeps them positive. A single prompt has no interval, and realised changes
-that are all equal have no R².
+Intervals are 95%. With one seed they are over prompts with all their contexts (`bands.ratio`). With several seeds they
+are Student's over the seeds' values. Those of 1 − R² are computed for its logarithm, which keeps them positive. Where
+there are few prompts, or a few of them carry the spread, there is no interval (docs/intervals.md); realised changes that
+are all equal have no R².
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from ..evaluation import Interval, interval
+from ..evaluation.intervals import no_interval
 from ..records.step_shares import view
-from .bands import jackknife
+from .bands import log_ratio, ratio
 
 __all__ = [
     "QUANTITIES",
@@ -55,17 +56,22 @@ def unexplained(flows: pd.DataFrame) -> pd.DataFrame:
 def unexplained_between(rows: pd.DataFrame, column: str) -> Interval:
     """1 − R² of the JVP of a quantity of `QUANTITIES` over some rows of one method's flows (those that have one)."""
     rows = _with_jvp(rows)
+    seeds = rows["seed"].to_numpy()
+    if len(np.unique(seeds)) > 1:
+        logs = [_log_unexplained(rows[seeds == seed], column).estimate for seed in np.unique(seeds)]
+        fraction = _over_seeds(logs)
+    else:
+        fraction = _log_unexplained(rows, column)
+    low, value, high = (float(np.exp(end)) for end in (fraction.low, fraction.estimate, fraction.high))
+    return Interval(value, low, high, fraction.kind, fraction.reason)
+
+
+def _log_unexplained(rows: pd.DataFrame, column: str) -> Interval:
     realised, predicted = rows[column].to_numpy(float), rows[f"jvp_{column}"].to_numpy(float)
-    sums = np.column_stack([np.ones(len(rows)), realised, realised**2, (realised - predicted) ** 2])
-
-    def log_unexplained(total: np.ndarray) -> np.ndarray:
-        n, first, second, residual = np.moveaxis(total, -1, 0)
-        variance = second - first**2 / n
-        varied = variance > EQUAL * second
-        return np.log(np.maximum(residual / np.where(varied, variance, np.nan), LEAST))
-
-    fraction = _interval(rows, sums, log_unexplained)
-    return Interval(float(np.exp(fraction.estimate)), float(np.exp(fraction.low)), float(np.exp(fraction.high)))
+    deviations = (realised - realised.mean()) ** 2 if len(rows) else realised
+    if deviations.sum() <= EQUAL * (realised**2).sum():
+        return no_interval(np.nan, "the changes are all equal")
+    return log_ratio(rows["prompt_id"].to_numpy(), (realised - predicted) ** 2, deviations, LEAST)
 
 
 def median_relative_error(rows: pd.DataFrame, column: str) -> float:
@@ -98,8 +104,7 @@ def shares_over_time(flows: pd.DataFrame, column: str = "dlog_prob") -> pd.DataF
             read = view(parts, "source") | {"history": view(parts, "time")["history"]}
             for part, values in read.items():
                 if values.any():
-                    sums = np.column_stack([values * whole, whole**2])
-                    fraction = _interval(rows, sums, lambda total: total[..., 0] / total[..., 1])
+                    fraction = _share(rows, values * whole, whole**2)
                     out.append((label, contexts, part, update, fraction.estimate, fraction.low, fraction.high))
     return pd.DataFrame(out, columns=["label", "contexts", "part", "update", "value", "low", "high"])
 
@@ -124,10 +129,21 @@ def _windows(rows: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
             yield str(label), float(together.mean()), flows[flows["update"].isin(together)]
 
 
-def _interval(rows: pd.DataFrame, sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
-    """A statistic of column sums, `statistic` of (…, m), with its interval; `sums` (n, m) are the terms of each row."""
+def _share(rows: pd.DataFrame, part: np.ndarray, whole: np.ndarray) -> Interval:
+    """Σ part / Σ whole with its interval, over seeds where there are several and else over prompts."""
     seeds = rows["seed"].to_numpy()
     if len(np.unique(seeds)) > 1:
-        values = [float(statistic(sums[seeds == seed].sum(0))) for seed in np.unique(seeds)]
-        return interval(values, over="seeds") if np.isfinite(values).all() else Interval(np.nan, np.nan, np.nan)
-    return jackknife(rows["prompt_id"].to_numpy(), sums, statistic)
+        return _over_seeds([_quotient(part[seeds == seed], whole[seeds == seed]) for seed in np.unique(seeds)])
+    if not whole.any():
+        return no_interval(np.nan, "nothing changed")
+    return ratio(rows["prompt_id"].to_numpy(), part, whole)
+
+
+def _quotient(part: np.ndarray, whole: np.ndarray) -> float:
+    return float(part.sum() / whole.sum()) if whole.any() else np.nan
+
+
+def _over_seeds(values: list[float]) -> Interval:
+    if not np.isfinite(values).all():
+        return no_interval(np.nan, "a seed has no value")
+    return interval(values, over="seeds")

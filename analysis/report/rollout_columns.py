@@ -39,7 +39,7 @@ class RolloutColumn:
         rows = self.rows[run_id]
         rows = rows[(rows["step"] < end) & (rows["step"] >= end - RATIO_STEPS)]
         if "label" in rows:
-            return band(rows, [])
+            return band(rows, [], method="success" if self.key == "correct_rollouts" else None)
         return pd.DataFrame({"value": [rows["value"].mean()], "low": np.nan, "high": np.nan})
 
 

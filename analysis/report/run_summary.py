@@ -72,7 +72,7 @@ def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[st
         at_level = None
         if comparison.pairs:
             try:
-                at_level = comparison.match("pass@1", comparison.levels())
+                at_level = comparison.match("pass@1")
             except EmptyRangeError as error:
                 notes.append(f"No table at equal Pass@1: {error}")
             else:

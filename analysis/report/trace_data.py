@@ -2,7 +2,7 @@
 
 The tokens are those of a trace of recorded rollouts, of a run of `attach`, or of any other run that recorded tokens.
 Everything is first order per unit logit step, Δ(z/T) = w·(e_y − π), of each token in its own context: signs, orders
-and fractions count, the scale does not. Intervals are 95%, over prompts (`bands.jackknife`): the tokens of a prompt's
+and fractions count, the scale does not. Intervals are 95%, over prompts (`bands.ratio`): the tokens of a prompt's
 responses depend on each other.
 
     below c            π_y < c: alternatives with less mass than c − π_y move with y, so NSR drains the tail as well
@@ -29,7 +29,7 @@ from ..records.effects import statistics_of
 from ..records.hypothetical_weights import assumed_weights
 from ..records.schema import BUCKET_LABELS, BUCKETS, LAW_STATISTICS
 from ..records.token_text import decoder
-from .bands import jackknife
+from .bands import ratio
 
 if TYPE_CHECKING:
     from ..records import Run
@@ -132,10 +132,7 @@ class TraceData:
         """Σ above / Σ below, both given at `rows` alone, with its interval over prompts."""
         if not below.any():
             return Cell(np.nan)
-        sums = np.column_stack([above, below]).astype(float)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a prompt that has all of the denominator
-            ratio = jackknife(self._units[rows], sums, lambda total: total[..., 0] / total[..., 1])
-        return Cell(ratio.estimate, ratio.low, ratio.high)
+        return Cell.of(ratio(self._units[rows], above.astype(float), below.astype(float)))
 
     @cached_property
     def _units(self) -> np.ndarray:

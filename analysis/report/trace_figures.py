@@ -29,7 +29,7 @@ __all__ = [
 
 MOST_TOKENS = 8
 _COLUMNS = 3  # of objectives
-_INTERVAL = " Bands and bars: 95% over prompts (jackknife)."
+_INTERVAL = " Bands and bars: 95% over prompts; none below 16 prompts, or where a few of them decide."
 
 BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
 context, with the collision crossing c = π(y): above it NSR of the token drains the tail as well as y, and the head

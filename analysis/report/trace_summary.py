@@ -24,7 +24,7 @@ __all__ = ["summarize_trace"]
 
 MOST_TOKENS = 10
 _WHERE_NOTE = (
-    "Fractions of tokens; ± half of a 95% interval over prompts (jackknife). Most probable: y is the most probable "
+    "Fractions of tokens; ± half of a 95% interval over prompts. Most probable: y is the most probable "
     "token. Below c: π(y) < c = Σπ², the collision probability; there NSR of the token drains the tail as well, and "
     "the head takes all. Rare: π(y) < e^(−entropy); there NSR surely lowers the entropy. Gradient below c: "
     "fraction of Σ‖e_y − π‖ on tokens with π(y) < c."
