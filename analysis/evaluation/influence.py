@@ -3,9 +3,9 @@
 A statistic of n units is to first order its value plus the mean of the units' influences d_i (Σ d_i = 0): of a mean
 d_i = x_i − x̄, of a ratio Σa/Σb it is (a_i − R·b_i)/b̄. With s² = Σd²/(n − 1), skewness g = mean(d³)/s³ and r = g/√n,
 Student's interval is estimate ± t·s/√n, and Hall's (1992, JRSS B 54:221) replaces ±t by the inverse of his cubic
-transformation, (3/r)(∛(1 + r(±t − r/6)) − 1). Student's is short on the side of the long tail, Hall's on the other where
-the skewness is estimated badly; the farther end of both is taken. Several sets of units (test and validation prompts)
-add their variances and third cumulants; the degrees of freedom are Welch's.
+transformation, (3/r)(∛(1 + r(±t − r/6)) − 1). Student's is short on the side of the long tail, Hall's on the other
+where the skewness is estimated badly; the farther end of both is taken. Several sets of units (test and validation
+prompts) add their variances and third cumulants; the degrees of freedom are Welch's.
 
 Where a few units carry all of the spread, rare units that were not drawn would carry more, and no interval from the
 values alone covers: below `LEAST_CARRYING` of (Σd²)²/Σd⁴ there is none.

@@ -1,4 +1,4 @@
-"""The kinds of intervals that the toolkit prints, each with its estimand, its method and the least size it is printed at.
+"""The kinds of intervals that the toolkit prints: estimand, method, and the least size that each is printed at.
 
 Every interval says which kind it is (`Interval.kind`, and `interval` in the JSON of a table). The command
 `python -m analysis.evaluation.coverage` measures how often each kind covers; the page `docs/intervals.md` shows it.

@@ -1,10 +1,10 @@
 """Intervals for a mean: over prompts, over seeds, or for a proportion.
 
 Prompts: `influence.ends_of`, Student's t and its skewness-corrected form. Prompts whose values lie in [0, 1], such as
-Pass@k, have an interval of their own (method success), which knows that a prompt that was not drawn may lie at the other
-end: a percentile bootstrap of Pass@256 covers 55% over 10 prompts and 90% over 64. Seeds: Student's t on n − 1 degrees
-of freedom. A proportion: Wilson's score interval (Wilson 1927, JASA 22:209). An interval over prompts says nothing about
-other seeds; for differences between paired runs pass the differences.
+Pass@k, have an interval of their own (method success), which knows that a prompt that was not drawn may lie at the
+other end: a percentile bootstrap of Pass@256 covers 55% over 10 prompts and 90% over 64. Seeds: Student's t on n − 1
+degrees of freedom. A proportion: Wilson's score interval (Wilson 1927, JASA 22:209). An interval over prompts says
+nothing about other seeds; for differences between paired runs pass the differences.
 
 How often each covers, and where: docs/intervals.md, made by `python -m analysis.evaluation.coverage`.
 """
@@ -88,8 +88,8 @@ def interval(
     Args:
         values: one number for each unit.
         over: the unit that the values are independent draws of.
-        method: unset: skewed over prompts (Student's t and its skewness-corrected form, the farther end of both), t over
-            seeds. success is for numbers in [0, 1] over prompts, wilson for values 0 and 1 over either.
+        method: unset: skewed over prompts (Student's t and its skewness-corrected form, the farther end of both), t
+            over seeds. success is for numbers in [0, 1] over prompts, wilson for values 0 and 1 over either.
         level: coverage, such as 0.95.
         generator: of the draws of method success, or its seed.
 
@@ -149,11 +149,12 @@ def success(
 ) -> Interval:
     """Mean of numbers in [0, 1] over prompts.
 
-    The posterior of the mean under a Dirichlet process (Ferguson 1973, Ann. Statist. 1:209) whose prior is half a prompt
-    at 0 and half a prompt at 1: Dirichlet weights 1 on each prompt and ½ on either end. For zeros and ones this is
-    Jeffreys' interval; without the ends it is Rubin's Bayesian bootstrap. Where all values are crowded far from the
-    ends (a variance below 0.1·m(1 − m)) the ends would widen it for nothing: there the interval is `smooth` from 24 prompts, or the
-    union of both where there are fewer or a few prompts carry the spread. The estimate is never left out.
+    The posterior of the mean under a Dirichlet process (Ferguson 1973, Ann. Statist. 1:209) whose prior is half a
+    prompt at 0 and half a prompt at 1: Dirichlet weights 1 on each prompt and ½ on either end. For zeros and ones this
+    is Jeffreys' interval; without the ends it is Rubin's Bayesian bootstrap. Where all values are crowded far from the
+    ends (a variance below 0.1·m(1 − m)) the ends would widen it for nothing: there the interval is `smooth` from 24
+    prompts, or the union of both where there are fewer or a few prompts carry the spread. The estimate is never left
+    out.
 
     Args:
         values: (n,), in [0, 1] but for rounding.

@@ -1,9 +1,10 @@
-"""Intervals of values and differences at matched points, over test prompts and the validation prompts of the matching.
+"""Intervals at matched points, over test prompts and the validation prompts of the matching.
 
-What is matched at a level of Pass@1 depends on which validation prompts were drawn. The matching is therefore done again
-for resampled validation prompts, the same in every run: each gives the place of the crossing, and the metric there of
-the test prompts as they are. Variance and skewness of these are added to those of the test prompts (the two sets are
-independent). A level of the default rule is chosen again in each resample by that rule; one that was given is fixed.
+What is matched at a level of Pass@1 depends on which validation prompts were drawn. The matching is therefore done
+again for resampled validation prompts, the same in every run: each gives the place of the crossing, and the metric
+there of the test prompts as they are. Variance and skewness of these are added to those of the test prompts (the two
+sets are independent). A level of the default rule is chosen again in each resample by that rule; one that was given is
+fixed.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _joined(metric: Metric, values: np.ndarray) -> float:
 
 
 def _draws(metric: Metric, at: AtPlace, known: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """The metric (B,) at the places of the resamples, and why that cannot be used; missed ones have that of the middle."""
+    """The metric (B,) at the places of the resamples, missed ones replaced by the median; or why there is none."""
     if at.resampled is None:
         return None, ""
     if at.validation < LEAST_PROMPTS:

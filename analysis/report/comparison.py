@@ -184,7 +184,11 @@ class Comparison:
         )
 
     def levels(self) -> list[float]:
-        """Levels of Pass@1 that can be compared, as `match` chooses them; raises EmptyRangeError where there are none."""
+        """Levels of Pass@1 that can be compared, as `match` chooses them.
+
+        Raises:
+            EmptyRangeError: there are none.
+        """
         return self.match("pass@1", metrics=self.metrics[:1]).levels
 
     def _rising(self) -> list[str]:

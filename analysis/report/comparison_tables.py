@@ -59,8 +59,8 @@ def matched_pass_at_1_table(comparison: Comparison, matching: Matching) -> Table
         note.append("never: Pass@1 does not reach this value")
     if samples is not None:
         note.append(
-            "The value counts as reached where the estimate first reaches it, which tends to be too early, by a part of "
-            f"its standard error{_standard_error(comparison)}"
+            "The value counts as reached where the estimate first reaches it, which tends to be too early, by a part "
+            f"of its standard error{_standard_error(comparison)}"
         )
     return Table(
         _title(f"at equal Pass@1 = {level:.3f} on validation prompts{estimate}", comparison),

@@ -134,7 +134,7 @@ def _ends(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _interval(values: np.ndarray, quantity: str) -> Interval:
-    """Mean of (seeds, prompts) over the prompts, or over the seeds where there are several; NaN where one is missing."""
+    """Mean of (seeds, prompts) over the prompts, or over several seeds; NaN where a number is missing."""
     if not np.isfinite(values).all():
         return Interval(float("nan"), float("nan"), float("nan"))
     if len(values) > 1:

@@ -24,9 +24,10 @@ __all__ = ["noise_dynamics_figure", "noise_figure"]
 _SHOWN = ("PSR", "NSR", "GRPO")
 
 CAPTION = """Policies against their exact success probability p (mean over fixed prompts). Top: per-rollout variance of
-NSR over that of PSR; both have the same expectation, the exact gradient ∇p. Dashed: where it passes 1, on a curve through
-points that scatter; grey: its 95% interval over policies. Bottom: per-rollout variance over the squared signal, hence the
-rollouts that make the signal as large as the noise. Bars: 95% intervals over replicates of the rollouts, prompts fixed."""
+NSR over that of PSR; both have the same expectation, the exact gradient ∇p. Dashed: where it passes 1, on a curve
+through points that scatter; grey: its 95% interval over policies. Bottom: per-rollout variance over the squared signal,
+hence the rollouts that make the signal as large as the noise. Bars: 95% intervals over replicates of the rollouts,
+prompts fixed."""
 
 OVER_STEPS_CAPTION = """Noise of the estimators PSR and NSR of the policy that each method has trained so far, on fixed
 validation prompts: per-rollout variance of NSR over that of PSR, and of each over the squared signal, hence the

@@ -6,8 +6,8 @@ unexplained is the curvature of the policy along the step, not a fault of the la
 
 Intervals are 95%. With one seed they are over prompts with all their contexts (`bands.ratio`). With several seeds they
 are Student's over the seeds' values. Those of 1 − R² are computed for its logarithm, which keeps them positive. Where
-there are few prompts, or a few of them carry the spread, there is no interval (docs/intervals.md); realised changes that
-are all equal have no R².
+there are few prompts, or a few of them carry the spread, there is no interval (docs/intervals.md); realised changes
+that are all equal have no R².
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.errors import UsageError
 from analysis.evaluation import Interval, interval
@@ -31,17 +32,50 @@ def test_wilson_against_its_defining_equation():
         assert 0 <= found.low <= found.estimate == share <= found.high <= 1
 
 
-def test_bootstrap_is_the_percentile_interval_of_resampled_means():
+def test_of_symmetric_values_it_is_students():
+    values = np.concatenate([np.arange(20.0), -np.arange(20.0)])
+    half = 2.022691 * np.std(values, ddof=1) / math.sqrt(40)  # t(0.975, 39)
+    found = interval(values)
+    assert (found.low, found.estimate, found.high) == pytest.approx((-half, 0.0, half), rel=1e-6)
+
+
+def test_of_skewed_values_the_longer_arm_is_halls():
+    """Hall's g(T) = T + r·T²/3 + r²·T³/27 + r/6 with r = skewness/√n is t at the end of the long arm, and the short arm
+    is Student's."""
     values = np.random.default_rng(0).gamma(0.5, size=64)
-    found = interval(values, generator=np.random.default_rng(3))
-    rng = np.random.default_rng(11)
-    naive = np.quantile([rng.choice(values, 64).mean() for _ in range(20_000)], [0.025, 0.975])
-    assert found.estimate == pytest.approx(values.mean())
-    # quantiles of 2000 resamples: standard error about 5% of the width each; 4 of them
-    width = naive[1] - naive[0]
-    assert abs(found.low - naive[0]) < 0.1 * width
-    assert abs(found.high - naive[1]) < 0.1 * width
-    assert interval(values, generator=3) == interval(values, generator=3) != interval(values, generator=4)
+    found = interval(values)
+    mean, error = values.mean(), values.std(ddof=1) / 8
+    r = ((values - mean) ** 3).mean() / values.std(ddof=1) ** 3 / 8
+    t = (mean - found.high) / error  # T at that end
+    assert t + r * t**2 / 3 + r**2 * t**3 / 27 + r / 6 == pytest.approx(-1.998341, rel=1e-6)  # t(0.975, 63)
+    assert found.low == pytest.approx(mean - 1.998341 * error, rel=1e-6)
+    assert found.high - mean > mean - found.low
+
+
+def test_success_of_zeros_and_ones_is_jeffreys():
+    """Quantiles of Beta(s + ½, n − s + ½); those of 4000 draws have a standard error of 3% of the width: 4 of them."""
+    for successes, n in ((9, 12), (40, 64), (200, 400)):
+        found = interval([1.0] * successes + [0.0] * (n - successes), method="success")
+        low, high = stats.beta.ppf([0.025, 0.975], successes + 0.5, n - successes + 0.5)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.12 * (high - low))
+
+
+def test_success_never_leaves_out_the_estimate_and_knows_of_unseen_failures():
+    found = interval([1.0] * 12, method="success")
+    assert found.estimate == found.high == 1.0
+    assert found.low == pytest.approx(stats.beta.ppf(0.025, 12.5, 0.5), abs=0.02)
+    values = np.random.default_rng(0).beta(0.5, 0.5, 40)
+    assert interval(values, method="success", generator=3) == interval(values, method="success", generator=3)
+    assert interval(values, method="success", generator=3) != interval(values, method="success", generator=4)
+
+
+def test_where_a_few_prompts_carry_the_spread_there_is_none():
+    values = np.zeros(100)
+    values[:2] = 1.0, 0.5
+    found = interval(values)
+    assert found.reason == "a few prompts carry nearly all of the spread"
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 def test_weights_are_shares_of_resamples():
@@ -55,12 +89,17 @@ def test_weights_are_shares_of_resamples():
     ("draw", "truth", "arguments", "least"),
     [
         (lambda rng: rng.normal(size=5), 0.0, {"over": "seeds"}, 0.95),
-        (lambda rng: rng.beta(2, 3, size=64), 0.4, {}, 0.925),  # percentile bootstrap at n = 64: a little under
+        (lambda rng: rng.gamma(1, size=32), 1.0, {}, 0.93),
+        (lambda rng: rng.beta(0.1, 0.3, size=16), 0.25, {"method": "success"}, 0.93),
+        (lambda rng: -np.expm1(256 * np.log1p(-rng.beta(0.5, 0.5, size=10))), 0.96478, {"method": "success"}, 0.93),
         (lambda rng: rng.random(40) < 0.1, 0.1, {"method": "wilson"}, 0.94),  # discrete: between 94 and 98%
     ],
 )
 def test_coverage(draw, truth, arguments, least):
-    """1000 repeats, fixed beforehand: at least `least` less 3.5 standard errors (false alarm under 2.5e-4 each)."""
+    """1000 repeats, fixed beforehand: at least `least` less 3.5 standard errors (false alarm under 2.5e-4 each).
+
+    0.96478 is the mean of 1 − (1 − p)^256 over Beta(½, ½), 1 − B(½, 256½)/B(½, ½); a percentile bootstrap covers 60%.
+    """
     rng = np.random.default_rng(5)
     found = [interval(draw(rng), generator=rng, **arguments) for _ in range(1000)]
     covered = np.mean([x.low <= truth <= x.high for x in found])
@@ -75,24 +114,40 @@ def test_a_level_widens_the_interval():
         assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_constant_values_have_no_width():
-    found = interval([0.5] * 12)
-    assert (found.low, found.high) == pytest.approx((0.5, 0.5), rel=1e-12)
-    assert interval([0.5, 0.5], over="seeds") == Interval(0.5, 0.5, 0.5)
+def test_constant_values():
+    """Prompts that were not drawn may differ; equal seeds are what a deterministic quantity gives."""
+    assert interval([0.1] * 24).reason == "all prompts have the same value"
+    assert interval([0.5, 0.5], over="seeds") == Interval(0.5, 0.5, 0.5, "seed_mean")
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "reason"),
+    [
+        ([0.5, 0.6] * 7, {}, "fewer than 16 prompts (14)"),
+        ([0.5] * 9, {"method": "success"}, "fewer than 10 prompts (9)"),
+        ([1.0] * 9, {"method": "wilson"}, "fewer than 10 prompts (9)"),
+        ([0.5], {"over": "seeds"}, "fewer than 2 seeds (1)"),
+    ],
+)
+def test_too_few_say_why(values, arguments, reason):
+    found = interval(values, **arguments)
+    assert found.reason == reason
+    assert found.estimate == pytest.approx(np.mean(values))
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 @pytest.mark.parametrize(
     ("values", "arguments", "message"),
     [
-        ([0.5] * 9, {}, "at least 10 prompts for method bootstrap, got 9"),
-        ([0.5], {"over": "seeds"}, "at least 2 seeds for method t, got 1"),
-        ([], {"method": "wilson"}, "at least 1 prompts for method wilson, got 0"),
-        ([0.5] * 20, {"over": "seeds", "method": "bootstrap"}, "covers less than its level; use method='t'"),
+        ([], {"method": "wilson"}, r"at least one, got shape \(0,\)"),
+        ([0.5] * 20, {"over": "seeds", "method": "skewed"}, "skewed is for many prompts; use method='t' over seeds"),
+        ([0.5, 1.5] * 9, {"method": "success"}, r"numbers in \[0, 1\] for method success, got 0.5 to 1.5"),
         ([0.5, 1.0], {"method": "wilson"}, "expected 0 and 1 for method wilson"),
         ([0.5, math.nan], {"over": "seeds"}, "1 that are not finite"),
-        ([[0.5, 1.0]], {"over": "seeds"}, r"one axis of finite numbers, got shape \(1, 2\)"),
+        ([[0.5, 1.0]], {"over": "seeds"}, r"one axis of finite numbers, at least one, got shape \(1, 2\)"),
         ([0.5, 1.0], {"over": "runs"}, "over: expected prompts or seeds, got 'runs'"),
-        ([0.5, 1.0], {"method": "bca"}, "method: expected bootstrap, t or wilson, got 'bca'"),
+        ([0.5, 1.0], {"method": "bca"}, "method: expected skewed, success, t or wilson, got 'bca'"),
         ([0.5, 1.0], {"over": "seeds", "level": 95}, r"level: expected a number in \(0, 1\), got 95"),
     ],
 )

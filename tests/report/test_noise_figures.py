@@ -23,6 +23,7 @@ def frame(tasks: tuple[str, ...]) -> pd.DataFrame:
             "task": task,
             "estimator": name,
             "p": p,
+            "replicates": 16,
             "noise_ratio": value,
             "noise_ratio_se": 0.05 * value,
             "noise_to_signal": 300 * value,
@@ -51,9 +52,10 @@ def test_panels_points_and_texts(tasks):
     np.testing.assert_array_equal(ratio.containers[0][0].get_xydata(), list(zip(P, RATIO, strict=True)))
     assert [one.get_label() for one in noise.containers] == ["PSR", "NSR", "GRPO"]
     segment = ratio.containers[0][2][0].get_segments()[0][:, 1]  # 95%, on the logarithm
-    np.testing.assert_allclose(np.log(segment / 20.0), [-0.098, 0.098], rtol=1e-3)
-    at = 0.5 + 0.4 * np.log(4) / np.log(16)
-    assert [text.get_text() for text in ratio.texts] == [f"p* = {at:.2f}"]
+    np.testing.assert_allclose(np.log(segment / 20.0), [-0.10657, 0.10657], rtol=1e-3)  # t(15) · 0.05
+    x = np.log(P) - np.log1p(-np.array(P))
+    slope, height = np.polyfit(x, np.log(RATIO), 1)  # equal errors
+    assert [text.get_text() for text in ratio.texts] == [f"p* = {1 / (1 + np.exp(height / slope)):.2f}"]
     assert_texts_are_inside(figure)
 
 
@@ -87,7 +89,7 @@ def test_over_steps_one_seed():
     np.testing.assert_allclose(psr.get_xydata(), [[0, 20.0], [8, 4.0]])
     np.testing.assert_allclose(nsr.get_ydata(), [40.0, 8.0])
     band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
-    np.testing.assert_allclose([band.max(), band.min()], [20 * np.exp(0.098), 4 * np.exp(-0.098)], rtol=1e-3)
+    np.testing.assert_allclose([band.max(), band.min()], [20 * np.exp(0.10657), 4 * np.exp(-0.10657)], rtol=1e-3)
     assert "one seed" in figure._supxlabel.get_text()
     assert_texts_are_inside(figure)
 

@@ -60,7 +60,7 @@ def test_matched_at_the_estimate_and_says_so(summary: Summary) -> None:
     note = next(table.note for table in summary.tables if table.title.startswith("at equal Pass@1"))
     # 1, 1, 2, 2, 3, 3 of four: √(Σ p(1 − p)/3) / 6
     error = math.sqrt(sum(c / 4 * (1 - c / 4) / 3 for c in (1, 1, 2, 2, 3, 3))) / 6
-    assert f"too early by about its standard error ({error:.3f} at the end of the first run)" in note
+    assert f"too early, by a part of its standard error ({error:.3f} at the end of the first run)" in note
 
 
 def test_every_level_without_effective_solutions(summary: Summary) -> None:
