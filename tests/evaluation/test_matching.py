@@ -250,7 +250,7 @@ def test_intervals_at_a_step_are_those_of_the_metric():
 
 
 def prompts_of_their_own(rng: np.random.Generator, count: int, split: str, speed: float) -> pd.DataFrame:
-    """Four evaluations of prompts whose p grows from Beta(2, 3) at `speed` in logits an evaluation, each its own way."""
+    """Four evaluations of prompts whose p, Beta(2, 3) at first, grows at about `speed` in logits an evaluation."""
     logits = np.log((p := rng.beta(2, 3, count)) / (1 - p))
     grown = logits + np.outer(np.arange(4), speed * (1 + 0.5 * rng.normal(size=count)))
     columns = {
