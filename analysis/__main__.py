@@ -19,6 +19,7 @@ COMMANDS = {
     "report": ("analysis.report.__main__", "tables and figures of a run folder"),
     "noise": ("analysis.noise", "noise of the gradient estimators around the exact gradient"),
     "factorial": ("analysis.factorial.__main__", "what makes PSR and NSR differ, factor by factor, on exact policies"),
+    "coverage": ("analysis.coverage.__main__", "how often the intervals that are printed cover, by simulation"),
     "objectives": ("analysis.objectives.__main__", "every objective with its weight per token and its source"),
     "verifiers": ("toy_models.verifiers.__main__", "whether a verifier accepts a file's own worked solutions"),
 }

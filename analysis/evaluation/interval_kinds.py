@@ -1,7 +1,7 @@
 """The kinds of intervals that the toolkit prints: estimand, method, and the least size that each is printed at.
 
 Every interval says which kind it is (`Interval.kind`, and `interval` in the JSON of a table). The command
-`python -m analysis.evaluation.coverage` measures how often each kind covers; the page `docs/intervals.md` shows it.
+`python -m analysis.coverage` measures how often each kind covers; the page `docs/intervals.md` shows it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ other end: a percentile bootstrap of Pass@256 covers 55% over 10 prompts and 90%
 degrees of freedom. A proportion: Wilson's score interval (Wilson 1927, JASA 22:209). An interval over prompts says
 nothing about other seeds; for differences between paired runs pass the differences.
 
-How often each covers, and where: docs/intervals.md, made by `python -m analysis.evaluation.coverage`.
+How often each covers, and where: docs/intervals.md, made by `python -m analysis.coverage`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import UsageError
 from .influence import Spread, ends_of, few
-from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_SEEDS, Kind
+from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_REPLICATES, LEAST_SEEDS, Kind
 
 __all__ = [
     "LEAST_PROMPTS",
@@ -31,6 +31,7 @@ __all__ = [
     "interval",
     "no_interval",
     "normal_quantile",
+    "over_replicates",
     "smooth",
     "student_quantile",
     "success",
@@ -250,6 +251,19 @@ def student_quantile(freedom: float, level: float = 0.95) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def over_replicates(value: float, error: float, replicates: int, level: float = 0.95) -> Interval:
+    """A positive quantity with the interval of its logarithm over replicates, from its jackknife standard error.
+
+    >>> found = over_replicates(2.0, 0.1, 16)
+    >>> round(found.low, 3), round(found.high, 3)
+    (1.798, 2.225)
+    """
+    if replicates < LEAST_REPLICATES:
+        return no_interval(value, few(replicates, LEAST_REPLICATES, "replicates"), Kind.NOISE)
+    factor = math.exp(student_quantile(replicates - 1, level) * error / value)
+    return Interval(value, value / factor, value * factor, Kind.NOISE)
 
 
 def _student(data: np.ndarray, level: float, over: str) -> Interval:

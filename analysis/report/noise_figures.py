@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from .. import plots
-from ..evaluation import interval
+from ..evaluation import Interval, interval
 from ..evaluation.crossings import Crossing, crossing_by_task
-from ..evaluation.interval_kinds import LEAST_REPLICATES
-from ..evaluation.intervals import student_quantile
+from ..evaluation.intervals import over_replicates
 from .figures import NothingToDraw
 from .sources import Source, runs_of
 
@@ -100,37 +99,29 @@ def noise_dynamics_figure(source: Source) -> Figure:
 
 
 def _over_steps(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """Mean of the logarithm at each step of a method: over seeds a t interval, from the standard error for one seed."""
+    """Mean of the logarithm at each step of a method: over seeds, or over replicates for one seed."""
     out = []
     for (label, step), part in rows[rows[quantity] > 0].groupby(["label", "step"], sort=False):
-        middle = np.log(part[quantity])
-        half = float(_half(part, quantity).iloc[0])
-        ends = (middle.mean() - half, middle.mean() + half)
         if len(part) > 1:
-            over_seeds = interval(middle, over="seeds")
-            ends = (over_seeds.low, over_seeds.high)
-        out.append(
-            {
-                "label": label,
-                "step": step,
-                "value": np.exp(middle.mean()),
-                "low": np.exp(ends[0]),
-                "high": np.exp(ends[1]),
-            }
-        )
+            logs = interval(np.log(part[quantity]), over="seeds")
+            ends = [float(np.exp(end)) for end in (logs.estimate, logs.low, logs.high)]
+        else:
+            alone = _over_replicates(part.iloc[0], quantity)
+            ends = [alone.estimate, alone.low, alone.high]
+        out.append({"label": label, "step": step} | dict(zip(("value", "low", "high"), ends, strict=True)))
     return pd.DataFrame(out, columns=["label", "step", "value", "low", "high"])
 
 
 def _points(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Points with 95% intervals on the logarithm, which keeps them positive."""
-    value = rows[quantity]
-    factor = np.exp(_half(rows, quantity))
+    found = [_over_replicates(row, quantity) for _, row in rows[rows[quantity].notna()].iterrows()]
+    ends = {"value": "estimate", "low": "low", "high": "high"}
+    known = rows[rows[quantity].notna()]
     return pd.DataFrame(
-        {"label": rows["estimator"], "p": rows["p"], "value": value, "low": value / factor, "high": value * factor}
-    ).dropna(subset=["value"])
+        {"label": known["estimator"].tolist(), "p": known["p"].tolist()}
+        | {column: [getattr(mean, name) for mean in found] for column, name in ends.items()}
+    )
 
 
-def _half(rows: pd.DataFrame, quantity: str) -> pd.Series:
-    """Half of the 95% interval of the logarithm over replicates; NaN where they are too few."""
-    quantiles = [student_quantile(k - 1) if k >= LEAST_REPLICATES else np.nan for k in rows["replicates"]]
-    return np.array(quantiles) * rows[f"{quantity}_se"] / rows[quantity]
+def _over_replicates(row: pd.Series, quantity: str) -> Interval:
+    return over_replicates(float(row[quantity]), float(row[f"{quantity}_se"]), int(row["replicates"]))

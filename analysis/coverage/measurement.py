@@ -1,0 +1,87 @@
+"""Coverage counted: every condition drawn so many times, each from a seed of its own."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..common.tables import Cell, Column, Table
+from ..evaluation import interval
+from .conditions import Condition, conditions
+
+__all__ = ["measure", "table"]
+
+
+def measure(
+    kinds: Sequence[str],
+    *,
+    replicates: int,
+    seed: int,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[dict[str, Any]]:
+    """One dictionary for each world and size.
+
+    Keys: kind, world, size, claimed (whether 93 to 97% is claimed there), draws, printed (draws with an interval),
+    covered, below (the truth lies below the interval) and above, all counts.
+
+    Args:
+        kinds: Which kinds.
+        replicates: Draws of each world; costly ones have a stated fraction of them.
+        seed: Of all draws; a world's draws depend on nothing but this and its own description.
+        progress: Receives (conditions done, of how many, the kind).
+    """
+    chosen = [condition for condition in conditions() if condition.kind in kinds]
+    rows: list[dict[str, Any]] = []
+    for done, condition in enumerate(chosen):
+        progress(done, len(chosen), str(condition.kind))
+        rows += _count(condition, max(1, round(replicates * condition.replicates)), seed)
+    progress(len(chosen), len(chosen), "")
+    return rows
+
+
+def _count(condition: Condition, draws: int, seed: int) -> list[dict[str, Any]]:
+    key = zlib.crc32(f"{condition.kind} {condition.rows[0]} {condition.size}".encode())
+    rng = np.random.default_rng([seed, key])
+    counts = np.zeros((len(condition.rows), 4), dtype=int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for _ in range(draws):
+            for count, (found, truth) in zip(counts, condition.draw(rng), strict=True):
+                if np.isfinite(found.low):
+                    count += (1, found.low <= truth <= found.high, truth < found.low, truth > found.high)
+    names = ("printed", "covered", "below", "above")
+    return [
+        {
+            "kind": str(condition.kind),
+            "world": row,
+            "size": condition.size,
+            "claimed": condition.claimed,
+            "draws": draws,
+            **dict(zip(names, map(int, count), strict=True)),
+        }
+        for row, count in zip(condition.rows, counts, strict=True)
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The counts as a table for a terminal."""
+    lines: list[tuple[Cell | str, ...]] = []
+    for row in rows:
+        hits = np.arange(row["printed"]) < row["covered"]
+        covered = Cell.of(interval(hits, method="wilson"), digits=3) if len(hits) else Cell(float("nan"))
+        lines.append((row["kind"], row["world"], row["size"], covered, Cell(row["printed"] / row["draws"], digits=2)))
+    columns = (
+        Column("", "kind"),
+        Column("world", "world"),
+        Column("size", "size"),
+        Column("covers", "covers"),
+        Column("printed", "printed"),
+    )
+    note = (
+        "Of nominal 95%, with Wilson's interval over the draws; printed: fraction of the draws that have an interval."
+    )
+    return Table("coverage of the intervals", columns, tuple(lines), note, "coverage")
