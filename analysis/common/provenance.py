@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
 import os
@@ -14,7 +15,7 @@ from typing import Any
 from ..errors import UsageError
 from ..version import __version__
 
-__all__ = ["code_digest", "cores", "machine_info", "versions", "weights_hash"]
+__all__ = ["code_digest", "cores", "machine_info", "measured_with", "versions", "weights_hash"]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "pyarrow")
 
@@ -42,6 +43,18 @@ def machine_info() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         machine["accelerator"] = torch.cuda.get_device_name()
     return {"versions": versions(), "commit": _commit(), "machine": machine}
+
+
+def measured_with(command: str) -> dict[str, Any]:
+    """The head of a file of results: the command that makes it, the date, the commit, versions and the processor."""
+    about = machine_info()
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "commit": about["commit"],
+        "versions": about["versions"],
+        "processor": about["machine"]["processor"],
+    }
 
 
 def code_digest() -> str:

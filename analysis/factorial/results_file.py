@@ -17,7 +17,6 @@ are rounded to six decimals.
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..common.provenance import machine_info
+from ..common.provenance import measured_with
 from ..evaluation import interval
 from ..records.folders import write_durably
 from .cells import CellRun, Cells
@@ -50,13 +49,7 @@ def write_results(
     settings: Cells,
 ) -> None:
     """Write the results file; every row of a list stands on a line of its own."""
-    about = machine_info()
-    data = {
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-        "commit": about["commit"],
-        "versions": about["versions"],
-        "processor": about["machine"]["processor"],
+    data = measured_with(command) | {
         "settings": asdict(settings),
         "levels": list(LEVELS),
         "factors": [asdict(factor) | {"label": found.labels[factor.name]} for factor in factors],
