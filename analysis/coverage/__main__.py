@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--replicates", type=int, metavar="N", help=f"draws of each world (default: {_REPLICATES}; costly ones fewer)")
     add("--quick", action="store_true", help=f"{_QUICK} draws of each world, to see that all works")
     add("--seed", type=int, default=0, metavar="N", help="of all draws (default: %(default)s)")
+    add("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s); the same numbers")
     add("--results", type=Path, metavar="FILE.json", help="write the numbers there, with command, versions and date")
     add("--json", action="store_true", help="the numbers as JSON on standard output")
     add("--quiet", action="store_true", help="no progress on standard error")
@@ -66,6 +67,8 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
     replicates = arguments.replicates or (_QUICK if arguments.quick else _REPLICATES)
     if replicates < 1:
         raise UsageError(f"--replicates: expected at least 1, got {replicates}")
+    if arguments.workers < 1:
+        raise UsageError(f"--workers: expected at least 1, got {arguments.workers}")
     check_output_file("--results", arguments.results, ".json")
 
     from ..common.progress import Progress
@@ -77,9 +80,8 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
             arguments.kinds or known,
             replicates=replicates,
             seed=arguments.seed,
-            progress=lambda done, total, what: progress.show(
-                "coverage", "coverage", done=done, total=total, detail=what
-            ),
+            workers=arguments.workers,
+            progress=lambda done, total: progress.show("coverage", "coverage", done=done, total=total),
         )
     data = measured_with(command) | {"seed": arguments.seed, "replicates": replicates, "level": 0.95, "rows": rows}
     if arguments.results is not None:

@@ -6,7 +6,7 @@ exact where there is a formula, else the same statistic of a large population, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -35,16 +35,14 @@ class Condition:
     """Worlds that are drawn together.
 
     Attributes:
-        kind: Of the intervals.
-        rows: What is told apart, such as metrics; one interval of each draw belongs to each.
+        rows: By kind of the intervals what is told apart, such as metrics; one interval of each draw belongs to each.
         size: How much data.
         draw: From a generator to one interval a row, each with what is true.
         replicates: Fraction of the replicates that are asked for; costly worlds have fewer.
         claimed: Whether 93 to 97% is claimed there.
     """
 
-    kind: Kind
-    rows: tuple[str, ...]
+    rows: Mapping[Kind, Sequence[str]]
     size: str
     draw: Callable[[np.random.Generator], Draws]
     replicates: float = 1.0
@@ -79,8 +77,7 @@ def _seeds() -> Iterator[Condition]:
     for name, (draw, truth) in worlds.items():
         for n in (2, 3, 5, 8, 20):
             yield Condition(
-                Kind.SEED_MEAN,
-                (name,),
+                {Kind.SEED_MEAN: (name,)},
                 f"{n} seeds",
                 lambda rng, draw=draw, n=n, truth=truth: _one(interval(draw(rng, n), over="seeds"), truth),
             )
@@ -90,8 +87,7 @@ def _proportions() -> Iterator[Condition]:
     for p in (0.1, 0.3, 0.5):
         for n in (16, 32, 64, 256):
             yield Condition(
-                Kind.PROPORTION,
-                (f"p = {p:g}",),
+                {Kind.PROPORTION: (f"p = {p:g}",)},
                 f"{n} prompts",
                 lambda rng, n=n, p=p: _one(interval(rng.random(n) < p, method="wilson"), p),
             )
@@ -111,8 +107,7 @@ def _successes() -> Iterator[Condition]:
             truth = _mean_pass_at_k(a, b, k)
             for n in (10, 16, 64, 256):
                 yield Condition(
-                    Kind.SUCCESS,
-                    (f"Pass@{k}, p from Beta({a:g}, {b:g}), mean {truth:.4g}",),
+                    {Kind.SUCCESS: (f"Pass@{k}, p from Beta({a:g}, {b:g}), mean {truth:.4g}",)},
                     f"{n} prompts",
                     lambda rng, a=a, b=b, k=k, n=n, truth=truth: _one(
                         interval(pass_at_k_exact(rng.beta(a, b, n), k), method="success", generator=rng), truth
@@ -131,8 +126,7 @@ def _means() -> Iterator[Condition]:
     for name, (draw, truth) in worlds.items():
         for n in (16, 32, 64, 128):
             yield Condition(
-                Kind.PROMPT_MEAN,
-                (name,),
+                {Kind.PROMPT_MEAN: (name,)},
                 f"{n} prompts",
                 lambda rng, draw=draw, n=n, truth=truth: _one(interval(draw(rng, n)), truth),
                 claimed="log-normal" not in name,
@@ -145,8 +139,7 @@ def _spreads() -> Iterator[Condition]:
         truth = float(np.sqrt(a * b / (a + b + 1)) / (a + b))
         for n in (32, 64, 128, 256):
             yield Condition(
-                Kind.PROMPT_SPREAD,
-                (f"p from Beta({a:g}, {b:g})",),
+                {Kind.PROMPT_SPREAD: (f"p from Beta({a:g}, {b:g})",)},
                 f"{n} prompts",
                 lambda rng, a=a, b=b, n=n, truth=truth: _one(
                     value_interval(metric, AtPlace(rng.beta(a, b, n)), 0.95, rng), truth
@@ -180,8 +173,7 @@ def _differences() -> Iterator[Condition]:
 
             for n in (16, 32, 64, 128):
                 yield Condition(
-                    Kind.PROMPT_DIFFERENCE,
-                    (f"Pass@{k}, p from Beta({a:g}, {b:g})",),
+                    {Kind.PROMPT_DIFFERENCE: (f"Pass@{k}, p from Beta({a:g}, {b:g})",)},
                     f"{n} prompts",
                     lambda rng, n=n, draw=draw: draw(rng, n),
                     claimed=(a, k) != (2.0, 256),
@@ -225,40 +217,36 @@ def _runs(rng: np.random.Generator, a: float, b: float, n: int) -> dict[str, pd.
     return {name: pd.concat(rows) for name, rows in parts.items()}
 
 
+_FRACTIONS = {0.5: "at half of the range", 1.0: "at the top of the range"}
+
+
 @cache
-def _matched_truth(a: float, b: float, fraction: float) -> dict[tuple[str, str], float]:
-    runs = _runs(np.random.default_rng(12), a, b, POPULATION // 4)
-    table = matched(runs, _METRICS, fractions=(fraction,), resamples=2).table
-    return {(row.run, row.metric): row.value for row in table.itertuples()}
+def _matched_truth(a: float, b: float) -> list[float]:
+    """Of each row of `_matched_rows`, from many prompts."""
+    runs = _runs(np.random.default_rng(12), a, b, POPULATION // 8)
+    return [found.estimate for found in _matched_rows(runs, 2, 0)]
+
+
+def _matched_rows(
+    runs: dict[str, pd.DataFrame], resamples: int, generator: np.random.Generator | int
+) -> list[Interval]:
+    """Values of the slow run and differences, metric by metric at each fraction."""
+    found = matched(runs, _METRICS, fractions=tuple(_FRACTIONS), resamples=resamples, generator=generator)
+    values = found.table[found.table["run"] == "slow"]
+    return [_read(row) for rows in (values, found.difference("fast", "slow")) for row in rows.itertuples()]
 
 
 def _matched() -> Iterator[Condition]:
-    for kind in (Kind.MATCHED_VALUE, Kind.MATCHED_DIFFERENCE):
-        for a, b in ((2.0, 3.0), (0.1, 0.3)):
-            for fraction in (0.5, 1.0):
+    for a, b in ((2.0, 3.0), (0.1, 0.3)):
 
-                def draw(
-                    rng: np.random.Generator, n: int, kind: Kind = kind, a: float = a, b: float = b, f: float = fraction
-                ) -> Draws:
-                    truth = _matched_truth(a, b, f)
-                    found = matched(_runs(rng, a, b, n), _METRICS, fractions=(f,), resamples=400, generator=rng)
-                    if kind is Kind.MATCHED_VALUE:
-                        rows = found.table[found.table["run"] == "slow"]
-                        return [(_read(row), truth["slow", row.metric]) for row in rows.itertuples()]
-                    rows = found.difference("fast", "slow")
-                    return [
-                        (_read(row), truth["fast", row.metric] - truth["slow", row.metric]) for row in rows.itertuples()
-                    ]
+        def draw(rng: np.random.Generator, n: int, a: float = a, b: float = b) -> Draws:
+            found = _matched_rows(_runs(rng, a, b, n), 400, rng)
+            return list(zip(found, _matched_truth(a, b), strict=True))
 
-                where = "at half of the range" if fraction < 1 else "at the top of the range"
-                for n in (32, 64, 128):
-                    yield Condition(
-                        kind,
-                        tuple(f"{metric} {where}, p from Beta({a:g}, {b:g})" for metric in _METRICS),
-                        f"{n} + {n} prompts",
-                        lambda rng, n=n, draw=draw: draw(rng, n),
-                        replicates=0.2,
-                    )
+        rows = [f"{metric} {where}, p from Beta({a:g}, {b:g})" for where in _FRACTIONS.values() for metric in _METRICS]
+        kinds = {Kind.MATCHED_VALUE: rows, Kind.MATCHED_DIFFERENCE: rows}
+        for n in (32, 64, 128):
+            yield Condition(kinds, f"{n} + {n} prompts", lambda rng, n=n, draw=draw: draw(rng, n), replicates=0.2)
 
 
 def _read(row: object) -> Interval:
@@ -275,8 +263,11 @@ def _ratios() -> Iterator[Condition]:
 
         for n in (16, 32, 64, 128):
             yield Condition(
-                Kind.PROMPT_RATIO,
-                (f"fraction of tokens, by prompt from Beta({a:g}, {b:g}), lengths with a CV of ½",),
+                {
+                    Kind.PROMPT_RATIO: (
+                        f"fraction of tokens, by prompt from Beta({a:g}, {b:g}), lengths with a CV of ½",
+                    )
+                },
                 f"{n} prompts",
                 lambda rng, n=n, draw=draw: draw(rng, n),
             )
@@ -306,8 +297,7 @@ def _unexplained() -> Iterator[Condition]:
 
         for n in (32, 64, 128, 256):
             yield Condition(
-                Kind.UNEXPLAINED,
-                (f"sizes of changes by prompt log-normal, σ = {sigma:g}",),
+                {Kind.UNEXPLAINED: (f"sizes of changes by prompt log-normal, σ = {sigma:g}",)},
                 f"{n} prompts",
                 lambda rng, n=n, draw=draw: draw(rng, n),
                 claimed=sigma < 0.5,
@@ -337,8 +327,7 @@ def _noise() -> Iterator[Condition]:
 
     for replicates in (5, 8, 16, 64):
         yield Condition(
-            Kind.NOISE,
-            ("noise / signal", "variance, NSR / PSR"),
+            {Kind.NOISE: ("noise / signal", "variance, NSR / PSR")},
             f"{replicates} replicates",
             lambda rng, k=replicates: draw(rng, k),
             replicates=0.5,
@@ -367,8 +356,7 @@ def _crossings() -> Iterator[Condition]:
             shape = "line" if bend == 0 else "curve"
             for n in (4, 5, 7, 12):
                 yield Condition(
-                    Kind.CROSSING,
-                    (f"{shape}, bases scatter by {scatter:g} in the log ratio",),
+                    {Kind.CROSSING: (f"{shape}, bases scatter by {scatter:g} in the log ratio",)},
                     f"{n} bases",
                     lambda rng, n=n, draw=draw: draw(rng, n),
                     replicates=0.5,

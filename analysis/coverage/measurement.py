@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from ..common.tables import Cell, Column, Table
 from ..evaluation import interval
+from ..evaluation.interval_kinds import Kind
 from .conditions import Condition, conditions
 
 __all__ = ["measure", "table"]
@@ -21,7 +24,8 @@ def measure(
     *,
     replicates: int,
     seed: int,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """One dictionary for each world and size.
 
@@ -32,21 +36,33 @@ def measure(
         kinds: Which kinds.
         replicates: Draws of each world; costly ones have a stated fraction of them.
         seed: Of all draws; a world's draws depend on nothing but this and its own description.
-        progress: Receives (conditions done, of how many, the kind).
+        workers: Processes; the numbers do not depend on it.
+        progress: Receives (conditions done, of how many).
     """
-    chosen = [condition for condition in conditions() if condition.kind in kinds]
-    rows: list[dict[str, Any]] = []
-    for done, condition in enumerate(chosen):
-        progress(done, len(chosen), str(condition.kind))
-        rows += _count(condition, max(1, round(replicates * condition.replicates)), seed)
-    progress(len(chosen), len(chosen), "")
-    return rows
+    chosen = [place for place, condition in enumerate(conditions()) if set(condition.rows) & set(kinds)]
+    jobs = [(place, replicates, seed) for place in chosen]
+    counted: list[list[dict[str, Any]]] = []
+    with ExitStack() as stack:
+        spread = map if workers == 1 else stack.enter_context(ProcessPoolExecutor(workers)).map
+        for rows in spread(_job, jobs):
+            counted.append(rows)
+            progress(len(counted), len(jobs))
+    found = [row for rows in counted for row in rows if row["kind"] in kinds]
+    return sorted(found, key=lambda row: list(Kind).index(row["kind"]))
+
+
+def _job(job: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """One condition, by its place among all: functions that draw do not travel between processes."""
+    place, replicates, seed = job
+    condition = list(conditions())[place]
+    return _count(condition, max(1, round(replicates * condition.replicates)), seed)
 
 
 def _count(condition: Condition, draws: int, seed: int) -> list[dict[str, Any]]:
-    key = zlib.crc32(f"{condition.kind} {condition.rows[0]} {condition.size}".encode())
+    rows = [(kind, row) for kind, of_kind in condition.rows.items() for row in of_kind]
+    key = zlib.crc32(f"{rows[0][0]} {rows[0][1]} {condition.size}".encode())
     rng = np.random.default_rng([seed, key])
-    counts = np.zeros((len(condition.rows), 4), dtype=int)
+    counts = np.zeros((len(rows), 4), dtype=int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         for _ in range(draws):
@@ -56,14 +72,14 @@ def _count(condition: Condition, draws: int, seed: int) -> list[dict[str, Any]]:
     names = ("printed", "covered", "below", "above")
     return [
         {
-            "kind": str(condition.kind),
+            "kind": str(kind),
             "world": row,
             "size": condition.size,
             "claimed": condition.claimed,
             "draws": draws,
             **dict(zip(names, map(int, count), strict=True)),
         }
-        for row, count in zip(condition.rows, counts, strict=True)
+        for (kind, row), count in zip(rows, counts, strict=True)
     ]
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.records import Experiment
 from analysis.records.token_text import decoder
 from analysis.report import curves
-from analysis.report.bands import band
+from analysis.report.bands import band, ratio
 from analysis.report.token_pictures import FlowData, token_picture
 from tests.report.by_hand import STEPS, make_experiment, panel_after, panel_distributions, success
 
@@ -49,6 +49,22 @@ def test_band_of_a_yes_or_no_stays_in_range() -> None:
     (row,) = band(data, ["step"]).to_dict("records")
     assert row["value"] == row["low"] == 0.0
     assert row["high"] == pytest.approx(0.2425, abs=1e-4)  # Wilson, 0 of 12: z²/(n + z²)
+
+
+def test_a_ratio_beside_the_jackknife_over_units() -> None:
+    """Of whole units, 60 of them: the jackknife's standard error agrees to first order in 1/units."""
+    rng = np.random.default_rng(0)
+    units = rng.integers(60, size=600)
+    below = rng.gamma(2.0, size=600)
+    above = below * (0.3 + 0.2 * rng.random(60))[units]
+    found = ratio(units, above, below)
+    without = [above[units != u].sum() / below[units != u].sum() for u in range(60)]
+    half = stats.t.ppf(0.975, 59) * np.sqrt(59 / 60 * ((np.array(without) - np.mean(without)) ** 2).sum())
+    assert found.estimate == pytest.approx(above.sum() / below.sum())
+    assert found.estimate - found.low == pytest.approx(half, rel=0.1)
+    assert found.high - found.estimate == pytest.approx(half, rel=0.1)
+    parts = ratio(np.arange(20), np.full(20, 0.98) + 0.02 * (np.arange(20) % 2), np.ones(20))
+    assert parts.high <= 1.0
 
 
 def test_band_leaves_out_missing_values_and_intervals_of_single_ones() -> None:
