@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,33 +65,56 @@ def conditions() -> Iterator[Condition]:
     yield from _crossings()
 
 
+_Sample = Callable[[np.random.Generator, int], np.ndarray]
+
+
 def _one(found: Interval, truth: float) -> Draws:
     return [(found, truth)]
 
 
+def _normal(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.normal(size=n)
+
+
+def _uniform(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.random(n)
+
+
+def _gamma(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.gamma(4.0, size=n)
+
+
+def _exponential(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.exponential(size=n)
+
+
+def _log_normal(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.lognormal(0.0, 1.0, n)
+
+
+def _seed_mean(sample: _Sample, n: int, truth: float, rng: np.random.Generator) -> Draws:
+    return _one(interval(sample(rng, n), over="seeds"), truth)
+
+
 def _seeds() -> Iterator[Condition]:
-    worlds: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
-        "normal": (lambda rng, n: rng.normal(size=n), 0.0),
-        "uniform": (lambda rng, n: rng.random(n), 0.5),
-        "gamma, skewness 1": (lambda rng, n: rng.gamma(4.0, size=n), 4.0),
-    }
-    for name, (draw, truth) in worlds.items():
+    worlds: tuple[tuple[str, _Sample, float], ...] = (
+        ("normal", _normal, 0.0),
+        ("uniform", _uniform, 0.5),
+        ("gamma, skewness 1", _gamma, 4.0),
+    )
+    for name, sample, truth in worlds:
         for n in (2, 3, 5, 8, 20):
-            yield Condition(
-                {Kind.SEED_MEAN: (name,)},
-                f"{n} seeds",
-                lambda rng, draw=draw, n=n, truth=truth: _one(interval(draw(rng, n), over="seeds"), truth),
-            )
+            yield Condition({Kind.SEED_MEAN: (name,)}, f"{n} seeds", partial(_seed_mean, sample, n, truth))
+
+
+def _proportion(n: int, p: float, rng: np.random.Generator) -> Draws:
+    return _one(interval(rng.random(n) < p, method="wilson"), p)
 
 
 def _proportions() -> Iterator[Condition]:
     for p in (0.1, 0.3, 0.5):
         for n in (16, 32, 64, 256):
-            yield Condition(
-                {Kind.PROPORTION: (f"p = {p:g}",)},
-                f"{n} prompts",
-                lambda rng, n=n, p=p: _one(interval(rng.random(n) < p, method="wilson"), p),
-            )
+            yield Condition({Kind.PROPORTION: (f"p = {p:g}",)}, f"{n} prompts", partial(_proportion, n, p))
 
 
 @cache
@@ -101,6 +125,10 @@ def _mean_pass_at_k(a: float, b: float, k: int) -> float:
     return float(-np.expm1(betaln(a, b + k) - betaln(a, b)))
 
 
+def _success(a: float, b: float, k: int, n: int, truth: float, rng: np.random.Generator) -> Draws:
+    return _one(interval(pass_at_k_exact(rng.beta(a, b, n), k), method="success", generator=rng), truth)
+
+
 def _successes() -> Iterator[Condition]:
     for a, b in (*SPREADS, *NARROW):
         for k in (1, 8, 256):
@@ -109,41 +137,42 @@ def _successes() -> Iterator[Condition]:
                 yield Condition(
                     {Kind.SUCCESS: (f"Pass@{k}, p from Beta({a:g}, {b:g}), mean {truth:.4g}",)},
                     f"{n} prompts",
-                    lambda rng, a=a, b=b, k=k, n=n, truth=truth: _one(
-                        interval(pass_at_k_exact(rng.beta(a, b, n), k), method="success", generator=rng), truth
-                    ),
+                    partial(_success, a, b, k, n, truth),
                     claimed=(a, b) in SPREADS and 0.02 < truth < 0.98,
                 )
 
 
+def _prompt_mean(sample: _Sample, n: int, truth: float, rng: np.random.Generator) -> Draws:
+    return _one(interval(sample(rng, n)), truth)
+
+
 def _means() -> Iterator[Condition]:
-    worlds: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
-        "normal": (lambda rng, n: rng.normal(size=n), 0.0),
-        "gamma, skewness 1": (lambda rng, n: rng.gamma(4.0, size=n), 4.0),
-        "exponential, skewness 2": (lambda rng, n: rng.exponential(size=n), 1.0),
-        "log-normal, skewness 6": (lambda rng, n: rng.lognormal(0.0, 1.0, n), float(np.exp(0.5))),
-    }
-    for name, (draw, truth) in worlds.items():
+    worlds: tuple[tuple[str, _Sample, float], ...] = (
+        ("normal", _normal, 0.0),
+        ("gamma, skewness 1", _gamma, 4.0),
+        ("exponential, skewness 2", _exponential, 1.0),
+        ("log-normal, skewness 6", _log_normal, float(np.exp(0.5))),
+    )
+    for name, sample, truth in worlds:
         for n in (16, 32, 64, 128):
             yield Condition(
                 {Kind.PROMPT_MEAN: (name,)},
                 f"{n} prompts",
-                lambda rng, draw=draw, n=n, truth=truth: _one(interval(draw(rng, n)), truth),
-                claimed="log-normal" not in name,
+                partial(_prompt_mean, sample, n, truth),
+                claimed=sample is not _log_normal,
             )
 
 
+def _spread(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
+    truth = float(np.sqrt(a * b / (a + b + 1)) / (a + b))
+    return _one(value_interval(get_metric("p_std"), AtPlace(rng.beta(a, b, n)), 0.95, rng), truth)
+
+
 def _spreads() -> Iterator[Condition]:
-    metric = get_metric("p_std")
     for a, b in (*SPREADS, (20.0, 20.0)):
-        truth = float(np.sqrt(a * b / (a + b + 1)) / (a + b))
         for n in (32, 64, 128, 256):
             yield Condition(
-                {Kind.PROMPT_SPREAD: (f"p from Beta({a:g}, {b:g})",)},
-                f"{n} prompts",
-                lambda rng, a=a, b=b, n=n, truth=truth: _one(
-                    value_interval(metric, AtPlace(rng.beta(a, b, n)), 0.95, rng), truth
-                ),
+                {Kind.PROMPT_SPREAD: (f"p from Beta({a:g}, {b:g})",)}, f"{n} prompts", partial(_spread, a, b, n)
             )
 
 
@@ -160,22 +189,19 @@ def _mean_gain(a: float, b: float, k: int) -> float:
     return float((pass_at_k_exact(second, k) - pass_at_k_exact(first, k)).mean())
 
 
+def _difference(a: float, b: float, k: int, n: int, rng: np.random.Generator) -> Draws:
+    first, second = (AtPlace(pass_at_k_exact(p, k)) for p in _policies(rng, a, b, n))
+    return _one(difference_interval(get_metric(f"pass@{k}"), [second, first], 0.95), _mean_gain(a, b, k))
+
+
 def _differences() -> Iterator[Condition]:
     for a, b in ((2.0, 3.0), (0.5, 0.5), (0.1, 0.3)):
         for k in (1, 8, 256):
-            truth = _mean_gain(a, b, k)
-
-            def draw(
-                rng: np.random.Generator, n: int, a: float = a, b: float = b, k: int = k, truth: float = truth
-            ) -> Draws:
-                first, second = (AtPlace(pass_at_k_exact(p, k)) for p in _policies(rng, a, b, n))
-                return _one(difference_interval(get_metric(f"pass@{k}"), [second, first], 0.95), truth)
-
             for n in (16, 32, 64, 128):
                 yield Condition(
                     {Kind.PROMPT_DIFFERENCE: (f"Pass@{k}, p from Beta({a:g}, {b:g})",)},
                     f"{n} prompts",
-                    lambda rng, n=n, draw=draw: draw(rng, n),
+                    partial(_difference, a, b, k, n),
                     claimed=(a, k) != (2.0, 256),
                 )
 
@@ -221,10 +247,10 @@ _FRACTIONS = {0.5: "at half of the range", 1.0: "at the top of the range"}
 
 
 @cache
-def _matched_truth(a: float, b: float) -> list[float]:
+def _matched_truth(a: float, b: float) -> tuple[float, ...]:
     """Of each row of `_matched_rows`, from many prompts."""
     runs = _runs(np.random.default_rng(12), a, b, POPULATION // 8)
-    return [found.estimate for found in _matched_rows(runs, 2, 0)]
+    return tuple(found.estimate for found in _matched_rows(runs, 2, 0))
 
 
 def _matched_rows(
@@ -236,40 +262,39 @@ def _matched_rows(
     return [_read(row) for rows in (values, found.difference("fast", "slow")) for row in rows.itertuples()]
 
 
+def _matching(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
+    return list(zip(_matched_rows(_runs(rng, a, b, n), 400, rng), _matched_truth(a, b), strict=True))
+
+
 def _matched() -> Iterator[Condition]:
     for a, b in ((2.0, 3.0), (0.1, 0.3)):
-
-        def draw(rng: np.random.Generator, n: int, a: float = a, b: float = b) -> Draws:
-            found = _matched_rows(_runs(rng, a, b, n), 400, rng)
-            return list(zip(found, _matched_truth(a, b), strict=True))
-
         rows = [f"{metric} {where}, p from Beta({a:g}, {b:g})" for where in _FRACTIONS.values() for metric in _METRICS]
-        kinds = {Kind.MATCHED_VALUE: rows, Kind.MATCHED_DIFFERENCE: rows}
         for n in (32, 64, 128):
-            yield Condition(kinds, f"{n} + {n} prompts", lambda rng, n=n, draw=draw: draw(rng, n), replicates=0.2)
+            yield Condition(
+                {Kind.MATCHED_VALUE: rows, Kind.MATCHED_DIFFERENCE: rows},
+                f"{n} + {n} prompts",
+                partial(_matching, a, b, n),
+                replicates=0.2,
+            )
 
 
-def _read(row: object) -> Interval:
-    return Interval(row.value, row.low, row.high, row.kind, row.reason)  # type: ignore[attr-defined]
+def _read(row: Any) -> Interval:
+    return Interval(row.value, row.low, row.high, row.kind, row.reason)
+
+
+def _ratio(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
+    tokens = 1 + rng.poisson(rng.gamma(4.0, 50.0, n))
+    counts = rng.binomial(tokens, rng.beta(a, b, n)).astype(float)
+    return _one(ratio(np.arange(n), counts, tokens.astype(float)), a / (a + b))
 
 
 def _ratios() -> Iterator[Condition]:
     for a, b in ((2.0, 6.0), (0.5, 5.0)):
-
-        def draw(rng: np.random.Generator, n: int, a: float = a, b: float = b) -> Draws:
-            tokens = 1 + rng.poisson(rng.gamma(4.0, 50.0, n))
-            counts = rng.binomial(tokens, rng.beta(a, b, n)).astype(float)
-            return _one(ratio(np.arange(n), counts, tokens.astype(float)), a / (a + b))
-
         for n in (16, 32, 64, 128):
             yield Condition(
-                {
-                    Kind.PROMPT_RATIO: (
-                        f"fraction of tokens, by prompt from Beta({a:g}, {b:g}), lengths with a CV of ½",
-                    )
-                },
+                {Kind.PROMPT_RATIO: (f"fraction of tokens, of each prompt from Beta({a:g}, {b:g})",)},
                 f"{n} prompts",
-                lambda rng, n=n, draw=draw: draw(rng, n),
+                partial(_ratio, a, b, n),
             )
 
 
@@ -281,25 +306,20 @@ def _contexts(rng: np.random.Generator, n: int, sigma: float) -> tuple[np.ndarra
     return prompts, change, 0.1 * size**0.5 * change * rng.normal(size=6 * n)
 
 
-@cache
-def _unexplained_truth(sigma: float) -> float:
-    """log of E residual² / Var change: 0.01·E size³/E size² = 0.01·e^{(9 − 4)σ²/2}."""
-    return float(np.log(0.01) + 2.5 * sigma**2)
+def _log_unexplained(sigma: float, n: int, rng: np.random.Generator) -> Draws:
+    """E residual² / Var change = 0.01·E size³ / E size² = 0.01·e^{5σ²/2}."""
+    prompts, change, residual = _contexts(rng, n, sigma)
+    found = log_ratio(prompts, residual**2, (change - change.mean()) ** 2, 1e-9)
+    return _one(found, float(np.log(0.01) + 2.5 * sigma**2))
 
 
 def _unexplained() -> Iterator[Condition]:
     for sigma in (0.0, 0.3, 0.6):
-
-        def draw(rng: np.random.Generator, n: int, sigma: float = sigma) -> Draws:
-            prompts, change, residual = _contexts(rng, n, sigma)
-            found = log_ratio(prompts, residual**2, (change - change.mean()) ** 2, 1e-9)
-            return _one(found, _unexplained_truth(sigma))
-
         for n in (32, 64, 128, 256):
             yield Condition(
                 {Kind.UNEXPLAINED: (f"sizes of changes by prompt log-normal, σ = {sigma:g}",)},
                 f"{n} prompts",
-                lambda rng, n=n, draw=draw: draw(rng, n),
+                partial(_log_unexplained, sigma, n),
                 claimed=sigma < 0.5,
             )
 
@@ -307,57 +327,53 @@ def _unexplained() -> Iterator[Condition]:
 _DIMENSIONS, _ROLLOUTS = 40, 512
 
 
-def _noise() -> Iterator[Condition]:
+def _replicated(replicates: int, rng: np.random.Generator) -> Draws:
     variances = 1 / np.arange(1, _DIMENSIONS + 1)
-    gradient = np.random.default_rng(13).normal(size=_DIMENSIONS)
-    gradient /= np.linalg.norm(gradient)
+    gradient = np.full(_DIMENSIONS, _DIMENSIONS**-0.5)
     true = _ROLLOUTS * variances.sum() * np.array([1.0, 1.6**2 + 0.5**2])
+    first = rng.normal(size=(replicates, _DIMENSIONS)) * np.sqrt(variances)
+    second = 1.6 * rng.normal(size=(replicates, _DIMENSIONS)) * np.sqrt(variances) + 0.5 * first
+    drawn = gradient + np.stack([first, second])
+    gram, dots, p = drawn @ drawn.transpose(0, 2, 1), drawn @ gradient, np.full(_ROLLOUTS // 8, 0.5)
+    row = GradientNoise(("PSR", "NSR"), np.ones(2), gram, dots, 1.0, p, 8, 1.0).frame().iloc[1]
+    return [
+        (over_replicates(float(row[name]), float(row[f"{name}_se"]), replicates), truth)
+        for name, truth in (("noise_to_signal", true[1]), ("noise_ratio", true[1] / true[0]))
+    ]
 
-    def draw(rng: np.random.Generator, replicates: int) -> Draws:
-        first = rng.normal(size=(replicates, _DIMENSIONS)) * np.sqrt(variances)
-        second = 1.6 * rng.normal(size=(replicates, _DIMENSIONS)) * np.sqrt(variances) + 0.5 * first
-        drawn = gradient + np.stack([first, second])
-        prompts, group = np.full(_ROLLOUTS // 8, 0.5), 8
-        gram, dots = drawn @ drawn.transpose(0, 2, 1), drawn @ gradient
-        row = GradientNoise(("PSR", "NSR"), np.ones(2), gram, dots, 1.0, prompts, group, 1.0).frame().iloc[1]
-        return [
-            (over_replicates(row[name], row[f"{name}_se"], replicates), truth)
-            for name, truth in (("noise_to_signal", true[1]), ("noise_ratio", true[1] / true[0]))
-        ]
 
+def _noise() -> Iterator[Condition]:
     for replicates in (5, 8, 16, 64):
         yield Condition(
             {Kind.NOISE: ("noise / signal", "variance, NSR / PSR")},
             f"{replicates} replicates",
-            lambda rng, k=replicates: draw(rng, k),
+            partial(_replicated, replicates),
             replicates=0.5,
         )
 
 
+_AT = 0.8  # the crossing
+
+
+def _crossed(bend: float, scatter: float, n: int, rng: np.random.Generator) -> Draws:
+    p = np.clip(np.linspace(0.2, 0.95, n) + rng.normal(0, 0.02, n), 0.05, 0.98)
+    from_zero = np.log(p) - np.log1p(-p) - np.log(_AT / (1 - _AT))
+    error = 0.1 * np.exp(0.3 * rng.normal(size=n))
+    height = -0.9 * from_zero - bend * from_zero**2 + scatter * rng.normal(size=n)
+    measured = np.exp(height + error * rng.normal(size=n))
+    found = crossing(p, measured, measured * error * np.sqrt(rng.chisquare(15, n) / 15))
+    low, high = found.low, found.high  # an end beyond what was measured leaves nothing out
+    ends = (np.nan, np.nan) if found.reason else (0.0 if low is None else low, 1.0 if high is None else high)
+    return _one(Interval(np.nan, *ends, found.kind, found.reason), _AT)
+
+
 def _crossings() -> Iterator[Condition]:
-    at = 0.8
-    for bend in (0.0, 0.1):
+    for shape, bend in (("line", 0.0), ("curve", 0.1)):
         for scatter in (0.0, 0.1, 0.3, 0.6):
-
-            def draw(rng: np.random.Generator, n: int, bend: float = bend, scatter: float = scatter) -> Draws:
-                p = np.clip(np.linspace(0.2, 0.95, n) + rng.normal(0, 0.02, n), 0.05, 0.98)
-                from_zero = np.log(p) - np.log1p(-p) - np.log(at / (1 - at))
-                error = 0.1 * np.exp(0.3 * rng.normal(size=n))
-                height = -0.9 * from_zero - bend * from_zero**2 + scatter * rng.normal(size=n)
-                measured = np.exp(height + error * rng.normal(size=n))
-                known = measured * error * np.sqrt(rng.chisquare(15, n) / 15)
-                found = crossing(p, measured, known)
-                low = 0.0 if found.low is None else found.low
-                high = 1.0 if found.high is None else found.high
-                if found.reason:
-                    low = high = np.nan
-                return _one(Interval(np.nan, low, high, found.kind, found.reason), at)
-
-            shape = "line" if bend == 0 else "curve"
             for n in (4, 5, 7, 12):
                 yield Condition(
                     {Kind.CROSSING: (f"{shape}, bases scatter by {scatter:g} in the log ratio",)},
                     f"{n} bases",
-                    lambda rng, n=n, draw=draw: draw(rng, n),
+                    partial(_crossed, bend, scatter, n),
                     replicates=0.5,
                 )
