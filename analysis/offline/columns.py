@@ -128,8 +128,10 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
         layout.check(rows)
     flat = _flat(rows, layout)
     whole = [row for row in flat if not isinstance(row, ValueError)]
-    names = _names(whole) if layout is not None and layout.unpack is not None and whole else names
-    filled = _filled(whole or rows, names)
+    if not whole:
+        return Chosen({}, flat, layout=layout)
+    names = _names(whole) if layout is not None and layout.unpack is not None else names
+    filled = _filled(whole, names)
     shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     reward = _check_given(wanted, names, shown, source)
     notes = (
@@ -146,13 +148,13 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
             column = by_layout[role]
             found[role] = column if column in filled else None
         else:
-            found[role] = _known(role, filled, whole or rows, source)
+            found[role] = _known(role, filled, whole, source)
     numbers: tuple[str, ...] = ()
     empty = [name for name in COLUMNS["reward"] if name in names and name not in filled]
     if found["reward"] is None and "reward" not in wanted:
         notes += [f"The column {name!r} is null throughout, so that no rewards are read from it." for name in empty]
-        numbers = _numbers(whole or rows, filled, found)
-        found["reward"], note = _trl_reward(whole or rows, filled, found, numbers, source)
+        numbers = _numbers(whole, filled, found)
+        found["reward"], note = _trl_reward(whole, filled, found, numbers, source)
         notes += [note] if note else []
         numbers = () if found["reward"] else numbers
     _check_either(found, names, shown, source)

@@ -114,7 +114,7 @@ def read_rollouts(
         raise UsageError(f"rollouts: {name} has no rows{broken}")
     chosen = find_columns([row for _, row in raw], columns or {}, name)
     found = dict(chosen.columns)
-    if with_answers and "answer" not in found:
+    if with_answers and found and "answer" not in found:
         raise UsageError(
             f"answer: {name} has no column of answers for the verifier (known names: {', '.join(COLUMNS['answer'])}); "
             "map one with columns answer=NAME (--answers NAME)"

@@ -1,0 +1,343 @@
+"""The layouts of public trainers and evaluators: one row of each as it is written, and what is read of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from analysis import UsageError
+from analysis.offline import read_rollouts
+from analysis.offline.layouts import LAYOUTS
+
+CHAT = [{"role": "user", "content": "1+1"}]
+TURN = [{"role": "assistant", "content": "2"}]
+
+
+@dataclass
+class Case:
+    """Rows as the peer writes them, and fields of the rollouts that are read."""
+
+    rows: list[dict[str, Any]]
+    expected: list[dict[str, Any]]
+    columns: dict[str, Any] = field(default_factory=dict)
+    answers: bool = False
+
+
+CASES = {
+    "completions table of TRL": Case(
+        [{"step": 3, "prompt": CHAT, "completion": TURN, "accuracy_reward": 1.0, "advantage": 0.5}],
+        [{"step": 3, "prompt": CHAT, "response": "2", "reward": 1.0, "advantage": 0.5}],
+    ),
+    "rollout dump of AReaL": Case(
+        [
+            {
+                **{"task_id": "7", "sample_idx": 0, "seqlen": 4, "prompt_len": 3, "head_version": 2, "tail_version": 3},
+                **{"reward": 1.0, "prompt": "1+1=", "completion": "2<eos>"},
+            }
+        ],
+        [{"prompt": "1+1=", "response": "2<eos>", "group": "7", "step": 3, "reward": 1.0}],
+    ),
+    "results of verifiers": Case(
+        [
+            {
+                "example_id": 4,
+                "prompt": json.dumps(CHAT),
+                "completion": json.dumps(TURN),
+                "reward": 0.5,
+                "metrics": {"f": 1},
+            }
+        ],
+        [{"prompt": CHAT, "response": "2", "group": 4, "reward": 0.5}],
+    ),
+    "token export of prime-rl": Case(
+        [
+            {
+                **{"schema_version": 1, "step": 2, "rank": 0, "token_ids": [5, 6, 7, 8, 9]},
+                **{"loss_mask": [False, True, False, True, False], "advantages": [0.0, 0.5, 0.0, 0.5, 0.0]},
+                **{"inference_logprobs": [0.0, -1.0, 0.0, -2.0, 0.0]},
+            }
+        ],
+        [
+            {
+                **{"prompt_ids": (5,), "response_ids": (6, 7, 8), "response_mask": (True, False, True), "step": 2},
+                **{"advantage": (0.5, 0.0, 0.5), "old_log_probs": (-1.0, 0.0, -2.0), "reward": None},
+            }
+        ],
+    ),
+    "training data of NeMo-RL": Case(
+        [
+            {
+                **{"content": ["1+1=2"], "rewards": [1.0], "input_lengths": [3], "token_ids": [[5, 6, 7, 0]]},
+                **{"token_loss_mask": [[0, 1, 1, 0]], "sample_loss_mask": [1.0], "advantages": [[0.5] * 4]},
+                **{
+                    "generation_logprobs": [[0.0, -1.0, -2.0, 0.0]],
+                    "prev_logprobs": [[0.0, -1.5, -2.5, 0.0]],
+                    "idx": 0,
+                },
+            }
+        ],
+        [
+            {
+                **{"prompt_ids": (5,), "response_ids": (6, 7), "response_mask": (True, True), "reward": 1.0},
+                **{"advantage": (0.5, 0.5), "old_log_probs": (-1.5, -2.5)},
+            }
+        ],
+    ),
+    "validation data of NeMo-RL": Case(
+        [{"content": [[*CHAT, *TURN]], "rewards": [1.0], "idx": 0}], [{"prompt": CHAT, "response": "2", "reward": 1.0}]
+    ),
+    "rollouts of open-instruct": Case(
+        [
+            {
+                **{"step": 1, "sample_idx": 5, "prompt_idx": 1, "prompt_tokens": [5], "response_tokens": [6, 7]},
+                **{"reward": 10.0, "advantage": 0.5, "finish_reason": "stop", "dataset": "gsm8k", "ground_truth": [9]},
+                **{"request_info": {"tool_calleds": False}, "logprobs": [-1.0, -2.0]},
+            }
+        ],
+        [{"prompt_ids": (5,), "response_ids": (6, 7), "group": 1, "old_log_probs": (-1.0, -2.0), "reward": 10.0}],
+    ),
+    "samples of slime or miles": Case(
+        [
+            {
+                **{"group_index": 2, "index": 9, "prompt": "1+1=", "tokens": [5, 6, 7], "response": "2", "label": "2"},
+                **{"response_length": 2, "reward": 1, "loss_mask": [1, 0], "rollout_log_probs": [-1.0, 0.0]},
+                **{"status": "completed", "remove_sample": removed},
+            }
+            for removed in (False, True)
+        ],
+        [
+            {
+                **{"prompt_ids": (5,), "response_ids": (6, 7), "response_mask": mask, "group": 2, "reward": 1.0},
+                **{"old_log_probs": (-1.0, 0.0), "response": "2"},
+            }
+            for mask in ((True, False), (False, False))
+        ],
+    ),
+    "evaluation dump of SkyRL": Case(
+        [
+            {
+                **{"input_prompt": "1+1=", "output_response": "2", "score": score, "stop_reason": "stop"},
+                **{"env_class": "gsm8k", "env_extras": {}, "data_source": "gsm8k"},
+            }
+            for score in (1.0, [0.0, 0.5, 0.5])
+        ],
+        [{"prompt": "1+1=", "response": "2", "reward": 1.0}] * 2,
+    ),
+    "rollout dump of ROLL": Case(
+        [
+            {
+                **{"global_step": 4, "id": "q1", "prompt": "1+1=", "responses": text, "scores": score},
+                **{"ground_truth": "2", "domain": "math", "sampling_params": "{}"},
+            }
+            for text, score in (("2", 1.0), ("3", 0.0))
+        ],
+        [
+            {"prompt": "1+1=", "response": "2", "reward": 1.0, "step": 4, "group": "q1"},
+            {"prompt": "1+1=", "response": "3", "reward": 0.0, "step": 4, "group": "q1"},
+        ],
+    ),
+    "samples of lm-evaluation-harness": Case(
+        [
+            {
+                **{"doc_id": 3, "doc": {"q": "1+1"}, "target": "2", "filter": "none", "metrics": ["exact_match"]},
+                **{"arguments": {"gen_args_0": {"arg_0": "1+1=", "arg_1": {"until": []}}}, "resps": [["2"]]},
+                **{"filtered_resps": ["2"], "exact_match": 1.0},
+            }
+        ],
+        [{"prompt": "1+1=", "response": "2", "reward": 1.0, "group": 3}],
+    ),
+    "details of lighteval": Case(
+        [
+            {
+                "doc": {"query": "1+1", "choices": ["2"], "gold_index": 0, "id": "0"},
+                "model_response": {
+                    **{"input": "1+1=", "text": ["2", "3"], "input_tokens": [5], "output_tokens": [[6], [7, 8]]},
+                    "logprobs": [],
+                },
+                "metric": {"pass@k": 0.5},
+            }
+        ],
+        [
+            {"prompt": "1+1=", "response": "2", "prompt_ids": (5,), "response_ids": (6,), "group": "0", "answer": "2"},
+            {
+                "prompt": "1+1=",
+                "response": "3",
+                "prompt_ids": (5,),
+                "response_ids": (7, 8),
+                "group": "0",
+                "answer": "2",
+            },
+        ],
+        answers=True,
+    ),
+    "details of an older lighteval": Case(
+        [{"full_prompt": "1+1=", "predictions": ["2"], "gold": ["2"], "metrics": {}}],
+        [{"prompt": "1+1=", "response": "2", "answer": ("2",)}],
+        answers=True,
+    ),
+    "results of Qwen2.5-Math's evaluation": Case(
+        [{"idx": 0, "question": "1+1", "gt": "2", "code": ["2", "3"], "pred": ["2", "3"], "score": [True, False]}],
+        [{"prompt": "1+1", "response": "2", "reward": 1.0}, {"prompt": "1+1", "response": "3", "reward": 0.0}],
+    ),
+    "generations of Open-R1": Case(
+        [{"problem": "1+1", "answer": "2", "generations": ["2", "3"], "correctness_math_verify": [True, False]}],
+        [{"prompt": "1+1", "response": "2", "reward": 1.0}, {"prompt": "1+1", "response": "3", "reward": 0.0}],
+    ),
+    "generation output of verl": Case(
+        [{"data_source": "gsm8k", "prompt": CHAT, "reward_model": {"ground_truth": "2"}, "responses": ["2", "3"]}],
+        [
+            {"prompt": CHAT, "response": text, "answer": "2", "where": f"rollout 0, response {i}"}
+            for i, text in ((1, "2"), (2, "3"))
+        ],
+        answers=True,
+    ),
+    "rollout dump of verl": Case(
+        [{"input": "1+1=", "output": "2", "gts": "2", "score": 1.0, "step": 5, "uid": "a_0_0"}],
+        [{"prompt": "1+1=", "response": "2", "reward": 1.0, "step": 5}],
+    ),
+    "pairs of preferences": Case(
+        [
+            {"prompt": CHAT, "chosen": TURN, "rejected": [{"role": "assistant", "content": "3"}]},
+            {"chosen": [*CHAT, *TURN], "rejected": [*CHAT, {"role": "assistant", "content": "3"}]},
+        ],
+        [
+            {"prompt": CHAT, "response": "2", "reward": 1.0},
+            {"prompt": CHAT, "response": "3", "reward": 0.0},
+        ]
+        * 2,
+    ),
+    "unpaired preferences": Case(
+        [{"prompt": "1+1=", "completion": "2", "label": True}], [{"prompt": "1+1=", "response": "2", "reward": 1.0}]
+    ),
+    "conversations of ShareGPT": Case(
+        [{"conversations": [{"from": "human", "value": "1+1"}, {"from": "gpt", "value": "2"}]}],
+        [{"prompt": CHAT, "response": "2", "reward": None}],
+    ),
+    "chat messages": Case([{"messages": [*CHAT, *TURN]}], [{"prompt": CHAT, "response": "2", "reward": None}]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_read_as_it_is_written(name: str) -> None:
+    case = CASES[name]
+    file = read_rollouts(case.rows, columns=case.columns, with_answers=case.answers)
+    assert file.layout == name
+    assert f"The file is read as the {name}" in file.notes[0]
+    got = [
+        {key: getattr(rollout, key) for key in wanted}
+        for rollout, wanted in zip(file.rollouts, case.expected, strict=True)
+    ]
+    assert got == case.expected
+    assert [rollout.index for rollout in file.rollouts] == list(range(len(case.expected)))
+
+
+def test_every_layout_that_is_read_has_a_case() -> None:
+    assert set(CASES) == {layout.name for layout in LAYOUTS if not layout.refusal}
+    assert all(layout.source for layout in LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"id": "a", "env": {}, "task": {}, "traces": []},
+            r"episodes are messages without token ids; give prime-rl's tok",
+        ),
+        ({"run_id": "a", "sample_id": 0, "prompt": "", "completion": "[]", "trajectory": "[]"}, r"its prompt is empty"),
+        (
+            {"content": ["1+1=2"], "rewards": [1.0], "input_lengths": [5]},
+            r"prompt and response in one text; log token_ids",
+        ),
+        ({"score": 0.5, "metrics": {}, "htmls": [], "convos": [[]]}, r"its one score is that of the whole evaluation"),
+        (
+            {"input": "a", "target": "b", "output": {"choices": []}, "scores": {}},
+            r"a row for each of its samples: prompt",
+        ),
+        ({"custom_id": "a", "response": {"body": {"choices": []}}}, r"the prompts stand in the batch's input file"),
+        ({"custom_id": "a", "url": "/v1", "body": {"messages": CHAT}}, r"it has requests and no responses"),
+        ({"instruction": "add", "input": "1, 1", "output": "2"}, r"made of instruction and input by a template"),
+    ],
+)
+def test_refused_in_its_own_words(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=rf"columns: this is the layout \".*\": .*{message}"):
+        read_rollouts([row])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt_tokens": [5], "response_tokens": [6], "prompt_idx": 0, "request_info": {"tool_calleds": True}},
+            r"rollout 0: the response has called a tool \(request_info.tool_calleds\), and the layout does not",
+        ),
+        (
+            {"doc_id": 0, "arguments": [["a", "b"]], "resps": [[[-1.0, True]]]},
+            r"got log-likelihoods, which are not roll",
+        ),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"},
+            r"where the response begins is not said; write the",
+        ),
+        ({"messages": CHAT}, r"expected chat messages in 'messages', of which the last is the assistant's"),
+        ({"messages": [*TURN, *CHAT]}, r"expected the assistant's message at the end of 'messages', got 'user'"),
+        (
+            {"messages": [*CHAT, {"role": "tool", "content": "3"}, *TURN]},
+            r"has turns of tools between those of the assistant",
+        ),
+        ({"conversations": [{"role": "user"}]}, r"expected turns of human, gpt and system in 'conversations'"),
+        (
+            {"tokens": [1, 2], "response_length": 2},
+            r"expected a response_length below the number of tokens, got 2 of 2",
+        ),
+        (
+            {"schema_version": 1, "token_ids": [1], "loss_mask": [0], "inference_logprobs": [0]},
+            r"its mask is 0 throughout",
+        ),
+        ({"doc": {}, "model_response": None, "metric": {}}, r"rollout 0: it is not a row of the details of lighteval"),
+        (
+            {
+                "example_id": 0,
+                "prompt": CHAT,
+                "completion": [*TURN, {"role": "user", "content": "x"}, *TURN],
+                "reward": 1,
+            },
+            r"got 3 messages; give the token ids of such a response",
+        ),
+    ],
+)
+def test_rows_of_a_layout_that_cannot_be_used(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_rollouts([row])
+
+
+def test_samples_of_several_filters_stand_there_several_times() -> None:
+    row = CASES["samples of lm-evaluation-harness"].rows[0]
+    with pytest.raises(UsageError, match=r"come once for each filter \(flexible-extract, strict-match\)"):
+        read_rollouts([row | {"filter": "strict-match"}, row | {"filter": "flexible-extract"}])
+
+
+def test_the_users_columns_go_before_the_layout() -> None:
+    row = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+    file = read_rollouts([row], columns={"response": "chosen"})
+    assert (file.layout, file.rollouts[0].response, file.rollouts[0].reward) == (None, "2", None)
+    row = {"instruction": "add", "input": "1+1=", "output": "2"}
+    file = read_rollouts([row], columns={"prompt": "input", "response": "output", "reward": "1"})
+    assert (file.rollouts[0].prompt, file.rollouts[0].reward) == ("1+1=", 1.0)
+
+
+def test_several_responses_in_a_row() -> None:
+    row = {"prompt": "1+1=", "response": ["2", "3"], "reward": [1.0, 0.0], "old_log_probs": [[-1.0], [-2.0]]}
+    first, second = read_rollouts([row]).rollouts
+    assert (first.response, first.reward, first.old_log_probs) == ("2", 1.0, (-1.0,))
+    assert (second.where, second.index, second.group) == ("rollout 0, response 2", 1, first.group)
+    with pytest.raises(UsageError, match=r"rollout 0, 'reward': expected 2 entries, one for each response, got 1.0"):
+        read_rollouts([row | {"reward": 1.0}])
+    with pytest.raises(
+        UsageError, match=r"rollout 0, 'reward': expected 2 entries, one for each response, got 3 entries"
+    ):
+        read_rollouts([row | {"reward": [1, 0, 1]}])
+    ids = {"prompt_ids": [5], "response_ids": [[6], [7, 8]], "reward": [1, 0]}
+    assert [rollout.response_ids for rollout in read_rollouts([ids]).rollouts] == [(6,), (7, 8)]
