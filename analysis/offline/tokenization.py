@@ -340,7 +340,7 @@ def _groups(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
         if prompts[key][0] != fields["prompt_id"]:
             raise UsageError(
                 f"group: {prompts[key][1]} and {rollout.where} are of the group {label!r} and have "
-                "different prompts; map another column with columns group=NAME"
+                "different prompts; map another column with columns group=NAME, or none with columns group=-"
             )
         out.append(numbers[key])
     return out

@@ -17,6 +17,12 @@ from .trace_settings import TraceSettings
 __all__ = ["file_facts", "reward_scheme"]
 
 _MANY_SIZES = 4  # sizes of groups that are listed
+# beginnings of turns of others in the templates of Qwen, Llama 3, Mistral, Gemma and DeepSeek, and of tools' output
+_OTHER_TURNS = (
+    *("<tool_response>", "<|im_start|>user", "<|im_start|>tool", "<|start_header_id|>user<|end_header_id|>"),
+    *("<|start_header_id|>ipython<|end_header_id|>", "<|start_header_id|>tool<|end_header_id|>", "[TOOL_RESULTS]"),
+    *("<start_of_turn>user", "<|tool▁output▁begin|>", "<information>", "```output\n"),
+)
 
 
 def reward_scheme(
@@ -54,6 +60,12 @@ def file_facts(
         notes.append(
             f"{others:,} tokens of {some:,} responses are not the policy's ({file.columns['response_mask']}): they "
             f"stay in the context and have no row, no weight and no place in a mean over tokens.{empty}"
+        )
+    elif marked := [mark for item in items for mark in _OTHER_TURNS if mark in item.response_text]:
+        responses = sum(any(mark in item.response_text for mark in _OTHER_TURNS) for item in items)
+        notes.append(
+            f"{responses:,} responses hold marks of turns that are not the assistant's, such as {marked[0]!r}, and no "
+            "column says which tokens the policy sampled: all of them count. Give token ids and a mask (response_mask)."
         )
     if parts := sum(item.text_of_ids for item in items):
         notes.append(

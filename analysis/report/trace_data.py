@@ -92,7 +92,7 @@ class TraceData:
         tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
         by_advantage = np.sign(tokens["advantage"].fillna(0.0)).astype(int)
         above = run.info.get("trace", {}).get("rewarded_above") or 0.0  # of a trace; elsewhere, and in old ones, 0
-        by_reward = np.where(tokens["reward"] > above, 1, -1)
+        by_reward = np.where(tokens["reward"] > np.float32(above), 1, -1)  # as rewards are stored
         tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, by_reward)
         stats = statistics_of(tokens)
         flow = None

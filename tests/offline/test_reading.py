@@ -163,3 +163,93 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         UsageError, match=r"half.parquet cannot be read: (?s:.*)The file may be incomplete: a writer that was"
     ):
         read_rollouts(half)
+
+
+class TestGroups:
+    """Whose responses are compared: told by a column, else by the prompt, and the summary says which."""
+
+    @pytest.mark.parametrize("name", ["group", "uid", "group_id", "group_index", "problem_id", "example_id", "qid"])
+    def test_known_names(self, name: str) -> None:
+        rows = [ROW | {name: value} for value in ("a", "a", "b", "b")]
+        file = read_rollouts(rows)
+        assert [rollout.group for rollout in file.rollouts] == ["a", "a", "b", "b"]
+        assert file.columns["group"] == name
+
+    def test_keys_of_verl_name_the_prompt_first(self) -> None:
+        file = read_rollouts([ROW | {"uid": uid} for uid in ("p1_0_0", "p1_1_0", "p2_0_0", "p2_1_0")])
+        assert [rollout.group for rollout in file.rollouts] == ["p1", "p1", "p2", "p2"]
+        assert "is PROMPT_ROLLOUT_OUTPUT, as verl writes it" in " ".join(file.notes)
+
+    def test_a_column_that_names_rows_names_no_groups(self) -> None:
+        file = read_rollouts([ROW | {"uid": str(i)} for i in range(4)])
+        assert [rollout.group for rollout in file.rollouts] == [None] * 4
+        assert "'uid' differs from row to row and names no groups" in " ".join(file.notes)
+        named = read_rollouts([ROW | {"uid": str(i)} for i in range(4)], columns={"group": "uid"})
+        assert [rollout.group for rollout in named.rollouts] == ["0", "1", "2", "3"]
+        single = read_rollouts([ROW | {"uid": str(i), "prompt": f"{i} :"} for i in range(4)])
+        assert single.columns["group"] == "uid"
+
+    def test_a_column_may_be_left_out(self) -> None:
+        file = read_rollouts([ROW | {"group": "math"}] * 2, columns={"group": "-"})
+        assert file.rollouts[0].group is None
+        assert "group" not in file.columns
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"response": "3 \ud835"}, r"'response': the text has half of a surrogate pair \(U\+D835\) at character 2"),
+        ({"prompt": "1 \udc00 :"}, r"'prompt': the text has half of a surrogate pair \(U\+DC00\) at character 2"),
+        ({"prompt": [{"role": "user", "content": "\ud835"}]}, r"'prompt': the text has half of a surrogate pair"),
+        ({"group": "\ud835"}, r"'group': the text has half of a surrogate pair"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_one_bad_row(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [ROW | {"group": "a"}, ROW | {"group": "a"} | row])
+    with pytest.raises(UsageError, match=rf"a.jsonl line 2, {message}"):
+        read_rollouts(path)
+    file = read_rollouts(path, skip_bad=True)
+    assert [rollout.where for rollout in file.rollouts] == ["a.jsonl line 1"]
+    assert file.bad.counts == {"unusable value": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), r"'reward': expected a finite number, got nan"),
+        (float("inf"), r"'reward': expected a finite number, got inf"),
+        ("high", r"'reward': expected a number or true or false, got 'high'"),
+        ([1.0], r"'reward': expected a number or true or false, got \[1.0\]"),
+        ({"acc": 1}, r"'reward': expected a number or true or false, got \{'acc': 1\}"),
+    ],
+)
+def test_rewards_that_are_not_numbers_are_bad_rows(value: Any, message: str) -> None:
+    rows = [ROW, ROW | {"reward": value}]
+    with pytest.raises(UsageError, match=rf"rollout 1, {message}; skip_bad"):
+        read_rollouts(rows)
+    assert len(read_rollouts(rows, skip_bad=True).rollouts) == 1
+
+
+def test_names_that_are_nearly_known() -> None:
+    row = {"problem": "1 :", "generation": "2", "reward": 1}
+    with pytest.raises(
+        UsageError, match=r"for the prompt .* it has problem, generation, reward; .*perhaps prompt=problem"
+    ):
+        read_rollouts([row])
+    with pytest.raises(UsageError, match=r"for the response .*perhaps response=generation"):
+        read_rollouts([row], columns={"prompt": "problem"})
+    with pytest.raises(UsageError, match=r"no column 'generations' for response; .*; did you mean generation"):
+        read_rollouts([row], columns={"prompt": "problem", "response": "generations"})
+
+
+def test_columns_that_say_the_same_need_no_choice() -> None:
+    (rollout,) = read_rollouts([ROW | {"output": ROW["response"], "score": ROW["reward"]}]).rollouts
+    assert (rollout.response, rollout.reward) == (ROW["response"], ROW["reward"])
+    with pytest.raises(UsageError, match=r"has reward and score, either of which may be the reward; choose one"):
+        read_rollouts([ROW | {"score": 0.5}])
+
+
+def test_a_reward_column_that_is_null_throughout_is_none() -> None:
+    file = read_rollouts([ROW | {"reward": None}] * 2)
+    assert [rollout.reward for rollout in file.rollouts] == [None, None]
+    assert "The column 'reward' is null throughout" in " ".join(file.notes)
