@@ -97,7 +97,7 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
 
 def needs_rewards(objective: Objective) -> bool:
     """Whether rewards enter the objective at all; supervised fine-tuning counts every response 1."""
-    return objective.entry.value != "1"
+    return objective.entry.value != "1" or bool({"rewards", "accuracy"} & set(objective.needs()))
 
 
 def needs_verdicts(objective: Objective) -> bool:
