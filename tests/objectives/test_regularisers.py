@@ -7,7 +7,7 @@ import torch
 
 from analysis import laws
 from analysis.errors import UsageError
-from analysis.objectives import get
+from analysis.objectives import entry, get, names
 from analysis.training.regularizers import kl_penalty, policy_entropy
 
 INF = float("inf")
@@ -25,9 +25,20 @@ def with_gradient(loss: torch.Tensor, leaf: torch.Tensor) -> tuple[torch.Tensor,
     return loss.detach(), gradient
 
 
-@pytest.mark.parametrize("name", ["kl-full", "entropy-bonus"])
-def test_a_column_that_is_masked_in_both_changes_nothing(name: str) -> None:
-    objective = get(name)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("kl-full", {}),
+        ("entropy-bonus", {}),
+        ("distill-jsd", {}),
+        ("distill-jsd", {"jsd_beta": 0.0}),
+        ("distill-jsd", {"jsd_beta": 1.0}),
+        ("distill-topk", {"teacher_top": 3}),
+        ("distill-topk", {}),
+    ],
+)
+def test_a_column_that_is_masked_in_both_changes_nothing(name: str, parameters: dict[str, float]) -> None:
+    objective = get(name, **parameters)
     small, large = FULL.clone().requires_grad_(), masked(FULL).requires_grad_()
     loss, gradient = with_gradient(objective.logits_loss(small, REF), small)
     wide_loss, wide_gradient = with_gradient(objective.logits_loss(large, masked(REF)), large)
@@ -69,3 +80,27 @@ def test_far_logits_are_exact() -> None:
     z, ref = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[0.0, -20000.0]], dtype=torch.float64)
     assert float(get("kl-full").logits_loss(z, ref)) == pytest.approx(9999.306852819440, rel=1e-15)
     assert get("kl-full").vector(z, ref)[0].tolist() == pytest.approx([-5000.0, 5000.0], rel=1e-15)
+
+
+def test_every_objective_over_the_vocabulary_takes_masked_columns() -> None:
+    for name in names():
+        objective = get(name) if not entry(name).scalar else None
+        if objective is not None:
+            leaf = masked(FULL).requires_grad_()
+            loss, gradient = with_gradient(objective.logits_loss(leaf, masked(REF)), leaf)
+            assert loss.isfinite().all(), name
+            assert gradient.isfinite().all(), name
+            torch.testing.assert_close(objective.vector(masked(FULL), masked(REF)), gradient, rtol=0, atol=1e-12)
+
+
+def test_a_teacher_without_mass_where_the_policy_has_it() -> None:
+    wide = torch.cat([FULL, FULL[:, :1]], -1)
+    assert (get("distill-jsd", jsd_beta=1.0).logits_loss(wide, masked(REF)) == INF).all()
+    with pytest.raises(
+        UsageError, match=r"teacher_logits: expected mass wherever the policy has it, got −inf at index"
+    ):
+        get("distill-jsd", jsd_beta=1.0).vector(wide, masked(REF))
+    leaf = wide.clone().requires_grad_()
+    loss, gradient = with_gradient(get("distill-jsd").logits_loss(leaf, masked(REF)), leaf)
+    assert loss.isfinite().all()
+    torch.testing.assert_close(get("distill-jsd").vector(wide, masked(REF)), gradient, rtol=0, atol=1e-14)

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div
 
 from ..token_batch import TokenBatch
 from . import regularisers
@@ -151,8 +150,11 @@ def jsd_vector(logits: Tensor, teacher_logits: Tensor | None, p: Parameters) -> 
     pi = log_pi.exp()
     if beta == 0:
         return pi - log_teacher.exp()
-    slope = log_pi - log_teacher if beta == 1 else (1 - beta) * (log_pi - _mixture(log_pi, log_teacher, beta))
-    slope = torch.where(pi > 0, slope, 0.0)
+    if beta == 1:
+        regularisers.check_mass(logits, teacher_logits, "teacher_logits")
+        slope = regularisers.log_ratio(log_pi, log_teacher)
+    else:
+        slope = (1 - beta) * regularisers.log_ratio(log_pi, _mixture(log_pi, log_teacher, beta))
     return pi * (slope - (pi * slope).sum(-1, keepdim=True))
 
 
@@ -161,14 +163,13 @@ def jsd_loss(logits: Tensor, teacher_logits: Tensor | None, p: Parameters) -> Te
     assert teacher_logits is not None
     log_pi, log_teacher, beta = logits.log_softmax(-1), teacher_logits.log_softmax(-1), p["jsd_beta"]
     if beta == 0:
-        parts = kl_div(log_pi, log_teacher, reduction="none", log_target=True)
-    elif beta == 1:
-        parts = kl_div(log_teacher, log_pi, reduction="none", log_target=True)
-    else:
-        mixture = ((1 - beta) * log_pi.exp() + beta * log_teacher.exp()).log()
-        parts = beta * kl_div(mixture, log_teacher, reduction="none", log_target=True)
-        parts = parts + (1 - beta) * kl_div(mixture, log_pi, reduction="none", log_target=True)
-    return parts.sum(-1)
+        return regularisers.divergence(log_teacher, log_pi)
+    if beta == 1:
+        return regularisers.divergence(log_pi, log_teacher)
+    mixture = (1 - beta) * log_pi.exp() + beta * log_teacher.exp()
+    log_mixture = mixture.masked_fill(mixture == 0, 1).log()  # without mass in both: no term, and no gradient
+    of_teacher = regularisers.divergence(log_teacher, log_mixture)
+    return beta * of_teacher + (1 - beta) * regularisers.divergence(log_pi, log_mixture)
 
 
 def _top(teacher_logits: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
@@ -184,7 +185,7 @@ def topk_vector(logits: Tensor, teacher_logits: Tensor | None, p: Parameters) ->
     log_pi = logits.log_softmax(-1)
     indices, log_top = _top(teacher_logits, p)
     top = log_top.exp()
-    summed = (top * (log_top - log_pi.gather(-1, indices))).sum(-1, keepdim=True)
+    summed = regularisers.divergence(log_top, log_pi.gather(-1, indices))[..., None]
     vector = log_pi.exp() * top.sum(-1, keepdim=True)
     vector = vector.scatter_add(-1, indices, -top)
     return torch.where(summed > 0, vector, 0.0)
@@ -195,4 +196,4 @@ def topk_loss(logits: Tensor, teacher_logits: Tensor | None, p: Parameters) -> T
     assert teacher_logits is not None
     indices, log_top = _top(teacher_logits, p)
     chosen = logits.log_softmax(-1).gather(-1, indices)
-    return kl_div(chosen, log_top, reduction="none", log_target=True).sum(-1).clamp(min=0)
+    return regularisers.divergence(log_top, chosen).clamp(min=0)

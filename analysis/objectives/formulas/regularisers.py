@@ -14,6 +14,8 @@ from ..token_batch import TokenBatch
 from .shared import Parameters, known_ratio, no_clip, ratio_of, straight_through
 
 __all__ = [
+    "check_mass",
+    "divergence",
     "entropy_loss",
     "entropy_vector",
     "kl_abs_loss",
@@ -33,6 +35,7 @@ __all__ = [
     "kl_k3_plus_weight",
     "kl_k3_weight",
     "kl_of",
+    "log_ratio",
 ]
 
 
@@ -135,26 +138,35 @@ def kl_of(logits: Tensor, ref_logits: Tensor) -> Tensor:
     Columns of logit −inf contribute nothing, whatever the reference has there; where the reference alone has −inf the
     divergence is infinite.
     """
-    return (logits.log_softmax(-1).exp() * _gap(logits, ref_logits)).sum(-1)
+    return divergence(logits.log_softmax(-1), ref_logits.log_softmax(-1))
 
 
-def _gap(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """log(π/ref), 0 where π has no mass: 0·log 0 = 0 there, and no gradient."""
-    log_pi, log_ref = logits.log_softmax(-1), ref_logits.log_softmax(-1)
-    excluded = logits == -torch.inf
-    return log_pi.masked_fill(excluded, 0) - log_ref.masked_fill(excluded, 0)
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Σ p·log(p/q) over the last axis, differentiable in both; columns where p has no mass contribute nothing."""
+    return (log_p.exp() * log_ratio(log_p, log_q)).sum(-1)
+
+
+def log_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """log(p/q), 0 where p has no mass: 0·log 0 = 0 there, and no gradient."""
+    excluded = log_p == -torch.inf
+    return log_p.masked_fill(excluded, 0) - log_q.masked_fill(excluded, 0)
+
+
+def check_mass(logits: Tensor, other: Tensor, name: str) -> None:
+    """UsageError where the other distribution has no mass and the policy has: their divergence is infinite there."""
+    infinite = (other == -torch.inf) & (logits > -torch.inf)
+    if infinite.any():
+        raise UsageError(
+            f"{name}: expected mass wherever the policy has it, got −inf{at_index(first_index(infinite))}; the "
+            "divergence is infinite there"
+        )
 
 
 def kl_full_vector(logits: Tensor, ref_logits: Tensor | None, p: Parameters) -> Tensor:
     """∂L/∂z of the KL to the reference, (…, V)."""
     assert ref_logits is not None
-    infinite = (ref_logits == -torch.inf) & (logits > -torch.inf)
-    if infinite.any():
-        raise UsageError(
-            f"ref_logits: expected mass wherever the policy has it, got −inf{at_index(first_index(infinite))}; the "
-            "divergence is infinite there"
-        )
-    gap, pi = _gap(logits, ref_logits), logits.softmax(-1)
+    check_mass(logits, ref_logits, "ref_logits")
+    pi, gap = logits.softmax(-1), log_ratio(logits.log_softmax(-1), ref_logits.log_softmax(-1))
     return p["beta"] * pi * (gap - (pi * gap).sum(-1, keepdim=True))
 
 
