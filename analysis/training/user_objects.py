@@ -6,9 +6,8 @@ go by value, those of importable modules by name), which stay in the experiment 
 folders that you trust.
 
 What identifies them is not the pickle, whose bytes differ from session to session, but a digest: of a task its name,
-its longest response, all of its prompts and the code of its class; of a policy its weights, its vocabulary and the code
-of its class. Code is taken as Python compiled it, without comments and line numbers; what it calls elsewhere is not
-part of it.
+its longest response, all of its prompts, its verifier and the code of its class; of a policy its weights,
+configuration, tokenizer, chat template and end tokens and the code of its class (`object_digest`).
 """
 
 from __future__ import annotations
@@ -18,17 +17,19 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
 
+from toy_models.end_tokens import policy_end_tokens
 from toy_models.tasks.task import SPLITS
 
+from ..common.identity import model_configuration, text_digest, tokenizer_digest
 from ..common.provenance import weights_hash
 from ..errors import UsageError
 from ..recipes.config import UNSET, show
 from ..recipes.fields import GIVEN
 from ..recipes.recipe import Recipe
 from ..records.folders import make_folder, write_durably
+from .object_digest import object_digest
 
 __all__ = ["FOLDER", "adopted", "load_given", "write_given"]
 
@@ -148,49 +149,18 @@ def _task_identity(task: Any) -> dict[str, Any]:
         "name": task.name,
         "max_new_tokens": int(task.max_new_tokens),
         "prompts": content.hexdigest(),
-        "code": _class_digest(task),
+        "verifier": text_digest(getattr(getattr(task, "verifier", None), "identity", None)),
+        "code": object_digest(task),
     }
 
 
 def _policy_identity(policy: Any) -> dict[str, Any]:
-    vocabulary = json.dumps(sorted(policy.tokenizer.get_vocab().items()))
     return {
         "weights": weights_hash(policy.model),
-        "eos_id": int(policy.eos_id),
-        "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
-        "code": _class_digest(policy),
+        "configuration": model_configuration(policy.model),
+        "attention": str(getattr(policy.model.config, "_attn_implementation", None)),
+        "end_ids": list(policy_end_tokens(policy)),
+        "tokenizer": tokenizer_digest(policy.tokenizer),
+        "chat_template": text_digest(policy.tokenizer.chat_template),
+        "code": object_digest(policy),
     }
-
-
-def _class_digest(thing: Any) -> str:
-    """SHA-256 over methods and plain attributes of an object's class and of the classes that it comes from.
-
-    Of compiled code, since the source of a class in a notebook cell is not available before Python 3.13.
-    """
-    members = [
-        (name, member)
-        for cls in type(thing).__mro__
-        if cls.__module__ not in ("builtins", "typing")
-        for name, member in sorted(vars(cls).items())
-    ]
-    contents = [
-        (name, repr(member))
-        for name, member in members
-        if isinstance(member, str | int | float | tuple) and not name.startswith("__")
-    ]
-    contents += [
-        (name, repr(_code(part.__code__)))
-        for name, member in members
-        for part in (member, *(getattr(member, inner, None) for inner in ("__func__", "fget", "func")))
-        if isinstance(part, FunctionType)
-    ]
-    return hashlib.sha256(repr(contents).encode()).hexdigest()
-
-
-def _code(code: CodeType) -> Any:
-    """What a function does, as plain values that are the same in every session of one version of Python."""
-    constants = [
-        _code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
-        for c in code.co_consts
-    ]
-    return code.co_code.hex(), code.co_names, constants

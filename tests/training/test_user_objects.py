@@ -174,8 +174,8 @@ class TestIdentity:
 
     def test_does_not_depend_on_the_session(self) -> None:
         code = (
-            f"from analysis.training.user_objects import _class_digest\ncell = {{'__name__': '__main__'}}\n"
-            f"exec({SETS!r}, cell)\nprint(_class_digest(cell['Walk']()))"
+            f"from analysis.training.object_digest import object_digest\ncell = {{'__name__': '__main__'}}\n"
+            f"exec({SETS!r}, cell)\nprint(object_digest(cell['Walk']()))"
         )
         digests = {
             subprocess.run(
