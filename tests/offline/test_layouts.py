@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,6 +238,13 @@ def test_read_as_it_is_written(name: str) -> None:
 def test_every_layout_that_is_read_has_a_case() -> None:
     assert set(CASES) == {layout.name for layout in LAYOUTS if not layout.refusal}
     assert all(layout.source for layout in LAYOUTS)
+
+
+def test_the_manual_lists_every_layout() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how_to" / "trace_rollouts.md").read_text()
+    for layout in LAYOUTS:
+        marks = ", ".join(f"`{mark}`" for mark in layout.marks)
+        assert f"| {layout.name} | {marks} | {layout.refusal or layout.source} |" in text
 
 
 @pytest.mark.parametrize(
