@@ -543,6 +543,17 @@ OF_SOME_OBJECTIVES = tuple(
         "vespo_lambda_neg",
         "advantage_max",
         "iw_gamma",
+        "reward_values",
+        "baseline_offset",
+        "desirable_weight",
+        "undesirable_weight",
+        "divide_by",
+        "interpolation",
+        "quantile",
+        "rescaling",
+        "k",
+        "tau",
+        "whiten",
     )
 )
 _LOOP = "training/test_objectives_in_the_loop.py"

@@ -289,6 +289,17 @@ def test_a_teacher_of_another_vocabulary_is_refused(
         ("vespo", "vespo_lambda_neg", 0.5),
         ("opd", "advantage_max", 1e-3),
         ("opd-iw", "iw_gamma", 2.0),
+        ("ppo", "reward_values", "zero-one"),
+        ("asymre-group", "baseline_offset", 0.5),
+        ("kto", "desirable_weight", 2.0),
+        ("kto", "undesirable_weight", 2.0),
+        ("qae", "divide_by", "none"),
+        ("qae", "interpolation", "linear"),
+        ("qae", "quantile", 0.9),
+        ("gpg", "rescaling", "successes"),
+        ("pass-at-k", "k", 3),
+        ("dro", "tau", 3.0),
+        ("rloo", "whiten", "responses"),
     ],
 )
 def test_each_parameter_reaches_the_weights(name: str, field: str, value: Any, tmp_path: Path, teacher: str) -> None:
