@@ -177,6 +177,7 @@ def test_names_of_trl_and_verl_are_the_same_experiment(field: str, ours: str, th
         ("vespo", {"rollout_is": "token-mask", "rollout_is_high": 1.5, "rollout_is_low": 0.5}),
         ("dppo-tv", {"rollout_reject": "token-k2", "rollout_reject_high": 1e-3}),
         ("gmpo", {"rollout_reject": "sequence-mean-k1", "rollout_reject_high": 1.001}),
+        ("rloo", {"rollout_reject": "token-k1", "rollout_reject_high": 9.0, "rollout_reject_low": 1.05}),
         ("dr-grpo", {"off_policy_threshold": 0.0}),
     ],
 )
