@@ -1,38 +1,28 @@
 """The advantage estimators of verl, and the reward settings and preference losses of TRL, as objectives here.
 
-Each row is a setting of the library, the objective that has its numbers (as `parse_objective` reads it; None where
-there is none) and a remark. A test goes through the libraries' own registries: a new name there needs a row here.
+`Registered.ours` is the objective that has its numbers, as `parse_objective` reads it; empty where there is none. A test
+goes through the libraries' own registries: a new name there needs a row here.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from .registries import Registered
 
-__all__ = ["ESTIMATORS", "Estimator"]
-
-
-class Estimator(NamedTuple):
-    """One setting of another library."""
-
-    library: str
-    setting: str
-    value: str
-    objective: str | None
-    remark: str = ""
+__all__ = ["ESTIMATORS"]
 
 
-def _verl(value: str, objective: str | None, remark: str = "") -> Estimator:
-    return Estimator("verl", "algorithm.adv_estimator", value, objective, remark)
+def _verl(value: str, ours: str, note: str = "") -> Registered:
+    return Registered("verl", "algorithm.adv_estimator", value, ours, note)
 
 
-def _dpo(value: str, remark: str, objective: str | None = None) -> Estimator:
-    return Estimator("TRL", "DPOConfig.loss_type", value, objective, remark)
+def _dpo(value: str, note: str, ours: str = "") -> Registered:
+    return Registered("TRL", "DPOConfig.loss_type", value, ours, note)
 
 
 _UNPAIRED = "of pairs; without pairs it is apo-zero-unpaired"
 
 ESTIMATORS = (
-    _verl("gae", None, "the advantages of a critic: critic.enabled = true, critic.gae_lambda, critic.whiten"),
+    _verl("gae", "", "the advantages of a critic: critic.enabled = true, critic.gae_lambda, critic.whiten"),
     _verl("grpo", "grpo", "norm_adv_by_std_in_grpo = False: dr-grpo"),
     _verl("grpo_vectorized", "grpo"),
     _verl("rloo", "rloo"),
@@ -46,15 +36,15 @@ ESTIMATORS = (
     _verl("reinforce_plus_plus_baseline", "reinforce-plus-plus-baseline"),
     _verl("optimal_token_baseline", "optimal-token-baseline", "where no token is masked between others"),
     _verl("tir_optimal_token_baseline", "optimal-token-baseline"),
-    Estimator("TRL", "GRPOConfig.scale_rewards", "group", "grpo"),
-    Estimator("TRL", "GRPOConfig.scale_rewards", "batch", "grpo,advantage=group_mean_batch_std"),
-    Estimator("TRL", "GRPOConfig.scale_rewards", "none", "dr-grpo"),
-    Estimator("TRL", "GRPOConfig.multi_objective_aggregation", "sum_then_normalize", "grpo", "of the weighted sum"),
-    Estimator("TRL", "GRPOConfig.multi_objective_aggregation", "normalize_then_sum", "gdpo"),
-    Estimator("TRL", "RLOOConfig.normalize_advantages", "False", "rloo"),
-    Estimator("TRL", "RLOOConfig.normalize_advantages", "True", "rloo,whiten=responses"),
-    Estimator("TRL", "KTOConfig.loss_type", "kto", "kto"),
-    Estimator("TRL", "KTOConfig.loss_type", "apo_zero_unpaired", "apo-zero-unpaired"),
+    Registered("TRL", "GRPOConfig.scale_rewards", "group", "grpo"),
+    Registered("TRL", "GRPOConfig.scale_rewards", "batch", "grpo,advantage=group_mean_batch_std"),
+    Registered("TRL", "GRPOConfig.scale_rewards", "none", "dr-grpo"),
+    Registered("TRL", "GRPOConfig.multi_objective_aggregation", "sum_then_normalize", "grpo", "of the weighted sum"),
+    Registered("TRL", "GRPOConfig.multi_objective_aggregation", "normalize_then_sum", "gdpo"),
+    Registered("TRL", "RLOOConfig.normalize_advantages", "False", "rloo"),
+    Registered("TRL", "RLOOConfig.normalize_advantages", "True", "rloo,whiten=responses"),
+    Registered("TRL", "KTOConfig.loss_type", "kto", "kto"),
+    Registered("TRL", "KTOConfig.loss_type", "apo_zero_unpaired", "apo-zero-unpaired"),
     _dpo("sigmoid", "", "dpo"),
     _dpo("sft", "of chosen responses alone", "sft"),
     _dpo("hinge", "a hinge in place of DPO's log σ (SLiC)"),

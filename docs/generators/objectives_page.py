@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from analysis.objectives.correspondence import CORRESPONDENCE
 from analysis.objectives.definition import Entry
 from analysis.objectives.entries import SECTIONS
+from analysis.objectives.estimators import ESTIMATORS
 from analysis.objectives.listing import default_text, notes
 from analysis.objectives.parameters import CORRECTIONS
 from analysis.objectives.registries import REGISTRIES
@@ -75,6 +76,15 @@ _DIFFERENCES = """\
 - GRPO on binary rewards has A = √((1 − q)/q) and −√(q/(1 − q)) with the biased standard deviation. verl and TRL take
   the unbiased one: both are √((G − 1)/G) times that, and 1e-6 (TRL 1e-4) is added to the denominator. The implied λ of
   (1 − q)/q is the same.
+- The advantages of a group share that λ and differ by the weight of the prompt: on binary rewards A₋ = −w and A₊ =
+  w(1 − q)/q, where w, what a failure weighs, is q in Dr. GRPO, GPG, Kimi k1.5 and DRO, qG/(G − 1) in RLOO,
+  √(q/(1 − q)) in GRPO, 1 in MaxRL, and in Pass@k √((1 − R)/R)·q/(1 − q) with R the chance that one of k is correct.
+  QAE, WAPO, RAFT and ReMax push one side alone. OPO, the optimal token baseline and REINFORCE++ count tokens, so that
+  in their λ the fraction of the tokens in correct responses stands for q.
+- Where code and paper of an advantage differ, a parameter says which one is meant: `interpolation` (QAE), `rescaling`
+  (GPG), `divide_by`, `whiten`; MaxRL's code adds 1e-6 to q, which is not done here. Several estimators of Pass@k are in
+  use: `pass-at-k`, `pass-at-k-full` and verl's `grpo_passk`, `pass-at-k-best`. ROLL trains on none; its kimi15 and
+  verl's dro are one loss, `dro-token`, in which tokens replace the responses of both papers.
 - GSPO's weight is A·s, and its 1/|y| that of the sequence mean (`update.normalizer = per_sequence`): with 1/|y| in the
   weight as well it would be counted twice.
 - The aggregations of DAPO, Dr. GRPO and GSPO are not part of their entries: set `update.normalizer` (batch_tokens,
@@ -178,11 +188,11 @@ def objectives_page() -> str:
     ]
     lines += [_row(*row) for row in CORRESPONDENCE]
     lines += [
-        "\n## Every loss that TRL and verl register\n",
+        "\n## Every loss and every estimator of advantages that TRL and verl register\n",
         "| library, option | its name | here | |",
         "|:--|:--|:--|:--|",
     ]
-    for item in REGISTRIES:
+    for item in (*REGISTRIES, *ESTIMATORS):
         ours = f"`{item.ours}`" if item.ours else "—"
         lines.append(_row(f"{item.library}, {item.option}", f"`{item.value}`", ours, item.note))
     return "\n".join([*lines, "", _OWN, _DIFFERENCES])

@@ -28,8 +28,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # what verl takes beside rewards
 
 def rows(setting: str, *, offered: bool = True) -> dict[str, str]:
     """Value of a setting -> the objective here; with `offered` false those that have none, with the remark."""
-    wanted = [row for row in ESTIMATORS if row.setting == setting and (row.objective is not None) == offered]
-    return {row.value: row.objective or row.remark for row in wanted}
+    wanted = [row for row in ESTIMATORS if row.option == setting and bool(row.ours) == offered]
+    return {row.value: row.ours or row.note for row in wanted}
 
 
 VERL = rows("algorithm.adv_estimator")
