@@ -1,7 +1,7 @@
 """The advantage estimators of verl, and the reward settings and preference losses of TRL, as objectives here.
 
-`Registered.ours` is the objective that has its numbers, as `parse_objective` reads it; empty where there is none. A test
-goes through the libraries' own registries: a new name there needs a row here.
+`Registered.ours` is the objective that has its numbers, as `parse_objective` reads it; empty where there is none. A
+test goes through the libraries' own registries: a new name there needs a row here.
 """
 
 from __future__ import annotations

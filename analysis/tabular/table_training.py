@@ -220,12 +220,15 @@ def _sampled_step(
     part, rows = _parts(advantages != 0, settings)
     lengths = drawn.lengths()
     weighted = torch.where(advantages != 0, lengths, 0)
-    if settings.length_mean:
+    by_advantage = settings.length_mean and settings.objective.entry.homogeneous
+    if by_advantage:
         advantages = advantages / lengths
     for j in list(range(rows.shape[1])) * settings.passes:
         now = policy.token_log_probs(drawn)
         tokens = TokenBatch(now, old, advantages, drawn.alive, rewards, accuracy)
         weights, _, clip = settings.objective.weights(tokens)
+        if settings.length_mean and not by_advantage:
+            weights = weights / lengths[..., None]
         held = clip.bool() if drawn.alive is None else clip.bool() & drawn.alive
         count.weighted += (weighted * (part == j)).sum((-2, -1))
         count.clipped += (held.sum(-1) * (part == j)).sum((-2, -1))

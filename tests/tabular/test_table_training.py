@@ -38,6 +38,7 @@ def tree():
 
 TOYS = {"bandit": bandit, "loglinear": loglinear, "tree": tree}
 OBJECTIVES = {
+    "dro": get("dro-token", tau=0.5),
     "psr": get("psr-ratio", clip_high=0.2),
     "nsr": get("nsr-ratio", clip_low=0.2),
     "eq6": get("nsr", form="probability"),
@@ -133,6 +134,7 @@ def plain_training(policy, correct, settings, uniforms):
         ("grpo", "adam", 1, 4, "drop", False),
         ("grpo", "adam", 4, 1, "keep", False),
         ("grpo", "momentum", 2, 2, "drop", False),
+        ("dro", "sgd", 2, 2, "keep", True),
     ],
 )
 def test_against_a_plain_loop(toy, name, optimizer, updates, passes, rows, length_mean):
