@@ -85,6 +85,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "inputs": ("path and SHA-256 of each file of prompts and of the verifier's source, by field", False),
     "verifier": ("the verifier of responses as text, with the versions that its verdicts depend on", False),
     "base_sha256": ("hash of the weights that the run started from", False),
+    "teacher_sha256": ("hash of the weights of the teacher, where there is one", False),
     "versions": ("versions of this library and of its dependencies", False),
     "git_commit": ("commit of the source tree, where there is one", False),
     "machine": ("processor and operating system", False),

@@ -129,7 +129,7 @@ class Loop:
         )
         self.position = Position()
         self.timings = Timings(device)
-        identity = run_identity(config, self.policy.model, self.task, run_id, label)
+        identity = run_identity(config, self.policy.model, self.task, run_id, label, self.teacher)
         self.writer = RunWriter(folder, resume=resume, run_json=identity)
         stored = self.writer.resume_state()
         self._started = stored is not None

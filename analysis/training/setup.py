@@ -166,13 +166,21 @@ def _log_probs(policy: Policy, prompts: Sequence[Sequence[int]], response: Seque
         return response_logits(policy.model, batch)[0].log_softmax(-1)
 
 
-def run_identity(config: RunConfig, model: torch.nn.Module, task: Task, run_id: str, label: str) -> dict[str, Any]:
+def run_identity(
+    config: RunConfig,
+    model: torch.nn.Module,
+    task: Task,
+    run_id: str,
+    label: str,
+    teacher: torch.nn.Module | None = None,
+) -> dict[str, Any]:
     """The fields of run.json that a run starts with; `model` is the base, untouched."""
     verifier = getattr(task, "verifier", None)
     made_with = machine_info()
     resolved = config_to_dict(config)
-    canonical = json.dumps({"run_id": run_id, "config": identified(config)}, sort_keys=True)
-    return {
+    taught = {} if teacher is None else {"teacher_sha256": weights_hash(teacher)}
+    canonical = json.dumps({"run_id": run_id, "config": identified(config)} | taught, sort_keys=True)
+    return taught | {
         "run_id": run_id,
         "label": label,
         "engine": "small",

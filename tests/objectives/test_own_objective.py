@@ -60,6 +60,39 @@ def test_analysis_of_an_objective_gives_its_closed_form() -> None:
         assert str(found).startswith("of scalar form: residual at most")
 
 
+@pytest.mark.parametrize("name", ["gspo", "gspo-token", "luspo", "gmpo", "vespo", "topr", "opd-iw", "sequence-nft"])
+def test_coupled_weights_are_scalar_forms_token_by_token(name: str) -> None:
+    """The gradient at each token of a response is its own weight times e_y − π, and what a token has to do with the
+    others is in the weight alone: moving log π of one of them moves the weights of its response and of no other."""
+    g = torch.Generator().manual_seed(3)
+    logits, tokens = torch.randn(3, 4, 6, generator=g, dtype=torch.float64), example().tokens
+    log_probs = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    a = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    old, teacher = log_probs + 0.1 * torch.randn(2, 3, 4, generator=g, dtype=torch.float64)
+    mask = torch.arange(4) < torch.tensor([4, 2, 3])[:, None]
+    fields = {
+        "advantages": a,
+        "old_log_probs": old,
+        "mask": mask,
+        "accuracy": a.abs() / 2,
+        "teacher_log_probs": teacher,
+    }
+    clips = {"clip_low": 1.0, "clip_high": 9.0} if name in ("gspo", "gspo-token", "luspo") else {}
+    objective = get(name, **clips)
+    found = analyze(lambda x, batch: objective.loss(x, batch).masked_fill(~mask, 0), Example(logits, tokens, fields))
+    weight = objective.weights(TokenBatch(log_probs, **fields)).weight
+    assert found.scalar
+    torch.testing.assert_close(found.weight[mask], weight[mask], rtol=1e-9, atol=1e-12)
+    for row, position in mask.nonzero().tolist():
+        moved = log_probs.clone()
+        moved[row, position] -= 2.0
+        changed = (objective.weights(TokenBatch(moved, **fields)).weight != weight) & mask
+        others = torch.arange(3) != row
+        assert not changed[others].any()
+        if name != "opd-iw" and a[row] < 0:  # topr and vespo of one sign; opd-iw is fixed by the rollout
+            assert changed[row][mask[row]].all()
+
+
 def test_a_vector_valued_part_is_told_apart() -> None:
     bonus = get("entropy-bonus", alpha=0.1)
     plain = get("reinforce-log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -459,3 +460,33 @@ def test_parameters_that_are_not_finite_are_a_divergence(tmp_path, contexts):
     loop._started = True  # so that the base's evaluation is not what notices
     assert loop.run() == "diverged"
     assert "step 0" in load_trace(tmp_path / "run").info["error"]
+
+
+@pytest.mark.slow
+def test_adaptive_entropy_and_a_teacher_resume(tmp_path):
+    """The coefficient goes on where it was; a teacher of other weights makes another run."""
+    policy = load_policy("tiny")
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight.add_(0.1)
+        policy.model.get_input_embeddings().weight.mul_(0.9)
+    policy.save(tmp_path / "teacher")
+    settings = {
+        **SMALL,
+        "grid": "unset",
+        "objective.name": "opd",
+        "objective.form": "unset",
+        "objective.teacher": str(tmp_path / "teacher"),
+        "objective.entropy_target": 0.5,
+        "objective.entropy_coef": 0.01,
+        "update.rows": "keep",
+    }
+    config = Recipe.load("tiny").set(**settings).expand()[0].config
+    whole = go(tmp_path / "whole", config)
+    asked = itertools.count(1)
+    train(config, tmp_path / "parts", run_id="r", label="L", should_stop=lambda: next(asked) >= 2)
+    shutil.copytree(tmp_path / "parts", tmp_path / "again")
+    assert digest(go(tmp_path / "parts", config, resume=True).folder) == digest(whole.folder)
+    assert whole.info["teacher_sha256"] != whole.info["base_sha256"]
+    load_policy("tiny").save(tmp_path / "teacher")
+    with pytest.raises(UsageError, match=r"hash: expected .* a run can only be resumed with what it was started with"):
+        go(tmp_path / "again", config, resume=True)

@@ -17,6 +17,7 @@ from analysis.objectives.entries import ENTRIES
 from analysis.objectives.rules import entry, not_trainable
 from analysis.recipes import Recipe
 from analysis.recipes.inputs import check_inputs, identified, input_digests
+from analysis.records import load_trace
 from analysis.training import setup
 from analysis.training.loop import Loop
 from tests.training.naive_update import naive_log_probs
@@ -71,6 +72,13 @@ def passes_of(settings: dict[str, Any], folder: Path) -> tuple[Loop, list[Any]]:
     return loop, updates
 
 
+OF_TOKENS_AND_SEQUENCES = [
+    name
+    for name in TRAINABLE
+    if name.startswith(("dppo", "ipo", "opd", "gspo", "kl-")) or name in ("gmpo", "luspo", "vespo", "dft")
+]
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a policy of the tiny base's vocabulary with other weights."""
@@ -101,6 +109,24 @@ def test_measured_weight_is_the_closed_form(name: str, tmp_path: Path, teacher: 
             assert ((one.weights - one.closed_form).abs() <= 1e-12 * scale).all(), name
             largest = max(largest, float(one.weights.abs().max()))
     assert largest > 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_TOKENS_AND_SEQUENCES)
+def test_two_steps_of_tiny(name: str, tmp_path: Path, teacher: str) -> None:
+    """As a recipe has it: float32, AdamW, clipped gradients; the parameters move and the records can be read."""
+    recipe = Recipe.load("tiny").set(grid="unset", **{"objective.form": "unset", "update.rows": "keep"})
+    clips = {f"objective.{name}": "unset" for name in ("clip_low", "clip_high")}
+    short = {"steps": 2, "eval.every": 10, "eval.prompts": 1, "eval.final_prompts": 1, "eval.samples": 0}
+    (planned,) = recipe.set(**(clips | short | given_of(name, teacher))).expand()
+    loop = Loop(planned.config, tmp_path / "run", run_id="r", label="L")
+    before = [parameter.detach().clone() for parameter in loop.policy.model.parameters()]
+    assert loop.run() == "complete"
+    after = loop.policy.model.parameters()
+    assert any(not torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    run = load_trace(tmp_path / "run")
+    assert len(run.table("updates")) == 4
+    assert run.table("tokens")["weight"].notna().all()
 
 
 @pytest.mark.slow
