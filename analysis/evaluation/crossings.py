@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..common.arguments import check_numbers
 from ..errors import UsageError
 from .influence import few
 from .interval_kinds import LEAST_BASES, Kind
@@ -80,7 +81,8 @@ def crossing(p: ArrayLike, ratio: ArrayLike, ratio_se: ArrayLike, *, level: floa
         >>> round(crossing([0.2, 0.5, 0.8], [16.0, 4.0, 1.0], [0.0, 0.0, 0.0]).at, 6)
         0.8
     """
-    at, values, errors = (np.asarray(numbers, dtype=float) for numbers in (p, ratio, ratio_se))
+    given = {"p": p, "ratio": ratio, "ratio_se": ratio_se}
+    at, values, errors = (check_numbers(name, numbers) for name, numbers in given.items())
     if not at.shape == values.shape == errors.shape or at.ndim != 1 or not at.size:
         raise UsageError(
             f"crossing: expected three equally long lists of numbers, got shapes {at.shape}, "

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from toy_models.truncation import check_truncation, kept_tokens, truncates
 
+from ..common.arguments import check_float
 from ..errors import UsageError
 from .sampling_params import SamplingParams
 
@@ -155,7 +156,8 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
         >>> [round(v, 6) for v in effective_solutions(torch.tensor([[-900.0, -900.0], [0.0, -900.0]])).tolist()]
         [2.0, 1.0]
     """
-    if log_probs.shape[-1] == 0:
+    check_float("log_probs", log_probs)
+    if log_probs.ndim < 1 or log_probs.shape[-1] == 0:
         raise UsageError(
             "log_probs: expected at least one solution on the last axis, got none; "
             "a prompt without correct responses has no distribution given correct"

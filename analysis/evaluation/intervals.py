@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..common.arguments import check_numbers
 from ..errors import UsageError
 from .influence import Spread, ends_of, few
 from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_REPLICATES, LEAST_SEEDS, Kind
@@ -109,7 +110,7 @@ def interval(
         >>> interval([0.2, 0.4, 0.9]).reason
         'fewer than 16 prompts (3)'
     """
-    data = np.asarray(values, dtype=np.float64)
+    data = check_numbers("values", values)
     if over not in ("prompts", "seeds"):
         raise UsageError(f"over: expected prompts or seeds, got {over!r}")
     method = method or ("skewed" if over == "prompts" else "t")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..common.arguments import check_numbers
 from ..errors import UsageError, at_index, first_index
 
 __all__ = ["K_GRID", "pass_at_k", "pass_at_k_exact"]
@@ -29,12 +30,18 @@ def _check(bad: np.ndarray, name: str, expected: str, value: np.ndarray, fix: st
 
 
 def _whole(value: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind in "iu":
-        return array.astype(np.int64)
-    number = np.asarray(array, dtype=np.float64)
+    number = check_numbers(name, value)
     _check(~(np.isfinite(number) & (number == np.floor(number))), name, "whole numbers", number, "these are counts")
     return number.astype(np.int64)
+
+
+def _together(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The arrays broadcast to one shape."""
+    try:
+        return np.broadcast_arrays(*arrays.values())
+    except ValueError as error:
+        shapes = " and ".join(str(array.shape) for array in arrays.values())
+        raise UsageError(f"{', '.join(arrays)}: expected shapes that broadcast to one, got {shapes}") from error
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
@@ -60,7 +67,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
         >>> pass_at_k([4, 4, 4], [0, 1, 3], 2).round(6).tolist()
         [0.0, 0.5, 1.0]
     """
-    n, c, k = np.broadcast_arrays(_whole(n, "n"), _whole(c, "c"), _whole(k, "k"))
+    n, c, k = _together({"n": _whole(n, "n"), "c": _whole(c, "c"), "k": _whole(k, "k")})
     _check((c < 0) | (c > n), "c", "0 ≤ c ≤ n correct samples", c, "count correct samples among the n drawn")
     _check(k < 1, "k", "k ≥ 1", k, "Pass@k is over at least one response")
     _check(k > n, "k", "k ≤ n", k, "draw more samples, or use pass_at_k_exact with an enumerated success probability")
@@ -89,7 +96,7 @@ def pass_at_k_exact(p: ArrayLike, k: ArrayLike) -> Any:
         >>> float(pass_at_k_exact(1e-20, 4))
         4e-20
     """
-    p, k = np.broadcast_arrays(np.asarray(p, dtype=np.float64), _whole(k, "k"))
+    p, k = _together({"p": check_numbers("p", p), "k": _whole(k, "k")})
     _check(~((p >= 0) & (p <= 1)), "p", "probabilities in [0, 1]", p, "sum probabilities of distinct responses only")
     _check(k < 1, "k", "k ≥ 1", k, "Pass@k is over at least one response")
     with np.errstate(divide="ignore"):  # p = 1: log1p(−1) = −∞ and 1 − e^{−∞} = 1, as it should be

@@ -5,7 +5,7 @@ nats. Invalid input raises `UsageError`, which names the first bad index. "Deriv
 equation does not stand in Zhu et al., arXiv 2506.01347.
 """
 
-from .boundaries import BoundaryCurves, boundary_curves, entropy_sign_boundary, first_order_reach
+from .boundaries import BoundaryCurves, boundary_curves, entropy_sign_boundary
 from .buckets import BucketSums, bucket_membership, bucket_sums, sum_by_bucket
 from .diffusion import covariance_gap, entropy_hessian, second_order_entropy_change
 from .entropy import (
@@ -31,6 +31,7 @@ from .mass_flow import (
     squeeze_boundary,
     token_prob_change,
 )
+from .reach import first_order_reach
 from .softmax import TokenStatistics, dense_statistics
 from .success import AlternativeFlow, SequenceEntropy, alternative_flow, sequence_entropy, success_change
 

@@ -1,4 +1,4 @@
-"""Where the laws change sign as a sampled token's probability goes from 0 to 1, and how far first order reaches.
+"""Where the laws change sign as a sampled token's probability goes from 0 to 1.
 
 The other tokens keep their proportions q, a distribution without y, so that π_v = (1 − π_y)q_v. With c_q = Σq², H_q
 and S_q = Σq² log q,
@@ -16,16 +16,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
+from ..common.arguments import check_numbers
 from ..errors import UsageError, at_index, first_index
-from .checks import PerToken, check_tokens
-from .gradient import logit_gradient
-from .mass_flow import logit_step_flow
 
-__all__ = ["BoundaryCurves", "boundary_curves", "entropy_sign_boundary", "first_order_reach"]
+__all__ = ["BoundaryCurves", "boundary_curves", "entropy_sign_boundary"]
 
 
 class BoundaryCurves(NamedTuple):
@@ -58,7 +54,9 @@ def boundary_curves(rest: Float[np.ndarray, " m"], probs: Float[np.ndarray, " n"
     (True, [1.0, 1.0])
     """
     q = _proportions(rest)
-    y = np.asarray(probs, dtype=np.float64)
+    y = check_numbers("probs", probs)
+    if y.ndim != 1:
+        raise UsageError(f"probs: expected numbers along one axis, got shape {y.shape}")
     bad = ~((y > 0) & (y < 1))
     if bad.any():
         index = first_index(bad)
@@ -95,7 +93,7 @@ def entropy_sign_boundary(rest: Float[np.ndarray, " m"]) -> float:
 
 
 def _proportions(rest: np.ndarray) -> np.ndarray:
-    q = np.asarray(rest, dtype=np.float64)
+    q = check_numbers("rest", rest)
     if q.ndim != 1 or not (q > 0).all() or abs(q.sum() - 1) > 1e-6:
         raise UsageError(
             f"rest: expected positive proportions (m,) that sum to one, got shape {q.shape} and a sum of {q.sum():g}"
@@ -111,46 +109,3 @@ def _covariance(y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     c = y**2 + (1 - y) ** 2 * rest_c
     second = y**2 * log_odds + (1 - y) ** 2 * rest_s
     return y * (log_odds - mean) - (second - c * mean), -mean - np.log1p(-y)
-
-
-@torch.no_grad()
-def first_order_reach(
-    logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"], weight: PerToken, *, tolerance: float = 0.1
-) -> Float[Tensor, "*batch"]:
-    """The logit step η at which first order is off by `tolerance`: ½Σ|exact − linear| = tolerance·½Σ|exact|.
-
-    From 64 halvings in float64 of the interval [0, 2^20]; beyond it first order is exact enough for any use (a token
-    that cannot move). The finite step is that of `mass_flow`.
-
-    Args:
-        logits: z; −inf masks a token.
-        tokens: sampled ids y.
-        weight: w = −∂L/∂log π_y, one number or one for each token.
-        tolerance: the relative error that is allowed, between 0 and 1.
-
-    Returns:
-        The greatest η that keeps within the tolerance, in units of the logits.
-
-    Raises:
-        UsageError: a tolerance outside (0, 1), input that is not finite, shapes that do not fit.
-
-    Source: derived here (†).
-
-    >>> first_order_reach(torch.zeros(2), torch.tensor(0), 1.0) > first_order_reach(
-    ...     torch.zeros(2), torch.tensor(0), 1.0, tolerance=0.01)
-    tensor(True)
-    """
-    if not 0 < tolerance < 1:
-        raise UsageError(f"tolerance: expected a number between 0 and 1, got {tolerance}")
-    check_tokens(logits, tokens)
-    z = logits.double()
-    direction = logit_gradient(z, tokens, weight)
-    low = torch.zeros(tokens.shape, dtype=torch.float64, device=logits.device)
-    high = torch.full_like(low, 2.0**20)
-    for _ in range(64):
-        middle = torch.where(low > 0, (low * high).sqrt(), high / 2**20)
-        step = direction * middle.unsqueeze(-1)
-        exact = logit_step_flow(z, step, exact=True)
-        off = (exact - logit_step_flow(z, step)).abs().sum(-1) > tolerance * exact.abs().sum(-1)
-        low, high = torch.where(off, low, middle), torch.where(off, middle, high)
-    return low.to(logits.dtype)

@@ -7,15 +7,18 @@ summed over the tokens that were in a bucket before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
+from ..common.arguments import check_count, check_float, check_tensor
 from ..errors import UsageError
-from .checks import check_logits, check_temperature, check_tensor
+from .checks import check_ids, check_logits, check_temperature
 
 __all__ = ["BucketSums", "bucket_membership", "bucket_sums", "sum_by_bucket"]
 
@@ -45,13 +48,25 @@ def bucket_membership(logits: Float[Tensor, "*batch vocab"], edges: Sequence[int
     >>> bucket_membership(torch.tensor([0.0, 2.0, 1.0, 1.0]), (1, 3))
     tensor([2, 0, 1, 1], dtype=torch.int8)
     """
-    if not edges or len(edges) > 126 or any(b <= a for a, b in zip((0, *edges), edges, strict=False)):
-        raise UsageError(f"edges: expected increasing last ranks counted from one, as (1, 4, 16), got {tuple(edges)}")
+    edges = _check_edges(edges)
     check_logits(logits)
     order = logits.argsort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(logits.shape[-1], device=logits.device)
     bucket_of_rank = torch.bucketize(ranks, torch.tensor(edges, device=logits.device), right=True).to(torch.int8)
     return torch.empty_like(order, dtype=torch.int8).scatter_(-1, order, bucket_of_rank.expand(order.shape))
+
+
+def _check_edges(edges: object) -> tuple[int, ...]:
+    numbers: list[object] = []
+    if not isinstance(edges, str | bytes) and isinstance(edges, Iterable):
+        values = edges.tolist() if isinstance(edges, Tensor) else edges
+        numbers = list(values) if isinstance(values, Iterable) else []
+    ranks = tuple(int(edge) for edge in numbers if isinstance(edge, Integral))
+    if not ranks or len(ranks) < len(numbers) or len(ranks) > 126 or any(b <= a for a, b in pairwise((0, *ranks))):
+        raise UsageError(
+            f"edges: expected increasing last ranks counted from one, as (1, 4, 16), got {tuple(numbers) or edges!r}"
+        )
+    return ranks
 
 
 @torch.no_grad()
@@ -74,12 +89,14 @@ def sum_by_bucket(
     >>> sum_by_bucket(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 0, 1], dtype=torch.int8), 3)
     tensor([0.2000, 0.4000, 0.0000])
     """
-    check_tensor("values", values)
+    check_float("values", values)
     check_tensor("membership", membership)
     if values.shape != membership.shape:
         raise UsageError(
             f"values: expected the shape of membership, {tuple(membership.shape)}, got {tuple(values.shape)}"
         )
+    check_count("n_buckets", n_buckets)
+    check_ids("membership", membership, tuple(values.shape), n_buckets, "buckets")
     sums = torch.zeros(*values.shape[:-1], n_buckets, dtype=torch.float64, device=values.device)
     return sums.scatter_add_(-1, membership.long(), values.double()).to(values.dtype)
 

@@ -5,21 +5,24 @@ They look at row reductions only, never at every logit apart, so that they cost 
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int
+from jaxtyping import Real as RealTensor
 from torch import Tensor
 
+from ..common.arguments import check_float, check_real, check_tensor
 from ..errors import UsageError, at_index, first_index
 
 __all__ = [
     "INTEGERS",
     "PerToken",
     "check_bool",
+    "check_ids",
     "check_logits",
     "check_temperature",
-    "check_tensor",
     "check_tokens",
     "check_tokens_shape",
     "per_token",
@@ -29,23 +32,8 @@ __all__ = [
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
-PerToken: TypeAlias = float | Real[Tensor, ""] | Real[Tensor, "*batch"]
+PerToken: TypeAlias = float | RealTensor[Tensor, ""] | RealTensor[Tensor, "*batch"]
 """One number for all tokens, or one for each of them."""
-
-
-def check_tensor(name: str, value: object) -> None:
-    """Raise UsageError, with the conversion that helps, for anything but a tensor.
-
-    >>> check_tensor("tokens", 2)
-    Traceback (most recent call last):
-    analysis.errors.UsageError: tokens: expected torch.Tensor, got int; use torch.tensor
-    """
-    if isinstance(value, Tensor):
-        return
-    kind = type(value)
-    got = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    conversion = "torch.from_numpy" if got == "numpy.ndarray" else "torch.tensor"
-    raise UsageError(f"{name}: expected torch.Tensor, got {got}; use {conversion}")
 
 
 def check_logits(logits: Float[Tensor, "*batch vocab"], name: str = "logits") -> Float[Tensor, "*batch vocab"]:
@@ -76,6 +64,19 @@ def check_tokens_shape(logits: Float[Tensor, "*batch vocab"], tokens: Int[Tensor
             f"tokens: expected one id for each row of logits, shape {tuple(logits.shape[:-1])}, got "
             f"{tuple(tokens.shape)}; logits have the vocabulary as their last axis"
         )
+
+
+def check_ids(name: str, ids: Tensor, shape: tuple[int, ...], count: int, of: str) -> None:
+    """Raise UsageError unless `ids` are integers in [0, count) of `shape`; `of` says what they count."""
+    check_tensor(name, ids)
+    if ids.dtype not in INTEGERS or tuple(ids.shape) != shape:
+        raise UsageError(
+            f"{name}: expected integer indices of {of}, shape {shape}, got {ids.dtype} of shape {tuple(ids.shape)}"
+        )
+    outside = (ids < 0) | (ids >= count)
+    if outside.any():
+        index = first_index(outside)
+        raise UsageError(f"{name}: expected indices of {of} in [0, {count}), got {int(ids[index])}{at_index(index)}")
 
 
 def check_bool(name: str, mask: Tensor, shape: tuple[int, ...], like: str) -> None:
@@ -113,7 +114,7 @@ def raise_bad_row(logits: Tensor, top: Tensor, name: str) -> None:
 
 def check_temperature(temperature: float) -> None:
     """Raise UsageError unless 0 < temperature < ∞."""
-    if not 0 < temperature < float("inf"):
+    if not isinstance(temperature, Real) or not 0 < temperature < float("inf"):
         raise UsageError(f"temperature: expected a positive number, got {temperature}; greedy has no gradient")
 
 
@@ -125,8 +126,8 @@ def per_token(name: str, value: float | Tensor, like: Float[Tensor, "*batch"]) -
     >>> per_token("weight", 2.0, torch.zeros(3))
     tensor(2.)
     """
-    if not isinstance(value, int | float):
-        check_tensor(name, value)
+    if not isinstance(value, Real):
+        check_real(name, value)
     tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
     if tensor.ndim and tensor.shape != like.shape:
         raise UsageError(
@@ -140,8 +141,6 @@ def per_token(name: str, value: float | Tensor, like: Float[Tensor, "*batch"]) -
 
 
 def _check_shape_and_dtype(logits: Tensor, name: str) -> None:
-    check_tensor(name, logits)
-    if not logits.is_floating_point():
-        raise UsageError(f"{name}: expected a floating-point tensor, got {logits.dtype}")
+    check_float(name, logits)
     if logits.ndim < 1 or logits.shape[-1] < 1:
         raise UsageError(f"{name}: expected shape (…, vocab) with at least one token, got {tuple(logits.shape)}")

@@ -17,8 +17,9 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..common.arguments import check_float, check_number
 from ..errors import UsageError
-from .checks import check_bool, check_logits, check_tensor
+from .checks import check_bool, check_logits
 from .entropy import entropy_vector
 
 __all__ = ["covariance_gap", "entropy_hessian", "second_order_entropy_change"]
@@ -73,8 +74,9 @@ def second_order_entropy_change(
     Source: derived here (†).
     """
     z = check_logits(logits)
-    check_tensor("mean", mean)
-    check_tensor("covariance", covariance)
+    check_float("mean", mean)
+    check_float("covariance", covariance)
+    check_number("step", step)
     if mean.shape != z.shape or covariance.shape != (*z.shape, z.shape[-1]):
         raise UsageError(
             f"mean, covariance: expected {tuple(z.shape)} and {(*z.shape, z.shape[-1])}, got {tuple(mean.shape)} and "

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..common.arguments import check_tensor
 from ..errors import UsageError, at_index, first_index
-from .checks import PerToken, check_logits, check_tensor
+from .checks import PerToken, check_logits
 from .mass_flow import impulse, squeeze_boundary
-from .softmax import FAR, TokenStatistics, check_statistics
+from .softmax import TokenStatistics, check_statistics
 
 __all__ = [
     "EntropyChange",
@@ -54,7 +55,7 @@ class EntropyChange(NamedTuple):
 
 @torch.no_grad()
 def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
-    """H = −Σ π log π in nats, relatively accurate in saturated rows.
+    """H = −Σ π log π in nats, relatively accurate in saturated rows: to (8 + g)·eps in float64 at a lead g of the top.
 
     Args:
         logits: z of π = softmax(z); −inf masks a token.
@@ -118,8 +119,7 @@ def kl_vector(
     """
     z, ref = _pair(logits, ref_logits, "ref_logits")
     top = z.argmax(-1, keepdim=True)
-    s = (z - z.gather(-1, top)).clamp(min=-FAR)
-    log_ratio = s - (ref - ref.gather(-1, top)).clamp(min=-FAR)  # up to a constant of the row, 0 at the top token
+    log_ratio = _below(z, z.gather(-1, top)) - _below(ref, ref.gather(-1, top))  # up to a constant, 0 at the top token
     probs = torch.softmax(z, -1)
     return probs * (log_ratio - (probs * log_ratio).sum(-1, keepdim=True))
 
@@ -253,10 +253,15 @@ def entropy_change_parts(stats: TokenStatistics, weight: PerToken, step: PerToke
 def _moments(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """s = z − max z, R0 = Σ e^s without the top token, and E_π s, the last two with the vocabulary axis kept."""
     top, a = z.max(-1, keepdim=True)
-    s = (z - top).clamp_(min=-FAR)
+    s = _below(z, top)
     rest = s.exp().scatter_(-1, a, 0)
     r0 = rest.sum(-1, keepdim=True)
     return s, r0, (rest * s).sum(-1, keepdim=True) / (1 + r0)
+
+
+def _below(z: Tensor, top: Tensor) -> Tensor:
+    """z − top, as far as it goes; the lowest finite number instead of −inf, so that 0·log 0 is 0."""
+    return (z - top).clamp_(min=torch.finfo(z.dtype).min / 2)
 
 
 def _log_probs(z: Tensor) -> Tensor:

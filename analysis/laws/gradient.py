@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .checks import PerToken, check_logits, check_temperature, check_tensor, check_tokens, per_token
+from ..common.arguments import check_float, check_number, check_real, check_tensor
+from ..errors import UsageError
+from .checks import PerToken, check_logits, check_temperature, check_tokens, per_token
 from .softmax import TokenStatistics, check_statistics
 
 __all__ = ["GradientNorms", "batch_logit_step", "gradient_norms", "logit_gradient"]
@@ -117,9 +119,16 @@ def batch_logit_step(
     >>> batch_logit_step(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0, 1]), torch.tensor([1.0, -1.0]))
     tensor([ 1., -1.,  0.])
     """
-    check_tensor("probs", probs)
+    check_float("probs", probs)
     check_tensor("tokens", tokens)
+    check_real("weights", weights)
+    if probs.ndim < 1 or probs.shape[-1] < 1 or tokens.ndim < 1 or tokens.shape[:-1] != probs.shape[:-1]:
+        raise UsageError(
+            "probs, tokens: expected shapes (…, vocab) and (…, samples) with the same leading axes, got "
+            f"{tuple(probs.shape)} and {tuple(tokens.shape)}"
+        )
     check_tokens(probs.unsqueeze(-2).expand(*tokens.shape, probs.shape[-1]), tokens)
+    check_number("step", step)
     w = per_token("weights", weights, tokens.to(probs.dtype)).expand(tokens.shape)
     received = torch.zeros_like(probs).scatter_add_(-1, tokens.long(), w)
     delta = received - probs * w.sum(-1, keepdim=True)

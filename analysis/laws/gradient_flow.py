@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ..common.arguments import check_flags, check_numbers
 from ..errors import UsageError, at_index, first_index
 
 __all__ = ["ExpectedFlow", "conserved_differences", "expected_direction", "expected_flow"]
@@ -69,8 +70,7 @@ def expected_direction(
     """
     if sign not in ("psr", "nsr") or form not in ("log", "probability"):
         raise UsageError(f"sign, form: expected psr or nsr and log or probability, got {sign!r} and {form!r}")
-    z = np.asarray(logits, dtype=np.float64)
-    is_correct = np.asarray(correct, dtype=bool)
+    z, is_correct = check_numbers("logits", logits), check_flags("correct", correct)
     if z.ndim < 1 or is_correct.shape not in (z.shape, z.shape[-1:]):
         raise UsageError(f"correct: expected the shape of logits {z.shape} or its last axis, got {is_correct.shape}")
     if not np.isfinite(z).all():
@@ -118,10 +118,10 @@ def expected_flow(
     """
     from scipy.integrate import solve_ivp
 
-    t = np.asarray(times, dtype=np.float64)
+    t = check_numbers("times", times)
     if t.ndim != 1 or len(t) == 0 or t[0] < 0 or (np.diff(t) <= 0).any():
         raise UsageError("times: expected numbers from 0 up, each greater than the one before")
-    z = np.asarray(logits, dtype=np.float64)
+    z = check_numbers("logits", logits)
     expected_direction(z, correct, sign, form)  # checks the arguments
 
     def rate(_: float, flat: np.ndarray) -> np.ndarray:
@@ -145,10 +145,16 @@ def conserved_differences(
     Returns:
         One number for each arm of the set except the first.
 
+    Raises:
+        UsageError: arms that are not a mask over the last axis of the logits.
+
     Source: derived here (†).
 
     >>> conserved_differences(np.array([0.0, -np.log(3.0), 5.0]), np.array([True, True, False])).round(6).tolist()
     [2.0]
     """
-    inverse = np.exp(-np.asarray(logits, dtype=np.float64)[..., np.asarray(arms, dtype=bool)])
+    z, chosen = check_numbers("logits", logits), check_flags("arms", arms)
+    if z.ndim < 1 or chosen.shape != z.shape[-1:]:
+        raise UsageError(f"arms: expected one mask over the last axis of logits {z.shape}, got {chosen.shape}")
+    inverse = np.exp(-z[..., chosen])
     return inverse[..., 1:] - inverse[..., :1]

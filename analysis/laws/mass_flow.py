@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..common.arguments import check_float
 from ..errors import UsageError, at_index, first_index
-from .checks import PerToken, check_logits, check_tensor, per_token
+from .checks import PerToken, check_ids, check_logits, per_token
 from .gradient import logit_gradient
 from .softmax import TokenStatistics, check_statistics
 
@@ -103,7 +104,7 @@ def logit_step_flow(
     tensor([ 0.2500, -0.2500])
     """
     z = check_logits(logits)
-    check_tensor("delta_logits", delta_logits)
+    check_float("delta_logits", delta_logits)
     if exact:
         log_probs, x = _log_prob_step(z, delta_logits)
         probs = log_probs.exp()
@@ -137,7 +138,7 @@ def rises(
     tensor([False,  True, False])
     """
     z = check_logits(logits)
-    check_tensor("delta_logits", delta_logits)
+    check_float("delta_logits", delta_logits)
     return (_log_prob_step(z, delta_logits)[1] > 0) & (z > float("-inf"))
 
 
@@ -162,6 +163,7 @@ def token_prob_change(stats: TokenStatistics, weight: PerToken, step: PerToken) 
     >>> token_prob_change(dense_statistics(torch.zeros(2), torch.tensor(0)), 1.0, 0.1)
     tensor(0.0250)
     """
+    check_statistics(stats)
     return stats.prob * log_prob_change(stats, weight, step)
 
 
@@ -216,9 +218,9 @@ def other_prob_change(
     >>> other_prob_change(torch.tensor([0.5, 0.25]), stats, -1.0, 1.0)
     tensor([0.1875, 0.0312])
     """
-    check_tensor("probs", probs)
+    check_float("probs", probs)
     check_statistics(stats)
-    if probs.shape[:-1] != stats.log_prob.shape:
+    if probs.ndim < 1 or probs.shape[:-1] != stats.log_prob.shape:
         raise UsageError(
             f"probs: expected shape {tuple(stats.log_prob.shape)} and an axis of tokens, got {tuple(probs.shape)}"
         )
@@ -289,6 +291,8 @@ def bucket_flow(
     tensor([ 0.1875, -0.1875])
     """
     check_statistics(stats)
+    check_float("bucket_mass", bucket_mass)
+    check_float("bucket_mass_sq", bucket_mass_sq)
     leading = stats.log_prob.shape
     if bucket_mass.shape != bucket_mass_sq.shape or bucket_mass.shape[:-1] != leading:
         raise UsageError(
@@ -299,6 +303,7 @@ def bucket_flow(
     flow = -nw * (bucket_mass_sq - squeeze_boundary(stats).unsqueeze(-1) * bucket_mass)
     if token_bucket is None:
         return flow
+    check_ids("token_bucket", token_bucket, tuple(leading), bucket_mass.shape[-1], "buckets")
     own = token_bucket.unsqueeze(-1).long()
     flow = flow.scatter_add(-1, own, nw * stats.prob.unsqueeze(-1))
     fullest = bucket_mass.argmax(-1, keepdim=True)

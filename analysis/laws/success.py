@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..common.arguments import check_tensor
 from ..errors import UsageError, at_index, first_index
 from .checks import PerToken, check_bool, check_logits, check_tokens
 from .mass_flow import mass_flow
@@ -137,13 +138,14 @@ def sequence_entropy(
 
     Args:
         log_probs: log-probability of every response, whose probabilities sum to one.
-        correct: which responses are correct.
+        correct: which responses are correct; of the shape of the log-probabilities, or one mask (responses,) for all.
 
     Returns:
         The entropies in nats.
 
     Raises:
-        UsageError: log-probabilities that are not finite or whose probabilities do not sum to one.
+        UsageError: log-probabilities that are not finite or whose probabilities do not sum to one, a mask that is not
+            bool or does not fit.
 
     Source: the chain rule of entropy.
 
@@ -152,6 +154,9 @@ def sequence_entropy(
     [1.5, 1.0, 1.0, 0.0]
     """
     z = check_logits(log_probs, "log_probs").double()
+    check_tensor("correct", correct)
+    shape = tuple(z.shape[-1:] if correct.shape == z.shape[-1:] else z.shape)
+    check_bool("correct", correct, shape, "log_probs")
     total = z.exp().sum(-1)
     bad = (total - 1).abs() > 1e-4
     if bad.any():

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
+from ..common.arguments import check_float
 from ..errors import UsageError, at_index, first_index
 from . import user_losses as own
 from .advantage_limits import limits
@@ -193,8 +194,8 @@ class Objective:
         """
         checked = []
         for part in parts:
-            settings(self.entry, self._given(), part.group_size)
             part.check()
+            settings(self.entry, self._given(), part.group_size)
             _check_finite("rewards", part.rewards)
             for name in self.reads():
                 if getattr(part, name) is None:
@@ -216,6 +217,7 @@ class Objective:
         Raises:
             UsageError: an objective whose A depends on more than the rewards of the prompt's own responses.
         """
+        check_float("success", success)
         return limits(self.entry, self.parameters, success)
 
     def contrast(self) -> float:
@@ -324,6 +326,7 @@ class Objective:
                 finite give a loss that is not finite.
         """
         self._check(batch, self.needs())
+        check_float("log_probs", log_probs)
         if log_probs.shape != batch.log_probs.shape:
             raise UsageError(
                 f"log_probs: expected the shape of the batch's, {tuple(batch.log_probs.shape)}, got "
@@ -377,6 +380,9 @@ class Objective:
     def _check_logits(self, logits: Tensor, ref_logits: Tensor | None) -> None:
         if self.entry.scalar:
             raise UsageError(f"objective: {self.name} is a weight of each token; use weights and loss")
+        check_float("logits", logits)
+        if ref_logits is not None:
+            check_float("ref_logits", ref_logits)
         for name in {"ref_logits", "teacher_logits"}.intersection(self.entry.needs):
             if ref_logits is None or ref_logits.shape != logits.shape:
                 got = None if ref_logits is None else tuple(ref_logits.shape)

@@ -5,11 +5,12 @@ Rows are responses, those to one prompt next to each other. Which fields an obje
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
+from ..common.arguments import check_count, check_real
 from ..errors import UsageError
 
 __all__ = ["ResponseBatch"]
@@ -47,6 +48,11 @@ class ResponseBatch:
 
     def check(self) -> None:
         """UsageError for rewards that are not whole groups, and for fields of another shape than they should have."""
+        check_count("group_size", self.group_size)
+        check_real("rewards", self.rewards)
+        for field in fields(self):
+            if field.name != "group_size" and getattr(self, field.name) is not None:
+                check_real(field.name, getattr(self, field.name))
         shape = tuple(self.rewards.shape)
         if self.group_size < 1 or len(shape) != 1 or shape[0] % self.group_size:
             raise UsageError(

@@ -6,7 +6,7 @@ them. `mask` says which positions hold tokens (unset: all).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from einops import reduce, repeat
 from jaxtyping import Bool, Float, Int8, Real
 from torch import Tensor
 
+from ..common.arguments import check_count, check_float, check_real, check_tensor
 from ..errors import UsageError
 
 __all__ = ["TokenBatch", "TokenWeights", "accuracy_of", "kl_baseline_of"]
@@ -69,6 +70,13 @@ class TokenBatch:
     teacher_log_probs: Float[Tensor, "*rows position"] | None = None
 
     def __post_init__(self) -> None:
+        check_float("log_probs", self.log_probs)
+        for field in fields(self):
+            if getattr(self, field.name) is not None:
+                check_real(field.name, getattr(self, field.name))
+        for name in ("old_log_probs", "ref_log_probs"):
+            if getattr(self, name) is not None:
+                check_float(name, getattr(self, name))
         shape = self.log_probs.shape
         for name in _OF_TOKENS:
             value = getattr(self, name)
@@ -130,6 +138,13 @@ def accuracy_of(rewards: Real[Tensor, " responses"], group_size: int) -> Real[Te
     >>> accuracy_of(torch.tensor([1.0, 0.0, 1.0, 1.0]), 2)
     tensor([0.5000, 0.5000, 1.0000, 1.0000])
     """
+    check_real("rewards", rewards)
+    check_count("group_size", group_size)
+    if rewards.ndim != 1 or len(rewards) % group_size:
+        raise UsageError(
+            f"rewards: expected shape (n,) with n a multiple of group_size {group_size}, got {tuple(rewards.shape)}"
+        )
+    rewards = rewards if rewards.is_floating_point() else rewards.float()
     means = reduce(rewards, "(group response) -> group", "mean", response=group_size)
     return repeat(means, "group -> (group response)", response=group_size)
 
@@ -155,6 +170,20 @@ def kl_baseline_of(
     >>> kl_baseline_of(torch.tensor([[-1.0, -1.0], [-2.0, 0.0]]), torch.tensor([[-2.0, -1.5], [-2.5, 0.0]]))
     tensor([1., 1.])
     """
+    check_float("log_probs", log_probs)
+    check_float("ref_log_probs", ref_log_probs)
+    if log_probs.ndim != 2 or ref_log_probs.shape != log_probs.shape:
+        raise UsageError(
+            "log_probs, ref_log_probs: expected both of one shape (responses, position), got "
+            f"{tuple(log_probs.shape)} and {tuple(ref_log_probs.shape)}"
+        )
+    if mask is not None:
+        check_tensor("mask", mask)
+        if mask.dtype != torch.bool or mask.shape != log_probs.shape:
+            raise UsageError(
+                f"mask: expected a bool mask of the shape of log_probs, {tuple(log_probs.shape)}, got {mask.dtype} of "
+                f"shape {tuple(mask.shape)}"
+            )
     gap = (log_probs - ref_log_probs).detach()
     if mask is not None:
         gap = gap.masked_fill(~mask, 0)

@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ..common.arguments import check_count, check_float, check_number, check_tensor
 from ..errors import UsageError, at_index, first_index
-from ..laws.checks import INTEGERS, check_temperature, check_tensor
+from ..laws.checks import INTEGERS, check_temperature
 from ..laws.softmax import TokenStatistics
 from .sources import Source
 
@@ -73,6 +74,10 @@ def check_call(
         if tensor is not None:
             check_tensor(argument, tensor)
     check_temperature(temperature)
+    check_count("top_k", top_k, least=0)
+    for option, number in {"softcap": softcap, "logit_scale": logit_scale}.items():
+        if number is not None or option == "logit_scale":
+            check_number(option, number)
     if softcap is not None and not 0 < softcap < float("inf"):
         raise UsageError(f"softcap: expected a positive number or None, got {softcap}")
     if not 0 < abs(logit_scale) < float("inf"):
@@ -96,8 +101,7 @@ def check_call(
         token_mask = token_mask.values() if token_mask is not None and token_mask.is_nested else token_mask
         probs_of = probs_of.values() if probs_of is not None and probs_of.is_nested else probs_of
 
-    if not states.is_floating_point():
-        raise UsageError(f"{name}: expected a floating-point tensor, got {states.dtype}")
+    check_float(name, states)
     if states.ndim < 1 or states.shape[-1] < 1:
         last = "vocab" if logits is not None else "width"
         raise UsageError(f"{name}: expected shape (…, {last}), got {tuple(states.shape)}")
@@ -182,8 +186,9 @@ def _raise_not_finite(name: str, x: Tensor, index: tuple[int, ...], *, masks: bo
 def _check_head(hidden: Tensor, head: Tensor | None, bias: Tensor | None) -> int:
     if head is None:
         raise UsageError("head: expected the weight of the output layer (vocab, width) beside hidden, got none")
-    if not head.is_floating_point():
-        raise UsageError(f"head: expected a floating-point tensor, got {head.dtype}")
+    check_float("head", head)
+    if bias is not None:
+        check_float("bias", bias)
     if head.ndim != 2 or head.shape[1] != hidden.shape[-1] or not len(head):
         raise UsageError(
             f"head: expected shape (vocab, {hidden.shape[-1]}), the width of hidden {tuple(hidden.shape)}, got "

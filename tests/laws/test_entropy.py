@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -75,6 +76,33 @@ def test_kl_of_nearly_equal_laws(shift: float) -> None:
     # x + e^{−x} − 1 of a log-ratio x rounds to eps·x, beside x²/2
     assert close(kl_divergence(row, moved), kl, 1e-14 / shift)
     assert float(kl_divergence(row, row)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [1e3, 2e4, 1e6, 1e30])
+def test_kl_of_gaps_of_any_size(gap: float, dtype: torch.dtype) -> None:
+    """Of [0, 0] against [0, −g]: KL = g/2 − log 2, and its gradient is ∓g/4."""
+    row, ref = torch.zeros(2, dtype=dtype), torch.tensor([0.0, -gap], dtype=dtype)
+    relative = 4 * torch.finfo(dtype).eps
+    assert float(kl_divergence(row, ref)) == pytest.approx(gap / 2 - math.log(2), rel=relative)
+    assert kl_vector(row, ref).tolist() == pytest.approx([-gap / 4, gap / 4], rel=relative)
+    # the other way round all mass is on token 0, so that π·log(π/ref) is log 2 there and 0 at the other
+    assert float(kl_divergence(ref, row)) == pytest.approx(math.log(2), rel=relative)
+    assert float(entropy(ref)) == 0
+    assert kl_vector(ref, row).abs().max() == 0
+    # each on a token of its own: the gap is all of it
+    assert float(kl_divergence(ref, -ref)) == pytest.approx(gap, rel=relative)
+
+
+def test_kl_over_columns_that_both_mask() -> None:
+    """0·(−∞) counts for nothing, in the divergence and in its gradient."""
+    row, ref = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.0, 1.0, 0.5])
+    nothing = torch.tensor([-torch.inf])
+    masked = torch.cat([row, nothing]), torch.cat([ref, nothing])
+    assert float(kl_divergence(*masked)) == pytest.approx(float(kl_divergence(row, ref)), rel=1e-6)
+    torch.testing.assert_close(kl_vector(*masked)[:3], kl_vector(row, ref))
+    assert float(kl_vector(*masked)[3]) == 0
+    assert float(entropy_vector(masked[0])[3]) == 0
 
 
 def test_kl_over_masked_tokens() -> None:

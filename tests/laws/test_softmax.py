@@ -81,6 +81,32 @@ def test_float32_against_mpmath(gap: float) -> None:
             assert relative_error(value, exact) < 1e-6, (name, token)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("gap", [0.1, 3.0, 40.0, 87.0, 300.0])
+def test_the_stated_accuracy_on_rows_that_do_not_round_well(gap: float, temperature: float) -> None:
+    """Logits whose differences round: (8 + g)·eps in float64, 5e-7 in float32; the covariance relative to its terms."""
+    generator = torch.Generator().manual_seed(int(10 * gap))
+    for vocab in (2, 6, 40):
+        logits = 2 * torch.randn(3, vocab, generator=generator, dtype=torch.float64)
+        top = torch.randint(0, vocab, (3,), generator=generator)
+        logits[torch.arange(3), top] = logits.amax(-1) + gap * temperature
+        tokens = torch.stack([top[0], logits[1].argmin(), logits[2].topk(2).indices[1]])
+        for dtype in (torch.float64, torch.float32):
+            if dtype == torch.float32 and gap > 87:
+                continue
+            bound = (8 + gap) * torch.finfo(dtype).eps if dtype == torch.float64 else 5e-7
+            stats = dense_statistics(logits.to(dtype), tokens, temperature=temperature)
+            for row, token in enumerate(tokens.tolist()):
+                exact = mp.statistics(logits[row].to(dtype).tolist(), token, temperature)
+                h, p = exact["entropy"], mp.ctx.exp(exact["log_prob"])
+                terms = p * abs(exact["log_prob"] + h) + abs(exact["collision_log_prob"] + exact["collision"] * h)
+                for name, value in exact.items():
+                    size = terms if name == "covariance" else abs(value)
+                    if size > (1e-37 if dtype == torch.float32 else 0):
+                        error = abs(mp.ctx.mpf(float(getattr(stats, name)[row])) - value) / size
+                        assert error < bound, (name, vocab, row, dtype)
+
+
 def test_float32_is_at_least_as_good_as_the_naive_formulas() -> None:
     logits, tokens = dense.rows("random", n=300, vocab=108)
     logits = (logits * 3).float()

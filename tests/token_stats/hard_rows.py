@@ -58,9 +58,12 @@ def worst(got: TokenStatistics, want: TokenStatistics, name: str) -> float:
     return float(((a - b).abs() / b.abs())[held].max()) if held.any() else 0.0
 
 
-def covariance_error(got: TokenStatistics, want: TokenStatistics) -> float:
-    """Largest error of the covariance, relative to the terms that it is the difference of."""
+def covariance_error(got: TokenStatistics, want: TokenStatistics, *, of_each_term: bool = False) -> float:
+    """Largest error of the covariance, relative to π_y|log π_y + H| + |S + cH|, or to the sum of all four terms."""
     h, p = want.entropy.double(), want.log_prob.double().exp()
-    s_ch = (want.collision_log_prob + want.collision * want.entropy).double().abs()
-    scale = p * (want.log_prob.double() + h).abs() + s_ch + 1e-30
+    pushed, rest = (p * want.log_prob.double(), p * h), (want.collision_log_prob.double(), want.collision.double() * h)
+    if of_each_term:
+        scale = sum(term.abs() for term in (*pushed, *rest)) + 1e-30
+    else:
+        scale = sum(pushed).abs() + sum(rest).abs() + 1e-30
     return float(((got.covariance.double() - want.covariance.double()).abs() / scale).max())
