@@ -132,7 +132,7 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
         return Chosen({}, flat, layout=layout)
     names = _names(whole) if layout is not None and layout.unpack is not None else names
     filled = _filled(whole, names)
-    shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+    shown = (", ".join(names[:_SHOWN]) or "no columns") + (" …" if len(names) > _SHOWN else "")
     reward = _check_given(wanted, names, shown, source)
     notes = (
         []
@@ -289,9 +289,11 @@ def _check_either(found: Mapping[str, str | None], names: Sequence[str], shown: 
             continue
         known = ", ".join(name for either in (role, ids) for name in COLUMNS[either])
         close = [name for name in _SOUND_LIKE[role] if name in names and name not in found.values()]
+        null = [name for name in known.split(", ") if name in names]
+        null_said = f" ({', '.join(null)} is null throughout)" if null else ""
         perhaps = f", perhaps {role}={close[0]}" if close else ""
         raise UsageError(
-            f"columns: {source} has no column for the {role} (known names: {known}); it has "
+            f"columns: {source} has no column for the {role} (known names: {known}){null_said}; it has "
             f"{shown}; map one with columns {role}=NAME{perhaps}. The layouts that are known are listed in "
             "docs/how_to/trace_rollouts.md"
         )

@@ -55,6 +55,9 @@ def _one_filter(rows: Rows) -> None:
         )
 
 
+_SEQUENCE: dict[str, str | None] = {
+    role: role for role in ("prompt_ids", "response_ids", "response_mask", "reward", "old_log_probs")
+}
 _TWO_IN_A_ROW = "chosen counts as rewarded (1), rejected as not (0); the two of a row are a group"
 _DECODED = "text with special tokens decoded away is not exact; token ids are"
 
@@ -144,6 +147,24 @@ LAYOUTS = (
         },
         unpack=unpacking.of_sample,
         note="the last response_length of tokens are the response",
+    ),
+    Layout(
+        "sequences with labels",
+        "huggingface/transformers: src/transformers/data/data_collator.py",
+        ("input_ids", "labels"),
+        _SEQUENCE,
+        without=("prompt_ids", "response_ids", "prompt", "response", "completion"),
+        unpack=unpacking.of_sequence,
+        note="input_ids are split at the first token that is trained on",
+    ),
+    Layout(
+        "sequences with a mask",
+        "inclusionAI/AReaL: areal/infra/workflow_executor.py, trajectories",
+        ("input_ids", "loss_mask"),
+        _SEQUENCE,
+        without=("prompt_ids", "response_ids", "prompt", "response", "completion", "labels"),
+        unpack=unpacking.of_sequence,
+        note="input_ids are split at the first token of loss_mask",
     ),
     Layout(
         "evaluation dump of SkyRL",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toy_models.verifiers import VERIFIERS, Case, Verifier, VerifierError, get_verifier
+from toy_models.verifiers import Case, Verifier, VerifierError, get_verifier, judge_accepted
 
 from ..errors import UsageError
-from .row_rollouts import answer_text
-from .row_values import JsonObject, shown
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
 
@@ -31,36 +29,15 @@ def judged_of(window: Sequence[Encoded], judge: Verifier | None, settings: Trace
     """(reward, correct, reason) of each rollout, None for what is not known; UsageError where a verifier fails."""
     if judge is None:
         return [_from_file(item.rollout.reward, settings.threshold) for item in window]
-    cases, counts = [], []
+    cases = []
     for item in window:
-        answers = _accepted(item.rollout.answer, settings.verifier)
-        cases += [Case(item.question, item.judged_text, answer, item.finished is not False) for answer in answers]
-        counts.append(len(answers))
+        assert item.rollout.answer is not None
+        cases.append(Case(item.question, item.judged_text, item.rollout.answer, item.finished is not False))
     try:
-        verdicts = iter(judge.judge(cases))
+        return [(float(v.correct), v.correct, v.reason) for v in judge_accepted(judge, cases)]
     except VerifierError as error:
-        owners = [item.rollout.where for item, count in zip(window, counts, strict=True) for _ in range(count)]
-        where = "" if error.index is None else f"{owners[error.index]}: "
+        where = "" if error.index is None else f"{window[error.index].rollout.where}: "
         raise UsageError(f"{where}{error}") from error
-    judged: list[Judged] = []
-    for count in counts:
-        each = [next(verdicts) for _ in range(count)]
-        verdict = next((v for v in each if v.correct), each[0])
-        judged.append((float(verdict.correct), verdict.correct, verdict.reason))
-    return judged
-
-
-def _accepted(answer: str | tuple[str, ...] | None, verifier: str | None) -> tuple[str, ...]:
-    """The answers of which any is right. A function of the user's own is handed the whole list, as JSON."""
-    assert answer is not None
-    if isinstance(answer, JsonObject) and verifier in VERIFIERS:
-        raise UsageError(
-            f"answer: expected a text, a number or a list of accepted answers for the verifier {verifier}, got the "
-            f"object {shown(answer)}; name the entry that holds the answer, such as --answers COLUMN.target"
-        )
-    if isinstance(answer, str):
-        return (answer,)
-    return answer if verifier in VERIFIERS else (answer_text(answer),)
 
 
 def _from_file(reward: float | None, threshold: float | None) -> Judged:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..errors import UsageError
 
@@ -48,7 +49,10 @@ def parse_sum(text: str, columns: Sequence[str]) -> RewardSum | None:
     constant, sign = 0.0, 1.0
     factor: float | None = None  # of the term that is being read
     name: str | None = None
-    for part in [*_parts(text, columns), "+"]:
+    parts = _parts(text, columns)
+    if not _well_formed(parts):
+        return None
+    for part in [*parts, "+"]:
         if part in ("+", "-"):
             if name is not None:
                 weights[name] = weights.get(name, 0.0) + sign * (1.0 if factor is None else factor)
@@ -62,6 +66,12 @@ def parse_sum(text: str, columns: Sequence[str]) -> RewardSum | None:
         elif part != "*":
             return None
     return RewardSum(text, weights, constant) if set(weights) != {text} else None
+
+
+def _well_formed(parts: Sequence[str]) -> bool:
+    """Whether signs stand between terms, a * between two of their factors, and one factor follows another by a *."""
+    signs = [part in ("+", "-", "*") for part in parts]
+    return bool(parts) and not signs[-1] and parts[0] not in ("+", "*") and all(a != b for a, b in pairwise(signs))
 
 
 def _parts(text: str, columns: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ response needs its text or its token ids, and where rewards or groups have a col
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from toy_models.table_files import column_value
 from . import row_values as check
 from .columns import Chosen, responses_in_a_row
 
-__all__ = ["Rollout", "answer_text", "rollouts_of_row"]
+__all__ = ["Rollout", "rollouts_of_row"]
 
 _PER_RESPONSE = ("response", "response_ids", "response_mask", "reward", "advantage", "old_log_probs")
 _OPTIONAL = (
@@ -40,7 +39,7 @@ class Rollout:
     reward: float | None
     advantage: float | tuple[float, ...] | None
     old_log_probs: tuple[float, ...] | None
-    answer: str | tuple[str, ...] | None  # several: any of them is right
+    answer: str | None  # `AcceptedAnswers` where any of several is right
     tools: Any = None  # JSON schemas for the chat template
     template_arguments: Mapping[str, Any] | None = None  # its variables
     response_mask: tuple[bool, ...] | None = None  # whether the policy sampled a token; None: all of them
@@ -71,15 +70,6 @@ def rollouts_of_row(
         _rollout(index + i, f"{where}, response {i + 1}", part, chosen, with_answers=with_answers)
         for i, part in enumerate(parts)
     ]
-
-
-def answer_text(answer: str | tuple[str, ...]) -> str:
-    """A reference answer as one text: several accepted ones as the JSON list that they are.
-
-    >>> answer_text(("2", "two"))
-    '["2", "two"]'
-    """
-    return answer if isinstance(answer, str) else json.dumps(list(answer), ensure_ascii=False)
 
 
 def _at(where: str, role: str, chosen: Chosen) -> str:

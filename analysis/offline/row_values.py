@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from toy_models.table_formats import CsvText
+from toy_models.verifiers import accepted_answer
 
 __all__ = [
-    "JsonObject",
     "answer",
     "floats",
     "ids",
@@ -41,7 +41,8 @@ def number(value: Any, at: str) -> float:
     """A finite number, or a truth value as 0 or 1."""
     value = _read(value)
     if not isinstance(value, bool | int | float):
-        raise ValueError(f"{at}: expected a number or true or false, got {shown(value)}")
+        entries = f"; choose one of its entries ({', '.join(value)})" if isinstance(value, Mapping) else ""
+        raise ValueError(f"{at}: expected a number or true or false, got {shown(value)}{entries}")
     if not abs(value) < _FLOAT32_MAX:
         raise ValueError(f"{at}: expected a finite number, got {value}")
     return float(value)
@@ -117,6 +118,8 @@ def response(value: Any, at: str, *, has_ids: bool, has_mask: bool = False) -> s
             )
         value = value[0]
     if isinstance(value, Mapping):
+        if value.get("role", "assistant") not in ("assistant", "model"):
+            raise ValueError(f"{at}: expected a message of the assistant, got one of {shown(value['role'])}")
         reasoning = any(value.get(name) for name in _REASONING) or bool(value.get("tool_calls"))
         value = _content(value.get("content"))
     if reasoning:
@@ -146,26 +149,12 @@ def _content(content: Any) -> Any:
     return "".join(texts) if len(texts) == len(content) else content
 
 
-class JsonObject(str):
-    """An answer that is an object, as JSON: only a verifier of the user's own knows what is right."""
-
-    __slots__ = ()
-
-
-def answer(value: Any, at: str) -> str | tuple[str, ...]:
-    """A reference answer as text, or several of which any is right; anything that is not text as JSON."""
-    if isinstance(value, Mapping):
-        return JsonObject(_text(value, at))
-    if isinstance(value, list):
-        if not value:
-            raise ValueError(f"{at}: expected an answer or a list of accepted answers, got an empty list")
-        return tuple(_text(item, at) for item in value)
-    return _text(value, at)
-
-
-def _text(value: Any, at: str) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return str(checked_text(text, at))
+def answer(value: Any, at: str) -> str:
+    """A reference answer as text, or several of which any is right (`toy_models.verifiers.accepted_answer`)."""
+    if value == []:
+        raise ValueError(f"{at}: expected an answer or a list of accepted answers, got an empty list")
+    checked_text(value, at)
+    return accepted_answer(value)
 
 
 def checked_text(value: Any, at: str) -> Any:

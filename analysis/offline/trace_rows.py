@@ -13,7 +13,6 @@ from ..records.rows import rollout_rows as rows_of_rollouts
 from ..records.rows import token_rows as rows_of_tokens
 from .policy_tokens import own_values
 from .reward_source import Judged
-from .row_rollouts import answer_text
 from .tokenization import Encoded
 
 __all__ = ["prompt_rows", "rollout_rows", "token_rows"]
@@ -30,7 +29,7 @@ def prompt_rows(items: Sequence[Encoded]) -> Columns:
                 split=SPLIT,
                 text=item.prompt_text,
                 token_ids=item.prompt.tolist(),
-                answer=None if item.rollout.answer is None else answer_text(item.rollout.answer),
+                answer=item.rollout.answer,
             )
             for item in items
         ]

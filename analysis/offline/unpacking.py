@@ -21,12 +21,14 @@ __all__ = [
     "of_pair",
     "of_prime_export",
     "of_sample",
+    "of_sequence",
     "of_share_gpt",
     "of_skyrl",
 ]
 
 Columns = dict[str, Any]
 
+_IGNORED = -100  # the label of a token that is not trained on
 _SHARE_GPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -70,6 +72,15 @@ def of_prime_export(row: Mapping[str, Any]) -> Columns:
         advantage=_list(row.get("advantages")),
         old_log_probs=_list(row.get("inference_logprobs")),
     )
+
+
+def of_sequence(row: Mapping[str, Any]) -> Columns:
+    """input_ids of prompt and response with labels (−100 for what is not trained on) or a mask over both."""
+    ids, labels = row["input_ids"], row.get("labels")
+    mask = [label != _IGNORED for label in labels] if labels is not None else row["loss_mask"]
+    columns = _split(ids, mask, old_log_probs=_list(row.get("logprobs")))
+    reward = row.get("rewards")
+    return columns | ({} if reward is None else {"reward": reward})
 
 
 def of_sample(row: Mapping[str, Any]) -> Columns:

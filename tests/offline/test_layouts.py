@@ -117,6 +117,24 @@ CASES = {
             for mask in ((True, False), (False, False))
         ],
     ),
+    "sequences with labels": Case(
+        [{"input_ids": [5, 6, 7, 0], "attention_mask": [1, 1, 1, 0], "labels": [-100, 6, 7, -100]}],
+        [{"prompt_ids": (5,), "response_ids": (6, 7), "response_mask": (True, True), "reward": None}],
+    ),
+    "sequences with a mask": Case(
+        [
+            {
+                **{"input_ids": [5, 6, 7, 8], "loss_mask": [0, 1, 0, 1], "logprobs": [0.0, -1.0, 0.0, -2.0]},
+                **{"rewards": 1.0, "attention_mask": [1, 1, 1, 1], "versions": [-1, 0, -1, 0]},
+            }
+        ],
+        [
+            {
+                **{"prompt_ids": (5,), "response_ids": (6, 7, 8), "response_mask": (True, False, True), "reward": 1.0},
+                "old_log_probs": (-1.0, 0.0, -2.0),
+            }
+        ],
+    ),
     "evaluation dump of SkyRL": Case(
         [
             {
@@ -176,7 +194,7 @@ CASES = {
     ),
     "details of an older lighteval": Case(
         [{"full_prompt": "1+1=", "predictions": ["2"], "gold": ["2"], "metrics": {}}],
-        [{"prompt": "1+1=", "response": "2", "answer": ("2",)}],
+        [{"prompt": "1+1=", "response": "2", "answer": '["2"]'}],
         answers=True,
     ),
     "results of Qwen2.5-Math's evaluation": Case(

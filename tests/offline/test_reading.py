@@ -97,6 +97,17 @@ class TestLayouts:
             {},
             r"one message of the assistant, got 2 messages",
         ),
+        (
+            [ROW | {"response": [{"role": "user", "content": "a"}]}],
+            {},
+            r"expected a message of the assistant, got one of 'u",
+        ),
+        (
+            [ROW | {"prompt": None}],
+            {},
+            r"no column for the prompt \(known names: .*\) \(prompt is null throughout\); it has",
+        ),
+        ([{}, {}], {}, r"no column for the prompt .*; it has no columns"),
         ([ROW | {"response": 3}], {}, r"expected a string or one message of the assistant, got 3"),
         ([ROW | {"reward": "1"}], {}, r"line 1, 'reward': expected a number or true or false, got '1'"),
         ([ROW, ROW | {"reward": None}], {}, r"line 2: the column 'reward' is null"),
@@ -220,7 +231,10 @@ def test_half_of_a_surrogate_pair_is_one_bad_row(tmp_path: Path, row: dict[str, 
         (float("inf"), r"'reward': expected a finite number, got inf"),
         ("high", r"'reward': expected a number or true or false, got 'high'"),
         ([1.0], r"'reward': expected a number or true or false, got \[1.0\]"),
-        ({"acc": 1}, r"'reward': expected a number or true or false, got \{'acc': 1\}"),
+        (
+            {"acc": 1},
+            r"'reward': expected a number or true or false, got \{'acc': 1\}; choose one of its entries \(acc\)",
+        ),
     ],
 )
 def test_rewards_that_are_not_numbers_are_bad_rows(value: Any, message: str) -> None:

@@ -46,7 +46,7 @@ def test_sums(text: str, weights: dict[str, float], constant: float) -> None:
     assert (found.weights, found.constant) == (weights, constant)
 
 
-@pytest.mark.parametrize("text", ["a", "a+b", "a*b", "unknown", "a b"])
+@pytest.mark.parametrize("text", ["a", "a+b", "a*b", "unknown", "a b", "2**a", "a+", "*a", "2 2", "", "a 2"])
 def test_texts_that_are_columns_or_not_sums(text: str) -> None:
     assert parse_sum(text, ["a", "b", "a+b"]) is None
 
@@ -185,7 +185,8 @@ class TestAcceptedAnswers:
             traced(tmp_path, rows, verifier="exact")
         rows = [{"prompt": "1 :", "response": "2", "answer": {"target": ["2"], "kind": "a"}}]
         with pytest.raises(
-            UsageError, match=r"answer: expected a text, a number or a list .* got the object .*COLUMN.target"
+            UsageError,
+            match=r"rollout 0: answer: expected a text, a number or a list .* got the object .*COLUMN.target",
         ):
             traced(tmp_path, rows, verifier="exact")
         run = traced(tmp_path / "b", rows, verifier="exact", columns={"answer": "answer.target"})

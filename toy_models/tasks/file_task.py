@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ..end_tokens import end_tokens, without_end
 from ..messages import unknown_name
 from ..table_files import Row, read_table
+from ..verifiers.accepted_answers import accepted_answer, judge_accepted
 from ..verifiers.verifier import Case, Verdict, Verifier, VerifierError
 from .task import SPLITS, Prompt, prompt_hash
 from .texts import chat_messages, check_template, encode_text, render_prompt
@@ -41,7 +42,7 @@ class DataFiles:
         validation: File of the validation prompts; a tenth of the training prompts where it is left out.
         test: File of the test prompts; likewise.
         prompt_column: Column of the prompts, each a text or a list of chat messages. `a.b` is entry b of column a.
-        answer_column: Column of the reference answers.
+        answer_column: Column of the reference answers; of a list of accepted answers any one is right.
     """
 
     train: str | Path
@@ -157,7 +158,7 @@ class FileTask:
         Raises VerifierError, naming the line of the prompt, where the verifier fails.
         """
         try:
-            return self.verifier.judge([self._case(*pair) for pair in zip(prompts, responses, strict=True)])
+            return judge_accepted(self.verifier, [self._case(*pair) for pair in zip(prompts, responses, strict=True)])
         except VerifierError as error:
             if error.index is None:
                 raise
@@ -206,5 +207,5 @@ class FileTask:
             self.tokenizer, row.values[column], row.where, column, chat_template=self.chat_template
         )
         ids = encode_text(self.tokenizer, rendered, row.where)
-        answer = row.text(self.files.answer_column)
+        answer = accepted_answer(row.values[self.files.answer_column])
         return _Item(ids, rendered, question, answer, row.where)

@@ -1,3 +1,6 @@
+from .accepted_answers import AcceptedAnswers as AcceptedAnswers
+from .accepted_answers import accepted_answer as accepted_answer
+from .accepted_answers import judge_accepted as judge_accepted
 from .built_in import VERIFIERS as VERIFIERS
 from .built_in import ExactMatch as ExactMatch
 from .built_in import FunctionVerifier as FunctionVerifier

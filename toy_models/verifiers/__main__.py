@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..table_files import read_table
+from .accepted_answers import accepted_answer, judge_accepted
 from .built_in import get_verifier
 from .verifier import Case, VerifierError
 
@@ -58,7 +59,7 @@ def _measure(arguments: argparse.Namespace) -> int:
             f"{arguments.file}: expected at least one row to judge, got none; add rows with the columns "
             f"{' and '.join(columns)}, or raise --limit"
         )
-    answers = [row.text(arguments.answer_column) for row in rows]
+    answers = [accepted_answer(row.values[arguments.answer_column]) for row in rows]
     if arguments.shuffle:
         answers = _next_different(answers)
     prompts = [row.text(arguments.prompt_column) if arguments.prompt_column else "" for row in rows]
@@ -70,7 +71,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     started, verdicts = time.perf_counter(), []
     for low in range(0, len(cases), 256):
         try:
-            verdicts += verifier.judge(cases[low : low + 256])
+            verdicts += judge_accepted(verifier, cases[low : low + 256])
         except VerifierError as error:
             where = "" if error.index is None else f"{rows[low + error.index].where}: "
             raise VerifierError(f"{where}{error}") from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from toy_models import DataFiles, FileTask, Verdict, verify_all
 from toy_models.table_files import read_table
 from toy_models.tasks.tokenizer import word_tokenizer
-from toy_models.verifiers import ExactMatch, VerifierError, get_verifier
+from toy_models.verifiers import Case, ExactMatch, VerifierError, accepted_answer, get_verifier, judge_accepted
 
 DIGITS = [str(n) for n in range(100)]
 END = 1
@@ -172,6 +173,48 @@ class TestPrompts:
         monkeypatch.setattr(tokenizer, "encode", lambda text, add_special_tokens: [])
         with pytest.raises(ValueError, match=r"line 1: expected at least one token, got none .* '0 \+ 0 :'"):
             task(tokenizer, write(tmp_path / "a.jsonl", sums(3)))
+
+
+class TestAcceptedAnswers:
+    """A list of accepted answers is not judged as its JSON text: any one of them is right."""
+
+    def test_any_of_a_list_is_right(self, tokenizer: Any, tmp_path: Path) -> None:
+        rows = [row | {"answer": [row["answer"], 77]} for row in sums(10)]
+        file_task = task(tokenizer, write(tmp_path / "a.jsonl", rows))
+        prompt = file_task.prompts("train")[0]
+        own = str(2 * int(prompt.text.split()[0]))
+        answers = [[*tokenizer.encode(text), END] for text in (own, "77", "78")]
+        verdicts = verify_all(file_task, [prompt.ids] * 3, answers)
+        assert [verdict.correct for verdict in verdicts] == [True, True, False]
+        assert prompt.answer == json.dumps([own, "77"])
+
+    def test_verdicts_keep_their_places_and_errors_their_case(self) -> None:
+        cases = [
+            Case("", "a", accepted_answer(["b", "c"])),
+            Case("", "d", "d"),
+            Case("", "c", accepted_answer(["b", "c"])),
+        ]
+        verdicts = judge_accepted(ExactMatch(), cases)
+        assert [verdict.correct for verdict in verdicts] == [False, True, True]
+        with pytest.raises(VerifierError, match="got the object") as error:
+            judge_accepted(ExactMatch(), [*cases, Case("", "a", accepted_answer({"target": "a"}))])
+        assert error.value.index == 3
+
+        class Failing:
+            """Of a built-in name; fails at its fourth question."""
+
+            identity = {"name": "exact"}  # noqa: RUF012
+
+            def judge(self, cases: Any) -> Any:
+                raise VerifierError("it failed", 3)
+
+        with pytest.raises(VerifierError, match="it failed") as error:
+            judge_accepted(Failing(), cases)
+        assert error.value.index == 2
+
+    def test_the_list_survives_the_way_to_a_process(self) -> None:
+        answers = pickle.loads(pickle.dumps(accepted_answer(["2", "two"])))
+        assert (answers, answers.texts) == ('["2", "two"]', ("2", "two"))
 
 
 class TestVerdicts:
