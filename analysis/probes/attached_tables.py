@@ -54,10 +54,10 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class PassRows:
-    """One forward pass whose gradient was caught: n recorded tokens at (row, column) of its B sequences."""
+    """One forward pass whose gradient was caught: n recorded tokens at (row, column) of its S sequences."""
 
     lined: LinedUp
-    chosen: Tensor  # (B,) bool, rows that are recorded
+    chosen: Tensor  # (S,) bool, sequences that are recorded
     row: Tensor  # (n,)
     column: Tensor  # (n,) position among the logits
     stats: TokenStatistics  # (n,)
@@ -136,15 +136,15 @@ class AttachedTables:
         }
 
     def choose(self, lined: LinedUp) -> Tensor:
-        """(B,) bool, the rows of a pass whose tokens are recorded: all of a prompt's or none of them."""
-        ids = [prompt_hash(prompt) for prompt in lined.prompts]
+        """(S,) bool, the sequences of a pass whose tokens are recorded: all of a prompt's or none of them."""
+        ids = [None if i in lined.unknown else prompt_hash(prompt) for i, prompt in enumerate(lined.prompts)]
         if self._spec.tokens < 1:
-            draws = {name: self._draw(name) for name in ids}
+            draws = {name: self._draw(name) for name in ids if name is not None}
             self._chosen |= {name for name, draw in draws.items() if draw < self._spec.tokens}
             if not self._chosen and draws:
                 self._chosen.add(min(draws, key=lambda name: draws[name]))
             return torch.tensor([name in self._chosen for name in ids], dtype=torch.bool)
-        return torch.ones(len(ids), dtype=torch.bool)
+        return torch.tensor([name is not None for name in ids], dtype=torch.bool)
 
     def _draw(self, prompt_id: str) -> float:
         """Uniform on [0, 1), the same for every pass of this update."""
@@ -156,6 +156,7 @@ class AttachedTables:
         passes: list[PassRows],
         rewards: Tensor | Sequence[float] | None,
         advantages: Tensor | Sequence[float] | None,
+        groups: Tensor | Sequence[Any] | None = None,
     ) -> None:
         """Record one update."""
         n = sum(len(watched.lined) for watched in passes)
@@ -163,9 +164,10 @@ class AttachedTables:
         prompts = [prompt for watched in passes for prompt in watched.lined.prompts]
         ids = [prompt_hash(prompt) for prompt in prompts]
         chosen = torch.cat([watched.chosen for watched in passes]).tolist()
+        numbers = _groups(groups, ids, chosen)
         self._add_prompts(ids, prompts, chosen)
         responses = [response for watched in passes for response in watched.lined.responses]
-        self._add_rollouts(ids, responses, chosen, reward, advantage)
+        self._add_rollouts(ids, numbers, responses, chosen, reward, advantage)
         first = 0
         for watched in passes:
             self._append("tokens", token_rows(self._tokens(watched, first, advantage)))
@@ -191,19 +193,19 @@ class AttachedTables:
     def _add_rollouts(
         self,
         ids: list[str],
+        groups: list[int],
         responses: list[list[int]],
         chosen: list[bool],
         reward: np.ndarray | None,
         advantage: np.ndarray | None,
     ) -> None:
-        groups = {name: number for number, name in enumerate(dict.fromkeys(ids))}
         rows = [
             RolloutRow(
                 step=self._update,
                 rollout=i,
                 rank=self._rank,
                 prompt_id=ids[i],
-                group=groups[ids[i]],
+                group=groups[i],
                 response_ids=responses[i],
                 response_text=self._text(responses[i]),
                 finished=bool(responses[i]) and responses[i][-1] in self._eos,
@@ -218,7 +220,7 @@ class AttachedTables:
     def _tokens(self, watched: PassRows, first: int, advantage: np.ndarray | None) -> TokenColumns:
         """The recorded tokens of a pass whose first sequence is number `first` of the update."""
         row, column = watched.row.cpu(), watched.column.cpu()
-        rollout = (row + first).numpy()
+        rollout = (watched.lined.sequence.cpu()[row, column] + first).numpy()
 
         def array(values: Tensor | None) -> np.ndarray | None:
             return None if values is None else values.cpu().numpy()
@@ -288,6 +290,25 @@ class AttachedTables:
         if self._writer is not None and self._writer.info["status"] == "running":
             self._commit()
             self._writer.finish(status)
+
+
+def _groups(groups: Tensor | Sequence[Any] | None, ids: list[str], chosen: list[bool]) -> list[int]:
+    """The group of each sequence, counted in the order in which they come; without `groups` one for each prompt."""
+    names: list[Any] = ids
+    if groups is not None:
+        names = groups.reshape(-1).tolist() if isinstance(groups, Tensor) else list(groups)
+    if len(names) != len(ids):
+        raise UsageError(f"groups: expected {len(ids)} names or numbers, one for each sequence, got {len(names)}")
+    prompts: dict[Any, tuple[int, str]] = {}
+    for place, (name, prompt) in enumerate(zip(names, ids, strict=True)):
+        first, other = prompts.setdefault(name, (place, prompt)) if chosen[place] else (place, prompt)
+        if other != prompt:
+            raise UsageError(
+                f"groups: expected one prompt in each group, got two in {name!r}: sequences {first} and {place}; count "
+                "sequences in the order of the forward passes, and of the rows within them"
+            )
+    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [order[name] for name in names]
 
 
 def _numbers(name: str, values: Tensor | Sequence[float] | None, n: int) -> np.ndarray | None:

@@ -17,6 +17,7 @@ a graph (`torch.no_grad`, generation) are ignored.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +119,7 @@ class Attachment:
         self._handles: list[RemovableHandle] = []
         self._passes: list[_Pass] = []
         self._entered = False
+        self._known_prompts: set[tuple[int, ...]] = set()  # of this update and the last one
         self._hidden: Tensor | None = None
         self._unclaimed: list[list[bool]] = []  # backbone passes that no pass of the model around them followed
 
@@ -197,7 +199,11 @@ class Attachment:
         self._labels, self._mask = labels, completion_mask
 
     def step(
-        self, rewards: Tensor | Sequence[float] | None = None, *, advantages: Tensor | Sequence[float] | None = None
+        self,
+        rewards: Tensor | Sequence[float] | None = None,
+        *,
+        advantages: Tensor | Sequence[float] | None = None,
+        groups: Tensor | Sequence[Any] | None = None,
     ) -> None:
         """Record the update that was made from the backward passes since the last call.
 
@@ -206,6 +212,8 @@ class Attachment:
         Args:
             rewards: one number for each sequence of these passes, in their order. Without them responses have no sign.
             advantages: the same.
+            groups: what tells the group of each sequence from the others, a number or a name. Without it sequences of
+                the same prompt are one group, also where a prompt was drawn twice.
 
         Raises:
             UsageError: there was no backward pass, one brought no gradient to logits or log-probs, or numbers do not
@@ -228,7 +236,8 @@ class Attachment:
                 "step: expected a backward pass since the last step, got none; call step after loss.backward(), and "
                 "the model with gradients enabled"
             )
-        self._tables.add([watched.rows for watched in caught], rewards, advantages)
+        self._tables.add([watched.rows for watched in caught], rewards, advantages, groups)
+        self._known_prompts = {tuple(prompt) for watched in caught for prompt in watched.lined.prompts if prompt}
         self._forget()
         self._tables.commit_when_due()
 
@@ -272,7 +281,7 @@ class Attachment:
         inputs = dict(zip(self._names, args, strict=False)) | kwargs
         lined = self._line_up(inputs, logits, log_probs)
         keep_rows = self._tables.choose(lined)
-        counted = (lined.counts & keep_rows.to(lined.counts.device)[:, None]).reshape(-1)
+        counted = (lined.counts & keep_rows.to(lined.counts.device)[lined.sequence]).reshape(-1)
         keep = counted.nonzero().squeeze(1).to(flowing.device)
         tokens = lined.tokens.reshape(-1)[counted].to(flowing.device)
         if logits is not None:
@@ -306,11 +315,11 @@ class Attachment:
                 raise UsageError(
                     f"model: expected logits of shape (batch, length, vocabulary), got {tuple(logits.shape)}"
                 )
-            return line_up(inputs, logits.shape[1], logits.shape[2], labels=labels, completion_mask=mask)
-        if log_probs is None:
-            return line_up(inputs, None, self.head.vocabulary, labels=labels, completion_mask=mask)
+            return self._lined(inputs, logits.shape[1], logits.shape[2], labels, mask)
         # a fused head leaves out the last position, which predicts nothing, or scores every one (shift_labels)
-        lined = line_up(inputs, None, self.head.vocabulary, labels=labels, completion_mask=mask)
+        lined = self._lined(inputs, None, self.head.vocabulary, labels, mask)
+        if log_probs is None:
+            return lined
         batch, length = lined.tokens.shape
         if log_probs.shape not in ((batch, length - 1), (batch, length)):
             raise UsageError(
@@ -318,6 +327,21 @@ class Attachment:
                 f"{tuple(log_probs.shape)}"
             )
         return lined.first(log_probs.shape[1])
+
+    def _lined(self, inputs: Mapping[str, Any], positions: int | None, vocabulary: int, *counting: Any) -> LinedUp:
+        labels, mask = counting
+        lined = line_up(
+            inputs, positions, vocabulary, labels=labels, completion_mask=mask, known_prompts=self._known_prompts
+        )
+        if lined.unknown:
+            warnings.warn(
+                f"attach: no token counts in sequence {min(lined.unknown)} of a forward pass ({len(lined.unknown)} of "
+                f"{len(lined)}), and no other sequence has a prompt that it begins with: it is not recorded. Give "
+                "completion_mask= over the last C positions, so that its prompt is known",
+                stacklevel=2,
+            )
+        self._known_prompts |= {tuple(prompt) for prompt in lined.prompts if prompt}
+        return lined
 
 
 class _Pass:

@@ -9,13 +9,19 @@ and each row's prompt and response. Which tokens count is decided by the first o
     completion_mask (B, T), or (B, C) for the last C positions: true where a token was sampled
     otherwise       every token that has one before it
 
-A token that `attention_mask` marks as padding, left or right, never counts.
+Without labels and mask, `logits_to_keep` says as much: the tokens that the kept logits predict are the response.
+
+A token that `attention_mask` marks as padding, left or right, never counts, nor does the first of a sequence. Several
+sequences in one row (`packing`) are as many rollouts. The prompt of a sequence is what stands before the last C
+positions, where the completion mask has C of them, and otherwise before its first token that counts. A sequence in
+which none counts (a rollout that was cut off and masked) is still a rollout of its prompt: that before the last C, or
+the longest prompt of another sequence that it begins with. Where neither is known it is left out, with a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,27 +29,30 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, first_index
+from .packing import Sequences, find_sequences
 
 __all__ = ["LinedUp", "line_up"]
 
 
 @dataclass(frozen=True)
 class LinedUp:
-    """One forward pass: `tokens`, `counts` and `position` are (B, K), on the device of the inputs."""
+    """One forward pass: `tokens`, `counts`, `position` and `sequence` are (B, K), on the device of the inputs."""
 
     tokens: Tensor  # int64, the token that each position predicts; 0 where it does not count
     counts: Tensor  # bool
-    position: Tensor  # int64, index of the token among those of its row that count
-    prompts: list[list[int]]  # token ids of each row before the first that counts; padding left out
+    position: Tensor  # int64, index of the token among those of its sequence that count
+    sequence: Tensor  # int64, the sequence that the token belongs to; 0 where it does not count
+    prompts: list[list[int]]  # token ids of each sequence before its response; padding left out
     responses: list[list[int]]  # those that count
+    unknown: frozenset[int] = frozenset()  # sequences without a token that counts whose prompt is not known
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def first(self, positions: int) -> LinedUp:
         """The same without the positions from `positions` on."""
-        tokens, counts, position = (x[:, :positions] for x in (self.tokens, self.counts, self.position))
-        return LinedUp(tokens, counts, position, self.prompts, self.responses)
+        fields = ("tokens", "counts", "position", "sequence")
+        return replace(self, **{name: getattr(self, name)[:, :positions] for name in fields})
 
 
 def line_up(
@@ -53,6 +62,7 @@ def line_up(
     *,
     labels: Tensor | None = None,
     completion_mask: Tensor | None = None,
+    known_prompts: Collection[tuple[int, ...]] = (),
 ) -> LinedUp:
     """The tokens that the logits of a forward pass predict, and which of them count.
 
@@ -62,9 +72,10 @@ def line_up(
         vocabulary: ids below it are tokens.
         labels: replaces the labels among the inputs.
         completion_mask: narrows what counts.
+        known_prompts: of sequences that went before, for those in which no token counts.
 
     Raises:
-        UsageError: shapes do not fit, or a token is outside the vocabulary.
+        UsageError: shapes do not fit, a token is outside the vocabulary, or labels are shifted.
 
     >>> ids = torch.tensor([[0, 5, 6, 7, 8]])
     >>> inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()}
@@ -87,13 +98,20 @@ def line_up(
         )
     if like.ndim != 2:
         raise UsageError(f"input_ids: expected shape (batch, length), got {tuple(like.shape)}")
-    shape = tuple(like.shape)
+    shape = (like.shape[0], like.shape[1])
     _check("labels", labels, shape)
     _check("shift_labels", shifted, shape)
-    real = _real(inputs.get("attention_mask"), shape, like.device)
-    tokens, counts = _predicted(ids, labels, shifted, real)
+    sequences = find_sequences(inputs, shape, like.device)
+    at = _positions(inputs.get("logits_to_keep"), shape[1] if positions is None else positions, shape[1], like.device)
+    tokens, counts = _predicted(ids, labels, shifted, sequences)
+    start = None  # of the responses, where all rows have the same
     if completion_mask is not None:
         counts = counts & _ahead(_sampled(completion_mask, shape).to(counts.device), False)
+        start = shape[1] - completion_mask.shape[1]
+    elif known is None and len(at) < shape[1]:
+        kept = torch.zeros_like(counts)
+        kept[:, at] = True
+        counts, start = counts & kept, int(at[0]) + 1
     outside = counts & ((tokens < 0) | (tokens >= vocabulary))
     if outside.any():
         row, column = first_index(outside)
@@ -102,11 +120,35 @@ def line_up(
             f"{where}: expected token ids from 0 to {vocabulary - 1}, got {int(tokens[row, column])} as "
             f"the token after row {row}, position {column}; check that tokenizer and model belong together"
         )
+    if ids is not None and known is not None:
+        _check_not_shifted(ids.long(), tokens, counts, "labels" if shifted is None else "shift_labels")
     tokens = tokens.masked_fill(~counts, 0)
-    prompts, responses = _texts(ids, tokens, counts, real)
-    at = _positions(inputs.get("logits_to_keep"), shape[1] if positions is None else positions, shape[1], like.device)
-    position = (counts.cumsum(1) - 1).clamp(min=0)
-    return LinedUp(tokens[:, at], counts[:, at], position[:, at], prompts, responses)
+    number = sequences.number
+    owner = torch.cat([number[:, 1:], number[:, -1:]], 1).masked_fill(~counts, 0)
+    texts = _texts(ids, tokens, counts, sequences, start if start and not sequences.packed else None, known_prompts)
+    position = _index_in_sequence(counts, owner)
+    return LinedUp(tokens[:, at], counts[:, at], position[:, at], owner[:, at], *texts)
+
+
+def _index_in_sequence(counts: Tensor, owner: Tensor) -> Tensor:
+    """(B, T), how many tokens of the same sequence count before each that does; 0 where it does not."""
+    total = counts.reshape(-1).long().cumsum(0) - 1
+    flat = owner.reshape(-1)
+    here = counts.reshape(-1)
+    first = torch.full((int(flat.max()) + 1,), len(flat), dtype=torch.int64, device=flat.device)
+    first.scatter_reduce_(0, flat[here], total[here], "amin")
+    return torch.where(here, total - first[flat], 0).view(counts.shape)
+
+
+def _check_not_shifted(ids: Tensor, tokens: Tensor, counts: Tensor, name: str) -> None:
+    """UsageError where labels are those of the position after the one that they should be of."""
+    right, late = _ahead(ids, -1), _ahead(_ahead(ids, -1), -1)
+    if bool((tokens != right)[counts].any()) and bool((tokens == late)[counts].all()):
+        cure = "the model shifts them itself" if name == "labels" else "they hold the token after each position"
+        raise UsageError(
+            f"{name}: expected the tokens of input_ids at their own positions, got those of one position later "
+            f"throughout; {cure}, so pass them as they are"
+        )
 
 
 def _check(name: str, value: Any, shape: tuple[int, ...]) -> None:
@@ -123,12 +165,14 @@ def _ahead(values: Tensor, last: float | bool) -> Tensor:
 
 
 def _predicted(
-    ids: Tensor | None, labels: Tensor | None, shifted: Tensor | None, real: Tensor
+    ids: Tensor | None, labels: Tensor | None, shifted: Tensor | None, sequences: Sequences
 ) -> tuple[Tensor, Tensor]:
     """(B, T) the token that each position predicts, and whether it counts, the completion mask apart."""
-    if shifted is not None:
-        return shifted.long(), shifted >= 0
-    there = _ahead(real, False)
+    real = sequences.real
+    # the first token of a packed sequence follows a token of another one, which does not predict it
+    there = _ahead(real & ~(sequences.begins() & sequences.packed), False)
+    if shifted is not None:  # they may know the token after the last one
+        return shifted.long(), (shifted >= 0) & (there | (not sequences.packed))
     if labels is not None:
         tokens = _ahead(labels.long(), -1)
         return tokens, there & (tokens >= 0)
@@ -144,16 +188,14 @@ def _sampled(mask: Any, shape: tuple[int, ...]) -> Tensor:
             f"completion_mask: expected bool or 0 and 1 of shape {shape}, as input_ids, or ({shape[0]}, "
             f"C) for their last C positions, got {got}"
         )
+    if bool(((mask != 0) & (mask != 1)).any()):
+        row, column = first_index((mask != 0) & (mask != 1))
+        raise UsageError(
+            f"completion_mask: expected bool or 0 and 1, got {int(mask[row, column])} at row {row}, position {column}"
+        )
     whole = torch.zeros(shape, dtype=torch.bool, device=mask.device)
     whole[:, shape[1] - mask.shape[1] :] = mask.bool()
     return whole
-
-
-def _real(mask: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """(B, T) False at padding; a mask over a longer cache speaks of the last T."""
-    if isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == shape[0] and mask.shape[1] >= shape[1]:
-        return mask[:, mask.shape[1] - shape[1] :].bool().to(device)
-    return torch.ones(shape, dtype=torch.bool, device=device)
 
 
 def _positions(keep: Any, positions: int, length: int, device: torch.device) -> Tensor:
@@ -170,12 +212,46 @@ def _positions(keep: Any, positions: int, length: int, device: torch.device) -> 
     return at
 
 
-def _texts(ids: Tensor | None, tokens: Tensor, counts: Tensor, real: Tensor) -> tuple[list[list[int]], list[list[int]]]:
-    y, chosen, there = tokens.cpu().numpy(), counts.cpu().numpy(), real.cpu().numpy()
+def _texts(
+    ids: Tensor | None,
+    tokens: Tensor,
+    counts: Tensor,
+    sequences: Sequences,
+    start: int | None,
+    known_prompts: Collection[tuple[int, ...]],
+) -> tuple[list[list[int]], list[list[int]], frozenset[int]]:
+    """Prompts, responses, and which sequences have no prompt that is known."""
+    y, chosen = tokens.cpu().numpy(), counts.cpu().numpy()
+    number, there = sequences.number.cpu().numpy(), sequences.real.cpu().numpy()
     given = None if ids is None else ids.cpu().numpy()
-    prompts, responses = [], []
+    prompts: list[list[int]] = [[] for _ in range(sequences.count)]
+    responses: list[list[int]] = [[] for _ in range(sequences.count)]
+    empty: dict[int, tuple[int, ...]] = {}
     for row in range(len(y)):
-        responses.append(y[row, chosen[row]].tolist())
-        first = int(np.argmax(chosen[row])) + 1 if chosen[row].any() else y.shape[1]
-        prompts.append([] if given is None else given[row, :first][there[row, :first]].tolist())
-    return prompts, responses
+        for sequence in range(max(0, int(number[row].min())), int(number[row].max()) + 1):
+            own = np.flatnonzero(number[row] == sequence)
+            if not len(own):
+                continue
+            low, high = int(own[0]), int(own[-1]) + 1
+            predicts = np.arange(max(low - 1, 0), high)
+            if sequences.packed:
+                predicts = predicts[predicts < high - 1]
+            at = predicts[chosen[row, predicts]]
+            responses[sequence] = y[row, at].tolist()
+            if given is None:
+                continue
+            whole = low + np.flatnonzero(there[row, low:high])
+            first = start if start is not None else int(at[0]) + 1 if len(at) else high
+            prompts[sequence] = given[row, whole[whole < first]].tolist()
+            if not len(at) and start is None:
+                empty[sequence] = tuple(given[row, whole].tolist())
+    candidates = set(known_prompts) | {
+        tuple(prompt) for place, prompt in enumerate(prompts) if prompt and place not in empty
+    }
+    unknown = set()
+    for sequence, whole_ids in empty.items():
+        begun = [prompt for prompt in candidates if whole_ids[: len(prompt)] == prompt]
+        prompts[sequence] = list(sorted(begun, key=lambda prompt: len(prompt))[-1]) if begun else []
+        if not begun:
+            unknown.add(sequence)
+    return prompts, responses, frozenset(unknown)
