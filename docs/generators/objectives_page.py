@@ -91,8 +91,9 @@ _DIFFERENCES = """\
   constant, per_sequence).
 - LUSPO is GSPO's loss summed over the tokens: `update.normalizer = constant` with the number of responses. With
   per_sequence it is GSPO.
-- The losses of verl bound |log ρ| at 20, beyond which they have no gradient; here only `gspo-token` has such a bound,
-  its log_ratio_max.
+- verl's vanilla, dppo, sapo and cispo bound |log ρ| at 20, beyond which vanilla and sapo have no gradient; here only
+  `gspo-token` has such a bound, its log_ratio_max.
+- verl adds a distillation loss to that of the task's rewards by default; here it is the objective by itself.
 - TRL's `delta` is dual_clip = δ where δ ≥ 1 + ε_high; below it is clip_high = δ − 1 with dual_clip = 1 + ε_high.
 - TRL's VESPO multiplies the factors of a rollout correction of tokens into W instead of the loss; so does `vespo`.
 - verl multiplies GMPO's loss by the geometric mean of the factors over the response, here it is their mean.

@@ -120,11 +120,14 @@ ENTRIES = (
         verl="distillation_loss.loss_mode = forward_kl_topk, topk = teacher_top",
         formula="distillation.topk",
         parameters=(
-            Parameter("teacher_top", "number of the teacher's most probable tokens in the sum", low=1, default=128),
+            Parameter(
+                "teacher_top", "number of the teacher's most probable tokens in the sum", low=1, whole=True, default=32
+            ),
         ),
         value="1",
         needs=("teacher_logits",),
         scalar=False,
-        note="Σ t_v·log(t_v/π_v) over the teacher's top tokens, not renormalised; 0 where the sum is not positive",
+        note="Σ t_v·log(t_v/π_v) over the teacher's top tokens, not renormalised; 0 where the sum is not positive. "
+        "verl's log_prob_min_clamp, unset by default, is not offered",
     ),
 )
