@@ -15,40 +15,20 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from ..common.arguments import check_float
-from ..errors import UsageError, at_index, first_index
+from ..errors import UsageError
 from . import user_losses as own
 from .advantage_limits import limits
 from .advantages import advantages_of, signed_value
 from .corrections import factor_of, fields_of
 from .definition import Entry
 from .formulas.shared import length, total
+from .input_checks import check_batch, check_finite, check_logits, check_part, check_vocabulary
 from .responses import ResponseBatch
 from .rules import compares, entry, is_own, settings
 from .selection import select
 from .token_batch import TokenBatch, TokenWeights
 
 __all__ = ["Objective", "get"]
-
-_HINTS = {
-    "old_log_probs": "with one update per batch pass log_probs.detach()",
-    "advantages": "make them with objective.advantages(rewards, group_size)",
-    "accuracy": "the mean reward of each response's group: accuracy_of(rewards, group_size)",
-    "selection": "make it for the whole minibatch with objective.prepare(batch, generator)",
-    "ref_log_probs": "log-probs of the same tokens under the reference policy",
-    "kl_baseline": "an estimate of the KL to the reference that no gradient flows through; kl_baseline_of(…) makes one",
-    "rollout_log_probs": "log-probs of the same tokens as the engine reported that sampled them",
-    "teacher_log_probs": "log-probs of the same tokens under the teacher",
-}
-_READS = {
-    "mean_log_probs": "ranks the responses of a group by them, got None",
-    "lengths": "counts the tokens of the responses, got None; give the number of tokens of each response",
-    "greedy_rewards": "subtracts the reward of each prompt's greedy response, got None; decode each prompt greedily, "
-    "judge it, and give its reward for each response of the prompt",
-    "reward_components": "normalises several rewards apart, got None; give them as (responses, components)",
-    "old_log_probs": "weighs positions by their tokens' probabilities, got None; give those of the sampling policy",
-    "collision": "weighs positions by Σ_v π_v², got None; give it for each position, from the sampling policy's logits",
-    "mask": "counts the tokens of each position, got None; say which positions hold tokens",
-}
 
 
 @dataclass(frozen=True)
@@ -196,11 +176,7 @@ class Objective:
         for part in parts:
             part.check()
             settings(self.entry, self._given(), part.group_size)
-            _check_finite("rewards", part.rewards)
-            for name in self.reads():
-                if getattr(part, name) is None:
-                    raise UsageError(f"{name}: {self.name} {_READS[name]}")
-                _check_finite(name, getattr(part, name), part.mask)
+            check_part(self.name, part, self.reads())
             rewards = part.rewards if part.rewards.is_floating_point() else part.rewards.float()
             checked.append(replace(part, rewards=rewards))
         return advantages_of(self.entry.value, checked, self.parameters)
@@ -263,7 +239,7 @@ class Objective:
         if self.entry.selects is None:
             return batch
         needs = {*self.entry.needs, *(("entropy",) if self.entry.selects == "top_entropy" else ())} - {"selection"}
-        self._check(batch, tuple(sorted(needs)))
+        check_batch(self.entry, self.form, batch, tuple(sorted(needs)))
         return replace(batch, selection=select(self.entry.selects, batch, self.parameters, generator))
 
     def weights(self, batch: TokenBatch) -> TokenWeights:
@@ -289,9 +265,9 @@ class Objective:
         >>> weight, ratio, clip.tolist()
         (tensor([[-0.9000,  0.0000]]), tensor([[0.9000, 0.6000]]), [[0, -1]])
         """
-        self._check(batch, self.needs())
+        check_batch(self.entry, self.form, batch, self.needs())
         for name in ("log_probs", *self.needs()):
-            _check_finite(name, getattr(batch, name), batch.real())
+            check_finite(name, getattr(batch, name), batch.real())
         if self.function is not None:
             weight = own.weight_of(self.function, batch)
             clip = torch.zeros(weight.shape, dtype=torch.int8, device=weight.device)
@@ -325,7 +301,7 @@ class Objective:
             UsageError: missing fields, shapes that do not fit, an objective without weights. Numbers that are not
                 finite give a loss that is not finite.
         """
-        self._check(batch, self.needs())
+        check_batch(self.entry, self.form, batch, self.needs())
         check_float("log_probs", log_probs)
         if log_probs.shape != batch.log_probs.shape:
             raise UsageError(
@@ -352,9 +328,13 @@ class Objective:
             r, in units of the loss per unit of logit.
 
         Raises:
-            UsageError: an objective that is a weight of each token, reference logits that are missing or do not fit.
+            UsageError: an objective that is a weight of each token, reference logits that are missing or do not fit,
+                logits that are not finite. −inf masks a token.
         """
-        self._check_logits(logits, ref_logits)
+        check_logits(self.entry, logits, ref_logits)
+        check_vocabulary("logits", logits)
+        if ref_logits is not None:
+            check_vocabulary("ref_logits", ref_logits)
         vector: Tensor = self.entry.weight_function(logits, ref_logits, self.parameters)
         return vector
 
@@ -373,20 +353,9 @@ class Objective:
         Raises:
             UsageError: an objective that is a weight of each token, reference logits that are missing or do not fit.
         """
-        self._check_logits(logits, ref_logits)
+        check_logits(self.entry, logits, ref_logits)
         loss: Tensor = self.entry.loss_function(logits, ref_logits, self.parameters)
         return loss
-
-    def _check_logits(self, logits: Tensor, ref_logits: Tensor | None) -> None:
-        if self.entry.scalar:
-            raise UsageError(f"objective: {self.name} is a weight of each token; use weights and loss")
-        check_float("logits", logits)
-        if ref_logits is not None:
-            check_float("ref_logits", ref_logits)
-        for name in {"ref_logits", "teacher_logits"}.intersection(self.entry.needs):
-            if ref_logits is None or ref_logits.shape != logits.shape:
-                got = None if ref_logits is None else tuple(ref_logits.shape)
-                raise UsageError(f"{name}: {self.name} needs them, of the shape {tuple(logits.shape)}, got {got}")
 
     def _formula_parameters(self, batch: TokenBatch) -> dict[str, Any]:
         factor = {"factor": factor_of(batch, self.parameters)} if self.entry.takes_factor else {}
@@ -394,35 +363,6 @@ class Objective:
 
     def _given(self) -> dict[str, Any]:
         return {name: value for name, value in self.parameters.items() if value is not None}
-
-    def _check(self, batch: TokenBatch, needs: tuple[str, ...]) -> None:
-        if not self.entry.scalar:
-            raise UsageError(
-                f"objective: {self.name} has a vector over the vocabulary, not a weight of each token; "
-                "use vector and logits_loss"
-            )
-        for name in needs:
-            if getattr(batch, name) is None:
-                form = f" in form {self.form} with these clips" if self.entry.is_policy_gradient else ""
-                raise UsageError(
-                    f"{name}: {self.name}{form if name == 'old_log_probs' else ''} needs them, got None; "
-                    f"{_HINTS.get(name, 'give them in the batch')}"
-                )
-        for name in ("advantages", "rewards", "accuracy", "kl_baseline"):
-            if getattr(batch, name) is not None:
-                batch.per_token(name)
-
-
-def _check_finite(name: str, values: Tensor, real: Tensor | None = None) -> None:
-    """UsageError for the first number that is not finite, masked positions apart."""
-    if bool(torch.isfinite(values.sum())):  # one pass; a sum that overflows is looked at closely
-        return
-    bad = ~torch.isfinite(values)
-    if real is not None and real.shape == values.shape:
-        bad = bad & real
-    if bad.any():
-        index = first_index(bad)
-        raise UsageError(f"{name}: expected finite numbers, got {float(values[index])}{at_index(index)}")
 
 
 def get(name: str, **parameters: Any) -> Objective:

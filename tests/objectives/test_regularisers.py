@@ -104,3 +104,24 @@ def test_a_teacher_without_mass_where_the_policy_has_it() -> None:
     loss, gradient = with_gradient(get("distill-jsd").logits_loss(leaf, masked(REF)), leaf)
     assert loss.isfinite().all()
     torch.testing.assert_close(get("distill-jsd").vector(wide, masked(REF)), gradient, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), r"logits: expected finite numbers, or −inf for a masked token, got nan at index \(1, 2\)"),
+        (INF, r"logits: expected finite numbers, or −inf for a masked token, got inf at index \(1, 2\)"),
+    ],
+)
+def test_logits_that_are_not_finite_are_named(value: float, message: str) -> None:
+    broken = FULL.clone()
+    broken[1, 2] = value
+    with pytest.raises(UsageError, match=message):
+        get("entropy-bonus").vector(broken)
+    with pytest.raises(UsageError, match=f"ref_{message}"):
+        get("kl-full").vector(FULL, broken)
+
+
+def test_a_row_without_any_token_is_named() -> None:
+    with pytest.raises(UsageError, match="logits: expected a token with mass in each row, got only −inf at index 0"):
+        get("entropy-bonus").vector(torch.full((1, 3), -INF))
