@@ -159,6 +159,7 @@ class _Encoder:
                 raise UsageError("bos: the tokenizer has no start token; leave it out, or set tokenizer.bos_token")
             self._start = (int(tokenizer.bos_token_id),)
         self._continued = self._without_start = self._doubled = self._in_turn = 0
+        self._padded = self._padded_prompts = 0
 
     def __call__(self, rollout: Rollout) -> dict[str, Any]:
         tokenizer = self._tokenizer
@@ -177,21 +178,49 @@ class _Encoder:
                 self._continued += 1
             else:
                 ids = list(encode_text(tokenizer, text, rollout.where))
-        ended, added = ids[-1] in self._ends, 0
+        padding = 0 if rollout.response_mask is not None else self._padding(ids, rollout.where)
+        policy = policy_mask(rollout, len(rollout.prompt_ids or prompt["prompt"]), len(ids), 0)
+        policy[len(ids) - padding :] = False
+        last = int(policy.nonzero()[0][-1]) if policy.any() else len(ids) - 1  # of the policy's own tokens
+        ended = ids[last] in self._ends
         if self._settings.eos and not ended:
-            ids.append(tokenizer.eos_token_id)
-            ended, added = True, 1
+            ids, padding = [*ids[: len(ids) - padding], tokenizer.eos_token_id], 0
+            policy, ended = np.append(policy[: len(ids) - 1], True), True
+        self._padded += bool(padding)
+        body = ids[: len(ids) - padding]
         return {
             **prompt,
             "response": np.array(ids, dtype=np.int64),
-            "policy": policy_mask(rollout, len(prompt["prompt"]), len(ids), added),
+            "policy": policy,
             "response_text": text,
-            "judged_text": self._judged(text, ids, ended=ended, exact=rollout.response_ids is not None),
+            "judged_text": self._judged(text, body, exact=rollout.response_ids is not None),
             "finished": ended if ended or rollout.response_ids is not None else None,
         }
 
-    def _judged(self, text: str, ids: Sequence[int], *, ended: bool, exact: bool) -> str:
+    def _padding(self, ids: Sequence[int], where: str) -> int:
+        """How many tokens after the end of a response, or of one that was cut off, fill it up to some length."""
+        pad = getattr(self._tokenizer, "pad_token_id", None)
+        fill = {pad, *self._ends}
+        kept = next((i + 1 for i in reversed(range(len(ids))) if ids[i] not in fill), 0)
+        kept += kept < len(ids) and ids[kept] in self._ends
+        if not kept:
+            raise ValueError(f"{where}: expected a response, got padding alone (the token {pad})")
+        return len(ids) - kept
+
+    def _without_padding(self, ids: tuple[int, ...], where: str) -> tuple[int, ...]:
+        """A prompt without the padding on its left."""
+        pad = getattr(self._tokenizer, "pad_token_id", None)
+        if pad is None or pad == self._tokenizer.bos_token_id:
+            return ids
+        begin = next((i for i, token in enumerate(ids) if token != pad), len(ids))
+        if begin == len(ids):
+            raise ValueError(f"{where}: expected a prompt, got padding alone (the token {pad})")
+        self._padded_prompts += bool(begin)
+        return ids[begin:]
+
+    def _judged(self, text: str, ids: Sequence[int], *, exact: bool) -> str:
         """What a verifier sees: the text of the ids where they are exact, without the end token in any case."""
+        ended = ids[-1] in self._ends
         if exact:  # an end token need not be a special token, which decoding leaves out
             return str(self._tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=True))
         word = next((word for word in self._end_words if ended and text.endswith(word)), "")
@@ -215,7 +244,10 @@ class _Encoder:
                 if rollout.prompt_ids is None:
                     raise
                 question = text = str(self._tokenizer.decode(list(rollout.prompt_ids)))
-        ids = rollout.prompt_ids or self._with_start(encode_text(self._tokenizer, text, where))
+        if rollout.prompt_ids is None:
+            ids = self._with_start(encode_text(self._tokenizer, text, where))
+        else:
+            ids = self._without_padding(rollout.prompt_ids, where)
         self._in_turn += bool(
             rollout.prompt_ids is None
             and isinstance(rollout.prompt, list)
@@ -269,6 +301,10 @@ class _Encoder:
             )
         if self._doubled:
             out.append(f"{self._doubled} of {count} prompts begin with the start token twice.")
+        if self._padded:
+            out.append(f"{self._padded} responses are filled up with padding, which is not traced.")
+        if self._padded_prompts:
+            out.append(f"{self._padded_prompts} of {count} prompts began with padding, which was taken off.")
         if self._in_turn:
             out.append(
                 f"{self._in_turn} of {count} prompts end with a message of the assistant; their responses continue "
