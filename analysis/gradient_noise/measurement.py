@@ -141,7 +141,10 @@ def gradient_noise(
     return GradientNoise(
         estimators=tuple(estimators),
         expected=np.array(
-            [estimator.contrast() if estimator.advantage == "none" else np.nan for estimator in estimators.values()]
+            [
+                estimator.contrast() if estimator.weighs_alone and estimator.advantage == "none" else np.nan
+                for estimator in estimators.values()
+            ]
         ),
         gram=np.stack([(gradients.double() @ gradients.double().T).cpu().numpy() for gradients in drawn]),
         dots=np.stack([(gradients.double() @ exact.double()).cpu().numpy() for gradients in drawn]),

@@ -196,21 +196,28 @@ class Objective:
         check_float("success", success)
         return limits(self.entry, self.parameters, success)
 
+    @property
+    def weighs_alone(self) -> bool:
+        """Whether a policy gradient's advantage of a response follows from its own reward alone."""
+        plain = self.entry.is_policy_gradient and self.advantage in ("none", "constant")
+        return plain and not self.compares() and not self.reads()
+
     def contrast(self) -> float:
         """How much more a correct response counts than a wrong one: 1 for PSR and NSR, 1 + λ, 2 for REINFORCE.
 
         On-policy with a constant normaliser it is the factor of ∇p in the expected gradient.
 
         Raises:
-            UsageError: normalised advantages, which depend on the other responses.
+            UsageError: an objective that weighs a response by more than its own reward (`weighs_alone`).
 
         >>> get("w-reinforce", form="log", lambda_=0.5).contrast()
         1.5
         """
-        if self.advantage not in ("none", "constant") or not self.entry.is_policy_gradient:
+        if not self.weighs_alone:
+            how = f" with {self.advantage}" if "advantage" in self.parameters else ""
             raise UsageError(
-                f"objective.advantage: {self.name} with {self.advantage} weighs a response by the others, "
-                "so no single number tells correct from wrong; use none"
+                f"objective.advantage: {self.name}{how} weighs a response by more than its own reward, so no single "
+                "number tells correct from wrong; choose psr, nsr or reinforce with advantage none"
             )
         wrong_value, correct_value = signed_value(
             self.entry.value, torch.tensor([0.0, 1.0], dtype=torch.float64), self.parameters

@@ -111,7 +111,8 @@ def takes_advantages(objective: Objective) -> bool:
     """Whether given advantages may replace the objective's own: it uses the rewards for nothing else, token by token,
     and leaves out no response by its sign."""
     plain = set(objective.needs()) <= {"advantages", "old_log_probs"} and objective.coupling == "token"
-    return plain and objective.entry.value == "r" and objective.advantage not in ("none", "constant")
+    whitened = objective.parameters.get("whiten", "none") != "none"
+    return plain and not whitened and objective.entry.value == "r" and objective.advantage not in ("none", "constant")
 
 
 def tensor_of(values: pd.Series) -> Tensor:

@@ -252,6 +252,14 @@ def test_progress_counts_replicates(world):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_estimators_that_weigh_a_response_by_the_others(world):
+    """They have no one factor of the gradient of p; what weighs a response alone has."""
+    estimators = {name: get(name) for name in ("maxrl", "opo", "reinforce-plus-plus", "raft", "rewarding-unlikely")}
+    noise = measure(world, replicates=3, estimators=estimators)
+    np.testing.assert_array_equal(noise.expected, [np.nan, np.nan, np.nan, 1.0, np.nan])
+    assert np.isfinite(noise.dots).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -259,6 +267,9 @@ def test_progress_counts_replicates(world):
         ({"replicates": 2}, "replicates: expected at least 3, got 2"),
         ({"estimators": {"mine": get("psr", form="probability")}}, "estimators: mine has form probability"),
         ({"estimators": standard_estimators(2), "group_size": 1}, "rollout.group_size: grpo .* got 1"),
+        ({"estimators": {"mine": get("remax")}}, "remax subtracts the reward of each prompt's greedy response, which"),
+        ({"estimators": {"mine": get("optimal-token-baseline")}}, "optimal-token-baseline weighs every position"),
+        ({"estimators": {"mine": get("pass-at-k", k=9)}, "group_size": 4}, "pass-at-k takes 9 of the responses .* 4"),
     ],
 )
 def test_bad_requests(world, changes, message):

@@ -318,6 +318,35 @@ def test_batch_normalisation_has_no_limit_of_the_prompt_alone() -> None:
         get("grpo", advantage="batch_mean_std").limit_advantages(torch.tensor([0.5]))
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        get("maxrl"),
+        get("wapo"),
+        get("pass-at-k", k=2),
+        get("opo"),
+        get("remax"),
+        get("gpg"),
+        get("reinforce-plus-plus"),
+        get("rewarding-unlikely", advantage="none"),
+        get("optimal-token-baseline"),
+    ],
+    ids=lambda objective: objective.name,
+)
+def test_no_single_number_tells_correct_from_wrong(objective: objectives.Objective) -> None:
+    assert not objective.weighs_alone
+    with pytest.raises(UsageError, match=f"{objective.name} .*weighs a response by more than its own reward"):
+        objective.contrast()
+
+
+def test_the_contrast_of_what_weighs_a_response_by_its_own_reward() -> None:
+    for name, contrast in (("raft", 1.0), ("raft-plus-plus", 1.0), ("sft", 0.0), ("asymre", 1.0)):
+        objective = get(name, baseline=0.3 if name == "asymre" else None)
+        assert objective.weighs_alone
+        assert objective.contrast() == contrast
+    assert get("reinforce-plus-plus", whiten="none").contrast() == 1.0
+
+
 REWARDS = torch.tensor([1.0, 0.0, 0.0, 1.0])
 
 

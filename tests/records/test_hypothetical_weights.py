@@ -232,9 +232,9 @@ def test_advantages_in_place_of_rewards(tmp_path: Path) -> None:
     ratio = np.exp(tokens["log_prob"].astype(float) - tokens["old_log_prob"].astype(float))
     np.testing.assert_allclose(run.laws("grpo")["weight"], advantage * ratio, rtol=1e-6)
     np.testing.assert_allclose(run.laws("rloo")["weight"], advantage, rtol=1e-6)
-    for name in ("psr-log", "oreal", "gspo", "nft"):
-        with pytest.raises(UsageError, match=f"expected rewards for {name}"):
-            run.laws(name)
+    for name in ("psr-log", "oreal", "gspo", "nft", "rloo,whiten=responses", "maxrl", "reinforce-plus-plus"):
+        with pytest.raises(UsageError, match=f"expected rewards for {name.partition(',')[0]}"):
+            run.laws(objectives.parse_objective(name))
     with_rewards = offline(tmp_path / "b", advantage=advantage)
     np.testing.assert_allclose(with_rewards.laws("grpo")["weight"], one_by_one(with_rewards, "grpo"), rtol=1e-6)
 
