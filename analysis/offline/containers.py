@@ -14,6 +14,7 @@ from ..errors import UsageError
 
 __all__ = ["records_of"]
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _EXPECTED = "a file, a list of dicts, a dict of lists, a data frame, an Arrow table or a datasets.Dataset"
 
 
@@ -94,6 +95,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _PLAIN or (type(value) is list and _PLAIN.issuperset(map(type, value))):
+        return value  # most of a table: lists of token ids
     if isinstance(value, Mapping):
         return {name: _plain(entry) for name, entry in value.items()}
     if hasattr(value, "tolist"):  # numpy and torch, scalars too

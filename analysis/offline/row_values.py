@@ -73,6 +73,8 @@ def label(value: Any, at: str) -> Any:
 def ids(value: Any, at: str) -> tuple[int, ...]:
     """Token ids, at least one."""
     value = _read(value)
+    if type(value) is list and value and {int}.issuperset(map(type, value)):
+        return tuple(value)
     whole = [_whole(i) for i in value] if isinstance(value, list) else None
     if whole is None or not all(isinstance(i, int) and not isinstance(i, bool) for i in whole):
         raise ValueError(f"{at}: expected a list of token ids, got {shown(value)}")
@@ -84,7 +86,8 @@ def ids(value: Any, at: str) -> tuple[int, ...]:
 def floats(value: Any, at: str) -> tuple[float, ...]:
     """Finite numbers, one for each token."""
     value = _read(value)
-    if not isinstance(value, list) or not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
+    kinds = set(map(type, value)) if isinstance(value, list) else {type(None)}
+    if not kinds <= {int, float, bool} or not all(map(math.isfinite, value)):
         raise ValueError(f"{at}: expected a list of finite numbers, one for each response token, got {shown(value)}")
     return tuple(map(float, value))
 

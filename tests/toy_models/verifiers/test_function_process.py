@@ -292,7 +292,7 @@ class TestCommand:
             (b'{"solution": null, "answer": "1"}\n', r"a.jsonl line 1: the column 'solution' is null"),
             (b'{"solution": "1", "answer": "1"\n', r"a.jsonl line 1: not valid JSON"),
             (b"\xff\xfe\x00", r"a.jsonl cannot be read: "),
-            (b"\x00\x00", r"a.jsonl line 1: not valid JSON"),
+            (b"\x00\x00", r"a.jsonl cannot be read: expected text or Parquet, got binary data"),
         ],
     )
     def test_files_that_cannot_be_judged(
