@@ -23,6 +23,7 @@ __all__ = [
     "code_of",
     "model_configuration",
     "numeric_versions",
+    "own_hooks",
     "text_digest",
     "tokenizer_digest",
 ]
@@ -40,6 +41,7 @@ _SWITCHES = (
     "split_special_tokens",
 )
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+_LIBRARIES = ("accelerate", "peft", "torch", "transformers")  # whose hooks come with a model
 _UNIMPORTANT = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 
 
@@ -86,6 +88,22 @@ def model_configuration(model: Any) -> str:
         if hasattr(module, "lora_A") and hasattr(module, "scaling")
     }
     return text_digest([type(model).__name__, config, adapters])
+
+
+def own_hooks(model: Any) -> str:
+    """The forward hooks that the user has put on a model's modules, such as steering vectors; "none" without any.
+
+    A hook is known by its module, its name and its compiled code. What it closes over is not seen.
+    """
+    hooks = [
+        (name, getattr(hook, "__qualname__", type(hook).__qualname__), getattr(hook, "__code__", None))
+        for name, module in model.named_modules()
+        for registered in (module._forward_pre_hooks, module._forward_hooks)
+        for hook in registered.values()
+        if str(getattr(hook, "__module__", "")).partition(".")[0] not in _LIBRARIES
+    ]
+    listed = [(name, title, code and (code.co_code.hex(), repr(code.co_consts))) for name, title, code in hooks]
+    return text_digest(listed) if listed else "none"
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

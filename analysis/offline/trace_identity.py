@@ -20,6 +20,7 @@ from ..common.identity import (
     code_of,
     model_configuration,
     numeric_versions,
+    own_hooks,
     text_digest,
     tokenizer_digest,
 )
@@ -80,6 +81,8 @@ def trace_identity(
         "attention implementation": str(getattr(inner.config, "_attn_implementation", None)),
         "dtype": str(inner.dtype).removeprefix("torch."),
         "precision of float32 products": torch.get_float32_matmul_precision(),
+        "autocast": _autocast(inner.device.type),
+        "forward hooks": own_hooks(inner),
         "tokenizer": tokenizer_digest(tokenizer),
         "chat template": text_digest(tokenizer.chat_template) if templated else "unused",
         "end tokens": ", ".join(map(str, ends)),
@@ -95,6 +98,12 @@ def trace_identity(
 def identity_digest(parts: Mapping[str, str]) -> str:
     """SHA-256 over all parts."""
     return text_digest(dict(parts))
+
+
+def _autocast(device: str) -> str:
+    if not torch.is_autocast_enabled(device):
+        return "off"
+    return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
 
 
 def _plain(value: Any) -> str:

@@ -178,6 +178,33 @@ def test_versions_of_libraries(tmp_path: Path, library: str, monkeypatch: pytest
         request()
 
 
+def test_autocast_and_the_precision_of_products(tmp_path: Path) -> None:
+    request = Request(tmp_path)
+    request()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(UsageError, match=r"what differs: autocast \(off then, bfloat16 now\)"),
+    ):
+        request()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with pytest.raises(UsageError, match=r"precision of float32 products \(highest then, medium now\)"):
+            request()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_hooks_of_the_user(tmp_path: Path) -> None:
+    request = Request(tmp_path)
+    request()
+    handle = request.model.model.norm.register_forward_hook(lambda module, inputs, output: output + 0.1)
+    with pytest.raises(UsageError, match=r"what differs: forward hooks\. Choose"):
+        request()
+    handle.remove()
+    request()
+
+
 def test_the_code_that_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from analysis.offline import trace_identity
 
