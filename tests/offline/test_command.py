@@ -267,3 +267,27 @@ def test_killed_and_resumed_gives_the_same_records(model: Path, tmp_path: Path, 
     assert traced.status == ("running" if how == signal.SIGKILL else "interrupted")
     assert run(tmp_path / "part", 0, "--resume").returncode == 0
     assert digest(tmp_path / "part") == digest(tmp_path / "whole")
+
+
+def test_options_of_chat_templates(tmp_path: Path, capsys: Any) -> None:
+    """A template by its name, variables of it, and an assistant's message that is complete."""
+    from tests.offline.byte_models import byte_tokenizer, small_model
+
+    short = (
+        "{{ messages[0].content }}{% if thinking %}<think>{% endif %}{% if add_generation_prompt %}<turn>{% endif %}"
+    )
+    tokenizer = byte_tokenizer({"default": "<turn>{{ messages[0].content }}", "short": short})
+    base = save(tmp_path / "base", small_model(len(tokenizer)), tokenizer)
+    prompt = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "x"}]
+    rows = write_jsonl(tmp_path / "a.jsonl", [{"prompt": prompt, "response": "2", "reward": 1.0}])
+    options = ["--chat-template", "short", "--new-turn", "--template-arguments", '{"thinking": true}', "--json"]
+    assert trace.main([*line(base, rows, tmp_path / "out", *options), "--no-figures"]) == 0
+    assert load_trace(tmp_path / "out").table("prompts")["text"].tolist() == ["1+1=<think><turn>"]
+    capsys.readouterr()
+    for wrong, message in (
+        (["--chat-template", "long"], "expected 'long', got a tokenizer with the templates default, short"),
+        (["--template-arguments", "thinking"], "--template-arguments: expected a JSON object such as"),
+        (["--new-turn"], "new_turn: only a chat template reads it"),
+    ):
+        assert trace.main(line(base, rows, tmp_path / "other", *wrong)) == 2
+        assert message in capsys.readouterr().err

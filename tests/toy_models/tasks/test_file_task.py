@@ -280,3 +280,33 @@ class TestVerdicts:
         prompt = next(p for split in ("train", "test") for p in task.prompts(split) if p.text == "3 + 1 :")
         with pytest.raises(VerifierError, match=r"^a.jsonl line 4: verifier .*ZeroDivisionError"):
             verify_all(task, [prompt.ids], [[END]])
+
+
+class TestChatPrompts:
+    """Prompts of chat messages in training: as a trace of recorded rollouts renders them."""
+
+    TURNS = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} $ {% endfor %}"
+        "{% if add_generation_prompt %}:{% endif %}"
+    )
+
+    def rows(self, *last: dict[str, str]) -> list[dict[str, Any]]:
+        return [{"prompt": [{"role": "user", "content": f"{i}"}, *last], "answer": str(i)} for i in range(12)]
+
+    def test_that_end_within_the_turn_of_the_assistant(self, tmp_path: Path) -> None:
+        words = word_tokenizer(["<pad>", "$", ":", "user", "assistant", "system", *DIGITS], pad="<pad>", eos="$")
+        words.chat_template = self.TURNS
+        rows = self.rows({"role": "assistant", "content": "7"})
+        made = task(words, write(tmp_path / "a.jsonl", rows), chat_template=True)
+        prompt = made.prompts("train")[0]
+        assert prompt.text.endswith("$ assistant 7")
+        assert made.verify(prompt.ids, [words.convert_tokens_to_ids(str(prompt.answer)), END]).correct
+
+    def test_that_the_template_refuses_name_the_line(self, tokenizer: Any, tmp_path: Path) -> None:
+        tokenizer.chat_template = self.TURNS
+        rows = [*self.rows(), {"prompt": [{"role": "system", "content": "1"}], "answer": "1"}]
+        with pytest.raises(
+            ValueError, match=r"a.jsonl line 13: the tokenizer's chat template refuses .*no system role"
+        ):
+            task(tokenizer, write(tmp_path / "a.jsonl", rows), chat_template=True)
