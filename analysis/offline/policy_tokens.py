@@ -15,14 +15,13 @@ from .row_rollouts import Rollout
 __all__ = ["own_values", "policy_mask"]
 
 
-def policy_mask(rollout: Rollout, prompt: int, response: int, added: int) -> np.ndarray:
+def policy_mask(rollout: Rollout, prompt: int, response: int) -> np.ndarray:
     """Whether the policy sampled each response token, (response,) bool.
 
     Args:
         rollout: The row.
         prompt: Tokens of its prompt.
-        response: Tokens of its response, those included that were added to the file's.
-        added: Tokens that were added at the end; they count as the policy's.
+        response: Tokens of its response.
 
     Raises:
         ValueError: A mask of another length than the response, or prompt and response.
@@ -30,13 +29,12 @@ def policy_mask(rollout: Rollout, prompt: int, response: int, added: int) -> np.
     mask = rollout.response_mask
     if mask is None:
         return np.ones(response, dtype=bool)
-    given = response - added
-    if len(mask) not in (given, prompt + given):
+    if len(mask) not in (response, prompt + response):
         raise ValueError(
-            f"{rollout.where}: the mask of the policy's tokens has {len(mask)} entries for {given} response tokens "
+            f"{rollout.where}: the mask of the policy's tokens has {len(mask)} entries for {response} response tokens "
             f"(and {prompt} of the prompt); expected one for each token of the response, or of prompt and response"
         )
-    return np.array([*mask[len(mask) - given :], *[True] * added], dtype=bool)
+    return np.array(mask[len(mask) - response :], dtype=bool)
 
 
 def own_values(values: Sequence[float], policy: np.ndarray) -> np.ndarray:

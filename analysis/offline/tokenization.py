@@ -179,7 +179,7 @@ class _Encoder:
             else:
                 ids = list(encode_text(tokenizer, text, rollout.where))
         padding = 0 if rollout.response_mask is not None else self._padding(ids, rollout.where)
-        policy = policy_mask(rollout, len(rollout.prompt_ids or prompt["prompt"]), len(ids), 0)
+        policy = policy_mask(rollout, len(rollout.prompt_ids or prompt["prompt"]), len(ids))
         policy[len(ids) - padding :] = False
         last = int(policy.nonzero()[0][-1]) if policy.any() else len(ids) - 1  # of the policy's own tokens
         ended = ids[last] in self._ends

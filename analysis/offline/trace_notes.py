@@ -52,7 +52,8 @@ def file_facts(
     if has_advantages:
         advantages = _advantages(objectives, settings, scheme is not None)
     notes = [f"Columns: {columns}.", *file.notes, rewards, groups, *([advantages] if advantages else [])]
-    others = sum(len(item.response) - item.own_length for item in items)
+    masked = [item for item in items if item.rollout.response_mask is not None]
+    others = sum(len(item.response) - item.own_length for item in masked)
     if "response_mask" in file.columns:
         some = sum(not item.policy.all() for item in items)
         none = sum(not item.policy.any() for item in items)
