@@ -677,7 +677,7 @@ def test_what_a_run_starts_from(
         calls[0] |= {"policy": base, "policy_seed": seed}
         return load_policy("tiny")
 
-    def from_files(tokenizer: Any, files: Any, verifier: Any, limit: int, template: bool) -> str:
+    def from_files(tokenizer: Any, files: Any, verifier: Any, limit: int, template: bool, *, end_ids: Any) -> str:
         calls[0] |= {**vars(files), "verifier": verifier, "template": template, "limit": limit}
         return "task"
 

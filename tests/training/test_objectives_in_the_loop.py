@@ -59,7 +59,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "kl-cov": {"objective.share": 0.2},
     "clip-cov": {"objective.share": 0.2, "objective.cov_low": 0.0},
 }
-_OFF_POLICY = {"update.epochs": 4, "optimizer.lr": 8.0, "rollout.top_p": 0.9}
+_OFF_POLICY = {"update.epochs": 2, "optimizer.lr": 8.0, "rollout.top_p": 0.9}
 SOURCE = "def square(log_probs, batch):\n    return -batch.per_token('advantages') * log_probs.exp() ** 2\n"
 
 
@@ -123,7 +123,14 @@ def test_two_steps_of_tiny(name: str, tmp_path: Path, teacher: str) -> None:
     """As a recipe has it: float32, AdamW, clipped gradients; the parameters move and the records can be read."""
     recipe = Recipe.load("tiny").set(grid="unset", **{"objective.form": "unset", "update.rows": "keep"})
     clips = {f"objective.{name}": "unset" for name in ("clip_low", "clip_high")}
-    short = {"steps": 2, "eval.every": 10, "eval.prompts": 1, "eval.final_prompts": 1, "eval.samples": 0}
+    short = {
+        "steps": 2,
+        "record.contexts": 0,
+        "eval.every": 10,
+        "eval.prompts": 1,
+        "eval.final_prompts": 1,
+        "eval.samples": 0,
+    }
     (planned,) = recipe.set(**(clips | short | given_of(name, teacher))).expand()
     loop = Loop(planned.config, tmp_path / "run", run_id="r", label="L")
     before = [parameter.detach().clone() for parameter in loop.policy.model.parameters()]
