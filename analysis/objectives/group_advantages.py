@@ -103,12 +103,7 @@ def pass_at_k(groups: Tensor, responses: ResponseBatch, p: Parameters) -> Tensor
 
 def pass_at_k_full(groups: Tensor, responses: ResponseBatch, p: Parameters) -> Tensor:
     """The responses of a group in sets of k, in order; each has the standardised greatest reward of its set."""
-    k, size = int(p["k"]), groups.shape[-1]
-    if size % k or size < 2 * k:
-        raise UsageError(
-            f"group_size: full sampling of Pass@k compares sets of k responses, expected a multiple of k = {k} that "
-            f"holds at least two, got {size}"
-        )
+    k = int(p["k"])
     best = rearrange(groups, "group (set k) -> group set k", k=k).amax(-1)
     return standardised(best).repeat_interleave(k, -1)
 

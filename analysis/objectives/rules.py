@@ -127,6 +127,11 @@ def settings(definition: Entry, given: dict[str, Any], group_size: int | None = 
             f"rollout.group_size: {definition.name} takes {k:g} of the responses of a prompt (objective.k), so it "
             f"needs a group of at least {k:g}, got {group_size}"
         )
+    if group_size is not None and definition.value == "pass_at_k_full" and (group_size % k or group_size < 2 * k):
+        raise UsageError(
+            f"rollout.group_size: {definition.name} compares sets of {k:g} responses (objective.k), so it needs a "
+            f"group of two or more whole sets, got {group_size}"
+        )
     return values
 
 

@@ -68,8 +68,11 @@ def check_inputs_of(
             )
         if single:
             _check_group_of_one(name, objective, f"{single} of {len(sizes)} groups in {file.source}")
-        if sizes:
-            objective.check_group_size(min(sizes.values()))
+        for size in sorted(set(sizes.values())):
+            try:
+                objective.check_group_size(size)
+            except UsageError as error:
+                raise UsageError(f"{error}; {file.source} has groups of {size}") from None
 
 
 def _check_group_of_one(name: str, objective: Objective, which: str) -> None:

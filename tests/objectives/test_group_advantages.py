@@ -378,7 +378,7 @@ REWARDS = torch.tensor([1.0, 0.0, 0.0, 1.0])
             r"component_weights: expected shape \(1,\), got weights of shape \(2,\)",
         ),
         ("pass-at-k", {"k": 4}, {}, r"rollout.group_size: pass-at-k takes 4 of the responses of a prompt .* got 2"),
-        ("pass-at-k-full", {"k": 2}, {}, r"group_size: full sampling of Pass@k .* expected a multiple of k = 2 .* 2"),
+        ("pass-at-k-full", {"k": 2}, {}, r"rollout.group_size: pass-at-k-full compares sets of 2 .* got 2"),
     ],
 )
 def test_what_is_missing_is_named(
@@ -400,6 +400,7 @@ def test_pass_at_k_counts_verdicts() -> None:
         ({"name": "pass-at-k", "k": 1.5}, r"objective.k: expected a whole number ≥ 1, got 1.5"),
         ({"name": "pass-at-k", "k": 0}, r"objective.k: expected a whole number ≥ 1, got 0"),
         ({"name": "qae", "quantile": 1.0}, r"objective.quantile: expected a number > 0, < 1, got 1.0"),
+        ({"name": "pass-at-k-full", "k": 2, "group_size": 5}, "rollout.group_size: pass-at-k-full compares sets of 2"),
         ({"name": "maxrl", "group_size": 1}, "rollout.group_size: maxrl compares the responses of one prompt"),
         ({"name": "gdpo", "group_size": 1}, "rollout.group_size: gdpo compares the responses of one prompt"),
         ({"name": "reinforce-plus-plus-baseline", "group_size": 1}, "rollout.group_size: reinforce-plus-plus-baseline"),

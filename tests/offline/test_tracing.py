@@ -334,6 +334,12 @@ class TestInputsOfObjectives:
             ),
             ({}, "entropy-bonus", r"entropy-bonus is a regulariser, which a trace of recorded rollouts does not have"),
             ({}, "high-entropy", r"high-entropy chooses tokens over a minibatch, which a trace of recorded rollouts"),
+            ({}, "remax", r"remax subtracts the reward of each prompt's greedy response, which a trace of recorded"),
+            ({}, "gdpo", r"gdpo normalises several rewards of each response apart, which a trace of recorded"),
+            ({}, "kto", r"kto refers to a reference policy, which a trace of recorded rollouts does not have"),
+            ({}, "orpo", r"orpo compares pairs of responses, which a trace of recorded rollouts does not have"),
+            ({}, "pass-at-k,k=99,form=log", r"pass-at-k takes 99 of the responses .*; rollouts has groups of \d"),
+            ({}, "pass-at-k-full,k=3,form=log", r"pass-at-k-full compares sets of 3 .*; rollouts has groups of \d"),
             ({}, "nsr-lgo", r"objective.name: unknown value 'nsr-lgo'; did you mean nsr-log"),
         ],
     )
