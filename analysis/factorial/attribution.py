@@ -53,18 +53,22 @@ def factor_shares(table: pd.DataFrame, factors: Sequence[Factor], *, column: str
 def interactions(table: pd.DataFrame, factors: Sequence[Factor], *, column: str = "matched") -> pd.DataFrame:
     """Pairwise interactions from the full factorial: columns first, second, value, low, high, n.
 
-    A pair of which one needs the other has none: the second difference would take cells that do not exist.
+    A pair of which one needs the other has none: the second difference would take cells that do not exist. Nor has a
+    pair of which a cell was not run: the mean would be over some settings of the other factors only.
     """
     values = _values(table, column)
+    existing = set(full_factorial(factors))
     rows = []
     for one, other in combinations(factors, 2):
         if one.name in needed_by(other.name) or other.name in needed_by(one.name):
             continue
         pair = {one.name, other.name}
         found = []
-        for rest in full_factorial([f for f in factors if f.name not in pair]):
-            corners = [rest | pair, rest | {one.name}, rest | {other.name}, rest]
-            if all(cell_name(corner) in values for corner in corners):
+        rests = full_factorial([f for f in factors if f.name not in pair])
+        squares = [[rest | pair, rest | {one.name}, rest | {other.name}, rest] for rest in rests]
+        squares = [corners for corners in squares if existing.issuperset(corners)]
+        if all(cell_name(corner) in values for corners in squares for corner in corners):
+            for corners in squares:
                 both, first, second, neither = (values[cell_name(corner)] for corner in corners)
                 found.append(both - first - second + neither)
         if found:

@@ -1,4 +1,5 @@
-"""What a softmax says about one token: its log-probability and the moments that its update depends on.
+"""What a softmax says about one token: its log-probability, and the moments that the first-order changes of π_y and of
+the entropy depend on. The flow among the other tokens depends on their probabilities as well.
 
 With m the largest logit of a row, a its token (the lower id of a tie) and s = z − m, every quantity is built from sums
 that leave a out: R0 = Σ_{v≠a} e^s, R2 = Σ_{v≠a} e^{2s}, S1 = Σ_{v≠a} e^s·s, Q1 = Σ_{v≠a} e^{2s}·s. So nothing is

@@ -62,7 +62,8 @@ FLOW_CAPTION = """Change of the probability mass of the tokens that had these ra
 updates so far; mean over held-out contexts. """
 PREDICTION_CAPTION = """Fraction of the variance of the changes of log π(y) in one update that its first order, the JVP
 of the actual parameter step, leaves unexplained (0.01 is R² = 0.99); all followed contexts. Single contexts with large
-steps dominate it. """
+steps dominate it. The JVP is of the whole step; the law of a token's own push alone is another prediction, in the
+table of single tokens' laws. """
 SHARES_CAPTION = """Whose gradients the predicted Δ log π(y) came from, at contexts of rewarded responses, of unrewarded
 ones and of held-out prompts: fraction Σ x·j / Σ j² of the whole change j for a part x of the step. A source has the
 whole impulse of its gradients, momentum included, with Adam's v̂ as it was; the sources add to one. History: all that

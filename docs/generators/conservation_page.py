@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from analysis.objectives import Objective, TokenBatch, get
+from analysis.tabular.table_optimizer import TableOptimizer
 from toy_models.exact.arms import draw
 from toy_models.exact.bandit import Bandit
 from toy_models.exact.tree import END, Tree
@@ -37,6 +38,7 @@ class Condition:
     label_noise: float = 0.0
     entropy_bonus: float = 0.0
     max_norm: float | None = None
+    max_value: float | None = None
     one_matrix: bool = False  # the contexts as rows of one parameter instead of a vector each
 
 
@@ -48,6 +50,22 @@ def _of(cls: type[torch.optim.Optimizer], **options: Any) -> Callable[[list[Tens
     return lambda parameters: cls(parameters, **options)
 
 
+class _Lion(torch.optim.Optimizer):
+    """Lion of `TableOptimizer`, one optimiser for each parameter."""
+
+    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self._lions = [TableOptimizer("lion", lr) for _ in parameters]
+        self._parameters = parameters
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for parameter, lion in zip(self._parameters, self._lions, strict=True):
+            assert parameter.grad is not None
+            parameter += lion.step(-parameter.grad[None], torch.tensor([True]))[0]
+
+
+_CLIP_VALUE = 0.01  # of gradients whose norm, divided by the group, is about 0.1
 _NSR = get("nsr", form="ratio")
 CONDITIONS: tuple[Condition, ...] = (
     Condition("Adam, ε = 0", True, _adam(), _NSR),
@@ -59,8 +77,12 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("Adagrad", True, _of(torch.optim.Adagrad, lr=_RATE * 3, eps=_NO_EPSILON), _NSR),
     Condition("Rprop", True, _of(torch.optim.Rprop, lr=_RATE), _NSR),
     Condition("Adam, probability form (Eq. 6)", True, _adam(), get("nsr", form="probability")),
-    Condition("Adam, four clipped updates a batch", True, _adam(), get("nsr", form="ratio", clip_low=0.2), reuse=4),
-    Condition("Adam, gradient norm clipped", True, _adam(), _NSR, max_norm=0.01),
+    Condition("Lion", True, _of(_Lion, lr=_RATE), _NSR),
+    Condition(
+        "Adam, four passes over a batch, PPO's clip", True, _adam(), get("nsr", form="ratio", clip_low=0.2), reuse=4
+    ),
+    Condition("Adam, gradient norm clipped", True, _adam(), _NSR, max_norm=_CLIP_VALUE),
+    Condition(f"Adam, gradient clipped by value at {_CLIP_VALUE:g}", False, _adam(), _NSR, max_value=_CLIP_VALUE),
     Condition("Adam, ε = 1e-3", False, _adam(eps=1e-3), _NSR),
     Condition(
         "Adam, weight decay 0.1 (decoupled)",
@@ -139,12 +161,26 @@ def _train(condition: Condition) -> tuple[Tensor, Tensor]:
                     parameter.grad = -direction[block].reshape(shape)
                     if condition.max_norm is not None:
                         torch.nn.utils.clip_grad_norm_([parameter], condition.max_norm)
+                    if condition.max_value is not None:
+                        torch.nn.utils.clip_grad_value_([parameter], condition.max_value)
                     optimizer.step()
     return start.log_softmax(-1), _stacked(parameters).log_softmax(-1)
 
 
 def _stacked(parameters: list[torch.nn.Parameter]) -> Tensor:
     return torch.cat([parameter.detach().reshape(-1, ARMS) for parameter in parameters])
+
+
+def measure_expected_gradients() -> dict[str, float]:
+    """‖E g_PSR − E g_NSR‖ / ‖E g_PSR‖ over the bandits at the start, by form."""
+    start = torch.randn(SEEDS, ARMS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bandit, right = Bandit(start), (torch.arange(ARMS) < CORRECT).double().expand(SEEDS, ARMS)
+    gaps = {}
+    for form in ("ratio", "probability"):
+        factor = bandit.log_probs().exp() if form == "probability" else torch.ones_like(start)
+        psr, nsr = (bandit.expected_score(weights * factor) for weights in (right, right - 1))
+        gaps[form] = float((psr - nsr).norm() / psr.norm())
+    return gaps
 
 
 def measure_tree() -> dict[str, float]:
@@ -181,8 +217,8 @@ _PAGE = """\
 **Claim.** Consider one softmax context that is trained by NSR. Correct arms never receive a weight of their own.
 Suppose that the optimiser treats each coordinate separately, depends only on the history of that coordinate's gradient,
 and does not depend on its scale. Then the relative probabilities of the correct arms never change. This holds whatever
-is sampled, however often a batch is reused and clipped, and in either form of the objective. The same is true of wrong
-arms under PSR.
+is sampled, however often a batch is reused, with or without PPO's clip of the ratio, and in either form of the
+objective. The same is true of wrong arms under PSR.
 
 **Derivation.** A batch moves the logits along g_v = Σ_(i: y_i = v) w_i − π_v Σ_i w_i. An arm v that never receives a
 weight has g_v = a·π_v with a = −Σ_i w_i, and a is the same for all such arms. Let u and v be two of them, and suppose
@@ -190,16 +226,22 @@ that their ratio ρ = π_v/π_u has been constant up to step t. Then their gradi
 ρ·g_(s,u) for all s ≤ t. Let the update be a function U of the history with U(ρ·history) = U(history) for every ρ > 0.
 It moves both logits by the same amount, so π_v/π_u is still ρ after step t, and by induction it is ρ forever. Adam with
 ε = 0 is such a U, because m̂/√v̂ is homogeneous of degree 0. So are AMSGrad, NAdam, Adamax, RMSprop, Adagrad, Rprop,
-Lion and sign descent. Minibatches, clipping and the probability form change a and leave the argument as it is. Clipping
-by the global norm multiplies every gradient by one factor.
+Lion and sign descent. Minibatches, the clip of the ratio and the probability form change a and leave the argument as it
+is. Clipping by the global norm multiplies every gradient by one factor.
 
 SGD moves logits by a·π_v, which is more for the more probable arm. From the same gradients it sharpens the distribution
-given that the response is correct. (In expectation it conserves e^(−z_u) − e^(−z_v).) So on the table PSR and NSR
-differ through an interaction of sampling noise with the optimiser, and not through their expected gradient.
+given that the response is correct. (In the log or ratio form its expected flow, of infinitely small steps, conserves
+e^(−z_u) − e^(−z_v).)
+
+**What it explains.** In the log or ratio form, on-policy, without a clip and with a fixed divisor, PSR and NSR have the
+same expected gradient: here ‖E g_PSR − E g_NSR‖ / ‖E g_PSR‖ is {ratio}. There the two differ on the table through an
+interaction of sampling noise with the optimiser alone. In the probability form (Eq. 6) the expected gradients differ,
+here that quotient is {probability}, and so do the methods without any noise.
 
 **What breaks it:**
 
 - an ε that is not small compared with |g|;
+- clipping the gradient by value, which takes more from the larger coordinate (here {by_value} nats);
 - anything that gives a correct arm a weight of its own: label noise, W-REINFORCE, GRPO, an entropy bonus, weight decay;
 - optimisers that depend on the scale of the gradient, such as SGD;
 - optimisers that couple coordinates, such as Adafactor with factored second moments, where contexts are rows of one
@@ -221,7 +263,9 @@ differ through an interaction of sampling noise with the optimiser, and not thro
 
 def conservation_page() -> str:
     """docs/conservation.md as text."""
-    table, tree = measure(), measure_tree()
+    table, tree, gaps = measure(), measure_tree(), measure_expected_gradients()
+    by_value = table.set_index("name")["drift"][f"Adam, gradient clipped by value at {_CLIP_VALUE:g}"]
+    shown = {"by_value": _number(by_value)} | {form: _number(gap).replace("< ", "below ") for form, gap in gaps.items()}
     lines = []
     for _, row in table.iterrows():
         says = "conserved" if row["holds"] else "broken"
@@ -230,7 +274,7 @@ def conservation_page() -> str:
         f"{SEEDS} bandits of {ARMS} arms, {CORRECT} of them correct, {STEPS} batches of {GROUP} draws, float64, seed "
         "0. The drift is the greatest change of\nlog(π_u/π_v) over pairs of correct arms and over bandits."
     )
-    return _PAGE.format(setup=setup, rows="\n".join(lines), **{k: _number(v) for k, v in tree.items()})
+    return _PAGE.format(setup=setup, rows="\n".join(lines), **shown, **{k: _number(v) for k, v in tree.items()})
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from analysis.objectives import TokenBatch, get
 from analysis.tabular.table_optimizer import TableOptimizer
-from docs.generators.conservation_page import CONDITIONS, measure, measure_tree
+from docs.generators.conservation_page import (
+    CONDITIONS,
+    conservation_page,
+    measure,
+    measure_expected_gradients,
+    measure_tree,
+)
 from toy_models.exact.arms import draw
 from toy_models.exact.bandit import Bandit
 
@@ -28,6 +34,20 @@ def test_on_a_tree_only_the_conditional_law_of_a_leaf_is_kept():
     tree = measure_tree()
     assert tree["conditional"] < 1e-9
     assert tree["joint"] > 0.1
+
+
+def test_expected_gradients_agree_in_the_ratio_form_and_not_in_eq_6():
+    gaps = measure_expected_gradients()
+    assert gaps["ratio"] < 1e-12
+    assert gaps["probability"] > 0.1
+
+
+def test_the_page_says_what_breaks_the_law_and_what_it_explains():
+    text = conservation_page()
+    for condition in CONDITIONS:
+        assert f"| {condition.name} | {'conserved' if condition.holds else 'broken'} |" in text
+    assert "clipping the gradient by value" in text
+    assert "and not through their expected gradient" not in text  # false in the probability form
 
 
 @settings(max_examples=40, deadline=None)

@@ -99,6 +99,17 @@ def test_a_product_is_shared_and_shows_as_an_interaction():
     assert pairs.drop(("noise", "optimizer")).abs().max() == 0
 
 
+def test_a_pair_whose_cells_were_not_all_run_has_no_interaction():
+    factors = factors_of("bandit")
+    table = rows_of(lambda cell, seed: float(len(cell)), factors)
+    some = table[table["cell"].isin(["none", "noise", "optimizer", "noise+optimizer"])]
+    assert len(interactions(some, factors)) == 0
+    without = table[table["cell"] != "noise+form"]
+    assert ("noise", "form") not in set(
+        zip(*(interactions(without, factors)[end] for end in ("first", "second")), strict=True)
+    )
+
+
 def test_shapley_with_precedence_against_every_order_written_out():
     factors = factors_of("tree")
     rng = np.random.default_rng(0)
