@@ -2,7 +2,7 @@ r"""Pairs (reference answer, response) of the shapes that data sets and math-ver
 
 from __future__ import annotations
 
-__all__ = ["PAIRS"]
+__all__ = ["PAIRS", "TINY"]
 
 _NUMBERS = ["5", "-3", "0", "0.5", r"\frac{1}{2}", r"\frac12", "1/2", "50\\%", "1.5", r"1\frac{1}{2}", "3/2", "1,000"]
 _NUMBERS += [
@@ -17,8 +17,8 @@ _NUMBERS += [
     "2^{10}",
     "1024",
 ]
-_TINY = ["10^{-20}", r"2\cdot 10^{-20}", r"\frac{1}{10^{20}}", "0.0000001", "0.0000002", r"\frac{1}{2^{99}}", "0"]
-_TINY += [r"\frac{1}{2^{98}}", r"\frac{1}{2004!}", r"\frac{1}{2006!}", "0.000033", r"\frac{1}{30000}", "0.0000333333"]
+TINY = ["10^{-20}", r"2\cdot 10^{-20}", r"\frac{1}{10^{20}}", "0.0000001", "0.0000002", r"\frac{1}{2^{99}}", "0"]
+TINY += [r"\frac{1}{2^{98}}", r"\frac{1}{2004!}", r"\frac{1}{2006!}", "0.000033", r"\frac{1}{30000}", "0.0000333333"]
 _SETS = [
     r"\{1,2\}",
     r"\{2,1\}",
@@ -90,9 +90,9 @@ _SENTENCES = [
 ]
 
 PAIRS: list[tuple[str, str]] = []  # (reference answer, response)
-for _kind in (_NUMBERS, _TINY, _SETS, _INTERVALS, _EQUATIONS, _TEXT, _UNITS, _EXPRESSIONS, _MATRICES):
+for _kind in (_NUMBERS, TINY, _SETS, _INTERVALS, _EQUATIONS, _TEXT, _UNITS, _EXPRESSIONS, _MATRICES):
     for _place, _answer in enumerate(_kind):
-        for _step in (0, 1, 2, 4):  # with itself and with three others of its kind
+        for _step in (0, 1, 2):  # with itself and with two others of its kind
             _other = _kind[(_place + _step) % len(_kind)]
             PAIRS.append((_answer, rf"\boxed{{{_other}}}"))
 PAIRS += _SENTENCES
