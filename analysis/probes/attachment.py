@@ -34,6 +34,7 @@ from ..errors import UsageError
 from ..laws.checks import check_temperature
 from .attached_tables import AttachedTables, Decoder, PassRows
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
+from .handed_checks import argument_names, checked_scale, warn_of_another_form
 from .output_heads import find_head, last_hidden_state
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp, line_up
@@ -112,7 +113,7 @@ class Attachment:
         if not isinstance(record, RecordSpec):
             raise UsageError(f"record: expected a RecordSpec, got {type(record).__name__}")
         self.head = find_head(model)
-        self._names = list(inspect.signature(self.head.model.forward).parameters)
+        self._names = argument_names(self.head.model)
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
         self._tables = AttachedTables(self.head, record, temperature, tokenizer, out)
@@ -237,6 +238,8 @@ class Attachment:
                 "the model with gradients enabled"
             )
         self._tables.add([watched.rows for watched in caught], rewards, advantages, groups)
+        if self._tables.updates == 1:
+            warn_of_another_form([watched.rows for watched in caught], self._temperature)
         self._known_prompts = {tuple(prompt) for watched in caught for prompt in watched.lined.prompts if prompt}
         self._forget()
         self._tables.commit_when_due()
@@ -304,7 +307,7 @@ class Attachment:
             )
         else:
             capture = HiddenCapture(hidden, self.head, tokens, keep, self._spec, self._temperature)
-        scale = self._loss_scale() if callable(self._loss_scale) else self._loss_scale
+        scale = checked_scale(self._loss_scale() if callable(self._loss_scale) else self._loss_scale)
         what = "logits" if logits is not None else "log_probs" if log_probs is not None else "hidden states"
         self._passes.append(_Pass(lined, keep_rows, keep, capture, reached, scale, what))
 

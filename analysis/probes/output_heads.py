@@ -207,6 +207,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     for _ in range(8):  # no stack of wrappers is deeper
         if isinstance(inner, PreTrainedModel):
             return inner
+        if isinstance(inner, nn.DataParallel) and len(inner.device_ids) > 1:
+            raise UsageError(
+                f"model: expected one process for each device, got DataParallel on {len(inner.device_ids)} devices, "
+                "which calls copies of the model; use DistributedDataParallel"
+            )
         if hasattr(inner, "get_base_model"):
             inner = inner.get_base_model()
         elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):

@@ -1,0 +1,53 @@
+"""Checks of what `attach` is handed that need a forward pass, or an update, to be made."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .attached_tables import PassRows
+
+__all__ = ["argument_names", "checked_scale", "warn_of_another_form"]
+
+_ODD_RESIDUAL = 0.05  # of the median token of the first update; rounding is below 0.01, in half precision too
+
+
+def argument_names(model: nn.Module) -> list[str]:
+    """The names of the arguments of the forward pass, those of its class where a wrapper on the instance hides them."""
+    names = list(inspect.signature(model.forward).parameters)
+    return names if "input_ids" in names else list(inspect.signature(type(model).forward).parameters)[1:]
+
+
+def checked_scale(scale: Any) -> float:
+    """The factor of the loss as a number; UsageError where it is not positive and finite."""
+    value = (
+        float(scale) if isinstance(scale, int | float) or (isinstance(scale, Tensor) and scale.numel() == 1) else 0.0
+    )
+    if isinstance(scale, bool) or not math.isfinite(value) or value <= 0:
+        raise UsageError(f"loss_scale: expected a positive number, or a function that gives one, got {scale!r}")
+    return value
+
+
+def warn_of_another_form(passes: Sequence[PassRows], temperature: float) -> None:
+    """Once, after the first update, where most of the gradient is not of the form that weights are defined by."""
+    parts = [
+        rows.residual[(rows.weight != 0) & torch.isfinite(rows.residual)].cpu()
+        for rows in passes
+        if rows.residual is not None
+    ]
+    residuals = torch.cat(parts) if parts else torch.zeros(0)
+    if len(residuals) and (median := residuals.median().item()) > _ODD_RESIDUAL:
+        warnings.warn(
+            f"attach: expected a gradient of the form w·(e_y − π)/T at T = {temperature:g}, got one that differs from "
+            f"it by {median:.0%} for the median token (column residual); weights are the part of that form. If the "
+            "loss divides logits by a temperature, pass temperature=; if it has further terms (an entropy bonus, a "
+            "full KL), this is what they add",
+            stacklevel=3,
+        )
