@@ -16,7 +16,6 @@ a graph (`torch.no_grad`, generation) are ignored.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
