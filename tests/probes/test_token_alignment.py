@@ -75,13 +75,13 @@ def test_logits_that_are_kept_say_what_the_response_is():
 
 @pytest.mark.parametrize("name", ["labels", "shift_labels"])
 def test_labels_that_are_shifted_already(name):
-    ids = torch.tensor([[4, 5, 6, 7, 8]])
-    shifted = torch.tensor([[-100, 6, 7, 8, -100]])
-    late = shifted if name == "labels" else torch.tensor([[6, 7, 8, -100, -100]])
+    ids = torch.randperm(40, generator=torch.Generator().manual_seed(0))[None] + 3
+    nothing = torch.tensor([[-100]])
+    late = torch.cat([ids[:, 1:], nothing] if name == "labels" else [ids[:, 2:], nothing, nothing], 1)
     message = f"^{name}: expected the tokens of input_ids at their own positions, got those of one position later"
     with pytest.raises(UsageError, match=message):
-        line_up({"input_ids": ids, name: late}, 5, 10)
-    line_up({"input_ids": torch.full_like(ids, 3), "labels": torch.full_like(ids, 3)}, 5, 10)
+        line_up({"input_ids": ids, name: late}, 40, 50)
+    line_up({"input_ids": torch.full_like(ids, 3), "labels": torch.full_like(ids, 3)}, 40, 50)
 
 
 @pytest.mark.parametrize(
