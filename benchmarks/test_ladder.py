@@ -2,7 +2,7 @@
 
 one-factor cells   every first-in and last-out effect: 5 methods, 20 seeds, 256 prompts × 40 arms, 200 steps
                    bar: 90 s on two cores
-full factorial     the same for all 48 cells; runs with FULL=1                      bar: 8 min on two cores
+full factorial     the same for all 64 cells; runs with FULL=1                      bar: 8 min on two cores
 tree               E[w ∇ log π] of a tree with more than 10^6 leaves                bar: 2 s and 1 GB
 """
 
