@@ -143,7 +143,8 @@ class TestIdentity:
         out = home / "out"
         run(recipe(home), out=out, quiet=True, train="tests.experiments.fake_training:complete")
         data = home / "data" / "train.jsonl"
-        assert set(read_experiment(out)["inputs"]) == {str(data), str(home / "rewards.py")}
+        model = {str(home / "base" / name) for name in ("config.json", "tokenizer.json")}
+        assert set(read_experiment(out)["inputs"]) == {str(data), str(home / "rewards.py"), *model}
         append(data, '{"prompt": "1 7 2 3 :", "answer": "x"}\n')
         for options in ({}, {"resume": True}):
             with pytest.raises(UsageError, match=r"other contents of .*train.jsonl; restore them"):
