@@ -283,7 +283,7 @@ def test_bad_temperature(temperature: float) -> None:
 
 
 def test_bad_top_k() -> None:
-    with pytest.raises(ValueError, match="top_k: expected a number of tokens, 0 for none, got -1"):
+    with pytest.raises(ValueError, match="top_k: expected a whole number of at least 0, got -1"):
         dense_statistics(torch.zeros(2), torch.tensor(0), top_k=-1)
 
 
