@@ -55,6 +55,12 @@ def _token_statistics() -> str:
     return token_statistics_page()
 
 
+def _intervals() -> str:
+    from .intervals_page import intervals_page
+
+    return intervals_page()
+
+
 def _layers() -> str:
     from .layers_picture import layers_picture
 
@@ -76,6 +82,7 @@ PAGES = {
     "objectives": Page("docs/objectives.md", _objectives),
     "conservation": Page("docs/conservation.md", _conservation),
     "token_statistics": Page("docs/token_statistics.md", _token_statistics),
+    "intervals": Page("docs/intervals.md", _intervals),
     "layers": Page("docs/images/layers.svg", _layers),
     "bases": Page("docs/bases.md", _bases, costly=True),
 }
