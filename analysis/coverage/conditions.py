@@ -126,7 +126,7 @@ def _mean_pass_at_k(a: float, b: float, k: int) -> float:
 
 
 def _success(a: float, b: float, k: int, n: int, truth: float, rng: np.random.Generator) -> Draws:
-    return _one(interval(pass_at_k_exact(rng.beta(a, b, n), k), method="success", generator=rng), truth)
+    return _one(interval(pass_at_k_exact(rng.beta(a, b, n), k), method="success"), truth)
 
 
 def _successes() -> Iterator[Condition]:
@@ -165,7 +165,7 @@ def _means() -> Iterator[Condition]:
 
 def _spread(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
     truth = float(np.sqrt(a * b / (a + b + 1)) / (a + b))
-    return _one(value_interval(get_metric("p_std"), AtPlace(rng.beta(a, b, n)), 0.95, rng), truth)
+    return _one(value_interval(get_metric("p_std"), AtPlace(rng.beta(a, b, n)), 0.95, 0), truth)
 
 
 def _spreads() -> Iterator[Condition]:
@@ -250,20 +250,18 @@ _FRACTIONS = {0.5: "at half of the range", 1.0: "at the top of the range"}
 def _matched_truth(a: float, b: float) -> tuple[float, ...]:
     """Of each row of `_matched_rows`, from many prompts."""
     runs = _runs(np.random.default_rng(12), a, b, POPULATION // 8)
-    return tuple(found.estimate for found in _matched_rows(runs, 2, 0))
+    return tuple(found.estimate for found in _matched_rows(runs, 2))
 
 
-def _matched_rows(
-    runs: dict[str, pd.DataFrame], resamples: int, generator: np.random.Generator | int
-) -> list[Interval]:
+def _matched_rows(runs: dict[str, pd.DataFrame], resamples: int) -> list[Interval]:
     """Values of the slow run and differences, metric by metric at each fraction."""
-    found = matched(runs, _METRICS, fractions=tuple(_FRACTIONS), resamples=resamples, generator=generator)
+    found = matched(runs, _METRICS, fractions=tuple(_FRACTIONS), resamples=resamples)
     values = found.table[found.table["run"] == "slow"]
     return [_read(row) for rows in (values, found.difference("fast", "slow")) for row in rows.itertuples()]
 
 
 def _matching(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
-    return list(zip(_matched_rows(_runs(rng, a, b, n), 400, rng), _matched_truth(a, b), strict=True))
+    return list(zip(_matched_rows(_runs(rng, a, b, n), 400), _matched_truth(a, b), strict=True))
 
 
 def _matched() -> Iterator[Condition]:
@@ -274,7 +272,7 @@ def _matched() -> Iterator[Condition]:
                 {Kind.MATCHED_VALUE: rows, Kind.MATCHED_DIFFERENCE: rows},
                 f"{n} + {n} prompts",
                 partial(_matching, a, b, n),
-                replicates=0.2,
+                replicates=0.15,
             )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from ..common.tables import Cell as Estimate
 from ..common.tables import Column, Table
 from ..evaluation import interval
+from ..evaluation.interval_kinds import Kind
 from .attribution import cell_differences, factor_shares, interactions
 from .cells import CellRun, Cells
 from .factors import Factor, cell_name, factor_labels
@@ -97,7 +98,7 @@ def _clipped(runs: Iterable[CellRun]) -> pd.DataFrame:
 
 
 def _estimate(row: pd.Series) -> Estimate:
-    return Estimate(float(row["value"]), float(row["low"]), float(row["high"]))
+    return Estimate(float(row["value"]), float(row["low"]), float(row["high"]), kind=Kind.SEED_MEAN)
 
 
 def _factor_table(shares: pd.DataFrame, labels: Mapping[str, str], metric: str) -> Table:
@@ -140,7 +141,7 @@ def _method_table(table: pd.DataFrame, factors: Sequence[Factor], settings: Cell
             for metric in METRICS:
                 known = rows[rows["metric"] == metric][view].dropna()
                 found = interval(known, over="seeds") if len(known) > 1 else None
-                cells.append(Estimate(found.estimate, found.low, found.high) if found else Estimate(float("nan")))
+                cells.append(Estimate.of(found) if found else Estimate(float("nan")))
         first = rows[rows["metric"] == METRICS[0]]
         reached = f"{int((first['levels'] > 0).sum())} of {len(first)}"
         lines.append((str(method), reached, *cells))

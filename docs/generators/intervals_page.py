@@ -43,8 +43,8 @@ where that is not all; under {shown}% the coverage is not counted. Worlds marked
 {command}
 ```
 
-on {date} with numpy {numpy} and scipy {scipy}, seed {seed}. The command's options `--quick` and `--kind` repeat parts of
-it.
+on {date} with numpy {numpy} and scipy {scipy}, seed {seed}. The command's options `--quick` and `--kind` repeat parts
+of it.
 """
 
 
