@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -43,8 +44,12 @@ def measure(
     jobs = [(place, replicates, seed) for place in chosen]
     counted: list[list[dict[str, Any]]] = []
     with ExitStack() as stack:
-        spread = map if workers == 1 else stack.enter_context(ProcessPoolExecutor(workers)).map
-        for rows in spread(_job, jobs):
+        if workers == 1:
+            results = map(_job, jobs)
+        else:
+            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            results = stack.enter_context(pool).map(_job, jobs)
+        for rows in results:
             counted.append(rows)
             progress(len(counted), len(jobs))
     found = [row for rows in counted for row in rows if row["kind"] in kinds]

@@ -67,9 +67,15 @@ def test_the_effects_of_a_factorial_are_means_over_seeds() -> None:
 
 def test_counts_depend_on_the_seed_alone() -> None:
     first = measure([Kind.PROPORTION], replicates=20, seed=0)
-    assert first == measure([Kind.PROPORTION], replicates=20, seed=0, workers=2)
+    assert first == measure([Kind.PROPORTION], replicates=20, seed=0)
     assert first != measure([Kind.PROPORTION], replicates=20, seed=1)
     assert all(row["printed"] == row["covered"] + row["below"] + row["above"] for row in first)
+
+
+@pytest.mark.slow  # processes are started
+def test_counts_do_not_depend_on_the_workers() -> None:
+    first = measure([Kind.PROPORTION], replicates=20, seed=0)
+    assert first == measure([Kind.PROPORTION], replicates=20, seed=0, workers=2)
 
 
 @pytest.mark.parametrize("kind", [Kind.SEED_MEAN, Kind.PROMPT_MEAN, Kind.PROMPT_RATIO, Kind.UNEXPLAINED])
