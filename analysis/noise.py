@@ -45,8 +45,8 @@ what the table shows, each with its standard error over replicates (title: repli
   of a batch       cosine of the estimate from one replicate with ∇p
 
   Prompts are fixed: the noise that a training step adds by drawing other prompts is not part of these numbers. For
-  several policies on one task, the success probability at which NSR's variance exceeds PSR's is printed as well, with
-  its interval.
+  several policies on one task, the success probability at which NSR's variance exceeds PSR's is printed as well, from
+  four policies with its interval. Policies of equal accuracy scatter, and the interval includes that.
 
 exit status:
   0  done      1  a fault of the program      2  invalid request      130  stopped by Ctrl-C or SIGTERM

@@ -118,7 +118,7 @@ def value_interval(metric: Metric, at: AtPlace, level: float, generator: np.rand
     if reason:
         return no_interval(estimate, reason, kind)
     if metric.success:
-        matching = None if draws is None else (draws - estimate) * _widened(at)
+        matching = None if draws is None else (draws - draws.mean()) * _widened(at)
         return success(values, level=level, generator=generator, matching=matching, kind=kind)
     influence = metric.influence(values)
     if metric.combine == "mean":
@@ -183,17 +183,19 @@ def _draws(metric: Metric, at: AtPlace, known: np.ndarray) -> tuple[np.ndarray |
         return None, ""
     if at.validation < LEAST_PROMPTS:
         return None, few(at.validation, LEAST_PROMPTS, "validation prompts")
-    if at.resampled.ndim == 1:
-        draws = at.resampled
-    else:
-        kept = at.resampled[:, known]
-        missed = np.isnan(kept).any(1)
-        draws = np.full(len(kept), np.nan)
-        draws[~missed] = metric.over_prompts(kept[~missed], np.full((1, kept.shape[1]), 1 / kept.shape[1]))[:, 0]
-    missed = np.isnan(draws)
-    if missed.mean() > _UNREACHED:
-        return None, f"drawn again, {missed.mean():.0%} of the validation prompts' means do not reach the level"
-    return np.where(missed, np.median(draws[~missed]), draws), ""
+    reached = ~(np.isnan(at.resampled) if at.resampled.ndim == 1 else np.isnan(at.resampled).all(1))
+    if 1 - reached.mean() > _UNREACHED:
+        share = f"{1 - reached.mean():.0%}"
+        return None, f"drawn again, {share} of the validation prompts' means do not reach the level"
+    draws = at.resampled[reached]
+    if draws.ndim == 2:  # by the prompts that have a value wherever it is needed
+        draws = draws[:, known & ~np.isnan(draws).any(0)]
+        if not draws.shape[1]:
+            return None, "no prompt has a value at every evaluation"
+        draws = metric.over_prompts(draws, np.full((1, draws.shape[1]), 1 / draws.shape[1]))[:, 0]
+    whole = np.full(len(reached), np.median(draws))
+    whole[reached] = draws
+    return whole, ""
 
 
 def _widened(at: AtPlace) -> float:

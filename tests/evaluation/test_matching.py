@@ -285,6 +285,16 @@ def test_the_matching_is_done_again_in_the_interval():
     assert found["kind"] == "matched_value"
 
 
+def test_a_prompt_without_a_value_at_another_evaluation_does_not_count_as_a_missed_level():
+    rng = np.random.default_rng(0)
+    run = pd.concat([prompts_of_their_own(rng, 40, split, 0.6) for split in ("validation", "test")])
+    run["effective_solutions"] = np.exp(run["entropy_fixed"])
+    run.loc[(run["prompt_id"] == "test000003") & (run["step"] == 24), "effective_solutions"] = np.nan
+    found = matched({"a": run}, "effective_solutions", fractions=(0.5,)).table.iloc[0]
+    assert found["reason"] == ""
+    assert found["low"] < found["value"] < found["high"]
+
+
 def test_a_level_that_resamples_miss_has_no_interval():
     rng = np.random.default_rng(0)
     run = pd.concat([prompts_of_their_own(rng, 40, split, 0.2) for split in ("validation", "test")])
