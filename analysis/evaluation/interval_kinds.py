@@ -174,9 +174,9 @@ KINDS: dict[Kind, KindText] = {
     Kind.CROSSING: KindText(
         "crossing p*",
         "the success probability at which the mean over bases of the log ratio of variances is 0",
-        "bases are independent draws around a line in logit p, replicates of rollouts within each",
-        "random effects: line in logit p, variance between bases by Paule and Mandel, Fieller's set with Student's t "
-        "on the number of bases less two",
+        "bases are independent draws around a curve in logit p, replicates of rollouts within each",
+        "random effects: a line in logit p, from seven bases a parabola; variance between bases by Paule and Mandel, "
+        "covariance by Knapp and Hartung, Fieller's set with Student's t on the bases less the coefficients",
         f"fewer than {LEAST_BASES} bases of different accuracy",
         "`noise` of several bases, and its figure",
     ),

@@ -69,8 +69,8 @@ def intervals_page() -> str:
 _OTHERS = """
 ## Numbers without an interval
 
-- Medians of relative errors, rank correlations and fractions of equal signs in the tables of predictions, costs and
-  times have none: they describe the run.
+- Medians of relative errors, 1 − R² in the table of predictions, costs and times have none: they describe the run. So
+  do rank correlations and fractions of equal signs, unless there are several seeds.
 - Where success is not enumerated, equal Pass@1 is that of the estimate from samples, and the first crossing of a noisy
   curve comes too early. Intervals include how validation prompts and their samples scatter, but not this bias.
 """
@@ -86,17 +86,12 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
         least = text.least.split(",")[0].removeprefix("fewer than ")
         number, _, unit = least.partition(" ")
         range_text = f"{100 * min(shares):.1f} to {100 * max(shares):.1f}%" if shares else "–"
-        lines.append(f"| [{text.name}](#{_anchor(text.name)}) | {number} {unit} | {range_text} | {printed:.0%} |")
+        lines.append(f"| {text.name} | {number} {unit} | {range_text} | {printed:.0%} |")
     return "\n".join(lines) + "\n\n"
 
 
 def _counts(row: dict[str, Any]) -> bool:
     return bool(row["printed"] >= SHOWN * row["draws"])
-
-
-def _anchor(name: str) -> str:
-    kept = "".join(sign for sign in name.lower() if sign.isalnum() or sign in " -")
-    return kept.replace(" ", "-")
 
 
 def _section(kind: Kind, text: KindText, rows: Sequence[dict[str, Any]]) -> str:
