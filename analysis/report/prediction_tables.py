@@ -60,8 +60,7 @@ def _mean(values: pd.Series) -> Cell:
     known = values.dropna()
     if len(known) < 2:
         return Cell(float(known.iloc[0]) if len(known) else math.nan, digits=2)
-    mean = interval(known, over="seeds")
-    return Cell(mean.estimate, mean.low, mean.high)
+    return Cell.of(interval(known, over="seeds"))
 
 
 def first_order_table(runs: Mapping[str, Run]) -> Table | None:

@@ -43,6 +43,7 @@ _READ = [
     *("weight", "residual"),
     *LAW_STATISTICS,
 ]
+_CARRYING = ("token", "text", "count", "value", "low", "high", "kind", "reason")
 _POSITIONS = _UPDATES = 12  # bins
 _PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
 
@@ -200,15 +201,16 @@ class TraceData:
 
     def mass_flow(self, objective: str) -> pd.DataFrame:
         """Change of mass by rank under an objective, mean over all tokens: columns label (rewarded, unrewarded: what
-        their tokens contribute, and all, their sum), bucket, value, low, high. Only with `flow`."""
+        their tokens contribute, and all, their sum), bucket, value, low, high, kind and reason of the interval. Only
+        with `flow`."""
         assert self.flow is not None
         weight, everything = self.weights[objective], self.signs[ALL]
         out = []
         for label, rows in self.signs.items():
             for at, bucket in enumerate(BUCKET_LABELS):
                 cell = self.mean(np.where(rows, weight * self.flow[:, at], 0.0), everything)
-                out.append((label, bucket, cell.value, cell.low, cell.high))
-        return pd.DataFrame(out, columns=["label", "bucket", "value", "low", "high"])
+                out.append((label, bucket, cell.value, cell.low, cell.high, cell.kind, cell.reason))
+        return pd.DataFrame(out, columns=["label", "bucket", "value", "low", "high", "kind", "reason"])
 
     def entropy_flow(self, objective: str, column: str = "dentropy") -> dict[str, Cell]:
         """label -> first-order change of the entropy (or of that among the alternatives, dentropy_rest), mean over all
@@ -219,13 +221,13 @@ class TraceData:
     def gradient_tokens(self, objective: str, sign: int, most: int) -> pd.DataFrame:
         """The tokens that carry most of Σ|w|·‖e_y − π‖ among weights of one sign, in falling order.
 
-        Columns: token, text, count (with a weight of that sign), value, low, high (fraction of that sum), prob (mean
-        π_y).
+        Columns: token, text, count (with a weight of that sign), value, low, high (fraction of that sum), kind and
+        reason (of the interval), prob (mean π_y).
         """
         weight = self.weights[objective]
         here = np.sign(weight) == sign
         if not here.any():
-            return pd.DataFrame(columns=["token", "text", "count", "value", "low", "high", "prob"])
+            return pd.DataFrame(columns=[*_CARRYING, "prob"])
         carried = np.abs(weight) * self.tokens["direction_norm"].to_numpy(float)
         token = self.tokens["token"].to_numpy()
         order = pd.Series(carried[here]).groupby(token[here]).sum().sort_values(ascending=False, kind="stable")
@@ -241,10 +243,12 @@ class TraceData:
                     cell.value,
                     cell.low,
                     cell.high,
+                    cell.kind,
+                    cell.reason,
                     float(self.tokens["prob"].to_numpy()[rows].mean()),
                 )
             )
-        return pd.DataFrame(out, columns=["token", "text", "count", "value", "low", "high", "prob"])
+        return pd.DataFrame(out, columns=[*_CARRYING, "prob"])
 
     @cached_property
     def text(self) -> Callable[[Sequence[int]], str]:

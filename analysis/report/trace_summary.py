@@ -153,7 +153,7 @@ def _tokens(data: TraceData, objective: str, sign: int) -> Table | None:
         (
             f"`{row['text']}`",
             Cell(row["count"]),
-            Cell(row["value"], row["low"], row["high"]),
+            Cell(row["value"], row["low"], row["high"], kind=row["kind"], reason=row["reason"]),
             Cell(row["prob"], digits=3),
         )
         for row in carrying.to_dict("records")
@@ -175,8 +175,12 @@ def _flows(data: TraceData) -> Table:
         whole, rest = data.entropy_flow(objective), data.entropy_flow(objective, "dentropy_rest")
         pushing = [label for label, here in data.signs.items() if label != ALL and data.weights[objective][here].any()]
         for label in pushing if len(pushing) == 1 else data.signs:  # of one alone, all is the same
-            ends = flow.loc[flow["label"] == label, ["value", "low", "high"]].to_numpy()
-            cells = [Cell(*(1e3 * end)) if end[0] else Cell(math.nan) for end in ends]
+            cells = [
+                _thousandths(Cell(row.value, row.low, row.high, kind=row.kind, reason=row.reason))
+                if row.value
+                else Cell(math.nan)
+                for row in flow[flow["label"] == label].itertuples()
+            ]
             rows.append((f"{objective}, {label}", *cells, _thousandths(whole[label]), _thousandths(rest[label])))
     columns = (
         Column("", "objective"),
@@ -188,7 +192,7 @@ def _flows(data: TraceData) -> Table:
 
 
 def _thousandths(cell: Cell) -> Cell:
-    return Cell(1e3 * cell.value, 1e3 * cell.low, 1e3 * cell.high)
+    return replace(cell, value=1e3 * cell.value, low=1e3 * cell.low, high=1e3 * cell.high)
 
 
 def _verdict(data: TraceData) -> list[str]:
