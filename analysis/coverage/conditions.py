@@ -249,7 +249,7 @@ _FRACTIONS = {0.5: "at half of the range", 1.0: "at the top of the range"}
 @cache
 def _matched_truth(a: float, b: float) -> tuple[float, ...]:
     """Of each row of `_matched_rows`, from many prompts."""
-    runs = _runs(np.random.default_rng(12), a, b, POPULATION // 8)
+    runs = _runs(np.random.default_rng(12), a, b, POPULATION // 16)
     return tuple(found.estimate for found in _matched_rows(runs, 2))
 
 
@@ -272,7 +272,7 @@ def _matched() -> Iterator[Condition]:
                 {Kind.MATCHED_VALUE: rows, Kind.MATCHED_DIFFERENCE: rows},
                 f"{n} + {n} prompts",
                 partial(_matching, a, b, n),
-                replicates=0.15,
+                replicates=0.2,
             )
 
 

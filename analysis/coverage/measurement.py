@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -44,6 +44,7 @@ def measure(
     jobs = [(place, replicates, seed) for place in chosen]
     counted: list[list[dict[str, Any]]] = []
     with ExitStack() as stack:
+        results: Iterable[list[dict[str, Any]]]
         if workers == 1:
             results = map(_job, jobs)
         else:
