@@ -202,7 +202,7 @@ def _differences() -> Iterator[Condition]:
                     {Kind.PROMPT_DIFFERENCE: (f"Pass@{k}, p from Beta({a:g}, {b:g})",)},
                     f"{n} prompts",
                     partial(_difference, a, b, k, n),
-                    claimed=(a, k) != (2.0, 256),
+                    claimed=k < 256 or a < 0.5 or (a < 2.0 and n >= 64),
                 )
 
 
@@ -313,7 +313,7 @@ def _log_unexplained(sigma: float, n: int, rng: np.random.Generator) -> Draws:
 
 def _unexplained() -> Iterator[Condition]:
     for sigma in (0.0, 0.3, 0.6):
-        for n in (32, 64, 128, 256):
+        for n in (128, 256, 512):
             yield Condition(
                 {Kind.UNEXPLAINED: (f"sizes of changes by prompt log-normal, σ = {sigma:g}",)},
                 f"{n} prompts",
@@ -374,4 +374,5 @@ def _crossings() -> Iterator[Condition]:
                     f"{n} bases",
                     partial(_crossed, bend, scatter, n),
                     replicates=0.5,
+                    claimed=scatter > 0,
                 )

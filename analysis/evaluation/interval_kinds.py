@@ -13,9 +13,11 @@ __all__ = [
     "KINDS",
     "LEAST_BASES",
     "LEAST_CARRYING",
+    "LEAST_CARRYING_UNEXPLAINED",
     "LEAST_PROMPTS",
     "LEAST_PROMPTS_SPREAD",
     "LEAST_PROMPTS_SUCCESS",
+    "LEAST_PROMPTS_UNEXPLAINED",
     "LEAST_REPLICATES",
     "LEAST_SEEDS",
     "Kind",
@@ -25,8 +27,10 @@ __all__ = [
 LEAST_SEEDS = 2
 LEAST_PROMPTS = 16  # of a mean, a difference or a ratio
 LEAST_PROMPTS_SUCCESS = 10  # of numbers in [0, 1], whose range is known
-LEAST_PROMPTS_SPREAD = 32  # of a standard deviation or a log variance
+LEAST_PROMPTS_SPREAD = 32  # of a standard deviation
+LEAST_PROMPTS_UNEXPLAINED = 128  # of 1 − R², whose residuals have long tails
 LEAST_CARRYING = 2.5  # prompts that carry the spread, (Σd²)²/Σd⁴; normal values have about a third of their number
+LEAST_CARRYING_UNEXPLAINED = 10.0
 LEAST_BASES = 4
 LEAST_REPLICATES = 5
 
@@ -160,7 +164,8 @@ KINDS: dict[Kind, KindText] = {
         "1 − R² of the first order over contexts of all prompts",
         "prompts are independent draws, each with all its contexts",
         f"{_TRANSFORMED}, linearised, on log(1 − R²)",
-        f"fewer than {LEAST_PROMPTS_SPREAD} prompts, or {_CARRYING}",
+        f"fewer than {LEAST_PROMPTS_UNEXPLAINED} prompts, or fewer than {LEAST_CARRYING_UNEXPLAINED:g} prompts make up "
+        "the spread in the same sense; runs of the built-in recipes follow fewer, so there it is over seeds only",
         "figure of what the first order leaves unexplained (one seed)",
     ),
     Kind.NOISE: KindText(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..evaluation import Interval, interval
 from ..evaluation.influence import Spread
-from ..evaluation.interval_kinds import LEAST_PROMPTS_SPREAD, Kind
+from ..evaluation.interval_kinds import LEAST_CARRYING_UNEXPLAINED, LEAST_PROMPTS_UNEXPLAINED, Kind
 from ..evaluation.intervals import Method, smooth
 
 __all__ = ["band", "log_ratio", "ratio"]
@@ -70,7 +70,11 @@ def log_ratio(units: np.ndarray, above: np.ndarray, below: np.ndarray, least: fl
     share = float(above.sum() / below.sum())
     influence = _by_unit(units, above / max(above.sum(), least * below.sum()) - below / below.sum())
     return smooth(
-        float(np.log(max(share, least))), [Spread.of(influence, 1.0)], Kind.UNEXPLAINED, least=LEAST_PROMPTS_SPREAD
+        float(np.log(max(share, least))),
+        [Spread.of(influence, 1.0)],
+        Kind.UNEXPLAINED,
+        least=LEAST_PROMPTS_UNEXPLAINED,
+        carrying=LEAST_CARRYING_UNEXPLAINED,
     )
 
 

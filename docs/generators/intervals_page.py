@@ -13,7 +13,7 @@ from analysis.evaluation.interval_kinds import KINDS, Kind, KindText
 __all__ = ["RESULTS", "SHOWN", "intervals_page"]
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage.json"
-SHOWN = 0.05  # share of the draws that must have an interval for its coverage to be counted
+SHOWN = 0.1  # share of the draws that must have an interval for its coverage to be counted
 
 _HEAD = """\
 # Intervals

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.records.schema import SHARES
+from analysis.report.bands import log_ratio
 from analysis.report.prediction_curves import (
     early_and_late,
     median_relative_error,
@@ -69,12 +70,12 @@ def r2(rows: pd.DataFrame, column: str) -> float:
 @pytest.mark.parametrize("column", ["dlog_prob", "dentropy"])
 def test_r2_and_its_interval_prompt_by_prompt(column: str) -> None:
     """Beside the jackknife, whose standard error is that of the influences to first order in 1/prompts."""
-    rows = flows(prompts=60)
+    rows = flows(prompts=150)
     known = rows[rows["jvp_dlog_prob"].notna()]
     found = unexplained_between(rows, column)
     assert found.estimate == pytest.approx(1 - r2(known, column), rel=1e-9)
     without = np.log([1 - r2(known[known["prompt_id"] != p], column) for p in known["prompt_id"].unique()])
-    half = stats.t.ppf(0.975, 59) * np.sqrt(59 / 60 * ((without - without.mean()) ** 2).sum())
+    half = stats.t.ppf(0.975, 149) * np.sqrt(149 / 150 * ((without - without.mean()) ** 2).sum())
     middle = np.log(1 - r2(known, column))
     # the nearer end is Student's or Hall's, whichever is farther out: at most 15% beyond Student's here
     assert np.log(found.low) == pytest.approx(middle - half, abs=0.15 * half)
@@ -96,7 +97,7 @@ def test_several_seeds_are_the_unit() -> None:
 def test_one_prompt_has_no_interval_and_a_perfect_prediction_is_not_infinite() -> None:
     found = unexplained_between(flows(prompts=1), "dlog_prob")
     assert np.isnan([found.low, found.high]).all()
-    assert found.reason == "fewer than 32 prompts (1)"
+    assert found.reason == "fewer than 128 prompts (1)"
     perfect = unexplained_between(flows(noise=0.0), "dlog_prob")
     assert 0 < perfect.estimate < 1e-8
 
@@ -107,14 +108,15 @@ def test_changes_that_are_all_equal_have_no_r2(seeds: tuple[int, ...]) -> None:
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """R² of a JVP of variance 6/8 and noise of variance 0.09, common to a prompt's contexts. 200 draws of 40 prompts,
-    fixed before looking: 95% of them are 190 with a standard error of 3.1, and 3.5 of these are left on either side
-    (a false alarm in 4,000); over contexts instead of prompts 160 of these 200 cover."""
-    truth = 0.09 / (6 / 8 + 0.09)
-    covered = 0
-    for draw in range(200):
-        found = unexplained_between(flows(prompts=40, updates=1, common=1.0, draw=draw), "dlog_prob")
-        covered += found.low <= truth <= found.high
+    """Changes of variance 0.84, residuals of variance 0.09, common to the three contexts of a prompt. 200 draws of 150
+    prompts, fixed before looking: 95% of them are 190 with a standard error of 3.1, and 3.5 of these are left on either
+    side (a false alarm in 4,000)."""
+    prompts, rng, covered = np.repeat(np.arange(150), 3), np.random.default_rng(0), 0
+    for _ in range(200):
+        residual = 0.3 * rng.normal(size=150)[prompts]
+        change = np.sqrt(0.75) * rng.normal(size=450) + residual
+        found = log_ratio(prompts, residual**2, (change - change.mean()) ** 2, 1e-9)
+        covered += found.low <= np.log(0.09 / 0.84) <= found.high
     assert 179 <= covered <= 200, covered
 
 
