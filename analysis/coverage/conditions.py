@@ -313,7 +313,7 @@ def _log_unexplained(sigma: float, n: int, rng: np.random.Generator) -> Draws:
 
 def _unexplained() -> Iterator[Condition]:
     for sigma in (0.0, 0.3, 0.6):
-        for n in (128, 256, 512):
+        for n in (128, 256):
             yield Condition(
                 {Kind.UNEXPLAINED: (f"sizes of changes by prompt log-normal, σ = {sigma:g}",)},
                 f"{n} prompts",

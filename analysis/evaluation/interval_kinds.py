@@ -13,7 +13,6 @@ __all__ = [
     "KINDS",
     "LEAST_BASES",
     "LEAST_CARRYING",
-    "LEAST_CARRYING_UNEXPLAINED",
     "LEAST_PROMPTS",
     "LEAST_PROMPTS_SPREAD",
     "LEAST_PROMPTS_SUCCESS",
@@ -30,7 +29,6 @@ LEAST_PROMPTS_SUCCESS = 10  # of numbers in [0, 1], whose range is known
 LEAST_PROMPTS_SPREAD = 32  # of a standard deviation
 LEAST_PROMPTS_UNEXPLAINED = 128  # of 1 − R², whose residuals have long tails
 LEAST_CARRYING = 2.5  # prompts that carry the spread, (Σd²)²/Σd⁴; normal values have about a third of their number
-LEAST_CARRYING_UNEXPLAINED = 10.0
 LEAST_BASES = 4
 LEAST_REPLICATES = 5
 
@@ -164,8 +162,8 @@ KINDS: dict[Kind, KindText] = {
         "1 − R² of the first order over contexts of all prompts",
         "prompts are independent draws, each with all its contexts",
         f"{_TRANSFORMED}, linearised, on log(1 − R²)",
-        f"fewer than {LEAST_PROMPTS_UNEXPLAINED} prompts, or fewer than {LEAST_CARRYING_UNEXPLAINED:g} prompts make up "
-        "the spread in the same sense; runs of the built-in recipes follow fewer, so there it is over seeds only",
+        f"fewer than {LEAST_PROMPTS_UNEXPLAINED} prompts, or {_CARRYING}; the built-in recipes follow fewer prompts, so "
+        "their intervals are over seeds only",
         "figure of what the first order leaves unexplained (one seed)",
     ),
     Kind.NOISE: KindText(

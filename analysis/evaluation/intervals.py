@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from ..common.arguments import check_numbers
 from ..errors import UsageError
 from .influence import Spread, ends_of, few
-from .interval_kinds import LEAST_CARRYING, LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_REPLICATES, LEAST_SEEDS, Kind
+from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_REPLICATES, LEAST_SEEDS, Kind
 
 __all__ = [
     "LEAST_PROMPTS",
@@ -135,15 +135,10 @@ def interval(
 
 
 def smooth(
-    estimate: float,
-    spreads: list[Spread],
-    kind: Kind,
-    level: float = 0.95,
-    least: int = LEAST_PROMPTS,
-    carrying: float = LEAST_CARRYING,
+    estimate: float, spreads: list[Spread], kind: Kind, level: float = 0.95, least: int = LEAST_PROMPTS
 ) -> Interval:
     """A smooth statistic with the interval of `influence.ends_of`."""
-    return Interval.around(estimate, ends_of(spreads, level, least, carrying), kind)
+    return Interval.around(estimate, ends_of(spreads, level, least), kind)
 
 
 def success(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..evaluation import Interval, interval
 from ..evaluation.influence import Spread
-from ..evaluation.interval_kinds import LEAST_CARRYING_UNEXPLAINED, LEAST_PROMPTS_UNEXPLAINED, Kind
+from ..evaluation.interval_kinds import LEAST_PROMPTS_UNEXPLAINED, Kind
 from ..evaluation.intervals import Method, smooth
 
 __all__ = ["band", "log_ratio", "ratio"]
@@ -74,7 +74,6 @@ def log_ratio(units: np.ndarray, above: np.ndarray, below: np.ndarray, least: fl
         [Spread.of(influence, 1.0)],
         Kind.UNEXPLAINED,
         least=LEAST_PROMPTS_UNEXPLAINED,
-        carrying=LEAST_CARRYING_UNEXPLAINED,
     )
 
 

@@ -49,6 +49,7 @@ def test_the_page_has_every_kind() -> None:
         assert text.method in page
 
 
+@pytest.mark.slow
 def test_the_cells_of_a_report_say_which_kind_they_are(tmp_path: Path) -> None:
     kinds = set()
     for seeds in ((0,), (0, 1, 2)):
