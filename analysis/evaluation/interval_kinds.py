@@ -162,8 +162,8 @@ KINDS: dict[Kind, KindText] = {
         "1 − R² of the first order over contexts of all prompts",
         "prompts are independent draws, each with all its contexts",
         f"{_TRANSFORMED}, linearised, on log(1 − R²)",
-        f"fewer than {LEAST_PROMPTS_UNEXPLAINED} prompts, or {_CARRYING}; the built-in recipes follow fewer prompts, so "
-        "their intervals are over seeds only",
+        f"fewer than {LEAST_PROMPTS_UNEXPLAINED} prompts, or {_CARRYING}; the built-in recipes follow fewer prompts, "
+        "so their intervals are over seeds only",
         "figure of what the first order leaves unexplained (one seed)",
     ),
     Kind.NOISE: KindText(

@@ -176,10 +176,10 @@ def _flows(data: TraceData) -> Table:
         pushing = [label for label, here in data.signs.items() if label != ALL and data.weights[objective][here].any()]
         for label in pushing if len(pushing) == 1 else data.signs:  # of one alone, all is the same
             cells = [
-                _thousandths(Cell(row.value, row.low, row.high, kind=row.kind, reason=row.reason))
-                if row.value
+                _thousandths(Cell(row["value"], row["low"], row["high"], kind=row["kind"], reason=row["reason"]))
+                if row["value"]
                 else Cell(math.nan)
-                for row in flow[flow["label"] == label].itertuples()
+                for row in flow[flow["label"] == label].to_dict("records")
             ]
             rows.append((f"{objective}, {label}", *cells, _thousandths(whole[label]), _thousandths(rest[label])))
     columns = (
