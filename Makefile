@@ -20,8 +20,8 @@ help:
 	@echo "make check       linter, format, types and import contracts"
 	@echo "make shell       open your shell with .venv activated"
 	@echo "make notebooks   open the notebooks in Jupyter"
-	@echo "make figures     run the main job with eight seeds (ten minutes), draw figures/"
-	@echo "make noise       measure gradient noise on the row of bases, draw figures/gradient_noise.png"
+	@echo "make figures     run the main job with eight seeds (ten minutes), draw figures/, write docs/results/main_job.json"
+	@echo "make noise       measure gradient noise on the bases, draw figures/gradient_noise.png, write docs/results/noise.json"
 	@echo "make factorial   run the full factorial on exact policies, draw figures/factorial.png"
 	@echo "make docs        build the documentation site"
 	@echo "make docs-check  name the generated pages of docs/ that are stale"
@@ -93,9 +93,12 @@ notebooks: .venv/.ready-notebook
 figures: .venv/.ready-run
 	@$(PY) -m analysis.trace --run --resume --set 'grid.seed=[0,1,2,3,4,5,6,7]' --out runs/eight-seeds --no-figures >/dev/null
 	@$(PY) -m analysis.report runs/eight-seeds --figures figures
+	@$(PY) -m docs.generators.measure main_job runs/eight-seeds
 
 noise: .venv/.ready-run
-	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --figure figures/gradient_noise.png $(ARGS)
+	@mkdir -p runs
+	@$(PY) -m analysis.noise --base 'path*' --base 'countdown*' --out runs/noise.parquet --figure figures/gradient_noise.png $(ARGS)
+	@$(PY) -m docs.generators.measure noise runs/noise.parquet
 
 factorial ladder: .venv/.ready-run
 	@$(PY) -m analysis.factorial --full --figure figures/factorial.png \

@@ -29,7 +29,7 @@ copyright = author
 version = release = analysis.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
-exclude_patterns = ["_build", "generators"]
+exclude_patterns = ["_build", "generators", "templates", "results"]
 default_role = "py:obj"  # a name in backticks links to its entry where it has one, and is code where it has none
 nitpicky = True
 # Other libraries cannot be looked up without a network, and a type in a signature may be internal.

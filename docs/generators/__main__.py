@@ -15,14 +15,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Page:
-    """A generated page: its path from the root of the repository, and the function that renders it.
-
-    A page that is `costly` (it pretrains bases, which takes up to an hour) is left out unless it is named.
-    """
+    """A generated page: its path from the root of the repository, and the function that renders it."""
 
     path: str
     render: Callable[[], str]
-    costly: bool = False
 
 
 def _records() -> str:
@@ -68,12 +64,18 @@ def _layers() -> str:
 
 
 def _bases() -> str:
-    from rich.console import Console
-
     from .bases_page import bases_page
 
-    with Console(stderr=True).status("bases") as status:
-        return bases_page(status.update)
+    return bases_page()
+
+
+def _template(name: str) -> Callable[[], str]:
+    def page() -> str:
+        from .templates import render
+
+        return render(name)
+
+    return page
 
 
 PAGES = {
@@ -84,26 +86,24 @@ PAGES = {
     "token_statistics": Page("docs/token_statistics.md", _token_statistics),
     "intervals": Page("docs/intervals.md", _intervals),
     "layers": Page("docs/images/layers.svg", _layers),
-    "bases": Page("docs/bases.md", _bases, costly=True),
+    "bases": Page("docs/bases.md", _bases),
+    "readme": Page("README.md", _template("README.md")),
+    "choose_a_base": Page("docs/how_to/choose_a_base.md", _template("choose_a_base.md")),
+    "findings": Page("docs/findings.md", _template("findings.md")),
 }
 
 _ABOUT = """\
-Without --write or --check nothing happens but this help. The page "bases" pretrains every built-in base that is not
-cached (up to an hour), so it is written or checked only when it is named.
+Without --write or --check nothing happens but this help. Measured numbers come from docs/results/, which
+`python -m docs.generators.measure` makes; README.md and docs/findings.md are made from templates in docs/templates/.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; exit status 0, or 1 when --check found a stale page."""
     parser = argparse.ArgumentParser(prog="python -m docs.generators", description=__doc__, epilog=_ABOUT)
-    parser.add_argument("page", nargs="*", help=f"pages to write or check: {', '.join(PAGES)} (default: all but bases)")
+    parser.add_argument("page", nargs="*", help=f"pages to write or check: {', '.join(PAGES)} (default: all)")
     parser.add_argument("--write", action="store_true", help="write the pages")
     parser.add_argument("--check", action="store_true", help="write nothing; list the stale pages and exit 1 if any")
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="measure the accuracy of token statistics again before writing (about a minute)",
-    )
     parser.add_argument("--root", type=Path, default=_ROOT, help="root of the repository (default: %(default)s)")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.page if name not in PAGES]:
@@ -111,11 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (options.write or options.check):
         parser.print_help()
         return 0
-    if options.measure:
-        from .token_statistics_page import measure, read, write
-
-        write(measure(read()))
-    names = options.page or [name for name, page in PAGES.items() if not page.costly]
+    names = options.page or list(PAGES)
     stale = []
     for name in names:
         path, text = options.root / PAGES[name].path, PAGES[name].render()

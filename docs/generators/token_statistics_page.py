@@ -1,24 +1,23 @@
 """docs/token_statistics.md: how the statistics are computed, and the battery of hard rows as it was measured.
 
-The measurements are kept beside this module, so that the page can be written where TRL and verl are not installed.
+The measurements are those of docs/results/token_statistics.json, so that the page can be written where TRL and verl are
+not installed.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .other_libraries import PEERS
+from .results import read
 from .token_accuracy import KINDS, VOCABULARIES, cpu_backends, measure_ours, measure_peer, round_up
 
-__all__ = ["DATA", "measure", "read", "token_statistics_page", "write"]
+__all__ = ["measure", "token_statistics_page"]
 
-DATA = Path(__file__).with_name("token_accuracy.json")
 _OURS = "here"
 
 _PAGE = """\
@@ -79,8 +78,8 @@ logits in bf16.
   head is exact
 {functions}
 
-Measured with {versions}; `python -m docs.generators --write --measure` measures
-again, other libraries where they are installed.
+Measured with {versions}; `python -m docs.generators.measure token_statistics`
+measures again, other libraries where they are installed.
 
 ### log π_y
 
@@ -139,20 +138,9 @@ def _by_statistic(method: Callable[[str, int], dict[str, float]], kind: str) -> 
     return by
 
 
-def read(path: Path = DATA) -> dict[str, Any]:
-    """What `write` wrote."""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
-
-
-def write(data: dict[str, Any], path: Path = DATA) -> None:
-    """Keep the measurements; null stands for NaN."""
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def token_statistics_page(data: dict[str, Any] | None = None) -> str:
     """docs/token_statistics.md as text, from measurements (default: those that are kept)."""
-    data = read() if data is None else data
+    data = read("token_statistics") if data is None else data
     errors = data["errors"]
     versions = _listed([f"{library} {version}" for library, version in data["versions"].items()])
     others = [

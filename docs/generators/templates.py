@@ -1,0 +1,149 @@
+"""Pages that are written by hand except for their numbers, which come from the committed results.
+
+A template of docs/templates/ takes every measured number from docs/results/, and `require` states what its sentences
+assume of these numbers: a page whose words no longer fit cannot be written.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis.common.tables import Cell, Table
+
+from .results import read
+
+__all__ = ["FOLDER", "StatementError", "render"]
+
+FOLDER = Path(__file__).parents[1] / "templates"
+_RESULTS = ("main_job", "factorial", "noise")
+
+
+class StatementError(Exception):
+    """A sentence of a template that the results contradict."""
+
+
+def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The page of a template of docs/templates/.
+
+    Args:
+        name: of the template, such as `README.md`.
+        results: by name; those of docs/results/ by default.
+
+    Raises:
+        StatementError: the results contradict a sentence of the template.
+    """
+    results = {name: read(name) for name in _RESULTS} if results is None else results
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        extensions=["jinja2.ext.do"],
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {
+        "number": _number,
+        "interval": _interval,
+        "ends": _ends,
+        "percent": _percent,
+        "wrapped": _wrapped,
+    }
+    environment.globals |= {"require": _require, "table": _table, "at": _at, "cell": _cell, "noise_table": _noise_table}
+    environment.globals |= {"largest": _largest, "above_base": _above_base, "shapley": _shapley}
+    return environment.get_template(name).render(results)
+
+
+def _require(true: bool, statement: str) -> str:
+    if not true:
+        raise StatementError(f"the results no longer say: {statement}; write this sentence of docs/templates/ anew")
+    return ""
+
+
+def _number(value: float | Mapping[str, Any], decimals: int = 3) -> str:
+    """The value alone, with a true minus sign."""
+    value = value["value"] if isinstance(value, Mapping) else value
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def _interval(cell: Mapping[str, Any], decimals: int = 3, size: bool = False) -> str:
+    """The value ± half of its interval; with `size` without its sign."""
+    value = abs(cell["value"]) if size else cell["value"]
+    return f"{_number(value, decimals)} ± {(cell['high'] - cell['low']) / 2:.{decimals}f}"
+
+
+def _ends(cell: Mapping[str, Any], decimals: int = 3, size: bool = False) -> str:
+    """Both ends of the interval; with `size` those of the size of a number whose sign the words say."""
+    ends = sorted(abs(end) for end in (cell["low"], cell["high"])) if size else (cell["low"], cell["high"])
+    return ", ".join(_number(end, decimals) for end in ends)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _cell(tables: list[Mapping[str, Any]], table: str, row: str, column: str) -> Mapping[str, Any]:
+    """A cell of a table of a summary, by the table's key, the first column of the row and the column's key."""
+    (rows,) = (entry["rows"] for entry in tables if entry["key"] == table)
+    (found,) = (entry for entry in rows if next(iter(entry.values())) == row)
+    cell: Mapping[str, Any] = found[column]
+    return cell
+
+
+def _at(rows: list[Mapping[str, Any]], **values: Any) -> Mapping[str, Any]:
+    """The one row that has these values."""
+    (row,) = (row for row in rows if all(row[name] == value for name, value in values.items()))
+    return row
+
+
+def _table(tables: list[Mapping[str, Any]], key: str) -> str:
+    """A table of a summary as Markdown, without its title, with its note."""
+    (data,) = (entry for entry in tables if entry["key"] == key)
+    _, _, text = Table.from_json(data).to_markdown().partition("\n\n")
+    return _wrapped(text.strip())
+
+
+def _shapley(shares: list[Mapping[str, Any]], factor: str) -> Mapping[str, Any]:
+    return _at(shares, kind="Shapley", factor=factor)
+
+
+def _largest(differences: list[Mapping[str, Any]], k: int) -> float:
+    """The largest |difference| from k on."""
+    return max(abs(row["value"]) for row in differences if row["k"] >= k)
+
+
+def _above_base(curves: list[Mapping[str, Any]], sampling: str) -> bool:
+    """Whether every method's Pass@k is above the base's at every k."""
+    rows = [row for row in curves if row["quantity"] == "value" and row["sampling"] == sampling]
+    base = {row["k"]: row["value"] for row in rows if row["label"] == "base"}
+    return all(row["value"] > base[row["k"]] for row in rows if row["label"] != "base")
+
+
+def _noise_table(measurements: list[Mapping[str, Any]]) -> str:
+    """The variance of NSR over that of PSR on each base."""
+    rows = tuple(
+        (
+            f"`{row['base']}`",
+            Cell(row["p"]),
+            Cell(row["noise_ratio"], *(row["noise_ratio"] + sign * row["noise_ratio_se"] for sign in (-1, 1))),
+        )
+        for row in sorted(measurements, key=lambda row: (row["task"], row["p"]))
+    )
+    lines = ["| base | success probability p | variance of NSR / variance of PSR |", "|:--|--:|--:|"]
+    lines += [f"| {base} | {p.text(2)} | {ratio} |" for base, p, ratio in rows]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    """Markdown whose paragraphs are broken at 120 columns; tables are left alone, and so is the newline at the end."""
+    end = "\n" if text.endswith("\n") else ""
+    parts = (
+        part if part.startswith("|") else textwrap.fill(part, 120, break_on_hyphens=False, break_long_words=False)
+        for part in text.strip().split("\n\n")
+    )
+    return "\n\n".join(parts) + end
