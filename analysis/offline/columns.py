@@ -29,7 +29,7 @@ __all__ = ["COLUMNS", "Chosen", "find_columns", "parse_mapping", "responses_in_a
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "input"),
     "response": ("response", "completion", "output"),
-    "reward": ("reward", "score"),
+    "reward": ("reward", "score", "rewards", "scores"),
     "group": (
         *("group", "uid", "group_id", "group_index", "prompt_uid", "prompt_idx", "example_id", "problem_id"),
         *("question_id", "doc_id", "qid", "prompt_id"),

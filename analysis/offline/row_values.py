@@ -73,13 +73,18 @@ def label(value: Any, at: str) -> Any:
 def ids(value: Any, at: str) -> tuple[int, ...]:
     """Token ids, at least one."""
     value = _read(value)
-    if type(value) is list and value and {int}.issuperset(map(type, value)):
+    if type(value) is list and value and {int}.issuperset(map(type, value)) and min(value) >= 0:
         return tuple(value)
     whole = [_whole(i) for i in value] if isinstance(value, list) else None
     if whole is None or not all(isinstance(i, int) and not isinstance(i, bool) for i in whole):
         raise ValueError(f"{at}: expected a list of token ids, got {shown(value)}")
     if not whole:
         raise ValueError(f"{at}: expected at least one token id, got none")
+    if min(whole) < 0:
+        raise ValueError(
+            f"{at}: expected token ids from 0 on, got {min(whole)}; labels have −100 where nothing is trained on: give "
+            "the ids themselves, and what is trained on as a mask"
+        )
     return tuple(whole)
 
 

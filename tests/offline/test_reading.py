@@ -57,6 +57,17 @@ class TestLayouts:
         for total in ("2*accuracy + format", {"accuracy": 2, "format": 1}):
             assert [rollout.reward for rollout in read_rollouts(path, columns={"reward": total}).rollouts] == [2.5, 0.5]
 
+    @pytest.mark.parametrize("names", [("output", "rewards"), ("responses", "scores")])
+    def test_lists_of_responses_have_lists_of_rewards(self, names: tuple[str, str]) -> None:
+        response, reward = names
+        file = read_rollouts([{"prompt": "1 + 2 :", response: ["3", "4"], reward: [1.0, 0.0]}])
+        assert [(rollout.response, rollout.reward) for rollout in file.rollouts] == [("3", 1.0), ("4", 0.0)]
+
+    def test_negative_token_ids_are_named(self) -> None:
+        rows = [{"prompt": "1 + 2 :", "response_ids": [-100, 3], "reward": 1.0}]
+        with pytest.raises(UsageError, match="rollout 0, 'response_ids': expected token ids from 0 on, got -100"):
+            read_rollouts(rows)
+
     def test_verl_rollout_dump(self, tmp_path: Path) -> None:
         row = {"input": "1 + 2 :", "output": "3", "gts": "3", "score": -1.0, "step": 5, "acc": False, "request_id": "x"}
         file = read_rollouts(write_jsonl(tmp_path / "5.jsonl", [row]))
