@@ -51,6 +51,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "number": _number,
         "interval": _interval,
         "ends": _ends,
+        "reach": _reach,
         "percent": _percent,
         "wrapped": _wrapped,
     }
@@ -81,6 +82,11 @@ def _ends(cell: Mapping[str, Any], decimals: int = 3, size: bool = False) -> str
     """Both ends of the interval; with `size` those of the size of a number whose sign the words say."""
     ends = sorted(abs(end) for end in (cell["low"], cell["high"])) if size else (cell["low"], cell["high"])
     return ", ".join(_number(end, decimals) for end in ends)
+
+
+def _reach(cell: Mapping[str, Any], decimals: int = 3) -> str:
+    """Both ends of an interval of which one may lie beyond what was measured."""
+    return " to ".join("beyond" if cell[end] is None else _number(cell[end], decimals) for end in ("low", "high"))
 
 
 def _percent(value: float) -> str:
