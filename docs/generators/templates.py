@@ -69,7 +69,7 @@ def _require(true: bool, statement: str) -> str:
 def _number(value: float | Mapping[str, Any], decimals: int = 3) -> str:
     """The value alone, with a true minus sign."""
     value = value["value"] if isinstance(value, Mapping) else value
-    return f"{value:.{decimals}f}".replace("-", "−")
+    return f"{float(value):.{decimals}f}".replace("-", "−")
 
 
 def _interval(cell: Mapping[str, Any], decimals: int = 3, size: bool = False) -> str:

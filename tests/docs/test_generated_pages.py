@@ -11,11 +11,9 @@ from docs.generators.layers_picture import layers, layers_picture
 
 ROOT = Path(__file__).parents[2]
 
-CHEAP = [name for name, page in PAGES.items() if not page.costly]
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", PAGES)
 def test_page_is_fresh(name: str) -> None:
     assert main(["--check", name]) == 0
 
