@@ -111,7 +111,7 @@ class Loop:
         self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
         self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if referred else None
-        self.teacher = load_teacher(config, self.policy, device)
+        self.teacher = load_teacher(config, self.policy, device, prompts, longest)
         self.entropy = None if config.objective.entropy_target is None else AdaptiveEntropy(config.objective)
         self.sampler = RolloutModel(self.policy.model, getattr(torch, config.rollout.dtype or config.policy.dtype))
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)

@@ -21,6 +21,7 @@ from toy_models import (
     response_logits,
     teacher_batch,
 )
+from toy_models.bases.recipes import BASES
 from toy_models.batch_dependence import batch_dependence, differs
 from toy_models.end_tokens import policy_end_tokens
 from toy_models.tasks.file_task import FILE_TASK
@@ -61,10 +62,13 @@ def load_policy_and_task(
         raise UsageError(f"task.name = {config.task.name!r} with policy.base = {fields.base!r}: {error}") from error
 
 
-def load_teacher(config: RunConfig, policy: Policy, device: torch.device) -> torch.nn.Module | None:
+def load_teacher(
+    config: RunConfig, policy: Policy, device: torch.device, prompts: Sequence[Prompt], longest: int
+) -> torch.nn.Module | None:
     """The model that objective.teacher names, which is not trained; None where there is none.
 
-    Raises UsageError where it cannot be loaded or its vocabulary is another than the policy's.
+    Raises UsageError where it cannot be loaded, its vocabulary is another than the policy's, or its numbers for a row
+    depend on the rest of a batch of these prompts, with responses of up to `longest` tokens.
     """
     name = config.objective.teacher
     if name is None:
@@ -79,6 +83,8 @@ def load_teacher(config: RunConfig, policy: Policy, device: torch.device) -> tor
             f"objective.teacher = {name!r}: expected the vocabulary of policy.base = {config.policy.base!r}, got "
             "another; a teacher scores the tokens of the policy, so choose one with the same tokenizer"
         )
+    if name not in BASES:
+        check_batching(teacher, prompts, longest, "objective.teacher")
     return teacher.model.requires_grad_(False)
 
 
@@ -133,8 +139,8 @@ def check_fit(model: Any, task: Task, prompts: Sequence[Prompt], max_new_tokens:
             )
 
 
-def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
-    """UsageError for a model whose numbers for a row depend on the other rows of its batch.
+def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int, field: str = "policy.base") -> None:
+    """UsageError for a model, named by `field`, whose numbers for a row depend on the other rows of its batch.
 
     Known kinds are read off the configuration; for any other, the shortest prompt with a response of the greatest
     length goes through the model alone and beside the longest one, padded.
@@ -153,7 +159,7 @@ def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: in
             reason = f"the logits of the prompt {shortest.text[:_SHOWN]!r} differ alone and beside a longer prompt"
     if reason is not None:
         raise UsageError(
-            "policy.base: expected a model whose numbers for a row do not depend on the rest of its batch, got "
+            f"{field}: expected a model whose numbers for a row do not depend on the rest of its batch, got "
             f"{type(policy.model).__name__}: {reason}; rows of a batch would change one another's log-probs. Use "
             "prompts and rollout.max_new_tokens on one side of the length, or another model"
         )

@@ -296,6 +296,15 @@ def test_a_teacher_of_another_vocabulary_is_refused(
 
 
 @pytest.mark.slow
+def test_a_teacher_whose_rows_depend_on_their_batch_is_refused(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "differs", lambda alone, beside: True)  # the built-in policy is not compared
+    with pytest.raises(UsageError, match=r"objective.teacher: expected a model whose numbers for a row do not depend"):
+        passes_of({"objective.name": "opd", "objective.teacher": teacher}, tmp_path / "run")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
