@@ -59,7 +59,7 @@ def first_order_reach(
     ...     torch.zeros(2), torch.tensor(0), 1.0, tolerance=0.01)
     tensor(True)
     >>> first_order_reach(torch.tensor([3.9477, 1.9823]), torch.tensor(0), -0.9871)
-    tensor(1.1661)
+    tensor(1.1658)
     """
     if not 0 < tolerance < 1:
         raise UsageError(f"tolerance: expected a number between 0 and 1, got {tolerance}")

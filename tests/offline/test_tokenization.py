@@ -84,7 +84,7 @@ def test_groups_by_column_or_by_prompt_within_a_step() -> None:
             {"response_ids": [3, VOCAB]},
             rf"the response has the token {VOCAB}, outside the vocabulary of .* \(0 to 28\)",
         ),
-        ({"prompt_ids": [-1]}, r"the prompt has the token -1, outside the vocabulary"),
+        ({"prompt_ids": [VOCAB]}, rf"the prompt has the token {VOCAB}, outside the vocabulary"),
         ({"response": "3 what"}, r"the tokenizer cannot encode '3 what'|UNK"),
         ({"response": " "}, r"expected at least one token, got none from the tokenizer for ' '"),
         ({"prompt": " "}, r"expected a prompt in .prompt., got an empty one"),
