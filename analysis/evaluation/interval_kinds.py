@@ -57,7 +57,7 @@ class KindText:
     Attributes:
         name: Heading of the kind.
         estimand: What the interval is for.
-        sampling: What is drawn anew in thought.
+        sampling: What a repetition would draw anew.
         method: How the ends are found.
         least: Below what size there is no interval.
         printed: Where it is printed.
