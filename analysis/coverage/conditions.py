@@ -40,7 +40,7 @@ class Condition:
         size: How much data.
         draw: From a generator to one interval a row, each with what is true.
         replicates: Fraction of the replicates that are asked for; costly worlds have fewer.
-        claimed: Whether 93 to 97% is claimed there.
+        claimed: Whether 93 to 97% is aimed at there.
     """
 
     rows: Mapping[Kind, Sequence[str]]

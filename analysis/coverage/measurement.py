@@ -30,7 +30,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One dictionary for each world and size.
 
-    Keys: kind, world, size, claimed (whether 93 to 97% is claimed there), draws, printed (draws with an interval),
+    Keys: kind, world, size, claimed (whether 93 to 97% is aimed at there), draws, printed (draws with an interval),
     covered, below (the truth lies below the interval) and above, all counts.
 
     Args:
