@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest -q -n 2 --dist worksteal
 help:
 	@echo "make trace       run the default recipe (ARGS='--seed 1' adds options)"
 	@echo "make test        everything that must pass: make check, then all tests"
-	@echo "make quick       the fast tests: under 90 seconds, no base is pretrained"
+	@echo "make quick       the fast tests: under two minutes, no base is pretrained"
 	@echo "make check       linter, format, types and import contracts"
 	@echo "make shell       open your shell with .venv activated"
 	@echo "make notebooks   open the notebooks in Jupyter"
