@@ -69,8 +69,9 @@ def intervals_page() -> str:
 
 
 _OTHERS = """
-## Numbers without an interval
+## Numbers without an interval, or without a measured one
 
+- The standard errors of the cosines in the table of `noise` have no row here: how often they cover was not measured.
 - Medians of relative errors, 1 − R² in the table of predictions, costs and times have none: they describe the run. So
   do rank correlations and fractions of equal signs, unless there are several seeds.
 - Where success is not enumerated, equal Pass@1 is that of the estimate from samples, and the first crossing of a noisy

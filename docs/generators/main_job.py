@@ -22,9 +22,10 @@ RANGES = 3  # of updates, for the shares of momentum
 def main_job(folder: Path) -> dict[str, Any]:
     """What the pages need of an experiment of several seeds, as plain data.
 
-    Keys: `seeds` and `steps` of the job; `summary`, the tables of the report; `pass_at_k`, the curves at the end and
-    the differences to PSR; `w_reinforce`, its differences to NSR at equal Pass@1; `own_law`, how often the laws of
-    single tokens had the right sign; `momentum`, what part of all that updates pushed log π(y) earlier updates gave.
+    Keys: `recorded`, with what the runs were made, which may be older than the code that reads them; `seeds` and
+    `steps` of the job; `summary`, the tables of the report; `pass_at_k`, the curves at the end and the differences to
+    PSR; `w_reinforce`, its differences to NSR at equal Pass@1; `own_law`, how often the laws of single tokens had the
+    right sign; `momentum`, what part of all that updates pushed log π(y) earlier updates gave.
     """
     from analysis.records import Experiment
     from analysis.report import summarize
@@ -36,6 +37,7 @@ def main_job(folder: Path) -> dict[str, Any]:
     summary = summarize(experiment).to_json()
     summary["tables"] = [table for table in summary["tables"] if table["key"] != "times"]  # of this machine
     return {
+        "recorded": _recorded(runs),
         "seeds": len({run.seed for run in runs}),
         "steps": runs[0].committed_step,
         "summary": summary,
@@ -43,6 +45,17 @@ def main_job(folder: Path) -> dict[str, Any]:
         "w_reinforce": _w_reinforce(runs),
         "own_law": _own_law(runs),
         "momentum": _momentum(runs),
+    }
+
+
+def _recorded(runs: list[Run]) -> dict[str, Any]:
+    """When the first run was made, from which commit (null outside of a checkout), with which versions and where."""
+    info = runs[0].info
+    return {
+        "created": info["created"],
+        "commit": info.get("commit"),
+        "versions": info["versions"],
+        "processor": info["machine"]["processor"],
     }
 
 
