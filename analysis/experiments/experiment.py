@@ -12,17 +12,13 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from toy_models.bases.cache import ensure_base
-from toy_models.bases.recipes import BASES
 
 from ..common.folder_lock import LOCK_FILE, locked
 from ..common.identity import changed_parts, code_of, numeric_versions
 from ..common.provenance import versions
-from ..common.stop_requests import StopRequests
 from ..errors import InterruptedRunError, UsageError
 from ..recipes.fields import GIVEN
 from ..recipes.inputs import changed_inputs, input_digests
@@ -30,18 +26,16 @@ from ..recipes.plan import plan
 from ..recipes.recipe import PlannedRun, Recipe
 from ..records.folders import (
     EXPERIMENT_FILE,
-    RUN_FILE,
     TEMPORARY,
     drop_resume_state,
     make_folder,
     read_experiment,
-    read_run_json,
     update_experiment,
     write_experiment,
 )
 from ..training.user_objects import adopted, write_given
-from .pool import FINAL, Job, Outcome, run_jobs
-from .progress import RunProgress
+from .many_runs import TRAIN, Callback, run_status, train_runs
+from .pool import FINAL, Outcome
 
 if TYPE_CHECKING:
     from toy_models import Policy, Task
@@ -58,9 +52,6 @@ __all__ = [
     "run",
 ]
 
-Callback = Callable[[dict[str, Any]], None]
-
-_TRAIN = f"{__package__.rpartition('.')[0]}.training.loop:train"
 # The code that the records of a run depend on.
 _CODE = (
     "analysis/common/randomness.py",
@@ -108,7 +99,7 @@ def run(
     force: bool = False,
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
-    train: str = _TRAIN,
+    train: str = TRAIN,
 ) -> Experiment:
     """Train and record every run of a recipe.
 
@@ -153,8 +144,7 @@ def run(
         make_folder(folder)
         with locked(folder):
             _prepare(folder, recipe, given, resume=resume, force=force)
-            with RunProgress(planned, quiet=quiet) as progress:
-                _train_all(folder, planned, train, checked.workers, [progress, *callbacks])
+            _train_all(folder, planned, workers=checked.workers, callbacks=callbacks, quiet=quiet, train=train)
     elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
         _settle(folder, planned)
     from ..records import Experiment
@@ -191,7 +181,7 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
             f"({recipe.hash[:8]}); choose another folder with --out, or delete this one with --force"
         )
     _check_versions(folder, info)
-    finished = all(_run_status(folder / entry["run_id"]) in FINAL for entry in info["runs"])
+    finished = all(run_status(folder / entry["run_id"]) in FINAL for entry in info["runs"])
     return "complete" if finished else "unfinished"
 
 
@@ -228,10 +218,6 @@ def check_devices(planned: Sequence[PlannedRun]) -> None:
             from ..common.devices import pick_device
 
             pick_device(device)
-
-
-def _run_status(folder: Path) -> str:
-    return str(read_run_json(folder)["status"]) if (folder / RUN_FILE).exists() else "waiting"
 
 
 def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, Any], *, anew: bool) -> None:
@@ -293,32 +279,23 @@ def _set_aside(folder: Path) -> None:
         path.rename(aside / path.name)
 
 
-def _train_all(
-    folder: Path, planned: list[PlannedRun], train: str, workers: int, callbacks: Sequence[Callback]
-) -> None:
-    def on_event(event: dict[str, Any]) -> None:
-        for callback in callbacks:
-            callback(event)
-
-    todo = [run for run in planned if _run_status(folder / run.run_id) not in FINAL]
-    jobs = [Job(run, folder / run.run_id, (folder / run.run_id / RUN_FILE).exists(), train) for run in todo]
+def _train_all(folder: Path, planned: list[PlannedRun], **options: Any) -> None:
+    """Train what is not done yet in a locked folder, by `train_runs` with its options; raise where that was not all."""
+    folders = {run.run_id: folder / run.run_id for run in planned}
+    todo = [run_id for run_id, path in folders.items() if run_status(path) not in FINAL]
     update_experiment(folder, status="running")
     try:
-        with StopRequests() as requests:
-            _make_bases(todo, on_event)
-            requests.interrupt = False
-            outcomes = run_jobs(jobs, workers=workers, requests=requests, on_event=on_event)
+        outcomes = train_runs(planned, folders, **options)
     except BaseException as error:
         _note_status(folder, "interrupted")
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(_stopped(folder)) from None
         raise
-    ended = ((run.run_id, outcomes[run.run_id]) for run in todo)
-    failed = {run_id: outcome for run_id, outcome in ended if outcome.status == "failed"}
+    failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
     status = _settle(folder, planned)
     if failed:
         causes = {(outcome.kind, outcome.message) for outcome in failed.values()}
-        if len(failed) == len(jobs) and len(causes) == 1 and failed[jobs[0].run.run_id].kind == "UsageError":
+        if len(failed) == len(todo) and len(causes) == 1 and failed[todo[0]].kind == "UsageError":
             raise UsageError(causes.pop()[1])
         raise RunFailedError(folder, failed)
     if status not in FINAL:
@@ -327,7 +304,7 @@ def _train_all(
 
 def _settle(folder: Path, planned: list[PlannedRun]) -> str:
     """Write the status that follows from those of the runs, and return it; complete runs lose their resume state."""
-    statuses = {run.run_id: _run_status(folder / run.run_id) for run in planned}
+    statuses = {run.run_id: run_status(folder / run.run_id) for run in planned}
     for run_id, status in statuses.items():
         if status == "complete":
             drop_resume_state(folder / run_id)
@@ -341,18 +318,6 @@ def _note_status(folder: Path, status: str) -> None:
     """Write the status where the disk has room; nothing depends on it, since `folder_state` reads those of the runs."""
     with contextlib.suppress(OSError):
         update_experiment(folder, status=status)
-
-
-def _make_bases(todo: list[PlannedRun], on_event: Callback) -> None:
-    """Pretrain the built-in bases that are not cached yet, before the runs compete for the cores."""
-    for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in todo):
-        if base in BASES:
-            event = {"run_id": None, "label": f"base {base}", "phase": "pretrain"}
-
-            def progress(step: int, steps: int, loss: float, event: dict[str, Any] = event) -> None:
-                on_event(event | {"step": step, "steps": steps, "loss": loss})
-
-            ensure_base(base, seed, progress=progress)
 
 
 def _stopped(folder: Path) -> str:

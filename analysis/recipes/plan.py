@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from .inputs import check_inputs
 from .prompt_counts import check_prompt_counts
 from .recipe import PlannedRun, Recipe
 
-__all__ = ["Plan", "check_base", "plan"]
+__all__ = ["Plan", "check_base", "plan", "runs_at_a_time"]
 
 _TOY_RATE = 5e-5  # AdamW above this destroys pretrained models within steps
 _TOY_WIDTH = 256  # the built-in bases are narrower, pretrained models wider
@@ -67,8 +68,7 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
         (['psr-seed0', 'nsr-seed0'], ())
     """
     runs = tuple(recipe.expand())
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
+    at_a_time = runs_at_a_time([run.config for run in runs], workers)
     for config in (run.config for run in runs):
         check_base("policy.base", config.policy.base)
         if config.objective.teacher is not None:
@@ -76,9 +76,19 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
         _check_template(config)
         check_inputs(config)
         check_prompt_counts(config)
-    at_a_time = workers or max(1, cores() // max(run.config.threads for run in runs))
     warnings = dict.fromkeys(warning for run in runs for warning in _warnings(run.config))
     return Plan(runs, at_a_time, _cost(recipe, runs, at_a_time), tuple(warnings))
+
+
+def runs_at_a_time(configs: Sequence[RunConfig], workers: int | None = None) -> int:
+    """How many runs are trained at a time: `workers`, by default cores / threads of a run.
+
+    Raises:
+        UsageError: `workers` is not a positive integer.
+    """
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UsageError(f"workers: expected an integer ≥ 1, got {workers!r}")
+    return workers or max(1, cores() // max((config.threads for config in configs), default=1))
 
 
 def check_base(field: str, base: str) -> None:

@@ -272,7 +272,7 @@ class TestSignals:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(WAIT_SECONDS)
 
-        monkeypatch.setattr("analysis.experiments.experiment.ensure_base", ensure)
+        monkeypatch.setattr("analysis.experiments.many_runs.ensure_base", ensure)
         recipe = recipe.set(**{"policy.base": "tiny"})
         events: list[dict[str, Any]] = []
         with pytest.raises(KeyboardInterrupt, match="stopped; resume with"):

@@ -1,0 +1,119 @@
+"""Training a list of runs, each in a folder of its own: the base models first, then a pool of worker processes.
+
+`experiment.run` trains the runs of a recipe with it. Anything else that has a list of runs calls `train_runs` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toy_models.bases.cache import ensure_base
+from toy_models.bases.recipes import BASES
+
+from ..common.stop_requests import StopRequests
+from ..errors import UsageError
+from ..recipes.plan import runs_at_a_time
+from ..recipes.recipe import PlannedRun
+from ..records.folders import RUN_FILE, read_run_json
+from .pool import FINAL, Job, Outcome, run_jobs
+from .progress import RunProgress
+
+__all__ = ["TRAIN", "Callback", "run_status", "train_runs"]
+
+Callback = Callable[[dict[str, Any]], None]
+
+TRAIN = f"{__package__.rpartition('.')[0]}.training.loop:train"
+
+
+def train_runs(
+    planned: Sequence[PlannedRun],
+    folders: Mapping[str, Path],
+    *,
+    executor: str = "local",
+    workers: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    train: str = TRAIN,
+) -> dict[str, Outcome]:
+    """Train and record each run in its folder, several at a time, each in a process of its own.
+
+    What a folder holds decides what happens to its run, as with `experiment.run`: an unfinished run is resumed after
+    its last commit, and one that has ended is left as it is. Two callers at once on the same folders are not meant:
+    the second waits a minute for each run that the first is writing, and then reports it as failed.
+
+    The first Ctrl-C or SIGTERM ends each run after its current step, committed; no further run starts. The outcomes
+    then say `interrupted`, and another call continues. A second one kills the runs, which lose what came after their
+    last commit.
+
+    Args:
+        planned: The runs; their run_ids differ.
+        folders: run_id -> the folder of that run; it is made, with its parents.
+        executor: "local": worker processes of this machine.
+        workers: Runs that are trained at a time; by default cores / threads of a run. Records do not depend on it.
+        callbacks: Each receives every progress event: a dict with `run_id` (None while a base is pretrained), `label`
+            and `phase`.
+        quiet: Show no progress on stderr.
+        train: The function, "module:name", that trains one run in its process; see `analysis.training.loop.train`.
+
+    Returns:
+        run_id -> how the run ended: its `status` is complete, diverged, interrupted or failed. A failed run has a
+        `message` and leaves the others alone; its traceback lies in its folder as `error.txt`.
+
+    Raises:
+        UsageError: A run_id stands twice or has no folder, `workers` is not a positive integer, or `executor` is
+            unknown.
+        KeyboardInterrupt: Ctrl-C or SIGTERM while a built-in base was pretrained.
+
+    Example:
+        >>> runs = Recipe.load("tiny").expand()  # doctest: +SKIP
+        >>> outcomes = train_runs(runs, {run.run_id: Path("mine") / run.run_id for run in runs})  # doctest: +SKIP
+        >>> outcomes["psr-seed0"].status  # doctest: +SKIP
+        'complete'
+    """
+    if executor != "local":
+        raise UsageError(f'executor: expected "local", got {executor!r}; leave it out')
+    ids = [run.run_id for run in planned]
+    if twice := {run_id for run_id in ids if ids.count(run_id) > 1}:
+        raise UsageError(
+            f"planned: expected runs of different run_ids, got {', '.join(sorted(twice))} twice; rename one"
+        )
+    if missing := [run_id for run_id in ids if run_id not in folders]:
+        raise UsageError(f"folders: expected a folder for each run, got none for {', '.join(missing)}; add them")
+    statuses = {run_id: run_status(Path(folders[run_id])) for run_id in ids}
+    todo = [run for run in planned if statuses[run.run_id] not in FINAL]
+    jobs = [
+        Job(run, folder, (folder / RUN_FILE).exists(), train)
+        for run, folder in ((run, Path(folders[run.run_id])) for run in todo)
+    ]
+    at_a_time = runs_at_a_time([run.config for run in planned], workers)
+
+    with RunProgress(planned, quiet=quiet) as progress, StopRequests() as requests:
+
+        def on_event(event: dict[str, Any]) -> None:
+            progress(event)
+            for callback in callbacks:
+                callback(event)
+
+        _make_bases(todo, on_event)
+        requests.interrupt = False
+        outcomes = run_jobs(jobs, workers=at_a_time, requests=requests, on_event=on_event)
+    return {run_id: outcomes.get(run_id) or Outcome(statuses[run_id]) for run_id in ids}
+
+
+def run_status(folder: Path) -> str:
+    """The status in the run.json of a folder, "waiting" where there is none yet."""
+    return str(read_run_json(folder)["status"]) if (folder / RUN_FILE).exists() else "waiting"
+
+
+def _make_bases(todo: Sequence[PlannedRun], on_event: Callback) -> None:
+    """Pretrain the built-in bases that are not cached yet, before the runs compete for the cores."""
+    for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in todo):
+        if base in BASES:
+            event = {"run_id": None, "label": f"base {base}", "phase": "pretrain"}
+
+            def progress(step: int, steps: int, loss: float, event: dict[str, Any] = event) -> None:
+                on_event(event | {"step": step, "steps": steps, "loss": loss})
+
+            ensure_base(base, seed, progress=progress)
