@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import get_metric, interval, matched, pass_at_k_exact
+from ..evaluation.crossed import crossed_mean
 from ..evaluation.crossings import crossing
 from ..evaluation.interval_kinds import Kind
 from ..evaluation.intervals import Interval, over_replicates
@@ -53,6 +54,7 @@ class Condition:
 def conditions() -> Iterator[Condition]:
     """All of them, in the order of `Kind`."""
     yield from _seeds()
+    yield from _seeds_and_prompts()
     yield from _proportions()
     yield from _successes()
     yield from _means()
@@ -105,6 +107,34 @@ def _seeds() -> Iterator[Condition]:
     for name, sample, truth in worlds:
         for n in (2, 3, 5, 8, 20):
             yield Condition({Kind.SEED_MEAN: (name,)}, f"{n} seeds", partial(_seed_mean, sample, n, truth))
+
+
+def _seeds_and_prompts_mean(
+    n: int, m: int, scales: tuple[float, float, float], skewed: bool, rng: np.random.Generator
+) -> Draws:
+    of_seeds, of_prompts, of_rest = scales
+    prompts = rng.exponential(size=m) - 1 if skewed else rng.normal(size=m)
+    values = of_seeds * rng.normal(size=(n, 1)) + of_prompts * prompts + of_rest * rng.normal(size=(n, m))
+    return _one(crossed_mean(values).interval(), 0.0)
+
+
+def _seeds_and_prompts() -> Iterator[Condition]:
+    worlds = (
+        ("seeds scatter by 1, prompts by 0, the rest by 1", (1.0, 0.0, 1.0), False),
+        ("seeds scatter by 1, skewed prompts by 1, the rest by 1", (1.0, 1.0, 1.0), True),
+        ("seeds scatter by 0.3, prompts by 1, the rest by 1", (0.3, 1.0, 1.0), False),
+        ("seeds scatter by 0.1, skewed prompts by 1, the rest by 1", (0.1, 1.0, 1.0), True),
+        ("seeds scatter by 0, prompts by 1, the rest by 1", (0.0, 1.0, 1.0), False),
+        ("seeds and prompts scatter by 0, the rest by 1", (0.0, 0.0, 1.0), False),
+    )
+    for name, scales, skewed in worlds:
+        for n in (4, 8):
+            for m in (64, 128):
+                yield Condition(
+                    {Kind.SEEDS_AND_PROMPTS: (name,)},
+                    f"{n} seeds, {m} prompts",
+                    partial(_seeds_and_prompts_mean, n, m, scales, skewed),
+                )
 
 
 def _proportion(n: int, p: float, rng: np.random.Generator) -> Draws:

@@ -13,6 +13,7 @@ __all__ = [
     "KINDS",
     "LEAST_BASES",
     "LEAST_CARRYING",
+    "LEAST_CROSSED_SEEDS",
     "LEAST_PROMPTS",
     "LEAST_PROMPTS_SPREAD",
     "LEAST_PROMPTS_SUCCESS",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 LEAST_SEEDS = 2
+LEAST_CROSSED_SEEDS = 4  # of a mean over seeds and prompts
 LEAST_PROMPTS = 16  # of a mean, a difference or a ratio
 LEAST_PROMPTS_SUCCESS = 10  # of numbers in [0, 1], whose range is known
 LEAST_PROMPTS_SPREAD = 32  # of a standard deviation
@@ -37,6 +39,7 @@ class Kind(StrEnum):
     """One kind of interval; its text is in `KINDS`."""
 
     SEED_MEAN = "seed_mean"
+    SEEDS_AND_PROMPTS = "seeds_and_prompts"
     PROPORTION = "proportion"
     SUCCESS = "success"
     PROMPT_MEAN = "prompt_mean"
@@ -85,6 +88,17 @@ KINDS: dict[Kind, KindText] = {
         f"fewer than {LEAST_SEEDS} seeds",
         "every table and figure of an experiment with several seeds, and the factorial (effects, Shapley shares, "
         "interactions, methods)",
+    ),
+    Kind.SEEDS_AND_PROMPTS: KindText(
+        "mean over seeds and prompts",
+        "the mean of a number of each run and prompt over all seeds and all prompts, such as a paired difference of "
+        "two methods with the same seed",
+        "seeds (each with a base of its own) and prompts are independent draws, crossed: every seed is evaluated on "
+        "the same prompts",
+        "variance components of the two-way table, Student's t with Satterthwaite's degrees of freedom; never narrower "
+        "than Student's t over seeds",
+        f"fewer than {LEAST_CROSSED_SEEDS} seeds",
+        "the ledger of claims",
     ),
     Kind.PROPORTION: KindText(
         "proportion",
