@@ -16,6 +16,7 @@ __all__ = ["main"]
 # name -> the module whose `main` it is, and what it does
 COMMANDS = {
     "trace": ("analysis.trace", "train a recipe and record every update, or trace recorded rollouts of any model"),
+    "claims": ("analysis.claims.__main__", "the ledger: claims of papers, each decided by a command"),
     "report": ("analysis.report.__main__", "tables and figures of a run folder"),
     "noise": ("analysis.noise", "noise of the gradient estimators around the exact gradient"),
     "factorial": ("analysis.factorial.__main__", "what makes PSR and NSR differ, factor by factor, on exact policies"),

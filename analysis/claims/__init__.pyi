@@ -1,0 +1,12 @@
+from .claim import VERDICTS as VERDICTS
+from .claim import Claim as Claim
+from .claim import Decision as Decision
+from .claim import Effect as Effect
+from .claim import combined as combined
+from .evidence import Evidence as Evidence
+from .ledger import Entry as Entry
+from .ledger import Ledger as Ledger
+from .ledger import read_results as read_results
+from .own_runs import judge as judge
+from .registry import all_claims as all_claims
+from .study import Study as Study

@@ -1,0 +1,10 @@
+"""The entries of the ledger, one module for each kind of evidence."""
+
+from __future__ import annotations
+
+from ..claim import Claim
+from . import pass_at_k
+
+__all__ = ["ENTRIES"]
+
+ENTRIES: tuple[Claim, ...] = (*pass_at_k.CLAIMS,)

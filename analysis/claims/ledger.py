@@ -1,0 +1,233 @@
+"""Making the ledger: train what the entries need, decide them one by one, keep everything.
+
+    runs/<run_id>/        one folder for each training run, shared by all entries that need it
+    decisions/<id>.json   one file for each decided entry, with a digest of what it was made with
+
+Killed anywhere, the same command continues: runs resume after their last commit, decisions that were written are not
+made again unless the code or a study of the entry has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..common.identity import code_of, numeric_versions, text_digest
+from ..common.progress import Progress
+from ..common.provenance import measured_with
+from ..errors import UsageError
+from ..experiments.many_runs import train_runs
+from ..records.folders import write_durably
+from .claim import Claim, Decision
+from .evidence import Evidence
+from .study import planned_runs
+
+__all__ = ["SCHEMA", "Entry", "Ledger", "read_results"]
+
+SCHEMA = 1
+# The code that a decision depends on, besides what its runs depend on.
+_CODE = ("analysis/claims", "analysis/evaluation", "analysis/gradient_noise", "analysis/laws", "analysis/tabular")
+_TRAINING_CODE = ("analysis/training", "analysis/objectives", "toy_models")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A decided claim, with what it was made with.
+
+    Attributes:
+        id: Of the claim.
+        decision: What was decided.
+        made_with: Digests and versions that the decision depends on.
+        seconds: How long the decision took, without training runs.
+        diverged: Condition -> method -> seeds of runs that diverged.
+    """
+
+    id: str
+    decision: Decision
+    made_with: Mapping[str, str]
+    seconds: float
+    diverged: Mapping[str, Mapping[str, Sequence[int]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            **self.decision.to_json(),
+            "made_with": dict(self.made_with),
+            "seconds": round(self.seconds, 2),
+            "diverged": {name: dict(found) for name, found in self.diverged.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str) -> Entry:
+        """The entry that `to_json` gave; UsageError for another schema."""
+        if data.get("schema") != SCHEMA:
+            raise UsageError(
+                f"{where}: expected an entry of schema {SCHEMA}, got {data.get('schema')!r}; run the ledger again"
+            )
+        names = ("verdict", "reason", "depends_on", "missing", "effects", "tables")
+        decision = Decision.from_json({name: data[name] for name in names})
+        return cls(data["id"], decision, data["made_with"], data["seconds"], data["diverged"])
+
+
+class Ledger:
+    """The folder of a ledger.
+
+    Args:
+        folder: Where runs and decisions are kept; made if it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs, self.decisions = folder / "runs", folder / "decisions"
+
+    def make(
+        self,
+        claims: Sequence[Claim],
+        *,
+        executor: str = "local",
+        workers: int | None = None,
+        quiet: bool = False,
+    ) -> list[Entry]:
+        """Train and decide; the entries in the order of `claims`.
+
+        Raises:
+            UsageError: the folder cannot be written, or a run failed (the others are finished first).
+            KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished is kept.
+        """
+        try:
+            self.decisions.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--out: cannot write {self.folder} ({error.strerror or error}); choose another folder"
+            ) from error
+        known = {claim.id: self._known(claim) for claim in claims}
+        todo = [claim for claim in claims if known[claim.id] is None]
+        with Progress(quiet=quiet) as progress:
+            self._train(todo, progress, executor, workers)
+            for done, claim in enumerate(todo):
+                progress.show("decide", "claims", done=done, total=len(todo), detail=claim.id, always=True)
+                known[claim.id] = self._decide(claim, progress)
+            if todo:
+                progress.show("decide", "claims", done=len(todo), total=len(todo))
+        return [entry for claim in claims if (entry := known[claim.id]) is not None]
+
+    def _train(self, claims: Sequence[Claim], progress: Progress, executor: str, workers: int | None) -> None:
+        planned = planned_runs(study for claim in claims for study in claim.studies)
+        if not planned:
+            return
+        total, done = len(planned), 0
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            nonlocal done
+            if event["phase"] == "pretrain":
+                progress.show("bases", event["label"], done=event["step"], total=event["steps"])
+                return
+            done += event["phase"] in ("complete", "diverged")
+            progress.show("runs", "training runs", done=done, total=total, detail=str(event["label"]))
+
+        folders = {run_id: self.runs / run_id for run_id in planned}
+        done = sum(_finished(folder) for folder in folders.values())
+        outcomes = train_runs(
+            list(planned.values()), folders, executor=executor, workers=workers, callbacks=[on_event], quiet=True
+        )
+        failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
+        if failed:
+            run_id, outcome = next(iter(failed.items()))
+            first, *_ = outcome.message.strip().splitlines() or [outcome.kind]
+            raise UsageError(
+                f"{len(failed)} of {total} training runs failed, such as {run_id}: {first} (more in "
+                f"{folders[run_id] / 'error.txt'}); fix the cause and run the same command again, which keeps the rest"
+            )
+        if any(outcome.status == "interrupted" for outcome in outcomes.values()):
+            raise KeyboardInterrupt
+
+    def _decide(self, claim: Claim, progress: Progress) -> Entry:
+        started = time.perf_counter()
+        evidence = Evidence(
+            self.runs,
+            lambda what, done, total: progress.show(claim.id, f"{claim.id} {what}", done=done, total=total),
+        )
+        decision = claim.decide(evidence)
+        diverged = {study.name: found for study in claim.studies if (found := evidence.diverged(study))}
+        entry = Entry(claim.id, decision, made_with(claim), time.perf_counter() - started, diverged)
+        text = json.dumps(entry.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_durably(self._file(claim.id), text.encode())
+        return entry
+
+    def _known(self, claim: Claim) -> Entry | None:
+        """The decision that was made before, if it was made with what is here now."""
+        file = self._file(claim.id)
+        if not file.exists():
+            return None
+        try:
+            entry = Entry.from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+        except (UsageError, ValueError, KeyError):
+            return None  # of another version, or cut short: it is made again
+        return entry if dict(entry.made_with) == made_with(claim) else None
+
+    def _file(self, name: str) -> Path:
+        return self.decisions / f"{name}.json"
+
+
+def made_with(claim: Claim) -> dict[str, str]:
+    """What a decision depends on, by name."""
+    runs = sorted(planned_runs(claim.studies))
+    code = {"code": code_of(*_CODE), "code of training": code_of(*_TRAINING_CODE)}
+    head = {"commit of the rules": rules_commit(), "runs": text_digest(runs) if runs else "none"}
+    return head | code | numeric_versions()
+
+
+@cache
+def rules_commit() -> str:
+    """The last commit that changed the rules, so that anyone can see that it is older than the runs it decides.
+
+    "+" is appended where the rules have changes that are not committed; "unknown" outside a git checkout.
+    """
+    package = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 10}
+        return subprocess.run(command, check=True, **options).stdout.strip()
+
+    try:
+        found = git("log", "-1", "--format=%H", "--", ".")
+        return found + ("+" if git("status", "--porcelain", "--", ".") else "") if found else "unknown"
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _finished(folder: Path) -> bool:
+    from ..experiments.many_runs import run_status
+
+    return run_status(folder) in ("complete", "diverged")
+
+
+def results(entries: Sequence[Entry], command: str) -> dict[str, Any]:
+    """The ledger as plain data, with command, date, commit and versions: what `ledger.json` holds."""
+    return {"schema": SCHEMA, **measured_with(command), "entries": [entry.to_json() for entry in entries]}
+
+
+def read_results(file: Path) -> list[Entry]:
+    """The entries of a `ledger.json`.
+
+    Raises:
+        UsageError: the file is missing, damaged or of another schema.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"ledger: cannot read {file} ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UsageError(f"ledger: {file} is damaged ({error}); make it again") from error
+    if data.get("schema") != SCHEMA:
+        raise UsageError(f"ledger: expected schema {SCHEMA}, got {data.get('schema')!r} in {file}; make it again")
+    return [Entry.from_json(entry, str(file)) for entry in data["entries"]]
