@@ -1,4 +1,4 @@
-"""What decisions are made from: the runs of a study, read from the folder of the ledger, and progress of computations."""
+"""What decisions are made from: the runs of a study, read from the ledger, and progress of long computations."""
 
 from __future__ import annotations
 
