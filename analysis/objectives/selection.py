@@ -21,7 +21,7 @@ from ..common.whole_numbers import ceiling, floor
 from .formulas.clipped import clip_of
 from .token_batch import TokenBatch
 
-__all__ = ["covariance", "select"]
+__all__ = ["between_ranks", "covariance", "select"]
 
 
 def covariance(batch: TokenBatch) -> Tensor:
@@ -29,6 +29,21 @@ def covariance(batch: TokenBatch) -> Tensor:
     real, a, log_probs = batch.real(), batch.per_token("advantages"), batch.log_probs.detach()
     product = (a - a[real].mean()) * (log_probs - log_probs[real].mean())
     return product.masked_fill(~real, -torch.inf)
+
+
+def between_ranks(values: Tensor, real: Tensor, low: int, high: int) -> Tensor:
+    """Bool: the real positions whose value has an ascending rank from `low` (0 the least) to below `high`.
+
+    Ties with either end are kept.
+
+    >>> between_ranks(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.ones(4, dtype=torch.bool), 1, 3)
+    tensor([False,  True,  True, False])
+    """
+    if low >= high:
+        return torch.zeros_like(real)
+    ordered = values[real].sort().values
+    kept = (values >= ordered[low]) & real
+    return kept if high == len(ordered) else kept & (values <= ordered[high - 1])
 
 
 def select(selects: str, batch: TokenBatch, p: Mapping[str, Any], generator: torch.Generator | None) -> Tensor:
@@ -42,9 +57,7 @@ def select(selects: str, batch: TokenBatch, p: Mapping[str, Any], generator: tor
         return torch.zeros_like(real)
     if selects == "top_entropy":
         assert batch.entropy is not None
-        entropy = batch.entropy.detach().masked_fill(~real, -torch.inf)
-        least = entropy.flatten().topk(ceiling(p["share"] * count)).values[-1]
-        return (entropy >= least) & real
+        return between_ranks(batch.entropy.detach(), real, count - ceiling(p["share"] * count), count)
     wanted = max(1, floor(p["share"] * count))
     cov = covariance(batch)
     chosen = torch.zeros(real.numel(), dtype=torch.bool, device=real.device)

@@ -16,6 +16,7 @@ from .config import FIELDS, config_to_dict, flatten, show
 from .fields import GIVEN, CriticFields, ObjectiveFields, RunConfig, objective_settings
 from .objective_rules import objective_problems
 from .task_rules import task_problems
+from .update_rules import update_problems
 
 __all__ = ["combination_problems"]
 
@@ -151,6 +152,7 @@ def combination_problems(config: RunConfig) -> list[str]:
     problems += [message for wrong, message in rules if wrong]
     problems += objective_problems(config)
     problems += task_problems(config)
+    problems += update_problems(config)
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
 
 
@@ -213,6 +215,11 @@ def _exact_problems(config: RunConfig) -> list[str]:
         ),
         (config.rollout.top_p == 1, "rollout.top_p = 1"),
         (config.rollout.top_k == 0, "rollout.top_k = 0"),
+        (
+            config.rollout.refresh_every == 1 and not config.rollout.fixed,
+            "rollouts of the policy of each step (rollout.refresh_every = 1, no rollout.fixed)",
+        ),
+        (update.token_mask is None, "no update.token_mask"),
         (not config.critic.enabled, "critic.enabled = false"),
         (
             config.task.false_positive == 0 and config.task.false_negative == 0,

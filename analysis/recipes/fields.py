@@ -24,6 +24,7 @@ from .field_helpers import with_parameters as _with_parameters
 
 __all__ = [
     "GIVEN",
+    "TOKEN_MASKS",
     "CriticFields",
     "EvalFields",
     "ObjectiveFields",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 GIVEN = "given"  # name of a task or base that was handed over as an object
+TOKEN_MASKS = ("probability", "entropy", "signed_change")  # what update.token_mask compares tokens by
 
 
 @_described
@@ -64,7 +66,14 @@ class TaskFields:
 
     name: str = _f("path", "the task, with its prompts and its verifier", choices=(*TASKS, FILE_TASK, GIVEN))
     train_prompts: int = _f(1024, "number of training prompts that the run draws from", low=1)
-    false_positive: float = _f(0.0, "verifier noise: probability that a wrong response is rewarded", low=0, high=1)
+    false_positive: float = _f(
+        0.0,
+        "verifier noise: probability that a wrong response is rewarded. Random rewards: 0.5 here and in "
+        "false_negative makes each reward a fair coin, whatever the response; false_positive = 1 − false_negative = r "
+        "one that shows 1 with probability r",
+        low=0,
+        high=1,
+    )
     false_negative: float = _f(
         0.0, "verifier noise: probability that a correct response is not rewarded", low=0, high=1
     )
@@ -222,6 +231,21 @@ class RolloutFields:
         "always come from the policy itself",
         choices=("bfloat16", "float32"),
     )
+    refresh_every: int = _f(
+        1,
+        "staleness: steps between renewals of the policy that samples, so that rollouts are up to this less one steps "
+        "old; 1: each step samples from its own policy; 0: the base samples throughout. Old log-probs are those of the "
+        "policy that sampled, so that ratios correct for its age; costs a copy of the policy, and a forward pass of it "
+        "in steps with older rollouts",
+        low=0,
+        later=True,
+    )
+    fixed: bool = _f(
+        False,
+        "the rollouts of the first step, with their rewards, are used again in every step; old log-probs are those of "
+        "the base, which sampled them",
+        later=True,
+    )
 
 
 @_described
@@ -270,6 +294,24 @@ class UpdateFields:
         None,
         "mixed precision: dtype of the matrix products in an update; unset: that of the policy",
         choices=("bfloat16",),
+    )
+    token_mask: str | None = _f(
+        None,
+        "only tokens whose quantile over the minibatch's tokens is at least mask_low and below mask_high keep the "
+        "gradient of the objective, by their probability π_y, the entropy H, or the signed change of their own logit "
+        "sign(A)·(1 − π_y); unset: every token does. With rows = drop the quantiles are over rows with a weight alone. "
+        "Regularisers and normalizer count every token. Costs a forward pass",
+        choices=TOKEN_MASKS,
+        later=True,
+    )
+    mask_low: float = _f(0.0, "lower quantile of token_mask", low=0, below=1, later=True)
+    mask_high: float = _f(1.0, "upper quantile of token_mask; 1: no upper bound", above=0, high=1, later=True)
+    mask_norm: str = _f(
+        "own",
+        "own: the gradient of the kept tokens as it is; full: scaled to the norm that the objective's gradient has "
+        "without the mask, which costs another backward pass",
+        choices=("own", "full"),
+        later=True,
     )
     estimator: str = _f(
         "sampled",

@@ -164,18 +164,24 @@ class ContentHash:
     """sha256 over the values of one table, whatever the chunks, files and encodings they came in.
 
     Floats count by their bits. Each column has a hash of its values, one of where they are null, and for text and
-    lists one of their lengths; `hexdigest` hashes those together with the column names and the number of rows.
+    lists one of their lengths; `hexdigest` hashes those together with the column names and the number of rows. A column
+    that came later (`Column.later`) counts only where it holds a value.
     """
 
     def __init__(self, table: str) -> None:
         self._columns = {name: tuple(hashlib.sha256() for _ in range(3)) for name in TABLES[table].names}
+        self._schema = arrow_schema(table)
+        self._empty = {column.name for column in TABLES[table].columns if column.later}
         self._rows = 0
 
     def update(self, batches: Iterable[pa.RecordBatch]) -> None:
         for batch in batches:
             self._rows += batch.num_rows
             for name, (values, lengths, valid) in self._columns.items():
-                array = batch.column(name)
+                kind = self._schema.field(name).type
+                array = batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows, kind)
+                if array.null_count < len(array):
+                    self._empty.discard(name)
                 valid.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
                 if pa.types.is_list(array.type):
                     sizes = array.value_lengths().fill_null(0)
@@ -192,6 +198,8 @@ class ContentHash:
     def hexdigest(self) -> str:
         whole = hashlib.sha256(str(self._rows).encode())
         for name, hashes in self._columns.items():
+            if name in self._empty:
+                continue
             whole.update(name.encode())
             for part in hashes:
                 whole.update(part.digest())

@@ -2,7 +2,8 @@
 
 One schema serves the small training loop, trainers of other libraries and recorded rollouts. `docs/records.md` is
 generated from this module (`python -m docs.generators`), and the Parquet files carry `SCHEMA_VERSION` in their
-metadata; a change to a column goes with a new version.
+metadata; a change to a column goes with a new version. A nullable column that is new (`Column.later`) does not: files
+of before lack it and read as missing there.
 
 Conventions. A value belongs to the parameters *before* the update that it is filed under. `step` counts rollout
 batches, `update` counts optimiser updates over the whole run (skipped ones included); `rollout` indexes the global
@@ -110,13 +111,18 @@ Kind = Literal["int8", "int32", "int64", "float32", "float64", "bool", "str", "i
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `kind` is its type ("ints" and "floats" are lists), `null` whether a value may be missing."""
+    """One column: `kind` is its type ("ints" and "floats" are lists), `null` whether a value may be missing.
+
+    `later` says that the column came after the first files of this schema version. Files of before lack it, and where
+    it is missing throughout it does not enter the digest, so that records without it keep theirs.
+    """
 
     name: str
     kind: Kind
     doc: str
     unit: str = ""
     null: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,8 @@ class Table:
         return tuple(column.name for column in self.columns)
 
 
-def _c(name: str, kind: Kind, doc: str, unit: str = "", *, null: bool = False) -> Column:
-    return Column(name, kind, doc, unit, null)
+def _c(name: str, kind: Kind, doc: str, unit: str = "", *, null: bool = False, later: bool = False) -> Column:
+    return Column(name, kind, doc, unit, null or later, later)
 
 
 _UPDATE = _c("update", "int32", "optimiser update, counted over the run; −1 for an offline trace")
@@ -219,7 +225,8 @@ TOKENS = Table(
         _c(
             "old_log_prob",
             "float32",
-            "recomputed before the step's first update; offline that of the file, or on request the model's own",
+            "under the policy that sampled (rollout.refresh_every), recomputed before the step's first update; offline "
+            "that of the file, or on request the model's own",
             "nats",
             null=True,
         ),
@@ -367,6 +374,13 @@ UPDATES = Table(
         _c("entropy_neg", "float64", "the same for unrewarded rows", "nats", null=True),
         _c("kl", "float64", "mean of the KL estimator over tokens", "nats", null=True),
         _c("value_loss", "float64", "½·mean (V − return)² of the critic before its step", null=True),
+        _c(
+            "mask_scale",
+            "float64",
+            "factor that brought the gradient of the kept tokens to the norm of that of all tokens "
+            '(update.mask_norm = "full"); null without',
+            later=True,
+        ),
     ),
 )
 
@@ -384,7 +398,12 @@ STEPS = Table(
         _c("none_solved_ratio", "float64", "fraction of prompts with no rollout correct"),
         _c("length_pos", "float64", "mean length of rewarded responses", "tokens", null=True),
         _c("length_neg", "float64", "mean length of unrewarded responses", "tokens", null=True),
-        _c("entropy_own", "float64", "mean H of the policy, softmax(z / T), over the sampled tokens", "nats"),
+        _c(
+            "entropy_own",
+            "float64",
+            "mean H of the policy that sampled, softmax(z / T), over the sampled tokens",
+            "nats",
+        ),
         _c(
             "entropy_rollout",
             "float64",
@@ -406,6 +425,14 @@ STEPS = Table(
             "their mean is biased where this is not 0",
             "nats",
             null=True,
+        ),
+        _c(
+            "age",
+            "int32",
+            "steps that the policy had been trained for since the one that sampled these rollouts; null where each "
+            "step samples from its own policy (rollout.refresh_every = 1)",
+            "steps",
+            later=True,
         ),
     ),
 )

@@ -32,12 +32,14 @@ from .context_follower import ContextFollower
 from .critic import Critic
 from .entropy_control import AdaptiveEntropy
 from .exact_loss import exact_loss
+from .fixed_rollouts import FixedRollouts
 from .measurements import HeldOut, Measurements, Timings, prompts_of
 from .minibatches import plan_minibatches
 from .optimizer import learning_rate, make_optimizer
 from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .regularizers import Regularizers
-from .rollouts import PromptCursor, RolloutBatch, RolloutModel, collect_rollouts
+from .rollout_model import RolloutModel
+from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
 from .run_state import Position, Stateful, fixed_prefixes, restore, resume_state
 from .setup import check_batching, check_fit, load_policy_and_task, load_teacher, run_identity
 from .sign_passes import PassRunner
@@ -113,7 +115,10 @@ class Loop:
         self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if referred else None
         self.teacher = load_teacher(config, self.policy, device, prompts, longest)
         self.entropy = None if config.objective.entropy_target is None else AdaptiveEntropy(config.objective)
-        self.sampler = RolloutModel(self.policy.model, getattr(torch, config.rollout.dtype or config.policy.dtype))
+        self.fixed_rollouts = FixedRollouts(self.train_prompts) if config.rollout.fixed else None
+        refresh_every = 0 if config.rollout.fixed else config.rollout.refresh_every
+        dtype = getattr(torch, config.rollout.dtype or config.policy.dtype)
+        self.sampler = RolloutModel(self.policy.model, dtype, refresh_every)
         self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
         self.critic = Critic(self.policy.model, config.critic) if config.critic.enabled else None
@@ -197,18 +202,7 @@ class Loop:
         config, step, started = self.config, self.position.step, time.perf_counter()
         self._tell("rollout")
         with self._timed("rollout") as timing:
-            batch = collect_rollouts(
-                self.policy,
-                self.sampler.current(),
-                self.task,
-                [self.train_prompts[index] for index in self.cursor.next()],
-                self.objective,
-                config.rollout,
-                self.streams,
-                step,
-                false_positive=config.task.false_positive,
-                false_negative=config.task.false_negative,
-            )
+            batch = self._rollouts()
             timing["tokens"] = int(batch.lengths.sum())
         groups = choose_groups(len(batch.prompts), config.record.tokens, self.streams["recording"])
         kept = choose_groups(len(batch.prompts), config.record.rollouts, self.streams["recording"])
@@ -226,11 +220,12 @@ class Loop:
                 self._exact_update(batch, lr)
                 made = 1
             else:
-                targets = fix_targets(batch, plans, self.updater, self.reference, self.teacher)
+                earlier = self.sampler.earlier(step)
+                targets = fix_targets(batch, plans, self.updater, self.reference, self.teacher, earlier)
                 made = self._sampled_updates(batch, targets, plans, groups, lr)
             timing["tokens"] = trained
         self.writer.append("rollouts", rollout_rows(batch, targets.advantages, kept, self._decode))
-        row = step_row(batch, made)
+        row = step_row(batch, made, self.sampler.age(step))
         self.writer.append("steps", row)
         self.position.step += 1
         seconds = time.perf_counter() - started
@@ -241,6 +236,29 @@ class Loop:
             entropy=row["entropy_own"][0],
             tokens_per_s=(int(batch.lengths.sum()) + trained) / seconds,
         )
+
+    def _rollouts(self) -> RolloutBatch:
+        """The rollouts of the present step."""
+        config, step = self.config, self.position.step
+        kept = None if self.fixed_rollouts is None else self.fixed_rollouts.at(step)
+        if kept is not None:
+            return kept
+        indices = self.cursor.next()
+        batch = collect_rollouts(
+            self.policy,
+            self.sampler.current(step),
+            self.task,
+            [self.train_prompts[index] for index in indices],
+            self.objective,
+            config.rollout,
+            self.streams,
+            step,
+            false_positive=config.task.false_positive,
+            false_negative=config.task.false_negative,
+        )
+        if self.fixed_rollouts is not None:
+            self.fixed_rollouts.keep(indices, batch)
+        return batch
 
     def _sampled_updates(
         self,
@@ -380,8 +398,12 @@ class Loop:
 
     def _parts(self) -> dict[str, Stateful | None]:
         """Everything whose state a resumed run needs, by its key in the resume state."""
-        later: dict[str, Stateful | None] = {} if self.entropy is None else {"entropy": self.entropy}
-        return later | {
+        later: dict[str, Stateful | None] = {
+            "entropy": self.entropy,
+            "sampler": self.sampler if self.sampler.lags else None,
+            "fixed_rollouts": self.fixed_rollouts,
+        }
+        return {name: part for name, part in later.items() if part is not None} | {
             "model": self.policy.model,
             "reference": self.reference,
             "optimizer": self.optimizer,

@@ -21,7 +21,7 @@ from ..evaluation import FixedPrefixes, evaluate
 from ..recipes.fields import EvalFields, RecordFields, RolloutFields
 from ..recipes.prompt_counts import check_split
 from .noise_rows import check_enumerable, noise_rows
-from .rollouts import RolloutModel
+from .rollout_model import RolloutModel
 
 __all__ = ["HeldOut", "Measurements", "Timings", "prompts_of"]
 
@@ -111,7 +111,7 @@ class Measurements:
         """Columns of the table `noise`, with rollouts drawn as the run draws its own."""
         columns = noise_rows(
             self._policy,
-            self._sampler.current(),
+            self._sampler.current(step),
             self._task,
             self._prompts.noise,
             rollout,

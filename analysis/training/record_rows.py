@@ -83,8 +83,8 @@ def rollout_rows(
     )
 
 
-def step_row(batch: RolloutBatch, n_updates: int) -> dict[str, list[Any]]:
-    """The row of the table `steps`."""
+def step_row(batch: RolloutBatch, n_updates: int, age: int | None = None) -> dict[str, list[Any]]:
+    """The row of the table `steps`; `age` is that of the policy that sampled, in steps."""
     rewarded = batch.rewards > 0
     groups = batch.correct.view(-1, batch.group_size)
     mask = batch.mask()
@@ -106,6 +106,7 @@ def step_row(batch: RolloutBatch, n_updates: int) -> dict[str, list[Any]]:
         "entropy_rollout": [batch.sampling_entropy[mask].double().mean().item()],
         "kept_mass": [batch.kept_mass[mask].double().mean().item()],
         "rollout_kl": [batch.kept_mass[mask].double().reciprocal().log().mean().item()],
+        "age": [age],
     }
 
 
@@ -125,6 +126,7 @@ def update_row(
         "grad_cos": result.grad_cos,
         "clip_coef": result.clip_coef,
         "param_step_norm": step_norm,
+        "mask_scale": result.mask_scale,
     }
     for name in ("pos", "neg", "reg", "total"):
         row[f"grad_norm_{name}"] = result.grad_norm.get(name)

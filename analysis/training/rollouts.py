@@ -7,7 +7,6 @@ per rollout whether it is used or not.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..objectives import Objective, ResponseBatch, accuracy_of
 from ..recipes.fields import RolloutFields
 from .judged import judged_responses
 
-__all__ = ["PromptCursor", "RolloutBatch", "RolloutModel", "collect_rollouts"]
+__all__ = ["PromptCursor", "RolloutBatch", "collect_rollouts"]
 
 
 class PromptCursor:
@@ -49,24 +48,6 @@ class PromptCursor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._order = list(state["order"])
-
-
-class RolloutModel:
-    """The model that samples: the policy's own, or a copy in another dtype that follows it."""
-
-    def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
-        self._source = model
-        same = next(model.parameters()).dtype == dtype
-        self._copy = None if same else copy.deepcopy(model).requires_grad_(False).to(dtype)
-
-    @torch.no_grad()
-    def current(self) -> torch.nn.Module:
-        """The sampling model at the policy's present parameters."""
-        if self._copy is None:
-            return self._source
-        for target, source in zip(self._copy.state_dict().values(), self._source.state_dict().values(), strict=True):
-            target.copy_(source)
-        return self._copy
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from .critic import captured_hidden_states
 from .regularizers import Regularizers, kl_penalty, policy_entropy
 from .rollouts import RolloutBatch
 from .step_targets import StepTargets
+from .token_masks import TokenChoice, kept_tokens
 
-__all__ = ["Gradients", "PassRunner", "SignPass", "sum_gradients"]
+__all__ = ["Gradients", "PassGradients", "PassRunner", "SignPass", "sum_gradients"]
 
 Gradients = list[Tensor]
 
@@ -64,6 +65,24 @@ class SignPass:
         return self.batch.mask
 
 
+@dataclass(frozen=True)
+class PassGradients:
+    """Gradients of one pass or several: of the objective's loss, of the regularisers where there are any, and of the
+    objective without the token mask where `update.mask_norm` needs it."""
+
+    objective: Gradients
+    regularizer: Gradients | None = None
+    unmasked: Gradients | None = None
+
+    def plus(self, other: PassGradients) -> PassGradients:
+        """The gradients of the passes of both."""
+        return PassGradients(
+            sum_gradients([self.objective, other.objective]),
+            _sum_present(self.regularizer, other.regularizer),
+            _sum_present(self.unmasked, other.unmasked),
+        )
+
+
 class PassRunner:
     """Makes the passes of one run; holds no state but the policy and the settings."""
 
@@ -95,13 +114,15 @@ class PassRunner:
     @torch.no_grad()
     def select(
         self, batch: RolloutBatch, targets: StepTargets, rows: Tensor, generator: torch.Generator | None
-    ) -> Tensor | None:
-        """Bool (len(rows), R): the tokens that the objective chooses over the whole minibatch; None where it does not.
+    ) -> TokenChoice:
+        """The tokens that objective and token mask choose over the whole minibatch, (len(rows), R).
 
-        One more forward pass over the rows; everything that the choice is made of is detached.
+        One more forward pass over the rows where there is something to choose; everything that the choice is made of
+        is detached.
         """
-        if "selection" not in self.objective.entry.needs or len(rows) == 0:
-            return None
+        selects, masks = "selection" in self.objective.entry.needs, self._fields.token_mask is not None
+        if not (selects or masks) or len(rows) == 0:
+            return TokenChoice()
         width = batch.sampling_log_probs.shape[1]
         log_probs, entropy = torch.zeros(2, len(rows), width, dtype=self.dtype)
         chunk = self._fields.micro_batch or _ROWS_WITHOUT_GRADIENTS
@@ -114,7 +135,10 @@ class PassRunner:
         advantages = targets.advantages_of(rows, width).to(self.dtype)
         old = targets.old_of(rows, log_probs)
         tokens = TokenBatch(log_probs, old, advantages, batch.mask()[rows], entropy=entropy)
-        return self.objective.prepare(tokens, generator).selection
+        return TokenChoice(
+            self.objective.prepare(tokens, generator).selection if selects else None,
+            kept_tokens(tokens, self._fields) if masks else None,
+        )
 
     def run(
         self,
@@ -126,30 +150,26 @@ class PassRunner:
         reference: torch.nn.Module | None,
         where: str,
         *,
-        selection: Tensor | None = None,
+        choice: TokenChoice | None = None,
         keep_hidden: bool = False,
-    ) -> tuple[list[SignPass], Gradients, Gradients | None]:
-        """The passes over `rows` with token losses times `scale` (B,), the gradient of the loss, and that of the
-        regularisers where there are any. The parameters' own `.grad` is left empty; `selection` (B, R) is that of
-        `select`; `keep_hidden` keeps what the output head read.
+    ) -> tuple[list[SignPass], PassGradients]:
+        """The passes over `rows` with token losses times `scale` (B,), and their gradients. The parameters' own `.grad`
+        is left empty; `choice` is that of `select` for the rows, if any; `keep_hidden` keeps what the output head read.
 
         Raises DivergedError for a loss that is not finite.
         """
         size = self._fields.micro_batch or len(rows)
-        parts = list(zip(rows.split(size), scale.split(size), strict=True))
-        choices = [None] * len(parts) if selection is None else selection.split(size)
+        choice = choice or TokenChoice()
         passes: list[SignPass] = []
-        gradients: list[Gradients] = []
-        regularizers: list[Gradients] = []
-        for (part, part_scale), choice in zip(parts, choices, strict=True):
-            sign_pass, gradient, regularizer = self._pass(
-                batch, targets, part, part_scale, sign, reference, where, choice, keep_hidden
+        total: PassGradients | None = None
+        for part in torch.arange(len(rows)).split(size):
+            sign_pass, gradients = self._pass(
+                batch, targets, rows[part], scale[part], sign, reference, where, choice.of(part), keep_hidden
             )
             passes.append(sign_pass)
-            gradients = [sum_gradients([*gradients, gradient])]
-            if regularizer is not None:
-                regularizers = [sum_gradients([*regularizers, regularizer])]
-        return passes, gradients[0], regularizers[0] if regularizers else None
+            total = gradients if total is None else total.plus(gradients)
+        assert total is not None
+        return passes, total
 
     def _pass(
         self,
@@ -160,9 +180,9 @@ class PassRunner:
         sign: int,
         reference: torch.nn.Module | None,
         where: str,
-        selection: Tensor | None,
+        choice: TokenChoice,
         keep_hidden: bool,
-    ) -> tuple[SignPass, Gradients, Gradients | None]:
+    ) -> tuple[SignPass, PassGradients]:
         regularizers, device = self.regularizers, self.device
         indices = rows.tolist()
         teacher = self._teacher(batch, indices)
@@ -181,7 +201,7 @@ class PassRunner:
         token_scale = (scale.to(device=device, dtype=log_probs.dtype)[:, None] * mask).detach()
         ref = None if targets.ref_log_probs is None else targets.ref_log_probs[rows, :width].to(device)
         taught = targets.teacher_log_probs
-        selection = None if selection is None else selection[:, :width].to(device)
+        selection, kept = (None if c is None else c[:, :width].to(device) for c in (choice.selection, choice.kept))
         tokens = TokenBatch(
             log_probs.detach(),
             old,
@@ -195,7 +215,14 @@ class PassRunner:
             rollout_log_probs=batch.sampling_log_probs[rows, :width].to(log_probs),
             teacher_log_probs=None if taught is None else taught[rows, :width].to(device),
         )
-        token_loss = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
+        unmasked = None
+        if kept is not None and self._fields.mask_norm == "full":
+            of_all = self.objective.loss(log_probs, tokens).masked_fill(~mask, 0)
+            (of_all * token_scale).sum().backward(retain_graph=True)
+            unmasked = self._take_gradients()
+            probe.take()
+        seen = log_probs if kept is None else torch.where(kept, log_probs, log_probs.detach())
+        token_loss = self.objective.loss(seen, tokens).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()
         _check_tokens(loss, token_loss, log_probs, teacher, indices, where)
 
@@ -239,7 +266,7 @@ class PassRunner:
             ref,
             advantages,
             weights,
-            closed.weight * token_scale,
+            closed.weight * token_scale if kept is None else (closed.weight * token_scale).masked_fill(~kept, 0),
             closed.ratio,
             closed.clip,
             kl_weights,
@@ -249,7 +276,7 @@ class PassRunner:
             selection,
             hidden,
         )
-        return sign_pass, gradient, regularizer
+        return sign_pass, PassGradients(gradient, regularizer, unmasked)
 
     def _teacher(self, batch: RolloutBatch, rows: Sequence[int]) -> TeacherBatch:
         return teacher_batch(
@@ -274,12 +301,17 @@ class PassRunner:
         return taken
 
 
-def sum_gradients(parts: list[Gradients]) -> Gradients:
+def sum_gradients(parts: Sequence[Gradients]) -> Gradients:
     """Parameter by parameter; a single part is returned as it is."""
     out = parts[0]
     for part in parts[1:]:
         out = [a + b for a, b in zip(out, part, strict=True)]
     return out
+
+
+def _sum_present(*parts: Gradients | None) -> Gradients | None:
+    present = [part for part in parts if part is not None]
+    return sum_gradients(present) if present else None
 
 
 def _check_tokens(

@@ -2,7 +2,9 @@
 
 All of it is computed once, before the step's first update, by the policy and the critic as they are then. The rows of
 the first minibatch are the exception: their passes are made before any update, so that there the update's own log-probs
-are the old ones and their ratio is exactly 1.
+are the old ones and their ratio is exactly 1. Where an earlier policy sampled the rollouts (`rollout.refresh_every`,
+`rollout.fixed`), the old log-probs are its own, for every row, and an extra forward pass; a critic's values stay those
+of the present policy.
 """
 
 from __future__ import annotations
@@ -28,11 +30,15 @@ def fix_targets(
     updater: Updater,
     reference: torch.nn.Module | None,
     teacher: torch.nn.Module | None = None,
+    earlier: torch.nn.Module | None = None,
 ) -> StepTargets:
     """The targets that the planned updates (rows of each minibatch, per pass) need, and no others.
 
+    `earlier` is the policy that sampled the rollouts, where that is not the present one.
+
     Returns:
-        `old_log_probs` where more than one update is made or a critic or a penalty needs them; `ref_log_probs` and
+        `old_log_probs` where an earlier policy sampled, more than one update is made, or a critic or a penalty needs
+        them; `ref_log_probs` and
         `teacher_log_probs` where there is a reference or a teacher, and `kl_baseline` where the objective compares with
         it; with a critic `values`, `returns` and `token_advantages`. With objective.kl_placement = "reward" the
         penalties go into the critic's rewards or, without a critic, their sum into `advantages`; with
@@ -48,24 +54,29 @@ def fix_targets(
 
     ref, taught = (_under(model, batch, used, updater) for model in (reference, teacher))
     compared = "kl_baseline" in runner.objective.entry.needs
-    if critic is None and not penalty.kl_in_reward and not compared and sum(map(len, plans)) == 1:
+    single = earlier is None and sum(map(len, plans)) == 1
+    if critic is None and not penalty.kl_in_reward and not compared and single:
         return StepTargets(
             batch.advantages,
             ref_log_probs=ref,
             token_advantages=batch.token_advantages,
             teacher_log_probs=taught,
         )
-    awaited = torch.zeros(shape[0], dtype=torch.bool)
-    awaited[plans[0][0]] = True
+    awaited = None
+    if earlier is None:
+        awaited = torch.zeros(shape[0], dtype=torch.bool)
+        awaited[plans[0][0]] = True
     everywhere = critic is not None or penalty.kl_in_reward or compared
-    needed = used if everywhere else [row for row in used if not awaited[row]]
+    needed = used if awaited is None or everywhere else [row for row in used if not awaited[row]]
     old = torch.zeros(shape, dtype=dtype)
     hidden: list[torch.Tensor] = []
     with contextlib.ExitStack() as stack:
         if critic is not None:
             hidden = stack.enter_context(captured_hidden_states(runner.policy.model))
-        if needed:
+        if needed and (earlier is None or critic is not None):
             old[needed] = runner.log_probs(runner.policy.model, batch, needed)
+    if earlier is not None:
+        old[needed] = runner.log_probs(earlier, batch, needed)
 
     kl = torch.zeros(shape, dtype=dtype)
     if penalty.kl_in_reward:

@@ -22,6 +22,7 @@ from .regularizers import policy_entropy
 from .rollouts import RolloutBatch
 from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
 from .step_targets import StepTargets
+from .token_masks import norm_ratio
 
 __all__ = ["UpdateResult", "Updater"]
 
@@ -32,7 +33,8 @@ class UpdateResult:
 
     `passes` are in order of sign, rewarded rows first, several to a sign where `update.micro_batch` says so.
     `gradients` are those of the sources pos, neg and reg that had rows, before clipping; `clip_coef` times their sum is
-    the gradient of the step.
+    the gradient of the step. `mask_scale` is the factor by which `update.mask_norm = "full"` scaled pos and neg, and
+    the weights of the passes with them.
     """
 
     passes: list[SignPass] = field(default_factory=list)
@@ -42,6 +44,7 @@ class UpdateResult:
     grad_cos: float | None = None
     clip_coef: float | None = None
     value_loss: float | None = None
+    mask_scale: float | None = None
     skipped: bool = False
 
 
@@ -85,12 +88,12 @@ class Updater:
         if self._entropy is not None:
             self.runner.regularizers = replace(self.runner.regularizers, entropy_coef=self._entropy.applied)
         scale = self._row_scale(batch, rows, result)
-        selection = self.runner.select(batch, targets, rows, self._generator)
+        choice = self.runner.select(batch, targets, rows, self._generator)
         positive = batch.rewards[rows] > 0
-        gradients = result.gradients
+        gradients, unmasked = result.gradients, []
         for sign, name, chosen in ((1, "pos", positive), (-1, "neg", ~positive)):
             if chosen.any():
-                passes, gradient, regularizer = self.runner.run(
+                passes, found = self.runner.run(
                     batch,
                     targets,
                     rows[chosen],
@@ -98,14 +101,18 @@ class Updater:
                     sign,
                     reference,
                     where,
-                    selection=None if selection is None else selection[chosen],
+                    choice=choice.of(chosen),
                     keep_hidden=self.critic is not None,
                 )
                 result.passes += passes
-                gradients[name] = gradient
-                if regularizer is not None:
-                    parts = [gradients["reg"], regularizer] if "reg" in gradients else [regularizer]
+                gradients[name] = found.objective
+                if found.regularizer is not None:
+                    parts = [gradients["reg"], found.regularizer] if "reg" in gradients else [found.regularizer]
                     gradients["reg"] = sum_gradients(parts)
+                if found.unmasked is not None:
+                    unmasked.append(found.unmasked)
+        if unmasked:
+            _rescale(result, sum_gradients(unmasked))
         total = sum_gradients(list(gradients.values())) if gradients else [torch.zeros_like(p) for p in self.parameters]
         self._norms(result, gradients, total, where)
         self._step(result, total)
@@ -161,6 +168,17 @@ class Updater:
             inner = sum(float((p * n).sum()) for p, n in zip(gradients["pos"], gradients["neg"], strict=True))
             product = result.grad_norm["pos"] * result.grad_norm["neg"]
             result.grad_cos = inner / product if product > 0 else None
+
+
+def _rescale(result: UpdateResult, unmasked: Gradients) -> None:
+    """Bring the objective's gradient, and the weights of its passes, to the norm of the unmasked one."""
+    signs = [name for name in ("pos", "neg") if name in result.gradients]
+    scale = norm_ratio(unmasked, sum_gradients([result.gradients[name] for name in signs]))
+    for name in signs:
+        result.gradients[name] = [gradient * scale for gradient in result.gradients[name]]
+    for one in result.passes:
+        one.weights, one.closed_form = one.weights * scale, one.closed_form * scale
+    result.mask_scale = scale
 
 
 def _mean_entropy(passes: list[SignPass]) -> float:

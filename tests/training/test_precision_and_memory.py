@@ -14,7 +14,7 @@ from analysis.records import load_trace
 from analysis.training.critic import Critic
 from analysis.training.loop import Loop, train
 from analysis.training.record_rows import UpdateIndex, pass_statistics, update_row
-from analysis.training.rollouts import RolloutModel
+from analysis.training.rollout_model import RolloutModel
 from analysis.training.step_targets import StepTargets
 from analysis.training.targets import fix_targets
 from tests.training.naive_update import make_config, make_updater, off_policy_targets, random_batch, random_policy

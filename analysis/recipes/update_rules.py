@@ -1,0 +1,41 @@
+"""Which fields of staleness ([rollout]) and of token masks ([update]) go together."""
+
+from __future__ import annotations
+
+from .config import FIELDS, show
+from .fields import RunConfig
+
+__all__ = ["update_problems"]
+
+
+def update_problems(config: RunConfig) -> list[str]:
+    """One message for each contradiction, with the fields and a way out."""
+    rollout, update = config.rollout, config.update
+    stray = [
+        f"update.{name}"
+        for name in ("mask_low", "mask_high", "mask_norm")
+        if getattr(update, name) != FIELDS[f"update.{name}"].default
+    ]
+    masks = update.token_mask is not None
+    rules = [
+        (
+            rollout.fixed and rollout.refresh_every != 1,
+            f"rollout.fixed with rollout.refresh_every = {rollout.refresh_every}: fixed rollouts are all of the base; "
+            "leave one of them out",
+        ),
+        (
+            not masks and bool(stray),
+            f"{', '.join(stray)} without update.token_mask: no token is masked; set it or leave them out",
+        ),
+        (
+            update.mask_low >= update.mask_high,
+            f"update.mask_low = {update.mask_low:g} with update.mask_high = {update.mask_high:g}: no token lies "
+            "between them; set mask_low below mask_high",
+        ),
+        (
+            masks and update.mask_low == 0 and update.mask_high == 1,
+            f"update.token_mask = {show(update.token_mask)} with update.mask_low = 0 and update.mask_high = 1: every "
+            "token is kept; set one of them, or leave update.token_mask out",
+        ),
+    ]
+    return [message for wrong, message in rules if wrong]
