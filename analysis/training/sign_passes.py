@@ -221,8 +221,8 @@ class PassRunner:
             (of_all * token_scale).sum().backward(retain_graph=True)
             unmasked = self._take_gradients()
             probe.take()
-        seen = log_probs if kept is None else torch.where(kept, log_probs, log_probs.detach())
-        token_loss = self.objective.loss(seen, tokens).masked_fill(~mask, 0)
+        pulled = log_probs if kept is None else torch.where(kept, log_probs, log_probs.detach())
+        token_loss = self.objective.loss(pulled, tokens).masked_fill(~mask, 0)
         loss = (token_loss * token_scale).sum()
         _check_tokens(loss, token_loss, log_probs, teacher, indices, where)
 

@@ -207,6 +207,19 @@ class TestCombinations:
             ({"eval.temperatures": [1, 1.0]}, r"eval\.temperatures = \[1\.0, 1\.0\]: expected each temperature once"),
             ({"device": "tpu"}, r'device: expected auto, cpu, cuda or cuda:N, got "tpu"'),
             ({"policy.base": "tiny"}, r'policy\.base = "tiny" with task\.name = "path"'),
+            (
+                {"rollout.fixed": True, "rollout.refresh_every": 0},
+                r"rollout\.fixed with rollout\.refresh_every = 0: fixed",
+            ),
+            ({"update.mask_low": 0.8}, r"update\.mask_low without update\.token_mask: no token is masked; set it"),
+            ({"update.mask_norm": "full"}, r"update\.mask_norm without update\.token_mask"),
+            ({"update.token_mask": "entropy"}, r"update\.mask_low = 0 and update\.mask_high = 1: every token is kept"),
+            (
+                {"update.token_mask": "entropy", "update.mask_low": 0.5, "update.mask_high": 0.5},
+                r"update\.mask_low = 0\.5 with update\.mask_high = 0\.5: no token lies between them; set mask_low",
+            ),
+            ({"update.token_mask": "rank"}, r"update\.token_mask: expected one of probability, entropy, signed_change"),
+            ({"rollout.refresh_every": -1}, r"rollout\.refresh_every: expected an integer ≥ 0, got -1"),
         ],
     )
     def test_refused(self, fields: dict[str, object], message: str) -> None:
@@ -235,6 +248,9 @@ class TestCombinations:
             ({"rollout.top_k": 5}, r"rollout\.top_k = 0"),
             ({"critic.enabled": True}, r"critic\.enabled = false"),
             ({"task.false_negative": 0.1}, "no verifier noise"),
+            ({"rollout.refresh_every": 2}, r"rollouts of the policy of each step \(rollout\.refresh_every = 1"),
+            ({"rollout.fixed": True}, r"no rollout\.fixed"),
+            ({"update.token_mask": "entropy", "update.mask_low": 0.8}, r"no update\.token_mask"),
         ],
     )
     def test_exact_needs(self, fields: dict[str, object], need: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from analysis.records import RunWriter, digest, load_trace
@@ -84,3 +87,25 @@ def test_order_counts(tmp_path: Path) -> None:
     rows = some_rows("steps", 4, seed=14)
     turned = {name: values[::-1] for name, values in rows.items()}
     assert written(tmp_path / "a", {"steps": rows}, [4]) != written(tmp_path / "b", {"steps": turned}, [4])
+
+
+LATER = {name: [c.name for c in table.columns if c.later] for name, table in TABLES.items()}
+
+
+@pytest.mark.parametrize("table", [name for name, columns in LATER.items() if columns])
+def test_files_from_before_a_column_came(tmp_path: Path, table: str) -> None:
+    """Without the column they read as missing there, and have the digest of files in which it is missing throughout."""
+    rows = some_rows(table, 6, seed=15) | {column: [None] * 6 for column in LATER[table]}
+    whole = written(tmp_path, {table: rows}, [6])
+    (commit,) = (tmp_path / "commits").glob("*.json")
+    (part,) = (tmp_path / table).glob("*.parquet")
+    pq.write_table(pq.read_table(part).drop_columns(LATER[table]), part)
+    stored = json.loads(commit.read_text())
+    for one in stored["parts"]:
+        one |= {"size": part.stat().st_size, "sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
+    commit.write_text(json.dumps(stored))
+    run = load_trace(tmp_path, verify=True)
+    assert digest(run) == whole
+    assert run.table(table)[LATER[table]].isna().all(axis=None)
+    rows[LATER[table][0]][2] = 1
+    assert written(tmp_path / "set", {table: rows}, [6]) != whole

@@ -105,7 +105,7 @@ class Seen:
         }
 
     def per_step(self) -> int:
-        return len(self.updates) // len(self.batches)
+        return len(self.updates) // self.config.steps
 
     def step(self, update: int) -> torch.Tensor:
         """Δθ of one update."""

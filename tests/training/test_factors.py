@@ -47,6 +47,7 @@ RECORDED = {
     "record.top_k": 3,
 }
 NOISE = {"record.noise_every": 1, "record.noise_prompts": 2, "record.noise_replicates": 3}
+MASKED = {"update.token_mask": "probability", "update.mask_high": 0.5}
 KL = {"objective.kl_coef": 0.1, "objective.kl_estimator": "k1"}
 
 
@@ -286,6 +287,73 @@ def truncated(b: Seen, a: Seen) -> None:
     assert (table.length <= 2).all()
 
 
+def from_the_base(b: Seen, a: Seen) -> None:
+    """The second step has the rollouts of the base: the same uniforms drew other responses; ratios are to the base."""
+    assert a.batches[0].responses == b.batches[0].responses
+    assert [p.prompt_id for p in a.batches[1].prompts] == [p.prompt_id for p in b.batches[1].prompts]
+    assert a.batches[1].responses != b.batches[1].responses
+    assert same(a.updates[1].theta, b.updates[1].theta)
+    older(a, a.batches[1])
+
+
+def once_and_for_all(b: Seen, a: Seen) -> None:
+    """Nothing is drawn in the second step, and its updates are made from the first one's rollouts."""
+    assert len(a.batches) == 1
+    assert same(a.updates[1].theta, b.updates[1].theta)
+    older(a, a.batches[0])
+    first, second = (
+        rows.drop(columns="step").reset_index(drop=True) for _, rows in a.tables["rollouts"].groupby("step")
+    )
+    assert same(first, second)
+
+
+def older(seen: Seen, batch: Any) -> None:
+    """In the second step the old log-probs are those of sampling, kept in float32, and the policy has left them."""
+    assert list(seen.tables["steps"].age) == [0, 1]
+    assert seen.updates[2].tokens
+    for i, one in seen.updates[2].tokens.items():
+        close(one["old_log_probs"], batch.sampling_log_probs[i, : batch.lengths[i]].double(), 1e-5)
+        close(one["ratio"], (one["log_probs"] - one["old_log_probs"]).exp())
+    assert any((one["ratio"] != 1).all() for one in seen.updates[2].tokens.values())
+
+
+def masked(value: Callable[[dict[str, Any]], torch.Tensor], low: float, high: float) -> Callable[[Seen, Seen], None]:
+    """Of the tokens of the first update, those whose rank is in the range keep their weight, the others have none."""
+
+    def check(b: Seen, a: Seen) -> None:
+        tokens = a.updates[0].tokens
+        values = torch.cat([value(tokens[i]) for i in sorted(tokens)])
+        order = values.argsort()
+        kept = torch.zeros(len(values), dtype=torch.bool)
+        kept[order[int(low * len(values)) : int(high * len(values))]] = True
+        close(a.first("weights"), torch.where(kept, look(()).first("weights"), 0.0))
+        assert 0 < int(kept.sum()) < len(kept)
+
+    return check
+
+
+def as_long_as_unmasked(b: Seen, a: Seen) -> None:
+    whole = look(())
+    close(a.updates[0].grad_norm["total"], whole.updates[0].grad_norm["total"])
+    scale = a.tables["updates"].mask_scale[0]
+    assert abs(scale - 1) > 1e-3
+    close(a.first("weights"), scale * b.first("weights"))
+    close(a.step(0), scale * b.step(0))
+    assert b.tables["updates"].mask_scale.isna().all()
+
+
+def of_probability(one: dict[str, Any]) -> torch.Tensor:
+    return one["log_probs"].exp()
+
+
+def of_entropy(one: dict[str, Any]) -> torch.Tensor:
+    return torch.special.entr(one["logits"].softmax(-1)).sum(-1)
+
+
+def of_signed_change(one: dict[str, Any]) -> torch.Tensor:
+    return one["advantages"].sign() * (1 - one["log_probs"].exp())
+
+
 def once_more(b: Seen, a: Seen) -> None:
     assert (len(b.updates), len(a.updates)) == (4, 8)
     assert all(torch.equal(x.theta, y.theta) for x, y in zip(b.updates[:2], a.updates[:2], strict=True))
@@ -468,6 +536,14 @@ FACTORS = {
     "rollout.top_p": Factor(0.5, "responses", nucleus),
     "rollout.top_k": Factor(2, "responses", most_probable),
     "rollout.max_new_tokens": Factor(2, "responses", truncated),
+    "rollout.refresh_every": Factor(0, "run", from_the_base),
+    "rollout.fixed": Factor(True, "run", once_and_for_all),
+    "update.token_mask": Factor("entropy", "weights", masked(of_entropy, 0, 0.5), MASKED),
+    "update.mask_low": Factor(0.25, "weights", masked(of_probability, 0.25, 0.5), MASKED),
+    "update.mask_high": Factor(
+        0.75, "weights", masked(of_signed_change, 0, 0.75), MASKED | {"update.token_mask": "signed_change"}
+    ),
+    "update.mask_norm": Factor("full", "weights", as_long_as_unmasked, MASKED),
     "update.epochs": Factor(2, "minibatches", once_more),
     "update.minibatches": Factor(4, "minibatches", halves),
     "update.minibatch_size": Factor(12, "minibatches", by_size, WHOLE),
