@@ -202,6 +202,7 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
 
     from toy_models import BASES, ensure_base, get_task, load_policy
 
+    from .common.batching import check_batching
     from .common.devices import pick_device
     from .common.progress import Progress
     from .gradient_noise.measurement import gradient_noise, standard_estimators
@@ -227,10 +228,13 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                     f"--prompts: expected 1 to {len(prompts)}, the {arguments.split} prompts of "
                     f"{task.name}, got {arguments.prompts}"
                 )
+            prompts = prompts[: arguments.prompts]
+            check_batching(policy, prompts, task.max_new_tokens, f"--base {base}")
             noise = gradient_noise(
                 policy,
                 task,
-                prompts[: arguments.prompts],
+                prompts,
+                batch_checked=True,
                 generator=torch.Generator().manual_seed(arguments.seed),
                 group_size=arguments.group_size,
                 replicates=arguments.replicates,

@@ -23,6 +23,7 @@ from toy_models.sampling import Samples, sample
 from toy_models.tasks.task import Prompt, Task, mode_prefix, verify_all
 from toy_models.truncation import kept_tokens, truncates
 
+from ..common.batching import check_batching
 from ..errors import DivergedError, UsageError, first_index
 from .enumeration import effective_solutions, solution_log_probs
 from .sampling_params import SamplingParams
@@ -90,6 +91,7 @@ def evaluate(
     step: int = 0,
     update: int = 0,
     max_rows: int = 2048,
+    batch_checked: bool = False,
 ) -> dict[str, list[Any]]:
     """Columns of the table `evals`, one row per prompt and temperature (prompt first); `step` and `update` are copied.
 
@@ -108,6 +110,8 @@ def evaluate(
             depend on how many prompts follow it.
         step, update: copied into every row.
         max_rows: rows forwarded at a time while the correct responses are walked.
+        batch_checked: whether it is known that the model's numbers for a row do not depend on the rest of its batch, as
+            after `analysis.common.batching.check_batching`; unset: it is checked.
 
     Returns:
         Column name to values. Entropies are means over tokens, in nats. `p` and `effective_solutions` are null where
@@ -117,7 +121,7 @@ def evaluate(
 
     Raises:
         UsageError: no or repeated prompts, a prompt without fixed prefixes, samples without a generator, temperatures,
-            top_k or top_p out of range.
+            top_k or top_p out of range, or a model whose numbers for a row depend on the rest of its batch.
         DivergedError: the policy's distribution is not finite.
 
     Cost: the prefix tree, one greedy and `samples` sampled decodings, and one pass over `fixed`.
@@ -131,6 +135,8 @@ def evaluate(
     if samples and generator is None:
         raise UsageError(f"generator: expected a torch.Generator to draw samples = {samples}, got None")
     settings = [SamplingParams(float(t), top_k, top_p) for t in temperatures]
+    if not batch_checked:
+        check_batching(policy, prompts, max([task.max_new_tokens, *map(len, fixed.responses)]))
     with _evaluating(policy.model):
         exact = _enumerated(policy, task, prompts, settings, max_rows)
         on_fixed = _on_fixed_prefixes(policy, ids, fixed, settings)

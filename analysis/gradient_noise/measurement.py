@@ -29,6 +29,7 @@ from toy_models import Policy, Prompt, Samples, Task, evaluation_mode, response_
 from toy_models.end_tokens import policy_end_tokens
 from toy_models.truncation import check_truncation, truncates
 
+from ..common.batching import check_batching
 from ..errors import DivergedError, UsageError
 from ..evaluation import success_probability
 from ..objectives import Objective, get
@@ -73,6 +74,7 @@ def gradient_noise(
     max_new_tokens: int | None = None,
     sampler: Any = None,
     estimators: Mapping[str, Objective] | None = None,
+    batch_checked: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GradientNoise:
     """Measure the noise of several estimators around the exact gradient of mean success over `prompts`.
@@ -87,6 +89,8 @@ def gradient_noise(
             distribution, what is sampled is not what is differentiated, and projections that differ from their
             expectation show how biased the estimators are.
         estimators: by name; unset: `standard_estimators(group_size)`. Comparisons are with the first.
+        batch_checked: whether it is known that the model's numbers for a row do not depend on the rest of its batch, as
+            after `analysis.common.batching.check_batching`; unset: it is checked.
         progress: receives (replicates done, of how many).
 
     Cost: the prefix tree of the solutions forwards twice and backwards once, each rollout sampled, forwarded and
@@ -94,7 +98,8 @@ def gradient_noise(
     dtype. Neither parameters, their `.grad`, nor any global generator changes.
 
     Raises:
-        UsageError: a task that cannot list its solutions, no prompts, too few replicates, or the probability form.
+        UsageError: a task that cannot list its solutions, no prompts, too few replicates, the probability form,
+            or a model whose numbers for a row depend on the rest of its batch.
         DivergedError: the policy's distribution is not finite.
     """
     estimators = standard_estimators(group_size) if estimators is None else estimators
@@ -104,6 +109,8 @@ def gradient_noise(
     except ValueError as error:
         raise UsageError(str(error)) from error
     listed = _checked(task, prompts, group_size, replicates, estimators)
+    if not batch_checked:
+        check_batching(policy, prompts, limit)
     solutions = [[y for y in known if len(y) <= limit] for known in listed]
     draw = partial(
         sample,
@@ -206,7 +213,7 @@ def _flat_gradient(value: Tensor, parameters: list[Tensor]) -> Tensor:
 def _checked(
     task: Task, prompts: Sequence[Prompt], group_size: int, replicates: int, estimators: Mapping[str, Objective]
 ) -> list[list[tuple[int, ...]]]:
-    """The solutions of each prompt, once the request has been solutions sound."""
+    """The solutions of each prompt, once the request has been found valid."""
     if not prompts:
         raise UsageError("prompts: expected at least one, got none")
     if group_size < 1:

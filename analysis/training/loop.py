@@ -20,6 +20,7 @@ import torch
 from toy_models import Prompt, Task
 from toy_models.bases.recipes import BASES
 
+from ..common.batching import check_batching
 from ..common.devices import pick_device
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
@@ -41,7 +42,7 @@ from .regularizers import Regularizers
 from .rollout_model import RolloutModel
 from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
 from .run_state import Position, Stateful, fixed_prefixes, restore, resume_state
-from .setup import check_batching, check_fit, load_policy_and_task, load_teacher, run_identity
+from .setup import check_fit, load_policy_and_task, load_teacher, run_identity
 from .sign_passes import PassRunner
 from .step_targets import StepTargets
 from .targets import fix_targets
@@ -105,10 +106,10 @@ class Loop:
         self.train_prompts = prompts_of(self.task, "train", config.task.train_prompts, "task.train_prompts")
         self.held_out = HeldOut.of(self.task, config.eval, config.record)
         longest = max(config.rollout.max_new_tokens or 0, self.task.max_new_tokens)
-        prompts = [*self.train_prompts, *self.held_out.evaluated]
+        prompts = [*self.train_prompts, *self.held_out.evaluated, *self.held_out.noise]
         check_fit(self.policy.model, self.task, prompts, longest)
         if config.policy.base not in BASES:
-            check_batching(self.policy, prompts, longest)
+            check_batching(self.policy, prompts, longest, "policy.base")
         self.streams = Streams(config.seed)
         self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs

@@ -96,6 +96,7 @@ class Measurements:
             generator=self._generator,
             step=step,
             update=update,
+            batch_checked=True,
         )
 
     def noise(

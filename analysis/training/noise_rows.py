@@ -54,6 +54,7 @@ def noise_rows(
         max_new_tokens=rollout.max_new_tokens,
         sampler=sampler,
         estimators=standard_estimators(rollout.group_size, _LAMBDA if lambda_ is None else lambda_),
+        batch_checked=True,
     )
     frame = noise.frame()
     # NaN is unequal to itself

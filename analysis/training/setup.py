@@ -10,23 +10,13 @@ from typing import Any
 
 import torch
 
-from toy_models import (
-    FileTask,
-    Policy,
-    Prompt,
-    Task,
-    evaluation_mode,
-    get_task,
-    load_policy,
-    response_logits,
-    teacher_batch,
-)
+from toy_models import FileTask, Policy, Prompt, Task, get_task, load_policy
 from toy_models.bases.recipes import BASES
-from toy_models.batch_dependence import batch_dependence, differs
 from toy_models.end_tokens import policy_end_tokens
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.verifiers import get_verifier
 
+from ..common.batching import check_batching
 from ..common.provenance import machine_info, weights_hash
 from ..errors import UsageError
 from ..recipes.config import config_to_dict
@@ -34,7 +24,7 @@ from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
 from .user_objects import load_given
 
-__all__ = ["check_batching", "check_fit", "load_policy_and_task", "load_teacher", "run_identity"]
+__all__ = ["check_fit", "load_policy_and_task", "load_teacher", "run_identity"]
 
 _SHOWN = 60  # characters of a prompt in a message
 
@@ -137,39 +127,6 @@ def check_fit(model: Any, task: Task, prompts: Sequence[Prompt], max_new_tokens:
                 f"{prompt.split} prompt {shown!r} of {len(prompt.ids)} tokens and responses of up to "
                 f"{max_new_tokens}; leave the prompt out, or lower rollout.max_new_tokens"
             )
-
-
-def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int, field: str = "policy.base") -> None:
-    """UsageError for a model, named by `field`, whose numbers for a row depend on the other rows of its batch.
-
-    Known kinds are read off the configuration; for any other, the shortest prompt with a response of the greatest
-    length goes through the model alone and beside the longest one, padded.
-    """
-    shortest, longest = (pick(prompts, key=lambda prompt: len(prompt.ids)) for pick in (min, max))
-    dependence = batch_dependence(policy.model.config)
-    reason = dependence.crossed(len(shortest.ids), len(longest.ids) + max_new_tokens)
-    if reason is None and not dependence.by_length:
-        rows = policy.model.get_input_embeddings().num_embeddings
-        response = [i % rows for i in range(max_new_tokens)]
-        together, alone = (
-            _log_probs(policy, [prompt.ids for prompt in batch], response)
-            for batch in ((shortest, longest), (shortest,))
-        )
-        if differs(alone, together):
-            reason = f"the logits of the prompt {shortest.text[:_SHOWN]!r} differ alone and beside a longer prompt"
-    if reason is not None:
-        raise UsageError(
-            f"{field}: expected a model whose numbers for a row do not depend on the rest of its batch, got "
-            f"{type(policy.model).__name__}: {reason}; rows of a batch would change one another's log-probs. Use "
-            "prompts and rollout.max_new_tokens on one side of the length, or another model"
-        )
-
-
-def _log_probs(policy: Policy, prompts: Sequence[Sequence[int]], response: Sequence[int]) -> torch.Tensor:
-    """Log-probs (R, V) under the first prompt, of a batch in which each has the same response."""
-    batch = teacher_batch(prompts, [response] * len(prompts), policy.pad_id, policy.model.device)
-    with evaluation_mode(policy.model), torch.no_grad():
-        return response_logits(policy.model, batch)[0].log_softmax(-1)
 
 
 def run_identity(

@@ -12,42 +12,45 @@ import torch
 from analysis import UsageError
 from analysis.recipes import Recipe
 from analysis.records import load_trace
-from analysis.training import train
-from analysis.training.setup import check_batching
+from analysis.training import loop, train
 from tests.offline.byte_models import byte_tokenizer, small_model
-from tests.offline.test_batch_dependence import dynamic, longrope, scaled_by_width
-from toy_models import Policy, Prompt, prompt_hash
+from toy_models import Policy, get_task
 
 
-def policy(make: Any) -> Policy:
-    tokenizer = byte_tokenizer()
-    return Policy(make(len(tokenizer)), tokenizer)
+def path_base(folder: Path, **fields: Any) -> Path:
+    """A small model with the tokenizer of the task path-small."""
+    tokenizer = get_task("path-small").tokenizer
+    Policy(small_model(len(tokenizer), **fields), tokenizer).save(folder)
+    return folder
 
 
-def prompts(*lengths: int) -> list[Prompt]:
-    made = [tuple(range(40, 40 + n)) for n in lengths]
-    return [Prompt(prompt_hash(ids), ids, "x", "train", None) for ids in made]
+def test_a_run_refuses_a_model_whose_rows_depend_on_their_batch(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    task = get_task("path-small")
+    room = len(task.prompts("test")[0].ids) + task.max_new_tokens - 1  # the last token is never read
+    base = path_base(tmp_path / "base", max_position_embeddings=room, rope_parameters=rope)
+    run = Recipe.load("tiny").set(**{"policy.base": str(base)}).expand()[0]
+    with pytest.raises(UsageError, match=r"policy\.base: expected a model whose numbers .* dynamic NTK"):
+        train(run.config, tmp_path / "run", run_id=run.run_id, label=run.label)
 
 
-@pytest.mark.parametrize(
-    ("make", "lengths", "longest", "message"),
-    [
-        (longrope, (4, 9), 23, None),
-        (longrope, (4, 9), 24, r"LongRoPE changes the frequencies of all rows where the longest has more than 32"),
-        (longrope, (33, 40), 8, None),
-        (dynamic, (4, 9), 23, None),
-        (dynamic, (4, 9), 24, r"dynamic NTK scales the frequencies of all rows by the longest beyond 32 tokens"),
-        (small_model, (4, 9), 60, None),
-        (scaled_by_width, (4, 30), 9, r"the logits of the prompt 'x' differ alone and beside a longer prompt"),
-    ],
-)
-def test_models_whose_rows_depend_on_their_batch(make: Any, lengths: Any, longest: int, message: str | None) -> None:
-    one = policy(make)
-    if message is None:
-        check_batching(one, prompts(*lengths), longest)
-        return
-    with pytest.raises(UsageError, match=rf"policy.base: expected a model whose numbers .* {message}"):
-        check_batching(one, prompts(*lengths), longest)
+def test_the_prompts_of_the_noise_are_checked_as_those_of_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"policy.base": str(path_base(tmp_path / "base")), "eval.prompts": 1, "eval.final_prompts": 1}
+    settings |= {"record.noise_every": 1, "record.noise_prompts": 3, "task.train_prompts": 4, "rollout.prompts": 4}
+    checked: list[tuple[str, ...]] = []
+    for name, place in (("check_fit", 2), ("check_batching", 1)):
+
+        def note(*arguments: Any, place: int = place) -> None:
+            checked.append(tuple(prompt.prompt_id for prompt in arguments[place] if prompt.split == "validation"))
+
+        monkeypatch.setattr(loop, name, note)
+    run = Recipe.load("tiny").set(**settings).expand()[0]
+    made = loop.Loop(run.config, tmp_path / "run", run_id=run.run_id, label=run.label)
+    assert len(made.held_out.noise) == 3
+    assert len(checked) == 2
+    assert all(set(ids) == {prompt.prompt_id for prompt in made.held_out.noise} for ids in checked)
 
 
 def test_a_run_samples_and_judges_with_every_end_token(tmp_path: Path) -> None:
