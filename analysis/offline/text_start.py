@@ -1,8 +1,7 @@
-"""What a tokenizer puts at the start of a text: a start token, or a mark of a space.
+"""The mark of a space that a tokenizer puts at the start of a text, and texts that continue others.
 
-A start token (BOS) is a special token, which `add_special_tokens` adds; a chat template may write it, too. A mark of a
-space is part of the first word: sentencepiece tokenizers (Llama 2, Mistral) read "2" as "▁2", the token of a 2 after a
-space. Within a text, after "1+1=", the 2 is another token, without the mark.
+The mark is part of the first word: sentencepiece tokenizers (Llama 2, Mistral) read "2" as "▁2", the token of a 2 after
+a space. Within a text, after "1+1=", the 2 is another token, without the mark.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 from toy_models.tasks.texts import encode_text
 
-__all__ = ["encode_continuation", "marks_start", "start_tokens"]
+__all__ = ["encode_continuation", "marks_start"]
 
 _MARKS = ("\u2581", "\u0120")  # of sentencepiece, and of byte-level BPE with add_prefix_space
 _WORDS = ("a", "2", "x")  # that no tokenizer knows with a space only
@@ -27,16 +26,6 @@ def marks_start(tokenizer: Any) -> bool:
             first = tokenizer.convert_ids_to_tokens(ids[0])
             return isinstance(first, str) and first.startswith(_MARKS)
     return False
-
-
-def start_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """The special tokens that the tokenizer itself adds at the start of a text; empty where it adds none."""
-    for word in _WORDS:
-        plain, full = _encoded(tokenizer, word), _encoded(tokenizer, word, special=True)
-        for begin in range(len(full) - len(plain) + 1) if plain else ():
-            if full[begin : begin + len(plain)] == plain:
-                return tuple(full[:begin])
-    return ()
 
 
 def encode_continuation(tokenizer: Any, before: str, text: str, where: str) -> tuple[int, ...]:
@@ -57,8 +46,8 @@ def encode_continuation(tokenizer: Any, before: str, text: str, where: str) -> t
     )
 
 
-def _encoded(tokenizer: Any, text: str, *, special: bool = False) -> Sequence[int]:
+def _encoded(tokenizer: Any, text: str) -> Sequence[int]:
     try:
-        return [int(i) for i in tokenizer.encode(text, add_special_tokens=special)]
+        return [int(i) for i in tokenizer.encode(text, add_special_tokens=False)]
     except Exception:  # tokenizers raises a bare Exception for a word that it does not know
         return []

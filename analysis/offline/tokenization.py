@@ -17,6 +17,7 @@ import numpy as np
 
 from toy_models.batch_dependence import batch_dependence
 from toy_models.end_tokens import end_tokens
+from toy_models.tasks.start_tokens import required_start, start_tokens, with_start
 from toy_models.tasks.task import prompt_hash
 from toy_models.tasks.texts import (
     TemplateError,
@@ -31,7 +32,7 @@ from ..errors import UsageError
 from ..probes.output_heads import unwrap
 from .policy_tokens import policy_mask
 from .reading import BadRows, Rollout
-from .text_start import encode_continuation, marks_start, start_tokens
+from .text_start import encode_continuation, marks_start
 from .trace_settings import TraceSettings
 
 if TYPE_CHECKING:
@@ -153,11 +154,10 @@ class _Encoder:
         self._end_words = [word for i in ends if isinstance(word := tokenizer.convert_ids_to_tokens(int(i)), str)]
         self._prompts: dict[Any, dict[str, Any]] = {}
         self._marks = marks_start(tokenizer)
-        self._start = start_tokens(tokenizer)
-        if settings.bos and not self._start:
-            if tokenizer.bos_token_id is None:
-                raise UsageError("bos: the tokenizer has no start token; leave it out, or set tokenizer.bos_token")
-            self._start = (int(tokenizer.bos_token_id),)
+        try:
+            self._start = required_start(tokenizer) if settings.bos else start_tokens(tokenizer)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         self._continued = self._without_start = self._doubled = self._in_turn = 0
         self._padded = self._padded_prompts = 0
 
@@ -277,11 +277,10 @@ class _Encoder:
         )
 
     def _with_start(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        if not self._start or ids[: len(self._start)] == self._start:  # a chat template may write it, too
-            return ids
+        started = with_start(ids, self._start)
         if self._settings.bos:
-            return (*self._start, *ids)
-        self._without_start += 1
+            return started
+        self._without_start += started != ids
         return ids
 
     def notes(self) -> list[str]:

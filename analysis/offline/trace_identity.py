@@ -42,6 +42,7 @@ _CODE = (
     "toy_models/end_tokens.py",
     "toy_models/table_files.py",
     "toy_models/table_formats.py",
+    "toy_models/tasks/start_tokens.py",
     "toy_models/tasks/task.py",
     "toy_models/tasks/texts.py",
     "toy_models/user_functions.py",

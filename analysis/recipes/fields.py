@@ -85,6 +85,11 @@ class TaskFields:
     prompt_column: str = _f("prompt", "column of the prompts; a.b is the entry b of the objects in column a")
     answer_column: str = _f("answer", "column of the answers")
     chat_template: bool = _f(False, "put each prompt into the tokenizer's chat template; false: use it as it stands")
+    bos: bool = _f(
+        False,
+        "begin each prompt with the tokenizer's start token, unless the template has written it; false: add none",
+        later=True,
+    )
     verifier: str = _f(
         "exact",
         "exact (the response equals the answer, up to white space around it), math (math-verify), or your own as "

@@ -16,13 +16,15 @@ from pathlib import Path
 
 from toy_models.bases.recipes import BASES
 from toy_models.messages import nearest
+from toy_models.tasks.file_task import FILE_TASK
+from toy_models.tasks.start_tokens import start_tokens
 
 from ..common.provenance import cores
 from ..errors import UsageError
 from .config import show
 from .cost import duration_text, estimated_seconds
 from .fields import GIVEN, RunConfig
-from .inputs import check_inputs
+from .inputs import check_inputs, data_files
 from .prompt_counts import check_prompt_counts
 from .recipe import PlannedRun, Recipe
 
@@ -152,12 +154,39 @@ def _is_toy(base: str) -> bool:
 
 
 def _warnings(config: RunConfig) -> list[str]:
+    base = config.policy.base
+    return [] if base in BASES or base == GIVEN else [*_rate_warning(config), *_start_warning(config)]
+
+
+def _rate_warning(config: RunConfig) -> list[str]:
     base, optimizer = config.policy.base, config.optimizer
-    if base in BASES or base == GIVEN or optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE or _is_toy(base):
+    if optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE or _is_toy(base):
         return []
     return [
         f"optimizer.lr = {show(optimizer.lr)} with policy.base = {show(base)}: this learning rate suits the built-in "
         f"toys and destroys a pretrained model within steps; set optimizer.lr = {show(_USUAL_RATE)}, which is usual"
+    ]
+
+
+def _start_warning(config: RunConfig) -> list[str]:
+    """A word on prompts without the start token that the tokenizer puts before a text by default."""
+    task, folder = config.task, Path(config.policy.base).expanduser()
+    if task.name != FILE_TASK or task.bos or task.chat_template:  # a template may write it
+        return []
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception:  # a bare Exception of tokenizers; the loader says what is wrong with it, or needs no such file
+        return []
+    word = "".join(str(tokenizer.id_to_token(i)) for i in start_tokens(tokenizer))
+    prompt = data_files(task).read()["train"][0].values[task.prompt_column] if word else word
+    if not word or (isinstance(prompt, str) and prompt.startswith(word)):
+        return []
+    return [
+        f"task.bos = false with policy.base = {show(config.policy.base)}: its tokenizer puts the start token {word} "
+        "before a text by default, and the prompts of task.train_file do not begin with it; set task.bos = true if the "
+        "model was trained with it"
     ]
 
 

@@ -17,6 +17,7 @@ _OF_FILES = (
     "prompt_column",
     "answer_column",
     "chat_template",
+    "bos",
     "verifier",
 )
 

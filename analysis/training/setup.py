@@ -94,6 +94,7 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
             config.rollout.max_new_tokens,
             fields.chat_template,
             end_ids=policy_end_tokens(policy),
+            bos=fields.bos,
         )
     return get_task(fields.name, policy.tokenizer)
 

@@ -29,6 +29,17 @@ def byte_tokenizer(template: Any = None) -> Any:
     return tokenizer
 
 
+def starting_tokenizer() -> Any:
+    """The same, of the package tokenizers, with <bos> before every text by default, as Gemma's and Llama 3's."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    start = ("<bos>", tokenizer.bos_token_id)
+    core = tokenizer.backend_tokenizer
+    core.post_processor = TemplateProcessing(single="<bos> $A", pair="<bos> $A $B", special_tokens=[start])
+    return core
+
+
 def space_marking_tokenizer() -> Any:
     """A tokenizer of sentencepiece's kind: "2" at the start of a text is the token of a 2 after a space."""
     import transformers as hf

@@ -255,5 +255,5 @@ class TestTheStartOfAText:
     def test_no_start_token(self) -> None:
         tokenizer = byte_tokenizer()
         tokenizer.bos_token = None
-        with pytest.raises(UsageError, match=r"bos: the tokenizer has no start token"):
+        with pytest.raises(UsageError, match=r"bos: expected a tokenizer with a start token, got one without"):
             encoded([row("1")], tokenizer, bos=True)

@@ -12,6 +12,7 @@ import pytest
 from analysis.errors import UsageError
 from analysis.recipes import Recipe, plan
 from analysis.recipes.cost import estimated_seconds
+from tests.offline.byte_models import starting_tokenizer
 
 FILE_TASK = {
     "grid": "unset",
@@ -114,6 +115,24 @@ def test_a_toy_s_learning_rate_is_warned_of(base: Path) -> None:
     assert plan(on_files(base, prompts, **changes, **{"optimizer.lr": 0.1, "optimizer.name": "sgd"})).warnings == ()
     (base / "config.json").write_text('{"hidden_size": 64}')  # a checkpoint of a toy
     assert plan(on_files(base, prompts, **changes, **{"optimizer.lr": 1.5e-4})).warnings == ()
+
+
+def test_a_missing_start_token_is_warned_of(base: Path) -> None:
+    prompts = [f"{i}" for i in range(20)]
+    changes = {"task.train_prompts": 4}
+    starting_tokenizer().save(str(base / "tokenizer.json"))
+    (warning,) = plan(on_files(base, prompts, **changes)).warnings
+    assert "puts the start token <bos> before a text by default, and the prompts of task.train_file do not" in warning
+    assert "set task.bos = true" in warning
+    assert plan(on_files(base, prompts, **changes, **{"task.bos": True})).warnings == ()
+    assert plan(on_files(base, ["<bos>" + prompt for prompt in prompts], **changes)).warnings == ()
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    assert plan(on_files(base, prompts, **changes, **{"task.chat_template": True})).warnings == ()
+
+
+def test_a_start_token_is_of_the_task_file() -> None:
+    with pytest.raises(UsageError, match=r"task.bos with task.name = \"path-small\": these fields belong to"):
+        Recipe.load("tiny").set(**{"task.bos": True})
 
 
 def test_costs_follow_the_fields() -> None:

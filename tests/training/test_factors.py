@@ -649,6 +649,7 @@ ELSEWHERE = {
     "task.prompt_column": "training/test_factors.py::test_what_a_run_starts_from",
     "task.answer_column": "training/test_factors.py::test_what_a_run_starts_from",
     "task.chat_template": "training/test_factors.py::test_what_a_run_starts_from",
+    "task.bos": "training/test_factors.py::test_what_a_run_starts_from",
     **dict.fromkeys(OF_SOME_OBJECTIVES, _REACHES),
     **dict.fromkeys(OF_THE_ROLLOUTS, f"{_LOOP}::test_corrections_of_the_rollouts_reach_the_weights"),
     "objective.teacher": f"{_LOOP}::test_the_teacher_scores_the_tokens_of_the_policy",
@@ -739,6 +740,7 @@ GIVEN_POLICY = {"policy.base": "given", "policy.digest": "0"}
         ("task.prompt_column", "q", OWN_FILES, {"prompt_column"}),
         ("task.answer_column", "q", OWN_FILES, {"answer_column"}),
         ("task.chat_template", True, OWN_FILES, {"template"}),
+        ("task.bos", True, OWN_FILES, {"bos"}),
         ("task.verifier", "math", OWN_FILES, {"verifier"}),
         ("task.digest", "1", GIVEN_TASK, set()),
     ],
@@ -753,8 +755,8 @@ def test_what_a_run_starts_from(
         calls[0] |= {"policy": base, "policy_seed": seed}
         return load_policy("tiny")
 
-    def from_files(tokenizer: Any, files: Any, verifier: Any, limit: int, template: bool, *, end_ids: Any) -> str:
-        calls[0] |= {**vars(files), "verifier": verifier, "template": template, "limit": limit}
+    def from_files(tokenizer: Any, files: Any, verifier: Any, limit: int, template: bool, **more: Any) -> str:
+        calls[0] |= {**vars(files), "verifier": verifier, "template": template, "limit": limit, "bos": more["bos"]}
         return "task"
 
     def handed_over(experiment: Any, kind: str) -> Any:

@@ -1,8 +1,8 @@
 """The task `file`: prompts and answers from your files, judged as text by a verifier.
 
-A prompt is the file's text as the tokenizer encodes it, without special tokens, and without a chat template unless one
-is chosen. The verifier sees the file's text, the decoded response without special tokens, and the answer. Correct
-responses cannot be listed, so success probabilities are estimated from samples.
+A prompt is the file's text as the tokenizer encodes it, without special tokens, and without a chat template or a start
+token (BOS) unless these are chosen. The verifier sees the file's text, the decoded response without special tokens, and
+the answer. Correct responses cannot be listed, so success probabilities are estimated from samples.
 
 A split without a file gets a tenth of the training file, at least one prompt. The prompts are ordered by the SHA-256 of
 their tokens; the first tenth is the test split, the next one the validation split. The split of a prompt therefore
@@ -21,6 +21,7 @@ from ..messages import unknown_name
 from ..table_files import Row, read_table
 from ..verifiers.accepted_answers import accepted_answer, judge_accepted
 from ..verifiers.verifier import Case, Verdict, Verifier, VerifierError
+from .start_tokens import required_start, with_start
 from .task import SPLITS, Prompt, prompt_hash
 from .texts import chat_messages, check_template, encode_text, render_prompt
 
@@ -91,7 +92,7 @@ class FileTask:
 
     Raises ValueError, naming the line, where a file is invalid (`DataFiles.read`), a prompt cannot be encoded, a prompt
     has two answers or is in the files of two splits, too few prompts are left to hold some out, or the tokenizer lacks
-    the chat template that is needed.
+    the chat template or the start token that is needed.
 
     Attributes:
         tokenizer: Tokenizer of the policy.
@@ -101,6 +102,7 @@ class FileTask:
         chat_template: Whether prompts are put into the chat template of the tokenizer, up to where the answer begins.
         name: Name of the task in records.
         end_ids: The tokens that end a response (`Policy.end_ids`); None for the tokenizer's end token alone.
+        bos: Whether each prompt begins with the tokenizer's start token; once, where a template writes it, too.
 
     Example::
 
@@ -116,12 +118,15 @@ class FileTask:
     chat_template: bool = False
     name: str = FILE_TASK
     end_ids: tuple[int, ...] | None = None
+    bos: bool = False
+    _start: tuple[int, ...] = field(init=False, repr=False)
     _splits: dict[str, list[_Item]] = field(init=False, repr=False)
     _items: dict[tuple[int, ...], _Item] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.chat_template:
             check_template(self.tokenizer)
+        self._start = required_start(self.tokenizer) if self.bos else ()
         self._items = {}
         self._splits = {}
         for split, rows in self.files.read().items():
@@ -206,6 +211,6 @@ class FileTask:
         question, rendered = render_prompt(
             self.tokenizer, row.values[column], row.where, column, chat_template=self.chat_template
         )
-        ids = encode_text(self.tokenizer, rendered, row.where)
+        ids = with_start(encode_text(self.tokenizer, rendered, row.where), self._start)
         answer = accepted_answer(row.values[self.files.answer_column])
         return _Item(ids, rendered, question, answer, row.where)
