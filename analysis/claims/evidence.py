@@ -13,7 +13,7 @@ from .study import Study
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Evidence", "Methods", "of_user"]
+__all__ = ["Evidence", "Methods", "Progress", "of_user"]
 
 Methods = Mapping[str, Mapping[int, Run]]  # method label -> seed -> a run that is complete
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)

@@ -1,0 +1,1 @@
+"""What entries measure themselves, apart from the records of training runs."""
