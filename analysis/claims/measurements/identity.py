@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,20 +87,24 @@ def projections(
             generator=torch.Generator().manual_seed(seed_of(seed, "gradient_noise")),
             group_size=group_size,
             replicates=replicates,
-            progress=lambda done, total, seed=seed: progress(f"noise of {base}", seed * total + done, seeds * total),
+            progress=partial(_tell, progress, base, seed, seeds),
         )
         frame = noise.frame().set_index("estimator")
-        along = noise.dots[:2] / noise.gradient_sq
+        psr, nsr = noise.dots[:2] / noise.gradient_sq
         rows.append(
             (
                 float(noise.p.mean()),
                 *frame.loc[["PSR", "NSR"], "projection"],
                 *frame.loc[["PSR", "NSR"], "noise_to_signal"],
-                float(np.corrcoef(along)[0, 1]),
+                float(np.corrcoef(psr, nsr)[0, 1]),
             )
         )
-    p, psr, nsr, psr_noise, nsr_noise, correlation = np.array(rows).T
-    return Projections(base, p, psr, nsr, {"PSR": psr_noise, "NSR": nsr_noise}, correlation)
+    by_seed = np.array(rows).T
+    return Projections(base, *by_seed[:3], {"PSR": by_seed[3], "NSR": by_seed[4]}, by_seed[5])
+
+
+def _tell(progress: Progress, base: str, seed: int, seeds: int, done: int, total: int) -> None:
+    progress(f"noise of {base}", seed * total + done, seeds * total)
 
 
 def _task(base: str) -> str:
