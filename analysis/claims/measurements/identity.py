@@ -100,7 +100,8 @@ def projections(
             )
         )
     by_seed = np.array(rows).T
-    return Projections(base, *by_seed[:3], {"PSR": by_seed[3], "NSR": by_seed[4]}, by_seed[5])
+    noise_to_signal = {"PSR": by_seed[3], "NSR": by_seed[4]}
+    return Projections(base, by_seed[0], by_seed[1], by_seed[2], noise_to_signal, by_seed[5])
 
 
 def _tell(progress: Progress, base: str, seed: int, seeds: int, done: int, total: int) -> None:
