@@ -117,7 +117,7 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 def _decide(arguments: argparse.Namespace, command: str) -> None:
     from .ledger import Ledger, results
-    from .registry import all_claims, chosen
+    from .registry import all_claims, chosen, with_needed
     from .tables import verdict_table
 
     if arguments.run is not None:
@@ -125,7 +125,8 @@ def _decide(arguments: argparse.Namespace, command: str) -> None:
         if not claims:
             raise UsageError("--run: expected at least one id, got none; see --list")
     else:
-        claims = [claim for claim in all_claims().values() if arguments.full or not claim.studies]
+        claims = [claim for claim in all_claims().values() if arguments.full or not (claim.studies or claim.later)]
+    claims = with_needed(claims)
     entries = Ledger(arguments.out).make(
         claims, executor=arguments.executor, workers=arguments.workers, quiet=arguments.quiet
     )

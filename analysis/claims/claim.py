@@ -135,6 +135,11 @@ class Claim:
         seconds: Core seconds of its own computation, without training runs.
         judge: Decides about a user's runs, method label -> seed -> run; None where records do not tell.
         tables: The tables of records that `judge` reads.
+        after: Ids of the entries that are decided before, and whose decisions this one reads.
+        later: Stages of further training, each chosen by a rule from what was found before it: called with the
+            evidence once everything before is trained, a stage names the studies to train next. The same evidence must
+            give the same studies, which is how an interrupted ledger finds its runs again.
+        later_seconds: About how many core seconds the runs of all stages take.
     """
 
     id: str
@@ -154,6 +159,9 @@ class Claim:
     seconds: float = 1.0
     judge: Callable[[Methods], Decision] | None = None
     tables: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    later: tuple[Callable[[Evidence], tuple[Study, ...]], ...] = ()
+    later_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

@@ -13,6 +13,8 @@ from .study import Study
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .claim import Decision
+
 __all__ = ["Evidence", "Methods", "Progress", "of_user"]
 
 Methods = Mapping[str, Mapping[int, Run]]  # method label -> seed -> a run that is complete
@@ -25,10 +27,17 @@ class Evidence:
     Args:
         runs: Folder of the runs, one folder each.
         progress: Called by computations of more than two seconds: what is computed, how much of how many is done.
+        decisions: What was decided before, by id: those that `Claim.after` names.
     """
 
-    def __init__(self, runs: Path, progress: Progress = lambda what, done, total: None) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        progress: Progress = lambda what, done, total: None,
+        decisions: Mapping[str, Decision] | None = None,
+    ) -> None:
         self._runs, self.progress = runs, progress
+        self.decisions: Mapping[str, Decision] = decisions or {}
         self._read: dict[str, Run] = {}
 
     def methods(self, study: Study) -> dict[str, dict[int, Run]]:

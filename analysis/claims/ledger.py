@@ -4,7 +4,8 @@
     decisions/<id>.json   one file for each decided entry, with a digest of what it was made with
 
 Killed anywhere, the same command continues: runs resume after their last commit, decisions that were written are not
-made again unless the code or a study of the entry has changed.
+made again unless the code or a study of the entry has changed. An entry may choose further runs from what was decided
+before it (`Claim.after`, `Claim.later`); the same decisions choose the same runs, so these are found again, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,13 +27,20 @@ from ..experiments.many_runs import train_runs
 from ..records.folders import write_durably
 from .claim import Claim, Decision
 from .evidence import Evidence
-from .study import planned_runs
+from .study import Study, planned_runs
 
-__all__ = ["SCHEMA", "Entry", "Ledger", "read_results"]
+__all__ = ["SCHEMA", "Entry", "Ledger", "in_order", "made_with", "read_results", "results"]
 
 SCHEMA = 1
 # The code that a decision depends on, besides what its runs depend on.
-_CODE = ("analysis/claims", "analysis/evaluation", "analysis/gradient_noise", "analysis/laws", "analysis/tabular")
+_CODE = (
+    "analysis/claims",
+    "analysis/evaluation",
+    "analysis/factorial",
+    "analysis/gradient_noise",
+    "analysis/laws",
+    "analysis/tabular",
+)
 _TRAINING_CODE = ("analysis/training", "analysis/objectives", "toy_models")
 
 
@@ -98,8 +106,11 @@ class Ledger:
     ) -> list[Entry]:
         """Train and decide; the entries in the order of `claims`.
 
+        Each claim is decided after those that its `after` names. Its later stages are trained when these are decided.
+
         Raises:
-            UsageError: the folder cannot be written, or a run failed (the others are finished first).
+            UsageError: the folder cannot be written, a run failed (the others are finished first), or `claims` lacks
+                one that another must come after.
             KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished is kept.
         """
         try:
@@ -108,19 +119,33 @@ class Ledger:
             raise UsageError(
                 f"--out: cannot write {self.folder} ({error.strerror or error}); choose another folder"
             ) from error
-        known = {claim.id: self._known(claim) for claim in claims}
-        todo = [claim for claim in claims if known[claim.id] is None]
+        ordered = in_order(claims)
+        made: dict[str, Entry] = {}
+        for claim in ordered:
+            self._recall(claim, made)
+        todo = [claim for claim in ordered if claim.id not in made]
         with Progress(quiet=quiet) as progress:
-            self._train(todo, progress, executor, workers)
+
+            def train(studies: Sequence[Study]) -> None:
+                self._train(studies, progress, executor, workers)
+
+            train([study for claim in todo for study in claim.studies])
             for done, claim in enumerate(todo):
                 progress.show("decide", "claims", done=done, total=len(todo), detail=claim.id, always=True)
-                known[claim.id] = self._decide(claim, progress)
+                self._recall(claim, made)  # what it comes after may have been decided as before
+                if claim.id not in made:
+                    made[claim.id] = self._decide(claim, made, progress, train)
             if todo:
                 progress.show("decide", "claims", done=len(todo), total=len(todo))
-        return [entry for claim in claims if (entry := known[claim.id]) is not None]
+        return [made[claim.id] for claim in claims]
 
-    def _train(self, claims: Sequence[Claim], progress: Progress, executor: str, workers: int | None) -> None:
-        planned = planned_runs(study for claim in claims for study in claim.studies)
+    def _recall(self, claim: Claim, made: dict[str, Entry]) -> None:
+        """Add the decision that was made before to `made`, if all that it depends on is as it was."""
+        if set(claim.after) <= made.keys() and (entry := self._known(claim, made)) is not None:
+            made[claim.id] = entry
+
+    def _train(self, studies: Sequence[Study], progress: Progress, executor: str, workers: int | None) -> None:
+        planned = planned_runs(studies)
         if not planned:
             return
         total, done = len(planned), 0
@@ -149,20 +174,28 @@ class Ledger:
         if any(outcome.status == "interrupted" for outcome in outcomes.values()):
             raise KeyboardInterrupt
 
-    def _decide(self, claim: Claim, progress: Progress) -> Entry:
-        started = time.perf_counter()
+    def _decide(
+        self, claim: Claim, made: Mapping[str, Entry], progress: Progress, train: Callable[[Sequence[Study]], None]
+    ) -> Entry:
         evidence = Evidence(
             self.runs,
             lambda what, done, total: progress.show(claim.id, f"{claim.id} {what}", done=done, total=total),
+            {name: made[name].decision for name in claim.after},
         )
+        studies = list(claim.studies)
+        for stage in claim.later:
+            chosen = stage(evidence)
+            train(chosen)
+            studies += chosen
+        started = time.perf_counter()
         decision = claim.decide(evidence)
-        diverged = {study.name: found for study in claim.studies if (found := evidence.diverged(study))}
-        entry = Entry(claim.id, decision, made_with(claim), time.perf_counter() - started, diverged)
+        diverged = {study.name: found for study in studies if (found := evidence.diverged(study))}
+        entry = Entry(claim.id, decision, made_with(claim, made), time.perf_counter() - started, diverged)
         text = json.dumps(entry.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         write_durably(self._file(claim.id), text.encode())
         return entry
 
-    def _known(self, claim: Claim) -> Entry | None:
+    def _known(self, claim: Claim, made: Mapping[str, Entry]) -> Entry | None:
         """The decision that was made before, if it was made with what is here now."""
         file = self._file(claim.id)
         if not file.exists():
@@ -171,18 +204,48 @@ class Ledger:
             entry = Entry.from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
         except (UsageError, ValueError, KeyError):
             return None  # of another version, or cut short: it is made again
-        return entry if dict(entry.made_with) == made_with(claim) else None
+        return entry if dict(entry.made_with) == made_with(claim, made) else None
 
     def _file(self, name: str) -> Path:
         return self.decisions / f"{name}.json"
 
 
-def made_with(claim: Claim) -> dict[str, str]:
-    """What a decision depends on, by name."""
+def in_order(claims: Sequence[Claim]) -> list[Claim]:
+    """Each claim after those that its `after` names, otherwise as given.
+
+    Raises:
+        UsageError: one that must come before is not among them.
+    """
+    left = {claim.id: claim for claim in claims}
+    for claim in claims:
+        if missing := [name for name in claim.after if name not in left]:
+            raise UsageError(
+                f"claims: expected {', '.join(missing)} beside {claim.id}, which reads what is decided there, got "
+                f"{', '.join(left)}; add it"
+            )
+    ordered: dict[str, Claim] = {}
+    while left:
+        ready = {name: claim for name, claim in left.items() if not set(claim.after) & left.keys()}
+        if not ready:
+            raise ValueError(f"{', '.join(left)}: each comes after another of them")
+        ordered |= ready
+        left = {name: claim for name, claim in left.items() if name not in ready}
+    return list(ordered.values())
+
+
+def made_with(claim: Claim, made: Mapping[str, Entry] | None = None) -> dict[str, str]:
+    """What a decision depends on, by name.
+
+    Args:
+        claim: The claim.
+        made: The entries that were decided before; those that the claim comes after count.
+    """
     runs = sorted(planned_runs(claim.studies))
+    before = [made[name].decision.to_json() for name in claim.after if made is not None and name in made]
     code = {"code": code_of(*_CODE), "code of training": code_of(*_TRAINING_CODE)}
     head = {"commit of the rules": rules_commit(), "runs": text_digest(runs) if runs else "none"}
-    return head | code | numeric_versions()
+    read = {"decisions": text_digest([json.dumps(found, sort_keys=True) for found in before])} if before else {}
+    return head | read | code | numeric_versions()
 
 
 @cache

@@ -9,9 +9,9 @@ from toy_models.messages import nearest
 from ..errors import UsageError
 from .claim import Claim
 
-__all__ = ["ORDER", "all_claims", "chosen"]
+__all__ = ["ORDER", "all_claims", "chosen", "with_needed"]
 
-# The paper's claims, then those of later papers.
+# The paper's claims, those of later papers, then what this project concludes.
 ORDER = (
     *(f"G{number}" for number in range(1, 12)),
     "S1",
@@ -20,6 +20,7 @@ ORDER = (
     *("P1", "P2", "P3", "P4"),
     *("W1", "L1", "N1", "R1"),
     *(f"F{number}" for number in range(1, 13)),
+    "X1",
 )
 
 
@@ -31,6 +32,15 @@ def all_claims() -> dict[str, Claim]:
     if len(found) < len(ENTRIES):
         raise ValueError("two entries have the same id")
     return {name: found[name] for name in ORDER if name in found}
+
+
+def with_needed(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims and those whose decisions they read, in the order of the ledger."""
+    known = all_claims()
+    names = {claim.id for claim in claims}
+    while missing := {name for claim in map(known.__getitem__, names) for name in claim.after} - names:
+        names |= missing
+    return [claim for name, claim in known.items() if name in names]
 
 
 def chosen(ids: Iterable[str]) -> Sequence[Claim]:

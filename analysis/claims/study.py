@@ -59,6 +59,8 @@ class Study:
         methods: method -> the fields that make it.
         values: Fields for all methods, by dotted path.
         seeds: Number of seeds, each with a base of its own.
+        first_seed: Seed of the first run. The bases are those of seeds 0, 1, … all the same, so that runs with fresh
+            draws need no other bases; those of two studies are then not independent.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Study:
     methods: Mapping[str, Mapping[str, Any]]
     values: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 8
+    first_seed: int = 0
 
     @cached_property
     def runs(self) -> tuple[StudyRun, ...]:
@@ -76,9 +79,10 @@ class Study:
         """
         shared = Recipe.load(self.recipe).set(grid="unset", **LIGHT).set(**self.values)
         found = []
-        for seed in range(self.seeds):
+        for base_seed in range(self.seeds):
+            seed = self.first_seed + base_seed
             for method, fields in self.methods.items():
-                (run,) = shared.set(**{"seed": seed, "policy.seed": seed, **fields}).expand()
+                (run,) = shared.set(**{"seed": seed, "policy.seed": base_seed, **fields}).expand()
                 canonical = json.dumps(identified(run.config), sort_keys=True, allow_nan=False)
                 run_id = hashlib.sha256(canonical.encode()).hexdigest()[:_HASH]
                 found.append(StudyRun(method, seed, replace(run, run_id=run_id, label=method)))

@@ -17,9 +17,9 @@ def claims_table(claims: Sequence[Claim]) -> Table:
     """Every claim with its place, the training runs that it needs and its cost in core time."""
     rows = []
     for claim in claims:
-        seconds = claim.seconds + sum(study.seconds for study in claim.studies)
-        count = len(planned_runs(claim.studies))
-        rows.append((claim.id, claim.title, claim.source, str(count or "none"), duration_text(seconds)))
+        seconds = claim.seconds + claim.later_seconds + sum(study.seconds for study in claim.studies)
+        count = str(len(planned_runs(claim.studies)) or "none") + (" and more" if claim.later else "")
+        rows.append((claim.id, claim.title, claim.source, count, duration_text(seconds)))
     total = planned_runs(study for claim in claims for study in claim.studies)
     note = (
         f"Training runs are shared: {len(total)} runs serve all claims. Costs are rough estimates in time of one core."
