@@ -1,15 +1,16 @@
-"""What a claim is, and what a decision about it is: plain data, without torch.
+"""What a claim is: plain data, without torch.
 
 A claim of a paper becomes an entry: the statement, the statistic that decides it, its margin and its rule, all fixed
-before the runs that decide it. A decision is a verdict with the effects that it follows from.
+before the runs that decide it. Its decision is in `decision`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .decision import VERDICTS, Decision, Effect, Verdict, combined
 
 if TYPE_CHECKING:
     from .evidence import Evidence, Methods
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "VERDICTS", "Claim", "Decision", "Effect", "Verdict", "combined"]
 
-Verdict = Literal["holds", "fails", "depends", "undecided"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 # family -> what its page and its figure are called
 FAMILIES = {
     "gradients": "What one gradient does",
@@ -27,90 +26,6 @@ FAMILIES = {
     "pass-at-k": "Pass@k after training",
     "field": "Claims of later papers",
 }
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One measured number of a decision.
-
-    Attributes:
-        label: What it is, in words that stand alone in a figure.
-        value: The estimate; NaN where there is none.
-        low: Lower end of its 95% interval; NaN where it has none.
-        high: Upper end; NaN where it has none.
-        unit: Such as nats; empty for a plain number.
-        n: Independent units that the interval is over.
-        over: What these units are: seeds, prompts, tokens, settings.
-        condition: Regime, task and matching that it was measured in.
-        null: The value that means "no effect".
-        margin: The margin δ of the rule around `null`; None where the rule has none.
-        kind: The kind of interval, as `docs/intervals.md` names it; "exact" for a number without sampling error.
-        reason: Why it has no interval.
-    """
-
-    label: str
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    unit: str = ""
-    n: int = 0
-    over: str = "seeds"
-    condition: str = ""
-    null: float = 0.0
-    margin: float | None = None
-    kind: str = ""
-    reason: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; numbers that do not exist are null."""
-        return {name: _plain(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Effect:
-        """The effect that `to_json` gave."""
-        numbers = {name: math.nan if data[name] is None else data[name] for name in ("value", "low", "high", "null")}
-        return cls(**{**data, **numbers})
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A verdict, and what it follows from.
-
-    Attributes:
-        verdict: holds, fails, depends or undecided.
-        reason: One sentence that says why, with the numbers that matter.
-        effects: What was measured, the most important first.
-        depends_on: For "depends": what it depends on.
-        missing: For "undecided": the power that was missing, or with what it could be decided.
-        tables: Numbers for the figure of the entry: name -> column -> values.
-    """
-
-    verdict: Verdict
-    reason: str
-    effects: tuple[Effect, ...] = ()
-    depends_on: str = ""
-    missing: str = ""
-    tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.verdict == "depends" and not self.depends_on:
-            raise ValueError("depends_on: a verdict that depends must say on what")
-        if self.verdict == "undecided" and not self.missing:
-            raise ValueError("missing: a verdict that is undecided must say what was missing")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads back."""
-        tables = {
-            name: {column: [_plain(value) for value in values] for column, values in table.items()}
-            for name, table in self.tables.items()
-        }
-        plain = {name: getattr(self, name) for name in ("verdict", "reason", "depends_on", "missing")}
-        return plain | {"effects": [effect.to_json() for effect in self.effects], "tables": tables}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Decision:
-        """The decision that `to_json` gave."""
-        return cls(**{**data, "effects": tuple(Effect.from_json(effect) for effect in data["effects"])})
 
 
 @dataclass(frozen=True)
@@ -166,42 +81,3 @@ class Claim:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
-
-
-def combined(parts: Mapping[str, Decision], *, depends_on: str = "") -> Decision:
-    """One decision from those of several conditions.
-
-    All hold: holds. All fail: fails. Some hold and others fail, or one depends: depends. Otherwise undecided: the
-    conditions that are not decided are named.
-
-    Args:
-        parts: condition -> its decision.
-        depends_on: What differs between the conditions, in words; unset: the conditions are listed by verdict.
-
-    Example:
-        >>> yes, no = Decision("holds", "a"), Decision("fails", "b")
-        >>> combined({"SGD": yes, "Adam": no}).depends_on
-        'holds: SGD; fails: Adam'
-    """
-    if not parts:
-        raise ValueError("parts: expected at least one condition")
-    by_verdict: dict[Verdict, list[str]] = {}
-    for name, part in parts.items():
-        by_verdict.setdefault(part.verdict, []).append(name)
-    listed = "; ".join(f"{verdict}: {', '.join(by_verdict[verdict])}" for verdict in VERDICTS if verdict in by_verdict)
-    effects = tuple(effect for part in parts.values() for effect in part.effects)
-    tables = {f"{name}: {table}": values for name, part in parts.items() for table, values in part.tables.items()}
-    reason = " ".join(f"{name}: {part.reason}" for name, part in parts.items())
-    found = set(by_verdict)
-    if len(found) == 1 and found <= {"holds", "fails"}:
-        return Decision(found.pop(), reason, effects, tables=tables)
-    if "depends" in found or {"holds", "fails"} <= found:
-        return Decision("depends", reason, effects, depends_on=depends_on or listed, tables=tables)
-    missing = "; ".join(f"{name}: {part.missing}" for name, part in parts.items() if part.verdict == "undecided")
-    return Decision("undecided", reason, effects, missing=missing, tables=tables)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

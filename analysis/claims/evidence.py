@@ -13,7 +13,7 @@ from .study import Study
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .claim import Decision
+    from .decision import Decision
 
 __all__ = ["Evidence", "Methods", "Progress", "of_user"]
 
