@@ -15,3 +15,5 @@ from .token_batch import TokenWeights as TokenWeights
 from .token_batch import accuracy_of as accuracy_of
 from .token_batch import kl_baseline_of as kl_baseline_of
 from .user_losses import register as register
+from .weights_by_prompt import PromptWeights as PromptWeights
+from .weights_by_prompt import prompt_weights as prompt_weights
