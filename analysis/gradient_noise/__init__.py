@@ -1,4 +1,4 @@
-"""Gradient noise: how far the estimators of the policy gradient scatter around the exact one, per rollout."""
+"""Exact gradients: how far estimators of the policy gradient scatter around them, and how those of prompts interfere."""
 
 import lazy_loader
 

@@ -33,6 +33,7 @@ from ..common.batching import check_batching
 from ..errors import DivergedError, UsageError
 from ..evaluation import success_probability
 from ..objectives import Objective, get
+from .exact import flat_gradient, listed_solutions, trained_parameters
 from .moments import LEAST_REPLICATES, GradientNoise
 
 __all__ = ["gradient_noise", "standard_estimators"]
@@ -124,7 +125,7 @@ def gradient_noise(
         top_k=top_k,
         top_p=top_p,
     )
-    parameters = _parameters(policy)
+    parameters = trained_parameters(policy)
     drawn = torch.zeros(
         len(estimators),
         replicates,
@@ -135,7 +136,7 @@ def gradient_noise(
     with evaluation_mode(policy.model), torch.enable_grad():
         success = success_probability(policy.model, [p.ids for p in prompts], solutions, temperature)
         # prompts without any solution leave nothing to differentiate
-        exact = _flat_gradient(success.mean(), parameters) if success.requires_grad else torch.zeros_like(drawn[0, 0])
+        exact = flat_gradient(success.mean(), parameters) if success.requires_grad else torch.zeros_like(drawn[0, 0])
         for k in range(replicates):
             try:
                 samples = draw(
@@ -175,7 +176,7 @@ def _add_estimates(
     """Add the estimates (E, P) from one batch of rollouts to `out`, which is zero."""
     n = len(samples.lengths)
     group_size = n // len(prompts)
-    parameters = _parameters(policy)
+    parameters = trained_parameters(policy)
     responses = [
         row[:length] for row, length in zip(samples.response_ids.tolist(), samples.lengths.tolist(), strict=True)
     ]
@@ -198,24 +199,15 @@ def _add_estimates(
             batch = teacher_batch([owners[i] for i in some], [responses[i] for i in some], policy.pad_id, out.device)
             log_probs = (response_logits(policy.model, batch) / temperature).log_softmax(-1)
             chosen = log_probs.gather(-1, batch.tokens[..., None])[..., 0].masked_fill(~batch.mask, 0)
-            score = _flat_gradient(chosen.sum(), parameters)
+            score = flat_gradient(chosen.sum(), parameters)
             out += (weights / n).to(out)[:, None] * score
-
-
-def _parameters(policy: Policy) -> list[Tensor]:
-    return [p for p in policy.model.parameters() if p.requires_grad]
-
-
-def _flat_gradient(value: Tensor, parameters: list[Tensor]) -> Tensor:
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters)])
 
 
 def _checked(
     task: Task, prompts: Sequence[Prompt], group_size: int, replicates: int, estimators: Mapping[str, Objective]
 ) -> list[list[tuple[int, ...]]]:
     """The solutions of each prompt, once the request has been found valid."""
-    if not prompts:
-        raise UsageError("prompts: expected at least one, got none")
+    solutions = listed_solutions(task, prompts, "gradient noise")
     if group_size < 1:
         raise UsageError(f"group_size: expected at least 1, got {group_size}")
     if replicates < LEAST_REPLICATES:
@@ -236,10 +228,4 @@ def _checked(
                 f"estimators: {name} is {objective.name}, whose weights are no plain advantages; choose form ratio "
                 "or log"
             )
-    solutions: list[Any] = [task.solutions(prompt.ids) for prompt in prompts]
-    if any(listed is None for listed in solutions):
-        raise UsageError(
-            f"task: gradient noise needs the exact gradient, and {task.name} does not list its correct "
-            "responses; choose a task that does (path, countdown)"
-        )
     return solutions

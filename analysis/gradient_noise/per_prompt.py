@@ -22,9 +22,10 @@ from torch import Tensor
 from toy_models import Policy, Prompt, Task, evaluation_mode
 
 from ..common.arguments import check_numbers
+from ..common.batching import check_batching
 from ..errors import UsageError
 from ..evaluation import success_probability
-from .measurement import flat_gradient, listed_solutions, trained_parameters
+from .exact import flat_gradient, listed_solutions, trained_parameters
 
 __all__ = ["PromptGradients", "prompt_gradients"]
 
@@ -117,14 +118,15 @@ def prompt_gradients(
         response is zero.
 
     Raises:
-        UsageError: no prompts, a task that does not list its correct responses, held below 1, or a temperature that is
-            not positive.
+        UsageError: no prompts, a task that does not list its correct responses, held below 1, a temperature that is not
+            positive, or a model whose numbers for a row depend on the rest of its batch.
     """
     if held < 1:
         raise UsageError(f"held: expected at least 1, got {held}")
     limit = max_new_tokens or task.max_new_tokens
-    listed = listed_solutions(task, prompts)
+    listed = listed_solutions(task, prompts, "the gradient of each prompt")
     solutions = [[y for y in known if len(y) <= limit] for known in listed]
+    check_batching(policy, prompts, limit)
     parameters = trained_parameters(policy)
     count = len(prompts)
     p, kappa = np.zeros(count), np.zeros((count, count))
