@@ -1,4 +1,4 @@
-"""Exact gradients: how far estimators of the policy gradient scatter around them, and how those of prompts interfere."""
+"""Exact gradients: how far estimators of the policy gradient scatter around them, and how prompts interfere."""
 
 import lazy_loader
 
