@@ -4,31 +4,14 @@ The public names and their types are listed in `__init__.pyi`; each is imported 
 command lines can print their help, list recipes and refuse bad input without loading torch.
 """
 
-import sys
+from toy_models.interpreter import check_interpreter
 
-from .version import __version__
+check_interpreter()
 
+import lazy_loader  # noqa: E402 - after the check above
 
-def _refuse(problem):
-    """Stop with one readable message: a traceback of ours would hide it from someone who ran `python -m analysis.…`."""
-    message = "rlvr-dynamics: {} (this is {}, Python {}.{})".format(problem, sys.executable, *sys.version_info[:2])
-    if sys.argv[:1] == ["-m"]:
-        sys.stderr.write("error: " + message + "\n")
-        sys.exit(2)
-    raise ImportError(message)
-
-
-if sys.version_info < (3, 11):  # noqa: UP036 - the message for a Python that is too old must not need a new one
-    _refuse("expected Python 3.11 or newer")
-try:
-    import lazy_loader
-except ModuleNotFoundError:
-    _refuse(
-        "the dependencies are missing from this Python; activate the project's environment "
-        "(source .venv/bin/activate), or install the package with pip install -e ."
-    )
-
-from .common.signals import stop_before_start  # noqa: E402 - after the checks above
+from .common.signals import stop_before_start  # noqa: E402
+from .version import __version__  # noqa: E402
 
 stop_before_start()
 

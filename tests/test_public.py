@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import subprocess
@@ -54,6 +55,37 @@ for name in toy_models.__all__: getattr(toy_models, name)
 assert torch.get_num_threads() == threads and torch.equal(torch.random.get_rng_state(), state)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["analysis.trace", "analysis", "rlvr_dynamics.trace", "toy_models.verifiers"])
+def test_a_python_without_the_dependencies_is_told_what_to_use(command):
+    bare = [sys.executable, "-S", "-m", command, "--help"]  # -S: no packages but those of the current folder
+    ended = subprocess.run(bare, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: rlvr-dynamics: the dependencies are missing from this Python; activate the")
+    assert f"(this is {sys.executable}, Python 3." in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["analysis", "rlvr_dynamics", "toy_models"])
+def test_a_python_that_is_too_old_is_named(package):
+    code = f"""
+import sys
+sys.version_info = (3, 10, 12)
+try: import {package}
+except ImportError as error: print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == f"rlvr-dynamics: expected Python 3.11 or newer (this is {sys.executable}, Python 3.10)\n"
+
+
+def test_the_message_for_an_old_python_needs_no_new_one():
+    """What is read before the check has the syntax of Python 3.7."""
+    import toy_models
+    import toy_models.interpreter
+
+    for path in (toy_models.__file__, toy_models.interpreter.__file__):
+        ast.parse(Path(path).read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
 @pytest.mark.slow

@@ -8,6 +8,10 @@ This package does not know how policies are analysed. Each name is imported from
 names of tasks and bases can be read without loading torch.
 """
 
-import lazy_loader
+from .interpreter import check_interpreter
+
+check_interpreter()
+
+import lazy_loader  # noqa: E402 - after the check above
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
