@@ -16,20 +16,20 @@ PYTEST := $(PY) -m pytest -q -n 2 --dist worksteal
 help:
 	@echo "make trace       run the default recipe (ARGS='--seed 1' adds options)"
 	@echo "make test        everything that must pass: make check, then all tests"
-	@echo "make quick       the fast tests: under two minutes, no base is pretrained"
+	@echo "make quick       the fast tests; no base is pretrained"
 	@echo "make check       linter, format, types and import contracts"
 	@echo "make shell       open your shell with .venv activated"
 	@echo "make notebooks   open the notebooks in Jupyter"
-	@echo "make figures     run the main job with eight seeds (ten minutes), draw figures/, write docs/results/main_job.json"
+	@echo "make figures     run the main job with eight seeds, draw figures/, write docs/results/main_job.json"
 	@echo "make noise       measure gradient noise on the bases, draw figures/gradient_noise.png, write docs/results/noise.json"
 	@echo "make factorial   run the full factorial on exact policies, draw figures/factorial.png"
 	@echo "make docs        build the documentation site"
 	@echo "make docs-check  name the generated pages of docs/ that are stale"
-	@echo "make bench       run the benchmarks"
+	@echo "make bench       run the benchmarks, write docs/results/performance.json"
 	@echo "make wheel       build the wheel and the source distribution into dist/"
 	@echo "make clean       remove .venv"
 	@echo
-	@echo "The first target that needs it sets up .venv (about 3 GB with PyTorch for CPUs, more with CUDA)."
+	@echo "The first target that needs it sets up .venv (README.md says how large it is)."
 	@echo "PYTHON=/path/to/python chooses the interpreter; PIP_ARGS='...' is passed to pip, for example"
 	@echo "PIP_ARGS='--extra-index-url URL' with the address of PyTorch's CPU or CUDA wheels (pytorch.org, \"Get Started\")."
 
@@ -113,7 +113,9 @@ docs-check: .venv/.ready-run
 	@$(PY) -m docs.generators --check
 
 bench: .venv/.ready-dev
-	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name -q -s $(ARGS)
+	@mkdir -p runs
+	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name --benchmark-json=runs/benchmarks.json -q -s $(ARGS)
+	@$(PY) -m docs.generators.measure benchmarks runs/benchmarks.json
 
 wheel: .venv/.ready-dev
 	@$(PY) -m build $(ARGS)

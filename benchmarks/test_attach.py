@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import time
 
 import torch
@@ -22,6 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import analysis
 from analysis import RecordSpec
+from benchmarks.ratios import note_ratios
 
 LAYERS, REPEATS = int(os.environ.get("LAYERS", "4")), int(os.environ.get("REPEATS", "5"))
 KINDS: dict[str, RecordSpec | None] = {
@@ -80,10 +80,4 @@ def test_overhead_of_attach(benchmark):
         once(kind)
         seconds[kind].clear()
     benchmark.pedantic(interleaved, rounds=1, iterations=1)
-    for kind in list(KINDS)[1:]:
-        ratios = [a / b for a, b in zip(seconds[kind], seconds["nothing"], strict=True)]
-        benchmark.extra_info[kind] = statistics.median(ratios)
-        print(
-            f"\n{LAYERS} layers, {kind}: median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to "
-            f"{max(ratios):.3f}), nothing recorded {statistics.median(seconds['nothing']):.2f} s of CPU"
-        )
+    note_ratios(benchmark, seconds, "nothing", "seconds", layers=LAYERS)

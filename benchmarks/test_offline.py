@@ -7,7 +7,6 @@ measure   what an offline trace takes: the logits of some rows at a time, read t
 
 from __future__ import annotations
 
-import statistics
 import time
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ import torch
 
 from analysis.offline.response_statistics import measure
 from analysis.token_stats import token_statistics
+from benchmarks.ratios import note_ratios
 
 REPEATS = 5
 
@@ -46,11 +46,4 @@ def test_measure_beside_the_product(benchmark, rows, width, vocab):
 
     kinds["measure"]()  # warm-up
     benchmark.pedantic(interleaved, rounds=1, iterations=1)
-    for kind in ("hidden", "top-1024", "measure"):
-        ratios = [a / b for a, b in zip(seconds[kind], seconds["product"], strict=True)]
-        benchmark.extra_info[kind] = statistics.median(ratios)
-        each = 1e3 * statistics.median(seconds[kind]) / rows
-        print(
-            f"\nV {vocab:,}, D {width}, {kind}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-            f"{max(ratios):.2f}) times the product, {each:.2f} ms a token"
-        )
+    note_ratios(benchmark, seconds, "product", "seconds", rows=rows)

@@ -10,7 +10,6 @@ ratios within a repeat. `STEPS` and `REPEATS` in the environment change the size
 from __future__ import annotations
 
 import os
-import statistics
 import time
 
 import pytest
@@ -18,6 +17,7 @@ import torch
 
 from analysis.recipes import Recipe
 from analysis.training.loop import Loop
+from benchmarks.ratios import note_ratios
 from toy_models import ensure_base
 
 STEPS, REPEATS = int(os.environ.get("STEPS", "40")), int(os.environ.get("REPEATS", "3"))
@@ -50,11 +50,4 @@ def test_overhead_of_recording(benchmark, tmp_path, label):
     once("nothing", "warm-up")
     seconds["nothing"].clear()
     benchmark.pedantic(interleaved, rounds=1, iterations=1)
-    for kind in ("core", "default"):
-        ratios = [a / b for a, b in zip(seconds[kind], seconds["nothing"], strict=True)]
-        benchmark.extra_info[kind] = statistics.median(ratios)
-        middle, nothing = statistics.median(ratios), statistics.median(seconds["nothing"])
-        print(
-            f"\n{label} {kind}: median ratio {middle:.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
-            f"nothing recorded {nothing:.1f} s of CPU"
-        )
+    note_ratios(benchmark, seconds, "nothing", "seconds", steps=STEPS)

@@ -3,12 +3,12 @@
     pytest benchmarks/test_sampling.py --benchmark-enable -s
 
 Both sides are measured in response tokens, end tokens included and padding not. `test_side_by_side` alternates the two,
-so that whatever else the machine does meets both, and prints the ratio of the medians; it asserts nothing about time.
+so that whatever else the machine does meets both, and gives the median of the ratios within a pair; it asserts nothing
+about time.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.ratios import note_ratios
 from toy_models import Policy, get_task, load_policy, sample
 
 GROUP_SIZE, N_PROMPTS, PAIRS = 8, 128, 30
@@ -75,20 +76,16 @@ def test_rollouts(name: str, samplers: dict[str, Callable[[], int]], benchmark: 
     assert 5 * N_PROMPTS * GROUP_SIZE < tokens < 9 * N_PROMPTS * GROUP_SIZE
 
 
-def test_side_by_side(samplers: dict[str, Callable[[], int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_side_by_side(samplers: dict[str, Callable[[], int]], benchmark: BenchmarkFixture) -> None:
     rates: dict[str, list[float]] = {name: [] for name in samplers}
-    for i in range(PAIRS + 1):
-        for name, run in samplers.items():
-            start = time.perf_counter()
-            tokens = run()
-            if i > 0:  # the first is warm-up
-                rates[name].append(tokens / (time.perf_counter() - start))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    pairwise = sorted(a / b for a, b in zip(rates["sample"], rates["generate"], strict=True))
-    with capsys.disabled():
-        print(
-            f"\nsample {medians['sample']:,.0f} tokens/s, generate {medians['generate']:,.0f} tokens/s, "
-            f"ratio of medians {medians['sample'] / medians['generate']:.2f} "
-            f"(middle 80% of {PAIRS} pairs {pairwise[PAIRS // 10]:.2f} to {pairwise[-PAIRS // 10 - 1]:.2f})"
-        )
-    assert all(rate > 0 for values in rates.values() for rate in values)
+
+    def interleaved() -> None:
+        for _ in range(PAIRS):
+            for name, run in samplers.items():
+                start = time.perf_counter()
+                rates[name].append(run() / (time.perf_counter() - start))
+
+    for run in samplers.values():  # warm-up
+        run()
+    benchmark.pedantic(interleaved, rounds=1, iterations=1)
+    note_ratios(benchmark, rates, "generate", "tokens_per_second", rollouts=N_PROMPTS * GROUP_SIZE)

@@ -2,7 +2,7 @@
 
 Every way runs once a pass, one after the other in one process; a ratio is the median over the passes of ratios within a
 pass. Peers are called from their installed packages and left out with the reason where they are not installed. In the
-environment: `REPEATS` (5) passes, `WIDTHS` (896,3584), `ROWS` (512), `ONLY` (a regular expression on the names).
+environment: `REPEATS` (9) passes, `WIDTHS` (896,3584), `ROWS` (512), `ONLY` (a regular expression on the names).
 
     bars     eager 1.25, native 1.18 of the product with all statistics, memory 40 MB;   aims 1.15, 1.05, 16 MB
              V 64, D 128: 5.5;  aim 3.   CUDA: 1.2 of cuBLAS in bf16, 256 MiB;   aim 1.08
@@ -15,10 +15,8 @@ linger in the heap, and the same call reads anything from 13 to 42 MB.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -29,9 +27,11 @@ import pytest
 import torch
 
 from analysis.token_stats import available_backends, token_statistics
+from benchmarks.memory import CAN_MEASURE, peak_over
+from benchmarks.ratios import note_ratios
 from docs.generators.other_libraries import PEERS, Peer
 
-REPEATS = int(os.environ.get("REPEATS", "5"))
+REPEATS = int(os.environ.get("REPEATS", "9"))
 WIDTHS = [int(width) for width in os.environ.get("WIDTHS", "896,3584").split(",")]
 ROWS = int(os.environ.get("ROWS", "512"))
 ONLY = re.compile(os.environ.get("ONLY", ""))
@@ -115,11 +115,7 @@ def _interleave(benchmark, bare: Way, ways: dict[str, Way], inputs) -> None:
                 seconds[name].append(time.process_time() - start)
 
     benchmark.pedantic(passes, rounds=1, iterations=1)
-    print(f"\nproduct: {statistics.median(seconds['product']):.3f} s of CPU")
-    for name in ways:
-        ratios = [a / b for a, b in zip(seconds[name], seconds["product"], strict=True)]
-        benchmark.extra_info[name] = statistics.median(ratios)
-        print(f"{name}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    note_ratios(benchmark, seconds, "product", "seconds", rows=len(tokens), width=hidden.shape[1], vocab=len(head))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -135,7 +131,7 @@ def test_small_vocabulary_against_the_product(benchmark):
 SIZES = [(512, 32_000), (512, VOCAB), (4096, VOCAB), (512, 300_000)]
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc/self/clear_refs (Linux)")
+@pytest.mark.skipif(not CAN_MEASURE, reason="needs /proc/self/clear_refs (Linux)")
 def test_memory(benchmark):
     found: dict[str, list[float]] = {}
 
@@ -155,7 +151,7 @@ def test_memory(benchmark):
 
     benchmark.pedantic(measure, rounds=1, iterations=1)
     for name, megabytes in found.items():
-        benchmark.extra_info[name] = megabytes
+        benchmark.extra_info[name] = dict(zip((f"N {n:,}, V {v:,}" for n, v in SIZES), megabytes, strict=False))
         cells = ", ".join(f"N {n} V {v}: {mb:.1f}" for (n, v), mb in zip(SIZES, megabytes, strict=False))
         print(f"\n{name}, MB over inputs and outputs: {cells}")
 
@@ -174,19 +170,10 @@ def _peak_megabytes(name: str, rows: int, vocab: int) -> float:
     way = _theirs(PEERS[name]) if name in PEERS else _ours(name, **FULL)
     hidden, head, tokens = _inputs(rows, 896, vocab)
     way(hidden[:32], head[:4096], tokens[:32] % 4096)
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    result = way(hidden, head, tokens)
+    result, peak = peak_over(lambda: way(hidden, head, tokens))
     values = result.values() if isinstance(result, dict) else vars(result).values()
     outputs = sum(x.numel() * x.element_size() for x in values if x is not None)
-    return (_status("VmHWM") - before - outputs) / 1e6
-
-
-def _status(field: str) -> int:
-    """Bytes, from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return (peak - outputs) / 1e6
 
 
 @pytest.mark.gpu
@@ -230,12 +217,9 @@ def test_on_a_gpu_against_cublas(benchmark):
                 milliseconds[name].append(start.elapsed_time(stop))
 
     benchmark.pedantic(passes, rounds=1, iterations=1)
-    print(f"\n{torch.cuda.get_device_name()}, product: {statistics.median(milliseconds['product']):.2f} ms")
-    for name in ways:
-        ratios = [a / b for a, b in zip(milliseconds[name], milliseconds["product"], strict=True)]
-        benchmark.extra_info[name] = statistics.median(ratios)
-        spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
-        print(f"{name}: {statistics.median(ratios):.3f} {spread}, {mebibytes[name]:.0f} MiB over inputs")
+    sizes = {"mebibytes_over_inputs": mebibytes, "device": torch.cuda.get_device_name()}
+    note_ratios(benchmark, milliseconds, "product", "milliseconds", **sizes)
+    print(", ".join(f"{name}: {size:.0f} MiB over inputs" for name, size in mebibytes.items()))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import torch
 from analysis.recipes import Recipe
 from analysis.training.loop import Loop
 from analysis.training.targets import fix_targets
+from benchmarks.ratios import note_ratios
 
 REPEATS = int(os.environ.get("REPEATS", "9"))
+UPDATES = 4  # a pass
 METHODS = {
     "REINFORCE": {"objective.name": "reinforce"},
     "PSR, rows kept": {"objective.name": "psr"},
@@ -57,7 +59,7 @@ def test_update_against_reinforce(benchmark, tmp_path):
 
             loop.critic.fit = timed
         start = time.process_time()
-        for rows in torch.arange(len(batch)).tensor_split(4):
+        for rows in torch.arange(len(batch)).tensor_split(UPDATES):
             loop.updater.apply(batch, targets, rows, None, "update")
         seconds[name].append(time.process_time() - start - own)
         if loop.critic is not None:
@@ -75,9 +77,7 @@ def test_update_against_reinforce(benchmark, tmp_path):
         one(name)
         seconds[name].clear()
     benchmark.pedantic(interleaved, rounds=1, iterations=1)
-    for name in METHODS:
-        ratios = [a / b for a, b in zip(seconds[name], seconds["REINFORCE"], strict=True)]
-        benchmark.extra_info[name] = statistics.median(ratios)
-        each = 1000 * statistics.median(seconds[name]) / 4
-        print(f"\n{name}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), {each:.0f} ms each")
-    print(f"the critic's own work: {1000 * statistics.median(critic) / 4:.0f} ms an update")
+    each = {name: [one_pass / UPDATES for one_pass in passes] for name, passes in seconds.items()}
+    critic_seconds = statistics.median(critic) / UPDATES
+    note_ratios(benchmark, each, "REINFORCE", "seconds", critic_seconds=critic_seconds)
+    print(f"the critic's own work: {1000 * critic_seconds:.0f} ms an update")

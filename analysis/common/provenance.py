@@ -46,7 +46,8 @@ def machine_info() -> dict[str, Any]:
 
 
 def measured_with(command: str) -> dict[str, Any]:
-    """The head of a file of results: the command that makes it, the date, the commit, versions and the processor."""
+    """The head of a file of results: the command that makes it, the date, the commit, versions, the processor
+    and how many cores of it may be used."""
     about = machine_info()
     return {
         "command": command,
@@ -54,6 +55,7 @@ def measured_with(command: str) -> dict[str, Any]:
         "commit": about["commit"],
         "versions": about["versions"],
         "processor": about["machine"]["processor"],
+        "cores": about["machine"]["cores"],
     }
 
 

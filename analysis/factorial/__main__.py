@@ -22,9 +22,8 @@ This command switches on what may make them differ all the same (sampling noise,
 four passes over the same batch at the equal total rate and at the full rate, a clip, the optimiser, dropped rows) on
 policies whose every quantity is exact, and says how much each contributes to the gap at equal Pass@1 and at equal
 steps. Without --full it runs the cells for the effect of each factor alone (first in) and of switching off each alone
-(last out); with --full every cell, for Shapley shares and interactions. On two cores that takes about one minute for
-the bandit, three for the tree and half a minute for the log-linear policy; with --full five times as long, ten times
-for the tree. The same command resumes an interrupted factorial.
+(last out); with --full every cell, for Shapley shares and interactions. That takes several times as
+long. The same command resumes an interrupted factorial.
 """
 _PROMPTS = {"bandit": 256, "tree": 64, "loglinear": 32}
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .attached_tables import PassRows
+from .weight_accuracy import ODD_RESIDUAL
 
 __all__ = ["argument_names", "checked_scale", "warn_of_another_form"]
-
-_ODD_RESIDUAL = 0.05  # of the median token of the first update; rounding is below 0.01, in half precision too
 
 
 def argument_names(model: nn.Module) -> list[str]:
@@ -43,7 +42,7 @@ def warn_of_another_form(passes: Sequence[PassRows], temperature: float) -> None
         if rows.residual is not None
     ]
     residuals = torch.cat(parts) if parts else torch.zeros(0)
-    if len(residuals) and (median := residuals.median().item()) > _ODD_RESIDUAL:
+    if len(residuals) and (median := residuals.median().item()) > ODD_RESIDUAL:
         warnings.warn(
             f"attach: expected a gradient of the form w·(e_y − π)/T at T = {temperature:g}, got one that differs from "
             f"it by {median:.0%} for the median token (column residual); weights are the part of that form. If the "

@@ -26,10 +26,9 @@ from torch import Tensor
 from ..laws import TokenStatistics
 from ..token_stats.sources import compute_dtype
 from .output_heads import OutputHead
+from .weight_accuracy import OWN_ENTRY, SOFTMAX_OFF
 
 __all__ = ["own_direction", "scalar_part_of_hidden", "unmeasurable"]
-
-_OWN, _OFF = 0.02, 0.1  # fractions of a weight
 
 _ROWS, _COLUMNS = 512, 4096
 
@@ -101,9 +100,9 @@ def unmeasurable(
     size = 1 + torch.maximum(z.abs(), (z + torch.log(rest)).abs())
     excess = torch.finfo(direction.dtype).eps * size * torch.linalg.vector_norm(own, dim=-1)
     norm = torch.linalg.vector_norm(direction.double(), dim=-1)
-    lost = ~(excess * abs(head.logit_scale) / temperature <= _OWN * norm)
+    lost = ~(excess * abs(head.logit_scale) / temperature <= OWN_ENTRY * norm)
     if half is not None:
-        lost |= torch.finfo(half).eps * size * stats.prob.double() > _OFF
+        lost |= torch.finfo(half).eps * size * stats.prob.double() > SOFTMAX_OFF
     return lost
 
 

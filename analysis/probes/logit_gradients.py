@@ -23,7 +23,7 @@ Where the gradient cannot tell, nothing is measured (`Measured.unmeasured`):
 - underflow: what the smallest number of the gradient's type hides in V entries is more than 0.1% (5% in half precision)
   of their sum, and the own entry is rounding; or the whole row is 0 and would be for the largest weight of the pass.
 
-Every other weight of a loss that sees the policy through log π_y alone is right to 0.2%, in half precision to 10%.
+Every other weight of a loss that sees the policy through log π_y alone is as right as `weight_accuracy` says.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from torch import Tensor
 
 from ..laws import TokenStatistics
 from ..token_stats.sources import Rows, compute_dtype
+from .weight_accuracy import HALF_ROUNDINGS, SOFTMAX_OFF
 
 __all__ = ["Measured", "scalar_part"]
 
 # Rows and columns at a time: every operation after the first finds its operands in cache, as in token_stats.
 _TILES = {"cpu": (64, 2048), "cuda": (4096, 8192)}
 _HALF = (torch.bfloat16, torch.float16)
-_OFF = 0.1  # of a weight, in half precision
 _ROWS_LOOKED_AT = 16  # to see in what type a gradient was computed
 
 
@@ -80,7 +80,7 @@ def scalar_part(
     size = 1 + torch.maximum(own_z.squeeze(1).abs(), (own_z.squeeze(1) + torch.log(rest)).abs())
     own_g, replaced, unmeasured = _own_entry(own_g, rest, size, g_rows, y, computed)
     if computed in _HALF and (temperature != 1 or logits.dtype not in _HALF):
-        unmeasured |= (torch.finfo(computed).eps * size * stats.prob.double() > _OFF) & (own_g != 0)
+        unmeasured |= (torch.finfo(computed).eps * size * stats.prob.double() > SOFTMAX_OFF) & (own_g != 0)
     # below this the own entry is rounding where it was not replaced
     trusted = replaced | (rest > 4 * torch.finfo(dtype).eps)
     first = torch.where(trusted, -temperature * own_g / rest, 0.0)
@@ -154,7 +154,7 @@ def _own_entry(
     hidden = gradient.width * torch.finfo(computed).smallest_normal * torch.finfo(computed).eps / 2
     out, replaced, unmeasured = own.clone(), *torch.zeros(2, len(own), dtype=torch.bool, device=own.device)
     height, width = _TILES["cuda" if own.is_cuda else "cpu"]
-    examined = (rest < (64 * coarse if half else 1000 * fine)).nonzero().squeeze(1)
+    examined = (rest < (HALF_ROUNDINGS * coarse if half else 1000 * fine)).nonzero().squeeze(1)
     for at in examined.split(height):
         rows = gradient.choose(at)
         others = torch.zeros(len(at), dtype=torch.float64, device=own.device)

@@ -90,11 +90,13 @@ PAGES = {
     "readme": Page("README.md", _template("README.md")),
     "choose_a_base": Page("docs/how_to/choose_a_base.md", _template("choose_a_base.md")),
     "findings": Page("docs/findings.md", _template("findings.md")),
+    "performance": Page("docs/performance.md", _template("performance.md")),
+    "attach": Page("docs/attach.md", _template("attach.md")),
 }
 
 _ABOUT = """\
 Without --write or --check nothing happens but this help. Measured numbers come from docs/results/, which
-`python -m docs.generators.measure` makes; README.md and docs/findings.md are made from templates in docs/templates/.
+`python -m docs.generators.measure` makes; templates of pages are in docs/templates/.
 """
 
 

@@ -48,8 +48,8 @@ A base without a corpus learns the exact distribution over the correct responses
 by value (`toy_models/bases/exact_targets.py`). It learns it on the stated number of prompts, or for `countdown` on
 every puzzle outside all splits with numbers up to the stated one.
 
-A base is made on first use, in about a minute of one core. The most accurate ones take longer: `path-p95` four minutes,
-`countdown-p70` six, `countdown-p80` twelve and `countdown-p90` twenty (measured with the other core busy).
+A base is made on first use. The more steps and the more exact its targets, the longer that takes
+([Performance](performance.md)).
 
 | base | task | corpus | steps | Pass@1 | Pass@256 | below | H, nats | effective solutions | correct responses |
 |:--|:--|:--|--:|--:|--:|--:|--:|--:|--:|

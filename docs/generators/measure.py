@@ -1,9 +1,12 @@
-"""`python -m docs.generators.measure NAME [SOURCE]`: measure what the pages say, into docs/results/NAME.json.
+"""`python -m docs.generators.measure NAME [SOURCE …]`: measure what the pages say, into docs/results/NAME.json.
 
 main_job FOLDER     from the experiment of `make figures`
 noise FILE          from the Parquet file of `make noise`
-bases               every built-in base; one that is not cached is pretrained, up to an hour for all of them
-token_statistics    the accuracy of token statistics and of other libraries that are installed, about a minute
+bases               every built-in base; one that is not cached is pretrained
+token_statistics    the accuracy of token statistics and of other libraries that are installed
+benchmarks FILE     from the file that `make bench` writes, into docs/results/performance.json
+performance JOB …   run commands one after the other and time them, into docs/results/performance.json; on a machine
+                    that does nothing else. Without a job their names are listed
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.errors import UsageError
+
 from . import results
+from .benchmark_files import benchmarks
 
 __all__ = ["main"]
 
@@ -30,20 +36,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=("main_job", "noise", "bases", "token_statistics"))
-    parser.add_argument("source", nargs="?", type=Path, help="the folder or file, where one is needed")
+    parser.add_argument("name", choices=(*_FROM_SOURCE, *_MEASURES, "performance"))
+    parser.add_argument("sources", metavar="SOURCE", nargs="*", help="the folder, file or jobs, where some are needed")
     options = parser.parse_args(argv)
-    if (options.source is None) == (options.name in ("main_job", "noise")):
-        parser.error(f"{options.name}: expected {'a' if options.source is None else 'no'} source")
-    measures: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
-        "main_job": lambda: _main_job(options.source),
-        "noise": lambda: _noise(options.source),
-        "bases": _bases,
-        "token_statistics": _token_statistics,
-    }
-    command, data = measures[options.name]()
-    print(f"wrote {results.write(options.name, command, data)}")
+    name, sources = options.name, options.sources
+    if name == "performance":
+        return _performance(sources)
+    if len(sources) != (expected := int(name in _FROM_SOURCE)):
+        parser.error(f"{name}: expected {('no source', 'a source')[expected]}, got {len(sources)}")
+    if name == "benchmarks":
+        path = results.merge("performance", "benchmarks", benchmarks(Path(sources[0])))
+    else:
+        command, data = _FROM_SOURCE[name](Path(sources[0])) if sources else _MEASURES[name]()
+        path = results.write(name, command, data)
+    print(f"wrote {path}")
     return 0
+
+
+def _performance(names: Sequence[str]) -> int:
+    """Run the jobs one after the other; one that fails does not stop the others, and makes the exit status 2."""
+    from .timing import PACKAGES, jobs, run_job
+
+    if not names:
+        print("\n".join([f"{name:<24} {job.shown}" for name, job in jobs().items()] + [PACKAGES]))
+    status = 0
+    for name in names:
+        print(f"{name} …", file=sys.stderr)
+        try:
+            measured = run_job(name)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        else:
+            path = results.merge("performance", "commands", {name: measured})
+            print(f"{name}: {measured.get('seconds', '–')} s, wrote {path}")
+    return status
 
 
 def _main_job(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -72,6 +99,13 @@ def _token_statistics() -> tuple[str, dict[str, Any]]:
     from .token_statistics_page import measure
 
     return "python -m docs.generators.measure token_statistics", measure(results.read("token_statistics"))
+
+
+_FROM_SOURCE: dict[str, Callable[[Path], Any]] = {"main_job": _main_job, "noise": _noise, "benchmarks": benchmarks}
+_MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
+    "bases": _bases,
+    "token_statistics": _token_statistics,
+}
 
 
 if __name__ == "__main__":

@@ -49,14 +49,15 @@ is `Recipe.load(name).set(**{"update.epochs": 2})`.
 
 The folder of an experiment carries a hash of all fields of all runs: equal hashes mean equal experiments.
 """
+_COSTS = "[Performance](performance.md) says what they cost.\n"
 
 
 def recipes_page() -> str:
     """The page as Markdown."""
-    parts = [_HEAD, "## Built-in recipes\n", "| name | what | cost | runs |\n|---|---|---|---|"]
+    parts = [_HEAD, "## Built-in recipes\n", _COSTS, "| name | what | runs |\n|---|---|---|"]
     for recipe in map(Recipe.load, Recipe.names()):
         labels = ", ".join(run.label for run in recipe.expand())
-        parts.append(f"| `{recipe.name}` | {recipe.about} | {recipe.cost} | {labels} |")
+        parts.append(f"| `{recipe.name}` | {recipe.about} | {labels} |")
     for table, fields in groupby(FIELDS.values(), key=lambda field: field.path.rpartition(".")[0]):
         parts.append(f"\n## {f'`[{table}]`' if table else 'Above the tables'}\n")
         parts.append("| field | type | default | range | meaning |\n|---|---|---|---|---|")

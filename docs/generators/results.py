@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.common.provenance import measured_with
 
-__all__ = ["FOLDER", "read", "write"]
+__all__ = ["FOLDER", "merge", "read", "write"]
 
 FOLDER = Path(__file__).parents[1] / "results"
 
@@ -25,7 +25,17 @@ def read(name: str) -> dict[str, Any]:
 
 def write(name: str, command: str, data: Mapping[str, Any]) -> Path:
     """Write a result: `data` beside the command that makes it, the date, the versions and the processor."""
-    stored = measured_with(command) | dict(data)
+    return _store(name, measured_with(command) | dict(data))
+
+
+def merge(name: str, part: str, entries: Mapping[str, Any]) -> Path:
+    """Put entries into a part of a result and keep the others; each says for itself with what it was measured."""
+    stored = read(name) if (FOLDER / f"{name}.json").exists() else {}
+    stored[part] = dict(sorted((stored.get(part, {}) | dict(entries)).items()))
+    return _store(name, stored)
+
+
+def _store(name: str, stored: Mapping[str, Any]) -> Path:
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return path

@@ -14,13 +14,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.common.tables import Cell, Table
+from analysis.probes import weight_accuracy
+from analysis.recipes.cost import duration_text
+from toy_models.bases.recipes import BASES
 
 from .results import read
 
-__all__ = ["FOLDER", "StatementError", "render"]
+__all__ = ["FOLDER", "RESULTS", "StatementError", "render"]
 
 FOLDER = Path(__file__).parents[1] / "templates"
-_RESULTS = ("main_job", "factorial", "noise")
+RESULTS = ("main_job", "factorial", "noise", "bases", "performance")
 
 
 class StatementError(Exception):
@@ -37,7 +40,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
     Raises:
         StatementError: the results contradict a sentence of the template.
     """
-    results = {name: read(name) for name in _RESULTS} if results is None else results
+    results = {name: read(name) for name in RESULTS} if results is None else results
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         undefined=StrictUndefined,
@@ -54,9 +57,19 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "reach": _reach,
         "percent": _percent,
         "wrapped": _wrapped,
+        "duration": duration_text,
+        "size": _size,
+        "taken": _taken,
+        "power": _power,
     }
     environment.globals |= {"require": _require, "table": _table, "at": _at, "cell": _cell, "noise_table": _noise_table}
     environment.globals |= {"largest": _largest, "above_base": _above_base, "shapley": _shapley}
+    environment.globals |= {
+        "one_machine": _one_machine,
+        "accuracy": weight_accuracy,
+        "updates": _updates,
+        "recipes": BASES,
+    }
     return environment.get_template(name).render(results)
 
 
@@ -91,6 +104,57 @@ def _reach(cell: Mapping[str, Any], decimals: int = 3) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f}%"
+
+
+def _size(count: float) -> str:
+    """Bytes in their largest decimal unit.
+
+    >>> _size(1_253_000_000), _size(26_400_000)
+    ('1.3 GB', '26 MB')
+    """
+    size, unit = next(((size, unit) for size, unit in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB"))
+    return f"{count / size:.{1 if count < 10 * size else 0}f} {unit}"
+
+
+def _taken(share: float | None) -> str:
+    return "unknown" if share is None else _percent(share)
+
+
+def _power(value: float) -> str:
+    """A number as a multiple of a power of ten.
+
+    >>> _power(1e-37), _power(5e-4)
+    ('10⁻³⁷', '5·10⁻⁴')
+    """
+    mantissa, exponent = f"{value:.0e}".split("e")
+    power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return power if mantissa == "1" else f"{mantissa}·{power}"
+
+
+def _one_machine(performance: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The processor, cores and dates of all entries; StatementError where they come from several machines."""
+    entries = [entry for part in performance.values() for entry in part.values()]
+    machines = {(entry["processor"], entry["cores"]) for entry in entries}
+    _require(len(machines) == 1, "all times are of one machine")
+    ((processor, cores),) = machines
+    first, last = (choose(entry["date"] for entry in entries) for choose in (min, max))
+    return {
+        "processor": f"an {processor}" if processor[0] in "AEIO" else f"a {processor}",
+        "cores": str(cores),
+        "dates": f"on {last}" if first == last else f"between {first} and {last}",
+    }
+
+
+def _updates() -> int:
+    """Optimiser updates of a run of the default recipe."""
+    from analysis.recipes import Recipe
+
+    config = Recipe.load("default").expand()[0].config
+    if config.update.minibatches is None:
+        raise StatementError(
+            "the default recipe no longer says how many minibatches it has; count its updates otherwise"
+        )
+    return config.steps * config.update.epochs * config.update.minibatches
 
 
 def _cell(tables: list[Mapping[str, Any]], table: str, row: str, column: str) -> Mapping[str, Any]:

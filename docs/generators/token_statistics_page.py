@@ -33,7 +33,7 @@ tokens. It accepts logits, or hidden states and an output head. In the second ca
 ## Large vocabularies
 
 At a vocabulary of 152k the logits take gigabytes. From hidden states and the weight of the output layer, the same
-statistics cost little more than the matrix product and about 20 MB:
+statistics cost little more than the matrix product ([Performance](performance.md)):
 
 ```python
 head = model.get_output_embeddings()
