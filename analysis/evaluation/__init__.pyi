@@ -18,4 +18,5 @@ from .metrics import get_metric as get_metric
 from .passk import K_GRID as K_GRID
 from .passk import pass_at_k as pass_at_k
 from .passk import pass_at_k_exact as pass_at_k_exact
+from .released_metric import released_entropy as released_entropy
 from .sampling_params import SamplingParams as SamplingParams
