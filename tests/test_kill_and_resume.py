@@ -28,7 +28,8 @@ KILLS = int(os.environ.get("KILLS", "3"))
 MANY = KILLS > 10
 WAIT_SECONDS = 1200.0
 
-# Everything that a resume state holds: both optimisers, value head, reference, schedules, generators, contexts.
+# Everything that a resume state holds: both optimisers, value head, reference, schedules, generators, contexts, the
+# policy that samples and rollouts that are kept.
 RECIPE = f"""
 schema = 1
 steps = {32 if MANY else 8}
@@ -61,6 +62,7 @@ optimizer = {{ lr = 1e-3, schedule = "cosine", weight_decay = 0.01 }}
 [[grid.method]]
 label = "NSR"
 objective.name = "nsr-ratio"
+rollout.refresh_every = 3
 optimizer = {{ name = "sgd", lr = 0.05, momentum = 0.9, warmup_steps = 3 }}
 update.rows = "drop"
 """
@@ -74,6 +76,7 @@ label = "W-REINFORCE"
 objective = { name = "w-reinforce-ratio", lambda = 0.1, clip_low = 0.2, clip_high = 0.2 }
 optimizer = { lr = 1e-3, schedule = "linear" }
 task = { false_positive = 0.1, false_negative = 0.1 }
+rollout.fixed = true
 """
 
 
