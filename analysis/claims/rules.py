@@ -8,11 +8,12 @@ seeds that would have been enough if estimate and spread stayed as they are.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from .claim import Decision, Effect
 from .comparisons import Comparison
+from .decision import Decision, Effect, Verdict
 
-__all__ = ["equivalent", "exceeds", "missing_power", "stays_above"]
+__all__ = ["equivalent", "exceeds", "falls_below", "missing_power", "stays_above"]
 
 
 def exceeds(effect: Effect, bound: float = 0.0, comparison: Comparison | None = None) -> Decision:
@@ -30,6 +31,18 @@ def exceeds(effect: Effect, bound: float = 0.0, comparison: Comparison | None = 
     if effect.high < bound:
         return Decision("fails", f"{text}: below it.", (effect,))
     return Decision("undecided", f"{text}: on both sides.", (effect,), missing=missing_power(effect, bound, comparison))
+
+
+def falls_below(effect: Effect, bound: float = 0.0, comparison: Comparison | None = None) -> Decision:
+    """Holds where the whole interval is below `bound`, fails where it is above.
+
+    Example:
+        >>> falls_below(Effect("change", -0.10, -0.16, -0.04), -0.02).verdict
+        'holds'
+    """
+    found = exceeds(effect, bound, comparison)
+    other: dict[Verdict, Verdict] = {"holds": "fails", "fails": "holds"}
+    return replace(found, verdict=other.get(found.verdict, found.verdict))
 
 
 def stays_above(effect: Effect, margin: float, comparison: Comparison | None = None) -> Decision:

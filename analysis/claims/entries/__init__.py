@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..claim import Claim
-from . import identity, pass_at_k
+from . import groups, identity, pass_at_k
 
 __all__ = ["ENTRIES"]
 
-ENTRIES: tuple[Claim, ...] = (*identity.CLAIMS, *pass_at_k.CLAIMS)
+ENTRIES: tuple[Claim, ...] = (*identity.CLAIMS, *pass_at_k.CLAIMS, *groups.CLAIMS)
