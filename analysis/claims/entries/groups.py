@@ -104,8 +104,9 @@ def _f12(evidence: Evidence) -> Decision:
             control = changes[_CONTROL]
             other = float(control.values[control.seeds.index(seed)].mean()) if seed in control.seeds else float("nan")
             agreed += (found.cosine > 0) == (change > 0)
-            values = (study.name, float(seed), found.p, found.negative_share, found.cosine, change, other)
-            for name, value in zip(columns, values, strict=True):
+            numbers = (float(seed), found.p, found.negative_share, found.cosine, change, other)
+            columns["base"].append(study.name)
+            for name, value in zip(list(columns)[1:], numbers, strict=True):
                 columns[name].append(value)
     decision = combined(parts)
     measured = []
@@ -114,11 +115,11 @@ def _f12(evidence: Evidence) -> Decision:
             ("negative_share", "share of pairs of prompts that interfere"),
             ("cosine", "cosine of ∇Pass@1 and ∇Pass@8"),
         ):
-            values = [float(v) for v, base in zip(columns[name], columns["base"], strict=True) if base == study.name]
-            mean = interval(values, over="seeds")
+            of_base = [float(v) for v, base in zip(columns[name], columns["base"], strict=True) if base == study.name]
+            mean = interval(of_base, over="seeds")
             measured.append(
                 Effect(
-                    label, mean.estimate, mean.low, mean.high, n=len(values), condition=study.name, kind=str(mean.kind)
+                    label, mean.estimate, mean.low, mean.high, n=len(of_base), condition=study.name, kind=str(mean.kind)
                 )
             )
     count = len(columns["seed"])
