@@ -58,6 +58,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "percent": _percent,
         "wrapped": _wrapped,
         "duration": duration_text,
+        "time": lambda seconds: duration_text(seconds).removeprefix("about "),
         "size": _size,
         "taken": _taken,
         "power": _power,
