@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,19 +21,19 @@ import numpy as np
 from ..errors import UsageError
 from ..evaluation import get_metric
 from ..evaluation.crossed import CrossedMean, crossed_mean
-from ..evaluation.matching import EmptyRangeError, matched
+from ..evaluation.matching import EmptyRangeError
 from ..evaluation.metrics import Panel, evals_of
 from ..evaluation.sampling_params import SamplingParams
 from ..records import Run
 from .claim import Effect
 from .evidence import Methods
+from .paired_curves import paired_values
 
 __all__ = ["MATCHINGS", "Comparison", "Matching", "at_steps", "compare", "since_start"]
 
 Matching = Literal["step", "update", "pass@1"]
 MATCHINGS: tuple[Matching, ...] = get_args(Matching)
 MATCHING_TEXT = {"step": "equal steps", "update": "equal updates", "pass@1": "equal Pass@1"}
-_FIRST, _SECOND = "first", "second"
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,13 @@ def compare(
     rows: dict[str, dict[int, np.ndarray]] = {metric: {} for metric in metrics}
     left_out: dict[int, str] = {}
     for seed in sorted(set(methods[first]) & set(methods[second])):
-        pair = {_FIRST: methods[first][seed], _SECOND: methods[second][seed]}
         try:
-            found = matched(pair, list(metrics), at, temperature=temperature, resamples=2)
+            found = paired_values(methods[first][seed], methods[second][seed], metrics, at, temperature=temperature)
         except EmptyRangeError:
             left_out[seed] = "the two runs have no Pass@1 in common after the start"
             continue
-        levels = sorted(set(found.table["level"]))
         for metric in metrics:
-            by_level = [found.values(lv, _FIRST, metric) - found.values(lv, _SECOND, metric) for lv in levels]
-            rows[metric][seed] = np.mean(by_level, axis=0)
+            rows[metric][seed] = found[metric]
     missing = (set(methods[first]) ^ set(methods[second])) - left_out.keys()
     left_out |= dict.fromkeys(sorted(missing), "one of the two runs is missing or diverged")
     label = f"{first} − {second}"
@@ -167,6 +165,11 @@ def at_steps(run: Run, steps: Sequence[int | None], *, temperature: float = 1.0,
     Raises:
         UsageError: the run was not evaluated at one of these steps.
     """
+    return _at_steps(run, tuple(steps), temperature, split)
+
+
+@lru_cache(maxsize=1024)  # entries ask for the same evaluations in many metrics
+def _at_steps(run: Run, steps: tuple[int | None, ...], temperature: float, split: str) -> Panel:
     evals = evals_of(run)
     evals = SamplingParams(temperature, 0, 1.0).rows(evals[evals["split"] == split])
     known = sorted(set(evals["step"]))

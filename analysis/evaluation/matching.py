@@ -225,7 +225,7 @@ def matched(
     )
     ranging = list(axis) if levels_from is None else list(levels_from)
     if levels is None:
-        chosen = _default_levels({name: axis[name] for name in ranging}, at, fractions)
+        chosen = default_levels({name: axis[name] for name in ranging}, at, fractions)
     else:
         chosen = _checked_levels(levels, at)
     places = None
@@ -267,7 +267,7 @@ def _columns(found: Interval) -> tuple[float, float, float, str, str]:
 
 
 def _rule(names: Sequence[str], fractions: Sequence[float]) -> Levels:
-    """The default levels of curves (B, E) by run, as `_default_levels` chooses them; NaN where there is no range."""
+    """The default levels of curves (B, E) by run, as `default_levels` chooses them; NaN where there is no range."""
 
     def levels(curves: Mapping[str, np.ndarray]) -> np.ndarray:
         low = np.max([curves[name][:, 0] for name in names], axis=0)[:, None]
@@ -303,7 +303,12 @@ def _panels(evals: Mapping[str, pd.DataFrame], split: str, params: SamplingParam
     return {name: Panel.of(rows, common) for name, rows in parts.items()}
 
 
-def _default_levels(axis: Mapping[str, np.ndarray], at: At, fractions: Sequence[float]) -> list[float]:
+def default_levels(axis: Mapping[str, np.ndarray], at: At, fractions: Sequence[float] = FRACTIONS) -> list[float]:
+    """The levels of curves by name unless some are given: see the top of this module.
+
+    Raises:
+        EmptyRangeError: the curves have no common range of Pass@1.
+    """
     last = min(axis, key=lambda name: axis[name].max())
     high = float(axis[last].max())
     if at != "pass@1":

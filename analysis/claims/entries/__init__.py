@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from ..claim import Claim
-from . import groups, identity, pass_at_k
+from . import dynamics, groups, identity, noise_robustness, pass_at_k, trade_off
 
 __all__ = ["ENTRIES"]
 
-ENTRIES: tuple[Claim, ...] = (*identity.CLAIMS, *pass_at_k.CLAIMS, *groups.CLAIMS)
+ENTRIES: tuple[Claim, ...] = (
+    *identity.CLAIMS,
+    *dynamics.CLAIMS,
+    *pass_at_k.CLAIMS,
+    *trade_off.CLAIMS,
+    *noise_robustness.CLAIMS,
+    *groups.CLAIMS,
+)
