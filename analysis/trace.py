@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="runs at a time (default: cores / threads of a run); with --rollouts processes of the verifier math",
     )
+    add(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="where the runs are trained: on this machine, or on the machines of a Ray cluster, which see the folder "
+        "under the same path",
+    )
+    add("--ray-address", metavar="ADDRESS", help="of the cluster (default: RAY_ADDRESS, or else a Ray of this machine)")
     add("--each-run", action="store_true", help="draw the figures of each run, too, besides those of the experiment")
     add("--no-figures", action="store_true", help="draw no figures")
     add("--force", action="store_true", help="delete the experiment in the folder and start anew")
@@ -244,7 +252,9 @@ def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> 
         experiment = run(
             recipe,
             out=folder,
+            executor=arguments.executor,
             workers=arguments.workers,
+            ray_address=arguments.ray_address,
             resume=arguments.resume is not None,
             force=arguments.force,
             quiet=arguments.quiet,

@@ -26,6 +26,7 @@ from ..recipes.plan import plan
 from ..recipes.recipe import PlannedRun, Recipe
 from ..records.folders import (
     EXPERIMENT_FILE,
+    FINAL,
     TEMPORARY,
     drop_resume_state,
     make_folder,
@@ -35,7 +36,7 @@ from ..records.folders import (
 )
 from ..training.user_objects import adopted, write_given
 from .many_runs import TRAIN, Callback, run_status, train_runs
-from .pool import FINAL, Outcome
+from .pool import Outcome
 
 if TYPE_CHECKING:
     from toy_models import Policy, Task
@@ -94,7 +95,9 @@ def run(
     task: Task | None = None,
     policy: Policy | None = None,
     out: str | Path | None = None,
+    executor: str = "local",
     workers: int | None = None,
+    ray_address: str | None = None,
     resume: bool = False,
     force: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -109,7 +112,10 @@ def run(
             folder as a pickle, so that the experiment can be resumed from a shell.
         policy: A policy object in the place of a base, likewise.
         out: The folder; `runs/<name>-<hash8>` by default.
+        executor: "local" or "ray": where the runs are trained, see `train_runs`. Records do not depend on it.
         workers: Runs that are trained at a time; by default cores / threads of a run. Records do not depend on it.
+        ray_address: The cluster of the executor "ray"; by default `RAY_ADDRESS`, or else a Ray that is started on this
+            machine.
         resume: Resume an unfinished experiment.
         force: Delete the experiment in the folder and start anew.
         callbacks: Each receives every progress event: a dict with `run_id` (None while a base is pretrained), `label`
@@ -138,13 +144,15 @@ def run(
     planned = list(checked.runs)
     for warning in checked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    check_devices(planned)
+    if executor == "local":
+        check_devices(planned)
     _check_given(folder, planned, given, anew=force)
     if force or folder_state(folder, recipe) != "complete":
         make_folder(folder)
         with locked(folder):
             _prepare(folder, recipe, given, resume=resume, force=force)
-            _train_all(folder, planned, workers=checked.workers, callbacks=callbacks, quiet=quiet, train=train)
+            options = {"executor": executor, "workers": workers, "ray_address": ray_address}
+            _train_all(folder, planned, **options, callbacks=callbacks, quiet=quiet, train=train)
     elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
         _settle(folder, planned)
     from ..records import Experiment

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ from toy_models.bases.recipes import BASES
 
 from ..common.stop_requests import StopRequests
 from ..errors import UsageError
-from ..recipes.plan import runs_at_a_time
 from ..recipes.recipe import PlannedRun
-from ..records.folders import RUN_FILE, read_run_json
-from .pool import FINAL, Job, Outcome, run_jobs
+from ..records.folders import FINAL, RUN_FILE, read_run_json
+from .pool import Executor, Job, LocalExecutor, Outcome, run_jobs
 from .progress import RunProgress
 
-__all__ = ["TRAIN", "Callback", "run_status", "train_runs"]
+__all__ = ["EXECUTORS", "TRAIN", "Callback", "run_status", "train_runs"]
 
 Callback = Callable[[dict[str, Any]], None]
 
+EXECUTORS = ("local", "ray")
 TRAIN = f"{__package__.rpartition('.')[0]}.training.loop:train"
 
 
@@ -33,6 +34,7 @@ def train_runs(
     *,
     executor: str = "local",
     workers: int | None = None,
+    ray_address: str | None = None,
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
     train: str = TRAIN,
@@ -50,8 +52,11 @@ def train_runs(
     Args:
         planned: The runs; their run_ids differ.
         folders: run_id -> the folder of that run; it is made, with its parents.
-        executor: "local": worker processes of this machine.
+        executor: "local": processes of this machine. "ray": processes on the machines of a Ray cluster, which see the
+            folders under the same paths; a run whose Ray worker is lost is resumed by another, at most twice.
         workers: Runs that are trained at a time; by default cores / threads of a run. Records do not depend on it.
+        ray_address: The cluster of the executor "ray"; by default `RAY_ADDRESS`, or else a Ray that is started on this
+            machine.
         callbacks: Each receives every progress event: a dict with `run_id` (None while a base is pretrained), `label`
             and `phase`.
         quiet: Show no progress on stderr.
@@ -72,8 +77,10 @@ def train_runs(
         >>> outcomes["psr-seed0"].status  # doctest: +SKIP
         'complete'
     """
-    if executor != "local":
-        raise UsageError(f'executor: expected "local", got {executor!r}; leave it out')
+    if executor not in EXECUTORS:
+        raise UsageError(f"executor: expected {' or '.join(EXECUTORS)}, got {executor!r}; name one of them")
+    if ray_address is not None and executor != "ray":
+        raise UsageError(f'ray_address: expected executor = "ray" with it, got {executor!r}; leave the address out')
     ids = [run.run_id for run in planned]
     if twice := {run_id for run_id in ids if ids.count(run_id) > 1}:
         raise UsageError(
@@ -87,19 +94,33 @@ def train_runs(
         Job(run, folder, (folder / RUN_FILE).exists(), train)
         for run, folder in ((run, Path(folders[run.run_id])) for run in todo)
     ]
-    at_a_time = runs_at_a_time([run.config for run in planned], workers)
-
-    with RunProgress(planned, quiet=quiet) as progress, StopRequests() as requests:
+    if not todo:
+        return {run_id: Outcome(status) for run_id, status in statuses.items()}
+    with (
+        _processes(executor, ray_address) as processes,
+        RunProgress(planned, quiet=quiet) as progress,
+        StopRequests() as requests,
+    ):
+        at_a_time = processes.at_a_time([run.config for run in planned], workers)
 
         def on_event(event: dict[str, Any]) -> None:
             progress(event)
             for callback in callbacks:
                 callback(event)
 
-        _make_bases(todo, on_event)
+        if executor == "local":  # elsewhere each machine makes those that it needs
+            _make_bases(todo, on_event)
         requests.interrupt = False
-        outcomes = run_jobs(jobs, workers=at_a_time, requests=requests, on_event=on_event)
+        outcomes = run_jobs(jobs, workers=at_a_time, requests=requests, on_event=on_event, executor=processes)
     return {run_id: outcomes.get(run_id) or Outcome(statuses[run_id]) for run_id in ids}
+
+
+def _processes(executor: str, ray_address: str | None) -> contextlib.AbstractContextManager[Executor]:
+    if executor == "local":
+        return contextlib.nullcontext(LocalExecutor())
+    from .ray_executor import ray_cluster
+
+    return ray_cluster(ray_address)
 
 
 def run_status(folder: Path) -> str:

@@ -1,4 +1,8 @@
-"""Runs in parallel, each in its own process: starting, listening, stopping, and noticing the ones that die."""
+"""Runs in parallel, each in its own process: starting, listening, stopping, and noticing the ones that die.
+
+Where the processes run is the business of an `Executor`: `LocalExecutor` starts them on this machine,
+`ray_executor.RayExecutor` on those of a Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,23 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from toy_models.child_process import ChildProcess
 
 from ..common.stop_requests import StopRequests
 from ..errors import UsageError
 from ..recipes.config import config_to_dict
+from ..recipes.fields import RunConfig
+from ..recipes.plan import runs_at_a_time
 from ..recipes.recipe import PlannedRun
-from ..records.folders import read_run_json
+from ..records.folders import FINAL, read_run_json
 
-__all__ = ["Job", "Outcome", "run_jobs"]
+__all__ = ["Executor", "Job", "LocalExecutor", "Outcome", "RunProcess", "run_jobs"]
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 0.005  # between a process's closing of its output and its end
 _OUT_OF_MEMORY = ": perhaps out of memory; --workers 1 needs less, fewer rollout.prompts or smaller minibatches too"
-FINAL = ("complete", "diverged")  # statuses of a run that is done
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,76 @@ class Outcome:
     kind: str = ""
 
 
+class RunProcess(Protocol):
+    """The process of one run, as `toy_models.child_process.ChildProcess` describes it."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more can come from it."""
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it is running, negative for the signal that ended it."""
+
+    @property
+    def ending(self) -> str:
+        """How it ended: "exit status 3", or the name of a signal."""
+
+    def send(self, value: Any) -> None:
+        """Send it a value."""
+
+    def receive(self) -> list[dict[str, Any]]:
+        """What has arrived from it since the last call, without waiting."""
+
+    def error_tail(self) -> str:
+        """The last characters of its error output."""
+
+    def close(self) -> None:
+        """Kill it where it is still running, and free what it held."""
+
+
+class Executor(Protocol):
+    """Where the processes of runs are started."""
+
+    def at_a_time(self, configs: Sequence[RunConfig], workers: int | None) -> int:
+        """How many runs are trained at a time: `workers`, by default as many as there are cores for."""
+
+    def start(self, job: Job) -> RunProcess:
+        """Start the process of a run."""
+
+    def wait(self, processes: Sequence[RunProcess], seconds: float) -> list[RunProcess]:
+        """Those from which something has arrived, after at most so many seconds."""
+
+
+class LocalExecutor:
+    """Processes of this machine."""
+
+    def at_a_time(self, configs: Sequence[RunConfig], workers: int | None) -> int:
+        return runs_at_a_time(configs, workers)
+
+    def start(self, job: Job) -> ChildProcess:
+        threads = str(job.run.config.threads)
+        with contextlib.suppress(OSError):
+            (job.folder / "error.txt").unlink(missing_ok=True)
+        child = ChildProcess(
+            f"{__package__}.worker",
+            environment={f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")},
+        )
+        child.send(job.to_json())
+        return child
+
+    def wait(self, processes: Sequence[RunProcess], seconds: float) -> list[RunProcess]:
+        with selectors.DefaultSelector() as selector:
+            for child in processes:
+                if not child.closed:
+                    selector.register(child, selectors.EVENT_READ)  # type: ignore[arg-type]  # it has a fileno
+            return [key.fileobj for key, _ in selector.select(seconds)]  # type: ignore[misc]
+
+
 @dataclass(eq=False)
 class _Worker:
     job: Job
-    child: ChildProcess
+    child: RunProcess
     outcome: Outcome | None = None
     last: dict[str, Any] = field(default_factory=dict)  # event
 
@@ -89,7 +160,12 @@ class _Worker:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int, requests: StopRequests, on_event: Callable[[dict[str, Any]], None]
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    requests: StopRequests,
+    on_event: Callable[[dict[str, Any]], None],
+    executor: Executor,
 ) -> dict[str, Outcome]:
     """Run all jobs, at most `workers` at a time; run_id -> outcome. A job that fails leaves the others alone.
 
@@ -101,51 +177,35 @@ def run_jobs(
     running: list[_Worker] = []
     outcomes: dict[str, Outcome] = {}
     asked = False
-    with selectors.DefaultSelector() as selector:
-        try:
-            while running or (waiting and not requests.count):
-                while waiting and len(running) < workers and not requests.count:
-                    worker = _start(waiting.pop())
-                    running.append(worker)
-                    selector.register(worker.child, selectors.EVENT_READ, worker)
-                    on_event(_named(worker.job, {"phase": "start", "steps": worker.job.run.config.steps}))
-                ended = [worker for worker in running if worker.child.exit_status is not None]
-                heard = [key.data for key, _ in selector.select(_wait_seconds(running, ended))]
-                for worker in dict.fromkeys(heard + ended):
-                    for message in worker.child.receive():
-                        _note(worker, message, on_event)
-                    if (worker.child.closed or worker in ended) and worker.child in selector.get_map():
-                        selector.unregister(worker.child)
-                    if worker in ended:
-                        running.remove(worker)
-                        outcome = worker.end()
-                        worker.child.close()
-                        outcomes[worker.job.run.run_id] = outcome
-                        on_event(_named(worker.job, {"phase": outcome.status, "error": outcome.message}))
-                if requests.count and not asked:
-                    asked = True
-                    for worker in running:
-                        worker.child.send("stop")
-                        on_event(_named(worker.job, {"phase": "stopping", "note": "Ctrl-C again kills it"}))
-                if requests.count > 1:
-                    break
-        finally:
-            for worker in running:
-                worker.child.close()
+    try:
+        while running or (waiting and not requests.count):
+            while waiting and len(running) < workers and not requests.count:
+                job = waiting.pop()
+                running.append(_Worker(job, executor.start(job)))
+                on_event(_named(job, {"phase": "start", "steps": job.run.config.steps}))
+            ended = [worker for worker in running if worker.child.exit_status is not None]
+            ready = executor.wait([worker.child for worker in running], _wait_seconds(running, ended))
+            for worker in [worker for worker in running if worker.child in ready or worker in ended]:
+                for message in worker.child.receive():
+                    _note(worker, message, on_event)
+                if worker in ended:
+                    running.remove(worker)
+                    outcome = worker.end()
+                    worker.child.close()
+                    outcomes[worker.job.run.run_id] = outcome
+                    on_event(_named(worker.job, {"phase": outcome.status, "error": outcome.message}))
+            if requests.count and not asked:
+                asked = True
+                for worker in running:
+                    worker.child.send("stop")
+                    on_event(_named(worker.job, {"phase": "stopping", "note": "Ctrl-C again kills it"}))
+            if requests.count > 1:
+                break
+    finally:
+        for worker in running:
+            worker.child.close()
     stopped = [worker.job for worker in running] + waiting
     return outcomes | {job.run.run_id: Outcome("interrupted") for job in stopped}
-
-
-def _start(job: Job) -> _Worker:
-    threads = str(job.run.config.threads)
-    with contextlib.suppress(OSError):
-        (job.folder / "error.txt").unlink(missing_ok=True)
-    child = ChildProcess(
-        f"{__package__}.worker",
-        environment={f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")},
-    )
-    child.send(job.to_json())
-    return _Worker(job, child)
 
 
 def _note(worker: _Worker, message: dict[str, Any], on_event: Callable[[dict[str, Any]], None]) -> None:

@@ -19,7 +19,11 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from toy_models.bases.cache import base_is_cached, ensure_base
+from toy_models.bases.recipes import BASES
 from toy_models.child_process import Send
+
+from ..records.folders import FINAL, read_run_json
 
 __all__ = ["main"]
 
@@ -45,6 +49,8 @@ def main(send_to_parent: Send) -> None:
     folder = Path(job["folder"])
     try:
         send({"status": _train(job, folder, stop, send)})
+    except _StoppedError:
+        send({"status": "interrupted"})
     except Exception as error:
         text = traceback.format_exc()
         try:
@@ -55,12 +61,17 @@ def main(send_to_parent: Send) -> None:
         send({"error": str(error) or type(error).__name__, "kind": type(error).__name__})
 
 
+class _StoppedError(Exception):
+    """The run was asked to stop before it began."""
+
+
 def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Send) -> str:
     from filelock import FileLock, Timeout
 
     from ..recipes.config import config_from_dict
 
     config = config_from_dict(job["config"])
+    _make_base(config.policy.base, config.policy.seed, stop, send)
     module, _, name = job["train"].partition(":")
     train = getattr(importlib.import_module(module), name)
     if (torch := sys.modules.get("torch")) is not None:
@@ -68,6 +79,8 @@ def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Send)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
+            if job["resume"] and (ended := read_run_json(folder).get("status")) in FINAL:
+                return str(ended)  # it got there just before its process was lost
             status: str = train(
                 config,
                 folder,
@@ -80,6 +93,19 @@ def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Send)
             return status
     except Timeout:
         raise RuntimeError(f"{folder} is still being written by another process") from None
+
+
+def _make_base(base: str, seed: int, stop: threading.Event, send: Send) -> None:
+    """Pretrain a built-in base that this machine lacks; the local pool has done so before it starts a run."""
+    if base not in BASES or base_is_cached(base, seed):
+        return
+    send({"event": {"phase": "pretrain", "note": base}})
+
+    def progress(*_: object) -> None:
+        if stop.is_set():
+            raise _StoppedError
+
+    ensure_base(base, seed, progress=progress)
 
 
 def _read_line() -> tuple[bytes, bytes]:

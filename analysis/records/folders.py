@@ -47,6 +47,7 @@ RUN_FILE = "run.json"
 EXPERIMENT_FILE = "experiment.json"
 TOKENIZER_FILE = "tokenizer.json"  # of a traced or attached model, for the text of tokens
 TEMPORARY = ".tmp"
+FINAL = ("complete", "diverged")  # statuses of a run that is done
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -105,6 +105,15 @@ def recording(config: Any, folder: Path, **job: Any) -> str:
     return "complete"
 
 
+def training(config: Any, folder: Path, **job: Any) -> str:
+    """The real one; `parents.txt` notes the process that started each attempt."""
+    from analysis.training.loop import train
+
+    with (folder / "parents.txt").open("a") as parents:
+        parents.write(f"{os.getppid()} {job['resume']}\n")
+    return train(config, folder, **job)
+
+
 def stubborn(config: Any, folder: Path, **job: Any) -> str:
     subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LONG_SECONDS})"])
     (folder / "ready.txt").touch()
