@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .common.command import command_line, figure_lines, run_command, say
 from .errors import UsageError
 from .offline import options as offline
+from .records.shared_storage import SharedFolder, folder_or_url, local_copy_to_read, push_pages
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{_recipe_hint(unknown)}")
     again = command_line("python -m analysis.trace", argv)
-    return run_command(lambda: _dispatch(arguments), again=again, folder=arguments.out)
+    return run_command(
+        lambda: _dispatch(arguments), again=again, folder=arguments.out if isinstance(arguments.out, Path) else None
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         "resume the latest unfinished one in runs/",
     )
     add("--list", action="store_true", help="list the built-in recipes with what they cost")
-    add("--out", metavar="DIR", type=Path, help="folder of the experiment (default: runs/NAME-HASH8)")
+    add(
+        "--out",
+        metavar="DIR",
+        type=folder_or_url,
+        help="folder of the experiment, or its URL on shared storage (default: runs/NAME-HASH8)",
+    )
     add("--seed", metavar="N", help="seed of the runs: short for --set seed=N")
     add(
         "--set",
@@ -154,6 +162,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return _list(as_json=arguments.json)
     if arguments.model is not None or arguments.rollouts is not None:
+        if isinstance(arguments.out, str):
+            raise UsageError(
+                f"--out: expected a folder with --rollouts, got {arguments.out}; copy the trace there after"
+            )
         offline.show_trace(offline.trace(arguments), arguments)
         return 0
     if arguments.run is None and arguments.resume is None:
@@ -163,9 +175,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         )
     folder = arguments.out
     if arguments.resume:
-        if folder is not None and folder != Path(arguments.resume):
+        if folder is not None and folder != folder_or_url(arguments.resume):
             raise UsageError(f"--out {folder} with --resume {arguments.resume}: give one of them")
-        folder = Path(arguments.resume)
+        folder = folder_or_url(arguments.resume)
     elif arguments.run is None and folder is None:
         folder = _latest_unfinished()
     settings = list(arguments.settings)
@@ -176,7 +188,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
                 "--set, --seed, --device with --resume: an experiment is resumed with the settings that it was started "
                 "with; leave them out, or start another with --run"
             )
-        recipe = _stored_recipe(folder)
+        recipe = _stored_recipe(_to_read(folder))
     else:
         recipe = Recipe.load(arguments.run).override(*settings)
     if arguments.dry_run:
@@ -199,11 +211,16 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
-def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_json: bool) -> int:
+def _to_read(folder: str | Path) -> Path:
+    """The folder itself, or the copy of a URL that was just fetched."""
+    return folder if isinstance(folder, Path) else local_copy_to_read(folder)
+
+
+def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, as_json: bool) -> int:
     from toy_models.bases.cache import base_is_cached
     from toy_models.bases.recipes import BASES
 
-    from .experiments.experiment import check_devices, default_folder, folder_state
+    from .experiments.experiment import check_devices, default_folder, folder_state, url_state
     from .recipes.config import compare, config_to_dict
     from .recipes.plan import plan
 
@@ -211,7 +228,7 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_jso
     planned = plan(recipe, workers=workers)
     runs = planned.runs
     check_devices(runs)
-    state = folder_state(folder, recipe)
+    state = folder_state(folder, recipe) if isinstance(folder, Path) else url_state(folder, recipe)
     bases = {
         base: base_is_cached(base, seed)
         for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in runs)
@@ -244,7 +261,7 @@ def _dry_run(recipe: Recipe, folder: Path | None, *, workers: int | None, as_jso
     return 0
 
 
-def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> int:
+def _run(recipe: Recipe, folder: str | Path | None, arguments: argparse.Namespace) -> int:
     from .experiments.experiment import RunFailedError, run
 
     failure = None
@@ -270,6 +287,8 @@ def _run(recipe: Recipe, folder: Path | None, arguments: argparse.Namespace) -> 
         say(f"{run_id} diverged: {runs[run_id].info.get('error', 'non-finite loss')}", 1)
     if failure is None or any(runs[run_id].status == "complete" for run_id in runs):
         _show(experiment, arguments)
+        if isinstance(folder, str):
+            push_pages(SharedFolder(folder), experiment.folder)
     return 1 if failure is not None or diverged else 0
 
 

@@ -34,8 +34,10 @@ from ..records.folders import (
     update_experiment,
     write_experiment,
 )
+from ..records.shared_storage import SharedFolder, pull_experiment
 from ..training.user_objects import adopted, write_given
 from .many_runs import TRAIN, Callback, run_status, train_runs
+from .place import Place, placed
 from .pool import Outcome
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ __all__ = [
     "folder_state",
     "resume_command",
     "run",
+    "url_state",
 ]
 
 # The code that the records of a run depend on.
@@ -111,7 +114,8 @@ def run(
         task: A task object in the place of a named task, which the recipe must not name then. It is kept in the
             folder as a pickle, so that the experiment can be resumed from a shell.
         policy: A policy object in the place of a base, likewise.
-        out: The folder; `runs/<name>-<hash8>` by default.
+        out: The folder, `runs/<name>-<hash8>` by default; or an fsspec URL of shared storage, which is written through
+            a local copy.
         executor: "local" or "ray": where the runs are trained, see `train_runs`. Records do not depend on it.
         workers: Runs that are trained at a time; by default cores / threads of a run. Records do not depend on it.
         ray_address: The cluster of the executor "ray"; by default `RAY_ADDRESS`, or else a Ray that is started on this
@@ -139,22 +143,23 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     given = {kind: thing for kind, thing in (("task", task), ("policy", policy)) if thing is not None}
     recipe = adopted(recipe, given)
-    folder = Path(out) if out is not None else default_folder(recipe)
     checked = plan(recipe, workers=workers)
     planned = list(checked.runs)
     for warning in checked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if executor == "local":
         check_devices(planned)
-    _check_given(folder, planned, given, anew=force)
-    if force or folder_state(folder, recipe) != "complete":
-        make_folder(folder)
-        with locked(folder):
-            _prepare(folder, recipe, given, resume=resume, force=force)
-            options = {"executor": executor, "workers": workers, "ray_address": ray_address}
-            _train_all(folder, planned, **options, callbacks=callbacks, quiet=quiet, train=train)
-    elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
-        _settle(folder, planned)
+    with placed(out if out is not None else default_folder(recipe)) as place:
+        folder = place.folder
+        _check_given(folder, planned, given, anew=force)
+        if force or folder_state(folder, recipe) != "complete":
+            make_folder(folder)
+            with locked(folder):
+                _prepare(place, recipe, given, resume=resume, force=force)
+                options = {"executor": executor, "workers": workers, "ray_address": ray_address}
+                _train_all(place, planned, **options, callbacks=callbacks, quiet=quiet, train=train)
+        elif read_experiment(folder)["status"] not in FINAL:  # killed when all was done but this
+            _settle(place, planned)
     from ..records import Experiment
 
     return Experiment(folder)
@@ -191,6 +196,15 @@ def folder_state(folder: Path, recipe: Recipe) -> Literal["absent", "unfinished"
     _check_versions(folder, info)
     finished = all(run_status(folder / entry["run_id"]) in FINAL for entry in info["runs"])
     return "complete" if finished else "unfinished"
+
+
+def url_state(url: str, recipe: Recipe) -> Literal["absent", "unfinished", "complete"]:
+    """`folder_state` at a URL of shared storage, of which a copy is fetched; nothing is written there."""
+    shared = SharedFolder(url)
+    if not shared.names():
+        return "absent"
+    pull_experiment(shared, shared.copy("reading"))
+    return folder_state(shared.copy("reading"), recipe)
 
 
 def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
@@ -248,9 +262,11 @@ def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, An
             )
 
 
-def _prepare(folder: Path, recipe: Recipe, given: Mapping[str, Any], *, resume: bool, force: bool) -> None:
+def _prepare(place: Place, recipe: Recipe, given: Mapping[str, Any], *, resume: bool, force: bool) -> None:
     """Bring a locked folder into the state from which its unfinished runs can be trained."""
+    folder = place.folder
     if force and (folder / EXPERIMENT_FILE).exists():
+        place.delete()
         _set_aside(folder)
     if (folder / _DELETED).exists():
         shutil.rmtree(folder / _DELETED)
@@ -287,20 +303,21 @@ def _set_aside(folder: Path) -> None:
         path.rename(aside / path.name)
 
 
-def _train_all(folder: Path, planned: list[PlannedRun], **options: Any) -> None:
+def _train_all(place: Place, planned: list[PlannedRun], **options: Any) -> None:
     """Train what is not done yet in a locked folder, by `train_runs` with its options; raise where that was not all."""
-    folders = {run.run_id: folder / run.run_id for run in planned}
-    todo = [run_id for run_id, path in folders.items() if run_status(path) not in FINAL]
+    folder = place.folder
+    todo = [run.run_id for run in planned if run_status(folder / run.run_id) not in FINAL]
     update_experiment(folder, status="running")
+    place.publish()
     try:
-        outcomes = train_runs(planned, folders, **options)
+        outcomes = train_runs(planned, {run.run_id: place.of_run(run.run_id) for run in planned}, **options)
     except BaseException as error:
-        _note_status(folder, "interrupted")
+        _note_status(place, "interrupted")
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(_stopped(folder)) from None
         raise
     failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
-    status = _settle(folder, planned)
+    status = _settle(place, planned)
     if failed:
         causes = {(outcome.kind, outcome.message) for outcome in failed.values()}
         if len(failed) == len(todo) and len(causes) == 1 and failed[todo[0]].kind == "UsageError":
@@ -310,22 +327,23 @@ def _train_all(folder: Path, planned: list[PlannedRun], **options: Any) -> None:
         raise KeyboardInterrupt(_stopped(folder))
 
 
-def _settle(folder: Path, planned: list[PlannedRun]) -> str:
+def _settle(place: Place, planned: list[PlannedRun]) -> str:
     """Write the status that follows from those of the runs, and return it; complete runs lose their resume state."""
-    statuses = {run.run_id: run_status(folder / run.run_id) for run in planned}
+    statuses = {run.run_id: run_status(place.folder / run.run_id) for run in planned}
     for run_id, status in statuses.items():
         if status == "complete":
-            drop_resume_state(folder / run_id)
+            drop_resume_state(place.folder / run_id)
     ended = set(statuses.values())
     status = "interrupted" if ended - {*FINAL} else "diverged" if "diverged" in ended else "complete"
-    _note_status(folder, status)
+    _note_status(place, status)
     return status
 
 
-def _note_status(folder: Path, status: str) -> None:
+def _note_status(place: Place, status: str) -> None:
     """Write the status where the disk has room; nothing depends on it, since `folder_state` reads those of the runs."""
     with contextlib.suppress(OSError):
-        update_experiment(folder, status=status)
+        update_experiment(place.folder, status=status)
+        place.publish()
 
 
 def _stopped(folder: Path) -> str:

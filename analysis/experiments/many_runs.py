@@ -17,6 +17,7 @@ from ..common.stop_requests import StopRequests
 from ..errors import UsageError
 from ..recipes.recipe import PlannedRun
 from ..records.folders import FINAL, RUN_FILE, read_run_json
+from ..records.shared_storage import ERROR_FILE, SharedFolder, is_url, pull_run
 from .pool import Executor, Job, LocalExecutor, Outcome, run_jobs
 from .progress import RunProgress
 
@@ -30,7 +31,7 @@ TRAIN = f"{__package__.rpartition('.')[0]}.training.loop:train"
 
 def train_runs(
     planned: Sequence[PlannedRun],
-    folders: Mapping[str, Path],
+    folders: Mapping[str, str | Path],
     *,
     executor: str = "local",
     workers: int | None = None,
@@ -51,9 +52,11 @@ def train_runs(
 
     Args:
         planned: The runs; their run_ids differ.
-        folders: run_id -> the folder of that run; it is made, with its parents.
+        folders: run_id -> the folder of that run; it is made, with its parents. A URL of shared storage is written
+            through a local copy (`analysis.records.shared_storage`).
         executor: "local": processes of this machine. "ray": processes on the machines of a Ray cluster, which see the
-            folders under the same paths; a run whose Ray worker is lost is resumed by another, at most twice.
+            folders under the same paths, or write to URLs; a run whose Ray worker is lost is resumed by another, at
+            most twice.
         workers: Runs that are trained at a time; by default cores / threads of a run. Records do not depend on it.
         ray_address: The cluster of the executor "ray"; by default `RAY_ADDRESS`, or else a Ray that is started on this
             machine.
@@ -88,11 +91,15 @@ def train_runs(
         )
     if missing := [run_id for run_id in ids if run_id not in folders]:
         raise UsageError(f"folders: expected a folder for each run, got none for {', '.join(missing)}; add them")
-    statuses = {run_id: run_status(Path(folders[run_id])) for run_id in ids}
+    shared = {run_id: SharedFolder(str(folders[run_id])) for run_id in ids if is_url(folders[run_id])}
+    there = {run_id: shared[run_id].copy("writing") if run_id in shared else Path(folders[run_id]) for run_id in ids}
+    for run_id, storage in shared.items():
+        pull_run(storage, there[run_id])
+    statuses = {run_id: run_status(folder) for run_id, folder in there.items()}
     todo = [run for run in planned if statuses[run.run_id] not in FINAL]
     jobs = [
-        Job(run, folder, (folder / RUN_FILE).exists(), train)
-        for run, folder in ((run, Path(folders[run.run_id])) for run in todo)
+        Job(run, folder, (folder / RUN_FILE).exists(), train, shared[run.run_id].url if run.run_id in shared else None)
+        for run, folder in ((run, there[run.run_id]) for run in todo)
     ]
     if not todo:
         return {run_id: Outcome(status) for run_id, status in statuses.items()}
@@ -112,6 +119,11 @@ def train_runs(
             _make_bases(todo, on_event)
         requests.interrupt = False
         outcomes = run_jobs(jobs, workers=at_a_time, requests=requests, on_event=on_event, executor=processes)
+    for run in todo:
+        if run.run_id in shared:  # another machine may have written it
+            if (error := there[run.run_id] / ERROR_FILE).exists():
+                shared[run.run_id].put(error, ERROR_FILE)
+            pull_run(shared[run.run_id], there[run.run_id])
     return {run_id: outcomes.get(run_id) or Outcome(statuses[run_id]) for run_id in ids}
 
 

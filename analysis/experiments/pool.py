@@ -33,12 +33,16 @@ _OUT_OF_MEMORY = ": perhaps out of memory; --workers 1 needs less, fewer rollout
 
 @dataclass(frozen=True)
 class Job:
-    """A run, where it is written, and the function that trains it ("module:name", called as `worker` says)."""
+    """A run, where it is written, and the function that trains it ("module:name", called as `worker` says).
+
+    With a `url`, the folder is the local copy of what is written there (`records.shared_storage`).
+    """
 
     run: PlannedRun
     folder: Path
     resume: bool
     train: str
+    url: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What the worker is sent."""
@@ -49,6 +53,7 @@ class Job:
             "folder": str(self.folder),
             "resume": self.resume,
             "train": self.train,
+            "url": self.url,
         }
 
 

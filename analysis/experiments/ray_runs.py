@@ -19,6 +19,7 @@ from typing import Any
 from toy_models.child_process import ChildProcess
 
 from ..records.folders import RUN_FILE
+from ..records.shared_storage import SharedFolder
 from .pool import Job, LocalExecutor
 
 __all__ = ["Ending", "RayRun", "marker"]
@@ -59,12 +60,14 @@ class RayRun:
         self._lock = threading.Lock()
         self._executor = LocalExecutor()
         self._refusal = ""
-        if marker(job.folder, token).exists():
+        if job.url is not None:
+            self._child = self._executor.start(replace(job, folder=SharedFolder(job.url).copy("writing")))
+        elif marker(job.folder, token).exists():
             self._child = self._executor.start(replace(job, resume=(job.folder / RUN_FILE).exists()))
         else:
             self._refusal = (
                 f"out: expected a folder that every machine of the Ray cluster sees, got {job.folder}, which "
-                f"{socket.gethostname()} does not see; put the experiment on a shared file system"
+                f"{socket.gethostname()} does not see; put the experiment on a shared file system, or give a URL"
             )
 
     def begin(self) -> None:

@@ -23,7 +23,9 @@ from toy_models.bases.cache import base_is_cached, ensure_base
 from toy_models.bases.recipes import BASES
 from toy_models.child_process import Send
 
-from ..records.folders import FINAL, read_run_json
+from ..recipes.fields import GIVEN
+from ..records.folders import FINAL, RUN_FILE, read_run_json
+from ..records.shared_storage import ERROR_FILE, RunUpload, SharedFolder, pull_given, pull_run
 
 __all__ = ["main"]
 
@@ -47,8 +49,9 @@ def main(send_to_parent: Send) -> None:
             _leave()
 
     folder = Path(job["folder"])
+    shared = None if job["url"] is None else SharedFolder(job["url"])
     try:
-        send({"status": _train(job, folder, stop, send)})
+        send({"status": _train(job, folder, shared, stop, send)})
     except _StoppedError:
         send({"status": "interrupted"})
     except Exception as error:
@@ -56,6 +59,8 @@ def main(send_to_parent: Send) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(text, encoding="utf-8")
+            if shared is not None:
+                shared.put(folder / ERROR_FILE, ERROR_FILE)
         except OSError:  # the disk may be what failed; the parent has the message all the same
             sys.stderr.write(text)
         send({"error": str(error) or type(error).__name__, "kind": type(error).__name__})
@@ -65,7 +70,7 @@ class _StoppedError(Exception):
     """The run was asked to stop before it began."""
 
 
-def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Send) -> str:
+def _train(job: dict[str, Any], folder: Path, shared: SharedFolder | None, stop: threading.Event, send: Send) -> str:
     from filelock import FileLock, Timeout
 
     from ..recipes.config import config_from_dict
@@ -79,17 +84,32 @@ def _train(job: dict[str, Any], folder: Path, stop: threading.Event, send: Send)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
-            if job["resume"] and (ended := read_run_json(folder).get("status")) in FINAL:
+            resume, upload = job["resume"], None
+            if shared is not None:
+                if GIVEN in (config.task.name, config.policy.base):
+                    pull_given(shared.parent, folder.parent)
+                shared.remove(ERROR_FILE)  # of an earlier attempt, as the local one is
+                pull_run(shared, folder, to_write=True)
+                resume, upload = (folder / RUN_FILE).exists(), RunUpload(shared, folder)
+            if resume and (ended := read_run_json(folder).get("status")) in FINAL:
                 return str(ended)  # it got there just before its process was lost
+
+            def report(event: dict[str, Any]) -> None:
+                if upload is not None:
+                    upload()
+                send({"event": event})
+
             status: str = train(
                 config,
                 folder,
                 run_id=job["run_id"],
                 label=job["label"],
-                resume=job["resume"],
-                report=lambda event: send({"event": event}),
+                resume=resume,
+                report=report,
                 should_stop=stop.is_set,
             )
+            if upload is not None:
+                upload()
             return status
     except Timeout:
         raise RuntimeError(f"{folder} is still being written by another process") from None

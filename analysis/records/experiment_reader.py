@@ -17,6 +17,7 @@ from .reader import FORMS, Run, check_table, columns_of, to_pandas
 from .recorded import Where
 from .reporting import Report, report_of
 from .schema import TABLES
+from .shared_storage import is_url, local_copy_to_read
 
 __all__ = ["Experiment", "load_trace"]
 
@@ -25,7 +26,8 @@ def load_trace(path: str | Path, *, verify: bool = False) -> Run | Experiment:
     """The run or the experiment in a folder, as far as it is committed; it may still be running.
 
     Args:
-        path: the folder of a run, or that of an experiment, which holds several.
+        path: the folder of a run, or that of an experiment, which holds several; or its URL on shared storage, from
+            which a copy is fetched into the cache folder.
         verify: whether to check the hash of every committed file, not only its presence and size.
 
     Raises:
@@ -35,7 +37,7 @@ def load_trace(path: str | Path, *, verify: bool = False) -> Run | Experiment:
     Example:
         >>> load_trace("runs/mine").laws()  # doctest: +SKIP
     """
-    folder = Path(path)
+    folder = local_copy_to_read(str(path)) if is_url(path) else Path(path)
     if (folder / EXPERIMENT_FILE).exists():
         return Experiment(folder, verify=verify)
     if (folder / RUN_FILE).exists():

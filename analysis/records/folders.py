@@ -260,13 +260,17 @@ def read_commits(folder: Path) -> list[Commit]:
 
 
 def _read_commit(path: Path) -> Commit:
-    value = read_json(path, "a commit")
+    return parse_commit(read_json(path, "a commit"), str(path))
+
+
+def parse_commit(value: Mapping[str, Any], where: str) -> Commit:
+    """A commit from the JSON object of its file; UsageError, which names `where` it was, for one that is damaged."""
     try:
         parts = tuple(PartFile(**part) for part in value["parts"])
         state = PartFile(**value["state"]) if value["state"] is not None else None
         return Commit(value["step"], value["previous"], parts, state)
     except (KeyError, TypeError) as error:
-        raise UsageError(f"expected a commit, got a damaged {path} ({error}); remove the folder") from error
+        raise UsageError(f"expected a commit, got a damaged {where} ({error}); remove the folder") from error
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..common.command import command_line, figure_lines, run_command
 from ..errors import UsageError
 from ..records.folders import read_experiment
+from ..records.shared_storage import folder_or_url
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -33,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folders",
         nargs="*",
-        type=Path,
+        type=folder_or_url,
         metavar="FOLDER",
-        help="of an experiment or of a run; several runs or experiments are compared (default: the latest complete "
-        "experiment of the default recipe in runs/)",
+        help="of an experiment or of a run, or its URL on shared storage, of which a copy in the cache folder is "
+        "reported; several runs or experiments are compared (default: the latest complete experiment of the default "
+        "recipe in runs/)",
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write the figures into DIR instead")
     parser.add_argument("--each-run", action="store_true", help="draw the figures of each run of an experiment too")
@@ -62,7 +64,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _source(folders: Sequence[Path]) -> Source:
+def _source(folders: Sequence[str | Path]) -> Source:
     """What lies in the folders; of several all runs, each with a name of its own."""
     from ..records import load_trace
     from .sources import runs_of, with_distinct_names

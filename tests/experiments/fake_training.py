@@ -87,7 +87,19 @@ def slow(config: Any, folder: Path, **job: Any) -> str:
     return _go(config, folder, "complete", seconds=0.05 if job["resume"] else LONG_SECONDS, **job)
 
 
-def recording(config: Any, folder: Path, **job: Any) -> str:
+def slow_recording(config: Any, folder: Path, **job: Any) -> str:
+    """`recording` that waits after its second step until it is asked to stop."""
+
+    def stop() -> bool:
+        end = time.monotonic() + LONG_SECONDS
+        while not job["should_stop"]() and time.monotonic() < end:
+            time.sleep(0.01)
+        return True
+
+    return recording(config, folder, stop_after_step_1=stop, **job)
+
+
+def recording(config: Any, folder: Path, stop_after_step_1: Any = None, **job: Any) -> str:
     """Rows that follow from their step and a state of 200 kB, by the real store."""
     import torch
 
@@ -101,6 +113,11 @@ def recording(config: Any, folder: Path, **job: Any) -> str:
         job["report"]({"phase": "update", "step": step, "steps": config.steps})
         writer.append("tokens", some_rows("tokens", ROWS[config.objective.name], step))
         writer.commit(step + 1, {"weights": torch.arange(50_000.0)})
+        if step == 1 and stop_after_step_1 is not None:
+            job["report"]({"phase": "evaluation", "step": step, "steps": config.steps})
+            stop_after_step_1()
+            writer.finish("interrupted")
+            return "interrupted"
     writer.finish("complete")
     return "complete"
 

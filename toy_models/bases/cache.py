@@ -31,7 +31,7 @@ from ..tasks.registry import built_in_task
 from .code_digest import code_digest
 from .recipes import BASES
 
-__all__ = ["Progress", "base_folder", "base_is_cached", "ensure_base"]
+__all__ = ["Progress", "base_folder", "base_is_cached", "cache_home", "ensure_base"]
 
 # (step, steps and rounds in all, loss in nats per response token)
 Progress = Callable[[int, int, float], None]
@@ -113,12 +113,15 @@ def base_folder(name: str, seed: int) -> Path:
     if seed < 0:
         raise ValueError(f"seed: expected an integer ≥ 0, got {seed}")
     digest = hashlib.sha256(json.dumps(_identity(name, seed), sort_keys=True).encode()).hexdigest()
+    return cache_home() / "bases" / f"{name}-seed{seed}-{digest[:12]}"
+
+
+def cache_home() -> Path:
+    """`$RLVR_DYNAMICS_CACHE`, by default `~/.cache/rlvr-dynamics`."""
     home = os.environ.get("RLVR_DYNAMICS_CACHE")
     if home:
-        cache = Path(home).expanduser()
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlvr-dynamics"
-    return cache.absolute() / "bases" / f"{name}-seed{seed}-{digest[:12]}"
+        return Path(home).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "rlvr-dynamics"
 
 
 def _identity(name: str, seed: int) -> dict[str, object]:
