@@ -33,6 +33,7 @@ examples:
   python -m analysis.trace --run --set update.epochs=2 --set 'grid.seed=[0,1,2]'
   python -m analysis.trace --run tiny --dry-run           what would be run, and where it would go
   python -m analysis.trace --resume runs/tiny-1a2b3c4d    resume after an interruption
+  python -m analysis.trace --run --executor ray           on a Ray cluster (docs/how_to/several_machines.md)
   `rlvr-dynamics trace` and `rlvr-trace` are the same command.
 
 recipes:

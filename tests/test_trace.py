@@ -12,7 +12,7 @@ import pytest
 
 import analysis.report
 from analysis import __version__, trace
-from analysis.experiments import experiment
+from analysis.experiments import experiment, many_runs
 from analysis.recipes import Recipe
 from toy_models import BASES
 
@@ -55,7 +55,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Replace training, base and report: `train("failing")` chooses how runs go."""
     monkeypatch.syspath_prepend(REPOSITORY)
-    monkeypatch.setattr(experiment, "ensure_base", lambda *_, **__: None)
+    monkeypatch.setattr(many_runs, "ensure_base", lambda *_, **__: None)
     report = vars(analysis.report)  # not setattr, which would load the plotting libraries to look at the old value
     monkeypatch.setitem(report, "StoredReport", FakeReport)
     whole = experiment.run

@@ -35,7 +35,8 @@ _OUT_OF_MEMORY = ": perhaps out of memory; --workers 1 needs less, fewer rollout
 class Job:
     """A run, where it is written, and the function that trains it ("module:name", called as `worker` says).
 
-    With a `url`, the folder is the local copy of what is written there (`records.shared_storage`).
+    With a `url`, the folder is the local copy of what is written there (`records.shared_storage`). With `makes_base`,
+    the process first pretrains a built-in base that its machine lacks; otherwise that was done before.
     """
 
     run: PlannedRun
@@ -43,6 +44,7 @@ class Job:
     resume: bool
     train: str
     url: str | None = None
+    makes_base: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What the worker is sent."""
@@ -54,6 +56,7 @@ class Job:
             "resume": self.resume,
             "train": self.train,
             "url": self.url,
+            "makes_base": self.makes_base,
         }
 
 

@@ -60,6 +60,7 @@ class RayRun:
         self._lock = threading.Lock()
         self._executor = LocalExecutor()
         self._refusal = ""
+        job = replace(job, makes_base=True)
         if job.url is not None:
             self._child = self._executor.start(replace(job, folder=SharedFolder(job.url).copy("writing")))
         elif marker(job.folder, token).exists():

@@ -76,7 +76,8 @@ def _train(job: dict[str, Any], folder: Path, shared: SharedFolder | None, stop:
     from ..recipes.config import config_from_dict
 
     config = config_from_dict(job["config"])
-    _make_base(config.policy.base, config.policy.seed, stop, send)
+    if job["makes_base"]:
+        _make_base(config.policy.base, config.policy.seed, stop, send)
     module, _, name = job["train"].partition(":")
     train = getattr(importlib.import_module(module), name)
     if (torch := sys.modules.get("torch")) is not None:
@@ -116,7 +117,7 @@ def _train(job: dict[str, Any], folder: Path, shared: SharedFolder | None, stop:
 
 
 def _make_base(base: str, seed: int, stop: threading.Event, send: Send) -> None:
-    """Pretrain a built-in base that this machine lacks; the local pool has done so before it starts a run."""
+    """Pretrain a built-in base that this machine lacks, unless the run is asked to stop."""
     if base not in BASES or base_is_cached(base, seed):
         return
     send({"event": {"phase": "pretrain", "note": base}})

@@ -101,7 +101,20 @@ def test_a_training_process_that_dies_is_told_as_locally(ray_address: str, fake_
 
 
 @pytest.mark.slow
-def test_sigterm_ends_each_run_after_its_step(ray_address: str, fake_recipe: Recipe) -> None:
+def test_runs_at_a_url(ray_address: str, fake_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray's machine writes through copies in its own cache folder, not in that of the driver."""
+    monkeypatch.setenv("RLVR_DYNAMICS_CACHE", str(tmp_path / "driver"))
+    (run, _) = fake_recipe.expand()
+    url = f"file://{tmp_path}/storage/psr"
+    name = "tests.experiments.fake_training:recording"
+    outcomes = train_runs([run], {run.run_id: url}, quiet=True, train=name, executor="ray")
+    assert outcomes == {"psr-seed0": Outcome("complete")}
+    assert train_runs([run], {run.run_id: "plain"}, quiet=True, train=name) == outcomes
+    assert digest(load_trace(url)) == digest(load_trace("plain"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_each_run_after_its_step(ray_address: str, fake_recipe: Recipe) -> None:
     """A third run that waits for a free CPU does not begin; the local pool continues all."""
     runs = list(fake_recipe.expand())
     runs.append(replace(runs[0], run_id="third"))
