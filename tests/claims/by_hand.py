@@ -17,16 +17,16 @@ Success = Callable[[int, int, np.ndarray], np.ndarray]
 
 
 class HandRun:
-    """As much of a run as claims read: its id, its status and the table of evaluations."""
+    """As much of a run as claims read: its id, its status and its tables."""
 
     status = "complete"
 
-    def __init__(self, run_id: str, evals: pd.DataFrame) -> None:
-        self.run_id, self._evals = run_id, evals
+    def __init__(self, run_id: str, evals: pd.DataFrame | None = None, **tables: pd.DataFrame) -> None:
+        self.run_id = run_id
+        self._tables = tables if evals is None else {"evals": evals, **tables}
 
-    def table(self, name: str, *_: Any, **__: Any) -> pd.DataFrame:
-        assert name == "evals"
-        return self._evals
+    def table(self, name: str, columns: Sequence[str] | None = None, *_: Any, **__: Any) -> pd.DataFrame:
+        return self._tables[name] if columns is None else self._tables[name][list(columns)]
 
 
 def hand_run(name: str, seed: int, success: Success, *, steps: Sequence[int] = STEPS, **metrics: Success) -> Any:

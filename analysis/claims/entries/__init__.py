@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..claim import Claim
-from . import dynamics, groups, identity, noise_robustness, pass_at_k, trade_off
+from . import dynamics, groups, identity, noise_robustness, pass_at_k, regularisers, trade_off
 
 __all__ = ["ENTRIES"]
 
 ENTRIES: tuple[Claim, ...] = (
+    *regularisers.CLAIMS,
     *identity.CLAIMS,
     *dynamics.CLAIMS,
     *pass_at_k.CLAIMS,
