@@ -120,7 +120,7 @@ def _make_base(base: str, seed: int, stop: threading.Event, send: Send) -> None:
     """Pretrain a built-in base that this machine lacks, unless the run is asked to stop."""
     if base not in BASES or base_is_cached(base, seed):
         return
-    send({"event": {"phase": "pretrain", "note": base}})
+    send({"event": {"phase": "base", "note": f"pretraining {base}"}})
 
     def progress(*_: object) -> None:
         if stop.is_set():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,13 +20,18 @@ from analysis.records import Experiment, digest
 from analysis.report.__main__ import main as report
 from analysis.trace import main as trace
 from tests.experiments.fake_experiments import WAIT_SECONDS, go, script, wait_for
+from toy_models.bases.cache import cache_home
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Become a machine of that name, with caches of its own."""
+    """Become a machine of that name, with caches of its own; what is there of bases is there on each."""
+    bases = cache_home() / "bases"
 
     def become(name: str) -> None:
+        if bases.is_dir() and not (tmp_path / name).exists():
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "bases").symlink_to(bases)
         monkeypatch.setenv("RLVR_DYNAMICS_CACHE", str(tmp_path / name))
 
     become("first")
@@ -110,29 +114,29 @@ def test_a_run_that_fails_leaves_its_error_there(fake_recipe: Recipe, machine: C
     assert json.loads((stored(url) / "experiment.json").read_text())["status"] == "interrupted"
 
 
-@pytest.mark.slow
 def test_force_replaces_an_experiment_and_nothing_else(
     fake_recipe: Recipe, machine: Callable[[str], None], url: str
 ) -> None:
-    go(fake_recipe, "recording", out=url)
+    go(fake_recipe, out=url)
+    (stored(url) / "psr-seed0" / "mine.txt").touch()
+    shorter = fake_recipe.set(steps=2)
     with pytest.raises(UsageError, match=rf"out: {url} holds the experiment fake"):
-        go(fake_recipe.set(steps=2), "recording", out=url)
-    made = go(fake_recipe.set(steps=2), "recording", out=url, force=True)
-    assert {run.committed_step for run in made.runs.values()} == {2}
+        go(shorter, out=url)
+    assert go(shorter, out=url, force=True).status == "complete"
+    assert not (stored(url) / "psr-seed0" / "mine.txt").exists()
     machine("second")
-    assert {run.committed_step for run in load_trace(url).runs.values()} == {2}
+    read = load_trace(url)
+    assert isinstance(read, Experiment)
+    assert (read.info["hash"], list(read.runs)) == (shorter.hash, ["psr-seed0", "nsr-seed0"])
     (stored(url).parent / "y").mkdir()
     (stored(url).parent / "y" / "thesis.tex").touch()
     with pytest.raises(UsageError, match=r"out: .*/y holds files that are not an experiment \(thesis\.tex\)"):
-        go(fake_recipe, "recording", out=url.replace("/x", "/y"), force=True)
+        go(fake_recipe, out=url.replace("/x", "/y"), force=True)
 
 
 @pytest.mark.slow
-def test_the_commands(
-    machine: Callable[[str], None], url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands(machine: Callable[[str], None], url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A real run, resumed by its URL, and its report from another machine."""
-    os.environ["RLVR_DYNAMICS_CACHE"] = str(tmp_path / "first")
     arguments = ["--set", "steps=2", "--quiet", "--no-figures"]
     assert trace(["--run", "tiny", *arguments, "--out", url, "--dry-run"]) == 0
     assert f"folder  {url} (absent)" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return become
 
 
-def write(url: str) -> None:
+def write(url: str, rows: int = 20, steps: int = STEPS) -> None:
     """Begin or continue a run of some steps as a worker does."""
     shared = SharedFolder(url)
     folder = shared.copy("writing")
@@ -48,9 +48,9 @@ def write(url: str) -> None:
     writer = RunWriter(folder, run_json=RUN_JSON, resume=exists)
     stored = writer.resume_state()
     assert stored is None or torch.equal(stored[1]["weights"], torch.full((3,), float(stored[0])))
-    for step in range(stored[0] if stored else 0, STEPS):
+    for step in range(stored[0] if stored else 0, steps):
         upload()
-        writer.append("tokens", some_rows("tokens", 20, step))
+        writer.append("tokens", some_rows("tokens", rows, step))
         writer.commit(step + 1, {"weights": torch.full((3,), step + 1.0)})
     writer.finish("complete")
     upload()
@@ -139,6 +139,21 @@ def test_what_a_copy_has_and_the_storage_lacks_is_made_again(machine: Callable[[
     shared.write("run.json", (folder / "run.json").read_bytes().replace(b"complete", b"running"))
     write("memory://runs/a")
     assert digest(load_trace("memory://runs/a")) == digest(uninterrupted(tmp_path / "plain"))
+
+
+def test_a_copy_of_what_was_replaced(machine: Callable[[str], None]) -> None:
+    """Both copies of the first machine follow when another one starts the run anew, with other rows and fewer steps."""
+    url = "memory://runs/a"
+    write(url)
+    load_trace(url)
+    machine("second")
+    SharedFolder(url).remove("")
+    write(url, rows=7, steps=STEPS - 1)
+    expected = digest(load_trace(url))
+    machine("first")
+    assert digest(load_trace(url, verify=True)) == expected
+    pull_run(SharedFolder(url), SharedFolder(url).copy("writing"), to_write=True)
+    assert digest(Run(SharedFolder(url).copy("writing"), verify=True)) == expected
 
 
 def test_damage_is_told(machine: Callable[[str], None]) -> None:
