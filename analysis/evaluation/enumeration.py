@@ -17,9 +17,8 @@ wherever no token is just entering or leaving one. Enumerate under `torch.infere
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,21 +29,10 @@ from toy_models.truncation import check_truncation, kept_tokens, truncates
 
 from ..common.arguments import check_float
 from ..errors import UsageError
+from .prefix_trees import PrefixTrees, TreeChunk
 from .sampling_params import SamplingParams
 
-__all__ = ["effective_solutions", "solution_log_probs", "success_probability"]
-
-_PAD = -1  # shorter than any token id: a response sorts before its own continuations
-
-
-class _Chunk(NamedTuple):
-    """Responses that are walked together: prompts of one length, responses sorted by (prompt, tokens)."""
-
-    prompts: list[int]  # indices of the distinct prompts
-    prompt_row: np.ndarray  # (N,) which of them each response belongs to
-    response: np.ndarray  # (N,) index of the response among all responses of the call
-    tokens: np.ndarray  # (N, L) padded with _PAD
-    lengths: np.ndarray  # (N,)
+__all__ = ["check_responses", "effective_solutions", "solution_log_probs", "success_probability", "tree_log_probs"]
 
 
 def solution_log_probs(
@@ -84,14 +72,21 @@ def solution_log_probs(
         UsageError: an empty prompt or solution, a repeated solution, a temperature that is not positive, top_k or
             top_p out of range.
     """
-    settings = _check(prompts, solutions, temperatures, top_k, top_p, max_rows)
+    check_responses(prompts, solutions, max_rows)
+    return tree_log_probs(model, PrefixTrees(prompts, solutions, max_rows), temperatures, top_k=top_k, top_p=top_p)
+
+
+def tree_log_probs(
+    model: Any, trees: PrefixTrees, temperatures: Sequence[float], *, top_k: int = 0, top_p: float = 1.0
+) -> list[Tensor]:
+    """`solution_log_probs` of responses whose prefix trees are made already; the same numbers, bit for bit."""
+    settings = _settings(temperatures, top_k, top_p)
     device = next(model.parameters()).device
-    counts = [len(group) for group in solutions]
-    flat = torch.zeros(len(settings), sum(counts), dtype=torch.float64, device=device)
-    for chunk in _chunks(prompts, solutions, max_rows):
-        values = _walk(model, prompts, chunk, settings, device)
+    flat = torch.zeros(len(settings), sum(trees.counts), dtype=torch.float64, device=device)
+    for chunk in trees.chunks:
+        values = _walk(model, chunk, settings, device)
         flat = flat.index_copy(1, torch.as_tensor(chunk.response, device=device), values)
-    return list(flat.split(counts, dim=1))
+    return list(flat.split(trees.counts, dim=1))
 
 
 def success_probability(
@@ -121,16 +116,15 @@ def success_probability(
     Raises:
         UsageError: as in `solution_log_probs`.
     """
-    settings = _check(prompts, solutions, [temperature], top_k, top_p, max_rows)
+    check_responses(prompts, solutions, max_rows)
+    settings = _settings([temperature], top_k, top_p)
     device = next(model.parameters()).device
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device)
-    for chunk in _chunks(prompts, solutions, max_rows):
+    for chunk in PrefixTrees(prompts, solutions, max_rows).chunks:
         if torch.is_grad_enabled():
-            values = checkpoint(
-                _walk, model, prompts, chunk, settings, device, use_reentrant=False, preserve_rng_state=False
-            )
+            values = checkpoint(_walk, model, chunk, settings, device, use_reentrant=False, preserve_rng_state=False)
         else:
-            values = _walk(model, prompts, chunk, settings, device)
+            values = _walk(model, chunk, settings, device)
         owner = torch.as_tensor(np.asarray(chunk.prompts)[chunk.prompt_row], device=device)
         total = total.index_add(0, owner, values[0].exp())
     return total
@@ -167,28 +161,14 @@ def effective_solutions(log_probs: Tensor) -> Tensor:
     return torch.special.entr(given_correct).sum(-1).exp().masked_fill(out_of_reach[..., 0], 0.0)
 
 
-def _check(
-    prompts: Sequence[Sequence[int]],
-    solutions: Sequence[Sequence[Sequence[int]]],
-    temperatures: Sequence[float],
-    top_k: int,
-    top_p: float,
-    max_rows: int,
-) -> tuple[SamplingParams, ...]:
+def check_responses(
+    prompts: Sequence[Sequence[int]], solutions: Sequence[Sequence[Sequence[int]]], max_rows: int
+) -> None:
+    """UsageError for an empty prompt or response, for lists that do not fit, or rows out of range."""
     if len(prompts) != len(solutions):
         raise UsageError(f"solutions: expected one list for each of {len(prompts)} prompts, got {len(solutions)}")
     if max_rows < 1:
         raise UsageError(f"max_rows: expected at least 1, got {max_rows}")
-    try:
-        check_truncation(top_k, top_p)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    values = tuple(float(t) for t in temperatures)
-    if not values or not all(t > 0 and np.isfinite(t) for t in values):
-        raise UsageError(
-            f"temperatures: expected positive numbers, got {list(temperatures)}; "
-            "greedy decoding has no log-probabilities, use sampling at temperature 0"
-        )
     for i, (prompt, group) in enumerate(zip(prompts, solutions, strict=True)):
         if len(prompt) == 0:
             raise UsageError(
@@ -199,53 +179,28 @@ def _check(
             raise UsageError(
                 f"solutions: expected at least the end token in every solution, got an empty one for prompt {i}"
             )
+
+
+def _settings(temperatures: Sequence[float], top_k: int, top_p: float) -> tuple[SamplingParams, ...]:
+    try:
+        check_truncation(top_k, top_p)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    values = tuple(float(t) for t in temperatures)
+    if not values or not all(t > 0 and np.isfinite(t) for t in values):
+        raise UsageError(
+            f"temperatures: expected positive numbers, got {list(temperatures)}; "
+            "greedy decoding has no log-probabilities, use sampling at temperature 0"
+        )
     return tuple(SamplingParams(t, top_k, top_p) for t in values)
 
 
-def _chunks(
-    prompts: Sequence[Sequence[int]], solutions: Sequence[Sequence[Sequence[int]]], max_rows: int
-) -> Iterator[_Chunk]:
-    """Sorted responses cut so that no level of the prefix tree of a chunk has more than max_rows nodes."""
-    starts = np.cumsum([0, *(len(group) for group in solutions)])
-    by_length: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        if len(solutions[i]):
-            by_length.setdefault(len(prompt), []).append(i)
-    for same_length in by_length.values():
-        group = [solution for i in same_length for solution in solutions[i]]
-        owner = np.repeat(same_length, [len(solutions[i]) for i in same_length])
-        index = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in same_length])
-        lengths = np.fromiter(map(len, group), np.int64, len(group))
-        tokens = np.full((len(group), lengths.max()), _PAD, dtype=np.int64)
-        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(group), np.int64)
-        order = np.lexsort((*tokens.T[::-1], owner))
-        owner, index, tokens, lengths = owner[order], index[order], tokens[order], lengths[order]
-        repeated = (owner[1:] == owner[:-1]) & (tokens[1:] == tokens[:-1]).all(1)
-        if repeated.any():
-            at = int(np.argmax(repeated))
-            raise UsageError(
-                f"solutions: expected distinct responses, got {tokens[at, : lengths[at]].tolist()} twice "
-                f"for prompt {owner[at]}; its probability would count twice"
-            )
-        # a node of the tree lies on at least one response, so max_rows responses give at most max_rows nodes a level
-        for low in range(0, len(owner), max_rows):
-            part = slice(low, low + max_rows)
-            members, prompt_row = np.unique(owner[part], return_inverse=True)
-            yield _Chunk(members.tolist(), prompt_row, index[part], tokens[part, : lengths[part].max()], lengths[part])
-
-
-def _walk(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    chunk: _Chunk,
-    settings: tuple[SamplingParams, ...],
-    device: torch.device,
-) -> Tensor:
+def _walk(model: Any, chunk: TreeChunk, settings: tuple[SamplingParams, ...], device: torch.device) -> Tensor:
     """Log-probabilities (n_laws, N) of a chunk's responses."""
     count, longest = chunk.tokens.shape
     tokens = torch.as_tensor(chunk.tokens, device=device)
-    levels = _levels(chunk)
-    inputs = torch.tensor([list(prompts[i]) for i in chunk.prompts], device=device)
+    levels, steps = chunk.levels, iter(chunk.steps)
+    inputs = torch.as_tensor(chunk.inputs, device=device)
     total = torch.zeros(len(settings), count, dtype=torch.float64, device=device)
     cache, depth, ahead = None, 0, 1  # the last `ahead` positions of a forward pass are levels depth, depth + 1, …
     while True:
@@ -261,7 +216,7 @@ def _walk(
         if depth == longest:
             return total
         first = levels[depth].first
-        ahead = _unbranched(levels, depth)
+        ahead = next(steps)
         cache.batch_select_indices(torch.as_tensor(levels[depth - 1].of_row(first), device=device))
         inputs = tokens[torch.as_tensor(first, device=device), depth - 1 : depth - 1 + ahead]
 
@@ -279,38 +234,3 @@ def _log_probs(logits: Tensor, node: Tensor, token: Tensor, settings: tuple[Samp
             of_token = of_token.masked_fill(~kept[node, token], -torch.inf)
         values.append(of_token - scaled.logsumexp(-1).double()[node])
     return torch.stack(values)
-
-
-class _Level(NamedTuple):
-    """The distinct prefixes of d response tokens that some response goes on from: the nodes at depth d."""
-
-    rows: np.ndarray  # (A,) responses with more than d tokens, ascending
-    node: np.ndarray  # (A,) the node that each of them passes through
-    first: np.ndarray  # (n_nodes,) one response through each node
-
-    def of_row(self, rows: np.ndarray) -> np.ndarray:
-        return self.node[np.searchsorted(self.rows, rows)]
-
-
-def _levels(chunk: _Chunk) -> list[_Level]:
-    """Nodes of the prefix tree: neighbours in the order share a node at depth d if their first d tokens agree."""
-    same_prompt = chunk.prompt_row[1:] == chunk.prompt_row[:-1]
-    agree = np.cumprod(chunk.tokens[1:] == chunk.tokens[:-1], axis=1).sum(1)
-    shared = np.concatenate([[-1], np.where(same_prompt, agree, -1)])
-    levels = []
-    for depth in range(chunk.tokens.shape[1]):
-        rows = np.flatnonzero(chunk.lengths > depth)
-        _, first, node = np.unique(np.cumsum(shared < depth)[rows], return_index=True, return_inverse=True)
-        levels.append(_Level(rows, node, rows[first]))
-    return levels
-
-
-def _unbranched(levels: list[_Level], depth: int) -> int:
-    """How many levels from `depth` on have the same nodes: every node goes on, by exactly one token."""
-    count = 1
-    while depth + count < len(levels):
-        ancestors = np.unique(levels[depth].of_row(levels[depth + count].first))
-        if not len(ancestors) == len(levels[depth].first) == len(levels[depth + count].first):
-            break
-        count += 1
-    return count

@@ -20,13 +20,15 @@ from toy_models.batching import response_logits, teacher_batch
 from toy_models.end_tokens import policy_end_tokens
 from toy_models.policy import Policy, evaluation_mode
 from toy_models.sampling import Samples, sample
-from toy_models.tasks.task import Prompt, Task, mode_prefix, verify_all
+from toy_models.tasks.task import Prompt, Task, mode_prefix
 from toy_models.truncation import kept_tokens, truncates
 
 from ..common.batching import check_batching
 from ..errors import DivergedError, UsageError, first_index
-from .enumeration import effective_solutions, solution_log_probs
+from .enumeration import effective_solutions, tree_log_probs
+from .known_solutions import KnownSolutions
 from .sampling_params import SamplingParams
+from .verdicts import verdicts
 
 __all__ = ["TAIL_RANK", "FixedPrefixes", "evaluate"]
 
@@ -92,6 +94,7 @@ def evaluate(
     update: int = 0,
     max_rows: int = 2048,
     batch_checked: bool = False,
+    known: KnownSolutions | None = None,
 ) -> dict[str, list[Any]]:
     """Columns of the table `evals`, one row per prompt and temperature (prompt first); `step` and `update` are copied.
 
@@ -112,6 +115,7 @@ def evaluate(
         max_rows: rows forwarded at a time while the correct responses are walked.
         batch_checked: whether it is known that the model's numbers for a row do not depend on the rest of its batch, as
             after `analysis.common.batching.check_batching`; unset: it is checked.
+        known: correct responses of the task, listed in earlier evaluations; None lists them anew. Changes no number.
 
     Returns:
         Column name to values. Entropies are means over tokens, in nats. `p` and `effective_solutions` are null where
@@ -138,7 +142,7 @@ def evaluate(
     if not batch_checked:
         check_batching(policy, prompts, max([task.max_new_tokens, *map(len, fixed.responses)]))
     with _evaluating(policy.model):
-        exact = _enumerated(policy, task, prompts, settings, max_rows)
+        exact = _enumerated(policy, task, prompts, settings, max_rows, known or KnownSolutions(task))
         on_fixed = _on_fixed_prefixes(policy, ids, fixed, settings)
         greedy = sample(
             policy.model,
@@ -153,10 +157,10 @@ def evaluate(
         own: list[tuple[int | None, int | None, float | None]] = [(None, None, None)] * len(ids)
         if generator is not None and samples:
             drawn = _own_samples(policy, task, prompts, samples, settings[0], generator)
-            verdicts = torch.tensor(_verdicts(task, prompts, drawn)).view(-1, samples)
+            correct = torch.tensor(_verdicts(task, prompts, drawn)).view(-1, samples)
             tokens = drawn.lengths.view(-1, samples).sum(1)
             entropy = drawn.sampling_entropy.double().sum(1).view(-1, samples).sum(1) / tokens
-            own = [(samples, c, h) for c, h in zip(verdicts.sum(1).tolist(), entropy.tolist(), strict=True)]
+            own = [(samples, c, h) for c, h in zip(correct.sum(1).tolist(), entropy.tolist(), strict=True)]
 
     rows = [
         {
@@ -220,7 +224,7 @@ def _verdicts(task: Task, prompts: Sequence[Prompt], drawn: Samples) -> list[boo
     responses = _responses(drawn)
     group = len(responses) // len(prompts)
     owners = [prompt.ids for prompt in prompts for _ in range(group)]
-    return [verdict.correct for verdict in verify_all(task, owners, responses)]
+    return [verdict.correct for verdict in verdicts(task, owners, responses)]
 
 
 class _Exact(NamedTuple):
@@ -233,21 +237,22 @@ class _Exact(NamedTuple):
 
 
 def _enumerated(
-    policy: Policy, task: Task, prompts: Sequence[Prompt], settings: list[SamplingParams], max_rows: int
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    settings: list[SamplingParams],
+    max_rows: int,
+    known: KnownSolutions,
 ) -> list[list[_Exact]]:
     """The exact columns of each prompt under each of `settings`, which differ in temperature only."""
-    solutions = [task.solutions(prompt.ids) for prompt in prompts]
+    solutions = [known.of(prompt) for prompt in prompts]
     prefix = mode_prefix(task)
-    # The opening of the mode is walked along with the responses, as one more of them: the last.
-    walked = [[*(group or []), *([prefix] if prefix else [])] for group in solutions]
-    log_probs = solution_log_probs(
+    log_probs = tree_log_probs(
         policy.model,
-        [prompt.ids for prompt in prompts],
-        walked,
+        known.trees(prompts, max_rows),
         [params.temperature for params in settings],
         top_k=settings[0].top_k,
         top_p=settings[0].top_p,
-        max_rows=max_rows,
     )
     out: list[list[_Exact]] = []
     for group, values in zip(solutions, log_probs, strict=True):

@@ -135,6 +135,17 @@ def combination_problems(config: RunConfig) -> list[str]:
             "up; raise record.jvp_every or leave record.shares_every out",
         ),
         (
+            update.old_log_probs == "rollouts" and config.critic.enabled,
+            'update.old_log_probs = "rollouts" with critic.enabled: the critic reads the hidden states of the forward '
+            "pass that old log-probs are from; leave update.old_log_probs out",
+        ),
+        (
+            config.record.signs_every != 1 and _splits_steps(config),
+            f"record.signs_every = {config.record.signs_every} with record.contexts = {config.record.contexts} and "
+            f"record.shares_every = {config.record.shares_every}: steps by source need the gradients of both signs in "
+            "every update; set record.signs_every = 1, or record.shares_every = 0",
+        ),
+        (
             config.record.noise_every == 0
             and any(
                 getattr(config.record, name) != FIELDS[f"record.{name}"].default
@@ -154,6 +165,12 @@ def combination_problems(config: RunConfig) -> list[str]:
     problems += task_problems(config)
     problems += update_problems(config)
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
+
+
+def _splits_steps(config: RunConfig) -> bool:
+    """Whether JVPs are recorded by source, for which the optimiser's moment is kept apart by reward sign."""
+    record = config.record
+    return record.contexts > 0 and record.jvp_every > 0 and record.shares_every > 0
 
 
 def _no_critic(objective: ObjectiveFields) -> str | None:
@@ -202,6 +219,9 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (update.epochs == 1, "update.epochs = 1"),
         (update.minibatches in (None, 1) and update.minibatch_size is None, "one minibatch (update.minibatches = 1)"),
         (update.rows == "keep", 'update.rows = "keep"'),
+        (not update.shared_prompts, "update.shared_prompts = false"),
+        (update.old_log_probs == "policy", 'update.old_log_probs = "policy"'),
+        (config.record.signs_every == 1, "record.signs_every = 1"),
         (update.normalizer == "constant", 'update.normalizer = "constant" (the other divisors depend on the sample)'),
         (_family(objective) is None or _form(objective) != "probability", 'objective.form = "ratio" or "log"'),
         (_family(objective) is not None, f"objective.name = {', '.join(FAMILIES)}, not grpo or another"),

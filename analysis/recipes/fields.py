@@ -295,6 +295,20 @@ class UpdateFields:
         "rounding only, as the gradients add up",
         low=1,
     )
+    shared_prompts: bool = _f(
+        False,
+        "what rows of a pass have in common, their prompt and the first tokens of their responses, goes through the "
+        "model once; saves the more, the longer prompts are beside responses. Changes rounding only",
+        later=True,
+    )
+    old_log_probs: str = _f(
+        "policy",
+        "where π_old of the ratios is from. policy: a forward pass of the policy before the first update of the step. "
+        "rollouts: the log-probs, of the whole distribution, that the sampling model computed as it sampled; saves the "
+        "pass, and with rollout.dtype π_old is the copy that sampled (the bypass mode of verl)",
+        choices=("policy", "rollouts"),
+        later=True,
+    )
     autocast: str | None = _f(
         None,
         "mixed precision: dtype of the matrix products in an update; unset: that of the policy",
@@ -352,7 +366,7 @@ class EvalFields:
 @_described
 @dataclass(frozen=True)
 class RecordFields:
-    """The table [record]: what is recorded. Nothing here changes what is trained."""
+    """The table [record]: what is recorded. Nothing here changes what is trained, beyond rounding."""
 
     tokens: float = _f(0.125, "fraction of prompt groups whose tokens are recorded; 0: none", low=0, high=1)
     columns: str = _f(
@@ -376,6 +390,14 @@ class RecordFields:
         "every so many of the updates with a JVP also get it by source (momentum history, each reward sign, "
         "regularisers, weight decay); 0: none",
         low=0,
+    )
+    signs_every: int = _f(
+        1,
+        "every so many updates the gradients of the two reward signs are taken apart, for their norms and their "
+        "cosine; in the others rows of both signs go through the model together; 0: never. Changes the rounding of "
+        "the updates",
+        low=0,
+        later=True,
     )
     rollouts: float = _f(1.0, "fraction of prompt groups whose rollouts are recorded", low=0, high=1)
     noise_every: int = _f(

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from toy_models import Prompt, Task
+from toy_models import Prompt
 from toy_models.bases.recipes import BASES
 
 from ..common.batching import check_batching
@@ -25,6 +25,7 @@ from ..common.devices import pick_device
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, success_probability
+from ..evaluation.known_solutions import KnownSolutions
 from ..objectives import get as get_objective
 from ..recipes.fields import RunConfig, objective_settings
 from ..records import RunWriter
@@ -42,7 +43,7 @@ from .regularizers import Regularizers
 from .rollout_model import RolloutModel
 from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
 from .run_state import Position, Stateful, fixed_prefixes, restore, resume_state
-from .setup import check_fit, load_policy_and_task, load_teacher, run_identity
+from .setup import check_fit, check_sharing, load_policy_and_task, load_teacher, run_identity
 from .sign_passes import PassRunner
 from .step_targets import StepTargets
 from .targets import fix_targets
@@ -110,6 +111,8 @@ class Loop:
         check_fit(self.policy.model, self.task, prompts, longest)
         if config.policy.base not in BASES:
             check_batching(self.policy, prompts, longest, "policy.base")
+            if config.update.shared_prompts:
+                check_sharing(self.policy, prompts, longest, "policy.base")
         self.streams = Streams(config.seed)
         self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
@@ -155,8 +158,16 @@ class Loop:
             self.optimizer,
             config.optimizer,
         )
+        self.known = KnownSolutions(self.task)
         self.measurements = Measurements(
-            self.policy, self.sampler, self.task, self.held_out, self.fixed, config.eval, self.streams["evaluation"]
+            self.policy,
+            self.sampler,
+            self.task,
+            self.held_out,
+            self.fixed,
+            config.eval,
+            self.streams["evaluation"],
+            self.known,
         )
         if stored is not None:
             self.position = restore(stored[1], self._parts())
@@ -295,7 +306,8 @@ class Loop:
             with self._timed("contexts"):
                 self.contexts.before(index, batch, rows, self.writer)
         before = self._parameters()
-        result = self.updater.apply(batch, targets, rows, self.reference, str(index))
+        by_sign = fields.signs_every > 0 and index.update % fields.signs_every == 0
+        result = self.updater.apply(batch, targets, rows, self.reference, str(index), by_sign=by_sign)
         steps = {name: value - before[name] for name, value in self._parameters().items()}
         norm = torch.nn.utils.get_total_norm(list(steps.values())).item()
         statistics = []
@@ -320,7 +332,7 @@ class Loop:
         index = UpdateIndex(self.position.update, batch.step, 0, 0)
         constant = self.config.update.constant
         assert constant is not None
-        solutions = [_solutions(self.task, prompt) for prompt in batch.prompts]
+        solutions = [self._solutions(prompt) for prompt in batch.prompts]
         before = self._parameters()
 
         def loss() -> torch.Tensor:
@@ -341,6 +353,16 @@ class Loop:
         self.position.update += 1
         self.position.updates_made += 1
 
+    def _solutions(self, prompt: Prompt) -> list[tuple[int, ...]]:
+        """The correct responses to a prompt; UsageError where the task does not list them."""
+        listed = self.known.of(prompt)
+        if listed is None:
+            raise UsageError(
+                f"update.estimator: exact needs a task that lists its solutions; {self.task.name} does not; choose "
+                "'sampled'"
+            )
+        return listed
+
     def _parameters(self) -> dict[str, torch.Tensor]:
         """A copy of what is being trained, by name."""
         named = self.policy.model.named_parameters()
@@ -351,7 +373,7 @@ class Loop:
     def _record_prompts(self) -> None:
         for prompts in (self.train_prompts, self.held_out.evaluated):
             # Counted for the prompts that are evaluated; enumerating every training prompt would take seconds.
-            counted = [self.task.solutions(p.ids) if p.split != "train" else None for p in prompts]
+            counted = [self.known.of(p) if p.split != "train" else None for p in prompts]
             rows = [
                 PromptRow(
                     prompt_id=prompt.prompt_id,
@@ -422,16 +444,6 @@ class Loop:
 
     def _timed(self, phase: str) -> contextlib.AbstractContextManager[dict[str, Any]]:
         return self.timings.phase(phase, self.position.step)
-
-
-def _solutions(task: Task, prompt: Prompt) -> list[tuple[int, ...]]:
-    """The correct responses to a prompt; UsageError where the task does not list them."""
-    listed = task.solutions(prompt.ids)
-    if listed is None:
-        raise UsageError(
-            f"update.estimator: exact needs a task that lists its solutions; {task.name} does not; choose 'sampled'"
-        )
-    return listed
 
 
 def _check_step(norm: float, index: UpdateIndex) -> None:

@@ -18,6 +18,7 @@ import torch
 from toy_models import Policy, Prompt, Task
 
 from ..evaluation import FixedPrefixes, evaluate
+from ..evaluation.known_solutions import KnownSolutions
 from ..recipes.fields import EvalFields, RecordFields, RolloutFields
 from ..recipes.prompt_counts import check_split
 from .noise_rows import check_enumerable, noise_rows
@@ -75,8 +76,11 @@ class Measurements:
         fixed: FixedPrefixes,
         fields: EvalFields,
         generator: torch.Generator,
+        known: KnownSolutions,
     ) -> None:
-        """`generator` supplies the samples of evaluations; `fixed` are the responses whose entropy is followed."""
+        """`generator` supplies the samples of evaluations; `fixed` are the responses whose entropy is followed;
+        `known` lists the correct responses of the task."""
+        self._known = known
         self._policy, self._sampler, self._task = policy, sampler, task
         self._prompts, self._fixed, self._fields, self._generator = prompts, fixed, fields, generator
 
@@ -97,6 +101,7 @@ class Measurements:
             step=step,
             update=update,
             batch_checked=True,
+            known=self._known,
         )
 
     def noise(

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Task, Verdict, sample, verify_all
+from toy_models import Policy, Prompt, Task, Verdict, sample
 from toy_models.end_tokens import policy_end_tokens
 
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
+from ..evaluation.verdicts import verdicts
 from ..objectives import Objective, ResponseBatch, accuracy_of
 from ..recipes.fields import RolloutFields
 from .judged import judged_responses
@@ -91,6 +92,10 @@ class RolloutBatch:
         """(N,) mean reward of each rollout's group."""
         return accuracy_of(self.rewards, self.group_size)
 
+    def policy_log_probs(self) -> Tensor:
+        """(N, R) log π of each token under softmax(z/T) of the model that sampled, zero at padding."""
+        return (self.sampling_log_probs + self.kept_mass.log()).where(self.mask(), 0.0)
+
     def mask(self) -> Tensor:
         """Bool (N, R): which positions hold response tokens."""
         return torch.arange(self.sampling_log_probs.shape[1]) < self.lengths[:, None]
@@ -135,8 +140,8 @@ def collect_rollouts(
         raise DivergedError(f"step {step}: {error}; a lower optimizer.lr usually helps") from error
     lengths = samples.lengths.cpu()
     responses = [ids[:length] for ids, length in zip(samples.response_ids.tolist(), lengths.tolist(), strict=True)]
-    verdicts = verify_all(task, [p.ids for p in prompts for _ in range(fields.group_size)], responses)
-    correct = torch.tensor([v.correct for v in verdicts])
+    judgements = verdicts(task, [p.ids for p in prompts for _ in range(fields.group_size)], responses)
+    correct = torch.tensor([v.correct for v in judgements])
     flip_probability = torch.where(correct, false_negative, false_positive)
     flipped = streams.uniforms("noise", n) < flip_probability
     rewards = (correct ^ flipped).float()
@@ -159,7 +164,7 @@ def collect_rollouts(
         sampling_entropy=samples.sampling_entropy.cpu().float(),
         kept_mass=(samples.log_probs - samples.sampling_log_probs).exp().cpu().float(),
         entropy=samples.entropy.cpu().float(),
-        verdicts=verdicts,
+        verdicts=judgements,
         correct=correct,
         rewards=rewards,
         flipped=flipped,

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from toy_models import FileTask, Policy, Prompt, Task, get_task, load_policy
+from toy_models import FileTask, Policy, Prompt, Task, evaluation_mode, get_task, load_policy
 from toy_models.bases.recipes import BASES
 from toy_models.end_tokens import policy_end_tokens
+from toy_models.shared_prefixes import sharing_fails
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.verifiers import get_verifier
 
@@ -24,7 +25,7 @@ from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
 from .user_objects import load_given
 
-__all__ = ["check_fit", "load_policy_and_task", "load_teacher", "run_identity"]
+__all__ = ["check_fit", "check_sharing", "load_policy_and_task", "load_teacher", "run_identity"]
 
 _SHOWN = 60  # characters of a prompt in a message
 
@@ -75,6 +76,8 @@ def load_teacher(
         )
     if name not in BASES:
         check_batching(teacher, prompts, longest, "objective.teacher")
+        if config.update.shared_prompts:
+            check_sharing(teacher, prompts, longest, "objective.teacher")
     return teacher.model.requires_grad_(False)
 
 
@@ -128,6 +131,23 @@ def check_fit(model: Any, task: Task, prompts: Sequence[Prompt], max_new_tokens:
                 f"{prompt.split} prompt {shown!r} of {len(prompt.ids)} tokens and responses of up to "
                 f"{max_new_tokens}; leave the prompt out, or lower rollout.max_new_tokens"
             )
+
+
+def check_sharing(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int, field: str) -> None:
+    """UsageError for a model, named by `field`, that cannot share what responses have in common.
+
+    The longest prompt, with responses of the greatest length, goes through the model both ways.
+    """
+    longest = max(prompts, key=lambda prompt: len(prompt.ids))
+    rows = policy.model.get_input_embeddings().num_embeddings
+    response = [i % rows for i in range(max_new_tokens)]
+    with evaluation_mode(policy.model):
+        reason = sharing_fails(policy.model, longest.ids, response, policy.pad_id)
+    if reason is not None:
+        raise UsageError(
+            f"{field}: expected a model for update.shared_prompts, got {type(policy.model).__name__}: {reason}; set "
+            "update.shared_prompts = false"
+        )
 
 
 def run_identity(

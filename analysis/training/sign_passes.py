@@ -1,20 +1,23 @@
-"""Forward and backward passes over rows of one reward sign: gradients, and the weight of every token by a hook.
+"""Forward and backward passes over the rows of an update: gradients, and the weight of every token by a hook.
 
 For summed token losses ℓ_t (the objective's) and regularisers, L = Σ_t scale_t·(ℓ_t − α·H_t + β·KL_t). Entropy bonus
 and KL loss take a second backward pass through the same graph when they are on. At most `update.micro_batch` rows go
 through the model at a time, and their gradients add up; with `update.autocast` its matrix products run in bfloat16,
-while log-probs, losses and gradients of the parameters stay in the parameters' dtype.
+while log-probs, losses and gradients of the parameters stay in the parameters' dtype. With `update.shared_prompts` what
+rows have in common goes through the model once (`toy_models.shared_prefixes`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
+from toy_models.shared_prefixes import shared_batch, shared_logits
 
 from ..errors import DivergedError
 from ..objectives import Objective, TokenBatch
@@ -35,7 +38,7 @@ _ROWS_WITHOUT_GRADIENTS = 256  # rows per forward pass where nothing is kept for
 
 @dataclass
 class SignPass:
-    """One pass over rows of one reward sign. Tensors are (B, R) over the rows, padding included; see `mask`.
+    """The rows of one reward sign in a pass. Tensors are (B, R) over the rows, padding included; see `mask`.
 
     `weights`, `kl_weights` and `entropy_weights` are those of the update, normaliser and temperature included:
     −∂L/∂log π_y, and the coefficients of the KL and entropy vectors in the descent direction of the scaled logits z/T.
@@ -63,6 +66,12 @@ class SignPass:
     @property
     def mask(self) -> Tensor:
         return self.batch.mask
+
+    def part(self, chosen: Tensor, sign: int, loss: float, kl_sum: float) -> SignPass:
+        """Some of the rows, those where `chosen` (B,) is true, with their sign and their share of the sums."""
+        rows = {item.name: getattr(self, item.name) for item in fields(self)}
+        picked = {name: value[chosen] for name, value in rows.items() if isinstance(value, Tensor)}
+        return replace(self, **picked, batch=_rows_of(self.batch, chosen), sign=sign, loss=loss, kl_sum=kl_sum)
 
 
 @dataclass(frozen=True)
@@ -154,19 +163,25 @@ class PassRunner:
         keep_hidden: bool = False,
     ) -> tuple[list[SignPass], PassGradients]:
         """The passes over `rows` with token losses times `scale` (B,), and their gradients. The parameters' own `.grad`
-        is left empty; `choice` is that of `select` for the rows, if any; `keep_hidden` keeps what the output head read.
+        is left empty; `sign` is that of all rows, 0 where they have both: each pass is then given out in two parts, the
+        rewarded rows first. `choice` is that of `select` for the rows, if any; `keep_hidden` keeps what the output head
+        read.
 
         Raises DivergedError for a loss that is not finite.
         """
+        if self._fields.shared_prompts:  # rows of one prompt side by side, so that micro-batches part few of them
+            order = (rows // batch.group_size).argsort(stable=True)
+            rows, scale = rows[order], scale[order]
+            choice = None if choice is None else choice.of(order)
         size = self._fields.micro_batch or len(rows)
         choice = choice or TokenChoice()
         passes: list[SignPass] = []
         total: PassGradients | None = None
         for part in torch.arange(len(rows)).split(size):
-            sign_pass, gradients = self._pass(
+            of_part, gradients = self._pass(
                 batch, targets, rows[part], scale[part], sign, reference, where, choice.of(part), keep_hidden
             )
-            passes.append(sign_pass)
+            passes += of_part
             total = gradients if total is None else total.plus(gradients)
         assert total is not None
         return passes, total
@@ -182,7 +197,7 @@ class PassRunner:
         where: str,
         choice: TokenChoice,
         keep_hidden: bool,
-    ) -> tuple[SignPass, PassGradients]:
+    ) -> tuple[list[SignPass], PassGradients]:
         regularizers, device = self.regularizers, self.device
         indices = rows.tolist()
         teacher = self._teacher(batch, indices)
@@ -231,12 +246,14 @@ class PassRunner:
         gradient, weights = self._take_gradients(), probe.take()
         closed = self.objective.weights(tokens)
 
-        regularizer, kl_weights, entropy_weights, kl_sum, total_loss = None, None, None, 0.0, loss.item()
+        regularizer, kl_weights, entropy_weights, total_loss = None, None, None, loss.item()
+        kl_of_tokens, losses = torch.zeros_like(log_probs), (token_loss * token_scale).detach()
         if entropy_on or kl_on:
             extra = log_probs.new_zeros(())
             if entropy_on:
                 entropy_weights = regularizers.entropy_coef * token_scale
-                extra = extra - (entropy_weights * policy_entropy(scaled).masked_fill(~mask, 0)).sum()
+                bonus = entropy_weights * policy_entropy(scaled).masked_fill(~mask, 0)
+                extra, losses = extra - bonus.sum(), losses - bonus.detach()
             if kl_on:
                 assert ref is not None
                 ref_logits = None
@@ -245,8 +262,9 @@ class PassRunner:
                     with torch.no_grad():
                         ref_logits = self._logits(reference, teacher) / self._temperature
                 kl = kl_penalty(regularizers.kl_estimator, log_probs, ref, scaled, ref_logits).masked_fill(~mask, 0)
-                kl_sum = kl.detach().sum().item()
+                kl_of_tokens = kl.detach()
                 extra = extra + regularizers.kl_coef * (kl * token_scale).sum()
+                losses = losses + regularizers.kl_coef * kl_of_tokens * token_scale
             extra.backward()
             regularizer, total_loss = self._take_gradients(), total_loss + extra.item()
             if kl_on:
@@ -254,7 +272,7 @@ class PassRunner:
                 kl_weights = -regularizers.kl_coef * token_scale if full else probe.take()
         elif ref is not None and regularizers.kl_coef > 0:  # a reward: no gradient here, but worth knowing
             kl = kl_penalty(regularizers.kl_estimator, log_probs.detach(), ref, scaled, None)
-            kl_sum = kl.masked_fill(~mask, 0).sum().item()
+            kl_of_tokens = kl.detach().masked_fill(~mask, 0)
         probe.remove()
         sign_pass = SignPass(
             sign,
@@ -271,12 +289,21 @@ class PassRunner:
             closed.clip,
             kl_weights,
             entropy_weights,
-            kl_sum,
+            kl_of_tokens.sum().item(),
             total_loss,
             selection,
             hidden,
         )
-        return sign_pass, PassGradients(gradient, regularizer, unmasked)
+        gradients = PassGradients(gradient, regularizer, unmasked)
+        if sign != 0:
+            return [sign_pass], gradients
+        rewarded = batch.rewards[rows] > 0
+        parts = [
+            sign_pass.part(chosen, of_rows, losses[chosen].sum().item(), kl_of_tokens[chosen].sum().item())
+            for of_rows, chosen in ((1, rewarded), (-1, ~rewarded))
+            if chosen.any()
+        ]
+        return parts, gradients
 
     def _teacher(self, batch: RolloutBatch, rows: Sequence[int]) -> TeacherBatch:
         return teacher_batch(
@@ -284,10 +311,12 @@ class PassRunner:
         )
 
     def _logits(self, model: torch.nn.Module, teacher: TeacherBatch) -> Tensor:
-        autocast = self._fields.autocast
-        if autocast is None:
-            return response_logits(model, teacher)
-        with torch.autocast(self.device.type, dtype=getattr(torch, autocast)):
+        fields = self._fields
+        with contextlib.ExitStack() as stack:
+            if fields.autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, dtype=getattr(torch, fields.autocast)))
+            if fields.shared_prompts:
+                return shared_logits(model, shared_batch(teacher)).to(self.dtype)
             return response_logits(model, teacher).to(self.dtype)
 
     def _token_log_probs(self, logits: Tensor, teacher: TeacherBatch) -> tuple[Tensor, Tensor]:
@@ -299,6 +328,12 @@ class PassRunner:
         for parameter in self.parameters:
             parameter.grad = None
         return taken
+
+
+def _rows_of(batch: TeacherBatch, chosen: Tensor) -> TeacherBatch:
+    """Some of the rows of a batch, at its width."""
+    values = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    return replace(batch, **{name: value[chosen] for name, value in values.items() if value is not None})
 
 
 def sum_gradients(parts: Sequence[Gradients]) -> Gradients:

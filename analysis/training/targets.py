@@ -4,7 +4,8 @@ All of it is computed once, before the step's first update, by the policy and th
 the first minibatch are the exception: their passes are made before any update, so that there the update's own log-probs
 are the old ones and their ratio is exactly 1. Where an earlier policy sampled the rollouts (`rollout.refresh_every`,
 `rollout.fixed`), the old log-probs are its own, for every row, and an extra forward pass; a critic's values stay those
-of the present policy.
+of the present policy. With `update.old_log_probs = "rollouts"` the old log-probs of every row are those that the model
+computed as it sampled, whichever it was, and cost no pass.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def fix_targets(
 
     ref, taught = (_under(model, batch, used, updater) for model in (reference, teacher))
     compared = "kl_baseline" in runner.objective.entry.needs
-    single = earlier is None and sum(map(len, plans)) == 1
+    sampled = updater.fields.old_log_probs == "rollouts"
+    single = earlier is None and not sampled and sum(map(len, plans)) == 1
     if critic is None and not penalty.kl_in_reward and not compared and single:
         return StepTargets(
             batch.advantages,
@@ -63,7 +65,7 @@ def fix_targets(
             teacher_log_probs=taught,
         )
     awaited = None
-    if earlier is None:
+    if earlier is None and not sampled:
         awaited = torch.zeros(shape[0], dtype=torch.bool)
         awaited[plans[0][0]] = True
     everywhere = critic is not None or penalty.kl_in_reward or compared
@@ -73,9 +75,11 @@ def fix_targets(
     with contextlib.ExitStack() as stack:
         if critic is not None:
             hidden = stack.enter_context(captured_hidden_states(runner.policy.model))
-        if needed and (earlier is None or critic is not None):
+        if needed and not sampled and (earlier is None or critic is not None):
             old[needed] = runner.log_probs(runner.policy.model, batch, needed)
-    if earlier is not None:
+    if sampled:
+        old = batch.policy_log_probs().to(dtype)
+    elif earlier is not None:
         old[needed] = runner.log_probs(earlier, batch, needed)
 
     kl = torch.zeros(shape, dtype=dtype)

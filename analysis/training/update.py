@@ -1,7 +1,8 @@
 """One optimiser update: a backward pass per reward sign, whose sum is the gradient of the step.
 
 Rewarded and unrewarded rows go through the model apart (`passes`), so that each sign's gradient is known exactly at no
-extra cost. The summed losses are divided by what the recipe's normaliser says.
+extra cost. Where nobody asks for it (`record.signs_every`) they go together: rows of both signs then share more of what
+they have in common (`update.shared_prompts`). The summed losses are divided by what the recipe's normaliser says.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class UpdateResult:
     """One optimiser update; norms are of the whole parameter vector, before gradient clipping unless said otherwise.
 
     `passes` are in order of sign, rewarded rows first, several to a sign where `update.micro_batch` says so.
-    `gradients` are those of the sources pos, neg and reg that had rows, before clipping; `clip_coef` times their sum is
-    the gradient of the step. `mask_scale` is the factor by which `update.mask_norm = "full"` scaled pos and neg, and
-    the weights of the passes with them.
+    `gradients` are those of the sources pos, neg and reg that had rows, before clipping, or of both in place of pos and
+    neg where rows of both signs went together; `clip_coef` times their sum is the gradient of the step. `mask_scale` is
+    the factor by which `update.mask_norm = "full"` scaled pos, neg and both, and the weights of the passes with them.
     """
 
     passes: list[SignPass] = field(default_factory=list)
@@ -65,7 +66,7 @@ class Updater:
         """`generator` draws for objectives that choose tokens at random; `entropy` controls the entropy bonus."""
         self._entropy = entropy
         self.runner, self.optimizer, self.critic = runner, optimizer, critic
-        self._fields, self._max_grad_norm, self._generator = fields, max_grad_norm, generator
+        self.fields, self._max_grad_norm, self._generator = fields, max_grad_norm, generator
         self.policy, self.objective, self.parameters = runner.policy, runner.objective, runner.parameters
 
     def apply(
@@ -75,14 +76,18 @@ class Updater:
         rows: Tensor,
         reference: torch.nn.Module | None,
         where: str,
+        *,
+        by_sign: bool = True,
     ) -> UpdateResult:
         """Make one update from the given rows; `where` names the update in errors.
+
+        `by_sign` takes the gradients of the two reward signs apart; without it only their sum is known.
 
         Raises:
             DivergedError: a loss or gradient is not finite; the parameters are left as they were.
         """
         result = UpdateResult()
-        if len(rows) == 0 and self._fields.empty == "skip":
+        if len(rows) == 0 and self.fields.empty == "skip":
             result.skipped = True
             return result
         if self._entropy is not None:
@@ -91,7 +96,10 @@ class Updater:
         choice = self.runner.select(batch, targets, rows, self._generator)
         positive = batch.rewards[rows] > 0
         gradients, unmasked = result.gradients, []
-        for sign, name, chosen in ((1, "pos", positive), (-1, "neg", ~positive)):
+        groups = [(1, "pos", positive), (-1, "neg", ~positive)]
+        if not by_sign and positive.any() and not positive.all():
+            groups = [(0, "both", torch.ones_like(positive))]
+        for sign, name, chosen in groups:
             if chosen.any():
                 passes, found = self.runner.run(
                     batch,
@@ -153,7 +161,7 @@ class Updater:
 
     def _row_scale(self, batch: RolloutBatch, rows: Tensor, result: UpdateResult) -> Tensor:
         """(B,) factor of each row's summed token losses; fills in `result.normalizer` where it is one number."""
-        fields = self._fields
+        fields = self.fields
         scale, divisor = row_scale(fields.normalizer, batch.lengths[rows], batch.selected[rows], fields.constant)
         if divisor is not None:
             result.normalizer = divisor
@@ -172,7 +180,7 @@ class Updater:
 
 def _rescale(result: UpdateResult, unmasked: Gradients) -> None:
     """Bring the objective's gradient, and the weights of its passes, to the norm of the unmasked one."""
-    signs = [name for name in ("pos", "neg") if name in result.gradients]
+    signs = [name for name in ("pos", "neg", "both") if name in result.gradients]
     scale = norm_ratio(unmasked, sum_gradients([result.gradients[name] for name in signs]))
     for name in signs:
         result.gradients[name] = [gradient * scale for gradient in result.gradients[name]]

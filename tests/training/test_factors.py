@@ -421,6 +421,24 @@ def micro(b: Seen, a: Seen) -> None:
     close(a.step(0), b.step(0))
 
 
+def nearly_the_same_steps(b: Seen, a: Seen) -> None:
+    """Up to the norms of the policy, which round to float32 inside."""
+    close(a.first("weights"), b.first("weights"), 1e-6)
+    close(a.step(0), b.step(0), 1e-6)
+
+
+def signs_together(b: Seen, a: Seen) -> None:
+    nearly_the_same_steps(b, a)
+    apart, together = b.tables["updates"], a.tables["updates"]
+    assert together[["grad_norm_pos", "grad_norm_neg", "grad_cos"]].isna().all(axis=None)
+    assert apart[["grad_norm_pos", "grad_norm_neg", "grad_cos"]].notna().all(axis=None)
+    for name in ("rows_pos", "rows_neg", "tokens_pos", "tokens_neg", "normalizer"):
+        assert apart[name].tolist() == together[name].tolist()
+    first, other = apart.iloc[0], together.iloc[0]
+    for name in ("loss", "weight_sum_pos", "weight_sum_neg", "grad_norm_total"):
+        close(float(other[name]), float(first[name]), 1e-6)
+
+
 def evaluated_at(*steps: int) -> Callable[[Seen, Seen], None]:
     return lambda b, a: _assert(sorted(set(a.tables["evals"].step)) == list(steps))
 
@@ -558,6 +576,8 @@ FACTORS = {
     "update.normalizer": Factor("per_sequence", "weights", per_sequence),
     "update.constant": Factor(20.0, "weights", halved_weights, CONSTANT),
     "update.micro_batch": Factor(3, "step", micro),
+    "update.shared_prompts": Factor(True, "step", nearly_the_same_steps),
+    "update.old_log_probs": Factor("rollouts", "weights", nearly_the_same_steps),
     "update.estimator": Factor("exact", "minibatches", enumerated, WHOLE | CONSTANT),
     "eval.every": Factor(10, "evaluations", evaluated_at(0, 2), EVALUATED),
     "eval.prompts": Factor(4, "evaluations", evaluated("validation", base=4, middle=4, end=4), EVALUATED),
@@ -573,6 +593,7 @@ FACTORS = {
     "record.contexts_every": Factor(2, "records", only_tables("contexts", "flows", "tokens"), RECORDED),
     "record.jvp_every": Factor(2, "records", only_tables("flows"), RECORDED),
     "record.shares_every": Factor(0, "records", only_tables("flows"), RECORDED),
+    "record.signs_every": Factor(0, "step", signs_together),
     "record.rollouts": Factor(0.5, "records", only_tables("rollouts")),
     "record.noise_every": Factor(1, "records", only_tables("noise"), NOISE | {"record.noise_every": 5}),
     "record.noise_prompts": Factor(3, "records", only_tables("noise"), NOISE),

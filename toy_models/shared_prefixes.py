@@ -1,0 +1,209 @@
+"""Teacher forcing in which what responses have in common goes through the model once.
+
+Responses to one prompt share the prompt, and often their first tokens. Their distinct beginnings form a tree, of which
+every token is forwarded once: the trees lie side by side in rows, each token at its own position, and an attention mask
+lets it look at its ancestors alone. Logits and gradients are those of `response_logits`, up to rounding: a token that
+many responses share gets the sum of their gradients.
+
+This saves the more, the longer prompts are beside responses and the more responses to a prompt are in one batch. A tree
+attends densely (all its tokens against all), so for long responses to short prompts the plain batch is faster. It needs
+a model whose attention takes a mask of its own and whose positions are given by `position_ids`; `sharing_fails` tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batching import TeacherBatch, response_logits, teacher_batch
+
+__all__ = ["SharedBatch", "shared_batch", "shared_logits", "sharing_fails"]
+
+_WIDTH = 64  # tokens in a row, unless a tree has more: short rows are attention's fixed costs, long ones its square
+# Differences of log-probs beyond those of products in another order; norms round to float32 also in float64.
+_TOLERANCE_NATS = 1e-3
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """The trees of a batch in S rows of L tokens.
+
+    Attributes:
+        input_ids: (S, L) int64.
+        position_ids: (S, L) int64, the position of each token after the beginning of its prompt.
+        mask: (S, 1, L, L) float32, 0 where a token (third axis) sees another (fourth) and −inf elsewhere.
+        places: (B, R) int64, where in the S·L tokens the logits lie that predict each token of the responses; any
+            place under padding.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    mask: Tensor
+    places: Tensor
+
+
+def shared_batch(batch: TeacherBatch) -> SharedBatch:
+    """The trees of prompts and responses.
+
+    Args:
+        batch: As `teacher_batch` makes it; rows of equal prompts share, wherever they stand in the batch.
+
+    Returns:
+        The trees, on the device of the batch.
+
+    >>> shared = shared_batch(teacher_batch([[5, 6], [5, 6]], [[8, 9, 1], [8, 7, 1]], pad_id=0))
+    >>> shared.input_ids.tolist(), shared.position_ids.tolist(), shared.places.tolist()
+    ([[5, 6, 8, 7, 9]], [[0, 1, 2, 3, 3]], [[1, 2, 4], [1, 2, 3]])
+    """
+    device = batch.input_ids.device
+    ids, start, needed, order = _sorted_rows(batch)
+    width = ids.shape[1] - batch.tokens.shape[1]  # of the prompts
+    n_rows, n_columns = ids.shape
+    column = np.arange(n_columns)
+    real = (column >= start[:, None]) & (column < needed[:, None])
+    same = np.zeros_like(real)
+    same[1:] = np.logical_and.accumulate(ids[1:] == ids[:-1], axis=1)
+    same[1:] &= same[1:, width - 1 : width] & (start[1:] == start[:-1])[:, None] & real[:-1]
+    new = real & ~same
+    # The node of each real place: the last row so far that made one in its column.
+    maker = np.maximum.accumulate(np.where(new, np.arange(n_rows)[:, None], -1), axis=0)
+    number = np.cumsum(new).reshape(new.shape) - 1
+    node = np.where(real, number[np.maximum(maker, 0), column], -1)
+
+    first = new[:, width - 1]  # rows that begin a tree
+    tree = np.cumsum(first) - 1
+    sizes = np.bincount(tree, weights=new.sum(1)).astype(np.int64)
+    row, offset, n_bins, length = _packed(sizes)
+    begins = np.cumsum(sizes) - sizes
+    made_row, made_column = new.nonzero()
+    of_tree = tree[made_row]
+    at = offset[of_tree] + np.arange(len(made_row)) - begins[of_tree]  # column in its packed row
+    packed_row = row[of_tree]
+
+    input_ids, position_ids = np.zeros((2, n_bins, length), dtype=np.int64)
+    input_ids[packed_row, at] = ids[made_row, made_column]
+    position_ids[packed_row, at] = made_column - start[made_row]
+    mask = torch.full((n_bins, length, length), -torch.inf)
+    mask.diagonal(dim1=1, dim2=2).zero_()  # padding sees itself, so that nothing is NaN
+    seen, ancestor = (real[made_row] & (column <= made_column[:, None])).nonzero()
+    mask[packed_row[seen], at[seen], at[node[made_row[seen], ancestor]]] = 0.0
+
+    place = packed_row * length + at
+    reads = np.minimum(column[None, width - 1 : -1], needed[:, None] - 1)
+    places = np.empty((n_rows, batch.tokens.shape[1]), dtype=np.int64)
+    places[order] = place[np.take_along_axis(node, reads, axis=1)]
+    tensors = (torch.from_numpy(input_ids), torch.from_numpy(position_ids), mask[:, None], torch.from_numpy(places))
+    return SharedBatch(*(tensor.to(device) for tensor in tensors))
+
+
+def shared_logits(model: Any, shared: SharedBatch) -> Tensor:
+    """The logits that predict each response token, with gradients, in one forward pass.
+
+    The hidden states are gathered before the output head, so that it reads one for each response token and none of a
+    prompt.
+
+    Args:
+        model: A causal language model of transformers.
+        shared: Prompts and responses.
+
+    Returns:
+        Logits (B, R, V) as of `response_logits`, not divided by a temperature.
+
+    Raises:
+        ValueError: The model calls no output head, or not once.
+    """
+    with _gathered(model, shared.places):
+        output = model(
+            input_ids=shared.input_ids,
+            position_ids=shared.position_ids,
+            attention_mask=shared.mask.to(next(model.parameters()).dtype),
+            use_cache=False,
+        )
+    return output.logits
+
+
+def sharing_fails(model: Any, prompt: Sequence[int], response: Sequence[int], pad_id: int) -> str | None:
+    """Why the logits of a model are others where beginnings are shared, in words; None where they are the same.
+
+    Args:
+        model: A causal language model of transformers, in evaluation mode.
+        prompt: Token ids of one prompt: the longest.
+        response: Token ids of one response, of the greatest length.
+        pad_id: The padding token.
+
+    Cost: two forward passes over three responses.
+    """
+    half = len(response) // 2
+    prompts = [prompt, prompt, prompt[-1:]]
+    responses = [response, [*response[:half], *response[half:][::-1]], response]
+    batch = teacher_batch(prompts, responses, pad_id, next(model.parameters()).device)
+    with torch.no_grad():
+        expected = response_logits(model, batch).log_softmax(-1)[batch.mask]
+        try:
+            got = shared_logits(model, shared_batch(batch)).log_softmax(-1)[batch.mask]
+        except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            return f"its forward pass refuses a mask of its own for each token ({type(error).__name__}: {error})"
+    difference = (got - expected).abs().max().item()
+    if difference <= _TOLERANCE_NATS:
+        return None
+    return f"the log-probs of its tokens differ by up to {difference:.2g} nats from those of a plain pass"
+
+
+@contextmanager
+def _gathered(model: Any, places: Tensor) -> Iterator[None]:
+    """Context in which the output head reads the hidden states at `places` (B, R) of all tokens."""
+    calls = 0
+
+    def gather(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        hidden, *others = args
+        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, places.reshape(-1))
+        return (flat.view(*places.shape, -1), *others)
+
+    # First of all hooks, so that others read the same layout as in a plain pass.
+    handle = model.get_output_embeddings().register_forward_pre_hook(gather, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if calls != 1:
+        raise ValueError(f"model: expected one call of its output head in a forward pass, got {calls}")
+
+
+def _sorted_rows(batch: TeacherBatch) -> tuple[Ints, Ints, Ints, Ints]:
+    """Token ids (B, P + R) in the order of prompts, then of responses, with −1 as padding; the column at which each
+    row's prompt starts; the columns that it needs as input, one less than it has; and the original row of each."""
+    ids = batch.input_ids.cpu().numpy().copy()
+    lengths = batch.mask.sum(1).cpu().numpy()
+    width = ids.shape[1] - batch.tokens.shape[1]
+    start = np.zeros(len(ids), dtype=np.int64)
+    if batch.attention_mask is not None:
+        start = width - batch.attention_mask[:, :width].sum(1).cpu().numpy()
+    column = np.arange(ids.shape[1])
+    ids[(column < start[:, None]) | (column >= (width + lengths)[:, None])] = -1
+    order = np.lexsort(ids.T[::-1])
+    return ids[order], start[order], (width + lengths - 1)[order], order
+
+
+def _packed(sizes: Ints) -> tuple[Ints, Ints, int, int]:
+    """Row and offset of each tree, the number of rows and their length: the largest first, each where it fits first."""
+    room, row, offset = max(_WIDTH, int(sizes.max())), np.empty_like(sizes), np.empty_like(sizes)
+    fill: list[int] = []
+    for tree in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[tree])
+        place = next((i for i, used in enumerate(fill) if used + size <= room), len(fill))
+        if place == len(fill):
+            fill.append(0)
+        row[tree], offset[tree] = place, fill[place]
+        fill[place] += size
+    return row, offset, len(fill), max(fill)
