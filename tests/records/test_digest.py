@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -109,3 +110,17 @@ def test_files_from_before_a_column_came(tmp_path: Path, table: str) -> None:
     assert run.table(table)[LATER[table]].isna().all(axis=None)
     rows[LATER[table][0]][2] = 1
     assert written(tmp_path / "set", {table: rows}, [6]) != whole
+
+
+@pytest.mark.parametrize("table", [name for name, columns in LATER.items() if columns])
+def test_a_column_that_came_later_leaves_the_digests_of_before(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing throughout, it counts as if the schema did not have it."""
+    rows = some_rows(table, 6, seed=16) | {column: [None] * 6 for column in LATER[table]}
+    batch = record_batch(table, rows)
+    now = ContentHash(table)
+    now.update([batch])
+    kept = tuple(column for column in TABLES[table].columns if not column.later)
+    monkeypatch.setitem(TABLES, table, dataclasses.replace(TABLES[table], columns=kept))
+    before = ContentHash(table)
+    before.update([batch.select([column.name for column in kept])])
+    assert now.hexdigest() == before.hexdigest()
