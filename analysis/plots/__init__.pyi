@@ -7,6 +7,8 @@ from .appearance import legend as legend
 from .appearance import look as look
 from .appearance import reference_line as reference_line
 from .appearance import style as style
+from .decomposition import decomposition_figure as decomposition_figure
+from .decomposition import share_dots as share_dots
 from .factorial_effects import factor_effects as factor_effects
 from .factorial_effects import interaction_grid as interaction_grid
 from .factorial_effects import metric_against_success as metric_against_success

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ..claim import Claim
-from . import dynamics, groups, identity, noise_robustness, pass_at_k, regularisers, trade_off
+from . import (
+    decomposition,
+    dynamics,
+    gradient_noise,
+    groups,
+    identity,
+    kept_diversity,
+    noise_robustness,
+    pass_at_k,
+    regularisers,
+    trade_off,
+)
 
 __all__ = ["ENTRIES"]
 
@@ -15,4 +26,7 @@ ENTRIES: tuple[Claim, ...] = (
     *trade_off.CLAIMS,
     *noise_robustness.CLAIMS,
     *groups.CLAIMS,
+    *decomposition.CLAIMS,
+    *gradient_noise.CLAIMS,
+    *kept_diversity.CLAIMS,
 )
