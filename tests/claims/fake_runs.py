@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what is read of a run is kept by the run itself
 class FakeRun:
     """What the entries read of a run."""
 
