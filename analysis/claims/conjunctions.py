@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..evaluation import interval
-from ..evaluation.interval_kinds import LEAST_CROSSED_SEEDS
-from ..evaluation.intervals import Interval
+from ..evaluation.interval_kinds import LEAST_CROSSED_SEEDS, Kind
+from ..evaluation.intervals import Interval, no_interval
 from ..evaluation.metrics import evals_of
 from ..evaluation.sampling_params import SamplingParams
 from .claim import Decision, Effect, combined
@@ -111,23 +111,23 @@ class Part:
         """The number with its 95% interval."""
         return self.measured.effect(condition=condition, unit=self.unit, margin=abs(self.bound) or None)
 
-    def verdict(self, effect: Effect, level: float) -> str:
-        """holds by the 95% interval, fails by that of the given level, else undecided."""
+    def verdict(self, effect: Effect, wide: Interval) -> str:
+        """holds by the 95% interval, fails by the simultaneous one, else undecided."""
         if not np.isfinite([effect.low, effect.high]).all():
             return "undecided"
         if effect.low > self.bound if self.above else effect.high < self.bound:
             return "holds"
-        wide = self._interval(level)
         refuted = wide.high < self.bound if self.above else wide.low > self.bound
         return "fails" if refuted else "undecided"
 
-    def _interval(self, level: float) -> Interval:
+    def interval(self, level: float) -> Interval:
+        """Of the given level; its ends are NaN where there is none."""
         if isinstance(self.measured, SeedValues):
-            return self.measured.interval(level)
-        assert isinstance(self.measured, Comparison)
-        mean = self.measured.mean
-        assert mean is not None  # there is a 95% interval
-        return mean.interval(level)
+            if len(self.measured.seeds) >= LEAST_CROSSED_SEEDS:
+                return self.measured.interval(level)
+        elif isinstance(self.measured, Comparison) and (mean := self.measured.mean) is not None:
+            return mean.interval(level)
+        return no_interval(math.nan, "too few seeds", Kind.SEED_MEAN)
 
 
 def all_of(parts: Sequence[Part], condition: str = "") -> Decision:
@@ -144,12 +144,13 @@ def all_of(parts: Sequence[Part], condition: str = "") -> Decision:
     """
     effects = [part.effect(condition) for part in parts]
     level = 1 - _ERROR / len(parts)
-    verdicts = [part.verdict(effect, level) for part, effect in zip(parts, effects, strict=True)]
+    wide = [part.interval(level) for part in parts]
+    verdicts = [part.verdict(effect, found) for part, effect, found in zip(parts, effects, wide, strict=True)]
     by_verdict: dict[str, list[int]] = {name: [] for name in ("fails", "undecided", "holds")}
     for index, verdict in enumerate(verdicts):
         by_verdict[verdict].append(index)
     listed = tuple(effect for part, effect in zip(parts, effects, strict=True) if part.shown)
-    tables = {"parts": _parts_table(parts, effects, verdicts)}
+    tables = {"parts": _parts_table(parts, effects, wide, verdicts)}
 
     def told(indices: Sequence[int]) -> str:
         return "; ".join(
@@ -295,13 +296,17 @@ def joined_tables(parts: Mapping[str, Decision]) -> dict[str, dict[str, list[Any
     return joined
 
 
-def _parts_table(parts: Sequence[Part], effects: Sequence[Effect], verdicts: Sequence[str]) -> dict[str, list[Any]]:
+def _parts_table(
+    parts: Sequence[Part], effects: Sequence[Effect], wide: Sequence[Interval], verdicts: Sequence[str]
+) -> dict[str, list[Any]]:
     return {
         "says": [part.says for part in parts],
         "measured": [effect.label for effect in effects],
         "value": [effect.value for effect in effects],
         "low": [effect.low for effect in effects],
         "high": [effect.high for effect in effects],
+        "simultaneous_low": [found.low for found in wide],
+        "simultaneous_high": [found.high for found in wide],
         "unit": [part.unit for part in parts],
         "bound": [part.bound for part in parts],
         "above": [part.above for part in parts],

@@ -81,7 +81,7 @@ def _psr_solves_most(methods: Methods, name: str) -> Mapping[str, Decision]:
                 f"PSR above {other}",
                 rollout_ratio(methods, PSR, other, column, axis),
                 _D2_MARGIN,
-                shown=other in (NSR, GRPO),
+                shown=other == NSR,
             )
             for column in ("correct_ratio", "fully_solved_ratio")
             for other in others
@@ -92,8 +92,13 @@ def _psr_solves_most(methods: Methods, name: str) -> Mapping[str, Decision]:
         found[condition] = replace(decision, tables={**decision.tables, **({"rollouts": table} if table else {})})
     metric, condition = "fully_solved_ratio", f"{name}, equal Pass@1"
     parts = [
-        Part(f"PSR above {other}", compare(methods, PSR, other, [metric], "pass@1")[metric], _D2_MARGIN, shown=i < 2)
-        for i, other in enumerate(others)
+        Part(
+            f"PSR above {other}",
+            compare(methods, PSR, other, [metric], "pass@1")[metric],
+            _D2_MARGIN,
+            shown=other == NSR,
+        )
+        for other in others
     ]
     found[condition] = all_of(parts, condition)
     return found
@@ -173,7 +178,7 @@ def _psr_rises_and_stalls(methods: Methods, name: str) -> Mapping[str, Decision]
                         methods, (PSR, other), early_gap, label=f"early gain in greedy accuracy: PSR − {other}", **texts
                     ),
                     0.0,
-                    shown=other in (NSR, GRPO),
+                    shown=other == NSR,
                 )
                 for other in others
             ),

@@ -151,7 +151,6 @@ CLAIMS = (
         practice="With a verifier that misses correct answers, raise the learning rate or the number of steps before "
         "you change the objective.",
         decide=_r1,
-        theorem=True,
         studies=(NOISY_SGD, NOISY_ADAMW),
         seconds=2.0,
     ),

@@ -64,7 +64,12 @@ def _ahead(methods: Methods, name: str, first: str, others: Mapping[str, float])
     for at in MATCHINGS:
         condition = f"{name}, {MATCHING_TEXT[at]}"
         parts = [
-            Part(f"{first} ahead of {other}", mean_pass_at_k(methods, first, other, at), bound, shown=bound > 0)
+            Part(
+                f"{first} ahead of {other}",
+                mean_pass_at_k(methods, first, other, at),
+                bound,
+                shown=bound > 0 and other not in (PSR, PPO),
+            )
             for other, bound in others.items()
         ]
         found[condition] = all_of(parts, condition)
