@@ -87,7 +87,7 @@ def _exact_crosses(ax: Axes, at: Mapping[str, tuple[float, float]], label: str) 
     low, high = min(low, -0.1 * (high - low)), max(high, 0.1 * (high - low))
     for i, (value, height) in enumerate(at.values()):
         shown = min(max(value, low), high)
-        drawn = {
+        drawn: dict[str, Any] = {
             "linestyle": "none",
             "color": _EXACT_COLOR,
             "markersize": 4.5,
