@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from scipy.stats import gmean
 
 from docs.generators import bases_page as page
 from docs.generators.bases_page import bases_page, measure
 from docs.generators.results import read
-from toy_models import BASES
+from toy_models import BASES, get_task
 
 
 def test_every_base_is_measured_and_described() -> None:
@@ -18,6 +19,15 @@ def test_every_base_is_measured_and_described() -> None:
 def test_effective_solutions_stand_beside_the_same_kind_of_mean() -> None:
     for name, base in read("bases")["bases"].items():
         assert base["effective_solutions"] <= base["solutions"], name
+
+
+@pytest.mark.parametrize("name", ["path", "tiny"])
+def test_the_number_of_correct_responses_is_a_geometric_mean(name: str) -> None:
+    task = get_task(BASES[name].task)
+    counts = [len(task.solutions(prompt.ids) or ()) for prompt in task.prompts("validation")]
+    stated = read("bases")["bases"][name]["solutions"]
+    assert stated == pytest.approx(gmean(counts), rel=1e-12)
+    assert stated < 0.9 * sum(counts) / len(counts)
 
 
 @pytest.mark.slow
