@@ -161,7 +161,13 @@ class Ledger:
         folders = {run_id: self.runs / run_id for run_id in planned}
         done = sum(_finished(folder) for folder in folders.values())
         outcomes = train_runs(
-            list(planned.values()), folders, executor=executor, workers=workers, callbacks=[on_event], quiet=True
+            list(planned.values()),
+            folders,
+            executor=executor,
+            workers=workers,
+            callbacks=[on_event],
+            quiet=True,
+            keep_processes=True,
         )
         failed = {run_id: outcome for run_id, outcome in outcomes.items() if outcome.status == "failed"}
         if failed:

@@ -10,7 +10,7 @@ import contextlib
 import selectors
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +39,8 @@ class Job:
     """A run, where it is written, and the function that trains it ("module:name", called as `worker` says).
 
     With a `url`, the folder is the local copy of what is written there (`records.shared_storage`). With `makes_base`,
-    the process first pretrains a built-in base that its machine lacks; otherwise that was done before.
+    the process first pretrains a built-in base that its machine lacks; otherwise that was done before. With `kept` it
+    waits for another job when this one is done.
     """
 
     run: PlannedRun
@@ -48,6 +49,7 @@ class Job:
     train: str
     url: str | None = None
     makes_base: bool = False
+    kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What the worker is sent."""
@@ -60,6 +62,7 @@ class Job:
             "train": self.train,
             "url": self.url,
             "makes_base": self.makes_base,
+            "kept": self.kept,
         }
 
 
@@ -112,23 +115,57 @@ class Executor(Protocol):
     def wait(self, processes: Sequence[RunProcess], seconds: float) -> list[RunProcess]:
         """Those from which something has arrived, after at most so many seconds."""
 
+    def take_back(self, process: RunProcess) -> bool:
+        """Whether a process whose run is done is kept for another one; otherwise it ends by itself."""
+
 
 class LocalExecutor:
-    """Processes of this machine."""
+    """Processes of this machine. As a context manager it ends those that are kept.
+
+    Args:
+        keep: Whether a process trains one run after another, which loads the libraries once (some five seconds of
+            processor time a run). Records do not depend on it.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
+        self._threads: dict[RunProcess, int] = {}
+        self._idle: dict[int, list[ChildProcess]] = {}  # by their number of threads
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in (child for children in self._idle.values() for child in children):
+            child.close()
 
     def at_a_time(self, configs: Sequence[RunConfig], workers: int | None) -> int:
         return runs_at_a_time(configs, workers)
 
     def start(self, job: Job) -> ChildProcess:
-        threads = str(job.run.config.threads)
+        threads = job.run.config.threads
         with contextlib.suppress(OSError):
             (job.folder / "error.txt").unlink(missing_ok=True)
-        child = ChildProcess(
-            f"{__package__}.worker",
-            environment={f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")} | _MEMORY,
-        )
-        child.send(job.to_json())
+        child = None
+        while child is None and self._idle.get(threads):
+            child = self._idle[threads].pop()
+            if child.exit_status is not None:  # killed while it waited
+                child.close()
+                child = None
+        if child is None:
+            child = ChildProcess(
+                f"{__package__}.worker",
+                environment={f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS")} | _MEMORY,
+            )
+        self._threads[child] = threads
+        child.send(replace(job, kept=self._keep).to_json())
         return child
+
+    def take_back(self, process: RunProcess) -> bool:
+        if not self._keep or not isinstance(process, ChildProcess):
+            return False
+        self._idle.setdefault(self._threads[process], []).append(process)
+        return True
 
     def wait(self, processes: Sequence[RunProcess], seconds: float) -> list[RunProcess]:
         with selectors.DefaultSelector() as selector:
@@ -199,10 +236,13 @@ def run_jobs(
             for worker in [worker for worker in running if worker.child in ready or worker in ended]:
                 for message in worker.child.receive():
                     _note(worker, message, on_event)
-                if worker in ended:
+                done = worker.outcome is not None and worker.outcome.status in FINAL
+                kept = done and executor.take_back(worker.child)
+                if kept or worker in ended:
                     running.remove(worker)
                     outcome = worker.end()
-                    worker.child.close()
+                    if not kept:
+                        worker.child.close()
                     outcomes[worker.job.run.run_id] = outcome
                     on_event(_named(worker.job, {"phase": outcome.status, "error": outcome.message}))
             if requests.count and not asked:

@@ -100,6 +100,9 @@ class RayExecutor:
     def start(self, job: Job) -> RayProcess:
         return RayProcess(self._ray, job)
 
+    def take_back(self, process: RunProcess) -> bool:
+        return False
+
     def wait(self, processes: Sequence[RunProcess], seconds: float) -> list[RunProcess]:
         awaited = {child.reply: child for child in processes if isinstance(child, RayProcess) and not child.closed}
         if not awaited:

@@ -3,15 +3,18 @@
 It is started through `toy_models.child_process`. Its input is one line of JSON (`pool.Job.to_json`), then perhaps a
 line with "stop": end after the present step. The input stays open as long as the parent lives; its end means that the
 parent is gone, and so the process leaves at once. What it sends are dicts: `{"event": …}` for progress, and last
-`{"status": …}`, or `{"error": …, "kind": …}`.
+`{"status": …}`, or `{"error": …, "kind": …}`. A job that says `kept` is followed by another one on a further line, so
+that the libraries are loaded once for many runs; a run that failed or was stopped ends the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -38,9 +41,8 @@ def main(send_to_parent: Send) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     faulthandler.enable()
-    first, rest = _read_line()
-    job = json.loads(first)
-    threading.Thread(target=_watch, args=(stop, rest), daemon=True).start()
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_watch, args=(stop, jobs), daemon=True).start()
 
     def send(message: dict[str, Any]) -> None:
         try:
@@ -48,12 +50,21 @@ def main(send_to_parent: Send) -> None:
         except BrokenPipeError:
             _leave()
 
+    kept = True
+    while kept:
+        job = jobs.get()
+        kept = _run(job, stop, send) and job["kept"]
+
+
+def _run(job: dict[str, Any], stop: threading.Event, send: Send) -> bool:
+    """Make one run and report its outcome; whether it came to its end."""
     folder = Path(job["folder"])
     shared = None if job["url"] is None else SharedFolder(job["url"])
+    status = "interrupted"
     try:
-        send({"status": _train(job, folder, shared, stop, send)})
-    except _StoppedError:
-        send({"status": "interrupted"})
+        with contextlib.suppress(_StoppedError):
+            status = _train(job, folder, shared, stop, send)
+        send({"status": status})
     except Exception as error:
         text = traceback.format_exc()
         try:
@@ -64,6 +75,8 @@ def main(send_to_parent: Send) -> None:
         except OSError:  # the disk may be what failed; the parent has the message all the same
             sys.stderr.write(text)
         send({"error": str(error) or type(error).__name__, "kind": type(error).__name__})
+        return False
+    return status in FINAL
 
 
 class _StoppedError(Exception):
@@ -129,26 +142,18 @@ def _make_base(base: str, seed: int, stop: threading.Event, send: Send) -> None:
     ensure_base(base, seed, progress=progress)
 
 
-def _read_line() -> tuple[bytes, bytes]:
-    """The first line of standard input and what came after it; unbuffered, as a buffer would be locked at exit."""
+def _watch(stop: threading.Event, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Read standard input line by line until its end; unbuffered, as a buffer would be locked at exit."""
     data = b""
-    while b"\n" not in data:
-        piece = os.read(0, 65536)
-        if not piece:
-            os._exit(1)
-        data += piece
-    first, _, rest = data.partition(b"\n")
-    return first, rest
-
-
-def _watch(stop: threading.Event, data: bytes) -> None:
-    while True:
-        if b"stop" in data:
-            stop.set()
-        piece = os.read(0, 4096)
-        if not piece:
-            _leave()
-        data += piece
+    while piece := os.read(0, 65536):
+        *lines, data = (data + piece).split(b"\n")
+        for line in lines:
+            value = json.loads(line)
+            if value == "stop":
+                stop.set()
+            else:
+                jobs.put(value)
+    _leave()
 
 
 def _leave() -> NoReturn:

@@ -25,6 +25,11 @@ def complete(config: Any, folder: Path, **job: Any) -> str:
     return _go(config, folder, "complete", **job)
 
 
+def complete_with_process(config: Any, folder: Path, **job: Any) -> str:
+    (folder / "process.txt").write_text(str(os.getpid()))
+    return _go(config, folder, "complete", **job)
+
+
 def diverging(config: Any, folder: Path, **job: Any) -> str:
     if config.objective.name != "psr":
         return _go(config, folder, "complete", **job)

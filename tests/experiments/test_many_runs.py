@@ -88,3 +88,40 @@ def test_refused(fake_recipe: Recipe, change: Callable[..., Any], options: Any, 
     with pytest.raises(UsageError, match=message):
         train_runs(runs, there, quiet=True, **options)
     assert not any(folder.exists() for folder in there.values())
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_process_is_kept_for_the_next_run(fake_recipe: Recipe, keep: bool) -> None:
+    """On one worker, a process for each run, or one for all."""
+    recipe = fake_recipe.set(**{"grid.seed": [0, 1, 2]})
+    runs = recipe.expand()
+    where = {run.run_id: Path(run.run_id) for run in runs}
+    outcomes = train_runs(
+        runs,
+        where,
+        train="tests.experiments.fake_training:complete_with_process",
+        workers=1,
+        quiet=True,
+        keep_processes=keep,
+    )
+    assert {outcome.status for outcome in outcomes.values()} == {"complete"}
+    used = {(folder / "process.txt").read_text() for folder in where.values()}
+    assert len(used) == (1 if keep else len(runs))
+
+
+def test_a_failure_ends_a_kept_process_and_no_other_run(fake_recipe: Recipe) -> None:
+    outcomes = train(fake_recipe, "failing", workers=1, quiet=True, keep_processes=True)
+    assert {outcome.status for outcome in outcomes.values()} == {"failed", "complete"}
+
+
+@pytest.mark.slow  # trains two runs twice
+def test_records_do_not_depend_on_kept_processes(tmp_path: Path) -> None:
+    from analysis.records import Run, digest
+
+    runs = Recipe.load("tiny").set(steps=2).expand()
+    found = []
+    for keep in (False, True):
+        where = {run.run_id: tmp_path / str(keep) / run.run_id for run in runs}
+        train_runs(runs, where, workers=1, quiet=True, keep_processes=keep)
+        found.append([digest(Run(folder)) for folder in where.values()])
+    assert found[0] == found[1]
