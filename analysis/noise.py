@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .evaluation.crossings import Crossing
+    from .evaluation.intervals import Interval
 
 __all__ = ["main"]
 
@@ -34,15 +36,16 @@ examples:
   python -m analysis.noise --base 'path*' --figure noise.png        every built-in base of that name
   python -m analysis.noise --read noise.parquet --figure noise.png
 
-what the table shows, each with its standard error over replicates (title: replicates × prompts × group size):
+what the table shows, each with its 95% interval over replicates, from five of them (title: replicates × prompts ×
+group size; docs/intervals.md says how the intervals are made and how often they cover):
   projection       of the mean estimate on the exact gradient ∇p: 1 for PSR and NSR, 1 + λ for W-REINFORCE, 2 for
                    REINFORCE. If it is off by more than chance, the rollouts come from another distribution than the
                    one that is differentiated.
   variance         trace of the covariance, per rollout
   noise / signal   the number of rollouts at which the signal is as large as the noise
   vs PSR           rollouts needed for an estimate as good as that of PSR, as a multiple; for NSR the ratio of variances
-  cosine           of the expected estimate with ∇p, corrected for noise (it may come out above 1)
-  of a batch       cosine of the estimate from one replicate with ∇p
+  cosine           of the expected estimate with ∇p, corrected for noise and cut at 1; interval from eight replicates
+  of a batch       mean cosine of the estimate from one replicate with ∇p
 
   Prompts are fixed: the noise that a training step adds by drawing other prompts is not part of these numbers. For
   several policies on one task, the success probability at which NSR's variance exceeds PSR's is printed as well, from
@@ -60,6 +63,7 @@ _QUANTITIES = {
     "cosine": "cosine",
     "cosine_batch": "of a batch",
 }
+_MEANS = ("projection", "cosine_batch")  # over replicates; the others are positive and have theirs on the logarithm
 _ALARM = 4.0  # standard errors between a projection and its expectation; by chance 1 in 16,000 for many replicates
 # option, its least value, and whether the least itself is refused
 _LEAST = (
@@ -245,6 +249,8 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 progress=show,
             )
             frame = noise.frame()
+            cosines = noise.cosine_intervals()
+            frame["cosine_low"], frame["cosine_high"] = ([getattr(c, end) for c in cosines] for end in ("low", "high"))
             for place, (column, value) in enumerate({"base": base, "task": task.name, "seed": arguments.seed}.items()):
                 frame.insert(place, column, value)
             yield frame
@@ -290,19 +296,42 @@ def _show(frame: pd.DataFrame, crossings: dict[str, Crossing]) -> None:
             f"{first.replicates}×{first.prompts}×{first.group_size} rollouts"
         )
         off = rows[(rows.projection - rows.expected).abs() > _ALARM * rows.projection_se]
-        note = "± one standard error." + (
+        note = "± or in brackets: 95% intervals over replicates, prompts fixed." + (
             f" The projection of {', '.join(off.estimator)} is more than {_ALARM:g} standard errors off: the rollouts "
             "are not drawn from the distribution that is differentiated."
             if len(off)
             else ""
         )
-        cells = []
-        for row in rows.to_dict("records"):
-            estimates = ((row[name], row[f"{name}_se"]) for name in _QUANTITIES)
-            cells.append((row["estimator"], *(Cell(value, value - se, value + se) for value, se in estimates)))
+        cells = [
+            (row["estimator"], *(Cell.of(_interval(row, name)) for name in _QUANTITIES))
+            for row in rows.to_dict("records")
+        ]
         console.print(Table(title, ("", *_QUANTITIES.values()), tuple(cells), note).to_rich(console.width))
     for task, crossing in crossings.items():
         console.print(f"{task}: {crossing.words()}", highlight=False)
+
+
+def _interval(row: dict[Any, Any], name: str) -> Interval:
+    """One quantity of one estimator with its interval."""
+    from .evaluation.influence import few
+    from .evaluation.interval_kinds import LEAST_REPLICATES_COSINE, Kind
+    from .evaluation.intervals import Interval, mean_over_replicates, no_interval, over_replicates
+
+    value, error, replicates = float(row[name]), float(row[f"{name}_se"]), int(row["replicates"])
+    if name == "cosine":
+        value = max(-1.0, min(1.0, value)) if not math.isnan(value) else value
+        if replicates < LEAST_REPLICATES_COSINE:
+            return no_interval(value, few(replicates, LEAST_REPLICATES_COSINE, "replicates"), Kind.COSINE)
+        low, high = (float(row.get(f"cosine_{end}", math.nan)) for end in ("low", "high"))
+        if math.isnan(low):
+            return no_interval(value, "the file was written before cosines had one; measure again", Kind.COSINE)
+        return Interval(value, low, high, Kind.COSINE)
+    if name not in _MEANS:
+        return over_replicates(value, error, replicates)
+    found = mean_over_replicates(value, error, replicates)
+    if name == "projection":
+        return found
+    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
 def _plain(value: Any) -> Any:

@@ -6,8 +6,7 @@ exact where there is a formula, else the same statistic of a large population, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -18,37 +17,17 @@ from ..evaluation import get_metric, interval, matched, pass_at_k_exact
 from ..evaluation.crossed import crossed_mean
 from ..evaluation.crossings import crossing
 from ..evaluation.interval_kinds import Kind
-from ..evaluation.intervals import Interval, over_replicates
+from ..evaluation.intervals import Interval
 from ..evaluation.matched_intervals import AtPlace, difference_interval, value_interval
-from ..gradient_noise.moments import GradientNoise
-from ..report.bands import log_ratio, ratio
+from ..report.bands import ratio
+from .condition import Condition, Draws
+from .replicates import replicated
 
 __all__ = ["Condition", "Draws", "conditions"]
-
-Draws = list[tuple[Interval, float]]  # intervals with what is true, for each of the condition's rows
 
 POPULATION = 400_000
 SPREADS = ((2.0, 3.0), (0.5, 0.5), (0.1, 0.3), (0.3, 0.1))  # Beta distributions of p over prompts
 NARROW = ((20.0, 20.0), (30.0, 1.0))
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Worlds that are drawn together.
-
-    Attributes:
-        rows: By kind of the intervals what is told apart, such as metrics; one interval of each draw belongs to each.
-        size: How much data.
-        draw: From a generator to one interval a row, each with what is true.
-        replicates: Fraction of the replicates that are asked for; costly worlds have fewer.
-        claimed: Whether 93 to 97% is aimed at there.
-    """
-
-    rows: Mapping[Kind, Sequence[str]]
-    size: str
-    draw: Callable[[np.random.Generator], Draws]
-    replicates: float = 1.0
-    claimed: bool = True
 
 
 def conditions() -> Iterator[Condition]:
@@ -62,8 +41,7 @@ def conditions() -> Iterator[Condition]:
     yield from _differences()
     yield from _matched()
     yield from _ratios()
-    yield from _unexplained()
-    yield from _noise()
+    yield from replicated()
     yield from _crossings()
 
 
@@ -105,7 +83,7 @@ def _seeds() -> Iterator[Condition]:
         ("gamma, skewness 1", _gamma, 4.0),
     )
     for name, sample, truth in worlds:
-        for n in (2, 3, 5, 8, 20):
+        for n in (2, 3, 4, 5, 8, 20):
             yield Condition({Kind.SEED_MEAN: (name,)}, f"{n} seeds", partial(_seed_mean, sample, n, truth))
 
 
@@ -138,12 +116,12 @@ def _seeds_and_prompts() -> Iterator[Condition]:
 
 
 def _proportion(n: int, p: float, rng: np.random.Generator) -> Draws:
-    return _one(interval(rng.random(n) < p, method="wilson"), p)
+    return _one(interval(rng.random(n) < p, method="proportion"), p)
 
 
 def _proportions() -> Iterator[Condition]:
     for p in (0.1, 0.3, 0.5):
-        for n in (16, 32, 64, 256):
+        for n in (10, 16, 32, 48, 64, 256):
             yield Condition({Kind.PROPORTION: (f"p = {p:g}",)}, f"{n} prompts", partial(_proportion, n, p))
 
 
@@ -185,12 +163,7 @@ def _means() -> Iterator[Condition]:
     )
     for name, sample, truth in worlds:
         for n in (16, 32, 64, 128):
-            yield Condition(
-                {Kind.PROMPT_MEAN: (name,)},
-                f"{n} prompts",
-                partial(_prompt_mean, sample, n, truth),
-                claimed=sample is not _log_normal,
-            )
+            yield Condition({Kind.PROMPT_MEAN: (name,)}, f"{n} prompts", partial(_prompt_mean, sample, n, truth))
 
 
 def _spread(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
@@ -227,7 +200,7 @@ def _difference(a: float, b: float, k: int, n: int, rng: np.random.Generator) ->
 def _differences() -> Iterator[Condition]:
     for a, b in ((2.0, 3.0), (0.5, 0.5), (0.1, 0.3)):
         for k in (1, 8, 256):
-            for n in (16, 32, 64, 128):
+            for n in (32, 64, 128):
                 yield Condition(
                     {Kind.PROMPT_DIFFERENCE: (f"Pass@{k}, p from Beta({a:g}, {b:g})",)},
                     f"{n} prompts",
@@ -297,7 +270,7 @@ def _matching(a: float, b: float, n: int, rng: np.random.Generator) -> Draws:
 def _matched() -> Iterator[Condition]:
     for a, b in ((2.0, 3.0), (0.1, 0.3)):
         rows = [f"{metric} {where}, p from Beta({a:g}, {b:g})" for where in _FRACTIONS.values() for metric in _METRICS]
-        for n in (32, 64, 128):
+        for n in (16, 32, 64, 128):
             yield Condition(
                 {Kind.MATCHED_VALUE: rows, Kind.MATCHED_DIFFERENCE: rows},
                 f"{n} + {n} prompts",
@@ -324,60 +297,6 @@ def _ratios() -> Iterator[Condition]:
                 f"{n} prompts",
                 partial(_ratio, a, b, n),
             )
-
-
-def _contexts(rng: np.random.Generator, n: int, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(prompt, change, residual) of six contexts a prompt; the residual is of second order in the change."""
-    prompts = np.repeat(np.arange(n), 6)
-    size = np.exp(sigma * rng.normal(size=n))[prompts]
-    change = size * rng.normal(size=6 * n)
-    return prompts, change, 0.1 * size**0.5 * change * rng.normal(size=6 * n)
-
-
-def _log_unexplained(sigma: float, n: int, rng: np.random.Generator) -> Draws:
-    """E residual² / Var change = 0.01·E size³ / E size² = 0.01·e^{5σ²/2}."""
-    prompts, change, residual = _contexts(rng, n, sigma)
-    found = log_ratio(prompts, residual**2, (change - change.mean()) ** 2, 1e-9)
-    return _one(found, float(np.log(0.01) + 2.5 * sigma**2))
-
-
-def _unexplained() -> Iterator[Condition]:
-    for sigma in (0.0, 0.3, 0.6):
-        for n in (128, 256):
-            yield Condition(
-                {Kind.UNEXPLAINED: (f"sizes of changes by prompt log-normal, σ = {sigma:g}",)},
-                f"{n} prompts",
-                partial(_log_unexplained, sigma, n),
-                claimed=sigma < 0.5,
-            )
-
-
-_DIMENSIONS, _ROLLOUTS = 40, 512
-
-
-def _replicated(replicates: int, rng: np.random.Generator) -> Draws:
-    variances = 1 / np.arange(1, _DIMENSIONS + 1)
-    gradient = np.full(_DIMENSIONS, _DIMENSIONS**-0.5)
-    true = _ROLLOUTS * variances.sum() * np.array([1.0, 1.6**2 + 0.5**2])
-    first = rng.normal(size=(replicates, _DIMENSIONS)) * np.sqrt(variances)
-    second = 1.6 * rng.normal(size=(replicates, _DIMENSIONS)) * np.sqrt(variances) + 0.5 * first
-    drawn = gradient + np.stack([first, second])
-    gram, dots, p = drawn @ drawn.transpose(0, 2, 1), drawn @ gradient, np.full(_ROLLOUTS // 8, 0.5)
-    row = GradientNoise(("PSR", "NSR"), np.ones(2), gram, dots, 1.0, p, 8, 1.0).frame().iloc[1]
-    return [
-        (over_replicates(float(row[name]), float(row[f"{name}_se"]), replicates), truth)
-        for name, truth in (("noise_to_signal", true[1]), ("noise_ratio", true[1] / true[0]))
-    ]
-
-
-def _noise() -> Iterator[Condition]:
-    for replicates in (5, 8, 16, 64):
-        yield Condition(
-            {Kind.NOISE: ("noise / signal", "variance, NSR / PSR")},
-            f"{replicates} replicates",
-            partial(_replicated, replicates),
-            replicates=0.5,
-        )
 
 
 _AT = 0.8  # the crossing

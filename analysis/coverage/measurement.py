@@ -15,7 +15,8 @@ import numpy as np
 from ..common.tables import Cell, Column, Table
 from ..evaluation import interval
 from ..evaluation.interval_kinds import Kind
-from .conditions import Condition, conditions
+from .condition import Condition
+from .conditions import conditions
 
 __all__ = ["measure", "table"]
 

@@ -15,24 +15,28 @@ __all__ = [
     "LEAST_CARRYING",
     "LEAST_CROSSED_SEEDS",
     "LEAST_PROMPTS",
+    "LEAST_PROMPTS_DIFFERENCE",
     "LEAST_PROMPTS_SPREAD",
     "LEAST_PROMPTS_SUCCESS",
-    "LEAST_PROMPTS_UNEXPLAINED",
     "LEAST_REPLICATES",
+    "LEAST_REPLICATES_COSINE",
     "LEAST_SEEDS",
+    "WILSON_UNITS",
     "Kind",
     "KindText",
 ]
 
 LEAST_SEEDS = 2
 LEAST_CROSSED_SEEDS = 4  # of a mean over seeds and prompts
-LEAST_PROMPTS = 16  # of a mean, a difference or a ratio
+LEAST_PROMPTS = 16  # of a mean or a ratio
+LEAST_PROMPTS_DIFFERENCE = 32  # of a paired difference, where often only a few prompts differ
 LEAST_PROMPTS_SUCCESS = 10  # of numbers in [0, 1], whose range is known
 LEAST_PROMPTS_SPREAD = 32  # of a standard deviation
-LEAST_PROMPTS_UNEXPLAINED = 128  # of 1 − R², whose residuals have long tails
 LEAST_CARRYING = 2.5  # prompts that carry the spread, (Σd²)²/Σd⁴; normal values have about a third of their number
 LEAST_BASES = 4
 LEAST_REPLICATES = 5
+LEAST_REPLICATES_COSINE = 8
+WILSON_UNITS = 48  # from which Wilson's interval covers at least 93% at every proportion from 0.1 to 0.9
 
 
 class Kind(StrEnum):
@@ -48,8 +52,9 @@ class Kind(StrEnum):
     MATCHED_VALUE = "matched_value"
     MATCHED_DIFFERENCE = "matched_difference"
     PROMPT_RATIO = "prompt_ratio"
-    UNEXPLAINED = "unexplained"
     NOISE = "noise"
+    REPLICATE_MEAN = "replicate_mean"
+    COSINE = "cosine"
     CROSSING = "crossing"
 
 
@@ -76,7 +81,10 @@ class KindText:
 
 _CARRYING = f"the deviations of fewer than {LEAST_CARRYING:g} prompts, (Σd²)²/Σd⁴, make up the spread"
 _PROMPTS = "prompts are independent draws; the policy is fixed"
-_TRANSFORMED = "Student's t and Hall's skewness-corrected t on the influence of each prompt, the farther end of both"
+_TRANSFORMED = (
+    "Student's t and Hall's skewness-corrected t on the influence of each prompt, the farther end of both; the "
+    "skewness counts 1 + 12/n times, because few prompts show less of it than there is"
+)
 
 KINDS: dict[Kind, KindText] = {
     Kind.SEED_MEAN: KindText(
@@ -84,7 +92,8 @@ KINDS: dict[Kind, KindText] = {
         "the mean over seeds of a number of each run, of a paired difference of runs with the same seed, or of the "
         "logarithm of such a number (1 − R², noise over steps), at the prompts that were evaluated",
         "seeds are independent draws; prompts are fixed",
-        "Student's t over seeds",
+        "Student's t over seeds; with fewer than five it is made 7% wider, because the plain one covers too seldom "
+        "where values have short tails",
         f"fewer than {LEAST_SEEDS} seeds",
         "every table and figure of an experiment with several seeds, and the factorial (effects, Shapley shares, "
         "interactions, methods)",
@@ -104,7 +113,8 @@ KINDS: dict[Kind, KindText] = {
         "proportion",
         "the probability that a unit has a property",
         "units (prompts, groups of rollouts) are independent draws",
-        "Wilson's score interval",
+        f"Wilson's score interval; below {WILSON_UNITS} units that of Clopper and Pearson, because Wilson's covers too "
+        "seldom at some proportions",
         f"fewer than {LEAST_PROMPTS_SUCCESS} units",
         "figures of one seed: fractions of prompts or groups",
     ),
@@ -140,7 +150,7 @@ KINDS: dict[Kind, KindText] = {
         "the difference of two policies in a metric, on the same prompts",
         _PROMPTS,
         _TRANSFORMED,
-        f"fewer than {LEAST_PROMPTS} prompts, or {_CARRYING}",
+        f"fewer than {LEAST_PROMPTS_DIFFERENCE} prompts, or {_CARRYING}",
         "rows such as NSR − PSR at equal steps, differences in the Pass@k figure (one seed)",
     ),
     Kind.MATCHED_VALUE: KindText(
@@ -159,7 +169,7 @@ KINDS: dict[Kind, KindText] = {
         "the difference of two runs in a metric where each first reaches the same level",
         "validation prompts and test prompts are independent draws; the runs are fixed",
         "as the value at equal Pass@1, paired in both sets of prompts",
-        "as the value at equal Pass@1",
+        f"fewer than {LEAST_PROMPTS_DIFFERENCE} prompts of either set, else as the value at equal Pass@1",
         "rows such as NSR − PSR at equal Pass@1 (one seed)",
     ),
     Kind.PROMPT_RATIO: KindText(
@@ -171,22 +181,32 @@ KINDS: dict[Kind, KindText] = {
         f"fewer than {LEAST_PROMPTS} prompts, or {_CARRYING}",
         "tables and figures of recorded tokens, shares over time (one seed)",
     ),
-    Kind.UNEXPLAINED: KindText(
-        "unexplained variance 1 − R²",
-        "1 − R² of the first order over contexts of all prompts",
-        "prompts are independent draws, each with all its contexts",
-        f"{_TRANSFORMED}, linearised, on log(1 − R²)",
-        f"fewer than {LEAST_PROMPTS_UNEXPLAINED} prompts, or {_CARRYING}; the built-in recipes follow fewer prompts, "
-        "so their intervals are over seeds only",
-        "figure of what the first order leaves unexplained (one seed)",
-    ),
     Kind.NOISE: KindText(
         "gradient noise",
         "variance, noise over signal, and their ratios, of an estimator at fixed prompts",
         "replicates of the rollouts are independent draws",
         "jackknife over replicates, Student's t on the logarithm",
         f"fewer than {LEAST_REPLICATES} replicates",
-        "bars of the noise figures; the table of `noise` prints one standard error of the same jackknife",
+        "table of `noise` (variance, noise / signal, vs PSR) and bars of the noise figures",
+    ),
+    Kind.REPLICATE_MEAN: KindText(
+        "mean over replicates",
+        "the projection of an estimator on the exact gradient, and the mean cosine of one batch with it, at fixed "
+        "prompts",
+        "replicates of the rollouts are independent draws",
+        "Student's t over replicates; the ends of a cosine are cut at −1 and 1",
+        f"fewer than {LEAST_REPLICATES} replicates",
+        "table of `noise` (projection, of a batch)",
+    ),
+    Kind.COSINE: KindText(
+        "cosine of the expected gradient",
+        "the cosine of an estimator's expectation with the exact gradient, at fixed prompts",
+        "replicates of the rollouts are independent draws",
+        "all cosines that the pairs of replicates do not contradict: squared, it is the ratio of two means over pairs "
+        "(U-statistics); for each ratio a mean that would then be 0 is compared with its standard error, estimated "
+        "without bias, by Student's t. Where 0 is among them the sign is open, and the interval reaches from −h to h",
+        f"fewer than {LEAST_REPLICATES_COSINE} replicates",
+        "table of `noise` (cosine)",
     ),
     Kind.CROSSING: KindText(
         "crossing p*",

@@ -3,8 +3,9 @@
 Prompts: `influence.ends_of`, Student's t and its skewness-corrected form. Prompts whose values lie in [0, 1], such as
 Pass@k, have an interval of their own (method success), which knows that a prompt that was not drawn may lie at the
 other end: a percentile bootstrap of Pass@256 covers 55% over 10 prompts and 90% over 64. Seeds: Student's t on n − 1
-degrees of freedom. A proportion: Wilson's score interval (Wilson 1927, JASA 22:209). An interval over prompts says
-nothing about other seeds; for differences between paired runs pass the differences.
+degrees of freedom, 7% wider below five seeds. A proportion: Wilson's score interval (Wilson 1927, JASA 22:209), of few
+units that of Clopper and Pearson (1934, Biometrika 26:404). An interval over prompts says nothing about other seeds;
+for differences between paired runs pass the differences.
 
 How often each covers, and where: docs/intervals.md, made by `python -m analysis.coverage`.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -23,13 +24,21 @@ from numpy.typing import ArrayLike
 from ..common.arguments import check_numbers
 from ..errors import UsageError
 from .influence import Spread, ends_of, few
-from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SUCCESS, LEAST_REPLICATES, LEAST_SEEDS, Kind
+from .interval_kinds import (
+    LEAST_PROMPTS,
+    LEAST_PROMPTS_SUCCESS,
+    LEAST_REPLICATES,
+    LEAST_SEEDS,
+    WILSON_UNITS,
+    Kind,
+)
 
 __all__ = [
     "LEAST_PROMPTS",
     "Interval",
     "bootstrap_weights",
     "interval",
+    "mean_over_replicates",
     "no_interval",
     "normal_quantile",
     "over_replicates",
@@ -43,9 +52,13 @@ _DRAWS = 4000
 _ROWS = 1 << 22  # random numbers at a time
 _CROWDED = 0.1  # of the variance that zeros and ones of the same mean have; less is far from both ends
 _PLAIN_PROMPTS, _PLAIN_CARRYING = 24, 4.0  # from which the ends are left out where values are crowded
+_WIDEST = math.log(1e6)  # half of an interval of a logarithm, beyond which there is none
 _ENDS = 0.5  # prompts at 0 and at 1 that the prior of `success` adds: Jeffreys' where values are 0 and 1
 
-Method = Literal["skewed", "success", "t", "wilson"]
+_FEW_SEEDS, _WIDER = 5, 1.07  # Student's t covers 92.3% of uniform values with 3 seeds, so fewer than 5 have it wider
+
+Method = Literal["proportion", "skewed", "success", "t", "wilson"]
+_METHODS = ("proportion", "skewed", "success", "t", "wilson")
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,8 @@ def interval(
         values: one number for each unit.
         over: the unit that the values are independent draws of.
         method: unset: skewed over prompts (Student's t and its skewness-corrected form, the farther end of both), t
-            over seeds. success is for numbers in [0, 1] over prompts, wilson for values 0 and 1 over either.
+            over seeds. success is for numbers in [0, 1] over prompts, proportion for values 0 and 1 over either; wilson
+            is Wilson's score interval for those, whatever their number.
         level: coverage, such as 0.95.
         generator: of the draws of method success, or its seed.
 
@@ -100,13 +114,13 @@ def interval(
         covers.
 
     Raises:
-        UsageError: no values, values that are not finite, success or wilson on other values than they are for, or a
-            method that does not go with the unit.
+        UsageError: no values, values that are not finite, success, proportion or wilson on other values than they
+            are for, or a method that does not go with the unit.
 
     Example:
         >>> mean = interval([0.0, 2.0], over="seeds")
         >>> [round(value, 4) for value in (mean.estimate, mean.low, mean.high)]
-        [1.0, -11.7062, 13.7062]
+        [1.0, -12.5956, 14.5956]
         >>> interval([0.2, 0.4, 0.9]).reason
         'fewer than 16 prompts (3)'
     """
@@ -114,8 +128,8 @@ def interval(
     if over not in ("prompts", "seeds"):
         raise UsageError(f"over: expected prompts or seeds, got {over!r}")
     method = method or ("skewed" if over == "prompts" else "t")
-    if method not in ("skewed", "success", "t", "wilson"):
-        raise UsageError(f"method: expected skewed, success, t or wilson, got {method!r}")
+    if method not in _METHODS:
+        raise UsageError(f"method: expected {', '.join(_METHODS[:-1])} or {_METHODS[-1]}, got {method!r}")
     if not 0 < level < 1:
         raise UsageError(f"level: expected a number in (0, 1), got {level}")
     if data.ndim != 1 or not data.size or not np.isfinite(data).all():
@@ -125,8 +139,8 @@ def interval(
         )
     if over == "seeds" and method in ("skewed", "success"):
         raise UsageError(f"method: {method} is for many prompts; use method='t' over seeds")
-    if method == "wilson":
-        return _wilson(data, level, over)
+    if method in ("proportion", "wilson"):
+        return _proportion(data, level, over, exact=method == "proportion" and len(data) < WILSON_UNITS)
     if method == "t":
         return _student(data, level, over)
     if method == "success":
@@ -263,8 +277,25 @@ def over_replicates(value: float, error: float, replicates: int, level: float = 
     """
     if replicates < LEAST_REPLICATES:
         return no_interval(value, few(replicates, LEAST_REPLICATES, "replicates"), Kind.NOISE)
-    factor = math.exp(student_quantile(replicates - 1, level) * error / value)
-    return Interval(value, value / factor, value * factor, Kind.NOISE)
+    if not value > 0:
+        return no_interval(value, "what is not positive has no logarithm", Kind.NOISE)
+    half = student_quantile(replicates - 1, level) * error / value  # of the logarithm
+    if not half < _WIDEST:
+        return no_interval(value, "the replicates do not tell its order of magnitude", Kind.NOISE)
+    return Interval(value, value / math.exp(half), value * math.exp(half), Kind.NOISE)
+
+
+def mean_over_replicates(value: float, error: float, replicates: int, level: float = 0.95) -> Interval:
+    """A mean over replicates with Student's interval, from its standard error.
+
+    >>> found = mean_over_replicates(1.0, 0.1, 16)
+    >>> round(found.low, 3), round(found.high, 3)
+    (0.787, 1.213)
+    """
+    if replicates < LEAST_REPLICATES:
+        return no_interval(value, few(replicates, LEAST_REPLICATES, "replicates"), Kind.REPLICATE_MEAN)
+    half = student_quantile(replicates - 1, level) * error
+    return Interval(value, value - half, value + half, Kind.REPLICATE_MEAN)
 
 
 def _student(data: np.ndarray, level: float, over: str) -> Interval:
@@ -272,17 +303,34 @@ def _student(data: np.ndarray, level: float, over: str) -> Interval:
     kind = Kind.SEED_MEAN if over == "seeds" else Kind.PROMPT_MEAN
     if n < LEAST_SEEDS:
         return no_interval(mean, few(n, LEAST_SEEDS, over), kind)
-    half = student_quantile(n - 1, level) * float(data.std(ddof=1)) / math.sqrt(n)
+    wider = _WIDER if n < _FEW_SEEDS else 1.0
+    half = wider * student_quantile(n - 1, level) * float(data.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, kind)
 
 
-def _wilson(data: np.ndarray, level: float, over: str) -> Interval:
+def _proportion(data: np.ndarray, level: float, over: str, *, exact: bool) -> Interval:
     if not np.isin(data, (0.0, 1.0)).all():
-        raise UsageError("values: expected 0 and 1 for method wilson, got others; use skewed or t for means")
-    n, share, z = len(data), float(data.mean()), normal_quantile(level)
+        raise UsageError(
+            "values: expected 0 and 1 for methods proportion and wilson, got others; use skewed or t for means"
+        )
+    n, share = len(data), float(data.mean())
     if n < LEAST_PROMPTS_SUCCESS:
         return no_interval(share, few(n, LEAST_PROMPTS_SUCCESS, over), Kind.PROPORTION)
+    low, high = (_clopper_pearson if exact else _wilson)(round(share * n), n, level)
+    return Interval(share, max(0.0, min(low, share)), min(1.0, max(high, share)), Kind.PROPORTION)  # within rounding
+
+
+def _wilson(successes: int, n: int, level: float) -> tuple[float, float]:
+    share, z = successes / n, normal_quantile(level)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    found = Interval(share, max(0.0, centre - half), min(1.0, centre + half), Kind.PROPORTION)
-    return replace(found, low=min(found.low, share), high=max(found.high, share))  # within rounding
+    return centre - half, centre + half
+
+
+def _clopper_pearson(successes: int, n: int, level: float) -> tuple[float, float]:
+    from scipy.special import betaincinv
+
+    tail, failures = (1 - level) / 2, n - successes
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    return low, high

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .influence import Spread, few
-from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_SPREAD, Kind
+from .interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_DIFFERENCE, LEAST_PROMPTS_SPREAD, Kind
 from .intervals import Interval, bootstrap_weights, no_interval, smooth, success
 from .metrics import Metric
 
@@ -111,8 +111,8 @@ def value_interval(metric: Metric, at: AtPlace, level: float, generator: np.rand
     values = at.values[known]
     estimate = _joined(metric, values)
     kind = _kind(metric, matched=at.resampled is not None)
-    draws, reason = _draws(metric, at, known)
-    least = _least(metric)
+    draws, reason = _draws(metric, at, known, LEAST_PROMPTS)
+    least = LEAST_PROMPTS_SPREAD if metric.combine == "std" else LEAST_PROMPTS
     if not reason and not metric.success and len(values) < least:
         reason = few(len(values), least)
     if reason:
@@ -146,7 +146,7 @@ def difference_interval(metric: Metric, pair: Sequence[AtPlace | None], level: f
     known = ~(np.isnan(first.values) | np.isnan(second.values))
     both = [at.values[known] for at in (first, second)]
     estimate = _joined(metric, both[0]) - _joined(metric, both[1])
-    ways = [_draws(metric, at, known) for at in (first, second)]
+    ways = [_draws(metric, at, known, LEAST_PROMPTS_DIFFERENCE) for at in (first, second)]
     reason = next((reason for _, reason in ways if reason), "")
     if reason:
         return no_interval(estimate, reason, kind)
@@ -156,7 +156,7 @@ def difference_interval(metric: Metric, pair: Sequence[AtPlace | None], level: f
     spreads = [Spread.of(one - other, float(max(np.abs(one).max(initial=0), np.abs(other).max(initial=0))))]
     if ways[0][0] is not None and ways[1][0] is not None:
         spreads.append(Spread.of_draws(ways[0][0] - ways[1][0], first.validation))
-    return smooth(estimate, spreads, kind, level, _least(metric))
+    return smooth(estimate, spreads, kind, level, LEAST_PROMPTS_DIFFERENCE)
 
 
 def _kind(metric: Metric, *, matched: bool) -> Kind:
@@ -167,22 +167,19 @@ def _kind(metric: Metric, *, matched: bool) -> Kind:
     return Kind.PROMPT_SPREAD if metric.combine == "std" else Kind.PROMPT_MEAN
 
 
-def _least(metric: Metric) -> int:
-    return LEAST_PROMPTS_SPREAD if metric.combine == "std" else LEAST_PROMPTS
-
-
 def _joined(metric: Metric, values: np.ndarray) -> float:
     if not len(values):
         return np.nan
     return float(metric.over_prompts(values, np.full((1, len(values)), 1 / len(values)))[0])
 
 
-def _draws(metric: Metric, at: AtPlace, known: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """The metric (B,) at the places of the resamples, missed ones replaced by the median; or why there is none."""
+def _draws(metric: Metric, at: AtPlace, known: np.ndarray, least: int) -> tuple[np.ndarray | None, str]:
+    """The metric (B,) at the places of the resamples, missed ones replaced by the median; or why there is none, such as
+    fewer than `least` validation prompts."""
     if at.resampled is None:
         return None, ""
-    if at.validation < LEAST_PROMPTS:
-        return None, few(at.validation, LEAST_PROMPTS, "validation prompts")
+    if at.validation < least:
+        return None, few(at.validation, least, "validation prompts")
     reached = ~(np.isnan(at.resampled) if at.resampled.ndim == 1 else np.isnan(at.resampled).all(1))
     if 1 - reached.mean() > _UNREACHED:
         share = f"{1 - reached.mean():.0%}"

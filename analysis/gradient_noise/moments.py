@@ -14,7 +14,9 @@ inner products ⟨g_j, g_k⟩ and ⟨g_k, ∇p⟩ alone. With hats for unbiased 
     cosine_batch      of one batch of n rollouts: mean_k ⟨g_k, ∇p⟩ / (‖∇p‖·‖g_k‖), 0 where g_k = 0
 
 Standard errors are those of the jackknife over replicates; ratios of two estimators use the same rollouts for both, so
-that theirs are paired. They are conditional on the prompts: other prompts have other variances.
+that theirs are paired. They are conditional on the prompts: other prompts have other variances. Intervals are made from
+them by `evaluation.intervals.over_replicates` and `mean_over_replicates`; that of `cosine`, whose jackknife errors are
+far too small where the signal is, is `cosines.cosine_interval`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from ..evaluation import Interval
+from .cosines import cosine_interval
 
 __all__ = ["LEAST_REPLICATES", "GradientNoise"]
 
@@ -84,6 +89,13 @@ class GradientNoise:
             "expected": self.expected,
         }
         return pd.DataFrame(about | columns)
+
+    def cosine_intervals(self, level: float = 0.95) -> list[Interval]:
+        """Of each estimator: the cosine of its expectation with ∇p, cut at −1 and 1, with its interval."""
+        return [
+            cosine_interval(gram, dots, self.gradient_sq, level)
+            for gram, dots in zip(self.gram, self.dots, strict=True)
+        ]
 
     @np.errstate(divide="ignore", invalid="ignore")
     def _values(self, replicates: np.ndarray) -> _Values:

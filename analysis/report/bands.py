@@ -10,10 +10,10 @@ import pandas as pd
 
 from ..evaluation import Interval, interval
 from ..evaluation.influence import Spread
-from ..evaluation.interval_kinds import LEAST_PROMPTS_UNEXPLAINED, Kind
+from ..evaluation.interval_kinds import Kind
 from ..evaluation.intervals import Method, smooth
 
-__all__ = ["band", "log_ratio", "ratio"]
+__all__ = ["band", "ratio"]
 
 
 def band(data: pd.DataFrame, by: Sequence[str], column: str = "value", method: Method | None = None) -> pd.DataFrame:
@@ -21,9 +21,9 @@ def band(data: pd.DataFrame, by: Sequence[str], column: str = "value", method: M
 
     `data` has one row for each unit (a prompt, say) of each seed: columns `label`, `seed`, `by` and `column`; rows with
     a missing value do not count. Where a method has several seeds, the interval is Student's over the seeds' means,
-    since the seed is what was drawn anew; else it is over units: Wilson's for a yes or no, for a number that of
-    `method`, as in `interval`. It is missing, with a reason, where none covers. Columns: label, by, value, low, high,
-    kind, reason.
+    since the seed is what was drawn anew; else it is over units: that of a proportion for a yes or no, for a number
+    that of `method`, as in `interval`. It is missing, with a reason, where none covers. Columns: label, by, value, low,
+    high, kind, reason.
     """
     keys = ["label", *by]
     data = data.dropna(subset=[column])
@@ -41,7 +41,7 @@ def _mean(values: np.ndarray, seeds: np.ndarray, method: Method | None) -> tuple
     if len(several) > 1:
         mean = interval([values[seeds == seed].mean() for seed in several], over="seeds")
     elif values.dtype.kind == "b":
-        mean = interval(values, method="wilson")
+        mean = interval(values, method="proportion")
     else:
         mean = interval(values, method=method)
     return mean.estimate, mean.low, mean.high, str(mean.kind), mean.reason
@@ -63,18 +63,6 @@ def ratio(units: np.ndarray, above: np.ndarray, below: np.ndarray) -> Interval:
     if ((above >= 0) & (above <= below)).all():
         return Interval(estimate, max(found.low, 0.0), min(found.high, 1.0), found.kind, found.reason)
     return found
-
-
-def log_ratio(units: np.ndarray, above: np.ndarray, below: np.ndarray, least: float) -> Interval:
-    """log(Σ above / Σ below), both positive, with its interval over units; a ratio below `least` counts as that."""
-    share = float(above.sum() / below.sum())
-    influence = _by_unit(units, above / max(above.sum(), least * below.sum()) - below / below.sum())
-    return smooth(
-        float(np.log(max(share, least))),
-        [Spread.of(influence, 1.0)],
-        Kind.UNEXPLAINED,
-        least=LEAST_PROMPTS_UNEXPLAINED,
-    )
 
 
 def _by_unit(units: np.ndarray, rows: np.ndarray) -> np.ndarray:

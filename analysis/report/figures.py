@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import plots
 from ..evaluation import EmptyRangeError
+from ..evaluation.interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_DIFFERENCE
 from .bands import band
 from .comparison import Comparison, comparisons
 from .curves import against_pass_at_1, evaluations, pass_at_1, pass_at_k_curves, samples_per_prompt
@@ -178,12 +179,17 @@ def pass_at_k_figure(source: Source) -> Figure:
         return figure
 
 
-def _uncertainty(runs: Sequence[Run], over: str, what: str = "bands") -> str:
-    """What the bands of a figure are, as a sentence for its caption."""
+def _uncertainty(runs: Sequence[Run], over: str | None, what: str = "bands") -> str:
+    """What the bands of a figure are, as a sentence for its caption; without `over` one seed has none."""
     seeds = max(len({run.seed for run in runs if run.label == label}) for label in {run.label for run in runs})
     if seeds > 1:
         return f"{what.capitalize()}: 95% t intervals over {seeds} seeds."
-    return f"One seed; {what}: 95% intervals over {over}; none below 16 prompts, or where a few of them decide."
+    if over is None:
+        return "One seed: no bands."
+    return (
+        f"One seed; {what}: 95% intervals over {over}; none below {LEAST_PROMPTS} prompts "
+        f"({LEAST_PROMPTS_DIFFERENCE} for differences), or where a few of them decide."
+    )
 
 
 def token_figure(source: Source) -> Figure:
@@ -284,7 +290,7 @@ def prediction_figure(source: Source, data: FlowData | None = None) -> Figure:
         ax.set_xlabel("optimiser update")
         ax.set_ylabel("unexplained variance, 1 − R²")
         plots.legend(figure, [ax], columns=4)
-        plots.caption(figure, PREDICTION_CAPTION + _uncertainty(runs, "prompts"))
+        plots.caption(figure, PREDICTION_CAPTION + _uncertainty(runs, None))
         return figure
 
 

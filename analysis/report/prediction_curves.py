@@ -4,10 +4,10 @@ gradients the prediction came from.
 The prediction is the JVP of the actual parameter step. It takes step and parameters as they were; what it leaves
 unexplained is the curvature of the policy along the step, not a fault of the law of single tokens.
 
-Intervals are 95%. With one seed they are over prompts with all their contexts (`bands.ratio`). With several seeds they
-are Student's over the seeds' values. Those of 1 − R² are computed for its logarithm, which keeps them positive. Where
-there are few prompts, or a few of them carry the spread, there is no interval (docs/intervals.md); realised changes
-that are all equal have no R².
+Intervals are 95%. With several seeds they are Student's over the seeds' values; those of 1 − R² are computed for its
+logarithm, which keeps them positive. With one seed shares have theirs over prompts with all their contexts
+(`bands.ratio`), and 1 − R² has none: single contexts with large steps carry most of it, and no interval over prompts
+covers where they do (docs/intervals.md). Realised changes that are all equal have no R².
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 from ..evaluation import Interval, interval
 from ..evaluation.intervals import no_interval
 from ..records.step_shares import view
-from .bands import log_ratio, ratio
+from .bands import ratio
 
 __all__ = [
     "QUANTITIES",
@@ -34,6 +34,7 @@ __all__ = [
 POINTS = 6  # of a curve over updates
 LEAST = 1e-9  # of 1 − R²: records are float32
 EQUAL = 1e-12  # of the mean square: changes with less variance are all equal, and have no R²
+ONE_SEED = "single contexts carry most of 1 − R², and no interval over prompts covers then"
 # column of `Run.flows` -> how figures and tables name it
 QUANTITIES = {"dlog_prob": "log π(y)", "dentropy": "entropy"}
 
@@ -58,20 +59,20 @@ def unexplained_between(rows: pd.DataFrame, column: str) -> Interval:
     rows = _with_jvp(rows)
     seeds = rows["seed"].to_numpy()
     if len(np.unique(seeds)) > 1:
-        logs = [_log_unexplained(rows[seeds == seed], column).estimate for seed in np.unique(seeds)]
-        fraction = _over_seeds(logs)
+        fraction = _over_seeds([_log_unexplained(rows[seeds == seed], column) for seed in np.unique(seeds)])
     else:
-        fraction = _log_unexplained(rows, column)
+        fraction = no_interval(_log_unexplained(rows, column), ONE_SEED)
     low, value, high = (float(np.exp(end)) for end in (fraction.low, fraction.estimate, fraction.high))
     return Interval(value, low, high, fraction.kind, fraction.reason)
 
 
-def _log_unexplained(rows: pd.DataFrame, column: str) -> Interval:
+def _log_unexplained(rows: pd.DataFrame, column: str) -> float:
+    """log(1 − R²); NaN where the changes are all equal."""
     realised, predicted = rows[column].to_numpy(float), rows[f"jvp_{column}"].to_numpy(float)
     deviations = (realised - realised.mean()) ** 2 if len(rows) else realised
     if deviations.sum() <= EQUAL * (realised**2).sum():
-        return no_interval(np.nan, "the changes are all equal")
-    return log_ratio(rows["prompt_id"].to_numpy(), (realised - predicted) ** 2, deviations, LEAST)
+        return np.nan
+    return float(np.log(max(((realised - predicted) ** 2).sum() / deviations.sum(), LEAST)))
 
 
 def median_relative_error(rows: pd.DataFrame, column: str) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import plots
+from ..evaluation.interval_kinds import LEAST_PROMPTS
 from .png import save_figure
 from .trace_data import ALL, MEASURED, REWARDED, UNREWARDED, TraceData
 
@@ -29,7 +30,7 @@ __all__ = [
 
 MOST_TOKENS = 8
 _COLUMNS = 3  # of objectives
-_INTERVAL = " Bands and bars: 95% over prompts; none below 16 prompts, or where a few of them decide."
+_INTERVAL = f" Bands and bars: 95% over prompts; none below {LEAST_PROMPTS} prompts, or where a few of them decide."
 
 BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
 context, with the collision crossing c = π(y): above it NSR of the token drains the tail as well as y, and the head

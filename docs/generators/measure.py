@@ -26,7 +26,7 @@ from .benchmark_files import benchmarks
 
 __all__ = ["main"]
 
-_NOISE = ("base", "task", "estimator", "p", "noise_ratio", "noise_ratio_se")
+_NOISE = ("base", "task", "estimator", "p", "replicates", "noise_ratio", "noise_ratio_se")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.common.tables import Cell, Table
+from analysis.evaluation.intervals import over_replicates
 from analysis.probes import weight_accuracy
 from analysis.recipes.cost import duration_text
 from toy_models.bases.recipes import BASES
@@ -201,7 +202,7 @@ def _noise_table(measurements: list[Mapping[str, Any]]) -> str:
         (
             f"`{row['base']}`",
             Cell(row["p"]),
-            Cell(row["noise_ratio"], *(row["noise_ratio"] + sign * row["noise_ratio_se"] for sign in (-1, 1))),
+            Cell.of(over_replicates(row["noise_ratio"], row["noise_ratio_se"], row["replicates"])),
         )
         for row in sorted(measurements, key=lambda row: (row["task"], row["p"]))
     )
