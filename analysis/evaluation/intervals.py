@@ -26,6 +26,7 @@ from ..errors import UsageError
 from .influence import Spread, ends_of, few
 from .interval_kinds import (
     LEAST_PROMPTS,
+    LEAST_PROMPTS_DIFFERENCE,
     LEAST_PROMPTS_SUCCESS,
     LEAST_REPLICATES,
     LEAST_SEEDS,
@@ -47,6 +48,7 @@ __all__ = [
     "success",
 ]
 
+_LEAST = dict.fromkeys((Kind.PROMPT_DIFFERENCE, Kind.MATCHED_DIFFERENCE), LEAST_PROMPTS_DIFFERENCE)
 _RESAMPLES = 2000
 _DRAWS = 4000
 _ROWS = 1 << 22  # random numbers at a time
@@ -149,9 +151,10 @@ def interval(
 
 
 def smooth(
-    estimate: float, spreads: list[Spread], kind: Kind, level: float = 0.95, least: int = LEAST_PROMPTS
+    estimate: float, spreads: list[Spread], kind: Kind, level: float = 0.95, least: int | None = None
 ) -> Interval:
-    """A smooth statistic with the interval of `influence.ends_of`."""
+    """A smooth statistic with the interval of `influence.ends_of`, from the least number of units of its kind on."""
+    least = _LEAST.get(kind, LEAST_PROMPTS) if least is None else least
     return Interval.around(estimate, ends_of(spreads, level, least), kind)
 
 

@@ -156,7 +156,7 @@ def difference_interval(metric: Metric, pair: Sequence[AtPlace | None], level: f
     spreads = [Spread.of(one - other, float(max(np.abs(one).max(initial=0), np.abs(other).max(initial=0))))]
     if ways[0][0] is not None and ways[1][0] is not None:
         spreads.append(Spread.of_draws(ways[0][0] - ways[1][0], first.validation))
-    return smooth(estimate, spreads, kind, level, LEAST_PROMPTS_DIFFERENCE)
+    return smooth(estimate, spreads, kind, level)
 
 
 def _kind(metric: Metric, *, matched: bool) -> Kind:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
-from analysis.noise import main
+from analysis.noise import _QUANTITIES, _interval, main
 
 QUICK = ["--base", "tiny", "--prompts", "4", "--group-size", "4", "--replicates", "3", "--quiet"]
 
@@ -42,6 +43,54 @@ def test_table_and_file(measured, capsys):
     frame = pd.read_parquet(measured)
     assert list(frame.columns[:4]) == ["base", "task", "seed", "estimator"]
     assert list(frame.estimator) == ["PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO"]
+
+
+def noise_rows(replicates: int = 16, **columns: object) -> pd.DataFrame:
+    """One policy's measurement, as the file has it."""
+    row = {"base": "b", "task": "path", "seed": 0, "estimator": "PSR", "p": 0.5, "gradient_norm": 1.0, "prompts": 4}
+    row |= {"group_size": 8, "replicates": replicates, "temperature": 1.0, "expected": 1.0}
+    for name, value in {"projection": 1.1, "variance": 50.0, "noise_to_signal": 60.0, "noise_ratio": 2.0}.items():
+        row |= {name: value, f"{name}_se": 0.1 * value}
+    row |= {"cosine": 1.02, "cosine_se": 0.01, "cosine_low": 0.9, "cosine_high": 1.0}
+    row |= {"cosine_batch": 0.97, "cosine_batch_se": 0.03}
+    return pd.DataFrame([row | columns])
+
+
+def test_every_number_of_the_table_has_its_interval_of_95_percent():
+    """t(0.975, 15) = 2.131450 standard errors, on the logarithm where a quantity is positive; cosines end at 1."""
+    row = noise_rows().iloc[0].to_dict()
+    found = {name: _interval(row, name) for name in _QUANTITIES}
+    assert (found["projection"].low, found["projection"].high) == pytest.approx((1.1 - 0.2344595, 1.1 + 0.2344595))
+    assert found["projection"].kind == "replicate_mean"
+    factor = math.exp(0.213145)
+    for name, value in (("variance", 50.0), ("noise_to_signal", 60.0), ("noise_ratio", 2.0)):
+        assert (found[name].low, found[name].high) == pytest.approx((value / factor, value * factor), rel=1e-6)
+        assert found[name].kind == "noise"
+    assert (found["cosine"].estimate, found["cosine"].low, found["cosine"].high) == (1.0, 0.9, 1.0)
+    assert found["cosine"].kind == "cosine"
+    assert found["cosine_batch"].low == pytest.approx(0.97 - 0.0639435)
+    assert found["cosine_batch"].high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "reason"),
+    [
+        ({"replicates": 4}, "projection", "fewer than 5 replicates (4)"),
+        ({"replicates": 4}, "variance", "fewer than 5 replicates (4)"),
+        ({"replicates": 7}, "cosine", "fewer than 8 replicates (7)"),
+        ({"cosine_low": math.nan}, "cosine", "the file was written before cosines had one; measure again"),
+        ({"noise_to_signal": -3.0}, "noise_to_signal", "what is not positive has no logarithm"),
+        ({"noise_to_signal_se": 1e6}, "noise_to_signal", "the replicates do not tell its order of magnitude"),
+    ],
+)
+def test_where_the_table_has_no_interval_it_says_why(columns, name, reason, tmp_path, capsys):
+    frame = noise_rows(**columns)
+    found = _interval(frame.iloc[0].to_dict(), name)
+    assert found.reason == reason
+    assert math.isnan(found.low)
+    frame.to_parquet(tmp_path / "noise.parquet")
+    assert main(["--read", str(tmp_path / "noise.parquet")]) == 0
+    assert reason in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

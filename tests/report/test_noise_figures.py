@@ -100,7 +100,7 @@ def test_over_steps_several_seeds():
     (line,) = figure.axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), [40.0, 8.0])
     band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
-    np.testing.assert_allclose(band.max(), 40 * np.exp(12.7062 * np.log(4) / 2), rtol=1e-3)
+    np.testing.assert_allclose(band.max(), 40 * np.exp(1.07 * 12.7062 * np.log(4) / 2), rtol=1e-3)
     assert "over 2 seeds" in figure._supxlabel.get_text()
 
 
