@@ -70,8 +70,8 @@ def intervals_page() -> str:
 _OTHERS = """
 ## Numbers without an interval
 
-- 1 − R² of one seed has none over prompts. Single contexts with large steps carry most of it, and where they do, no
-  interval made from the prompts that were drawn covers: the few that would decide may not be among them. A rule that
+- 1 − R² of one seed has none over prompts. Single contexts with large steps carry most of it, and where they do, the
+  intervals of this page do not cover: the few prompts that decide may not be among those that were drawn. A rule that
   prints one only where the drawn prompts are alike covers less still, because it keeps the draws in which those few are
   missing. Over several seeds it has the interval of a mean over seeds, on the logarithm.
 - Standard errors in Parquet files and in the table `noise` of a run (`_se`) are those of the jackknife. That of `cosine`
