@@ -74,8 +74,8 @@ _OTHERS = """
   intervals of this page do not cover: the few prompts that decide may not be among those that were drawn. A rule that
   prints one only where the drawn prompts are alike covers less still, because it keeps the draws in which those few are
   missing. Over several seeds it has the interval of a mean over seeds, on the logarithm.
-- Standard errors in Parquet files and in the table `noise` of a run (`_se`) are those of the jackknife. That of `cosine`
-  is far too small where there is little signal, so no interval is made from it.
+- Standard errors in Parquet files and in the table `noise` of a run (`_se`) are those of the jackknife. That of
+  `cosine` is far too small where there is little signal, so no interval is made from it.
 - Medians of relative errors, 1 − R² in the table of predictions, costs and times have none: they describe the run. So
   do rank correlations and fractions of equal signs, unless there are several seeds.
 - Where success is not enumerated, equal Pass@1 is that of the estimate from samples, and the first crossing of a noisy
