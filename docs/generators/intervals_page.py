@@ -34,8 +34,8 @@ drawn would move the mean by more than the values tell.
 
 """
 _MADE = """\
-The numbers are percentages of the intervals that cover, of {draws} draws of each world (fewer where a cell says so; the
-standard error of 95% is {error} points for {draws} draws). In brackets: the percentage of draws that have an interval,
+The numbers are percentages of the intervals that cover, of {draws} draws of each world (fewer where a section says
+so; the standard error of 95% is {error} points for {draws} draws). In brackets: the percentage of draws that have an interval,
 where that is not all; under {shown}% the coverage is not counted. The aim is 93 to 97%. The columns "below" and "above"
 count the worlds that miss it by more than two standard errors. Worlds marked * are not in the first table: they show
 where intervals are wide or mostly missing. Made by
@@ -63,7 +63,9 @@ def intervals_page() -> str:
         scipy=data["versions"]["scipy"],
         seed=data["seed"],
     )
-    parts = [_section(kind, text, [r for r in data["rows"] if r["kind"] == kind]) for kind, text in KINDS.items()]
+    parts = [
+        _section(kind, text, [r for r in data["rows"] if r["kind"] == kind], draws) for kind, text in KINDS.items()
+    ]
     return _HEAD + _summary(data["rows"]) + made + "".join(parts) + _OTHERS
 
 
@@ -120,7 +122,7 @@ def _counts(row: dict[str, Any]) -> bool:
     return bool(row["printed"] >= SHOWN * row["draws"])
 
 
-def _section(kind: Kind, text: KindText, rows: Sequence[dict[str, Any]]) -> str:
+def _section(kind: Kind, text: KindText, rows: Sequence[dict[str, Any]], draws: int) -> str:
     lines = [
         f"\n## {text.name[0].upper()}{text.name[1:]}\n",
         f"- For: {text.estimand}.",
@@ -128,7 +130,9 @@ def _section(kind: Kind, text: KindText, rows: Sequence[dict[str, Any]]) -> str:
         f"- Method: {text.method}.",
         f"- None where: {text.least}.",
         f"- Printed in: {text.printed}.",
-        f"- In JSON: `{kind}`.\n",
+        f"- In JSON: `{kind}`.",
+        *(f"- Draws of each world: {fewer:,}." for fewer in sorted({row["draws"] for row in rows} - {draws})),
+        "",
     ]
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     worlds = list(dict.fromkeys((row["world"], row["claimed"]) for row in rows))
