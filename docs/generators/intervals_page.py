@@ -35,10 +35,10 @@ drawn would move the mean by more than the values tell.
 """
 _MADE = """\
 The numbers are percentages of the intervals that cover, of {draws} draws of each world (fewer where a section says
-so; the standard error of 95% is {error} points for {draws} draws). In brackets: the percentage of draws that have an interval,
-where that is not all; under {shown}% the coverage is not counted. The aim is 93 to 97%. The columns "below" and "above"
-count the worlds that miss it by more than two standard errors. Worlds marked * are not in the first table: they show
-where intervals are wide or mostly missing. Made by
+so; the standard error of 95% is {error} points for {draws} draws). In brackets: the percentage of draws that have an
+interval, where that is not all; under {shown}% the coverage is not counted. The aim is 93 to 97%. The columns "below"
+and "above" count the worlds that miss it by more than two standard errors. Worlds marked * are not in the first table:
+they show where intervals are wide or mostly missing. Made by
 
 ```sh
 {command}
