@@ -19,14 +19,14 @@ _PLACES = {
     COUNTDOWN.name: "countdown, base at 0.4",
 }
 _METRICS = {
-    "entropy_fixed": ("entropy on fixed prefixes", "share of the gap NSR − PSR (nats)"),
-    "pass@64": ("Pass@64", "share of the gap NSR − PSR"),
+    "entropy_fixed": ("entropy on fixed prefixes", "share of NSR − PSR (nats per 0.1 of Pass@1)"),
+    "pass@64": ("Pass@64", "share of NSR − PSR (per 0.1 of Pass@1)"),
 }
 _EXACT = {"entropy_fixed": "entropy", "pass@64": "pass@8"}  # the metric of the exact policy in each panel
 _NOTE = (
-    "Shapley shares of four departures from the identity of the two expected gradients, at equal Pass@1. Bars: 95% "
-    "Student's t over seeds, each with a base of its own; filled: different from 0 after Holm's correction over the "
-    "shares of path. Exact policy: 40 responses a prompt, where off is the expected gradient; its Pass@k is at k = 8."
+    "Shapley shares of four departures from the identity of the two expected gradients, at equal Pass@1 and for each "
+    "0.1 of it that was gained. Bars: 95% Student's t over seeds, each with a base of its own; filled: different from 0 "
+    "after Holm's correction over the shares of path. Exact policy: 40 responses a prompt, where off is the expected gradient; its Pass@k is at k = 8."
 )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.claims import Evidence
 from analysis.claims.entries.decomposition import decide_shares
 from analysis.claims.fraction import (
     COUNTDOWN,
@@ -23,6 +25,8 @@ from analysis.claims.fraction import (
 )
 from analysis.claims.measurements.fraction_effects import effect_by_seed, exact_shares, half_effects, p_value
 from analysis.claims.measurements.fraction_values import STEP_METRICS, filled, values_of_cell
+from analysis.claims.study import planned_runs
+from analysis.experiments.many_runs import train_runs
 from analysis.factorial.factors import Cell, cell_name
 from tests.claims.fake_runs import FakeRun, straight_run
 
@@ -38,21 +42,21 @@ def _row(methods: object, metric: str = "entropy_fixed") -> pd.Series:
     return table.set_index("metric").loc[metric]
 
 
-def test_a_cell_is_the_mean_gap_at_four_levels_of_pass_at_1() -> None:
+def test_a_cell_is_the_gap_for_the_pass_at_1_gained() -> None:
     # entropy falls by 1 per unit of Pass@1 under PSR and by 3 under NSR; the levels are 0.02, 0.04, 0.06, 0.08 up
     row = _row(_methods(straight_run(0.16, -1.0), straight_run(0.1, -3.0)))
     assert row["levels"] == 4
-    assert row["matched"] == pytest.approx(-2 * 0.05)
-    assert row["level"] == pytest.approx(-2 * 0.05)  # mean of both, −1 and −3, at a mean gain of 0.05
+    assert row["matched"] == pytest.approx(-2 * 0.1)
+    assert row["level"] == pytest.approx(-2 * 0.1)  # mean of both, −1 and −3, per 0.1 of Pass@1
     # after four of eight steps PSR gained 0.08 and NSR 0.05
     assert row["steps"] == pytest.approx(-3 * 0.05 + 0.08)
     assert _row(_methods(straight_run(0.16, -1.0), straight_run(0.1, -3.0)), "pass@1")["steps"] == pytest.approx(-0.03)
 
 
-def test_levels_that_one_run_does_not_reach_count_in_proportion() -> None:
+def test_a_run_that_reaches_some_levels_counts_with_these() -> None:
     row = _row(_methods(straight_run(0.16, -1.0), straight_run(0.045, -3.0)))
     assert row["levels"] == 2
-    assert row["matched"] == pytest.approx(-2 * 0.05)
+    assert row["matched"] == pytest.approx(-2 * 0.1)
 
 
 def test_a_run_that_never_gains_has_no_value() -> None:
@@ -190,5 +194,21 @@ def test_exact_policies_differ_by_noise_with_adam_alone() -> None:
     rows = shares[shares["metric"] == "entropy"].set_index(["factor", "kind"])["value"]
     for factor in RATIO_FACTORS:
         assert abs(rows[factor.name, "first in"]) < 0.02
-    assert rows["noise", "last out"] > 0.2
-    assert rows["optimizer", "last out"] > 0.2
+    assert rows["noise", "last out"] > 0.05
+    assert rows["optimizer", "last out"] > 0.05
+
+
+@pytest.mark.slow  # trains four runs
+def test_cells_are_trained_and_read(tmp_path: Path) -> None:
+    small = Place("tiny", "tiny", "tiny", 1, 0.005, 4, 0.1, 4.0)
+    frames = []
+    for cell in (frozenset[str](), frozenset({"noise", "drop", "reuse", "optimizer"})):
+        study = cell_study(small, cell)
+        runs = planned_runs([study])
+        outcomes = train_runs(list(runs.values()), {run_id: tmp_path / run_id for run_id in runs}, quiet=True)
+        assert {outcome.status for outcome in outcomes.values()} == {"complete"}
+        methods = Evidence(tmp_path).methods(study)
+        frames.append(values_of_cell(methods, cell_name(cell), gain=small.gain, step=4))
+    found = pd.concat(frames)
+    assert found["steps"].notna().all()
+    assert set(found["cell"]) == {"none", "noise+reuse+optimizer+drop"}

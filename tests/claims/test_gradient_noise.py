@@ -86,7 +86,7 @@ def test_noise_between_seeds_is_undecided_and_so_is_what_holm_takes_back() -> No
 def test_pairs_without_a_common_range_are_left_out() -> None:
     decision = decide_noise(_noise(), {"low": ("path", {0: -0.02})}, {})
     assert decision.verdict == "undecided"
-    assert "1 seeds with a value" in decision.missing
+    assert "fewer than 4 seeds (1)" in decision.missing
 
 
 def test_runs_of_a_user_are_judged_by_their_own_noise() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from ...factorial.factors import cell_name
 from ..claim import Claim, Decision, Effect, combined
 from ..comparisons import compare
+from ..conjunctions import SeedValues
 from ..evidence import Evidence, Methods
 from ..fraction import PLACES, STUDIES
 from ..rules import exceeds
@@ -156,25 +157,10 @@ def decide_noise(noise: pd.DataFrame, gaps: Gaps, scalings: Gaps) -> Decision:
 
 def _foretold(label: str, base: str, gaps: Mapping[int, float], ratios: Mapping[str, Mapping[int, float]]) -> Effect:
     """The gap in the foretold direction, with Student's interval over seeds."""
-    from ...evaluation import interval
-
-    values = signed(gaps, ratios.get(base, {}))
-    where = f"base {base}, equal Pass@1"
-    if len(values) < 2:
-        nothing = f"{len(values)} seeds with a value"
-        return Effect(f"entropy gap, {label}", math.nan, unit="nats", n=len(values), condition=where, reason=nothing)
-    found = interval(values, over="seeds")
-    return Effect(
-        f"entropy gap, {label}",
-        found.estimate,
-        found.low,
-        found.high,
-        "nats",
-        len(values),
-        condition=where,
-        kind=str(found.kind),
-        reason=found.reason,
-    )
+    known = ratios.get(base, {})
+    seeds = tuple(sorted(gaps.keys() & known))
+    values = SeedValues(f"entropy gap, {label}", "equal Pass@1", seeds, signed(gaps, known), {})
+    return values.effect(condition=f"base {base}", unit="nats")
 
 
 def _corrected(effects: Mapping[str, Effect]) -> dict[str, Decision]:

@@ -20,9 +20,9 @@ from ...factorial.attribution import factor_shares, interactions
 from ...factorial.cells import Cells, run_cells
 from ...factorial.factors import Cell, cell_name, full_factorial
 from ...factorial.half_fraction import SecondOrder, half_fraction, main_effects
-from ...factorial.method_gaps import gaps
+from ...factorial.method_gaps import LEVELS, gaps
 from ..fraction import FACTORS, RATIO_FACTORS
-from .fraction_values import filled
+from .fraction_values import UNIT_GAIN, filled
 
 __all__ = [
     "EXACT_SETTINGS",
@@ -105,6 +105,7 @@ def half_effects(values: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Da
 def exact_shares(progress: Callable[[int, int], None] = lambda done, total: None) -> pd.DataFrame:
     """Shares of the same four factors on an exact policy, at equal Pass@1: rows of `factor_shares` with metric.
 
+    Per `UNIT_GAIN` of Pass@1 gained, as on the transformer; a seed has a value where both methods reached all levels.
     There noise off is the expected gradient and reuse has no clip; entropy is over responses.
 
     Raises:
@@ -121,6 +122,9 @@ def exact_shares(progress: Callable[[int, int], None] = lambda done, total: None
     if not float(off["last"].abs().max()) < _ROUNDING:
         raise RuntimeError(f"PSR and NSR differ by {off['last'].abs().max():.2g} where both are the exact gradient")
     parts = []
+    start = runs[0].values["pass@1"][0]
+    table["matched"] *= UNIT_GAIN / (np.mean(LEVELS) - start[table["seed"]])
+    table.loc[table["levels"] < len(LEVELS), "matched"] = np.nan
     for metric in ("entropy", "pass@8"):
         rows = table[(table["metric"] == metric) & (table["method"] == "NSR")]
         parts.append(factor_shares(rows, RATIO_FACTORS, column="matched").assign(metric=metric))

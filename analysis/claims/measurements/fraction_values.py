@@ -1,13 +1,13 @@
 """The value of each cell of the decomposition, seed by seed, from the evaluations of its runs.
 
 At equal Pass@1: both runs of a seed are read where validation Pass@1 first is a quarter, a half, three quarters and the
-whole of the place's gain above their common base. With f_l the fraction of the gain at level l and L the levels that
-both runs reached,
+whole of the place's gain above their common base. With g_l the Pass@1 gained at level l and L the levels that both
+runs reached,
 
-    value = mean_l f_l · Σ_{l∈L} (metric of NSR − metric of PSR at l) / Σ_{l∈L} f_l
+    value = 0.1 · Σ_{l∈L} (metric of NSR − metric of PSR at l) / Σ_{l∈L} g_l
 
-which is the mean over the levels where all four were reached; where some were not, a gap that grows in proportion to
-the Pass@1 gained stands for them. A seed without any common level has no value.
+the gap for each 0.1 of Pass@1 gained: so that places of different gain are on one scale, and a run that reaches some of
+the levels counts with these. A seed without any common level has no value.
 
 At equal steps: the difference after `EQ6_STEPS` steps, where every cell can be read.
 
@@ -31,10 +31,11 @@ from ..comparisons import at_steps
 from ..evidence import Methods
 from ..study import NSR, PSR
 
-__all__ = ["LEAST_SHARE", "METRICS", "STEP_METRICS", "filled", "values_of_cell"]
+__all__ = ["LEAST_SHARE", "METRICS", "STEP_METRICS", "UNIT_GAIN", "filled", "values_of_cell"]
 
 METRICS = ("entropy_fixed", "pass@64", "pass@256")
 STEP_METRICS = (*METRICS, "pass@1")
+UNIT_GAIN = 0.1  # gaps at equal Pass@1 are per so much Pass@1 gained
 LEAST_SHARE = 0.5  # of the seeds that must have a value for the others to be filled in
 
 
@@ -48,9 +49,9 @@ def values_of_cell(methods: Methods, cell: str, *, gain: float, step: int) -> pd
         step: At which runs are compared at equal steps.
 
     Returns:
-        Rows (cell, seed, metric) with columns matched (the gap at equal Pass@1, NaN without a common level), levels
-        (how many both reached), steps (the gap at equal steps), level (the mean of both methods less the base, at equal
-        Pass@1).
+        Rows (cell, seed, metric) with columns matched (the gap at equal Pass@1, per `UNIT_GAIN` of it; NaN without a
+        common level), levels (how many both reached), steps (the gap at equal steps), level (the mean of both methods
+        less the base, per `UNIT_GAIN` of Pass@1, too).
     """
     rows: list[dict[str, Any]] = []
     for seed in sorted(set(methods[PSR]) & set(methods[NSR])):
@@ -64,7 +65,7 @@ def values_of_cell(methods: Methods, cell: str, *, gain: float, step: int) -> pd
             row["steps"] = _gap(at_step, float(step), metric)
             if metric in METRICS:
                 before = float(base.values(get_metric(metric))[0].mean())
-                row |= _at_levels(at_p, metric, before)
+                row |= _at_levels(at_p, metric, before, start)
             rows.append(row)
     return pd.DataFrame(rows, columns=["cell", "seed", "metric", "matched", "levels", "steps", "level"])
 
@@ -98,14 +99,14 @@ def _gap(found: Matched, level: float, metric: str) -> float:
     return float((found.values(level, NSR, metric) - found.values(level, PSR, metric)).mean())
 
 
-def _at_levels(found: Matched, metric: str, before: float) -> Mapping[str, float]:
+def _at_levels(found: Matched, metric: str, before: float, start: float) -> Mapping[str, float]:
     table = found.table[found.table["metric"] == metric]
     reached = table.groupby("level", sort=True)["reached"].all()
     levels = [float(level) for level in reached.index.to_numpy(float)]
-    common = [(share, level) for share, level, both in zip(FRACTIONS, levels, reached, strict=True) if both]
+    common = [level for level, both in zip(levels, reached, strict=True) if both]
     if not common:
         return {"matched": float("nan"), "levels": 0, "level": float("nan")}
-    scale = np.mean(FRACTIONS) / sum(share for share, _ in common)
-    gaps = [_gap(found, level, metric) for _, level in common]
-    means = [np.mean([found.values(level, name, metric).mean() for name in (PSR, NSR)]) - before for _, level in common]
+    scale = UNIT_GAIN / sum(level - start for level in common)
+    gaps = [_gap(found, level, metric) for level in common]
+    means = [np.mean([found.values(level, name, metric).mean() for name in (PSR, NSR)]) - before for level in common]
     return {"matched": float(sum(gaps) * scale), "levels": len(common), "level": float(sum(means) * scale)}
