@@ -24,9 +24,10 @@ _METRICS = {
 }
 _EXACT = {"entropy_fixed": "entropy", "pass@64": "pass@8"}  # the metric of the exact policy in each panel
 _NOTE = (
-    "Shapley shares of four departures from the identity of the two expected gradients, at equal Pass@1 and for each "
-    "0.1 of it that was gained. Bars: 95% Student's t over seeds, each with a base of its own; filled: different from 0 "
-    "after Holm's correction over the shares of path. Exact policy: 40 responses a prompt, where off is the expected gradient; its Pass@k is at k = 8."
+    "Shapley shares of four departures from the identity of the two expected gradients, at equal Pass@1 and for "
+    "each 0.1 of it that was gained. Bars: 95% Student's t over seeds, each with a base of its own; filled: "
+    "different from 0 after Holm's correction over the shares of path. Exact policy: 40 responses a prompt, where "
+    "off is the expected gradient; its Pass@k is at k = 8."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ from analysis.claims.fraction import (
     cell_study,
     cells_of,
 )
-from analysis.claims.measurements.fraction_effects import effect_by_seed, exact_shares, half_effects, p_value
+from analysis.claims.measurements.fraction_effects import (
+    EXACT_SETTINGS,
+    effect_by_seed,
+    exact_shares,
+    half_effects,
+    p_value,
+)
 from analysis.claims.measurements.fraction_values import STEP_METRICS, filled, values_of_cell
 from analysis.claims.study import planned_runs
 from analysis.experiments.many_runs import train_runs
@@ -190,10 +197,10 @@ def test_p_is_that_of_students_test() -> None:
 
 @pytest.mark.slow  # 32 runs of exact policies
 def test_exact_policies_differ_by_noise_with_adam_alone() -> None:
-    shares = exact_shares()
+    shares = exact_shares(settings=replace(EXACT_SETTINGS, seeds=3, prompts=16))
     rows = shares[shares["metric"] == "entropy"].set_index(["factor", "kind"])["value"]
     for factor in RATIO_FACTORS:
-        assert abs(rows[factor.name, "first in"]) < 0.02
+        assert abs(rows[factor.name, "first in"]) < 0.03
     assert rows["noise", "last out"] > 0.05
     assert rows["optimizer", "last out"] > 0.05
 

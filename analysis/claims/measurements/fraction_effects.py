@@ -102,19 +102,25 @@ def half_effects(values: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Da
     return pd.concat([_rows(kind, found) for kind, found in kinds.items()], ignore_index=True), pairs
 
 
-def exact_shares(progress: Callable[[int, int], None] = lambda done, total: None) -> pd.DataFrame:
+def exact_shares(
+    progress: Callable[[int, int], None] = lambda done, total: None, settings: Cells = EXACT_SETTINGS
+) -> pd.DataFrame:
     """Shares of the same four factors on an exact policy, at equal Pass@1: rows of `factor_shares` with metric.
 
     Per `UNIT_GAIN` of Pass@1 gained, as on the transformer; a seed has a value where both methods reached all levels.
     There noise off is the expected gradient and reuse has no clip; entropy is over responses.
 
+    Args:
+        progress: Receives (runs done, of how many).
+        settings: The problem and its size.
+
     Raises:
         RuntimeError: PSR and NSR differ with everything off, where they are one update: the toolkit is wrong.
     """
     cells = full_factorial(RATIO_FACTORS)
-    jobs = [(cell, method) for cell in cells for method in EXACT_SETTINGS.methods]
+    jobs = [(cell, method) for cell in cells for method in settings.methods]
     runs = []
-    for run in run_cells(jobs, EXACT_SETTINGS):
+    for run in run_cells(jobs, settings):
         runs.append(run)
         progress(len(runs), len(jobs))
     table = gaps(runs)
