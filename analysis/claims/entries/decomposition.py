@@ -224,8 +224,8 @@ CLAIMS = (
         source="2506.01347, sections 3.3 and 4 (which explain the difference by the gradients of single tokens)",
         hypothesis="One factor makes at least a third of the entropy gap NSR − PSR, with the same sign at low, middle "
         "and high accuracy.",
-        statistic="Of the gap NSR − PSR in entropy on fixed prefixes (Pass@64 beside it) for each 0.1 of Pass@1 gained, "
-        "over four levels of validation Pass@1 that are the same in all cells of a seed: the Shapley share of "
+        statistic="Of the gap NSR − PSR in entropy on fixed prefixes (Pass@64 beside it) for each 0.1 of Pass@1 "
+        "gained, over four levels of validation Pass@1 that are the same in all cells of a seed: the Shapley share of "
         "each of four factors over the full factorial of sixteen cells under the ratio form (16 against 4 "
         "responses a prompt, the other sign's rows, reuse with a clip, the optimiser), seed by seed. The "
         "probability form is the fifth factor of a half fraction of resolution V, which is read at equal "
