@@ -13,6 +13,7 @@ from . import (
     noise_robustness,
     pass_at_k,
     regularisers,
+    single_steps,
     trade_off,
 )
 
@@ -20,6 +21,7 @@ __all__ = ["ENTRIES"]
 
 ENTRIES: tuple[Claim, ...] = (
     *regularisers.CLAIMS,
+    *single_steps.CLAIMS,
     *identity.CLAIMS,
     *dynamics.CLAIMS,
     *pass_at_k.CLAIMS,
