@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..claim import Claim
 from . import (
+    clipping,
     decomposition,
     dynamics,
     gradient_noise,
@@ -31,4 +32,5 @@ ENTRIES: tuple[Claim, ...] = (
     *decomposition.CLAIMS,
     *gradient_noise.CLAIMS,
     *kept_diversity.CLAIMS,
+    *clipping.CLAIMS,
 )
