@@ -115,10 +115,14 @@ class Part:
         """holds by the 95% interval, fails by the simultaneous one, else undecided."""
         if not np.isfinite([effect.low, effect.high]).all():
             return "undecided"
-        if effect.low > self.bound if self.above else effect.high < self.bound:
+        if self.clearance(effect) > 0:
             return "holds"
         refuted = wide.high < self.bound if self.above else wide.low > self.bound
         return "fails" if refuted else "undecided"
+
+    def clearance(self, effect: Effect) -> float:
+        """How far the 95% interval lies from the bound, on the side that the claim says."""
+        return effect.low - self.bound if self.above else self.bound - effect.high
 
     def interval(self, level: float) -> Interval:
         """Of the given level; its ends are NaN where there is none."""
@@ -176,8 +180,12 @@ def all_of(parts: Sequence[Part], condition: str = "") -> Decision:
         return Decision(
             "undecided", f"{told([first])}.{more}", listed, missing=f"{part.says}: {missing}", tables=tables
         )
-    nearest = min(by_verdict["holds"], key=lambda i: abs(effects[i].value - parts[i].bound))
-    return Decision("holds", f"All {len(parts)} parts: the nearest, {told([nearest])}.", listed, tables=tables)
+    if len(parts) == 1:
+        return Decision("holds", f"{told([0])}.", listed, tables=tables)
+    nearest = min(by_verdict["holds"], key=lambda i: parts[i].clearance(effects[i]))
+    return Decision(
+        "holds", f"All {len(parts)} parts; the one nearest its bound: {told([nearest])}.", listed, tables=tables
+    )
 
 
 def by_condition(

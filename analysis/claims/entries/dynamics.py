@@ -254,7 +254,7 @@ CLAIMS = (
         title="NSR keeps entropy, PSR loses it",
         statement="During training the entropy after NSR is at or above that after PPO and GRPO, theirs is at or above "
         "that after PSR, and that after NSR stays near the base.",
-        source="2506.01347, section 4.1, Figure 4b",
+        source="2506.01347, Figure 4b",
         hypothesis="Entropy is ordered NSR, then PPO and GRPO, then PSR, with NSR above PSR, and NSR near the base.",
         statistic="Mean entropy of a token on test prompts, for two different questions: on prefixes of the base's own "
         "responses, fixed once, and on the responses that the trained policy samples.",
@@ -277,7 +277,7 @@ CLAIMS = (
         title="PSR solves most training prompts",
         statement="Training on correct responses alone gives the highest fraction of correct rollouts and of training "
         "prompts with all rollouts correct.",
-        source="2506.01347, section 4.1, Figures 4c and 4d",
+        source="2506.01347, Figures 4c and 4d",
         hypothesis="Towards the end of training both fractions are higher under PSR than under every other method.",
         statistic="Fractions of the training rollouts, PSR less each other method, mean over the last quarter of the "
         "common steps or updates; at equal Pass@1 the fraction of test prompts with all sampled responses correct.",
@@ -299,7 +299,7 @@ CLAIMS = (
         family="dynamics",
         title="PSR's greedy accuracy rises fast, then stalls",
         statement="Under PSR greedy accuracy rises faster than under the other methods at first, and then stalls.",
-        source="2506.01347, section 4.1, Figure 4a",
+        source="2506.01347, Figure 4a",
         hypothesis="PSR gains more than the others in the first quarter of training, and its rate of gain in the last "
         "half is less than a quarter of that.",
         statistic="Greedy accuracy on test prompts: the gain in the first quarter of the common updates, PSR less each "

@@ -135,7 +135,7 @@ CLAIMS = (
         title="False negatives hurt NSR more than PSR",
         statement="When the verifier rejects correct responses, training on wrong responses suffers, since it pushes "
         "correct responses down.",
-        source="2506.01347, limitations (a reliable verifier is assumed); 2505.22653 and 2505.14625 on noisy rewards",
+        source="2506.01347 trains on exact verdicts; noisy rewards: 2505.22653 and 2505.14625",
         hypothesis="False negatives cost NSR more than PSR, at a step that makes up for the weaker signal.",
         statistic="Exact Pass@1 on test prompts with 40% false negatives less that without, NSR less PSR, paired by "
         "seed; at equal Pass@1 the same of Pass@64. Reported besides: 20%, and each method by itself.",

@@ -106,11 +106,11 @@ CLAIMS = (
         title="λ = 0.1 is the best trade-off",
         statement="W-REINFORCE with weight λ = 0.1 on correct responses has the best Pass@k over all k: better than "
         "training on either kind of response alone, than equal weights, and than GRPO and PPO.",
-        source="2506.01347, section 5, Table 2",
+        source="2506.01347, section 5",
         hypothesis="The mean of Pass@k over log₂ k is greatest at λ = 0.1.",
         statistic="Mean over k = 1, 2, 4, …, 256 of exact Pass@k on test prompts: W-REINFORCE(0.1) less the other "
         "method, or less W-REINFORCE with another λ, paired by seed.",
-        margin=f"{_MARGIN:g}: the paper's leads over the second best are about this large on average over k",
+        margin=f"{_MARGIN:g}: one problem in 200 at every k",
         rule="Holds where the 95% interval of each difference lies above the margin (for λ = 0.3, a neighbour, above "
         "minus the margin); fails where one lies below its bound by the simultaneous interval of all differences, so "
         "that a tie is a failure. Runs of W-REINFORCE(0.1) that diverged count against it.",
