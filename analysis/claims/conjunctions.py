@@ -171,11 +171,13 @@ def all_of(parts: Sequence[Part], condition: str = "") -> Decision:
         first, *others = by_verdict["undecided"]
         effect, part = effects[first], parts[first]
         comparison = part.measured if isinstance(part.measured, Comparison) else None
-        missing = (
-            missing_power(effect, part.bound, comparison)
-            if np.isfinite(effect.low)
-            else effect.reason or "it has no interval"
-        )
+        beyond = effect.high < part.bound if part.above else effect.low > part.bound
+        if beyond:  # by the 95% interval alone
+            missing = f"the simultaneous interval of all {len(parts)} parts still contains {part.bound:.3g}; more seeds"
+        elif np.isfinite(effect.low):
+            missing = missing_power(effect, part.bound, comparison)
+        else:
+            missing = effect.reason or "it has no interval"
         more = f" {len(others)} more of {len(parts)} parts are open." if others else ""
         return Decision(
             "undecided", f"{told([first])}.{more}", listed, missing=f"{part.says}: {missing}", tables=tables

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..claim import Claim, Decision
-from ..comparisons import MATCHING_TEXT, MATCHINGS, Comparison, Matching, compare
+from ..comparisons import MATCHING_TEXT, MATCHINGS, Comparison, Matching, compare, metric_text
 from ..conjunctions import Part, all_of, together
 from ..evidence import Evidence, Methods
 from ..studies import ONE_SGD_UPDATE, PATH_B
@@ -73,7 +73,7 @@ def _nsr_suffers_more(methods: Methods, name: str) -> Mapping[str, Decision]:
         parts = []
         for rate in [rate for rate in reversed(FALSE_NEGATIVES[1:]) if noisy(NSR, rate) in methods]:
             costs = {method: _change(methods, method, rate, metric, at) for method in (NSR, PSR)}
-            text = f"{_shown(metric)}: change by {rate:.0%} false negatives"
+            text = f"{metric_text(metric)}: change by {rate:.0%} false negatives"
             extra = replace(extra_cost(costs[NSR], costs[PSR]), label=f"{text}, NSR − PSR")
             parts.append(Part("NSR loses more than PSR", extra, -_MARGIN, above=False))
             parts += [
@@ -90,10 +90,6 @@ def _nsr_suffers_more(methods: Methods, name: str) -> Mapping[str, Decision]:
 def _change(methods: Methods, method: str, rate: float, metric: str, at: Matching) -> Comparison:
     """The metric with false negatives less that without."""
     return compare(methods, noisy(method, rate), noisy(method, 0.0), [metric], at)[metric]
-
-
-def _shown(metric: str) -> str:
-    return metric.replace("pass", "Pass")
 
 
 def _r1(evidence: Evidence) -> Decision:

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import UsageError
 from ...evaluation import get_metric
 from ...evaluation.metrics import Panel
-from ..comparisons import Comparison, at_steps
+from ..comparisons import Comparison, at_steps, metric_text
 from ..conjunctions import SeedValues, require
 from ..paired_curves import panel_of
 
@@ -107,7 +107,7 @@ def levels(
         return values
 
     at = "at the end" if step is None else f"after {step} steps" if step else "at the base"
-    return contrast(methods, (method,), value, metric=metric, label=f"{method}: {metric}", at=at)
+    return contrast(methods, (method,), value, metric=metric, label=f"{metric_text(metric)}: {method}", at=at)
 
 
 def base_values(methods: Methods, metric: str, *, temperature: float = 1.0) -> Comparison:

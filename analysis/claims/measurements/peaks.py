@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...evaluation import get_metric
-from ..comparisons import Comparison
+from ..comparisons import Comparison, metric_text
 from ..conjunctions import require
 from ..paired_curves import panel_of
 from .curves import at_places
@@ -102,5 +102,7 @@ def after_peak(methods: Methods, method: str, metric: str) -> AfterPeak:
         ends[seed] = min(last, REACH * peaks[seed]) if peaks[seed] else last
         before, after = at_places(run, metric, (peaks[seed], ends[seed]), "step")
         rows.append(after - before)
-    change = Comparison(metric, f"{metric}: {method} after its peak", "to 3× its step", tuple(runs), {}, np.stack(rows))
+    change = Comparison(
+        metric, f"{metric_text(metric)}: {method} after its peak", "to 3× its step", tuple(runs), {}, np.stack(rows)
+    )
     return AfterPeak(change, peaks, ends)
