@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims import Evidence
+from analysis.claims import Decision, Evidence
 from analysis.claims.entries.decomposition import decide_shares
 from analysis.claims.fraction import (
     COUNTDOWN,
@@ -164,6 +165,10 @@ def test_a_cell_without_values_leaves_the_verdict_open() -> None:
     assert decision.verdict == "undecided"
     counts = decision.tables["missing values"]
     assert counts["without"][0] == LOW.seeds
+    read = Decision.from_json(json.loads(json.dumps(decision.to_json(), allow_nan=False)))  # as the ledger keeps it
+    assert read.tables["shares"]["adjusted"].count(None) == list(map(str, decision.tables["shares"]["adjusted"])).count(
+        "nan"
+    )
 
 
 def test_five_factors_follow_from_the_half_fraction() -> None:

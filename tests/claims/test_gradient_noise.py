@@ -68,7 +68,7 @@ def test_without_a_crossing_the_claim_fails() -> None:
 def test_one_condition_against_the_prediction_depends() -> None:
     decision = decide_noise(_noise(), _gaps(0.03, turned="high"), {})
     assert decision.verdict == "depends"
-    assert decision.depends_on == "holds: sign, low, sign, middle; fails: sign, high"
+    assert decision.depends_on == "holds: sign (low), sign (middle); fails: sign (high)"
 
 
 def test_noise_between_seeds_is_undecided_and_so_is_what_holm_takes_back() -> None:

@@ -137,8 +137,14 @@ def decide_noise(noise: pd.DataFrame, gaps: Gaps, scalings: Gaps) -> Decision:
                 reason=found.reason or ("" if inside else "the variances do not cross within the bases"),
             )
         )
-    parts = {f"sign, {name}": _foretold(f"sign on {name}", *pair, ratios) for name, pair in gaps.items()}
-    parts |= {f"size, {name}": _foretold(f"more with {name}", *pair, ratios) for name, pair in scalings.items()}
+    parts = {
+        f"sign ({name})": _foretold(f"foretold sign, {name}", *pair, ratios, unit=_unit(name))
+        for name, pair in gaps.items()
+    }
+    parts |= {
+        f"size ({name})": _foretold(f"what is added by {name}", *pair, ratios, unit=_unit(name))
+        for name, pair in scalings.items()
+    }
     verdicts = combined(_corrected(parts))
     agreeing, total = _agreement(gaps, ratios)
     head = (
@@ -155,12 +161,24 @@ def decide_noise(noise: pd.DataFrame, gaps: Gaps, scalings: Gaps) -> Decision:
     return verdict
 
 
-def _foretold(label: str, base: str, gaps: Mapping[int, float], ratios: Mapping[str, Mapping[int, float]]) -> Effect:
+def _unit(condition: str) -> str:
+    """Cells of the decomposition count gaps for the Pass@1 gained, other runs as means over their common range."""
+    return "nats per 0.1 of Pass@1" if any(place.name in condition for place in PLACES) else "nats"
+
+
+def _foretold(
+    label: str,
+    base: str,
+    gaps: Mapping[int, float],
+    ratios: Mapping[str, Mapping[int, float]],
+    *,
+    unit: str = "nats",
+) -> Effect:
     """The gap in the foretold direction, with Student's interval over seeds."""
     known = ratios.get(base, {})
     seeds = tuple(sorted(gaps.keys() & known))
     values = SeedValues(f"entropy gap, {label}", "equal Pass@1", seeds, signed(gaps, known), {})
-    return values.effect(condition=f"base {base}", unit="nats")
+    return values.effect(condition=f"base {base}", unit=unit)
 
 
 def _corrected(effects: Mapping[str, Effect]) -> dict[str, Decision]:
