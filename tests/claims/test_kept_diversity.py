@@ -73,6 +73,7 @@ def test_the_rule_follows_the_signs_of_the_decomposition() -> None:
     assert (fields["update.rows"], fields["update.minibatch_size"]) == ("drop", 256)
     assert fields["update.epochs"] == 4
     assert fields["optimizer.name"] == "sgd"
+    assert kept_diversity.rate_of(fields) == pytest.approx(0.06 / 4)  # four passes share it
     assert (fields["objective.clip_low"], fields["objective.clip_high"]) == (0.2, 0.2)
     small = chosen_fields(_kept(noise=1, drop=-1), _runs(OBJECTIVES), _runs(CLIPS))
     assert small["rollout.group_size"] * small["rollout.prompts"] == 1024

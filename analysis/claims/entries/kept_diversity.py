@@ -15,7 +15,7 @@ from ..rules import missing_power, shown
 from ..studies import PATH_B
 from ..study import GRPO, METHODS, NSR, PSR, W_REINFORCE, Study
 
-__all__ = ["CHOSEN", "CLAIMS", "chosen_fields", "decide_test", "final_study", "tuning_studies"]
+__all__ = ["CHOSEN", "CLAIMS", "chosen_fields", "decide_test", "final_study", "rate_of", "tuning_studies"]
 
 CHOSEN, MAXRL, LEAST_VARIANCE, HALF = "chosen", "MaxRL", "least variance", "REINFORCE"
 _METRIC = "pass@256"
@@ -116,7 +116,7 @@ def tuning_studies(evidence: Evidence) -> tuple[Study, ...]:
         Study(
             f"countdown, {times:g} times the rate",
             "countdown",
-            {name: fields | {"optimizer.lr": _rate(fields) * times} for name, fields in methods.items()},
+            {name: fields | {"optimizer.lr": rate_of(fields) * times} for name, fields in methods.items()},
             {"steps": 20, "eval.every": 20},
             _TUNING_SEEDS,
             _TUNED_ON,
@@ -129,7 +129,7 @@ def final_study(evidence: Evidence) -> tuple[Study, ...]:
     """Every method at its best rate on `countdown`, seeds 200 to 207, never used before."""
     best = _best_rates(evidence)
     methods = {
-        name: fields | {"optimizer.lr": _rate(fields) * best[name]} for name, fields in _methods(evidence).items()
+        name: fields | {"optimizer.lr": rate_of(fields) * best[name]} for name, fields in _methods(evidence).items()
     }
     return (Study("countdown, fresh seeds", "countdown", methods, _EVALUATED, _TEST_SEEDS, _TESTED_ON),)
 
@@ -143,8 +143,9 @@ def _methods(evidence: Evidence) -> dict[str, dict[str, Any]]:
     return {CHOSEN: chosen, **{name: dict(_OBJECTIVES[name]) for name in RIVALS}}
 
 
-def _rate(fields: Mapping[str, Any]) -> float:
-    return _RATES[fields.get("optimizer.name", "adamw")]
+def rate_of(fields: Mapping[str, Any]) -> float:
+    """The rate that the grid multiplies: that of the optimiser, shared by the passes over a batch as in S2."""
+    return _RATES[fields.get("optimizer.name", "adamw")] / fields.get("update.epochs", 1)
 
 
 def _best_rates(evidence: Evidence) -> dict[str, float]:
