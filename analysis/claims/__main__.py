@@ -14,7 +14,7 @@ from ..common.command import command_line, run_command
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from .claim import Claim
+    from ..common.tables import Table
 
 __all__ = ["main"]
 
@@ -27,7 +27,7 @@ _MANUAL = """\
 examples:
   python -m analysis.claims --list                 all claims, with what each costs
   python -m analysis.claims --run G3,P2            decide these
-  python -m analysis.claims --quick                all that need no training run: at most 5 minutes on 2 cores
+  python -m analysis.claims --quick                the cheapest ones: at most 5 minutes on 2 cores
   python -m analysis.claims --full                 everything; the same command continues after an interruption
   python -m analysis.claims --show P2              one claim with its numbers and its figure
   python -m analysis.claims --on runs/mine         judge your own runs by every claim that their records can decide
@@ -57,9 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="the claims as a table, with the cost of each")
     what.add_argument("--run", metavar="IDS", help="decide these claims, separated by commas")
-    what.add_argument("--quick", action="store_true", help="decide all claims that need no training run")
+    what.add_argument(
+        "--quick",
+        action="store_true",
+        help="decide what fits into 5 minutes on 2 cores, claims that need no training run first",
+    )
     what.add_argument("--full", action="store_true", help="decide all claims")
-    what.add_argument("--show", metavar="ID", help="one claim: rule, verdict, numbers, figure")
+    what.add_argument(
+        "--show", metavar="ID", help="one claim: rule, verdict and numbers; its figure is drawn into a file"
+    )
     what.add_argument("--on", type=Path, metavar="RUN", help="judge an experiment or a run of your own")
     add = parser.add_argument
     add("--out", type=Path, default=LEDGER, metavar="DIR", help="folder of runs and decisions (default: %(default)s)")
@@ -72,36 +78,45 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
-    from .registry import all_claims, chosen
-
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UsageError(f"--workers: expected 1 or more, got {arguments.workers}; leave it out for one on each core")
     if arguments.list:
-        _list(list(all_claims().values()), as_json=arguments.json)
+        _list(arguments)
     elif arguments.show is not None:
-        (claim,) = chosen([arguments.show]) or (None,)
-        if claim is None:
-            raise UsageError(f"--show: expected the id of a claim, got {arguments.show!r}; see --list")
-        _show(claim, arguments)
+        _show(arguments)
     elif arguments.on is not None:
         _judge(arguments)
     else:
         _decide(arguments, command)
 
 
-def _list(claims: Sequence[Claim], *, as_json: bool) -> None:
+def _list(arguments: argparse.Namespace) -> None:
+    from .registry import all_claims
+    from .results import verdicts_of
     from .tables import claims_table
 
-    _print(claims_table(claims), as_json=as_json)
+    claims = list(all_claims().values())
+    verdicts = verdicts_of(claims, arguments.out)
+    _print(claims_table(claims, verdicts), as_json=arguments.json)
 
 
-def _show(claim: Claim, arguments: argparse.Namespace) -> None:
+def _show(arguments: argparse.Namespace) -> None:
     from .pages import claim_page
-    from .results import committed_or_made
+    from .registry import chosen
+    from .results import committed_or_made, draw_claim
 
+    claims = chosen([arguments.show], option="--show")
+    if not claims:
+        raise UsageError("--show: expected the id of a claim, got none; python -m analysis.claims --list shows all")
+    (claim,) = claims
     entry, origin = committed_or_made(claim, arguments.out)
     if arguments.json:
         print(json.dumps(entry.to_json() if entry else {"id": claim.id}, indent=1, ensure_ascii=False))
         return
     print(claim_page(claim, entry, origin))
+    if entry is not None:
+        for path in draw_claim(claim, entry, arguments.figures or arguments.out / "figures"):
+            print(f"\nfigure   {path}")
 
 
 def _judge(arguments: argparse.Namespace) -> None:
@@ -109,10 +124,20 @@ def _judge(arguments: argparse.Namespace) -> None:
     from .tables import verdict_table
 
     claims, entries, skipped = judge(arguments.on)
-    _print(verdict_table(claims, entries), as_json=arguments.json)
-    if not arguments.json:
-        for line in skipped:
-            print(line)
+    if arguments.json:
+        table = verdict_table(claims, entries).to_json()
+        decided = [entry.to_json() for entry in entries]
+        print(json.dumps(table | {"entries": decided, "not_judged": skipped}, indent=1, ensure_ascii=False))
+        return
+    _print(verdict_table(claims, entries), as_json=False)
+    for entry in entries:
+        print(f"{entry.id}: {entry.decision.reason}")
+        if entry.decision.missing:
+            print(f"  What was missing: {entry.decision.missing}.")
+    if skipped:
+        print("\nNot judged:")
+    for name, reason in skipped.items():
+        print(f"  {name}: {reason}")
 
 
 def _decide(arguments: argparse.Namespace, command: str) -> None:
@@ -120,40 +145,44 @@ def _decide(arguments: argparse.Namespace, command: str) -> None:
     from .registry import all_claims, chosen, with_needed
     from .tables import verdict_table
 
+    ledger = Ledger(arguments.out)
+    left_out: dict[str, float] = {}
     if arguments.run is not None:
         claims = list(chosen(arguments.run.split(",")))
         if not claims:
-            raise UsageError("--run: expected at least one id, got none; see --list")
+            raise UsageError("--run: expected at least one id, got none; python -m analysis.claims --list shows all")
+    elif arguments.full:
+        claims = list(all_claims().values())
     else:
-        claims = [claim for claim in all_claims().values() if arguments.full or not (claim.studies or claim.later)]
+        from .quick import quick_claims
+
+        claims, left_out = quick_claims(list(all_claims().values()), ledger)
     claims = with_needed(claims)
-    entries = Ledger(arguments.out).make(
-        claims, executor=arguments.executor, workers=arguments.workers, quiet=arguments.quiet
-    )
+    entries = ledger.make(claims, executor=arguments.executor, workers=arguments.workers, quiet=arguments.quiet)
     if arguments.json:
-        print(json.dumps(results(entries, command), indent=1, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(results(entries, command, claims), indent=1, ensure_ascii=False, allow_nan=False))
     else:
         _print(verdict_table(claims, entries), as_json=False)
+        if left_out:
+            print(f"left out {', '.join(left_out)}: they do not fit into the time of --quick; name them with --run")
         print(f"records  {shlex.quote(str(arguments.out))}")
     if arguments.figures is not None:
         from .results import write_ledger
 
-        for path in write_ledger(claims, entries, command, arguments.figures):
+        for path in write_ledger(list(all_claims().values()), entries, command, arguments.figures):
             if not arguments.json:
                 print(f"wrote    {path}")
 
 
-def _print(table: object, *, as_json: bool) -> None:
-    from ..common.tables import Table
-
-    assert isinstance(table, Table)
+def _print(table: Table, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(table.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
         return
     from rich.console import Console
 
-    console = Console()
-    console.print(table.to_rich(console.width))
+    from .tables import for_terminal
+
+    Console(highlight=False).print(for_terminal(table))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 __all__ = ["VERDICTS", "Decision", "Effect", "Verdict", "combined"]
 
 Verdict = Literal["holds", "fails", "depends", "undecided"]
+# The four verdicts, in the order in which tables list them.
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 

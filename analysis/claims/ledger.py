@@ -139,6 +139,15 @@ class Ledger:
                 progress.show("decide", "claims", done=len(todo), total=len(todo))
         return [made[claim.id] for claim in claims]
 
+    def known(self, claims: Sequence[Claim]) -> set[str]:
+        """Ids of the claims that were decided before, with what is here now; those that read others are left out."""
+        return {claim.id for claim in claims if not claim.after and self._known(claim, {}) is not None}
+
+    def trained(self, claims: Sequence[Claim]) -> set[str]:
+        """run_ids of the claims' runs that are trained to their end."""
+        runs = planned_runs(study for claim in claims for study in claim.studies)
+        return {run_id for run_id in runs if _finished(self.runs / run_id)}
+
     def _recall(self, claim: Claim, made: dict[str, Entry]) -> None:
         """Add the decision that was made before to `made`, if all that it depends on is as it was."""
         if set(claim.after) <= made.keys() and (entry := self._known(claim, made)) is not None:
@@ -198,7 +207,12 @@ class Ledger:
         diverged = {study.name: found for study in studies if (found := evidence.diverged(study))}
         entry = Entry(claim.id, decision, made_with(claim, made), time.perf_counter() - started, diverged)
         text = json.dumps(entry.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        write_durably(self._file(claim.id), text.encode())
+        try:
+            write_durably(self._file(claim.id), text.encode())
+        except OSError as error:
+            raise UsageError(
+                f"--out: {error.strerror or error}; make room and run the same command again, which keeps the rest"
+            ) from error
         return entry
 
     def _known(self, claim: Claim, made: Mapping[str, Entry]) -> Entry | None:
@@ -280,9 +294,28 @@ def _finished(folder: Path) -> bool:
     return run_status(folder) in ("complete", "diverged")
 
 
-def results(entries: Sequence[Entry], command: str) -> dict[str, Any]:
-    """The ledger as plain data, with command, date, commit and versions: what `ledger.json` holds."""
-    return {"schema": SCHEMA, **measured_with(command), "entries": [entry.to_json() for entry in entries]}
+def results(entries: Sequence[Entry], command: str, claims: Sequence[Claim] = ()) -> dict[str, Any]:
+    """The ledger as plain data, with command, date, commit and versions: what `ledger.json` holds.
+
+    Args:
+        entries: What was decided.
+        command: The command that made it.
+        claims: The claims of the entries, whose studies are listed with recipe, seeds and a digest of all runs.
+    """
+    studies = {claim.id: [_described(study) for study in claim.studies] for claim in claims}
+    rows = [entry.to_json() | ({"studies": studies[entry.id]} if entry.id in studies else {}) for entry in entries]
+    return {"schema": SCHEMA, **measured_with(command), "entries": rows}
+
+
+def _described(study: Study) -> dict[str, Any]:
+    return {
+        "name": study.name,
+        "recipe": study.recipe,
+        "methods": list(study.methods),
+        "seeds": sorted({run.seed for run in study.runs}),
+        "runs": len(study.runs),
+        "hash": text_digest(sorted(run.planned.run_id for run in study.runs)),
+    }
 
 
 def read_results(file: Path) -> list[Entry]:

@@ -9,39 +9,40 @@ from .ledger import Entry
 __all__ = ["claim_page", "effects_table"]
 
 
-def claim_page(claim: Claim, entry: Entry | None, origin: str) -> str:
+def claim_page(claim: Claim, entry: Entry | None, origin: str, *, level: int = 1) -> str:
     """The whole entry in Markdown.
 
     Args:
         claim: The claim.
         entry: Its decision; None where it was not decided yet.
         origin: Where the decision comes from.
+        level: Of the heading.
     """
     parts = [
-        f"# {claim.id}: {claim.title}",
+        f"{'#' * level} {claim.id}: {claim.title}",
         claim.statement,
-        f"**Source.** {claim.source}",
+        f"**Source.** {_ended(claim.source)}",
         f"**Hypothesis.** {claim.hypothesis}",
         f"**Statistic.** {claim.statistic}",
-        f"**Margin.** {claim.margin}",
+        f"**Margin.** {_ended(claim.margin)}",
         f"**Rule.** {claim.rule}",
         f"**Conditions.** {claim.conditions}",
         f"**If it holds.** {claim.practice}",
     ]
     if entry is None:
-        parts.append(f"It was not decided yet: `python -m analysis.claims --run {claim.id}`.")
+        parts.append(f"**Verdict: not yet decided.** `python -m analysis.claims --run {claim.id}` decides it.")
         return "\n\n".join(parts)
     decision = entry.decision
-    parts.append(f"## Verdict: {decision.verdict}")
+    parts.append(f"**Verdict: {decision.verdict}.**")
     parts.append(decision.reason)
     if decision.depends_on:
-        parts.append(f"**It depends on.** {decision.depends_on}")
+        parts.append(f"**It depends on.** {_ended(decision.depends_on)}")
     if decision.missing:
-        parts.append(f"**What was missing.** {decision.missing}")
+        parts.append(f"**What was missing.** {_ended(decision.missing)}")
     if decision.effects:
-        parts.append(effects_table(decision).to_markdown())
+        parts.append(effects_table(decision).to_markdown().partition("\n\n")[2].strip())
     if entry.diverged:
-        parts.append(f"**Diverged runs.** {_diverged(entry)}")
+        parts.append(f"**Diverged runs.** {_diverged(entry)}.")
     rules = entry.made_with["commit of the rules"]
     parts.append(f"Decided by the rules of commit {rules[:12]}{'+' if rules.endswith('+') else ''}; {origin}.")
     return "\n\n".join(parts)
@@ -68,3 +69,7 @@ def _diverged(entry: Entry) -> str:
         for study, found in entry.diverged.items()
         for method, seeds in found.items()
     )
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."

@@ -43,8 +43,12 @@ def with_needed(claims: Iterable[Claim]) -> list[Claim]:
     return [claim for name, claim in known.items() if name in names]
 
 
-def chosen(ids: Iterable[str]) -> Sequence[Claim]:
+def chosen(ids: Iterable[str], *, option: str = "--run") -> Sequence[Claim]:
     """The entries of these ids, in the order of the ledger; case does not matter.
+
+    Args:
+        ids: The ids.
+        option: What a message calls them.
 
     Raises:
         UsageError: an unknown id.
@@ -53,7 +57,7 @@ def chosen(ids: Iterable[str]) -> Sequence[Claim]:
     wanted = {name.strip().upper() for name in ids if name.strip()}
     if unknown := sorted(wanted - known.keys()):
         raise UsageError(
-            f"--run: expected ids of claims, got {', '.join(unknown)} ({nearest(unknown[0], known)}); "
+            f"{option}: expected ids of claims, got {', '.join(unknown)} ({nearest(unknown[0], known)}); "
             "python -m analysis.claims --list shows all"
         )
     return [claim for name, claim in known.items() if name in wanted]

@@ -9,6 +9,11 @@ from .appearance import reference_line as reference_line
 from .appearance import style as style
 from .decomposition import decomposition_figure as decomposition_figure
 from .decomposition import share_dots as share_dots
+from .effect_forest import VERDICT_LOOKS as VERDICT_LOOKS
+from .effect_forest import effect_forest as effect_forest
+from .effect_forest import effects_figure as effects_figure
+from .effect_forest import verdict_forest as verdict_forest
+from .effect_forest import verdicts_figure as verdicts_figure
 from .factorial_effects import factor_effects as factor_effects
 from .factorial_effects import interaction_grid as interaction_grid
 from .factorial_effects import metric_against_success as metric_against_success

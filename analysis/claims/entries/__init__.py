@@ -20,6 +20,7 @@ from . import (
 
 __all__ = ["ENTRIES"]
 
+# Every claim of the ledger; `registry.all_claims` has them by id and in order.
 ENTRIES: tuple[Claim, ...] = (
     *regularisers.CLAIMS,
     *single_steps.CLAIMS,
