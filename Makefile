@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test quick check shell notebooks figures noise factorial ladder docs docs-check bench wheel clean
+.PHONY: help trace test quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench wheel clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -23,6 +23,7 @@ help:
 	@echo "make figures     run the main job with eight seeds, draw figures/, write docs/results/main_job.json"
 	@echo "make noise       measure gradient noise on the bases, draw figures/gradient_noise.png, write docs/results/noise.json"
 	@echo "make factorial   run the full factorial on exact policies, draw figures/factorial.png"
+	@echo "make ledger      decide every claim of the ledger, draw figures/ledger*.png, write figures/ledger.json and .md"
 	@echo "make docs        build the documentation site"
 	@echo "make docs-check  name the generated pages of docs/ that are stale"
 	@echo "make bench       run the benchmarks, write docs/results/performance.json"
@@ -103,6 +104,10 @@ noise: .venv/.ready-run
 factorial ladder: .venv/.ready-run
 	@$(PY) -m analysis.factorial --full --figure figures/factorial.png \
 		--results docs/results/factorial.json $(ARGS)
+
+ledger: .venv/.ready-run
+	@$(PY) -m analysis.claims --full --figures figures $(ARGS)
+	@$(PY) -m docs.generators --write
 
 docs: .venv/.ready-dev
 	@$(PY) -m docs.generators --write

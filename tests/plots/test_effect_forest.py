@@ -33,7 +33,8 @@ def test_effects_stand_from_top_to_bottom_and_hollow_without_an_interval() -> No
     ax = Figure().subplots()
     effect_forest(ax, EFFECTS, verdict="holds")
     dots = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [tuple(map(float, (*dot.get_xdata(), *dot.get_ydata()))) for dot in dots] == [(0.1, 1.0), (-0.2, 0.0)]  # type: ignore[arg-type]
+    assert [float(np.ravel(dot.get_xdata())[0]) for dot in dots] == [0.1, -0.2]
+    assert [float(np.ravel(dot.get_ydata())[0]) for dot in dots] == [1.0, 0.0]
     assert [dot.get_markerfacecolor() for dot in dots] == [VERDICT_LOOKS["holds"][0], "white"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["second", "first"]
     (band,) = ax.patches
