@@ -21,6 +21,8 @@ import numpy as np
 from ..errors import UsageError
 from ..evaluation import get_metric
 from ..evaluation.crossed import CrossedMean, crossed_mean
+from ..evaluation.influence import few
+from ..evaluation.interval_kinds import LEAST_CROSSED_SEEDS
 from ..evaluation.matching import EmptyRangeError
 from ..evaluation.metrics import Panel, evals_of
 from ..evaluation.sampling_params import SamplingParams
@@ -67,7 +69,8 @@ class Comparison:
         mean = self.mean
         if mean is None:
             value = float(self.values.mean()) if self.values.size else float("nan")
-            reason = f"{len(self.seeds)} seeds; " + "; ".join(dict.fromkeys(self.left_out.values()))
+            lacking = few(len(self.seeds), LEAST_CROSSED_SEEDS, "seeds")
+            reason = "; ".join([lacking, *dict.fromkeys(self.left_out.values())])
             return Effect(label, value, unit=unit, n=len(self.seeds), condition=condition, null=null, reason=reason)
         found = mean.interval()
         return Effect(
