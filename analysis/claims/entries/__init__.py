@@ -12,6 +12,7 @@ from . import (
     identity,
     kept_diversity,
     noise_robustness,
+    off_policy,
     pass_at_k,
     regularisers,
     single_steps,
@@ -33,5 +34,6 @@ ENTRIES: tuple[Claim, ...] = (
     *decomposition.CLAIMS,
     *gradient_noise.CLAIMS,
     *kept_diversity.CLAIMS,
+    *off_policy.CLAIMS,
     *clipping.CLAIMS,
 )
