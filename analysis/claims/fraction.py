@@ -9,8 +9,9 @@ all cells of a place are bases, prompts, seeds of the rollouts, steps, and the r
 cell has one of its own. The rates come from a pilot (draws of seed 100, base of seed 0) that looked at the Pass@1 of
 NSR with few responses to a prompt. It rose with the rates below; it fell with the next larger one tried, SGD at 0.03
 from the base at 0.35 and at 0.04 from that at 0.6, AdamW at 1.5e-4 from that at 0.6; at 0.85 and on countdown no larger
-one was tried. The same pilot showed that under the probability form NSR loses Pass@1 in a few steps with either optimiser.
-Gaps at equal Pass@1 then do not exist, which is why the cells with that form are few, short, and read at equal steps.
+one was tried. The same pilot showed that under the probability form NSR loses Pass@1 in a few steps with either
+optimiser. Gaps at equal Pass@1 then do not exist, which is why the cells with that form are few, short, and read at
+equal steps.
 """
 
 from __future__ import annotations
