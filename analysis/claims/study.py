@@ -28,14 +28,22 @@ METHODS: dict[str, dict[str, Any]] = {
     NSR: {"objective.name": "nsr", "update.rows": "drop"},
     W_REINFORCE: {"objective.name": "w-reinforce", "objective.lambda": 0.1},
     GRPO: {"objective.name": "grpo"},
-    PPO: {"objective.name": "reinforce", "critic.enabled": True, "critic.whiten": True},
+    PPO: {
+        "objective.name": "reinforce",
+        "critic.enabled": True,
+        "critic.whiten": True,
+        "update.old_log_probs": "policy",  # the critic reads the hidden states of that pass
+    },
 }
-# Records of a run that only evaluations are read of.
+# The fastest way to train a run of which only evaluations are read: few records, and one pass for rows of both signs.
 LIGHT: dict[str, Any] = {
     "record.tokens": 0.0,
     "record.contexts": 0,
     "record.rollouts": 0.0,
     "record.checkpoint": False,
+    "record.signs_every": 0,
+    "update.shared_prompts": True,
+    "update.old_log_probs": "rollouts",
 }
 _HASH = 12
 
