@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from analysis.objectives import TokenBatch, get
 from analysis.objectives.aggregation import aggregate
@@ -82,6 +83,12 @@ def equal(*values: torch.Tensor, rtol: float = 1e-12, atol: float = 1e-14) -> No
 
 def differ(value: torch.Tensor, *others: torch.Tensor) -> None:
     assert all((other - value).abs().max() > 1e-3 for other in others)
+
+
+def stated(what: str, library: str, words: str) -> None:
+    """The cell says what the functions were seen to do."""
+    (row,) = (row for row in CORRESPONDENCE if row.what == what)
+    assert words in getattr(row, library)
 
 
 # -- normalisers -------------------------------------------------------------------------------------------------------
@@ -169,12 +176,14 @@ def less_the_mean_over_the_std() -> None:
     equal(value, verl_advantages("grpo"), verl_advantages("grpo_vectorized"), rtol=1e-7)
     std = REWARDS.view(-1, GROUP).std(-1).repeat_interleave(GROUP)
     scaled = value * (std + 1e-6) / (std + 1e-4)
+    stated("less the group's mean, over its std", "trl", "(1e-4 added to the std, 1e-6 here)")
     equal(scaled, trl_peer.grpo_advantages(REWARDS, GROUP, scale_rewards="group"), rtol=TRL_STD)
 
 
 def less_the_mean_over_the_batch_std() -> None:
     value = our_advantages(advantage="group_mean_batch_std")
     scaled = value * (REWARDS.std() + 1e-6) / (REWARDS.std() + 1e-4)
+    stated("less the group's mean, over the batch's std", "trl", "(1e-4 added to the std, 1e-6 here)")
     equal(scaled, trl_peer.grpo_advantages(REWARDS, GROUP, scale_rewards="batch"), rtol=TRL_STD)
     no_library_has(value, trl=False)
 
@@ -242,6 +251,10 @@ def dual_clip() -> None:
     equal(plain, trl_weights())  # unset by default
     equal(dual, trl_weights(delta=1.5), verl_weights("vanilla", clip_ratio_c=1.5))
     assert verl_peer.actor_config().clip_ratio_c == 3.0
+    stated("dual clip", "verl", f"clip_ratio_c, {verl_peer.actor_config().clip_ratio_c:g} unless set")
+    stated("dual clip", "trl", "delta (unset: none)")
+    assert get("grpo").parameters.get("dual_clip") is None
+    stated("dual clip", "ours", "objective.dual_clip (unset: none)")
     large = LOG_PROBS.clone()
     large[1, 0] = OLD[1, 0] + 1.2  # ρ = 3.3 with A < 0
     values = [
@@ -275,6 +288,14 @@ def kl_in_the_loss() -> None:
     batch = TokenBatch(far.detach(), ref_log_probs=torch.zeros_like(far).detach())
     equal(-gradient, get("kl-k3", clamp=10.0).weights(batch).weight)
     assert gradient[0, 2] == 0
+    for k3, flows in ((9.9, True), (10.1, False)):
+        gap = torch.tensor([[brentq(lambda x, k3=k3: np.expm1(x) - x - k3, 0, 9)]], dtype=torch.float64)
+        leaf = (-gap).requires_grad_()
+        (at,) = torch.autograd.grad(verl_peer.core().kl_penalty(leaf, torch.zeros(1, 1), "k3").sum(), leaf)
+        assert bool(at != 0) is flows
+    stated("KL in the loss", "verl", "(no gradient where k3 > 10)")
+    stated("KL in the loss", "verl", "full is not implemented")
+    stated("KL in the loss", "trl", "use_bias_correction_kl = False; by default k3 × ρ, the objective kl-k3-corrected")
     policy, ours_k3 = trl_weights(), our_weights("kl-k3", beta=0.05)
     equal(policy + ours_k3, trl_weights(beta=0.05, ref_log_probs=REF, use_bias_correction_kl=False))
     corrected = our_weights("kl-k3-corrected", beta=0.05)
