@@ -7,6 +7,7 @@ from . import (
     clipping,
     decomposition,
     dynamics,
+    gradient_limits,
     gradient_noise,
     groups,
     identity,
@@ -25,6 +26,7 @@ __all__ = ["ENTRIES"]
 ENTRIES: tuple[Claim, ...] = (
     *regularisers.CLAIMS,
     *single_steps.CLAIMS,
+    *gradient_limits.CLAIMS,
     *identity.CLAIMS,
     *dynamics.CLAIMS,
     *pass_at_k.CLAIMS,

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toy_models import BASES, ensure_base, get_task, load_policy, response_logits, sample, teacher_batch
-from toy_models.end_tokens import policy_end_tokens
+from toy_models import response_logits
 
 from ...common.randomness import seed_of
 from ...objectives import TokenBatch, get
 from ..evidence import Progress
+from .responses import base_and_task, sampled
 
 __all__ = ["FORMS", "closed_form_errors", "table_errors", "transformer_errors"]
 
@@ -98,28 +98,13 @@ def _sampled(
     base: str, seed: int, prompts: int, group_size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (n, V) at the tokens of sampled responses, the tokens (n,), and whether their response was correct."""
-    ensure_base(base, seed)
-    policy = load_policy(base, seed=seed)
+    policy, task = base_and_task(base, seed)
     policy.model.double()
-    task = get_task(BASES[base].task, policy.tokenizer)
-    chosen = task.prompts("validation")[:prompts]
-    ids = [prompt.ids for prompt in chosen]
+    drawn = sampled(policy, task, task.prompts("validation")[:prompts], group_size, generator)
     with torch.no_grad():
-        drawn = sample(
-            policy.model,
-            ids,
-            group_size=group_size,
-            max_new_tokens=task.max_new_tokens,
-            eos_id=policy_end_tokens(policy),
-            pad_id=policy.pad_id,
-            uniforms=torch.rand(len(ids) * group_size, task.max_new_tokens, generator=generator, dtype=torch.float64),
-        )
-        responses = [row[:n] for row, n in zip(drawn.response_ids.tolist(), drawn.lengths.tolist(), strict=True)]
-        owners = [ids[i // group_size] for i in range(len(responses))]
-        batch = teacher_batch(owners, responses, policy.pad_id)
-        logits = response_logits(policy.model, batch)
-    correct = torch.tensor([task.verify(x, y).correct for x, y in zip(owners, responses, strict=True)])
-    return logits[batch.mask], batch.tokens[batch.mask], correct[:, None].expand_as(batch.mask)[batch.mask]
+        logits = response_logits(policy.model, drawn.batch)
+    mask = drawn.batch.mask
+    return logits[mask], drawn.batch.tokens[mask], drawn.correct[:, None].expand_as(mask)[mask]
 
 
 def _pushed(probs: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
