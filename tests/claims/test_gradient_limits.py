@@ -1,4 +1,4 @@
-"""G7 and G9: the exact parts, and each verdict from planted norms and cosines."""
+"""G7 to G9: the exact parts, and each verdict from planted norms and cosines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis import UsageError
-from analysis.claims.measurements import clipping, noise_ratios, vanishing
+from analysis.claims.measurements import clipping, flattening, noise_ratios, vanishing
 from analysis.claims.measurements.clipping import Clipped, clip_cosines
+from analysis.claims.measurements.flattening import tail_changes
 from analysis.claims.registry import all_claims
 from analysis.claims.study import NSR, PSR
 from tests.claims.planted import PlantedEvidence, World, planted
@@ -117,3 +118,32 @@ def test_clip_cosines_of_a_small_base() -> None:
         assert still[name].tokens[0] == 0
         assert moved[name].cosine[0] < 0.99
         assert moved[name].tokens[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("kl", "norm", "expected"), [(0.02, 0.5, "holds"), (-0.02, -0.5, "fails"), (0.02, -0.5, "depends")]
+)
+def test_g8_verdicts(monkeypatch: pytest.MonkeyPatch, kl: float, norm: float, expected: str) -> None:
+    around = 0.001 * np.array([-1.0, 1.0, -0.5, 0.5])
+
+    def rows(tail: float) -> np.ndarray:
+        return np.stack([tail + around, around], 1)
+
+    found = {
+        (matching, name): rows(tail if name == "bonus" else 0.0)
+        for matching, tail in (("KL", kl), ("step norm", norm))
+        for name in flattening.DIRECTIONS
+    }
+    monkeypatch.setattr(flattening, "tail_changes", lambda *_: found)
+    decision = all_claims()["G8"].decide(PlantedEvidence({}))
+    assert decision.verdict == expected
+    assert len(decision.tables["steps"]["tail"]) == 24
+
+
+@pytest.mark.slow  # loads a base, samples, and steps along gradients in float64
+def test_tail_changes_of_a_small_base() -> None:
+    """The bonus raises the entropy to first order, and a second measurement finds the base as it was."""
+    first, second = (tail_changes("tiny", 1, lambda *_: None, prompts=4, group_size=2) for _ in range(2))
+    assert first["KL", "bonus"][0, 1] > 0
+    for key, values in first.items():
+        np.testing.assert_array_equal(values, second[key])
