@@ -17,6 +17,7 @@ from . import (
     pass_at_k,
     regularisers,
     single_steps,
+    token_masks,
     trade_off,
 )
 
@@ -38,4 +39,5 @@ ENTRIES: tuple[Claim, ...] = (
     *kept_diversity.CLAIMS,
     *off_policy.CLAIMS,
     *clipping.CLAIMS,
+    *token_masks.CLAIMS,
 )
