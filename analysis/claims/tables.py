@@ -63,11 +63,12 @@ def counts(entries: Sequence[Entry], claims: Sequence[Claim]) -> str:
 
     Example:
         >>> counts([], [])
-        '0 holds, 0 fails, 0 depends, 0 undecided'
+        'no claim'
     """
-    found = [f"{sum(entry.decision.verdict == verdict for entry in entries)} {verdict}" for verdict in VERDICTS]
+    found = {verdict: sum(entry.decision.verdict == verdict for entry in entries) for verdict in VERDICTS}
+    found_text = [f"{count} {verdict}" for verdict, count in found.items() if count]
     left = len({claim.id for claim in claims} - {entry.id for entry in entries})
-    return ", ".join([*found, *([f"{left} not yet decided"] if left else [])])
+    return ", ".join([*found_text, *([f"{left} not yet decided"] if left else [])]) or "no claim"
 
 
 def by_family(claims: Sequence[Claim]) -> list[Claim]:

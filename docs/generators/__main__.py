@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.claims.claim import FAMILIES
+
 __all__ = ["PAGES", "Page", "main"]
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +71,21 @@ def _bases() -> str:
     return bases_page()
 
 
+def _claims() -> str:
+    from .claims_pages import index_page
+
+    return index_page()
+
+
+def _claims_of(family: str) -> Callable[[], str]:
+    def page() -> str:
+        from .claims_pages import family_page
+
+        return family_page(family)
+
+    return page
+
+
 def _template(name: str) -> Callable[[], str]:
     def page() -> str:
         from .templates import render
@@ -87,6 +104,8 @@ PAGES = {
     "intervals": Page("docs/intervals.md", _intervals),
     "layers": Page("docs/images/layers.svg", _layers),
     "bases": Page("docs/bases.md", _bases),
+    "claims": Page("docs/claims/index.md", _claims),
+    **{f"claims_{family}": Page(f"docs/claims/{family}.md", _claims_of(family)) for family in FAMILIES},
     "readme": Page("README.md", _template("README.md")),
     "choose_a_base": Page("docs/how_to/choose_a_base.md", _template("choose_a_base.md")),
     "findings": Page("docs/findings.md", _template("findings.md")),

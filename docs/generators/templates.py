@@ -71,6 +71,8 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "accuracy": weight_accuracy,
         "updates": _updates,
         "recipes": BASES,
+        "verdicts": _verdicts,
+        "verdict_counts": _verdict_counts,
     }
     return environment.get_template(name).render(results)
 
@@ -145,6 +147,24 @@ def _one_machine(performance: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
         "cores": str(cores),
         "dates": f"on {last}" if first == last else f"between {first} and {last}",
     }
+
+
+def _verdicts() -> str:
+    """The verdict table of the ledger, for a page at the root of the repository."""
+    from analysis.claims.registry import all_claims
+    from analysis.claims.results import committed
+
+    from .claims_pages import markdown_rows
+
+    return markdown_rows(list(all_claims().values()), committed(), "docs/claims/{family}.md")
+
+
+def _verdict_counts() -> str:
+    from analysis.claims.registry import all_claims
+    from analysis.claims.results import committed
+    from analysis.claims.tables import counts
+
+    return counts(committed(), list(all_claims().values()))
 
 
 def _updates() -> int:
