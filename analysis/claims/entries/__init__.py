@@ -19,6 +19,7 @@ from . import (
     single_steps,
     token_masks,
     trade_off,
+    weighting,
 )
 
 __all__ = ["ENTRIES"]
@@ -40,4 +41,5 @@ ENTRIES: tuple[Claim, ...] = (
     *off_policy.CLAIMS,
     *clipping.CLAIMS,
     *token_masks.CLAIMS,
+    *weighting.CLAIMS,
 )
