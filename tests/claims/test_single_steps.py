@@ -12,7 +12,7 @@ import torch
 
 from analysis import UsageError
 from analysis.claims.entries import single_steps
-from analysis.claims.measurements import logit_gradients, own_step
+from analysis.claims.measurements import continuations, logit_gradients, own_step
 from analysis.claims.measurements.steps import (
     context_steps,
     fall_statistics,
@@ -239,3 +239,21 @@ def test_conditions_that_differ_make_it_depend() -> None:
     decision = all_claims()["G5"].decide(PlantedEvidence(by_study))
     assert decision.verdict == "depends"
     assert "AdamW" in decision.depends_on
+
+
+def test_correct_and_wrong_alternatives_by_hand() -> None:
+    """Prompt 7, responses (1, 2) and (3, 4) correct. After 7 the token 0 was sampled: 1 and 3 are correct."""
+    rows = pd.DataFrame(
+        {
+            "prompt_ids": [[7], [7], [7]],
+            "prefix_ids": [[7], [7, 3], [7, 9]],  # nothing correct begins with 9
+            "token": [0, 0, 0],
+            "top_ids": [[0, 1, 2, 3], [4, 0, 1], [0, 1, 2]],
+            "top_prob_before": [[0.4, 0.3, 0.2, 0.1], [0.2, 0.5, 0.3], [0.2, 0.5, 0.3]],
+            "top_prob_after": [[0.2, 0.35, 0.25, 0.2], [0.5, 0.1, 0.4], [0.1, 0.6, 0.3]],
+        }
+    )
+    found = continuations.flows_by_verdict(rows, lambda prompt: [(1, 2), (3, 4)])
+    assert found["correct"] == pytest.approx((0.15 + 0.3) / 2)
+    assert found["wrong"] == pytest.approx((0.05 + 0.1) / 2)
+    assert np.isnan(continuations.flows_by_verdict(rows, lambda prompt: None)["correct"])

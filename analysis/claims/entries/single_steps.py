@@ -242,7 +242,23 @@ def _g3(evidence: Evidence) -> Decision:
         "On tables a small step of NSR raises exactly the alternatives with π_v > c − π_y and always lowers the "
         f"entropy of the alternatives; {found['below']:.0%} of the alternatives lie below this boundary and lose."
     )
-    return _decided(evidence, _g3_parts, text)
+    decision = _decided(evidence, _g3_parts, text)
+    return replace(decision, effects=(*decision.effects, *_by_verdict(evidence)))
+
+
+def _by_verdict(evidence: Evidence) -> list[Effect]:
+    """What correct and wrong alternatives gain under NSR, in each study."""
+    from ..measurements.continuations import continuation_flows
+
+    effects = []
+    for study in STEPS:
+        found = {seed: continuation_flows(run) for seed, run in sorted(evidence.methods(study)[NSR].items())}
+        for name in ("correct", "wrong"):
+            known = {seed: flow[name] for seed, flow in found.items() if np.isfinite(flow[name])}
+            label = f"change of the mass of {name} alternatives, {NSR}"
+            values = SeedValues(label, "after one update", tuple(known), np.array(list(known.values())), {})
+            effects.append(values.effect(condition=study.name))
+    return effects
 
 
 def _g4(evidence: Evidence) -> Decision:
@@ -324,7 +340,8 @@ CLAIMS = (
         statistic="Of the probability that moves at alternatives in contexts of wrong responses, the share that is "
         "gained; and the correlation of the gain with π_v over alternatives, mean over contexts, 0 for shuffled steps. "
         "Besides, how much more mass moves on the side of π_v = c − π_y that the token's own step predicts than with "
-        "shuffled π_v, and the change of the entropy of the alternatives.",
+        "shuffled π_v, the change of the entropy of the alternatives, and what the alternatives gain that a correct "
+        "response can continue with, and the others.",
         margin=f"{_GAIN:g} of the moving mass, and a correlation of {_CORRELATION:g}",
         rule="Holds where both intervals lie above their margins in all conditions; fails in a condition where one "
         "lies below at the level that allows for two.",
