@@ -17,6 +17,7 @@ from . import (
     pass_at_k,
     regularisers,
     single_steps,
+    stability,
     token_masks,
     trade_off,
     weighting,
@@ -42,4 +43,5 @@ ENTRIES: tuple[Claim, ...] = (
     *clipping.CLAIMS,
     *token_masks.CLAIMS,
     *weighting.CLAIMS,
+    *stability.CLAIMS,
 )
