@@ -6,6 +6,7 @@ from ..claim import Claim
 from . import (
     clipping,
     decomposition,
+    displacement,
     dynamics,
     gradient_limits,
     gradient_noise,
@@ -44,4 +45,5 @@ ENTRIES: tuple[Claim, ...] = (
     *token_masks.CLAIMS,
     *weighting.CLAIMS,
     *stability.CLAIMS,
+    *displacement.CLAIMS,
 )
