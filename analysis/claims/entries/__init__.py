@@ -15,6 +15,7 @@ from . import (
     kept_diversity,
     noise_robustness,
     off_policy,
+    optimizers,
     pass_at_k,
     regularisers,
     single_steps,
@@ -46,4 +47,5 @@ ENTRIES: tuple[Claim, ...] = (
     *weighting.CLAIMS,
     *stability.CLAIMS,
     *displacement.CLAIMS,
+    *optimizers.CLAIMS,
 )

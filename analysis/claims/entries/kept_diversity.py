@@ -153,11 +153,12 @@ def _best_rates(evidence: Evidence) -> dict[str, float]:
     scores: dict[str, dict[float, float]] = {}
     for times, study in zip(_TIMES, tuning_studies(evidence), strict=True):
         for name, runs in evidence.methods(study).items():
-            scores.setdefault(name, {})[times] = sum(map(_last_success, runs.values())) / study.seeds
+            scores.setdefault(name, {})[times] = sum(map(last_success, runs.values())) / study.seeds
     return {name: max(found, key=lambda times: found[times]) for name, found in scores.items()}
 
 
-def _last_success(run: Any) -> float:
+def last_success(run: Any) -> float:
+    """Validation Pass@1 of a run at its last evaluation, temperature 1."""
     evals = run.table("evals")
     rows = evals[(evals["split"] == "validation") & (evals["temperature"] == 1.0)]
     return float(rows[rows["step"] == rows["step"].max()]["p"].mean())
