@@ -8,6 +8,7 @@ from . import (
     decomposition,
     displacement,
     dynamics,
+    entropy_prediction,
     gradient_limits,
     gradient_noise,
     groups,
@@ -48,4 +49,5 @@ ENTRIES: tuple[Claim, ...] = (
     *stability.CLAIMS,
     *displacement.CLAIMS,
     *optimizers.CLAIMS,
+    *entropy_prediction.CLAIMS,
 )
