@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..common.tables import Cell
 from .claim import FAMILIES, Claim, Effect
 from .front_figure import front_figure
 from .ledger import Entry
-from .tables import NOT_YET, by_family
+from .tables import NOT_YET, by_family, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,4 +101,4 @@ def _in_words(effect: Effect) -> str:
     if effect.value != effect.value:
         return ""
     unit = f" {effect.unit}" if effect.unit else ""
-    return f"{Cell(effect.value, effect.low, effect.high)}{unit}: {_row(effect)['label']}"[:96]
+    return f"{value_text(effect)}{unit}: {_row(effect)['label']}"[:96]

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 from ..common.tables import Cell, Table
 from ..recipes.cost import duration_text
-from .claim import FAMILIES, VERDICTS, Claim
+from .claim import FAMILIES, VERDICTS, Claim, Effect
 from .ledger import Entry
 from .study import planned_runs
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["NOT_YET", "claim_seconds", "claims_table", "for_terminal", "verdict_table"]
+__all__ = ["NOT_YET", "claim_seconds", "claims_table", "for_terminal", "value_text", "verdict_table"]
 
 NOT_YET = "not yet"  # in place of the verdict of a claim that was not decided
 _FAMILY = "family"
+_LEAST_SHOWN = 5e-4
 
 
 def claims_table(claims: Sequence[Claim], verdicts: Mapping[str, str] | None = None) -> Table:
@@ -49,13 +50,25 @@ def verdict_table(claims: Sequence[Claim], entries: Sequence[Entry]) -> Table:
     for claim in by_family(claims):
         decision = decisions.get(claim.id)
         effect = decision.effects[0] if decision and decision.effects else None
-        measured = "–" if effect is None else str(Cell(effect.value, effect.low, effect.high))
+        measured = "–" if effect is None else value_text(effect)
         what = "–" if effect is None else effect.label
         verdict = NOT_YET if decision is None else decision.verdict
         rows.append((claim.id, claim.title, verdict, what, measured, FAMILIES[claim.family]))
     note = f"{counts(entries, claims)}. Intervals are 95%; --show ID has all numbers of a claim."
     columns = ("claim", "in short", "verdict", "first effect", "value", _FAMILY)
     return Table("Ledger", columns, tuple(rows), note, "ledger")
+
+
+def value_text(effect: Effect) -> str:
+    """The value with its interval; a value that decimals would show as 0 by its power of ten.
+
+    Example:
+        >>> value_text(Effect("gap", 0.1, 0.05, 0.15)), value_text(Effect("difference", 3.2e-10))
+        ('0.10 ±.05', '3.2e-10')
+    """
+    if 0 < abs(effect.value) < _LEAST_SHOWN:
+        return f"{effect.value:.1e}"
+    return str(Cell(effect.value, effect.low, effect.high))
 
 
 def counts(entries: Sequence[Entry], claims: Sequence[Claim]) -> str:

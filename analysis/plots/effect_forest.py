@@ -80,8 +80,9 @@ def effects_figure(panels: Sequence[tuple[str, str, str, pd.DataFrame]], *, note
     from matplotlib.figure import Figure
 
     with style():
-        lines = [len(rows) + sum(str(label).count("\n") for label in rows["label"]) for *_, rows in panels]
-        heights = [0.62 + _ROW_INCHES * count for count in lines]
+        labels = [[fill(str(label), _LABEL_CHARACTERS) for label in rows["label"]] for *_, rows in panels]
+        longest = [max(label.count("\n") + 1 for label in of_panel) for of_panel in labels]
+        heights = [0.62 + _ROW_INCHES * lines * len(rows) for lines, (*_, rows) in zip(longest, panels, strict=True)]
         figure = Figure(figsize=(PAGE_INCHES, 0.45 + sum(heights)), layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, (title, verdict, unit, rows) in zip(axes, panels, strict=True):
