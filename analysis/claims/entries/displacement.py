@@ -12,7 +12,6 @@ import pandas as pd
 from ...errors import UsageError
 from ...records import Run
 from ...records.schema import SHARES
-from ...records.step_shares import view
 from ..claim import Claim
 from ..comparisons import since_start
 from ..conjunctions import Part, SeedValues, all_of, by_condition, judged
@@ -78,6 +77,8 @@ def _changes(run: Run) -> pd.DataFrame:
 
 def _taken(run: Run) -> float:
     """What the wrong rows take from tokens of correct responses, over what the correct rows give: sums of JVPs."""
+    from ...records.step_shares import view  # which loads torch
+
     flows = run.table("flows", ["context", "jvp_dlog_prob_shares"])
     contexts = run.table("contexts", ["context", "kind", "sign"])
     flows = flows.merge(contexts[(contexts["kind"] == "batch") & (contexts["sign"] == 1)], on="context")
