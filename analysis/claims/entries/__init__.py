@@ -7,6 +7,7 @@ from . import (
     clipping,
     decomposition,
     displacement,
+    diversity,
     dynamics,
     entropy_prediction,
     gradient_limits,
@@ -50,4 +51,5 @@ ENTRIES: tuple[Claim, ...] = (
     *displacement.CLAIMS,
     *optimizers.CLAIMS,
     *entropy_prediction.CLAIMS,
+    *diversity.CLAIMS,
 )
