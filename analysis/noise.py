@@ -44,7 +44,8 @@ group size; docs/intervals.md says how the intervals are made and how often they
   variance         trace of the covariance, per rollout
   noise / signal   the number of rollouts at which the signal is as large as the noise
   vs PSR           rollouts needed for an estimate as good as that of PSR, as a multiple; for NSR the ratio of variances
-  cosine           of the expected estimate with ∇p, corrected for noise and cut at 1; interval from eight replicates
+  cosine           of the expected estimate with ∇p, corrected for noise and cut at 1; without an interval, since none
+                   was found that covers
   of a batch       mean cosine of the estimate from one replicate with ∇p
 
   Prompts are fixed: the noise that a training step adds by drawing other prompts is not part of these numbers. For
@@ -249,8 +250,6 @@ def _measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 progress=show,
             )
             frame = noise.frame()
-            cosines = noise.cosine_intervals()
-            frame["cosine_low"], frame["cosine_high"] = ([getattr(c, end) for c in cosines] for end in ("low", "high"))
             for place, (column, value) in enumerate({"base": base, "task": task.name, "seed": arguments.seed}.items()):
                 frame.insert(place, column, value)
             yield frame
@@ -313,19 +312,12 @@ def _show(frame: pd.DataFrame, crossings: dict[str, Crossing]) -> None:
 
 def _interval(row: dict[Any, Any], name: str) -> Interval:
     """One quantity of one estimator with its interval."""
-    from .evaluation.influence import few
-    from .evaluation.interval_kinds import LEAST_REPLICATES_COSINE, Kind
-    from .evaluation.intervals import Interval, mean_over_replicates, no_interval, over_replicates
+    from .evaluation.intervals import mean_over_replicates, no_interval, over_replicates
 
     value, error, replicates = float(row[name]), float(row[f"{name}_se"]), int(row["replicates"])
     if name == "cosine":
         value = max(-1.0, min(1.0, value)) if not math.isnan(value) else value
-        if replicates < LEAST_REPLICATES_COSINE:
-            return no_interval(value, few(replicates, LEAST_REPLICATES_COSINE, "replicates"), Kind.COSINE)
-        low, high = (float(row.get(f"cosine_{end}", math.nan)) for end in ("low", "high"))
-        if math.isnan(low):
-            return no_interval(value, "the file was written before cosines had one; measure again", Kind.COSINE)
-        return Interval(value, low, high, Kind.COSINE)
+        return no_interval(value, "for the cosine of an expectation none was found that covers")
     if name not in _MEANS:
         return over_replicates(value, error, replicates)
     found = mean_over_replicates(value, error, replicates)

@@ -1,4 +1,4 @@
-"""The worlds of intervals over replicates of gradient estimators: noise, projections and cosines.
+"""The worlds of intervals over replicates of gradient estimators: noise, projections and cosines of one batch.
 
 A replicate is a normal vector: the mean of many rollouts. Its noise lies in few directions (variances 1, 1/2, 1/3, …)
 or in many alike, and its expectation is small or as large as the noise.
@@ -28,7 +28,6 @@ def replicated() -> Iterator[Condition]:
     """All of them, in the order of `Kind`."""
     yield from _noise()
     yield from _projections()
-    yield from _cosines()
 
 
 def _noise_of(spectrum: str) -> np.ndarray:
@@ -116,21 +115,3 @@ def _projections() -> Iterator[Condition]:
                     partial(_projected, spectrum, signal, replicates),
                     replicates=0.2,
                 )
-
-
-def _aligned(spectrum: str, signal: float, cosine: float, replicates: int, rng: np.random.Generator) -> Draws:
-    drawn, gradient = _directed(spectrum, signal, cosine, replicates, rng)
-    return [(_measured(drawn[None], gradient, (np.nan,)).cosine_intervals()[0], cosine)]
-
-
-def _cosines() -> Iterator[Condition]:
-    for cosine in (1.0, 0.95, 0.5):
-        for spectrum in _DIMENSIONS:
-            for name, signal in _SIGNALS.items():
-                for replicates in (8, 16, 64):
-                    yield Condition(
-                        {Kind.COSINE: (f"cosine {cosine:g}, {name} signal, noise in {spectrum} directions",)},
-                        f"{replicates} replicates",
-                        partial(_aligned, spectrum, signal, cosine, replicates),
-                        replicates=0.2,
-                    )

@@ -19,7 +19,6 @@ __all__ = [
     "LEAST_PROMPTS_SPREAD",
     "LEAST_PROMPTS_SUCCESS",
     "LEAST_REPLICATES",
-    "LEAST_REPLICATES_COSINE",
     "LEAST_SEEDS",
     "WILSON_UNITS",
     "Kind",
@@ -35,7 +34,6 @@ LEAST_PROMPTS_SPREAD = 32  # of a standard deviation
 LEAST_CARRYING = 2.5  # prompts that carry the spread, (Σd²)²/Σd⁴; normal values have about a third of their number
 LEAST_BASES = 4
 LEAST_REPLICATES = 5
-LEAST_REPLICATES_COSINE = 8
 WILSON_UNITS = 48  # from which Wilson's interval covers at least 93% at every proportion from 0.1 to 0.9
 
 
@@ -54,7 +52,6 @@ class Kind(StrEnum):
     PROMPT_RATIO = "prompt_ratio"
     NOISE = "noise"
     REPLICATE_MEAN = "replicate_mean"
-    COSINE = "cosine"
     CROSSING = "crossing"
 
 
@@ -197,16 +194,6 @@ KINDS: dict[Kind, KindText] = {
         "Student's t over replicates; the ends of a cosine are cut at −1 and 1",
         f"fewer than {LEAST_REPLICATES} replicates",
         "table of `noise` (projection, of a batch)",
-    ),
-    Kind.COSINE: KindText(
-        "cosine of the expected gradient",
-        "the cosine of an estimator's expectation with the exact gradient, at fixed prompts",
-        "replicates of the rollouts are independent draws",
-        "all cosines that the pairs of replicates do not contradict: squared, it is the ratio of two means over pairs "
-        "(U-statistics); for each ratio a mean that would then be 0 is compared with its standard error, estimated "
-        "without bias, by Student's t. Where 0 is among them the sign is open, and the interval reaches from −h to h",
-        f"fewer than {LEAST_REPLICATES_COSINE} replicates",
-        "table of `noise` (cosine)",
     ),
     Kind.CROSSING: KindText(
         "crossing p*",

@@ -15,8 +15,8 @@ inner products ⟨g_j, g_k⟩ and ⟨g_k, ∇p⟩ alone. With hats for unbiased 
 
 Standard errors are those of the jackknife over replicates; ratios of two estimators use the same rollouts for both, so
 that theirs are paired. They are conditional on the prompts: other prompts have other variances. Intervals are made from
-them by `evaluation.intervals.over_replicates` and `mean_over_replicates`; that of `cosine`, whose jackknife errors are
-far too small where the signal is, is `cosines.cosine_interval`.
+them by `evaluation.intervals.over_replicates` and `mean_over_replicates`. `cosine` has none: its jackknife errors are
+far too small where there is little signal.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-
-from ..evaluation import Interval
-from .cosines import cosine_interval
 
 __all__ = ["LEAST_REPLICATES", "GradientNoise"]
 
@@ -89,13 +86,6 @@ class GradientNoise:
             "expected": self.expected,
         }
         return pd.DataFrame(about | columns)
-
-    def cosine_intervals(self, level: float = 0.95) -> list[Interval]:
-        """Of each estimator: the cosine of its expectation with ∇p, cut at −1 and 1, with its interval."""
-        return [
-            cosine_interval(gram, dots, self.gradient_sq, level)
-            for gram, dots in zip(self.gram, self.dots, strict=True)
-        ]
 
     @np.errstate(divide="ignore", invalid="ignore")
     def _values(self, replicates: np.ndarray) -> _Values:

@@ -35,7 +35,23 @@ def test_the_committed_result_is_of_todays_worlds() -> None:
 
 
 # Worlds that count and miss 93 to 97% by more than four standard errors of their draws: all of them are too wide.
-MISSES: set[tuple[str, str, str]] = set()
+MISSES = {
+    ("success", "Pass@1, p from Beta(2, 3), mean 0.4", "10 prompts"),
+    ("crossing", "line, bases scatter by 0.1 in the log ratio", "4 bases"),
+    ("crossing", "curve, bases scatter by 0.1 in the log ratio", "4 bases"),
+    *(("proportion", "p = 0.1", f"{n} prompts") for n in (10, 16, 32)),
+    *(("proportion", "p = 0.3", f"{n} prompts") for n in (10, 16)),
+    *(("proportion", "p = 0.5", f"{n} prompts") for n in (10, 32)),
+    *(
+        (
+            "matched_difference",
+            f"effective_solutions at {level} of the range, p from Beta(0.1, 0.3)",
+            f"{n} + {n} prompts",
+        )
+        for level in ("half", "the top")
+        for n in (32, 64, 128)
+    ),
+}
 
 
 def test_what_is_claimed_holds_in_the_committed_result_but_for_named_worlds() -> None:
