@@ -22,8 +22,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,9 +33,6 @@ from ..common.arguments import check_count
 from ..errors import UsageError
 from .objective import Objective, get
 from .token_batch import TokenBatch
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["PromptWeights", "prompt_weights"]
 
@@ -68,8 +66,6 @@ class PromptWeights:
 
     def frame(self) -> pd.DataFrame:
         """One row for each success probability: objective, group_size, p, weight, limit, bias, variance."""
-        import pandas as pd
-
         names = ("p", "weight", "limit", "bias", "variance")
         columns = {name: getattr(self, name).numpy() for name in names}
         return pd.DataFrame({"objective": self.objective, "group_size": self.group_size, **columns})

@@ -64,7 +64,8 @@ def test_the_records_are_those_of_the_local_pool_though_a_worker_was_killed(
     ray_address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    runs = list(Recipe.load("tiny").set(steps=4, **{"record.chunk": 1}).expand())
+    # long enough not to end before it is killed
+    runs = list(Recipe.load("tiny").set(steps=20, **{"record.chunk": 1, "eval.every": 20}).expand())
     events: list[dict[str, Any]] = []
 
     def kill(event: dict[str, Any]) -> None:

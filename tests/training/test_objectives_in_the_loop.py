@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from analysis.common import batching
 from analysis.errors import UsageError
 from analysis.objectives.entries import ENTRIES
 from analysis.objectives.rules import entry, not_trainable
@@ -299,7 +300,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(
 def test_a_teacher_whose_rows_depend_on_their_batch_is_refused(
     teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "differs", lambda alone, beside: True)  # the built-in policy is not compared
+    monkeypatch.setattr(batching, "differs", lambda alone, beside: True)  # the built-in policy is not compared
     with pytest.raises(UsageError, match=r"objective.teacher: expected a model whose numbers for a row do not depend"):
         passes_of({"objective.name": "opd", "objective.teacher": teacher}, tmp_path / "run")
 
