@@ -184,6 +184,7 @@ def test_combinations_that_contradict_each_other(settings: dict[str, Any], messa
         Recipe.load("tiny").set(**{"grid": "unset", **settings}).expand()
 
 
+@pytest.mark.slow
 def test_interrupted_runs_resume_to_the_same_records(tmp_path: Path) -> None:
     """With every field of speed on; `signs_every` counts the updates of the run, not of the process."""
     from analysis.records import digest, load_trace
