@@ -78,8 +78,8 @@ _OTHERS = """
   missing. Over several seeds it has the interval of a mean over seeds, on the logarithm.
 - Standard errors in Parquet files and in the table `noise` of a run (`_se`) are those of the jackknife. That of
   `cosine` is far too small where there is little signal, so no interval is made from it. An interval from pairs of
-  replicates was tried, too: with much signal, noise in few directions and a true cosine of 0.95 it covered 90% at 16
-  replicates and 91% at 64, so the table of `noise` prints none.
+  replicates was tried, too. It covered too seldom where the signal is strong and the noise lies in few directions, so
+  the table of `noise` prints none.
 - Medians of relative errors, 1 − R² in the table of predictions, costs and times have none: they describe the run. So
   do rank correlations and fractions of equal signs, unless there are several seeds.
 - Where success is not enumerated, equal Pass@1 is that of the estimate from samples, and the first crossing of a noisy
