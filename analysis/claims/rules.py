@@ -13,7 +13,7 @@ from dataclasses import replace
 from .comparisons import Comparison
 from .decision import Decision, Effect, Verdict
 
-__all__ = ["equivalent", "exceeds", "falls_below", "missing_power", "stays_above"]
+__all__ = ["equivalent", "exceeds", "falls_below", "missing_power"]
 
 
 def exceeds(effect: Effect, bound: float = 0.0, comparison: Comparison | None = None) -> Decision:
@@ -43,11 +43,6 @@ def falls_below(effect: Effect, bound: float = 0.0, comparison: Comparison | Non
     found = exceeds(effect, bound, comparison)
     other: dict[Verdict, Verdict] = {"holds": "fails", "fails": "holds"}
     return replace(found, verdict=other.get(found.verdict, found.verdict))
-
-
-def stays_above(effect: Effect, margin: float, comparison: Comparison | None = None) -> Decision:
-    """Non-inferiority: holds where the whole interval is above −margin, fails where it is below."""
-    return exceeds(effect, -margin, comparison)
 
 
 def equivalent(effect: Effect, margin: float, comparison: Comparison | None = None) -> Decision:
