@@ -1,3 +1,4 @@
+from . import engines as engines
 from . import evaluation as evaluation
 from . import experiments as experiments
 from . import factorial as factorial
@@ -13,6 +14,7 @@ from . import report as report
 from . import tabular as tabular
 from . import token_stats as token_stats
 from . import training as training
+from .engines import ObjectiveTrainer as ObjectiveTrainer
 from .errors import DivergedError as DivergedError
 from .errors import InterruptedRunError as InterruptedRunError
 from .errors import UsageError as UsageError

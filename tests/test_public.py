@@ -24,6 +24,7 @@ ROOMS = (
     "analysis.training",
     "analysis.experiments",
     "analysis.offline",
+    "analysis.engines",
     "analysis.factorial",
     "analysis.plots",
     "analysis.report",

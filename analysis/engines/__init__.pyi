@@ -1,0 +1,1 @@
+from .objective_trainer import ObjectiveTrainer as ObjectiveTrainer
