@@ -67,8 +67,9 @@ class Study:
         methods: method -> the fields that make it.
         values: Fields for all methods, by dotted path.
         seeds: Number of seeds, each with a base of its own.
-        first_seed: Seed of the first run. The bases are those of seeds 0, 1, … all the same, so that runs with fresh
-            draws need no other bases; those of two studies are then not independent.
+        first_seed: Seed of the first run. The bases are those of seeds `first_base`, … all the same, so that runs with
+            fresh draws need no other bases; those of two studies are then not independent.
+        first_base: Seed of the base of the first run; the bases of the next seeds follow.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Study:
     values: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 8
     first_seed: int = 0
+    first_base: int = 0
 
     @cached_property
     def runs(self) -> tuple[StudyRun, ...]:
@@ -87,8 +89,8 @@ class Study:
         """
         shared = Recipe.load(self.recipe).set(grid="unset", **LIGHT).set(**self.values)
         found = []
-        for base_seed in range(self.seeds):
-            seed = self.first_seed + base_seed
+        for place in range(self.seeds):
+            seed, base_seed = self.first_seed + place, self.first_base + place
             for method, fields in self.methods.items():
                 (run,) = shared.set(**{"seed": seed, "policy.seed": base_seed, **fields}).expand()
                 canonical = json.dumps(identified(run.config), sort_keys=True, allow_nan=False)

@@ -14,8 +14,8 @@ from analysis.claims.entries.kept_diversity import (
     RIVALS,
     SCREENING,
     chosen_fields,
-    decide_test,
-    final_study,
+    decide_tests,
+    final_studies,
     tuning_studies,
 )
 from analysis.claims.studies import PATH_B
@@ -100,7 +100,7 @@ class FakeEvidence:
             return _runs({name: OBJECTIVES.get(name, 0.5) for name in study.methods})
         if study == CLIPPING:
             return _runs(CLIPS)
-        times = float(study.name.split()[1])
+        times = float(study.name.split()[1]) if study.name.startswith("countdown") else 1.0
         gains = self.accuracies.get(times, {})
         return {
             name: {} if gains.get(name) is None else {seed: straight_run(gains[name], -1.0) for seed in (100, 101)}
@@ -118,32 +118,39 @@ def test_stages_give_every_method_the_same_rates_and_take_the_best_of_each() -> 
     del accuracies[2.0]["NSR"]  # diverged
     evidence: Any = FakeEvidence(accuracies)
     tuned = tuning_studies(evidence)
-    assert [study.methods["PSR"]["optimizer.lr"] for study in tuned] == pytest.approx([7.5e-5, 1.5e-4, 3e-4])
+    rates_of_psr = [study.methods["PSR"]["optimizer.lr"] for study in tuned]
+    assert rates_of_psr == pytest.approx([7.5e-5, 1.5e-4, 3e-4] * 2)  # on countdown, then on path
     assert {tuple(study.methods) for study in tuned} == {names}
     assert {run.seed for study in tuned for run in study.runs} == {100, 101}
-    (study,) = final_study(evidence)
+    study, on_path = final_studies(evidence)
     rates = {name: fields["optimizer.lr"] for name, fields in study.methods.items()}
     assert rates == pytest.approx({**dict.fromkeys(names, 1.5e-4), CHOSEN: 3e-4})
     assert {run.seed for run in study.runs} == set(range(200, 208))
     assert {run.planned.config.policy.seed for run in study.runs} == set(range(8))
-    assert final_study(evidence) == (study,)  # the same evidence, the same runs
+    assert {run.planned.config.policy.seed for run in on_path.runs} == set(range(8, 16))  # bases of no other entry
+    assert on_path.methods[CHOSEN]["optimizer.lr"] == pytest.approx(7.5e-5)  # tuned on path, where all rates are equal
+    assert final_studies(evidence) == (study, on_path)  # the same evidence, the same runs
 
 
-def test_the_verdict_of_the_test() -> None:
+def test_the_verdict_of_the_tests() -> None:
     others = dict.fromkeys(RIVALS, 0.6)
-    better = decide_test(_runs({CHOSEN: 0.1, **others}, 8))
-    assert better.verdict == "holds"
-    assert len(better.effects) == 15
-    assert better.effects[0].label == "Pass@256: chosen − PSR, equal Pass@1"
-    assert decide_test(_runs({CHOSEN: 0.7, **others, "GRPO": 0.1}, 8)).verdict == "fails"
-    assert "within ±0.01" in decide_test(_runs({CHOSEN: 0.3, **dict.fromkeys(RIVALS, 0.3)}, 8)).reason
+    better, worse = _runs({CHOSEN: 0.1, **others}, 8), _runs({CHOSEN: 0.7, **others, "GRPO": 0.1}, 8)
+    decision = decide_tests({"countdown": better, "path": better})
+    assert decision.verdict == "holds"
+    assert len(decision.effects) == 2 * 15
+    assert decision.effects[0].label == "Pass@256: chosen − PSR, equal Pass@1"
+    assert decide_tests({"countdown": worse, "path": worse}).verdict == "fails"
+    both = decide_tests({"countdown": better, "path": worse})
+    assert (both.verdict, both.depends_on) == ("depends", "holds: countdown; fails: path")
+    same = _runs({CHOSEN: 0.3, **dict.fromkeys(RIVALS, 0.3)}, 8)
+    assert "within ±0.01" in decide_tests({"countdown": same}).reason
 
 
 def test_one_rival_that_is_as_good_leaves_it_open() -> None:
     runs = _runs({CHOSEN: 0.1, **dict.fromkeys(RIVALS, 0.6)}, 8)
     wide = [0.4, -0.4, 0.5, -0.5, 0.3, -0.3, 0.2, -0.2]
     runs["GRPO"] = {seed: falling_run(max(0.0, 0.1 + value)) for seed, value in enumerate(wide)}
-    decision = decide_test(runs)
+    decision = decide_tests({"countdown": runs})
     assert decision.verdict == "undecided"
-    assert decision.missing.startswith("GRPO: ")
+    assert decision.missing.startswith("countdown: GRPO: ")
     assert kept_diversity.CLAIMS[0].after == ("S2",)
