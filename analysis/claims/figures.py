@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from .claim import FAMILIES, Claim, Effect
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["claim_figure", "family_figure", "ledger_figures", "page_figure"]
 
-_MOST_EFFECTS = 8  # of a claim in the figure of its family; the figure of the claim has all of one unit
+_MOST_EFFECTS = 4  # of a claim in the figure of its family; the figure of the claim has all of one unit
+_TEXT_CHARACTERS = 68  # of an effect in words, beside its row on the page of all claims
 _DECOMPOSITION = "S2"
 _PAGE_NOTE = (
     "The first effect of each claim with its 95% interval. Each row has a scale of its own, so that rows are not to be "
@@ -86,19 +88,24 @@ def _panel(claim: Claim, entry: Entry, most: int | None) -> tuple[str, str, str,
     rows = pd.DataFrame([_row(effect) for effect in alike[:most]])
     left = len(known) - len(rows)
     unit = known[0].unit or "value"
-    more = f"; {left} further effects are in the ledger" if left else ""
+    more = f"; {left} further {'effect is' if left == 1 else 'effects are'} in the ledger" if left else ""
     return f"{claim.id}  {claim.title}", str(entry.decision.verdict), unit + more, rows
 
 
 def _row(effect: Effect) -> dict[str, Any]:
-    label = f"{effect.label} ({effect.condition})" if effect.condition else effect.label
     margin = float("nan") if effect.margin is None else effect.margin
     numbers = {name: getattr(effect, name) for name in ("value", "low", "high", "null")}
-    return {"label": label, **numbers, "margin": margin}
+    return {"label": _label(effect), **numbers, "margin": margin}
+
+
+def _label(effect: Effect) -> str:
+    """What was measured, with those parts of its condition that the label does not say already."""
+    parts = [part for part in effect.condition.split(", ") if part and part not in effect.label]
+    return f"{effect.label} ({', '.join(parts)})" if parts else effect.label
 
 
 def _in_words(effect: Effect) -> str:
     if effect.value != effect.value:
         return ""
     unit = f" {effect.unit}" if effect.unit else ""
-    return f"{value_text(effect)}{unit}: {_row(effect)['label']}"[:96]
+    return shorten(f"{value_text(effect)}{unit}: {_label(effect)}", _TEXT_CHARACTERS, placeholder=" …")

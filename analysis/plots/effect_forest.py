@@ -30,7 +30,7 @@ VERDICT_LOOKS: dict[str, tuple[str, str]] = {
     "not yet": ("#777777", ""),
 }
 _STRIPE, _MARGIN = "#f3f3f3", "#dddddd"
-_LABEL_CHARACTERS = 58
+_LABEL_CHARACTERS, _HEADING_CHARACTERS = 58, 58
 _ROW_INCHES = 0.17
 
 
@@ -87,7 +87,7 @@ def effects_figure(panels: Sequence[tuple[str, str, str, pd.DataFrame]], *, note
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, (title, verdict, unit, rows) in zip(axes, panels, strict=True):
             effect_forest(ax, rows, verdict=verdict)
-            heading(ax, f"{title}: {verdict}")
+            heading(ax, fill(f"{title}: {verdict}", _HEADING_CHARACTERS))
             ax.set_xlabel(unit)
         caption(figure, note)
     return figure
