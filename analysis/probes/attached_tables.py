@@ -157,8 +157,29 @@ class AttachedTables:
         rewards: Tensor | Sequence[float] | None,
         advantages: Tensor | Sequence[float] | None,
         groups: Tensor | Sequence[Any] | None = None,
+        old_log_probs: Sequence[Tensor | Sequence[float]] | None = None,
     ) -> None:
-        """Record one update."""
+        """Record one update; where it is refused nothing of it is kept, and it can be handed in again."""
+        filed = {table: len(batches) for table, batches in self._rows.items()}
+        before = set(self._seen), self._tokens_seen, self._unmeasured
+        try:
+            self._add(passes, rewards, advantages, groups, old_log_probs)
+        except BaseException:
+            for table, length in filed.items():
+                del self._rows[table][length:]
+            self._seen, self._tokens_seen, self._unmeasured = before
+            raise
+        self._update += 1
+        self._chosen = set()
+
+    def _add(
+        self,
+        passes: list[PassRows],
+        rewards: Tensor | Sequence[float] | None,
+        advantages: Tensor | Sequence[float] | None,
+        groups: Tensor | Sequence[Any] | None,
+        old_log_probs: Sequence[Tensor | Sequence[float]] | None,
+    ) -> None:
         n = sum(len(watched.lined) for watched in passes)
         reward, advantage = _numbers("rewards", rewards, n), _numbers("advantages", advantages, n)
         prompts = [prompt for watched in passes for prompt in watched.lined.prompts]
@@ -167,13 +188,12 @@ class AttachedTables:
         numbers = _groups(groups, ids, chosen)
         self._add_prompts(ids, prompts, chosen)
         responses = [response for watched in passes for response in watched.lined.responses]
+        old = _old_log_probs(old_log_probs, [len(response) for response in responses])
         self._add_rollouts(ids, numbers, responses, chosen, reward, advantage)
         first = 0
         for watched in passes:
-            self._append("tokens", token_rows(self._tokens(watched, first, advantage)))
+            self._append("tokens", token_rows(self._tokens(watched, first, advantage, old)))
             first += len(watched.lined)
-        self._update += 1
-        self._chosen = set()
 
     def commit_when_due(self) -> None:
         """Commit if a whole chunk of updates has been recorded since the last commit."""
@@ -217,7 +237,9 @@ class AttachedTables:
         ]
         self._append("rollouts", rollout_rows(rows))
 
-    def _tokens(self, watched: PassRows, first: int, advantage: np.ndarray | None) -> TokenColumns:
+    def _tokens(
+        self, watched: PassRows, first: int, advantage: np.ndarray | None, old: list[np.ndarray] | None
+    ) -> TokenColumns:
         """The recorded tokens of a pass whose first sequence is number `first` of the update."""
         row, column = watched.row.cpu(), watched.column.cpu()
         rollout = (watched.lined.sequence.cpu()[row, column] + first).numpy()
@@ -231,13 +253,21 @@ class AttachedTables:
             weight = np.ma.masked_array(weight, watched.unmeasured.cpu().numpy())
             self._unmeasured += int(watched.unmeasured.sum())
 
+        position = watched.lined.position.cpu()[row, column].numpy()
+        statistics = statistics_columns(watched.stats)
+        before = None
+        if old is not None:
+            before = np.array([old[i][j] for i, j in zip(rollout, position, strict=True)], dtype=np.float64)
+
         return TokenColumns(
             update=self._update,
             step=self._update,
             rollout=rollout,
-            position=watched.lined.position.cpu()[row, column].numpy(),
+            position=position,
             token=watched.lined.tokens.cpu()[row, column].numpy(),
-            statistics=statistics_columns(watched.stats),
+            statistics=statistics,
+            old_log_prob=before,
+            ratio=None if before is None else np.exp(statistics["log_prob"] - before),
             advantage=None if advantage is None else advantage[rollout],
             weight=weight,
             residual=array(watched.residual),
@@ -309,6 +339,19 @@ def _groups(groups: Tensor | Sequence[Any] | None, ids: list[str], chosen: list[
             )
     order = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [order[name] for name in names]
+
+
+def _old_log_probs(values: Sequence[Tensor | Sequence[float]] | None, lengths: list[int]) -> list[np.ndarray] | None:
+    if values is None:
+        return None
+    if len(values) != len(lengths):
+        raise UsageError(f"old_log_probs: expected {len(lengths)} sequences, one for each response, got {len(values)}")
+    out = []
+    for place, (given, length) in enumerate(zip(values, lengths, strict=True)):
+        array = _numbers(f"old_log_probs[{place}]", given, length)
+        assert array is not None
+        out.append(array)
+    return out
 
 
 def _numbers(name: str, values: Tensor | Sequence[float] | None, n: int) -> np.ndarray | None:

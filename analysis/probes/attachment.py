@@ -33,7 +33,7 @@ from ..errors import UsageError
 from ..laws.checks import check_temperature
 from .attached_tables import AttachedTables, Decoder, PassRows
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
-from .handed_checks import argument_names, checked_scale, warn_of_another_form
+from .handed_checks import argument_names, checked_scale, in_order, parameter_versions, warn_of_another_form
 from .output_heads import find_head, last_hidden_state
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp, line_up
@@ -111,7 +111,7 @@ class Attachment:
         check_temperature(temperature)
         if not isinstance(record, RecordSpec):
             raise UsageError(f"record: expected a RecordSpec, got {type(record).__name__}")
-        self.head = find_head(model)
+        self._watched, self.head = model, find_head(model)
         self._names = argument_names(self.head.model)
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
@@ -204,6 +204,8 @@ class Attachment:
         *,
         advantages: Tensor | Sequence[float] | None = None,
         groups: Tensor | Sequence[Any] | None = None,
+        old_log_probs: Sequence[Tensor | Sequence[float]] | None = None,
+        rows: Tensor | Sequence[int] | None = None,
     ) -> None:
         """Record the update that was made from the backward passes since the last call.
 
@@ -214,6 +216,10 @@ class Attachment:
             advantages: the same.
             groups: what tells the group of each sequence from the others, a number or a name. Without it sequences of
                 the same prompt are one group, also where a prompt was drawn twice.
+            old_log_probs: for each sequence log π_old of its response tokens that count, in nats. Without it no ratio
+                is recorded, and `run.laws` of an objective that needs one is refused.
+            rows: to which sequence of the passes each entry of the other arguments belongs, a permutation of
+                0 … S − 1; for a loader that shuffles. Without it they are in the order of the passes.
 
         Raises:
             UsageError: there was no backward pass, one brought no gradient to logits or log-probs, or numbers do not
@@ -236,7 +242,10 @@ class Attachment:
                 "step: expected a backward pass since the last step, got none; call step after loss.backward(), and "
                 "the model with gradients enabled"
             )
-        self._tables.add([watched.rows for watched in caught], rewards, advantages, groups)
+        update = [watched.rows for watched in caught]
+        number = sum(len(watched.lined) for watched in update)
+        values = in_order(rows, number, rewards=rewards, advantages=advantages, groups=groups, old=old_log_probs)
+        self._tables.add(update, values["rewards"], values["advantages"], values["groups"], values["old"])
         if self._tables.updates == 1:
             warn_of_another_form([watched.rows for watched in caught], self._temperature)
         self._known_prompts = {tuple(prompt) for watched in caught for prompt in watched.lined.prompts if prompt}
@@ -280,6 +289,13 @@ class Attachment:
             )
         if not flowing.requires_grad:
             return
+        versions = parameter_versions(self._watched)
+        if any(watched.caught and watched.versions != versions for watched in self._passes):
+            raise UsageError(
+                "step: expected a call of trace.step() after each optimiser step, got a forward pass with parameters "
+                "that changed since a backward pass that no step followed; call trace.step() before the next update, "
+                "or two updates would be recorded as one"
+            )
         inputs = dict(zip(self._names, args, strict=False)) | kwargs
         lined = self._line_up(inputs, logits, log_probs)
         keep_rows = self._tables.choose(lined)
@@ -308,7 +324,7 @@ class Attachment:
             capture = HiddenCapture(hidden, self.head, tokens, keep, self._spec, self._temperature)
         scale = checked_scale(self._loss_scale() if callable(self._loss_scale) else self._loss_scale)
         what = "logits" if logits is not None else "log_probs" if log_probs is not None else "hidden states"
-        self._passes.append(_Pass(lined, keep_rows, keep, capture, reached, scale, what))
+        self._passes.append(_Pass(lined, keep_rows, keep, capture, reached, scale, what, versions))
 
     def _line_up(self, inputs: Mapping[str, Any], logits: Tensor | None, log_probs: Tensor | None) -> LinedUp:
         labels, mask = (given(inputs) if callable(given) else given for given in (self._labels, self._mask))
@@ -358,7 +374,9 @@ class _Pass:
         reached: list[list[bool]],
         scale: float,
         what: str,
+        versions: tuple[int, ...],
     ) -> None:
+        self.versions = versions
         self.lined, self.keep_rows, self.keep, self.capture = lined, keep_rows, keep, capture
         self._reached, self._scale, self.what = reached, scale, what
 
@@ -391,8 +409,9 @@ class _Pass:
 
 
 def _note(reached: list[bool]) -> Callable[[Tensor], None]:
-    def hook(gradient: Tensor) -> None:
-        reached.append(True)
+    def hook(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            reached.append(True)
 
     return hook
 

@@ -3,7 +3,10 @@
 There are three ways, chosen by what the model's forward pass returned:
 
     logits      a hook on them sees G = ∂L/∂logits; w = −T·⟨G, d⟩/‖d‖², and the residual says how much of G is not of
-                this form (`logit_gradients`). Statistics come from the logits themselves: no product is repeated
+                this form (`logit_gradients`). Statistics come from the logits themselves, in the forward pass: no
+                product is repeated. Logits that were changed in place before the backward pass (divided by a
+                temperature, overwritten by a kernel) are known by their version, or by z_y, and leave
+                w = −T·G_y/(1 − π_y), without a residual
     log_probs   a fused head (TRL's) gives log π_y and no logits; w = −∂L/∂log π_y is its gradient. Statistics come from
                 hidden states and head, and their log-probs are compared with those that the head gave
     neither     a loss kernel (Liger's) took hidden states and head; w follows from ∂L/∂hidden (`hidden_gradients`)
@@ -23,7 +26,7 @@ from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..token_stats import token_statistics
 from .hidden_gradients import own_direction, scalar_part_of_hidden, unmeasurable
-from .logit_gradients import Measured, scalar_part
+from .logit_gradients import Measured, own_entry_part, scalar_part
 from .output_heads import OutputHead
 from .record_spec import RecordSpec
 from .weight_probe import WeightProbe
@@ -75,8 +78,9 @@ class LogitCapture:
         # not the tensor itself, which would keep its own graph alive; an alias shares storage and version
         self._logits: Tensor | None = logits.detach()
         self._version = logits._version
-        self._tokens, self._keep, self._spec, self._temperature = tokens, keep, spec, temperature
-        self.stats: TokenStatistics | None = None
+        self._tokens, self._keep, self._temperature = tokens, keep, temperature
+        self.stats: TokenStatistics | None = _statistics_of_rows(self._logits, tokens, keep, spec, temperature)
+        self._own = self._logits.flatten(0, 1)[keep, tokens]  # z_y; a kernel may write over logits without a version
         self._parts: Measured | None = None
         self._handle = logits.register_hook(self._caught)
 
@@ -89,22 +93,24 @@ class LogitCapture:
         assert self._parts is not None
         return Caught(self._parts.weight, self._parts.residual, unmeasured=self._parts.unmeasured)
 
-    def _caught(self, gradient: Tensor) -> None:
+    def _caught(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # a function that gives none to an input that the loss does not depend on
+            return
         if self._logits is None:
             raise UsageError(
                 "backward: expected one backward pass through a forward pass, got a second, when its logits are no "
                 "longer held; add the losses and call backward once"
             )
-        if self._logits._version != self._version:
-            raise UsageError(
-                "model: expected logits that stay as they are until the backward pass, got some that were changed in "
-                "place, so that their distribution is lost; write logits = logits / temperature instead of "
-                "logits /= temperature"
+        assert self.stats is not None
+        own = self._logits.flatten(0, 1)[self._keep, self._tokens]
+        if self._logits._version == self._version and torch.equal(own, self._own):
+            self._parts = scalar_part(
+                self._logits, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
             )
-        self.stats = _statistics_of_rows(self._logits, self._tokens, self._keep, self._spec, self._temperature)
-        self._parts = scalar_part(
-            self._logits, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
-        )
+        else:
+            self._parts = own_entry_part(
+                self._own, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
+            )
         self._logits = None
 
     def remove(self) -> None:
@@ -221,7 +227,9 @@ class HiddenCapture:
             weight.masked_fill(unmeasured, torch.nan), residual.masked_fill(unmeasured, torch.nan), None, unmeasured
         )
 
-    def _caught(self, gradient: Tensor) -> None:
+    def _caught(self, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
         rows = gradient.detach().flatten(0, 1)[self._keep]
         self._gradient = rows if self._gradient is None else self._gradient + rows
 

@@ -37,7 +37,7 @@ from ..laws import TokenStatistics
 from ..token_stats.sources import Rows, compute_dtype
 from .weight_accuracy import HALF_ROUNDINGS, SOFTMAX_OFF
 
-__all__ = ["Measured", "scalar_part"]
+__all__ = ["Measured", "own_entry_part", "scalar_part"]
 
 # Rows and columns at a time: every operation after the first finds its operands in cache, as in token_stats.
 _TILES = {"cpu": (64, 2048), "cuda": (4096, 8192)}
@@ -122,6 +122,43 @@ def scalar_part(
     weight, residual = first - temperature * inner / unit, (left_over / norms).sqrt()
     unmeasured |= _vanished(norms, rest, weight.masked_fill(unmeasured, 0.0) / temperature, g_rows.width, computed)
     return Measured(weight.masked_fill(unmeasured, torch.nan), residual.masked_fill(unmeasured, torch.nan), unmeasured)
+
+
+@torch.no_grad()
+def own_entry_part(
+    own_logits: Tensor, gradient: Tensor, tokens: Tensor, stats: TokenStatistics, keep: Tensor, *, temperature: float
+) -> Measured:
+    """The weight where the logits are lost: w = −T·G_y/(1 − π_y), for a loss that sees them through log π_y alone.
+
+    Args:
+        own_logits: (n,), z_y as the model gave it.
+        gradient: (…, V), with respect to the logits as the model gave them.
+        tokens: (n,).
+        stats: (n,), taken before the logits were lost.
+        keep: (n,), flat indices of the rows.
+        temperature: T.
+
+    Returns:
+        Weights, and residuals that are NaN: whether the loss is of that form cannot be told.
+
+    >>> from analysis.laws import dense_statistics
+    >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
+    >>> g = -3.0 * (torch.tensor([[0.0, 1.0, 0.0]]) - z.softmax(-1))
+    >>> own_entry_part(z[:, 1], g, y, dense_statistics(z, y), torch.tensor([0]), temperature=1.0).weight
+    tensor([3.0000], dtype=torch.float64)
+    """
+    g_rows, y = Rows(gradient, keep), tokens[:, None].long()
+    own_z, rest = own_logits.double() / temperature, stats.one_minus_prob.double()
+    own_g = g_rows.values(0, len(keep), y).double().squeeze(1)
+    computed = _computed_in(g_rows, y, temperature)
+    size = 1 + torch.maximum(own_z.abs(), (own_z + torch.log(rest)).abs())
+    own_g, replaced, unmeasured = _own_entry(own_g, rest, size, g_rows, y, computed)
+    if computed in _HALF:
+        unmeasured |= (torch.finfo(computed).eps * size * stats.prob.double() > SOFTMAX_OFF) & (own_g != 0)
+    # the own entry of a confident token is rounding where the other entries did not replace it
+    unmeasured |= ~replaced & (rest < 1000 * torch.finfo(computed).eps * size) & (own_g != 0)
+    weight = torch.where(own_g == 0, 0.0, -temperature * own_g / rest).masked_fill(unmeasured, torch.nan)
+    return Measured(weight, torch.full_like(weight, torch.nan), unmeasured)
 
 
 def _computed_in(gradient: Rows, y: Tensor, temperature: float) -> torch.dtype:

@@ -28,7 +28,9 @@ class WeightProbe:
         self._gradient: Tensor | None = None
         self._handle = log_probs.register_hook(self._store)
 
-    def _store(self, gradient: Tensor) -> None:
+    def _store(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # a function that gives none to an input that the loss does not depend on
+            return
         self._gradient = gradient.detach() if self._gradient is None else self._gradient + gradient.detach()
 
     @property

@@ -65,6 +65,12 @@ def assumed_weights(run: Recorded, rows: pd.DataFrame, objective: str | Objectiv
             "old_log_probs, set on_policy (--on-policy) if the model itself sampled the rollouts, or choose an "
             "objective of the form log or probability"
         )
+    if run.info["engine"] not in (_OFFLINE, "small") and "old_log_probs" in objective.needs() and old.isna().any():
+        raise UsageError(
+            f"objective: expected old log-probs for {objective.name}, got a run of {run.info['engine']} without them, "
+            "whose ratio is not known; pass them to trace.step(old_log_probs=…), or choose an objective of the form "
+            "log or probability"
+        )
     rollouts = _rollouts(run, rows, objective, offline=offline, whole=coupled)
     if rollouts is None:  # without rewards, with advantages
         batch = TokenBatch(

@@ -399,18 +399,120 @@ def test_a_gradient_that_goes_past_the_model_is_refused():
         train()
 
 
-def test_logits_changed_in_place_are_refused():
+class _Overwrite(torch.autograd.Function):
+    """The identity, whose backward pass writes the gradient over its input without a trace, as a fused kernel does."""
+
+    @staticmethod
+    def forward(context, logits):
+        context.logits = logits.detach()
+        return logits.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        context.logits.data.copy_(gradient)
+        return gradient
+
+
+@pytest.mark.parametrize("how", ["divided in place", "overwritten by the backward pass"])
+def test_logits_that_are_lost_before_the_backward_pass(how):
+    """Statistics come from the forward pass, the weight from the own entry of the gradient."""
+    temperature = 0.7 if how == "divided in place" else 1.0
+
+    def records(lossy):
+        model = small_lm("qwen3")
+        inputs = batch(*sequences())
+        with analysis.attach(model, record=EVERY, temperature=temperature) as trace:
+            logits = model(**inputs).logits
+            if not lossy:
+                logits = logits / temperature
+            elif how == "divided in place":
+                logits /= temperature
+            else:
+                logits = _Overwrite.apply(logits)
+            clipped(token_log_probs(logits, inputs["labels"])).backward()
+            trace.step()
+        return trace.records()["tokens"]
+
+    tokens, expected = records(True), records(False)
+    for name in ("log_prob", "entropy", "collision", "weight"):
+        assert tokens[name].to_numpy() == pytest.approx(expected[name].to_numpy(), rel=1e-4, abs=2e-6), name
+    assert tokens["residual"].isna().all()
+    assert expected.loc[expected["weight"] != 0, "residual"].notna().all()
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values):
+        return values.sum()
+
+    @staticmethod
+    def backward(context, gradient):
+        return None
+
+
+def test_a_gradient_of_none_is_no_gradient():
+    """DDP's sink for unused parameters, and fused kernels, give None to a hook."""
     model = small_lm("qwen3")
     inputs = batch(*sequences())
+    with analysis.attach(model) as trace:
+        _NoGradient.apply(model(**inputs).logits).backward()
+        with pytest.raises(UsageError, match="expected a backward pass since the last step, got none"):
+            trace.step()
+        model(**inputs).loss.backward()
+        trace.step()
+
+
+def test_two_updates_without_a_step_are_refused():
+    model = small_lm("qwen3")
+    inputs = batch(*sequences())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def train():
         with analysis.attach(model):
-            logits = model(**inputs).logits
-            logits /= 0.7
-            clipped(token_log_probs(logits, inputs["labels"])).backward()
+            for _ in range(2):
+                model(**inputs).loss.backward()
+                optimizer.step()
 
-    with pytest.raises(UsageError, match="expected logits that stay as they are until the backward pass"):
+    with pytest.raises(UsageError, match=r"expected a call of trace.step\(\) after each optimiser step"):
         train()
+
+
+def test_a_refused_step_can_be_repeated():
+    model = small_lm("qwen3")
+    with analysis.attach(model, record=EVERY) as trace:
+        model(**batch(*sequences())).loss.backward()
+        with pytest.raises(UsageError, match="rewards: expected 4 numbers"):
+            trace.step(rewards=[1.0])
+        with pytest.raises(UsageError, match=r"old_log_probs\[0\]: expected"):
+            trace.step(rewards=[1.0] * 4, old_log_probs=[[0.0] * 40] * 4)
+        trace.step(rewards=[1.0, 0.0, 1.0, 0.0])
+    records = trace.records()
+    assert records["rollouts"]["reward"].tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert not records["prompts"]["prompt_id"].duplicated().any()
+
+
+def test_rows_put_shuffled_numbers_in_order():
+    model = small_lm("qwen3")
+    with analysis.attach(model, record=EVERY) as trace:
+        model(**batch(*sequences())).loss.backward()
+        with pytest.raises(UsageError, match="rows: expected each of 0 … 3 once"):
+            trace.step(rewards=[0.0, 1.0, 2.0, 3.0], rows=[0, 1, 1, 3])
+        trace.step(rewards=[0.0, 1.0, 2.0, 3.0], rows=[2, 0, 3, 1])
+    assert trace.records()["rollouts"]["reward"].tolist() == [1.0, 3.0, 0.0, 2.0]
+
+
+def test_old_log_probs_give_the_ratio():
+    model = small_lm("qwen3")
+    prompts, responses = sequences()
+    old = [[-1.0 - 0.1 * i for i in range(len(response))] for response in responses]
+    with analysis.attach(model, record=EVERY) as trace:
+        model(**batch(prompts, responses)).loss.backward()
+        trace.step(rewards=[1.0, 0.0, 1.0, 0.0], old_log_probs=old)
+    tokens = trace.records()["tokens"]
+    expected = [old[i][j] for i, j in zip(tokens["rollout"], tokens["position"], strict=True)]
+    assert tokens["old_log_prob"].to_numpy() == pytest.approx(expected, rel=1e-6)
+    ratio = [math.exp(new - before) for new, before in zip(tokens["log_prob"], expected, strict=True)]
+    assert tokens["ratio"].to_numpy() == pytest.approx(ratio, rel=1e-5)
 
 
 def test_two_backward_passes_through_one_forward_pass_are_refused():

@@ -52,7 +52,9 @@ def test_a_run_folder_reads_like_any_other(tmp_path):
         pd.testing.assert_frame_equal(table, frames[1][name])
         pd.testing.assert_frame_equal(table, run.table(name))
     assert np.isfinite(run.laws()["dentropy"]).all()
-    assert len(run.laws("reinforce-ratio")) == len(run.table("tokens"))
+    assert len(run.laws("reinforce-log")) == len(run.table("tokens"))
+    with pytest.raises(UsageError, match="expected old log-probs for reinforce-ratio, got a run of attach without"):
+        run.laws("reinforce-ratio")
     assert run.table("tokens")["advantage"].isin([1.0, -1.0]).all()
     message = r"out: expected a new folder, got .*mine, which holds a run already; attach starts a new run each time"
     with pytest.raises(UsageError, match=message), analysis.attach(model, out=tmp_path / "mine"):
