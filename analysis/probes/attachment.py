@@ -111,7 +111,8 @@ class Attachment:
         check_temperature(temperature)
         if not isinstance(record, RecordSpec):
             raise UsageError(f"record: expected a RecordSpec, got {type(record).__name__}")
-        self._watched, self.head = model, find_head(model)
+        self.head = find_head(model)
+        self._watched = model
         self._names = argument_names(self.head.model)
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
@@ -148,7 +149,8 @@ class Attachment:
 
     def __enter__(self) -> Attachment:
         model = self.head.model
-        if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in model._forward_hooks.values()):
+        hooks = [getattr(hook, "__wrapped__", hook) for hook in model._forward_hooks.values()]
+        if any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in hooks):
             raise UsageError(
                 f"model: expected one that is not watched, got a {type(model).__name__} that another attach watches "
                 "already; leave that first"
@@ -159,7 +161,8 @@ class Attachment:
         self._entered = True
         self._handles = [
             self.head.backbone.register_forward_hook(self._after_backbone),
-            model.register_forward_hook(self._after_model, with_kwargs=True),
+            # torch.compile would trace into the hook, and take what it computes for a part of the model
+            model.register_forward_hook(torch.compiler.disable(self._after_model), with_kwargs=True),
         ]
         return self
 
