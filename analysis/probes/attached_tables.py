@@ -18,7 +18,7 @@ from toy_models.end_tokens import end_tokens
 from toy_models.tasks.task import prompt_hash
 
 from ..common.provenance import machine_info
-from ..errors import UsageError, at_index, first_index
+from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..records.encoding import Columns, record_batch
 from ..records.folders import RUN_FILE, TOKENIZER_FILE
@@ -36,6 +36,7 @@ from ..records.rows import (
 from ..records.schema import TABLES, arrow_schema
 from ..records.token_text import with_token_text
 from ..records.writer import RunWriter
+from .handed_values import group_numbers, numbers, sequence_numbers
 from .output_heads import OutputHead
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp
@@ -181,15 +182,15 @@ class AttachedTables:
         old_log_probs: Sequence[Tensor | Sequence[float]] | None,
     ) -> None:
         n = sum(len(watched.lined) for watched in passes)
-        reward, advantage = _numbers("rewards", rewards, n), _numbers("advantages", advantages, n)
+        reward, advantage = numbers("rewards", rewards, n), numbers("advantages", advantages, n)
         prompts = [prompt for watched in passes for prompt in watched.lined.prompts]
         ids = [prompt_hash(prompt) for prompt in prompts]
         chosen = torch.cat([watched.chosen for watched in passes]).tolist()
-        numbers = _groups(groups, ids, chosen)
+        in_group = group_numbers(groups, ids, chosen)
         self._add_prompts(ids, prompts, chosen)
         responses = [response for watched in passes for response in watched.lined.responses]
-        old = _old_log_probs(old_log_probs, [len(response) for response in responses])
-        self._add_rollouts(ids, numbers, responses, chosen, reward, advantage)
+        old = sequence_numbers(old_log_probs, [len(response) for response in responses])
+        self._add_rollouts(ids, in_group, responses, chosen, reward, advantage)
         first = 0
         for watched in passes:
             self._append("tokens", token_rows(self._tokens(watched, first, advantage, old)))
@@ -320,56 +321,3 @@ class AttachedTables:
         if self._writer is not None and self._writer.info["status"] == "running":
             self._commit()
             self._writer.finish(status)
-
-
-def _groups(groups: Tensor | Sequence[Any] | None, ids: list[str], chosen: list[bool]) -> list[int]:
-    """The group of each sequence, counted in the order in which they come; without `groups` one for each prompt."""
-    names: list[Any] = ids
-    if groups is not None:
-        names = groups.reshape(-1).tolist() if isinstance(groups, Tensor) else list(groups)
-    if len(names) != len(ids):
-        raise UsageError(f"groups: expected {len(ids)} names or numbers, one for each sequence, got {len(names)}")
-    prompts: dict[Any, tuple[int, str]] = {}
-    for place, (name, prompt) in enumerate(zip(names, ids, strict=True)):
-        first, other = prompts.setdefault(name, (place, prompt)) if chosen[place] else (place, prompt)
-        if other != prompt:
-            raise UsageError(
-                f"groups: expected one prompt in each group, got two in {name!r}: sequences {first} and {place}; count "
-                "sequences in the order of the forward passes, and of the rows within them"
-            )
-    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [order[name] for name in names]
-
-
-def _old_log_probs(values: Sequence[Tensor | Sequence[float]] | None, lengths: list[int]) -> list[np.ndarray] | None:
-    if values is None:
-        return None
-    if len(values) != len(lengths):
-        raise UsageError(f"old_log_probs: expected {len(lengths)} sequences, one for each response, got {len(values)}")
-    out = []
-    for place, (given, length) in enumerate(zip(values, lengths, strict=True)):
-        array = _numbers(f"old_log_probs[{place}]", given, length)
-        assert array is not None
-        out.append(array)
-    return out
-
-
-def _numbers(name: str, values: Tensor | Sequence[float] | None, n: int) -> np.ndarray | None:
-    if values is None:
-        return None
-    try:
-        array = np.asarray(
-            values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name}: expected {n} numbers, one for each sequence, got {values!r}") from error
-    if array.size != n or array.ndim > 2:
-        raise UsageError(
-            f"{name}: expected {n} numbers, one for each sequence of this update in the order of its "
-            f"forward passes, got shape {array.shape}"
-        )
-    array = array.reshape(-1)
-    if not np.isfinite(array).all():
-        index = first_index(~np.isfinite(array))
-        raise UsageError(f"{name}: expected finite numbers, got {array[index]}{at_index(index)}")
-    return array

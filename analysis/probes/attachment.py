@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,12 +30,14 @@ from torch.utils.hooks import RemovableHandle
 from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..laws.checks import check_temperature
-from .attached_tables import AttachedTables, Decoder, PassRows
+from .attached_tables import AttachedTables, Decoder
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
-from .handed_checks import argument_names, checked_scale, in_order, parameter_versions, warn_of_another_form
+from .handed_checks import argument_names, checked_scale, parameter_versions, warn_of_another_form
+from .handed_values import in_order
 from .output_heads import find_head, last_hidden_state
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp, line_up
+from .watched_pass import WatchedPass, note_gradient, output_field
 
 __all__ = ["Attachment", "attach"]
 
@@ -118,7 +119,7 @@ class Attachment:
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
         self._tables = AttachedTables(self.head, record, temperature, tokenizer, out)
         self._handles: list[RemovableHandle] = []
-        self._passes: list[_Pass] = []
+        self._passes: list[WatchedPass] = []
         self._entered = False
         self._known_prompts: set[tuple[int, ...]] = set()  # of this update and the last one
         self._hidden: Tensor | None = None
@@ -171,9 +172,7 @@ class Attachment:
     ) -> None:
         """Restore the model; a backward pass that no `step` followed is recorded as the last update."""
         try:
-            if kind is None and (
-                any(self._unclaimed) or any(watched.caught or watched.reached for watched in self._passes)
-            ):
+            if kind is None and (any(self._unclaimed) or any(watched.arrived for watched in self._passes)):
                 self.step()
         except BaseException:
             self._leave("interrupted")
@@ -189,7 +188,7 @@ class Attachment:
 
     def _forget(self) -> None:
         for watched in self._passes:
-            watched.capture.remove()
+            watched.remove()
         self._passes, self._unclaimed = [], []
 
     def batch(self, *, labels: Given = None, completion_mask: Given = None) -> None:
@@ -231,7 +230,7 @@ class Attachment:
         """
         if not self._handles:
             raise UsageError("step: expected a call within `with attach(model) as trace:`")
-        lost = [watched.what for watched in self._passes if watched.reached and not watched.caught]
+        lost = [watched.what for watched in self._passes if watched.lost]
         if lost or any(self._unclaimed):
             self._forget()
             raise UsageError(
@@ -239,7 +238,7 @@ class Attachment:
                 "without one; compute the loss from the output of the model's own forward pass (output.logits, "
                 "output.loss or output.log_probs)"
             )
-        caught = [watched for watched in self._passes if watched.caught]
+        caught = [watched for watched in self._passes if watched.arrived]
         if not caught:
             raise UsageError(
                 "step: expected a backward pass since the last step, got none; call step after loss.backward(), and "
@@ -274,7 +273,7 @@ class Attachment:
         hidden = last_hidden_state(output)
         if hidden.requires_grad:
             reached: list[bool] = []
-            hidden.register_hook(_note(reached))
+            hidden.register_hook(note_gradient(reached))
             self._hidden = hidden
             self._unclaimed.append(reached)
 
@@ -283,7 +282,7 @@ class Attachment:
         reached, self._unclaimed = self._unclaimed, []
         if module is not self.head.model or not torch.is_grad_enabled():
             return
-        logits, log_probs = _field(output, "logits"), _field(output, "log_probs")
+        logits, log_probs = output_field(output, "logits"), output_field(output, "log_probs")
         flowing = next((x for x in (logits, log_probs, hidden) if x is not None), None)
         if flowing is None:
             raise UsageError(
@@ -292,13 +291,6 @@ class Attachment:
             )
         if not flowing.requires_grad:
             return
-        versions = parameter_versions(self._watched)
-        if any(watched.caught and watched.versions != versions for watched in self._passes):
-            raise UsageError(
-                "step: expected a call of trace.step() after each optimiser step, got a forward pass with parameters "
-                "that changed since a backward pass that no step followed; call trace.step() before the next update, "
-                "or two updates would be recorded as one"
-            )
         inputs = dict(zip(self._names, args, strict=False)) | kwargs
         lined = self._line_up(inputs, logits, log_probs)
         keep_rows = self._tables.choose(lined)
@@ -327,7 +319,10 @@ class Attachment:
             capture = HiddenCapture(hidden, self.head, tokens, keep, self._spec, self._temperature)
         scale = checked_scale(self._loss_scale() if callable(self._loss_scale) else self._loss_scale)
         what = "logits" if logits is not None else "log_probs" if log_probs is not None else "hidden states"
-        self._passes.append(_Pass(lined, keep_rows, keep, capture, reached, scale, what, versions))
+        versions = parameter_versions(self._watched)
+        watched = WatchedPass(lined, keep_rows, keep, capture, reached, scale, what, versions)
+        watched.watch(flowing, self._passes)
+        self._passes.append(watched)
 
     def _line_up(self, inputs: Mapping[str, Any], logits: Tensor | None, log_probs: Tensor | None) -> LinedUp:
         labels, mask = (given(inputs) if callable(given) else given for given in (self._labels, self._mask))
@@ -363,65 +358,3 @@ class Attachment:
             )
         self._known_prompts |= {tuple(prompt) for prompt in lined.prompts if prompt}
         return lined
-
-
-class _Pass:
-    """One forward pass of the update that is under way."""
-
-    def __init__(
-        self,
-        lined: LinedUp,
-        keep_rows: Tensor,
-        keep: Tensor,
-        capture: Capture,
-        reached: list[list[bool]],
-        scale: float,
-        what: str,
-        versions: tuple[int, ...],
-    ) -> None:
-        self.versions = versions
-        self.lined, self.keep_rows, self.keep, self.capture = lined, keep_rows, keep, capture
-        self._reached, self._scale, self.what = reached, scale, what
-
-    @property
-    def caught(self) -> bool:
-        return self.capture.caught
-
-    @property
-    def reached(self) -> bool:
-        """Whether a backward pass reached the hidden states."""
-        return any(self._reached)
-
-    @cached_property
-    def rows(self) -> PassRows:
-        """What was caught, read once."""
-        caught, stats = self.capture.take(), self.capture.stats
-        assert stats is not None
-        width = self.lined.tokens.shape[1]
-        return PassRows(
-            self.lined,
-            self.keep_rows,
-            self.keep // width,
-            self.keep % width,
-            stats,
-            caught.weight / self._scale,
-            caught.residual,
-            caught.entropy_weight,
-            caught.unmeasured,
-        )
-
-
-def _note(reached: list[bool]) -> Callable[[Tensor], None]:
-    def hook(gradient: Tensor | None) -> None:
-        if gradient is not None:
-            reached.append(True)
-
-    return hook
-
-
-def _field(output: Any, name: str) -> Tensor | None:
-    if isinstance(output, tuple):  # return_dict=False: the loss may come first
-        tensors = [x for x in output if isinstance(x, Tensor) and x.ndim == 3] if name == "logits" else []
-        return tensors[0] if tensors else None
-    value = getattr(output, name, None)
-    return value if isinstance(value, Tensor) else None

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from .attached_tables import PassRows
 from .weight_accuracy import ODD_RESIDUAL
 
-__all__ = ["argument_names", "checked_scale", "in_order", "parameter_versions", "warn_of_another_form"]
+__all__ = ["argument_names", "checked_scale", "parameter_versions", "warn_of_another_form"]
 
 
 def argument_names(model: nn.Module) -> list[str]:
@@ -39,28 +39,6 @@ def parameter_versions(model: nn.Module) -> tuple[int, ...]:
     if any(type(part).__name__.startswith(("FSDP", "FullySharded")) for part in model.modules()):
         return ()
     return tuple(parameter._version for parameter in model.parameters() if parameter.requires_grad)
-
-
-def in_order(rows: Any, number: int, **values: Any) -> dict[str, Any]:
-    """`values`, sequences of `number` entries or None, with entry i at place `rows[i]`; as they are without `rows`.
-
-    >>> in_order([2, 0, 1], 3, rewards=[0.5, 1.0, 2.0], groups=None)
-    {'rewards': [1.0, 2.0, 0.5], 'groups': None}
-    """
-    if rows is None:
-        return values
-    places = rows.reshape(-1).tolist() if isinstance(rows, Tensor) else list(rows)
-    if sorted(places) != list(range(number)):
-        raise UsageError(
-            f"rows: expected each of 0 … {number - 1} once, the sequences of this update, got {places}; say to which "
-            "sequence each entry belongs"
-        )
-    out: dict[str, Any] = {}
-    for name, given in values.items():
-        if given is not None and len(given) != number:
-            raise UsageError(f"rows: expected {number} entries of {name}, one for each of rows, got {len(given)}")
-        out[name] = None if given is None else [given[places.index(place)] for place in range(number)]
-    return out
 
 
 def warn_of_another_form(passes: Sequence[PassRows], temperature: float) -> None:

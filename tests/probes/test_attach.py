@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pandas as pd
 import pytest
@@ -450,16 +451,65 @@ class _NoGradient(torch.autograd.Function):
         return None
 
 
-def test_a_gradient_of_none_is_no_gradient():
-    """DDP's sink for unused parameters, and fused kernels, give None to a hook."""
+def test_a_backward_pass_without_a_gradient_is_an_update_of_weight_zero():
+    """A microbatch whose loss does not depend on it: its rollouts stay in the update, in their order."""
     model = small_lm("qwen3")
     inputs = batch(*sequences())
-    with analysis.attach(model) as trace:
-        _NoGradient.apply(model(**inputs).logits).backward()
-        with pytest.raises(UsageError, match="expected a backward pass since the last step, got none"):
-            trace.step()
+    with analysis.attach(model, record=EVERY) as trace:
         model(**inputs).loss.backward()
+        _NoGradient.apply(model(**inputs).logits).backward()
+        trace.step(rewards=list(range(8)), groups=[0, 0, 1, 2, 3, 3, 4, 5])
+        _NoGradient.apply(model(**inputs).logits).backward()
         trace.step()
+    records = trace.records()
+    tokens = records["tokens"]
+    assert (tokens.loc[(tokens["update"] == 0) & (tokens["rollout"] < 4), "weight"] != 0).all()
+    assert (tokens.loc[(tokens["update"] == 1) | (tokens["rollout"] >= 4), "weight"] == 0).all()
+    assert records["rollouts"].groupby("step")["rollout"].apply(list).tolist() == [list(range(8)), list(range(4))]
+    assert records["rollouts"]["reward"].tolist()[:8] == list(range(8))
+
+
+def test_none_for_logits_whose_loss_went_another_way_is_refused():
+    """DDP gives None to outputs that the loss did not use; the update is then not one of weight 0."""
+    model = small_lm("qwen3")
+    with analysis.attach(model) as trace:
+        output = model(**batch(*sequences()), output_hidden_states=True)
+        (_NoGradient.apply(output.logits) + output.hidden_states[-1].square().mean()).backward()
+        with pytest.raises(UsageError, match="expected a gradient through the model's logits"):
+            trace.step()
+
+
+def test_nothing_is_computed_in_passes_without_a_graph(monkeypatch):
+    """Generation and evaluation under torch.no_grad cost a hook that returns."""
+    from analysis.probes import attachment, capture
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("statistics of a pass without a graph")
+
+    model = small_lm("qwen3")
+    inputs = batch(*sequences())
+    monkeypatch.setattr(capture, "token_statistics", refuse)
+    monkeypatch.setattr(attachment, "line_up", refuse)
+    with analysis.attach(model):
+        with torch.no_grad():
+            model(**inputs)
+        model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=2, do_sample=False)
+
+
+def test_a_prompt_that_was_drawn_twice_is_warned_of():
+    model = small_lm("qwen3")
+    prompts, responses = sequences(6)
+    prompts = [prompts[0], prompts[0], prompts[2], prompts[2], prompts[0], prompts[0]]
+    with analysis.attach(model, record=EVERY) as trace:
+        model(**batch(prompts, responses)).loss.backward()
+        with pytest.warns(UserWarning, match=r"got 4 in a group of prompt .* drawn 2 times counts as one group"):
+            trace.step()
+        model(**batch(prompts, responses)).loss.backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            trace.step(groups=[0, 0, 1, 1, 2, 2])
+    rollouts = trace.records()["rollouts"]
+    assert rollouts["group"].tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 2, 2]
 
 
 def test_two_updates_without_a_step_are_refused():
@@ -475,6 +525,20 @@ def test_two_updates_without_a_step_are_refused():
 
     with pytest.raises(UsageError, match=r"expected a call of trace.step\(\) after each optimiser step"):
         train()
+
+
+def test_a_forward_pass_between_the_update_and_its_step_is_no_update():
+    """Log-probs that are logged after the optimiser's step have other parameters, and no backward pass."""
+    model = small_lm("qwen3")
+    inputs = batch(*sequences())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with analysis.attach(model, record=EVERY) as trace:
+        for _ in range(2):
+            model(**inputs).loss.backward()
+            optimizer.step()
+            model(**inputs)
+            trace.step()
+    assert trace.records()["rollouts"].groupby("step").size().tolist() == [4, 4]
 
 
 def test_a_refused_step_can_be_repeated():
@@ -564,7 +628,7 @@ def test_what_is_no_causal_lm():
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        ([1.0, 2.0], r"rewards: expected 4 numbers, one for each sequence of this update .*, got shape \(2,\)"),
+        ([1.0, 2.0], r"rewards: expected 4 numbers, one for each sequence in the order of the passes, got shape \(2,\)"),
         (torch.zeros(2, 2, 1), r"rewards: expected 4 numbers"),
         ([1.0, math.nan, 0.0, 0.0], "rewards: expected finite numbers, got nan at index 1"),
         (["good"] * 4, "rewards: expected 4 numbers, one for each sequence, got"),
