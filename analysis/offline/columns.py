@@ -86,6 +86,7 @@ class Chosen:
         layout: The layout that was recognised.
         numbers: Columns of numbers that may be rewards, where none was chosen.
         notes: What a reader should know of the choice.
+        left_out: Places of rows that repeat others and are not read.
     """
 
     columns: dict[str, str]
@@ -95,6 +96,7 @@ class Chosen:
     layout: Layout | None = None
     numbers: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    left_out: frozenset[int] = frozenset()
 
 
 def parse_mapping(text: str) -> dict[str, str]:
@@ -166,7 +168,30 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
         flat, found["group"], note = _group(flat, found)
         notes += [note] if note else []
     columns = {role: name for role, name in found.items() if name is not None}
-    return Chosen(columns, flat, masks, reward, layout, numbers, notes)
+    left_out: frozenset[int] = frozenset()
+    if layout is not None:
+        notes += _ids_notes(layout, columns)
+        if layout.repeats is not None:
+            left_out, said = layout.repeats(rows)
+            notes += said
+    return Chosen(columns, flat, masks, reward, layout, numbers, notes, left_out)
+
+
+def _ids_notes(layout: Layout, columns: Mapping[str, str]) -> list[str]:
+    """Whether the token ids that are traced are those that were trained on, where texts have lost special tokens."""
+    if not layout.decoded:
+        return []
+    texts = [role for role in ("prompt", "response") if f"{role}_ids" not in columns]
+    exact = [f"{role}s from {columns[f'{role}_ids']!r}" for role in ("prompt", "response") if role not in texts]
+    if not texts:
+        return []
+    hint = f" To have them written, {layout.ids_hint}." if layout.ids_hint and "response" in texts else ""
+    return [
+        f"Inexact token ids: those of {' and '.join(f'{role}s' for role in texts)} come from tokenising again a text "
+        "without special tokens, and can differ from those that were trained on. A text may be split into other "
+        f"tokens, and what was decoded away is missing (--eos, --bos and --chat-template add it).{hint}"
+        + (f" Exact are {' and '.join(exact)}." if exact else "")
+    ]
 
 
 def _as_text(value: Any) -> str:

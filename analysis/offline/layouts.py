@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import unpacking
+from .trl_tables import repeated_rows
 
 __all__ = ["LAYOUTS", "Layout", "recognise"]
 
@@ -33,6 +34,9 @@ class Layout:
         refusal: Why it is not read, and what to do.
         note: What else the summary should say of it.
         check: Refuses rows that only together show what is wrong.
+        decoded: Its texts were decoded without special tokens, so that a response that ended at once is an empty text.
+        ids_hint: How the trainer can be made to write token ids, where it can.
+        repeats: The places of rows that stand there again, and notes on what is there of a run.
     """
 
     name: str
@@ -44,6 +48,9 @@ class Layout:
     refusal: str = ""
     note: str = ""
     check: Callable[[Rows], None] | None = None
+    decoded: bool = False
+    ids_hint: str = ""
+    repeats: Callable[[Rows], tuple[frozenset[int], list[str]]] | None = None
 
 
 def _one_filter(rows: Rows) -> None:
@@ -59,7 +66,6 @@ _SEQUENCE: dict[str, str | None] = {
     role: role for role in ("prompt_ids", "response_ids", "response_mask", "reward", "old_log_probs")
 }
 _TWO_IN_A_ROW = "chosen counts as rewarded (1), rejected as not (0); the two of a row are a group"
-_DECODED = "text with special tokens decoded away is not exact; token ids are"
 
 LAYOUTS = (
     Layout(
@@ -67,6 +73,9 @@ LAYOUTS = (
         "huggingface/trl: trl/trainer/grpo_trainer.py, GRPOTrainer.log",
         ("step", "prompt", "completion", "advantage"),
         {"prompt": "prompt", "response": "completion", "advantage": "advantage", "step": "step"},
+        decoded=True,
+        ids_hint='call log_extra("completion_ids", completion_ids) in a reward function, which gets both as arguments',
+        repeats=repeated_rows,
     ),
     Layout(
         "rollout dump of AReaL",
@@ -179,7 +188,7 @@ LAYOUTS = (
         "alibaba/ROLL: roll/pipeline/rlvr/utils.py",
         ("prompt", "responses", "scores", "global_step"),
         {"response": "responses", "reward": "scores", "answer": "ground_truth", "step": "global_step", "group": "id"},
-        note=_DECODED,
+        decoded=True,
     ),
     Layout(
         "samples of lm-evaluation-harness",
@@ -252,7 +261,7 @@ LAYOUTS = (
         "verl-project/verl: verl/trainer/ppo/v1/trainer_base.py, _write_generations",
         ("input", "output", "gts", "score"),
         {"prompt": "input", "response": "output", "reward": "score", "answer": "gts"},
-        note=_DECODED,
+        decoded=True,
     ),
     Layout(
         "instructions in Alpaca's layout",

@@ -42,7 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--rollouts",
         metavar="FILE",
-        help="the rollouts: JSON lines, JSON, CSV, Parquet or Arrow, also compressed (gz, zst, bz2, xz)",
+        help="the rollouts: JSON lines, JSON, CSV, Parquet or Arrow, also compressed (gz, zst, bz2, xz), or the folder "
+        "completions that TRL writes",
     )
     add(
         "--objective",

@@ -19,6 +19,7 @@ from ..errors import UsageError
 from .columns import COLUMNS, find_columns, responses_in_a_row
 from .containers import records_of
 from .row_rollouts import Rollout, rollouts_of_row
+from .trl_tables import tables_of_folder
 
 __all__ = ["BadRows", "Rollout", "RolloutFile", "read_rollouts"]
 
@@ -83,8 +84,8 @@ def read_rollouts(
     """The rollouts of a file, of a list of dicts, or of a table in memory.
 
     Args:
-        source: A file (JSON Lines, JSON, CSV, Parquet or Arrow, also compressed), a list of dicts, a dict of lists, a
-            data frame, an Arrow table or a `datasets.Dataset`.
+        source: A file (JSON Lines, JSON, CSV, Parquet or Arrow, also compressed), the folder `completions` of a TRL
+            run, a list of dicts, a dict of lists, a data frame, an Arrow table or a `datasets.Dataset`.
         columns: Role -> column, for columns of other names than the known ones; "-" for a role that has none. The
             reward may be a sum, "2*accuracy + format" or {"accuracy": 2, "format": 1}.
         with_answers: A verifier judges, so the answers are read, and rewards are not.
@@ -99,12 +100,13 @@ def read_rollouts(
     bad = BadRows(skip_bad)
     raw: Sequence[tuple[str, Mapping[str, Any]]]
     if path is not None:
+        parts = tables_of_folder(path) or [path]
         try:
-            raw = raw_rows(path, bad)
+            raw = [row for part in parts for row in raw_rows(part, bad)]
         except ValueError as error:
             raise UsageError(f"rollouts: {_without_prefix(error)}") from error
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digests = [_file_digest(part) for part in parts]
+        digest = digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     else:
         plain = records_of(source)
         raw = [(f"rollout {i}", row) for i, row in enumerate(plain)]
@@ -122,7 +124,9 @@ def read_rollouts(
     rollouts: list[Rollout] = []
     kinds: dict[str, str] = {}
     index = 0
-    for (where, _), row in zip(raw, chosen.rows, strict=True):
+    for place, ((where, _), row) in enumerate(zip(raw, chosen.rows, strict=True)):
+        if place in chosen.left_out:
+            continue
         count = 1 if isinstance(row, ValueError) else max(1, responses_in_a_row(row, chosen.columns))
         index += count
         try:
@@ -140,6 +144,11 @@ def read_rollouts(
         raise UsageError(f"rollouts: {name} has no row that can be used; the first: {bad.examples[0]}")
     layout = chosen.layout.name if chosen.layout is not None else None
     return RolloutFile(name, path, digest, found, rollouts, bad, layout, chosen.numbers, tuple(chosen.notes))
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_prefix(error: ValueError) -> str:

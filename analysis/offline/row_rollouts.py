@@ -33,7 +33,7 @@ class Rollout:
     step: int
     group: Any  # whatever tells groups apart; None without such a column
     prompt: Any  # text or chat messages; None where only token ids are there
-    response: str | None
+    response: str | None  # empty where it ended at once and its end token was decoded away
     prompt_ids: tuple[int, ...] | None
     response_ids: tuple[int, ...] | None
     reward: float | None
@@ -133,7 +133,13 @@ def _rollout(index: int, where: str, values: Mapping[str, Any], chosen: Chosen, 
     mask = of("response_mask", check.mask)
     response = of(
         "response",
-        lambda value, at: check.response(value, at, has_ids=response_ids is not None, has_mask=mask is not None),
+        lambda value, at: check.response(
+            value,
+            at,
+            has_ids=response_ids is not None,
+            has_mask=mask is not None,
+            may_be_empty=chosen.layout is not None and chosen.layout.decoded,
+        ),
     )
     for role, text, token_ids in (("prompt", prompt, prompt_ids), ("response", response, response_ids)):
         if text is None and token_ids is None:

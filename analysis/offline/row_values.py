@@ -105,8 +105,11 @@ def mask(value: Any, at: str) -> tuple[bool, ...]:
     return tuple(bool(x) for x in value)
 
 
-def response(value: Any, at: str, *, has_ids: bool, has_mask: bool = False) -> str | None:
-    """A text, or chat messages of which there is one, the assistant's; None where only token ids can tell the text."""
+def response(value: Any, at: str, *, has_ids: bool, has_mask: bool = False, may_be_empty: bool = False) -> str | None:
+    """A text, or chat messages of which there is one, the assistant's; None where only token ids can tell the text.
+
+    `may_be_empty` where special tokens were decoded away, so that nothing is left of a response that ended at once.
+    """
     if isinstance(value, CsvText) and value[:1] == "[" and isinstance(read := value.value(), list):
         value = read
     reasoning = False
@@ -144,6 +147,8 @@ def response(value: Any, at: str, *, has_ids: bool, has_mask: bool = False) -> s
     if not value:
         if has_ids:
             return None
+        if may_be_empty:
+            return ""
         raise ValueError(f"{at}: the response is empty")
     return str(checked_text(value, at))
 

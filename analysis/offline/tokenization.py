@@ -159,7 +159,7 @@ class _Encoder:
         except ValueError as error:
             raise UsageError(str(error)) from error
         self._continued = self._without_start = self._doubled = self._in_turn = 0
-        self._padded = self._padded_prompts = 0
+        self._padded = self._padded_prompts = self._ended_at_once = 0
 
     def __call__(self, rollout: Rollout) -> dict[str, Any]:
         tokenizer = self._tokenizer
@@ -173,7 +173,9 @@ class _Encoder:
         else:
             assert rollout.response is not None
             text = rollout.response
-            if self._marks and not self._settings.responses_apart:
+            if not text:
+                ids = [self._end_of_empty(rollout.where)]
+            elif self._marks and not self._settings.responses_apart:
                 ids = list(encode_continuation(tokenizer, prompt["prompt_text"], text, rollout.where))
                 self._continued += 1
             else:
@@ -196,6 +198,18 @@ class _Encoder:
             "judged_text": self._judged(text, body, exact=rollout.response_ids is not None),
             "finished": ended if ended or rollout.response_ids is not None else None,
         }
+
+    def _end_of_empty(self, where: str) -> int:
+        """The token that an empty response consists of: it was decoded away, and a response has one at least."""
+        own = self._tokenizer.eos_token_id
+        end = own if own is not None else next(iter(self._ends), None)
+        if end is None:
+            raise ValueError(
+                f"{where}: the response is empty, and neither tokenizer nor model has an end token that it may have "
+                "been; set tokenizer.eos_token"
+            )
+        self._ended_at_once += 1
+        return int(end)
 
     def _padding(self, ids: Sequence[int], where: str) -> int:
         """How many tokens after the end of a response, or of one that was cut off, fill it up to some length."""
@@ -300,6 +314,11 @@ class _Encoder:
             )
         if self._doubled:
             out.append(f"{self._doubled} of {count} prompts begin with the start token twice.")
+        if self._ended_at_once:
+            out.append(
+                f"{self._ended_at_once} responses are empty texts: the policy ended them at once. Each is traced as "
+                "the end token alone."
+            )
         if self._padded:
             out.append(f"{self._padded} responses are filled up with padding, which is not traced.")
         if self._padded_prompts:
