@@ -34,6 +34,8 @@ from .offline_panels import rank_flow as rank_flow
 from .offline_panels import rarity_density as rarity_density
 from .pass_at_k_curves import pass_at_k as pass_at_k
 from .pass_at_k_curves import pass_at_k_difference as pass_at_k_difference
+from .pass_at_k_curves import pass_bands as pass_bands
+from .pass_at_k_curves import pass_crossing as pass_crossing
 from .token_panels import logit_arrows as logit_arrows
 from .token_panels import token_bars as token_bars
 from .unexplained_parts import part_lines as part_lines

@@ -8,20 +8,23 @@ Pass@k approaches 1 for every method as k grows, so that the failures are what d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .appearance import BASE, look, reference_line
+from .appearance import BASE, SMALL, look, reference_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FAILURE_FLOOR", "pass_at_k", "pass_at_k_difference"]
+__all__ = ["FAILURE_FLOOR", "pass_at_k", "pass_at_k_difference", "pass_bands", "pass_crossing"]
 
 TICKS = (0.0, 0.2, 0.35, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+_CHECKPOINTS = ("#0072B2", "#D55E00")  # of two files: blue the first, vermilion the second
+_MARKED = 12  # points up to which a line has markers
 FAILURE_FLOOR = 1e-4  # a smaller 1 − Pass@k is drawn as this
 
 
@@ -60,6 +63,64 @@ def pass_at_k_difference(ax: Axes, data: pd.DataFrame) -> None:
     """
     reference_line(ax)
     _lines(ax, data[data["label"] != BASE])
+
+
+def pass_bands(ax: Axes, data: pd.DataFrame, *, colors: Sequence[str] = _CHECKPOINTS) -> None:
+    """Draw Pass@k, or differences of it, on plain axes over log₂ k: bands for intervals, names at the ends of lines.
+
+    Args:
+        ax: axes to draw on.
+        data: one row a point, as above.
+        colors: of the labels in turn.
+    """
+    ends: list[tuple[float, float, float, str, str]] = []
+    for i, (label, rows) in enumerate(data.groupby("label", sort=False)):
+        color = colors[i % len(colors)]
+        low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
+        if np.isfinite(low).any():
+            ax.fill_between(rows["k"], low, high, color=color, alpha=0.15, linewidth=0)
+        marker = "os"[i % 2] if len(rows) <= _MARKED else ""
+        ax.plot(rows["k"], rows["value"], color=color, marker=marker, label=str(label))
+        value = float(rows["value"].iloc[-1])
+        below, above = (value if np.isnan(end[-1]) else float(end[-1]) for end in (low, high))
+        ends.append((value, below, above, str(label), color))
+    ax.set_xscale("log", base=2)
+    last = int(data["k"].max())
+    ticks = [2**i for i in range(last.bit_length()) if 2**i <= last]
+    ticks = ticks[:: 1 + (len(ticks) - 1) // 6]
+    ax.set_xticks(ticks, [str(k) for k in ticks])
+    ax.minorticks_off()
+    ax.margins(x=0.02)
+    if len(ends) > 1:
+        upper = max(range(len(ends)), key=lambda place: ends[place][0])
+        for place, (_, low_end, high_end, label, color) in enumerate(ends):
+            shift = 3 if place == upper else -3
+            ax.annotate(
+                label,
+                (last, high_end if place == upper else low_end),  # outside of the band
+                xytext=(-2, shift),
+                textcoords="offset points",
+                ha="right",
+                va="bottom" if place == upper else "top",
+                fontsize=SMALL,
+                color=color,
+            )
+
+
+def pass_crossing(ax: Axes, at: float, *, low: float | None, high: float | None) -> None:
+    """Draw the k at which two curves cross as a dashed line, and its interval as a grey band.
+
+    Args:
+        ax: axes to draw on, of `pass_bands`.
+        at: the k.
+        low: lower end of the interval; None where it is open.
+        high: upper end; None where it is open.
+    """
+    left, right = ax.get_xlim()
+    if low is not None or high is not None:
+        ax.axvspan(left if low is None else low, right if high is None else high, color="#dddddd", zorder=-1)
+    ax.axvline(at, color="#555555", linewidth=0.8, linestyle=(0, (3.0, 2.0)), zorder=0)
+    ax.set_xlim(left, right)
 
 
 def _lines(ax: Axes, data: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Figures as PNG files."""
+"""Figures as PNG or SVG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DPI = 200
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, its folder included.
+    """Write a figure as PNG, or as SVG where the path ends in .svg, its folder included.
 
     The layout is settled once; `savefig` alone settles it twice, in half of the whole time.
     """
@@ -27,5 +27,11 @@ def save_figure(figure: Figure, path: Path) -> None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    if path.suffix == ".svg":
+        import matplotlib
+
+        with matplotlib.rc_context({"svg.hashsalt": path.stem}):  # the same bytes for the same figure
+            figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    else:
+        figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
     write_durably(path, picture.getbuffer())

@@ -70,6 +70,20 @@ def intervals_page() -> str:
 
 
 _OTHERS = """
+## Crossing of two Pass@k curves
+
+- For: the k at which the Pass@k curves of two files of graded samples cross (`analysis.passk`).
+- Drawn anew: prompts are independent draws, each with its samples under both checkpoints.
+- Method: the set of all k around the crossing at which the interval of the paired difference over prompts holds 0, both
+  ends interpolated linearly between whole k. Where the true curves cross, the true difference is 0, so the set misses
+  that k exactly as often as the interval of the difference misses 0 there: its coverage is that of the paired
+  difference over prompts, above. A test draws 300 pairs of files at each of three crossings and asks for 95% less three
+  standard errors.
+- None where: the paired difference has no interval at one of the k. An end is open where the interval of the difference
+  still holds 0 at the smallest or the greatest k.
+- Printed in: the sentence under the table of `passk`, the figure's grey band.
+- In JSON: `crossings`, with `reason` where there is none.
+
 ## Numbers without an interval
 
 - 1 − R² of one seed has none over prompts. Single contexts with large steps carry most of it, and where they do, the
