@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from .folders import TOKENIZER_FILE
 from .frames import TOKEN_TEXT
 from .recorded import Recorded
 
-__all__ = ["WordOf", "decoder", "with_token_text", "word_of"]
+__all__ = ["Spelling", "WordOf", "decoder", "spelling_of", "with_token_text", "word_of"]
 
 Decode = Callable[[Sequence[int]], str]
 WordOf = Callable[[int], str | None]  # token id -> its text, None where it is not known
@@ -70,3 +70,48 @@ def _recorded_words(run: Recorded) -> dict[int, str]:
             if len(tokens) == len(written):
                 words.update(zip((int(i) for i in tokens), written, strict=True))
     return words
+
+
+class Spelling(NamedTuple):
+    """One entry of a vocabulary as it is shown: `text`, and whether it is a special token."""
+
+    text: str
+    special: bool
+
+
+def spelling_of(run: Recorded) -> Callable[[int], Spelling]:
+    """How single tokens are shown, by the same sources as `decoder`.
+
+    Spaces at the start of a word are kept. A token that is only part of a character is shown by its bytes, as
+    `‹E4 B8›`, and an id that no source holds as `#id`.
+    """
+    tokenizer = _tokenizer(run.folder)
+    if tokenizer is None:
+        words = _recorded_words(run)
+        return lambda i: Spelling(words.get(i, f"#{i}"), False)
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return lambda i: Spelling(_spelling(tokenizer, i), i in special)
+
+
+def _spelling(tokenizer: Any, i: int) -> str:
+    raw = tokenizer.id_to_token(i)
+    if raw is None:
+        return f"#{i}"
+    text = str(tokenizer.decode([i], skip_special_tokens=False))
+    if "\ufffd" in text:
+        codes = [_BYTE_OF.get(character) for character in raw]
+        known = [f"{code:02X}" for code in codes if code is not None]
+        return f"‹{' '.join(known)}›" if len(known) == len(raw) else raw
+    if raw.startswith("▁") and not text.startswith(" "):  # SentencePiece decoders drop the space of a first word
+        return " " + text
+    return text or raw
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Characters of byte-level vocabularies -> the byte that each stands for (GPT-2's table)."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [code for code in range(256) if code not in shown]
+    return {chr(code): code for code in shown} | {chr(256 + at): code for at, code in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_alphabet()
