@@ -49,6 +49,7 @@ what is written:
     RUN/TABLE/*.parquet  the records (docs/records.md); analysis.load_trace reads them
     RUN/error.txt        the traceback of a run that failed
     figures/             figures of the experiment; with --each-run also in the folder of each run
+    report.html          the page of the experiment: every recorded token, in one file that a browser opens
     summary.md           tables, verdict and figures as a page; summary.json holds the tables as data
   Built-in base models are pretrained once and kept in the user's cache folder (RLVR_DYNAMICS_CACHE).
   Results go to standard output, progress and errors to standard error.
@@ -298,9 +299,11 @@ def _show(experiment: Experiment, arguments: argparse.Namespace) -> None:
 
     report = StoredReport(experiment)
     summary = report.summary()
+    html = report.write_report_page()
     if not arguments.json:
         from rich.console import Console
 
+        print(f"report   {html}\n")
         summary.render(Console())
         sys.stdout.flush()
     tell = (lambda line: None) if arguments.quiet else (lambda line: print(line, file=sys.stderr))
@@ -316,6 +319,7 @@ def _show(experiment: Experiment, arguments: argparse.Namespace) -> None:
             "runs": {run_id: run.status for run_id, run in experiment.runs.items()},
             "figures": [str(path) for path in figures],
             "page": str(page),
+            "report": str(html),
             "summary": summary.to_json(),
         }
     )

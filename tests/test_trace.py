@@ -45,6 +45,9 @@ class FakeReport:
     def write_page(self) -> Path:
         return self.folder / "summary.md"
 
+    def write_report_page(self) -> Path:
+        return self.folder / "report.html"
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,12 +85,15 @@ class TestRun:
         folder = experiment.default_folder(Recipe.load("tiny"))
         out, err = capsys.readouterr()
         page = f"page     {folder}/summary.md\n"
-        assert out == f"table of 2 runs\n\nrecords  {folder}\nfigures  {folder}/figures (1)\n{page}"
+        first = f"report   {folder}/report.html\n\ntable of 2 runs\n\n"
+        assert out == f"{first}records  {folder}\nfigures  {folder}/figures (1)\n{page}"
         assert err == ""
 
     def test_which_figures(self, train: Any, capsys: pytest.CaptureFixture[str]) -> None:
         assert trace.main(["--run", "tiny", "--quiet", "--out", "x", "--no-figures"]) == 0
-        assert capsys.readouterr().out == "table of 2 runs\n\nrecords  x\npage     x/summary.md\n"
+        assert capsys.readouterr().out == (
+            "report   x/report.html\n\ntable of 2 runs\n\nrecords  x\npage     x/summary.md\n"
+        )
         assert trace.main(["--run", "tiny", "--out", "x", "--each-run"]) == 0
         out, err = capsys.readouterr()
         assert "figures  x/figures (1)\nfigures  x/psr-seed0/figures (1)\nfigures  x/nsr-seed0/figures (1)\n" in out
@@ -114,6 +120,7 @@ class TestRun:
             "runs": {"psr-seed0": "complete", "nsr-seed0": "complete"},
             "figures": ["x/figures/a.png"],
             "page": "x/summary.md",
+            "report": "x/report.html",
             "summary": {"rows": ["psr-seed0", "nsr-seed0"]},
         }
 

@@ -236,9 +236,11 @@ def show_trace(run: Run, arguments: argparse.Namespace) -> None:
     from .. import report
 
     summary = report.summarize_trace(run)
+    html = report.write_report_page(run, summary=summary)
     if not arguments.json:
         from rich.console import Console
 
+        print(f"report   {html}\n")
         summary.render(Console())
         sys.stdout.flush()
     if not arguments.no_figures and not arguments.quiet:
@@ -259,6 +261,7 @@ def show_trace(run: Run, arguments: argparse.Namespace) -> None:
         "file": run.info["trace"].get("file"),
         "figures": [str(path) for path in figures],
         "page": str(page),
+        "report": str(html),
         "summary": summary.to_json(),
     }
     print(json.dumps(results, indent=1, ensure_ascii=False))

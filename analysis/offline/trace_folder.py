@@ -17,7 +17,7 @@ from ..records.schema import TABLES
 __all__ = ["ENGINE", "finished", "remember"]
 
 ENGINE = "offline"
-_OURS = (*TABLES, "commits", "state", "figures", "summary.md", "error.txt", TOKENIZER_FILE)
+_OURS = (*TABLES, "commits", "state", "figures", "summary.md", "report.html", "error.txt", TOKENIZER_FILE)
 
 
 def finished(folder: Path, info: Mapping[str, Any], *, resume: bool, force: bool) -> Run | None:

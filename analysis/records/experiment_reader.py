@@ -97,7 +97,7 @@ class Experiment:
         return iter(self.runs)
 
     def report(self, figures: str | Path | None = None, *, each_run: bool = False) -> Report:
-        """Summarise the experiment, draw its figures and write both into its folder as `summary.md` and `figures/`.
+        """Summarise the experiment, draw its figures, write `summary.md`, `figures/` and `report.html` into its folder.
 
         Args:
             figures: a folder for the figures instead of the experiment's own.

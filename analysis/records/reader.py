@@ -249,7 +249,7 @@ class Run:
         return shares_summary(self, ranges=ranges)
 
     def report(self, figures: str | Path | None = None) -> Report:
-        """Summarise the run, draw its figures and write both into its folder as `summary.md` and `figures/`.
+        """Summarise the run, draw its figures, and write `summary.md`, `figures/` and `report.html` into its folder.
 
         Args:
             figures: a folder for the figures instead of the run's own.

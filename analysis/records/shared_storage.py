@@ -305,7 +305,7 @@ def push_experiment(shared: SharedFolder, folder: Path) -> None:
 
 def push_pages(shared: SharedFolder, folder: Path) -> None:
     """Bring what is reported of an experiment, in the local copy, to its URL: pages and figures."""
-    pages = [path for path in files_below(folder) if path.name.startswith("summary.")]
+    pages = [path for path in files_below(folder) if path.name.startswith("summary.") or path.name == "report.html"]
     for path in [*pages, *folder.glob("figures/*"), *folder.glob("*/figures/*")]:
         shared.put(path, path.relative_to(folder).as_posix())
 

@@ -10,6 +10,7 @@ from .figures import step_shares_figure as step_shares_figure
 from .figures import token_figure as token_figure
 from .noise_figures import noise_dynamics_figure as noise_dynamics_figure
 from .noise_figures import noise_figure as noise_figure
+from .page_file import write_report_page as write_report_page
 from .png import save_figure as save_figure
 from .run_summary import summarize as summarize
 from .stored import StoredReport as StoredReport

@@ -1,4 +1,4 @@
-"""Tables, figures and summary.md of an experiment or a run, written into its folder."""
+"""Tables, figures, summary.md and report.html of an experiment or a run, written into its folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..records.folders import write_durably
 from . import figures as compose
 from .figures import NothingToDraw
 from .noise_figures import noise_dynamics_figure
+from .page_file import check_page_file, write_report_page
 from .png import save_figure
 from .run_summary import summarize
 from .sources import Source, runs_of
@@ -33,36 +34,41 @@ def report(
     figures: str | Path | None = None,
     *,
     each_run: bool = False,
+    page: str | Path | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Summarise an experiment or a run, draw its figures and write both into its folder as `summary.md`.
+    """Summarise an experiment or a run, draw its figures, and write `summary.md` and `report.html` into its folder.
 
     Args:
-        source: an `Experiment`, a `Run` of any kind, or several runs. Several runs have no folder: nothing but the
-            figures is written, and these only with `figures`.
+        source: an `Experiment`, a `Run` of any kind, or several runs. Several runs have no folder: figures are
+            written with `figures` alone, and the page with `page` alone.
         figures: folder of the figures; unset: `figures/` in the folder of the experiment or the run.
         each_run: whether to draw the figures of each run of an experiment too, into the folder of that run.
+        page: file of the page; unset: `report.html` in the folder of the experiment or the run.
         tell: receives a line for each figure that has no records; unset: standard error.
 
     Returns:
-        The summary; `figures` of it names the files.
+        The summary; `figures` and `page` of it name the files.
 
     Raises:
-        UsageError: nothing to report is recorded yet, or `figures` is a file.
+        UsageError: nothing to report is recorded yet, `figures` is a file, or `page` a folder.
 
     Example:
         >>> report(analysis.load_trace("runs/…")).verdict  # doctest: +SKIP
     """
     if figures is not None:
         check_figure_folder(Path(figures))
+    if page is not None:
+        check_page_file(Path(page))
     summary = summarize(source)
     folder = getattr(source, "folder", None)
-    if folder is None and figures is None:
-        return summary
-    paths = write_figures(source, figures, each_run=each_run, tell=tell)
+    if folder is not None or figures is not None:
+        summary = replace(summary, figures=tuple(write_figures(source, figures, each_run=each_run, tell=tell)))
     if folder is not None:
-        write_page(folder, summary.to_markdown(), paths)
-    return replace(summary, figures=tuple(paths))
+        write_page(folder, summary.to_markdown(), summary.figures)
+    if folder is not None or page is not None:
+        summary = replace(summary, page=write_report_page(source, page, summary=summary))
+    return summary
 
 
 def check_figure_folder(folder: Path) -> None:

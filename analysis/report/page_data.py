@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..errors import UsageError
 from ..records.schema import SHARES
 from .page_columns import Columns
+from .page_flows import FLOW_NUMBERS, SHARE_COLUMNS
 from .page_overview import charts, describe_run, describe_summary, recipe_fields
 from .page_text import Vocabularies
-from .page_tokens import FLOW_NUMBERS, STATISTICS, PageTokens, page_tokens
+from .page_tokens import STATISTICS, PageTokens, page_tokens
 from .run_summary import summarize
 from .sources import Source, runs_of
 from .summary import Summary
@@ -53,18 +53,8 @@ def page_data(source: Source, budget: int, summary: Summary | None = None) -> Pa
         UsageError: nothing at all is committed yet.
     """
     runs = runs_of(source)
-    if not any(run.rows(table) for run in runs for table in ("tokens", "evals", "steps", "flows")):
-        where = getattr(source, "folder", None) or ", ".join(str(run.folder) for run in runs)
-        raise UsageError(
-            f"run: expected evaluations, steps or tokens, but nothing is committed in {where} yet; "
-            "wait for the first commit"
-        )
     notes = _notes(runs)
-    if summary is None:
-        try:
-            summary = summarize(source)
-        except UsageError as reason:  # neither evaluations nor tokens: the curves of the steps are all there is
-            summary = Summary(_name(source, runs), 1, (), (f"No tables: {reason}",))
+    summary = summarize(source) if summary is None else summary
     shown = [page_tokens(run, budget // len(runs)) for run in runs]
     columns, vocabularies = Columns(), Vocabularies()
     described = [
@@ -72,8 +62,8 @@ def page_data(source: Source, budget: int, summary: Summary | None = None) -> Pa
         | {
             "vocabulary": vocabularies.place(run, _ids(tokens)),
             "weights": tokens.weights,
-            "rollouts": len(tokens.rollouts),
-            "tokens": len(tokens.tokens),
+            "rollouts": int((tokens.rollouts["panel"] == 0).sum()),
+            "tokens": int((tokens.tokens["step"] >= 0).sum()),
         }
         for run, tokens in zip(runs, shown, strict=True)
     ]
@@ -99,19 +89,9 @@ def page_data(source: Source, budget: int, summary: Summary | None = None) -> Pa
     return PageData(header, columns.packed())
 
 
-def _name(source: Source, runs: Sequence[Run]) -> str:
-    return str(getattr(source, "name", None) or " and ".join(run.label for run in runs))
-
-
 def _notes(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of these runs before the numbers."""
-    notes = [
-        f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps: this page shows what is "
-        "committed."
-        for run in runs
-        if run.status != "complete"
-    ]
-    notes += [f"{run.label}: no tokens were recorded." for run in runs if not run.rows("tokens")]
+    notes = [f"{run.label}: no tokens were recorded." for run in runs if not run.rows("tokens")]
     versions = {tuple(sorted((run.info.get("versions") or {}).items())) for run in runs}
     if len(versions) > 1:
         notes.append("These runs were recorded with different versions of the library or its dependencies.")
@@ -142,6 +122,8 @@ def _add_rollouts(columns: Columns, runs: Sequence[Run], shown: Sequence[PageTok
         columns.add(f"rollout.{name}", rollouts[name].to_numpy(float, na_value=np.nan), "f4")
     correct = rollouts["correct"].astype("Float64").fillna(_UNKNOWN).to_numpy(float)
     columns.add("rollout.correct", correct, "i1")
+    columns.add("rollout.sign", rollouts["sign"].to_numpy(), "i1")
+    columns.add("rollout.panel", rollouts["panel"].to_numpy(), "u1")
     _add_lists(columns, "rollout.ids", rollouts["response_ids"], "u4")
     return [text if len(text) <= _LONGEST_PROMPT else text[:_LONGEST_PROMPT] + " …" for text in texts]
 
@@ -171,7 +153,7 @@ def _add_flows(columns: Columns, shown: Sequence[PageTokens]) -> None:
     rows = pd.concat([tokens.flows for tokens in shown], ignore_index=True)
     for name in FLOW_NUMBERS:
         columns.add(f"flow.{name}", rows[name].to_numpy(float, na_value=np.nan), "f4")
-    for name in ("jvp_dlog_prob_shares", "jvp_dentropy_shares"):
+    for name in SHARE_COLUMNS:
         matrix = np.full((len(rows), len(SHARES)), np.nan)
         for at, parts in enumerate(rows[name]):
             if parts is not None:

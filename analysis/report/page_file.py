@@ -1,34 +1,21 @@
-"""`report.html`: the page of a run or an experiment as one file that opens from disk.
-
-Template, style and script lie in `page/` beside this module; the script is one module, kept in files by concept and
-joined here. Nothing is fetched when the page is opened.
-"""
+"""`report.html`: the page of runs as one file that opens from disk. Nothing is fetched when it is opened."""
 
 from __future__ import annotations
 
-import html
-import json
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any
 
+from ..errors import UsageError
 from ..records.folders import write_durably
-from ..version import __version__
+from .page_assets import filled
 from .page_data import page_data
 from .sources import Source
 from .summary import Summary
 
-__all__ = ["PAGE_FILE", "page_assets", "write_report_page"]
+__all__ = ["PAGE_FILE", "check_page_file", "write_report_page"]
 
 PAGE_FILE = "report.html"
 MOST_BYTES = 10_000_000
 TOKENS = 60_000  # shown of all runs together
-_ASSETS = Path(__file__).parent / "page"
-_SCRIPTS = (  # in the order in which they need one another
-    *("data.js", "laws.js", "elements.js", "text.js", "chart.js", "state.js", "quantities.js"),
-    *("overview.js", "rollouts.js", "sentence.js", "token.js", "what_if.js", "plane.js", "main.js"),
-)
 
 
 def write_report_page(
@@ -48,52 +35,35 @@ def write_report_page(
         The path.
 
     Raises:
-        UsageError: nothing is committed yet.
+        UsageError: nothing is committed yet, `tokens` is below 1, or `path` is a folder.
 
     Example:
         >>> write_report_page(analysis.load_trace("runs/…"))  # doctest: +SKIP
     """
+    if tokens < 1:
+        raise UsageError(f"tokens: expected 1 or more, got {tokens}; leave it out for {TOKENS:,}")
     folder = getattr(source, "folder", None)
     target = Path(path) if path is not None else Path(folder or ".") / PAGE_FILE
+    check_page_file(target)
     while True:
         data = page_data(source, tokens, summary)
-        text = _filled(data.header, data.block).encode("utf-8")
-        if len(text) <= MOST_BYTES or tokens <= 1:
+        text = filled(data.header, data.block).encode("utf-8")
+        if len(text) <= MOST_BYTES or tokens == 1:
             break
-        tokens = int(tokens * min(0.9, MOST_BYTES / len(text)))
+        tokens = max(1, int(tokens * min(0.9, MOST_BYTES / len(text))))
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_durably(target, text)
     return target
 
 
-@cache
-def page_assets() -> dict[str, str]:
-    """Template, style and script of the page."""
-    read = {name: (_ASSETS / name).read_text(encoding="utf-8") for name in ("template.html", "page.css", *_SCRIPTS)}
-    script = "\n".join(read[name] for name in _SCRIPTS)
-    return {"template": read["template.html"], "style": read["page.css"], "script": script}
-
-
-def _filled(header: Mapping[str, Any], block: str) -> str:
-    """The template with its parts; each placeholder stands once, and what is put in is not searched again."""
-    assets = page_assets()
-    parts = {
-        "title": html.escape(str(header["name"])),
-        "version": html.escape(__version__),
-        "style": assets["style"],
-        "script": assets["script"],
-        "header": _json_in_html(header),
-        "block": block,
-    }
-    pieces = assets["template"].split("@@")  # text, name, text, name, …, text
-    pieces[1::2] = [parts[name] for name in pieces[1::2]]
-    return "".join(pieces)
-
-
-def _json_in_html(value: Any) -> str:
-    """JSON that cannot end the element it stands in; ASCII alone, so that any character survives.
-
-    >>> _json_in_html({"text": "</script>"})
-    '{"text":"\\\\u003c/script\\\\u003e"}'
-    """
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def check_page_file(path: Path) -> None:
+    """Refuse a path that is not that of a file, before any work is done."""
+    if path.is_dir():
+        raise UsageError(
+            f"--page: expected a file, got the folder {path}; name a file in it, such as {path / PAGE_FILE}"
+        )
+    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    if not parent.is_dir():
+        raise UsageError(
+            f"--page: expected a file in a folder, got {path}, but {parent} is a file; choose another path"
+        )

@@ -37,7 +37,7 @@ def summarize(source: Source) -> Summary:
         source: an `Experiment`, a `Run` of any kind, or a list of runs.
 
     Raises:
-        UsageError: no run was evaluated and none recorded tokens.
+        UsageError: nothing is committed yet.
 
     Example:
         >>> print(summarize(analysis.load_trace("runs/…")).verdict)  # doctest: +SKIP
@@ -46,19 +46,22 @@ def summarize(source: Source) -> Summary:
     done = {run_id: run for run_id, run in runs.items() if run.status == "complete"} or runs
     name = str(getattr(source, "name", None) or " and ".join(run.label for run in runs.values()))
     unfinished = [
-        f"{run.label} (seed {run.seed}) is {run.status} after {run.committed_step} steps and left out."
+        f"{run.label}{'' if run.seed is None else f' (seed {run.seed})'} is {run.status} after "
+        f"{run.committed_step} steps" + ("; what is committed is shown." if run_id in done else " and left out.")
         for run_id, run in runs.items()
-        if run_id not in done or run.status != "complete"
+        if run.status != "complete"
     ]
     if any(run.rows("evals") for run in done.values()):
         return _summary_of_evaluated(name, {k: run for k, run in done.items() if run.rows("evals")}, unfinished)
-    if hasattr(source, "runs") or not any(run.rows("tokens") for run in runs.values()):
+    if any(run.rows("tokens") for run in runs.values()):
+        return _summary_of_tokens(name, [run for run in runs.values() if run.rows("tokens")], unfinished)
+    if not any(run.rows(table) for run in runs.values() for table in ("steps", "flows")):
         where = getattr(source, "folder", None) or ", ".join(str(run.folder) for run in runs.values())
         raise UsageError(
-            f"run: expected evaluations or tokens, but no run in {where} was evaluated yet and none recorded tokens; "
+            f"run: expected evaluations, tokens or steps, but nothing is committed in {where} yet; "
             "wait for the first commit"
         )
-    return _summary_of_tokens(name, [run for run in runs.values() if run.rows("tokens")])
+    return Summary(name, 1, (), (*unfinished, "There are no tables: no run was evaluated and none recorded tokens."))
 
 
 def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[str]) -> Summary:
@@ -89,13 +92,13 @@ def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[st
     return Summary(name, seeds, tuple(tables), tuple(notes), tuple(sentences))
 
 
-def _summary_of_tokens(name: str, runs: Sequence[Run]) -> Summary:
+def _summary_of_tokens(name: str, runs: Sequence[Run], notes: Sequence[str]) -> Summary:
     parts = [summarize_trace(run) for run in runs]
     tables = [table for part in parts for table in part.tables]
     return Summary(
         name,
         1,
         tuple(tables),
-        tuple(note for part in parts for note in part.notes),
+        tuple(dict.fromkeys([*notes, *(note for part in parts for note in part.notes)])),
         tuple(sentence for part in parts for sentence in part.verdict),
     )

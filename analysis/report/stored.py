@@ -1,7 +1,7 @@
-"""The summary and the figures of an experiment, kept in its folder and used again while nothing has changed.
+"""The summary, the figures and the page of an experiment, kept in its folder and used again while nothing has changed.
 
 `summary.json` holds the summary, the names of the figures, and a digest of what they were made from: the commits of all
-runs (which hold the SHA-256 of every record file) and the source of this package.
+runs (which hold the SHA-256 of every record file) and the source of this package, its page included.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.provenance import code_digest
 from ..records.folders import EXPERIMENT_FILE, RUN_FILE, write_durably
+from .page_assets import page_assets
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -72,6 +73,16 @@ class StoredReport:
             self._keep(page=figures)
         return page
 
+    def write_report_page(self) -> Path:
+        """report.html; the path."""
+        from .page_file import PAGE_FILE, write_report_page
+
+        page = self._folder / PAGE_FILE
+        if not self._data.get("report") or not page.exists():
+            write_report_page(self._experiment, page, summary=self.summary())
+            self._keep(report=True)
+        return page
+
     def _read(self) -> dict[str, Any]:
         try:
             data = json.loads((self._folder / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -87,6 +98,8 @@ class StoredReport:
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256(code_digest().encode())
+    for name, text in page_assets().items():  # they are not Python, which is all that `code_digest` reads
+        digest.update(name.encode() + b"\0" + text.encode() + b"\0")
     files = [folder / EXPERIMENT_FILE, *sorted(folder.glob(f"*/{RUN_FILE}")), *sorted(folder.glob("*/commits/*.json"))]
     for path in files:
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")

@@ -26,6 +26,7 @@ class Summary:
         notes: about runs that did not end well or could not be compared.
         verdict: the result in plain sentences; empty where nothing can be said.
         figures: files that were drawn beside the tables.
+        page: `report.html`, where it was written.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Summary:
     notes: tuple[str, ...] = ()
     verdict: tuple[str, ...] = ()
     figures: tuple[Path, ...] = ()
+    page: Path | None = None
 
     def render(self, console: Console) -> None:
         """Print the tables, then the notes, then the verdict."""
@@ -44,7 +46,7 @@ class Summary:
             console.print(text, highlight=False, markup=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the figures as plain data; intervals have both ends, tables and columns stable keys."""
+        """Everything but the files as plain data; intervals have both ends, tables and columns stable keys."""
         return {
             "name": self.name,
             "seeds": self.seeds,

@@ -34,7 +34,7 @@ from .bands import ratio
 if TYPE_CHECKING:
     from ..records import Run
 
-__all__ = ["ALL", "MEASURED", "REWARDED", "UNREWARDED", "TraceData"]
+__all__ = ["ALL", "MEASURED", "REWARDED", "UNREWARDED", "TraceData", "reward_signs"]
 
 ALL, REWARDED, UNREWARDED = "all", "rewarded", "unrewarded"
 MEASURED = "measured weights"  # name of the weights that were measured on the loss itself
@@ -46,6 +46,14 @@ _READ = [
 _CARRYING = ("token", "text", "count", "value", "low", "high", "kind", "reason")
 _POSITIONS = _UPDATES = 12  # bins
 _PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
+
+
+def reward_signs(run: Run, rewards: pd.Series, advantages: pd.Series) -> np.ndarray:
+    """+1 rewarded, −1 unrewarded: by the reward, where there is none by the sign of the advantage, 0 without either."""
+    by_advantage = np.sign(advantages.fillna(0.0)).astype(int)
+    above = run.info.get("trace", {}).get("rewarded_above") or 0.0  # of a trace; elsewhere, and in old ones, 0
+    by_reward = np.where(rewards > np.float32(above), 1, -1)  # as rewards are stored
+    return np.where(rewards.isna(), by_advantage, by_reward)
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,7 @@ class TraceData:
         tokens = arrow.drop_columns(lists).to_pandas()
         rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward"])
         tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
-        by_advantage = np.sign(tokens["advantage"].fillna(0.0)).astype(int)
-        above = run.info.get("trace", {}).get("rewarded_above") or 0.0  # of a trace; elsewhere, and in old ones, 0
-        by_reward = np.where(tokens["reward"] > np.float32(above), 1, -1)  # as rewards are stored
-        tokens["sign"] = np.where(tokens["reward"].isna(), by_advantage, by_reward)
+        tokens["sign"] = reward_signs(run, tokens["reward"], tokens["advantage"])
         stats = statistics_of(tokens)
         flow = None
         if ranked:

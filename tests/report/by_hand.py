@@ -90,7 +90,7 @@ def _flow(
     return row
 
 
-def _append(writer: RunWriter, table: str, rows: list[dict[str, Any]]) -> None:
+def append(writer: RunWriter, table: str, rows: list[dict[str, Any]]) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     writer.append(table, {name: [row.get(name) for row in rows] for name in names})
 
@@ -100,7 +100,7 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
     which two have a weight."""
     distributions = panel_distributions()
     if step == 0:
-        _append(
+        append(
             writer,
             "contexts",
             [
@@ -129,7 +129,7 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
             after = probs * np.exp((-0.5 if against else 0.5) * sign * direction)
             weight = 0.1 * sign if reward == sign else 0.0
             flows.append(_flow(update, context, token, probs, after / after.sum(), weight, jvp=jvp))
-            _append(
+            append(
                 writer,
                 "contexts",
                 [
@@ -146,7 +146,7 @@ def _append_contexts(writer: RunWriter, label: str, step: int) -> None:
                     }
                 ],
             )
-        _append(writer, "flows", flows)
+        append(writer, "flows", flows)
 
 
 def sampled_correct(label: str, step: int, prompt: int) -> int:
@@ -158,7 +158,7 @@ def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None,
     if samples is not None:
         _append_sampled_evals(writer, label, step, samples)
         return
-    _append(
+    append(
         writer,
         "evals",
         [
@@ -187,7 +187,7 @@ def _append_evals(writer: RunWriter, label: str, step: int, samples: int | None,
 
 def _append_sampled_evals(writer: RunWriter, label: str, step: int, samples: int) -> None:
     """As evaluations of a task are that cannot list its solutions: no p, samples at the first temperature alone."""
-    _append(
+    append(
         writer,
         "evals",
         [
@@ -217,7 +217,7 @@ def _append_sampled_evals(writer: RunWriter, label: str, step: int, samples: int
 
 def _append_step(writer: RunWriter, step: int) -> None:
     correct = np.array([[True, True], [True, False], [step > 0, False], [True, True]])
-    _append(
+    append(
         writer,
         "rollouts",
         [
@@ -240,7 +240,7 @@ def _append_step(writer: RunWriter, step: int) -> None:
             for i in range(2)
         ],
     )
-    _append(
+    append(
         writer,
         "steps",
         [
@@ -256,7 +256,7 @@ def _append_step(writer: RunWriter, step: int) -> None:
             }
         ],
     )
-    _append(
+    append(
         writer,
         "timings",
         [
@@ -264,7 +264,7 @@ def _append_step(writer: RunWriter, step: int) -> None:
             for phase, seconds, tokens in (("rollout", 0.5, 100), ("update", 2.0, 90), ("evaluate", 1.0, None))
         ],
     )
-    _append(
+    append(
         writer,
         "updates",
         [
@@ -307,7 +307,7 @@ def write_run(
         for split, prompts in (*PROMPTS.items(), ("train", ["r0", "r1", "r2", "r3"]))
         for prompt in prompts
     ]
-    _append(writer, "prompts", ids)
+    append(writer, "prompts", ids)
     _append_evals(writer, label, 0, samples, modes)
     writer.commit(0, {})
     for step in range(STEPS if status == "complete" else 1):

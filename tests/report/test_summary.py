@@ -184,7 +184,7 @@ def test_without_a_common_level_there_is_a_note(tmp_path: Path, monkeypatch: pyt
 def test_nothing_evaluated_yet(tmp_path: Path) -> None:
     folder = tmp_path / "e"
     write_experiment(folder, name="empty", recipe={}, hash="0" * 64, runs=[], versions={})
-    with pytest.raises(UsageError, match="was evaluated yet"):
+    with pytest.raises(UsageError, match="nothing is committed"):
         summarize(Experiment(folder))
 
 

@@ -51,13 +51,8 @@ function indexTokens() {
   for (let row = 0; row < firstToken.length - 1; row += 1) firstToken[row + 1] += firstToken[row];
 }
 
-/** +1 rewarded, −1 unrewarded, 0 unknown: by the reward, else by the advantage. */
-function signOf(row) {
-  const reward = columns["rollout.reward"][row];
-  if (!Number.isNaN(reward)) return reward > 0 ? 1 : -1;
-  const advantage = columns["rollout.advantage"][row];
-  return Number.isNaN(advantage) ? 0 : Math.sign(advantage);
-}
+/** +1 rewarded, −1 unrewarded, 0 unknown. */
+const signOf = (row) => columns["rollout.sign"][row];
 
 /** A token's name in addresses; it survives that the page is written again. */
 function nameOfToken(token) {

@@ -34,16 +34,45 @@ function put(element, content) {
 /** A table from rows of texts, the first being its head. */
 function tableOf([head, ...rows], caption) {
   const body = rows.map((row) =>
-    h("tr", {}, row.map((cell, at) => (at ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))));
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", { class: "hidden" }, caption),
-      h("thead", {}, h("tr", {}, head.map((cell) => (cell === "" ? h("td", {}) : h("th", { scope: "col" }, cell))))), h("tbody", {}, body)));
+    h(
+      "tr",
+      {},
+      row.map((cell, at) => (at ? h("td", {}, cell) : h("th", { scope: "row" }, cell))),
+    ),
+  );
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h(
+      "table",
+      {},
+      h("caption", { class: "hidden" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          head.map((cell) => (cell === "" ? h("td", {}) : h("th", { scope: "col" }, cell))),
+        ),
+      ),
+      h("tbody", {}, body),
+    ),
+  );
 }
 
 /** A labelled select; options are `[value, text]`. */
 function choice(label, options, value, change) {
-  return h("label", {}, label, h("select", { onchange: (event) => change(event.target.value) },
-    options.map(([key, text]) => h("option", { value: key, selected: String(key) === String(value) }, text))));
+  return h(
+    "label",
+    {},
+    label,
+    h(
+      "select",
+      { onchange: (event) => change(event.target.value) },
+      options.map(([key, text]) => h("option", { value: key, selected: String(key) === String(value) }, text)),
+    ),
+  );
 }
 
 /** A labelled input. */

@@ -9,8 +9,13 @@
 function statisticsOf(token) {
   const read = (name) => columns[`token.${name}`][token];
   return {
-    logProb: read("log_prob"), oneMinus: read("one_minus_prob"), entropy: read("entropy"),
-    collision: read("collision"), s: read("collision_log_prob"), norm: read("direction_norm"), weight: read("weight"),
+    logProb: read("log_prob"),
+    oneMinus: read("one_minus_prob"),
+    entropy: read("entropy"),
+    collision: read("collision"),
+    s: read("collision_log_prob"),
+    norm: read("direction_norm"),
+    weight: read("weight"),
   };
 }
 
@@ -63,7 +68,9 @@ function softmaxStep(x, y, ids, probs, push) {
   const scaled = factor > 0 ? factor * tailEntropy - factor * tail * Math.log(factor) : 0;
   const smallest = others.length ? Math.min(...others.map((one) => one.before)) : 1;
   return {
-    tokens, tail, tailAfter,
+    tokens,
+    tail,
+    tailAfter,
     prob: tokens[0].after,
     logProb: Math.log(raised[0]) - Math.log(total),
     entropy: scaled - sum(tokens.map((one) => plogp(one.after))),
@@ -75,5 +82,8 @@ function softmaxStep(x, y, ids, probs, push) {
 /** ids and probabilities of the stored top of a token. */
 function topOf(token) {
   const [start, end] = [columns["token.top_ids.start"][token], columns["token.top_ids.start"][token + 1]];
-  return { ids: [...columns["token.top_ids"].subarray(start, end)], probs: [...columns["token.top_probs"].subarray(start, end)] };
+  return {
+    ids: [...columns["token.top_ids"].subarray(start, end)],
+    probs: [...columns["token.top_probs"].subarray(start, end)],
+  };
 }

@@ -1,6 +1,10 @@
 /** The start, and what is drawn anew when the address changes. */
 
-const VIEWS = { overview: ["Overview", drawOverview], rollouts: ["Rollouts", drawRollouts], plane: ["Phase plane", drawPlane] };
+const VIEWS = {
+  overview: ["Overview", drawOverview],
+  rollouts: ["Rollouts", drawRollouts],
+  plane: ["Phase plane", drawPlane],
+};
 const QUIET = new Set(["sign", "size", "eta", "u", "v"]); // of the what-if sliders, which draw themselves
 const LIST = new Set(["step", "page"]); // change the list alone, so that the slider keeps the pointer
 
@@ -8,7 +12,9 @@ const viewOf = (state_) => (state_.view in VIEWS ? state_.view : "overview");
 
 /** Take over a state and draw what it changes. */
 function update(next) {
-  const changed = [...new Set([...Object.keys(state), ...Object.keys(next)])].filter((name) => state[name] !== next[name]);
+  const changed = [...new Set([...Object.keys(state), ...Object.keys(next)])].filter(
+    (name) => state[name] !== next[name],
+  );
   state = next;
   if (changed.every((name) => QUIET.has(name))) return;
   if (viewOf(state) === "rollouts" && changed.every((name) => LIST.has(name)) && document.getElementById("list")) {
@@ -27,10 +33,23 @@ function draw() {
   const view = viewOf(state);
   applyTheme();
   const focused = document.activeElement?.closest?.("label")?.firstChild?.textContent;
-  document.getElementById("views").replaceChildren(...Object.entries(VIEWS).map(([key, [name]]) =>
-    h("a", { href: `#${new URLSearchParams({ ...state, view: key })}`, "aria-current": key === view ? "page" : null }, name)));
+  document
+    .getElementById("views")
+    .replaceChildren(
+      ...Object.entries(VIEWS).map(([key, [name]]) =>
+        h(
+          "a",
+          { href: `#${new URLSearchParams({ ...state, view: key })}`, "aria-current": key === view ? "page" : null },
+          name,
+        ),
+      ),
+    );
   document.getElementById("main").replaceChildren(h("h2", { class: "hidden" }, VIEWS[view][0]), VIEWS[view][1]());
-  if (focused) [...document.querySelectorAll("#main label")].find((label) => label.firstChild?.textContent === focused)?.querySelector("select, input")?.focus({ preventScroll: true });
+  if (focused)
+    [...document.querySelectorAll("#main label")]
+      .find((label) => label.firstChild?.textContent === focused)
+      ?.querySelector("select, input")
+      ?.focus({ preventScroll: true });
   document.title = `${header.name} · ${VIEWS[view][0]}`;
 }
 
@@ -45,8 +64,15 @@ function listen() {
   window.addEventListener("popstate", () => update(readState()));
   window.addEventListener("hashchange", () => update(readState()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
-  document.getElementById("theme").addEventListener("click", () => change({ theme: document.documentElement.dataset.theme === "dark" ? "light" : "dark" }));
-  document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); document.getElementById("main").focus(); });
+  document
+    .getElementById("theme")
+    .addEventListener("click", () =>
+      change({ theme: document.documentElement.dataset.theme === "dark" ? "light" : "dark" }),
+    );
+  document.getElementById("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById("main").focus();
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("button[data-token]");
     if (button) openToken(Number(button.dataset.token));
@@ -72,6 +98,8 @@ try {
   state = readState();
   draw();
 } catch (error) {
-  document.getElementById("main").replaceChildren(h("p", { class: "warn" }, `This page cannot be shown: ${error.message}`));
+  document
+    .getElementById("main")
+    .replaceChildren(h("p", { class: "warn" }, `This page cannot be shown: ${error.message}`));
   throw error;
 }

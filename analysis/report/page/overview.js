@@ -1,38 +1,103 @@
 /** The overview: what the runs say, their curves, their tables, and what they are. */
 
 function drawOverview() {
-  const axis = state.x ?? (header.charts.some((chart) => chart.axis === "step" && chart.series.some((one) => one.points.some((point) => point[0] !== null))) ? "step" : "update");
+  const axis =
+    state.x ??
+    (header.charts.some(
+      (chart) => chart.axis === "step" && chart.series.some((one) => one.points.some((point) => point[0] !== null)),
+    )
+      ? "step"
+      : "update");
   const { verdict, notes, tables } = header.summary;
   const said = [...header.notes, ...notes].filter((note, at, all) => all.indexOf(note) === at);
-  return h("div", {},
+  return h(
+    "div",
+    {},
     said.map((note) => h("p", { class: "warn" }, note)),
-    verdict.length ? [h("h2", {}, "In words"), verdict.map((sentence) => h("p", { class: "verdict" }, sentence))] : null,
+    verdict.length
+      ? [h("h2", {}, "In words"), verdict.map((sentence) => h("p", { class: "verdict" }, sentence))]
+      : null,
     header.charts.length ? h("h2", {}, "Curves") : null,
-    header.charts.length ? h("div", { class: "controls" },
-      choice("Draw against", [["step", "step"], ["update", "optimiser update"], ["reached", "Pass@1 reached"]], axis, (value) => change({ x: value })),
-      h("p", { class: "note" }, "Bands are 95% intervals, over prompts with one seed and over seeds with several.")) : null,
-    h("div", { class: "charts" }, header.charts.map((chart) => lineChart(chart, axis))),
+    header.charts.length
+      ? h(
+          "div",
+          { class: "controls" },
+          choice(
+            "Draw against",
+            [
+              ["step", "step"],
+              ["update", "optimiser update"],
+              ["reached", "Pass@1 reached"],
+            ],
+            axis,
+            (value) => change({ x: value }),
+          ),
+          h("p", { class: "note" }, "Bands are 95% intervals, over prompts with one seed and over seeds with several."),
+        )
+      : null,
+    h(
+      "div",
+      { class: "charts" },
+      header.charts.map((chart) => lineChart(chart, axis)),
+    ),
     tables.length ? h("h2", {}, "Tables") : null,
-    tables.map((table) => [h("h3", {}, table.title), tableOf(table.rows, table.title), table.note ? h("p", { class: "note" }, table.note) : null]),
-    h("h2", {}, "Runs"), runTable(),
-    header.recipe.length ? h("details", {}, h("summary", {}, "Recipe, every field"),
-      tableOf([["field", ...header.runs.map((run) => run.id)], ...differentFirst(header.recipe)], "Recipe")) : null,
+    tables.map((table) => [
+      h("h3", {}, table.title),
+      tableOf(table.rows, table.title),
+      table.note ? h("p", { class: "note" }, table.note) : null,
+    ]),
+    h("h2", {}, "Runs"),
+    runTable(),
+    header.recipe.length
+      ? h(
+          "details",
+          {},
+          h("summary", {}, "Recipe, every field"),
+          tableOf([["field", ...header.runs.map((run) => run.id)], ...differentFirst(header.recipe)], "Recipe"),
+        )
+      : null,
     h("h2", {}, "What this page shows"),
-    h("p", { class: "note" }, `${header.columns["token.row"].length.toLocaleString("en")} tokens of ${header.columns["rollout.run"].length.toLocaleString("en")} responses. `,
-      "A token is shown where its statistics were recorded; its outcome is known where its context was followed through the update. Contexts of the held-out panel are not shown here; the tables count them."),
-    header.left_out.map((sentence) => h("p", { class: "note" }, sentence)));
+    h(
+      "p",
+      { class: "note" },
+      `${header.columns["token.row"].length.toLocaleString("en")} tokens of ${header.columns["rollout.run"].length.toLocaleString("en")} responses. `,
+      "A token is shown where its statistics were recorded; its outcome is known where its context was followed through the update. Contexts of the held-out panel are not shown here; the tables count them.",
+    ),
+    header.left_out.map((sentence) => h("p", { class: "note" }, sentence)),
+  );
 }
 
 /** Rows whose values differ between runs stand first. */
-const differentFirst = (rows) => [...rows].sort((a, b) => (new Set(a.slice(1)).size > 1 ? 0 : 1) - (new Set(b.slice(1)).size > 1 ? 0 : 1));
+const differentFirst = (rows) =>
+  [...rows].sort((a, b) => (new Set(a.slice(1)).size > 1 ? 0 : 1) - (new Set(b.slice(1)).size > 1 ? 0 : 1));
 
 function runTable() {
   const fields = [
-    ["method", (run) => run.label], ["seed", (run) => run.seed ?? "–"], ["status", (run) => run.status],
-    ["steps", (run) => run.steps ?? "–"], ["recorded by", (run) => run.engine], ["task", (run) => run.task ?? "–"],
-    ["temperature", (run) => run.temperature ?? "–"], ["weights", (run) => (run.weights === "measured" ? "measured" : run.weights ? `assumed: ${run.weights}` : "none")],
-    ["shown responses", (run) => run.rollouts], ["shown tokens", (run) => run.tokens], ["device", (run) => `${run.device ?? "–"} ${run.dtype ?? ""}`],
-    ["commit", (run) => (run.commit ?? "–").slice(0, 8)], ["versions", (run) => Object.entries(run.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
+    ["method", (run) => run.label],
+    ["seed", (run) => run.seed ?? "–"],
+    ["status", (run) => run.status],
+    ["steps", (run) => run.steps ?? "–"],
+    ["recorded by", (run) => run.engine],
+    ["task", (run) => run.task ?? "–"],
+    ["temperature", (run) => run.temperature ?? "–"],
+    ["weights", (run) => (run.weights === "measured" ? "measured" : run.weights ? `assumed: ${run.weights}` : "none")],
+    ["shown responses", (run) => run.rollouts],
+    ["shown tokens", (run) => run.tokens],
+    ["device", (run) => `${run.device ?? "–"} ${run.dtype ?? ""}`],
+    ["commit", (run) => (run.commit ?? "–").slice(0, 8)],
+    [
+      "versions",
+      (run) =>
+        Object.entries(run.versions)
+          .map(([name, version]) => `${name} ${version}`)
+          .join(", "),
+    ],
   ];
-  return tableOf([["run", ...fields.map(([name]) => name)], ...header.runs.map((run) => [run.id, ...fields.map(([, value]) => String(value(run)))])], "Runs");
+  return tableOf(
+    [
+      ["run", ...fields.map(([name]) => name)],
+      ...header.runs.map((run) => [run.id, ...fields.map(([, value]) => String(value(run)))]),
+    ],
+    "Runs",
+  );
 }

@@ -13,18 +13,108 @@ const realised = (after, before) => (token) => ofFlow(after)(token) - columns[`t
 
 /** @type {Quantity[]} */
 const QUANTITIES = [
-  { key: "weight", name: "weight w", about: "−∂L/∂log π(y): blue pushes the token up, orange pushes it down", unit: "", diverging: true, value: (i) => columns["token.weight"][i] },
-  { key: "prob", name: "probability π(y)", about: "of the token that was sampled", unit: "", diverging: false, value: (i) => Math.exp(columns["token.log_prob"][i]) },
-  { key: "entropy", name: "entropy H", about: "of the distribution at the token", unit: "nats", diverging: false, value: (i) => columns["token.entropy"][i] },
-  { key: "law", name: "law: own effect on log π(y)", about: "w‖e_y − π‖², per unit logit step: sign and order count, not the scale", unit: "nats", diverging: true, value: (i) => { const x = statisticsOf(i); return logProbChange(x, x.weight); } },
-  { key: "law_entropy", name: "law: own effect on entropy", about: "first order, per unit logit step", unit: "nats", diverging: true, value: (i) => { const x = statisticsOf(i); return entropyChange(x, x.weight); } },
-  { key: "jvp", name: "predicted Δ log π(y)", about: "first order in the actual parameter step (JVP); followed tokens only", unit: "nats", diverging: true, value: ofFlow("jvp_dlog_prob") },
-  { key: "realised", name: "realised Δ log π(y)", about: "after the update; followed tokens only", unit: "nats", diverging: true, value: realised("log_prob_after", "log_prob") },
-  { key: "realised_entropy", name: "realised ΔH", about: "after the update; followed tokens only", unit: "nats", diverging: true, value: realised("entropy_after", "entropy") },
-  { key: "squeeze", name: "squeeze side c − π(y)", about: "blue: π(y) < c, so alternatives with less mass than c − π(y) move with y", unit: "", diverging: true, value: (i) => squeezeBoundary(statisticsOf(i)) },
-  { key: "clip", name: "clip", about: "orange: clipped below, blue: clipped above", unit: "", diverging: true, value: (i) => (columns["token.clip"][i] === UNKNOWN ? NaN : columns["token.clip"][i]) },
-  { key: "mismatch", name: "sampler mismatch", about: "log-probability at the sampler minus that of the trainer", unit: "nats", diverging: true, value: (i) => columns["token.mismatch"][i] },
-  { key: "ratio", name: "log ratio", about: "log π(y)/π_old(y)", unit: "nats", diverging: true, value: (i) => Math.log(columns["token.ratio"][i]) },
+  {
+    key: "weight",
+    name: "weight w",
+    about: "−∂L/∂log π(y): blue pushes the token up, orange pushes it down",
+    unit: "",
+    diverging: true,
+    value: (i) => columns["token.weight"][i],
+  },
+  {
+    key: "prob",
+    name: "probability π(y)",
+    about: "of the token that was sampled",
+    unit: "",
+    diverging: false,
+    value: (i) => Math.exp(columns["token.log_prob"][i]),
+  },
+  {
+    key: "entropy",
+    name: "entropy H",
+    about: "of the distribution at the token",
+    unit: "nats",
+    diverging: false,
+    value: (i) => columns["token.entropy"][i],
+  },
+  {
+    key: "law",
+    name: "law: own effect on log π(y)",
+    about: "w‖e_y − π‖², per unit logit step: sign and order count, not the scale",
+    unit: "nats",
+    diverging: true,
+    value: (i) => {
+      const x = statisticsOf(i);
+      return logProbChange(x, x.weight);
+    },
+  },
+  {
+    key: "law_entropy",
+    name: "law: own effect on entropy",
+    about: "first order, per unit logit step",
+    unit: "nats",
+    diverging: true,
+    value: (i) => {
+      const x = statisticsOf(i);
+      return entropyChange(x, x.weight);
+    },
+  },
+  {
+    key: "jvp",
+    name: "predicted Δ log π(y)",
+    about: "first order in the actual parameter step (JVP); followed tokens only",
+    unit: "nats",
+    diverging: true,
+    value: ofFlow("jvp_dlog_prob"),
+  },
+  {
+    key: "realised",
+    name: "realised Δ log π(y)",
+    about: "after the update; followed tokens only",
+    unit: "nats",
+    diverging: true,
+    value: realised("log_prob_after", "log_prob"),
+  },
+  {
+    key: "realised_entropy",
+    name: "realised ΔH",
+    about: "after the update; followed tokens only",
+    unit: "nats",
+    diverging: true,
+    value: realised("entropy_after", "entropy"),
+  },
+  {
+    key: "squeeze",
+    name: "squeeze side c − π(y)",
+    about: "blue: π(y) < c, so alternatives with less mass than c − π(y) move with y",
+    unit: "",
+    diverging: true,
+    value: (i) => squeezeBoundary(statisticsOf(i)),
+  },
+  {
+    key: "clip",
+    name: "clip",
+    about: "orange: clipped below, blue: clipped above",
+    unit: "",
+    diverging: true,
+    value: (i) => (columns["token.clip"][i] === UNKNOWN ? NaN : columns["token.clip"][i]),
+  },
+  {
+    key: "mismatch",
+    name: "sampler mismatch",
+    about: "log-probability at the sampler minus that of the trainer",
+    unit: "nats",
+    diverging: true,
+    value: (i) => columns["token.mismatch"][i],
+  },
+  {
+    key: "ratio",
+    name: "log ratio",
+    about: "log π(y)/π_old(y)",
+    unit: "nats",
+    diverging: true,
+    value: (i) => Math.log(columns["token.ratio"][i]),
+  },
 ];
 
 /** @type {Map<string, number>} the value that gets the full colour: the 98th percentile of the size */
@@ -62,12 +152,22 @@ function legend(quantity) {
   const ramp = quantity.diverging
     ? `linear-gradient(to right, rgba(${ORANGE},.55), transparent, rgba(${BLUE},.55))`
     : `linear-gradient(to right, transparent, rgba(${BLUE},.55))`;
-  return h("div", { class: "legend", id: "legend" },
-    full ? h("span", {}, `${quantity.diverging ? number(-full, 2) : "0"} `, h("span", { class: "ramp", style: `background:${ramp}` }), ` ${number(full, 2)} ${quantity.unit}`)
+  return h(
+    "div",
+    { class: "legend", id: "legend" },
+    full
+      ? h(
+          "span",
+          {},
+          `${quantity.diverging ? number(-full, 2) : "0"} `,
+          h("span", { class: "ramp", style: `background:${ramp}` }),
+          ` ${number(full, 2)} ${quantity.unit}`,
+        )
       : h("span", { class: "warn" }, "not recorded in these runs"),
     h("span", {}, quantity.about),
     h("span", {}, h("span", { class: "t followed" }, "word"), " followed through its update"),
     quantity.diverging ? h("span", {}, h("span", { class: "t minus" }, "word"), " negative") : null,
     h("span", {}, h("span", { class: "t unknown" }, "word"), " not recorded"),
-    h("span", {}, "␣ space, ⏎ new line, ⇥ tab"));
+    h("span", {}, "␣ space, ⏎ new line, ⇥ tab"),
+  );
 }

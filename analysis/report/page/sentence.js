@@ -5,7 +5,11 @@ function outcomesOf(flow) {
   const [start, end] = [columns["flow.top_ids.start"][flow], columns["flow.top_ids.start"][flow + 1]];
   const read = (name, at) => columns[`flow.${name}`][at];
   return Array.from({ length: end - start }, (_, i) => start + i).map((at) => ({
-    id: columns["flow.top_ids"][at], before: read("top_prob_before", at), after: read("top_prob_after", at), shift: read("top_dlogit", at) }));
+    id: columns["flow.top_ids"][at],
+    before: read("top_prob_before", at),
+    after: read("top_prob_after", at),
+    shift: read("top_dlogit", at),
+  }));
 }
 
 function sentenceOf(token) {
@@ -15,7 +19,8 @@ function sentenceOf(token) {
   const flow = flowOf(token);
   if (flow < 0) {
     const x = statisticsOf(token);
-    if (Number.isNaN(x.weight)) return `No weight is known for ${name(y)}; its probability was ${number(Math.exp(x.logProb))}.`;
+    if (Number.isNaN(x.weight))
+      return `No weight is known for ${name(y)}; its probability was ${number(Math.exp(x.logProb))}.`;
     if (x.weight === 0) return `${runOf(row).label} gave ${name(y)} no weight: its own gradient is zero.`;
     const way = entropyChange(x, x.weight) > 0 ? "raises" : "lowers";
     return `The gradient of ${runOf(row).label} pushes ${name(y)} ${x.weight > 0 ? "up" : "down"} and by itself ${way} the entropy here; the outcome was not recorded.`;

@@ -22,7 +22,8 @@ function change(changes, replace = false) {
 }
 
 /** An address of the present view with some changes. */
-const linkTo = (changes) => `#${new URLSearchParams({ ...Object.fromEntries(["theme"].filter((name) => state[name]).map((name) => [name, state[name]])), ...changes })}`;
+const linkTo = (changes) =>
+  `#${new URLSearchParams({ ...Object.fromEntries(["theme"].filter((name) => state[name]).map((name) => [name, state[name]])), ...changes })}`;
 
 /** A number of the state, or a default where it is missing or no number. */
 function numeric(name, otherwise) {

@@ -9,9 +9,16 @@ function visibleCharacter(character) {
   if (character === "\n") return "⏎";
   if (character === "\t") return "⇥";
   if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-  const unseen = code === 0x7f || (code >= 0x80 && code < 0xa0) || code === 0xad || (code >= 0x200b && code <= 0x200f) ||
-    (code >= 0x2028 && code <= 0x202e) || (code >= 0x2060 && code <= 0x2069) || code === 0xfeff ||
-    (code >= 0xd800 && code <= 0xdfff) || (code >= 0xe0000 && code <= 0xe007f);
+  const unseen =
+    code === 0x7f ||
+    (code >= 0x80 && code < 0xa0) ||
+    code === 0xad ||
+    (code >= 0x200b && code <= 0x200f) ||
+    (code >= 0x2028 && code <= 0x202e) ||
+    (code >= 0x2060 && code <= 0x2069) ||
+    code === 0xfeff ||
+    (code >= 0xd800 && code <= 0xdfff) ||
+    (code >= 0xe0000 && code <= 0xe007f);
   return unseen ? `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›` : character;
 }
 
@@ -24,7 +31,9 @@ function visible(text, longest = LONGEST_WORD) {
 
 /** A prompt keeps its lines, everything else that cannot be seen is shown. */
 function visiblePrompt(text) {
-  return Array.from(text).map((character) => (character === " " || character === "\n" ? character : visibleCharacter(character))).join("");
+  return Array.from(text)
+    .map((character) => (character === " " || character === "\n" ? character : visibleCharacter(character)))
+    .join("");
 }
 
 /** A number with so many digits, a true minus, and a dash where there is none. */
@@ -32,7 +41,10 @@ function number(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1e5 || size < 1e-3 ? value.toExponential(Math.max(0, digits - 1)) : String(Number(value.toPrecision(digits)));
+  const text =
+    size >= 1e5 || size < 1e-3
+      ? value.toExponential(Math.max(0, digits - 1))
+      : String(Number(value.toPrecision(digits)));
   return text.replaceAll("-", MINUS);
 }
 
