@@ -105,7 +105,10 @@ def test_one_run_of_an_experiment(experiment: Experiment, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_several_runs_are_compared(experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_runs_are_compared(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     psr, nsr = (str(run.folder) for run in experiment.runs.values())
     assert main([psr, nsr, "--figures", str(tmp_path / "f"), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
