@@ -15,6 +15,7 @@ from . import tabular as tabular
 from . import token_stats as token_stats
 from . import training as training
 from .engines import ObjectiveTrainer as ObjectiveTrainer
+from .engines import watch as watch
 from .errors import DivergedError as DivergedError
 from .errors import InterruptedRunError as InterruptedRunError
 from .errors import UsageError as UsageError

@@ -81,6 +81,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         objective: the objective with all parameters resolved.
         rows: "keep" or "drop".
         threshold: of real-valued rewards.
+        token_clips: int8 (B, C) of the last microbatch: −1, 0 or +1 where the objective clips a token's ratio.
 
     Raises:
         UsageError: an unknown objective or parameter, one that needs what TRL's batch lacks (a teacher, pairs, greedy
@@ -126,6 +127,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         given = {name: value for name, value in others.items() if name in known}
         self._empty_steps: frozenset[int] = frozenset()
         self._function_rewards: Tensor | None = None
+        self.token_clips: Tensor | None = None
         super().__init__(model, reward_funcs, config, train_dataset, **given)
         if lacks_reference:
             self.beta = self.args.beta = 0.0
@@ -274,7 +276,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         inputs["advantages"] = -gradient
         inputs.pop("old_per_token_logps", None)
-        clip = self.objective.weights(batch).clip.masked_fill(~real, 0)
+        clip = self.token_clips = self.objective.weights(batch).clip.masked_fill(~real, 0)
         sums = torch.stack([losses.detach().sum(), (clip < 0).sum(), (clip > 0).sum(), real.sum()])
         self._token_sums = self.accelerator.reduce(sums.float(), reduction="sum").tolist()
 

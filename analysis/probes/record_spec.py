@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
@@ -45,3 +47,29 @@ class RecordSpec:
                 raise UsageError(f"record.{name}: expected a whole number from {least}, got {value!r}")
         if not isinstance(self.rank, bool):
             raise UsageError(f"record.rank: expected True or False, got {self.rank!r}")
+
+    def drawn(self, turn: int, prompt_ids: Sequence[str]) -> frozenset[str]:
+        """The prompts of one update or batch whose tokens are recorded: a fraction `tokens` of them, at least one.
+
+        Args:
+            turn: number of the update or batch; each has a draw of its own.
+            prompt_ids: names of the prompts; the same name is drawn once.
+
+        Returns:
+            Names of the prompts that are recorded, the same in every process.
+
+        >>> RecordSpec(tokens=1).drawn(0, ["a", "b"]) == {"a", "b"}
+        True
+        >>> len(RecordSpec(tokens=0.01).drawn(0, ["a", "b"]))
+        1
+        """
+        if self.tokens == 1 or not prompt_ids:
+            return frozenset(prompt_ids)
+        draws = {name: self.draw(turn, name) for name in prompt_ids}
+        below = frozenset(name for name, draw in draws.items() if draw < self.tokens)
+        return below or frozenset([min(draws, key=lambda name: draws[name])])
+
+    def draw(self, turn: int, prompt_id: str) -> float:
+        """Uniform on [0, 1), the same for every pass of a turn and in every process."""
+        digest = hashlib.sha256(f"{self.seed}:{turn}:{prompt_id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64

@@ -62,6 +62,7 @@ class RolloutRow:
     verdict: str | None = None  # the verifier's reason
     advantage: float | None = None
     dropped: bool = False  # whether the objective left it out of the update
+    reward_values: Sequence[float] | None = None  # of each reward function; NaN where it gave none
 
 
 @dataclass(frozen=True, kw_only=True)

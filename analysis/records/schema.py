@@ -94,6 +94,7 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "device": ("device of parameters and updates", False),
     "dtype": ("dtype of parameters and updates", False),
     "record": ("what was recorded, and how often", False),
+    "reward_functions": ("names of the reward functions of a trainer of another library", False),
     "weights": (
         "of a run of attach: its recorded tokens, and how many have no weight because the gradient does not tell it",
         False,
@@ -192,6 +193,12 @@ ROLLOUTS = Table(
         _c("verdict", "str", "why the verifier decided so", null=True),
         _c("advantage", "float32", "A of the rollout", null=True),
         _c("dropped", "bool", "whether the objective left the rollout out of the update"),
+        _c(
+            "reward_values",
+            "floats",
+            "value of each reward function, in the order of reward_functions in run.json; NaN where it gave none",
+            later=True,
+        ),
     ),
 )
 
@@ -361,7 +368,7 @@ UPDATES = Table(
         _c("grad_norm_total", "float64", "‖their sum‖₂, before clipping", null=True),
         _c("grad_cos", "float64", "cosine between the gradients of the two signs", null=True),
         _c("clip_coef", "float64", "factor by which the gradient norm was clipped, 1 where it was not", null=True),
-        _c("param_step_norm", "float64", "‖θ' − θ‖₂"),
+        _c("param_step_norm", "float64", "‖θ' − θ‖₂; null where a trainer of another library steps", null=True),
         _c("ratio_mean_pos", "float64", "mean of π/π_old over tokens of rewarded rows", null=True),
         _c("ratio_mean_neg", "float64", "the same for unrewarded rows", null=True),
         _c("clip_low_pos", "float64", "fraction of tokens of rewarded rows clipped below", null=True),
@@ -393,9 +400,14 @@ STEPS = Table(
         _c("n_rollouts", "int32", "rollouts sampled"),
         _c("n_updates", "int32", "optimiser updates made from them, skipped ones not counted"),
         _c("reward_mean", "float64", "mean reward (after verifier noise)"),
-        _c("correct_ratio", "float64", "fraction of correct rollouts (the paper's Fig. 4c)"),
-        _c("fully_solved_ratio", "float64", "fraction of prompts with every rollout correct (Fig. 4d)"),
-        _c("none_solved_ratio", "float64", "fraction of prompts with no rollout correct"),
+        _c(
+            "correct_ratio",
+            "float64",
+            "fraction of correct rollouts (the paper's Fig. 4c); null, as the next two, where rewards do not tell",
+            null=True,
+        ),
+        _c("fully_solved_ratio", "float64", "fraction of prompts with every rollout correct (Fig. 4d)", null=True),
+        _c("none_solved_ratio", "float64", "fraction of prompts with no rollout correct", null=True),
         _c("length_pos", "float64", "mean length of rewarded responses", "tokens", null=True),
         _c("length_neg", "float64", "mean length of unrewarded responses", "tokens", null=True),
         _c(
@@ -403,6 +415,7 @@ STEPS = Table(
             "float64",
             "mean H of the policy that sampled, softmax(z / T), over the sampled tokens",
             "nats",
+            null=True,
         ),
         _c(
             "entropy_rollout",

@@ -108,7 +108,7 @@ def test_files_from_before_a_column_came(tmp_path: Path, table: str) -> None:
     run = load_trace(tmp_path, verify=True)
     assert digest(run) == whole
     assert run.table(table)[LATER[table]].isna().all(axis=None)
-    rows[LATER[table][0]][2] = 1
+    rows[LATER[table][0]][2] = some_rows(table, 6, seed=15, nulls=False)[LATER[table][0]][2]
     assert written(tmp_path / "set", {table: rows}, [6]) != whole
 
 

@@ -1,0 +1,387 @@
+"""One watched run of a TRL trainer: from what the hooks saw to the run folder and the trainer's logs."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toy_models.end_tokens import end_tokens
+
+from ..common.notebook_html import html_table
+from ..common.provenance import machine_info
+from ..errors import UsageError
+from ..probes.output_heads import find_head
+from ..probes.record_spec import RecordSpec
+from ..records.folders import RUN_FILE, TOKENIZER_FILE, read_run_json
+from ..records.reader import Run
+from ..records.rows import prompt_rows, rollout_rows
+from ..records.writer import RunWriter
+from .refusals import check_trainer, trl_version
+from .scalars import UpdateSums, dead_groups
+from .self_check import check_weights
+from .trl_batches import Generation, Microbatch, class_names
+from .trl_hooks import TrlHooks
+from .trl_rows import new_prompts, rollouts_of, step_row, tokens_of
+
+__all__ = ["Watch", "watch_trl"]
+
+ENGINE = "trl"
+_SETTINGS = (
+    "loss_type",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "importance_sampling_level",
+    "scale_rewards",
+    "num_generations",
+    "num_iterations",
+    "steps_per_generation",
+    "gradient_accumulation_steps",
+    "per_device_train_batch_size",
+    "max_completion_length",
+    "learning_rate",
+    "top_entropy_quantile",
+    "mask_truncated_completions",
+)
+
+
+def watch_trl(
+    trainer: Any, out: str | Path | None, record: RecordSpec, correct: float | str | None, on_error: str, prefix: str
+) -> Watch:
+    """Put the hooks on a TRL trainer; `analysis.engines.watch.watch` documents the arguments."""
+    check_trainer(trainer)
+    return Watch(trainer, out, record, correct, on_error, prefix)
+
+
+class Watch:
+    """What `watch` returns: the records of one training, while it runs and afterwards."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        out: str | Path | None,
+        record: RecordSpec,
+        correct: float | str | None,
+        on_error: str,
+        prefix: str,
+    ) -> None:
+        if getattr(trainer.train, "watched_by", None) is not None:
+            raise UsageError(
+                f"trainer: expected a {type(trainer).__name__} that is not watched, got one that another watch is on; "
+                "train with that one, or leave it first"
+            )
+        self._trainer, self._spec, self._on_error, self._prefix = trainer, record, on_error, prefix
+        self._folder = None if out is None else Path(out)
+        if self._folder is not None and (self._folder / RUN_FILE).exists():
+            engine = read_run_json(self._folder).get("engine")
+            if engine != ENGINE:
+                raise UsageError(
+                    f"out: expected a new folder, got {self._folder}, which holds a run of {engine}; choose another"
+                )
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._writer: RunWriter | None = None
+        self._tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
+        self._head = find_head(trainer.model)
+        self._status = "waiting"
+        self._known_prompts: set[str] = set()
+        self._generation: Generation | None = None
+        self._next_step, self._updates, self._checked = 0, 0, False
+        self._update = 0  # number of the update under way
+        self._sums = UpdateSums()
+        self._row: dict[str, Any] | None = None
+        self._error: BaseException | None = None
+        self._unsaved = False  # whether a commit failed that is to be tried again
+        ends = set(end_tokens(self._tokenizer, self._head.model)) | set(getattr(trainer, "eos_token_ids", None) or ())
+        self._hooks = TrlHooks(
+            trainer,
+            self._head,
+            record,
+            self._decode,
+            frozenset(ends),
+            _correctness(correct, list(trainer.reward_func_names)),
+            self,
+        )
+        self._hooks.install()
+        trainer.train.watched_by = self
+
+    def __repr__(self) -> str:
+        return f"Watch({type(self._trainer).__name__}, {self._status}, updates={self.updates})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is watched, and how much is recorded so far."""
+        facts = [
+            ("trainer", type(self._trainer).__name__),
+            ("model", self._head.description),
+            ("state", self._status),
+            ("updates", self.updates),
+            ("fraction of prompts recorded", self._spec.tokens),
+            ("folder", self._folder if self._folder is not None else "temporary"),
+        ]
+        return html_table("Watch", "· run, records()", facts)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close("complete" if kind is None else "interrupted")
+
+    def close(self, status: str = "complete") -> None:
+        """Take the hooks away and end the run with `status`; `train()` does so by itself when it ends."""
+        if self._hooks.installed:
+            self._hooks.restore()
+            self.ended(status)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates recorded, without those that were skipped."""
+        return self._updates
+
+    @property
+    def run(self) -> Run:
+        """The run as it was committed so far, as `load_trace` reads it."""
+        if self._writer is None:
+            raise UsageError("watch: expected a run that has started, got one before trainer.train(); train first")
+        return Run(self._writer.folder)
+
+    def records(self) -> dict[str, pd.DataFrame]:
+        """The committed tables.
+
+        Returns:
+            Data frames by name: prompts, rollouts, tokens, updates and steps, with the columns of `docs/records.md`.
+        """
+        run = self.run
+        return {name: run.table(name) for name in ("prompts", "rollouts", "tokens", "updates", "steps")}
+
+    # -- what the hooks tell ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """See `Observer.guard`."""
+        try:
+            yield
+        except Exception as error:
+            if self._on_error == "stop":
+                raise
+            if self._error is None:
+                self._error = error
+                warnings.warn(
+                    f"analysis.watch: recording ends at update {self._update}, training goes on: {error}", stacklevel=4
+                )
+
+    @property
+    def failed(self) -> bool:
+        """See `Observer.failed`."""
+        return self._error is not None
+
+    @property
+    def next_step(self) -> int:
+        """See `Observer.next_step`."""
+        return self._next_step
+
+    def needs_replay(self, update: int) -> bool:
+        """See `Observer.needs_replay`."""
+        return not self._checked
+
+    def started(self, global_step: int) -> None:
+        """See `Observer.started`."""
+        folder = self._folder
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="rlvr-dynamics-")
+            folder = Path(self._temporary.name) / "run"
+        self._writer = RunWriter(folder, run_json=self._run_json(folder.name))
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # so that readers of the folder know the text of tokens
+            backend.save(str(folder / TOKENIZER_FILE))
+        self._status = "recording"
+
+    def generated(self, generation: Generation) -> None:
+        """See `Observer.generated`."""
+        assert self._writer is not None
+        self._end_step()
+        self._generation = generation
+        self._next_step = generation.step + 1
+        prompts = new_prompts(generation, self._known_prompts)
+        if prompts:
+            self._writer.append("prompts", prompt_rows(prompts))
+        self._writer.append("rollouts", rollout_rows(rollouts_of(generation, self._rank)))
+
+    def _end_step(self) -> None:
+        assert self._writer is not None
+        if self._generation is not None and self._rank == 0:
+            args = self._trainer.args
+            updates = -(-args.steps_per_generation // args.gradient_accumulation_steps)
+            self._writer.append("steps", _one_row(step_row(self._generation, updates_a_batch=updates)))
+        self._generation = None
+
+    def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
+        """See `Observer.differentiated`."""
+        assert self._writer is not None
+        self._sums = UpdateSums()
+        self._update = self._trainer.state.global_step
+        for part in parts:
+            weights = part.take()
+            if not self._checked:
+                check_weights(part, weights)
+            self._sums.add(part, weights)
+            assert part.keep is not None
+            if len(part.keep):
+                self._writer.append("tokens", tokens_of(part, weights))
+        self._checked |= bool(parts)
+        generation = self._generation
+        first = parts[0] if parts else None
+        limit = float(self._trainer.args.max_grad_norm or 0.0)
+        clip = None
+        if grad_norm is not None and limit > 0:
+            clip = min(1.0, limit / (grad_norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_ does
+        self._row = {
+            "update": self._update,
+            "step": 0 if generation is None else generation.step,
+            "epoch": 0 if first is None else first.epoch,
+            "minibatch": 0 if first is None else first.minibatch,
+            "normalizer": None if first is None else first.normalizer,
+            "lr": lr,
+            "grad_norm_total": grad_norm,
+            "clip_coef": clip,
+        }
+
+    def updated(self, skipped: bool) -> None:
+        """See `Observer.updated`."""
+        if self.failed:
+            self._sums.fail()
+        self._sums.over_processes(self._trainer.accelerator)  # every process takes part
+        if self._sums["failed"]:
+            with self.guard():
+                if not self.failed:
+                    raise UsageError("watch: recording has failed in another process; its own message says why")
+            self.close("interrupted")
+            return
+        with self.guard():
+            self._file_update(skipped)
+            self._commit_when_due(self._update + 1)
+
+    def _file_update(self, skipped: bool) -> None:
+        assert self._writer is not None
+        assert self._row is not None
+        self._updates += not skipped
+        if self._generation is not None:
+            self._generation.updates += not skipped
+        if self._rank == 0:
+            self._writer.append("updates", _one_row(self._row | {"skipped": skipped} | self._sums.columns()))
+        self._row = None
+        values = self._sums.scalars() | {"updates": float(self._updates)}
+        if self._generation is not None:
+            values["dead_groups"] = dead_groups(self._generation)
+        metrics = self._trainer._metrics["train"]
+        for name, value in values.items():
+            metrics[f"{self._prefix}{name}"].append(value)
+
+    def saved(self, global_step: int) -> None:
+        """See `Observer.saved`."""
+        if not self.failed:
+            self._commit(global_step)
+
+    def ended(self, status: str) -> None:
+        """See `Observer.ended`."""
+        self._status = status
+        if self._writer is None:
+            return
+        try:
+            if self.failed:
+                self._writer.finish("interrupted")
+                return
+            if status == "complete":
+                self._end_step()
+            self._commit(self._update + 1)
+            self._writer.finish(status)
+        except OSError as error:
+            if self._on_error == "stop" and status == "complete":
+                raise
+            warnings.warn(f"analysis.watch: the last commit failed: {error}", stacklevel=2)
+
+    def _commit_when_due(self, updates: int) -> None:
+        assert self._writer is not None
+        if self._spec.chunk <= updates - (self._writer.committed_step or 0):
+            self._commit(updates)
+
+    def _commit(self, updates: int) -> None:
+        assert self._writer is not None
+        if self._row is None and updates > (self._writer.committed_step or 0):
+            self._writer.commit(updates, {})
+
+    @property
+    def _rank(self) -> int:
+        return int(self._trainer.accelerator.process_index)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids))
+
+    def _run_json(self, run_id: str) -> dict[str, Any]:
+        trainer, made_with = self._trainer, machine_info()
+        parameter = next(self._head.model.parameters())
+        names = class_names(trainer)
+        settings = {name: getattr(trainer.args, name) for name in _SETTINGS if hasattr(trainer.args, name)}
+        label = type(trainer).__name__
+        if "ObjectiveTrainer" in names:
+            label = trainer.objective.name
+        elif "loss_type" in settings and "GMPOTrainer" not in names:
+            label = f"{label} ({settings['loss_type']})"
+        return {
+            "run_id": run_id,
+            "label": label,
+            "engine": ENGINE,
+            "recipe": None,
+            "hash": None,
+            "seed": trainer.args.seed,
+            "temperature": float(trainer.temperature),
+            "versions": made_with["versions"] | {"trl": trl_version()},
+            "git_commit": made_with["commit"],
+            "machine": made_with["machine"],
+            "device": str(parameter.device),
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "reward_functions": list(trainer.reward_func_names),
+            "record": asdict(self._spec)
+            | {
+                "head": self._head.description,
+                "signs": "of the advantage",
+                "trainer": type(trainer).__name__,
+                "settings": settings,
+                "processes": trainer.accelerator.num_processes,
+            },
+        }
+
+
+def _one_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: [value] for name, value in row.items()}
+
+
+def _correctness(
+    correct: float | str | None, names: list[str]
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """(values of the reward functions (N, F), rewards (N,)) -> bool (N,): which rollouts are correct."""
+    if correct is None:
+        return None
+    if isinstance(correct, str):
+        if correct not in names:
+            raise UsageError(
+                f"correct: expected the name of a reward function ({', '.join(names)}), got {correct!r}; or a number, "
+                "above which a reward counts as correct"
+            )
+        column = names.index(correct)
+        return lambda values, rewards: values[:, column] > 0
+    if isinstance(correct, bool) or not isinstance(correct, int | float) or not np.isfinite(correct):
+        raise UsageError(f"correct: expected a finite number or the name of a reward function, got {correct!r}")
+    return lambda values, rewards: rewards > correct
