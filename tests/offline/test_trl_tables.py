@@ -1,4 +1,4 @@
-"""The completions tables that the installed TRL writes: empty completions, token ids, batches twice or never written."""
+"""The completions tables that the installed TRL writes: empty texts, token ids, batches written twice or never."""
 
 from __future__ import annotations
 
