@@ -68,6 +68,6 @@ def _gap_note(batches: Sequence[tuple[Any, list[int]]]) -> str:
     apart = f"{gaps[0]}" if len(gaps) == 1 else f"{gaps[0]} to {gaps[-1]}"
     return (
         f"The table is incomplete: its steps are {apart} apart ({int(steps[0])} to {int(steps[-1])}), and TRL writes "
-        "at a log only the batch that it sampled last. Rollouts sampled between two logs are missing, unless each batch "
-        "is trained on for that many steps. Train with logging_steps=1 to have all of them."
+        "at a log only the batch that it sampled last. Rollouts sampled between two logs are missing, unless each "
+        "batch is trained on for that many steps. Train with logging_steps=1 to have all of them."
     )
