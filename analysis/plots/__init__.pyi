@@ -9,6 +9,7 @@ from .appearance import reference_line as reference_line
 from .appearance import style as style
 from .decomposition import decomposition_figure as decomposition_figure
 from .decomposition import share_dots as share_dots
+from .direct_labels import direct_labels as direct_labels
 from .effect_forest import VERDICT_LOOKS as VERDICT_LOOKS
 from .effect_forest import effect_forest as effect_forest
 from .effect_forest import effects_figure as effects_figure
@@ -17,6 +18,9 @@ from .effect_forest import verdicts_figure as verdicts_figure
 from .factorial_effects import factor_effects as factor_effects
 from .factorial_effects import interaction_grid as interaction_grid
 from .factorial_effects import metric_against_success as metric_against_success
+from .flow_diagram import SAMPLED as SAMPLED
+from .flow_diagram import flow_diagram as flow_diagram
+from .flow_diagram import transfers as transfers
 from .flow_panels import bucket_flow as bucket_flow
 from .law_curves import boundary_lines as boundary_lines
 from .law_curves import entropy_sign_lines as entropy_sign_lines
@@ -36,6 +40,8 @@ from .pass_at_k_curves import pass_at_k as pass_at_k
 from .pass_at_k_curves import pass_at_k_difference as pass_at_k_difference
 from .pass_at_k_curves import pass_bands as pass_bands
 from .pass_at_k_curves import pass_crossing as pass_crossing
+from .phase_plane import entropy_sign_curve as entropy_sign_curve
+from .phase_plane import phase_plane as phase_plane
 from .token_panels import logit_arrows as logit_arrows
 from .token_panels import token_bars as token_bars
 from .unexplained_parts import part_lines as part_lines

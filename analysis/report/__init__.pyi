@@ -1,3 +1,5 @@
+from .compared_figures import compare_figure as compare_figure
+from .compared_figures import compared_curves as compared_curves
 from .figure_files import report as report
 from .figure_files import write_figures as write_figures
 from .figure_files import write_page as write_page
@@ -8,6 +10,9 @@ from .figures import pass_at_k_figure as pass_at_k_figure
 from .figures import prediction_figure as prediction_figure
 from .figures import step_shares_figure as step_shares_figure
 from .figures import token_figure as token_figure
+from .mechanism_figures import bucket_transfers as bucket_transfers
+from .mechanism_figures import flow_diagram_figure as flow_diagram_figure
+from .mechanism_figures import phase_plane_figure as phase_plane_figure
 from .noise_figures import noise_dynamics_figure as noise_dynamics_figure
 from .noise_figures import noise_figure as noise_figure
 from .page_file import write_report_page as write_report_page

@@ -17,8 +17,8 @@ __all__ = [
     "LOG_EFFECTIVE",
     "entropy_against_steps_title",
     "equal_pass_at_1_titles",
+    "furthest_title",
     "gaps_title",
-    "pass_at_1_title",
     "pass_at_k_title",
     "unexplained_title",
 ]
@@ -27,16 +27,24 @@ LOG_EFFECTIVE = "log_effective_solutions"
 EQUAL = 0.005  # Pass@1 that is shown as equal
 
 
-def pass_at_1_title(data: pd.DataFrame) -> str:
-    """Who got furthest, from Pass@1 over steps: columns label, step, value."""
-    last = data.sort_values("step").groupby("label", sort=False).tail(1).sort_values("value", ascending=False)
+def furthest_title(data: pd.DataFrame, name: str, *, x: str = "step") -> str:
+    """Who got furthest in a quantity: columns label, `x`, value.
+
+    Args:
+        data: curves, each in order of `x`.
+        name: of the quantity.
+        x: step or update.
+    """
+    last = data.sort_values(x).groupby("label", sort=False).tail(1).sort_values("value", ascending=False)
     best = last.iloc[0]
     if len(last) == 1:
-        return f"Pass@1 {_moves(float(data['value'].iloc[0]), float(best['value']))}"
+        return f"{name} {_moves(float(data['value'].iloc[0]), float(best['value']))}"
     leaders = last[last["value"] > best["value"] - EQUAL]["label"].tolist()
+    if len(leaders) == len(last):
+        return f"At {x} {best[x]:.0f} all have nearly the same {name}: {best['value']:.2f}"
     who = leaders[0] if len(leaders) == 1 else f"{', '.join(leaders[:-1])} and {leaders[-1]}"
     verb = "has" if len(leaders) == 1 else "have"
-    return f"At step {best['step']:.0f} {who} {verb} the highest Pass@1: {best['value']:.2f}"
+    return f"At {x} {best[x]:.0f} {who} {verb} the highest {name}: {best['value']:.2f}"
 
 
 def entropy_against_steps_title(comparison: Comparison | None, data: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ from .curves import against_pass_at_1, evaluations, pass_at_1, pass_at_k_curves,
 from .figure_titles import (
     entropy_against_steps_title,
     equal_pass_at_1_titles,
-    pass_at_1_title,
+    furthest_title,
     pass_at_k_title,
     unexplained_title,
 )
@@ -43,6 +43,7 @@ __all__ = [
     "prediction_figure",
     "step_shares_figure",
     "token_figure",
+    "uncertainty",
 ]
 
 LONGEST_PREFIX = 30  # characters
@@ -104,7 +105,7 @@ def dynamics_figure(source: Source) -> Figure:
         figure = Figure(figsize=(plots.PAGE_INCHES, 4.9 if lower else 2.8))
         axes = figure.subplots(2 if lower else 1, 2, squeeze=False)
         for ax, data, title, unit in (
-            (axes[0, 0], over_steps, pass_at_1_title(over_steps), f"Pass@1{estimated}"),
+            (axes[0, 0], over_steps, furthest_title(over_steps, "Pass@1"), f"Pass@1{estimated}"),
             (axes[0, 1], entropy, entropy_against_steps_title(comparison, entropy), "entropy (nats)"),
         ):
             plots.curve(ax, data, x="step", interval="last")
@@ -125,7 +126,7 @@ def dynamics_figure(source: Source) -> Figure:
             caption += EQUAL_CAPTION.format(*comparison.pairs[0])
         plots.legend(figure, [axes[0, 0]])
         estimate = "" if samples is None else f"Pass@1 is estimated, from {samples} samples a prompt. "
-        plots.caption(figure, caption + estimate + _uncertainty(runs, "prompts", "bars and bands"))
+        plots.caption(figure, caption + estimate + uncertainty(runs, "prompts", "bars and bands"))
         return figure
 
 
@@ -175,11 +176,11 @@ def pass_at_k_figure(source: Source) -> Figure:
         plots.legend(figure, [axes[0, 0]])
         what = "Exact Pass@k" if samples is None else f"Pass@k, estimated from {samples} samples a prompt,"
         caption = PASS_AT_K_CAPTION.format(what, "the base" if minus == plots.BASE else minus)
-        plots.caption(figure, caption + _uncertainty(runs, "prompts"))
+        plots.caption(figure, caption + uncertainty(runs, "prompts"))
         return figure
 
 
-def _uncertainty(runs: Sequence[Run], over: str | None, what: str = "bands") -> str:
+def uncertainty(runs: Sequence[Run], over: str | None, what: str = "bands") -> str:
     """What the bands of a figure are, as a sentence for its caption; without `over` one seed has none."""
     seeds = max(len({run.seed for run in runs if run.label == label}) for label in {run.label for run in runs})
     if seeds > 1:
@@ -266,7 +267,7 @@ def mass_flow_figure(source: Source, data: FlowData | None = None) -> Figure:
             ax.set_xlabel("optimiser update")
         axes[0].set_ylabel("change of mass, summed")
         plots.legend(figure, [axes[0]], title="rank of the tokens before the update")
-        plots.caption(figure, FLOW_CAPTION + _uncertainty(runs, "prompts of the held-out contexts"))
+        plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the held-out contexts"))
         return figure
 
 
@@ -290,7 +291,7 @@ def prediction_figure(source: Source, data: FlowData | None = None) -> Figure:
         ax.set_xlabel("optimiser update")
         ax.set_ylabel("unexplained variance, 1 − R²")
         plots.legend(figure, [ax], columns=4)
-        plots.caption(figure, PREDICTION_CAPTION + _uncertainty(runs, None))
+        plots.caption(figure, PREDICTION_CAPTION + uncertainty(runs, None))
         return figure
 
 
@@ -319,7 +320,7 @@ def step_shares_figure(source: Source, data: FlowData | None = None) -> Figure:
         for ax, name in zip(axes[:, 0], ("rewarded", "unrewarded", "held out"), strict=True):
             ax.set_ylabel(f"fraction,\n{name}")
         plots.legend(figure, list(axes.flat), title="gradients of", columns=3 if alone else 5)
-        plots.caption(figure, SHARES_CAPTION + _uncertainty(runs, "prompts"))
+        plots.caption(figure, SHARES_CAPTION + uncertainty(runs, "prompts"))
         return figure
 
 
