@@ -6,4 +6,5 @@ from .context_rows import draw_contexts as draw_contexts
 from .jvp import jvp_step as jvp_step
 from .output_heads import OutputHead as OutputHead
 from .output_heads import find_head as find_head
+from .process_ranks import process_ranks as process_ranks
 from .record_spec import RecordSpec as RecordSpec

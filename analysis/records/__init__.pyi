@@ -5,6 +5,7 @@ from .folders import read_experiment as read_experiment
 from .folders import read_run_json as read_run_json
 from .folders import update_experiment as update_experiment
 from .folders import write_experiment as write_experiment
+from .ranks import Ranks as Ranks
 from .reader import Run as Run
 from .reader import digest as digest
 from .recorded import Recorded as Recorded

@@ -126,7 +126,7 @@ class Run:
     def table(self, name: str, columns: Sequence[str] | None = ..., where: Where = ..., *, as_: str) -> Any: ...
 
     def table(self, name: str, columns: Sequence[str] | None = None, where: Where = None, as_: str = "pandas") -> Any:
-        """The committed rows of a table, in the order in which they were written.
+        """The committed rows of a table, in the order in which they were written; those of several ranks by step.
 
         Args:
             name: one of the tables of `docs/records.md`.
@@ -152,27 +152,40 @@ class Run:
             if column not in known:
                 raise UsageError(f"columns: {name} has no column {column!r}; {nearest(column, known)}")
         dataset = self._dataset(name)
+        key = self._sort_key(name)
         if where is not None:
             dataset = dataset.filter(_expression(name, where))
         selected = columns_of(name, as_) if columns is None else list(columns)
         if as_ == "duckdb":
             if TOKEN_TEXT.name in selected:
                 raise UsageError("columns: expected stored columns for DuckDB, got token_text; choose pandas or arrow")
-            return _duckdb(dataset, selected)
-        rows = self._read(name, dataset, selected)
+            return _duckdb(dataset, selected, key)
+        rows = self._read(name, dataset, selected, key)
         return rows if as_ == "arrow" else with_units(to_pandas(rows), TABLES[name].columns)
 
-    def _read(self, name: str, dataset: ds.Dataset, selected: list[str]) -> pa.Table:
+    def _sort_key(self, name: str) -> tuple[str, ...]:
+        """The columns by which the rows of a table are in order; () where one rank wrote them, in order.
+
+        Prompts have none: they come in the order in which they were first seen, by rank.
+        """
+        several = any(not part.path.endswith(".r0.parquet") for part in self._parts(name))
+        return TABLES[name].key if several and name != "prompts" else ()
+
+    def _read(self, name: str, dataset: ds.Dataset, selected: list[str], key: tuple[str, ...]) -> pa.Table:
         stored = [column for column in selected if column != TOKEN_TEXT.name]
         text = len(stored) < len(selected)
+        needed = dict.fromkeys([*stored, *(["token"] if text else []), *key])
         try:
-            rows = dataset.to_table(columns=[*stored, "token"] if text and "token" not in stored else stored)
+            rows = dataset.to_table(columns=list(needed))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise UsageError(
                 f"{self.folder / name}: expected Parquet files of this schema, got {error}; "
                 "load_trace(path, verify=True) finds the damaged one"
             ) from error
-        return with_token_text(rows, self._word_of).select(selected) if text else rows
+        if key:
+            rows = _in_order(rows, key)
+        rows = with_token_text(rows, self._word_of) if text else rows
+        return rows.select(selected) if text or key else rows
 
     @cached_property
     def _word_of(self) -> WordOf:
@@ -263,10 +276,16 @@ class Run:
         return report_of(self, figures)
 
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
-        """The stored rows of a table in order, one row group of a file at a time."""
+        """The stored rows of a table in order, a row group at a time; those of several ranks a commit at a time."""
         check_table(name)
-        for part in self._parts(name):
-            yield from pq.ParquetFile(self.folder / part.path).iter_batches()
+        key = self._sort_key(name)
+        for commit in self._commits:
+            files = [self.folder / part.path for part in commit.parts if part.table == name]
+            if key and len(files) > 1:
+                yield from _in_order(pa.concat_tables([pq.read_table(file) for file in files]), key).to_batches()
+            else:
+                for file in files:
+                    yield from pq.ParquetFile(file).iter_batches()
 
 
 def digest(run: Run | str | Path) -> str:
@@ -338,11 +357,17 @@ def _expression(name: str, where: Where) -> pc.Expression:
     return expression
 
 
-def _duckdb(dataset: ds.Dataset, columns: Sequence[str]) -> Any:
+def _in_order(rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    return rows.sort_by([(name, "ascending") for name in key])
+
+
+def _duckdb(dataset: ds.Dataset, columns: Sequence[str], key: Sequence[str]) -> Any:
     try:
         import duckdb
     except ImportError as error:
         raise UsageError(
             "as_: expected the duckdb package for 'duckdb', got none; pip install duckdb, or choose pandas or arrow"
         ) from error
-    return duckdb.connect().from_arrow(dataset).project(", ".join(f'"{name}"' for name in columns))
+    rows = duckdb.connect().from_arrow(dataset)
+    rows = rows.order(", ".join(f'"{name}"' for name in key)) if key else rows
+    return rows.project(", ".join(f'"{name}"' for name in columns))
