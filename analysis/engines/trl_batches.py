@@ -7,7 +7,8 @@ Definitions of what TRL keeps to itself, with ρ the ratio of a token and A its 
     RLOO              ρ = exp of their sum over the response
     GMPO              ρ of the token, clipped in log space at −epsilon and +epsilon_high
 
-    clip              −1 for ρ < 1 − ε and A < 0;  +1 for ρ > 1 + ε_high and A > 0, and for ρ > delta and A < 0
+    clip              −1 for ρ < 1 − ε and A < 0;  +1 for ρ > 1 + ε_high and A > 0, and for ρ > delta and A < 0 (where
+                      delta is below 1 + ε_high the two bounds change places): what TRL's loss has no gradient for
     cispo             +1 for ρ > ε_high of either sign;  sapo and vespo clip nothing
 """
 
@@ -191,11 +192,12 @@ def ratio_and_clip(trainer: Any, inputs: dict[str, Any], log_probs: Tensor) -> t
     elif loss_type == "cispo":
         clip[ratio > trainer.epsilon_high] = 1
     elif loss_type == "rloo" or loss_type in _PPO_LIKE:
+        above = 1 + trainer.epsilon_high
+        delta = None if loss_type == "rloo" else getattr(args, "delta", None)
         clip[(ratio < 1 - trainer.epsilon_low) & (advantages < 0)] = -1
-        clip[(ratio > 1 + trainer.epsilon_high) & (advantages > 0)] = 1
-        delta = getattr(args, "delta", None)
-        if delta is not None and loss_type != "rloo":
-            clip[(ratio > delta) & (advantages < 0)] = 1
+        clip[(ratio > (above if delta is None else min(above, delta))) & (advantages > 0)] = 1
+        if delta is not None:
+            clip[(ratio > max(above, delta)) & (advantages < 0)] = 1
     return ratio, clip
 
 
