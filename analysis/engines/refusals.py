@@ -35,39 +35,35 @@ def trl_version() -> str:
 
 def check_trainer(trainer: Any) -> None:
     """UsageError for a TRL trainer of rollouts that cannot be watched; a warning for a version that was not tested."""
-    kind, names, args = type(trainer).__name__, class_names(trainer), trainer.args
-    installed = trl_version()
-    for refused, why in (
-        (
-            any(name.startswith("Async") for name in names),
-            f"expected rollouts that are made between updates, got the asynchronous {kind}; {_ATTACH}",
-        ),
-        (
-            [name for name in NEEDED if not callable(getattr(trainer, name, None))],
-            f"expected a {kind} with the methods {', '.join(NEEDED)}, as in TRL {' to '.join(TESTED_TRL)}, got TRL "
-            f"{installed} without some of them; install another version, or {_ATTACH}",
-        ),
-        (
-            hasattr(trainer, "liger_grpo_loss") or getattr(args, "use_liger_loss", False),
-            f"expected a loss computed from log-probs, got Liger's, which makes none; set use_liger_loss=False "
-            f"(use_liger_kernel=False in TRL before 1.0), or {_ATTACH}",
-        ),
-        (
-            getattr(args, "padding_free", False) or getattr(args, "packing", False),
-            f"expected one response in each row, got packed rows; set padding_free=False, or {_ATTACH}",
-        ),
-        (
-            getattr(args, "auto_find_batch_size", False),
-            "expected a fixed batch size, got auto_find_batch_size=True, which starts training again after an update "
-            "was recorded; set per_device_train_batch_size",
-        ),
-        (
-            trainer.accelerator.num_processes > 1 and getattr(args, "fp16", False) and bool(args.deepspeed),
-            "expected a known factor of the loss, got DeepSpeed's fp16, which scales it by itself; train in bf16",
-        ),
-    ):
-        if refused:
-            raise UsageError(f"trainer: {why}")
+    kind, args, installed = type(trainer).__name__, trainer.args, trl_version()
+    if any(name.startswith("Async") for name in class_names(trainer)):
+        raise UsageError(
+            f"trainer: expected rollouts that are made between updates, got the asynchronous {kind}; {_ATTACH}"
+        )
+    if [name for name in NEEDED if not callable(getattr(trainer, name, None))]:
+        raise UsageError(
+            f"trainer: expected a {kind} with the methods {', '.join(NEEDED)}, as in TRL {' to '.join(TESTED_TRL)}, "
+            f"got TRL {installed} without some of them; install another version, or {_ATTACH}"
+        )
+    if hasattr(trainer, "liger_grpo_loss") or getattr(args, "use_liger_loss", False):
+        raise UsageError(
+            "trainer: expected a loss computed from log-probs, got Liger's, which makes none; set use_liger_loss=False "
+            f"(use_liger_kernel=False in TRL before 1.0), or {_ATTACH}"
+        )
+    if getattr(args, "padding_free", False) or getattr(args, "packing", False):
+        raise UsageError(
+            f"trainer: expected one response in each row, got packed rows; set padding_free=False, or {_ATTACH}"
+        )
+    if getattr(args, "auto_find_batch_size", False):
+        raise UsageError(
+            "trainer: expected a fixed batch size, got auto_find_batch_size=True, which starts training again after an "
+            "update was recorded; set per_device_train_batch_size"
+        )
+    if getattr(args, "fp16", False) and bool(getattr(args, "deepspeed", None)):
+        raise UsageError(
+            "trainer: expected a known factor of the loss, got DeepSpeed's fp16, which scales it by itself; train in "
+            "bf16"
+        )
     if installed != "unknown" and not Version(TESTED_TRL[0]) <= Version(installed) <= Version(TESTED_TRL[1]):
         warnings.warn(
             f"analysis.watch: tested with TRL {' to '.join(TESTED_TRL)}, got {installed}; the first update is compared "

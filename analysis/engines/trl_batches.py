@@ -60,6 +60,7 @@ class Generation:
     signs: np.ndarray  # (N,) sign of the advantage
     all_lengths: np.ndarray  # (N,)
     group_size: int
+    microbatches: int  # of all iterations over it
     chosen: frozenset[str] = frozenset()  # prompts whose tokens are recorded
     dropped: np.ndarray | None = None  # (B,) bool
     entropy: list[tuple[float, float]] = field(default_factory=list)  # Σ H and tokens of each microbatch of epoch 0

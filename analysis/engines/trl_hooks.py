@@ -57,8 +57,11 @@ class Observer(Protocol):
     def updated(self, skipped: bool) -> None:
         """The optimiser step is done."""
 
-    def saved(self, global_step: int) -> None:
-        """A checkpoint was written."""
+    def begun(self) -> None:
+        """An update begins; everything of the one before is done."""
+
+    def saved(self, last: bool) -> None:
+        """A checkpoint was written, the last one if `last`."""
 
     def ended(self, status: str) -> None:
         """Training has ended: complete or interrupted. Called once, after the hooks were taken away."""
@@ -91,7 +94,7 @@ class TrlHooks:
         correct: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
         observer: Observer,
     ) -> None:
-        self.trainer, self.head, self._spec, self._observer = trainer, head, spec, observer
+        self.trainer, self.head, self._spec, self.observer = trainer, head, spec, observer
         self._decode, self._end_ids, self._correct = decode, end_ids, correct
         self._undo: list[tuple[str, Any, Any]] = []
         self._callback = _Callback(self)
@@ -158,7 +161,7 @@ class TrlHooks:
 
     @property
     def _watching(self) -> bool:
-        return bool(self.trainer.model.training) and not self._observer.failed
+        return bool(self.trainer.model.training) and not self.observer.failed
 
     def _train(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -172,7 +175,7 @@ class TrlHooks:
     def _end(self, status: str) -> None:
         if self.installed:
             self.restore()
-            self._observer.ended(status)
+            self.observer.ended(status)
 
     # -- rollouts --------------------------------------------------------------------------------------------------
 
@@ -190,15 +193,15 @@ class TrlHooks:
             return output
         rows = len(output["completion_ids"])
         own: list[Any] = [None] * rows
-        with self._observer.guard():
-            if not self._observer.failed:
+        with self.observer.guard():
+            if not self.observer.failed:
                 self._fresh = self._described(output)
                 signs = self._fresh.signs.tolist()
                 prompts = [prompt_hash(ids) for ids in self._fresh.prompts]
                 own = list(zip(prompts, signs, self._fresh.lengths, strict=True))
         everyone = gather_object(own)  # every process takes part, also one whose recording failed
-        with self._observer.guard():
-            if self._fresh is not None and not self._observer.failed:
+        with self.observer.guard():
+            if self._fresh is not None and not self.observer.failed:
                 self._complete(self._fresh, everyone)
         first = self.trainer.accelerator.process_index * rows
         output[ROW] = torch.arange(first, first + rows, device=output["completion_ids"].device)
@@ -224,7 +227,7 @@ class TrlHooks:
         advantages = output["advantages"].detach().double().cpu().numpy()
         largest = advantages if advantages.ndim == 1 else _furthest_from_zero(advantages)
         return Generation(
-            step=self._observer.next_step,
+            step=self.observer.next_step,
             first=trainer.accelerator.process_index * len(responses),
             prompts=prompts,
             responses=responses,
@@ -239,6 +242,7 @@ class TrlHooks:
             signs=np.sign(largest),
             all_lengths=np.asarray(lengths),
             group_size=trainer.num_generations,
+            microbatches=trainer.args.steps_per_generation * trainer.num_iterations,
         )
 
     def _complete(self, generation: Generation, everyone: list[Any]) -> None:
@@ -253,7 +257,7 @@ class TrlHooks:
         before = self.trainer._buffered_inputs
         inputs = original(*args, **kwargs)
         if self._watching and self.trainer._buffered_inputs is not before and self._fresh is not None:
-            with self._observer.guard():
+            with self.observer.guard():
                 generation, self._fresh = self._fresh, None
                 left = np.ones(len(generation), dtype=bool)
                 for part in self.trainer._buffered_inputs:
@@ -261,7 +265,7 @@ class TrlHooks:
                     left[used - generation.first] = False
                 generation.dropped = left
                 self._generation = generation
-                self._observer.generated(generation)
+                self.observer.generated(generation)
         return inputs
 
     # -- losses ----------------------------------------------------------------------------------------------------
@@ -272,15 +276,15 @@ class TrlHooks:
             return loss
         twin = copy.copy(self.trainer)  # before the call: what it counts (an entropy controller) is as it was then
         self._entropy_masks = []
-        with self._observer.guard():
+        with self.observer.guard():
             self._part = self._begun(inputs)
         try:
             loss = original(model, inputs)
         finally:
             part, self._part = self._part, None
-        if part is not None and not self._observer.failed:
+        if part is not None and not self.observer.failed:
             self._parts.append(part)
-            with self._observer.guard():
+            with self.observer.guard():
                 self._finish(part, twin, loss)
         return loss
 
@@ -315,7 +319,7 @@ class TrlHooks:
             made = original(*args, **kwargs)
         finally:
             handle.remove()
-        with self._observer.guard():
+        with self.observer.guard():
             if part.weight_probe is not None:
                 raise UsageError(
                     f"trainer: expected one pass over each microbatch in the loss, got two in {type(self.trainer)}; "
@@ -363,7 +367,7 @@ class TrlHooks:
         part.ratio, part.clip = ratio_and_clip(trainer, part.inputs, part.log_probs)
         part.normalizer = normalizer_of(trainer, part.inputs)
         has_kl = getattr(trainer, "beta", 0.0) != 0.0 and "ref_per_token_logps" in part.inputs
-        if has_kl or self._observer.needs_replay(part.update):
+        if has_kl or self.observer.needs_replay(part.update):
             replay(twin, part, self._entropy_masks, with_kl=has_kl)
         if part.epoch == 0 and part.entropies is not None:
             sums = (part.entropies.double() * part.mask).sum(), part.mask.sum()
@@ -384,9 +388,9 @@ class TrlHooks:
 
     def before_step(self, optimizer: Any) -> None:
         self._skipped = all(p.grad is None for group in optimizer.param_groups for p in group["params"])
-        if self._observer.failed:
+        if self.observer.failed:
             return
-        with self._observer.guard():
+        with self.observer.guard():
             lost = [part for part in self._parts if not part.caught and bool(part.mask.any())]
             if lost:
                 raise UsageError(
@@ -395,11 +399,11 @@ class TrlHooks:
                 )
             parts = [part for part in self._parts if part.caught]
             lr = float(optimizer.param_groups[0]["lr"])
-            self._observer.differentiated(parts, lr, self._grad_norm, self._skipped)
+            self.observer.differentiated(parts, lr, self._grad_norm, self._skipped)
 
     def after_step(self) -> None:
         skipped = self._skipped or bool(self.trainer.accelerator.optimizer_step_was_skipped)
-        self._observer.updated(skipped)
+        self.observer.updated(skipped)
         self._forget()
         self._grad_norm = None
 
@@ -409,9 +413,10 @@ class _Callback(TrainerCallback):
         self._hooks = hooks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        observer = self._hooks._observer
-        with observer.guard():
-            observer.started(state.global_step)
+        self._tell(lambda observer: observer.started(state.global_step))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell(lambda observer: observer.begun())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._hooks.before_step(kwargs["optimizer"])
@@ -420,9 +425,14 @@ class _Callback(TrainerCallback):
         self._hooks.after_step()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        observer = self._hooks._observer
-        with observer.guard():
-            observer.saved(state.global_step)
+        last = control.should_training_stop or state.global_step >= state.max_steps
+        self._tell(lambda observer: observer.saved(last))
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        observer = self._hooks.observer
+        if not observer.failed:
+            with observer.guard():
+                what(observer)
 
 
 def _furthest_from_zero(values: np.ndarray) -> np.ndarray:

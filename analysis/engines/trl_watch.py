@@ -21,6 +21,7 @@ from ..common.provenance import machine_info
 from ..errors import UsageError
 from ..probes.output_heads import find_head
 from ..probes.record_spec import RecordSpec
+from ..records.encoding import Columns
 from ..records.folders import RUN_FILE, TOKENIZER_FILE, read_run_json
 from ..records.reader import Run
 from ..records.rows import prompt_rows, rollout_rows
@@ -98,9 +99,12 @@ class Watch:
         self._next_step, self._updates, self._checked = 0, 0, False
         self._update = 0  # number of the update under way
         self._sums = UpdateSums()
-        self._row: dict[str, Any] | None = None
+        self._row: dict[str, Any] = {}
+        self._tokens: list[Columns] = []  # of the update under way
+        self._filed = 0  # updates filed, over all of training
+        self._next_commit = 0  # number of updates from which the next commit is due
         self._error: BaseException | None = None
-        self._unsaved = False  # whether a commit failed that is to be tried again
+        self._in_block = False
         ends = set(end_tokens(self._tokenizer, self._head.model)) | set(getattr(trainer, "eos_token_ids", None) or ())
         self._hooks = TrlHooks(
             trainer,
@@ -130,12 +134,19 @@ class Watch:
         return html_table("Watch", "· run, records()", facts)
 
     def __enter__(self) -> Watch:
+        self._in_block = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close("complete" if kind is None else "interrupted")
+        self._in_block = False
+        if vars(self._trainer).get("train") == self._refuse_another:
+            del self._trainer.train
+
+    def _refuse_another(self, *args: Any, **kwargs: Any) -> None:
+        raise UsageError("watch: expected one train(), got a second; call analysis.watch again for another run")
 
     def close(self, status: str = "complete") -> None:
         """Take the hooks away and end the run with `status`; `train()` does so by itself when it ends."""
@@ -179,7 +190,8 @@ class Watch:
             if self._error is None:
                 self._error = error
                 warnings.warn(
-                    f"analysis.watch: recording ends at update {self._update}, training goes on: {error}", stacklevel=4
+                    f"analysis.watch: recording ends at update {self._trainer.state.global_step}, training goes on: {error}",
+                    stacklevel=4,
                 )
 
     @property
@@ -206,7 +218,8 @@ class Watch:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is not None:  # so that readers of the folder know the text of tokens
             backend.save(str(folder / TOKENIZER_FILE))
-        self._status = "recording"
+        self._status, self._filed = "recording", global_step
+        self._next_commit = global_step + self._spec.chunk
 
     def generated(self, generation: Generation) -> None:
         """See `Observer.generated`."""
@@ -229,17 +242,14 @@ class Watch:
 
     def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
         """See `Observer.differentiated`."""
-        assert self._writer is not None
-        self._sums = UpdateSums()
+        self._sums, self._tokens = UpdateSums(), []
         self._update = self._trainer.state.global_step
         for part in parts:
             weights = part.take()
             if not self._checked:
                 check_weights(part, weights)
             self._sums.add(part, weights)
-            assert part.keep is not None
-            if len(part.keep):
-                self._writer.append("tokens", tokens_of(part, weights))
+            self._tokens.append(tokens_of(part, weights))
         self._checked |= bool(parts)
         generation = self._generation
         first = parts[0] if parts else None
@@ -271,17 +281,24 @@ class Watch:
             return
         with self.guard():
             self._file_update(skipped)
-            self._commit_when_due(self._update + 1)
+
+    def begun(self) -> None:
+        """See `Observer.begun`. No process has failed since `updated`, so that all of them commit or none."""
+        if self._filed >= self._next_commit:
+            if self._generation is not None and self._trainer._step % self._generation.microbatches == 0:
+                self._end_step()
+            self._commit()
 
     def _file_update(self, skipped: bool) -> None:
         assert self._writer is not None
-        assert self._row is not None
+        for columns in self._tokens:
+            self._writer.append("tokens", columns)
+        self._tokens, self._filed = [], self._update + 1
         self._updates += not skipped
         if self._generation is not None:
             self._generation.updates += not skipped
         if self._rank == 0:
             self._writer.append("updates", _one_row(self._row | {"skipped": skipped} | self._sums.columns()))
-        self._row = None
         values = self._sums.scalars() | {"updates": float(self._updates)}
         if self._generation is not None:
             values["dead_groups"] = dead_groups(self._generation)
@@ -289,38 +306,47 @@ class Watch:
         for name, value in values.items():
             metrics[f"{self._prefix}{name}"].append(value)
 
-    def saved(self, global_step: int) -> None:
+    def saved(self, last: bool) -> None:
         """See `Observer.saved`."""
-        if not self.failed:
-            self._commit(global_step)
+        if last:
+            self._end_step()
+        self._commit()
 
     def ended(self, status: str) -> None:
         """See `Observer.ended`."""
-        self._status = status
+        self._status = status = "interrupted" if self.failed else status
+        if self._in_block and "train" not in vars(self._trainer):
+            self._trainer.train = self._refuse_another
         if self._writer is None:
             return
         try:
-            if self.failed:
-                self._writer.finish("interrupted")
-                return
-            if status == "complete":
+            if not self.failed:
                 self._end_step()
-            self._commit(self._update + 1)
+                self._write()
             self._writer.finish(status)
         except OSError as error:
+            self._status = "interrupted"
             if self._on_error == "stop" and status == "complete":
                 raise
             warnings.warn(f"analysis.watch: the last commit failed: {error}", stacklevel=2)
 
-    def _commit_when_due(self, updates: int) -> None:
-        assert self._writer is not None
-        if self._spec.chunk <= updates - (self._writer.committed_step or 0):
-            self._commit(updates)
+    def _commit(self) -> None:
+        """Commit what was filed. Where that fails and training goes on, nothing is lost: the next commit has it all."""
+        self._next_commit = self._filed + self._spec.chunk
+        try:
+            self._write()
+        except OSError as error:
+            if self._on_error == "stop":
+                raise
+            warnings.warn(
+                f"analysis.watch: a commit failed ({error}); it is tried again at update {self._next_commit}",
+                stacklevel=2,
+            )
 
-    def _commit(self, updates: int) -> None:
+    def _write(self) -> None:
         assert self._writer is not None
-        if self._row is None and updates > (self._writer.committed_step or 0):
-            self._writer.commit(updates, {})
+        if self._filed > (self._writer.committed_step or 0):
+            self._writer.commit(self._filed, {})
 
     @property
     def _rank(self) -> int:

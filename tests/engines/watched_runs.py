@@ -85,4 +85,20 @@ class Parameters(TrainerCallback):
 
 
 def copied(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    """Copies of the parameters by the names of the plain model, with LoRA adapters added in float64."""
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if not any("lora_A" in name for name in state):
+        return state
+    scaling = next(
+        module.scaling["default"]
+        for module in model.modules()
+        if hasattr(module, "scaling") and hasattr(module, "lora_A")
+    )
+    plain = {}
+    for name, value in state.items():
+        if "lora_" in name:
+            continue
+        first, second = (name.replace("base_layer", f"lora_{part}.default") for part in "AB")
+        delta = scaling * state[second].double() @ state[first].double() if first != name else 0.0
+        plain[name.removeprefix("base_model.model.").replace(".base_layer", "")] = value.double() + delta
+    return plain
