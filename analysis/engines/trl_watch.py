@@ -189,9 +189,9 @@ class Watch:
                 raise
             if self._error is None:
                 self._error = error
+                update = self._trainer.state.global_step
                 warnings.warn(
-                    f"analysis.watch: recording ends at update {self._trainer.state.global_step}, training goes on: {error}",
-                    stacklevel=4,
+                    f"analysis.watch: recording ends at update {update}, training goes on: {error}", stacklevel=4
                 )
 
     @property
