@@ -20,7 +20,7 @@ __all__ = ["filled", "page_assets"]
 _FOLDER = Path(__file__).parent / "page"
 _SCRIPTS = (  # in the order in which they need one another
     *("data.js", "laws.js", "elements.js", "text.js", "chart.js", "state.js", "quantities.js"),
-    *("overview.js", "rollouts.js", "sentence.js", "token.js", "what_if.js", "plane.js", "main.js"),
+    *("overview.js", "rollouts.js", "sentence.js", "token.js", "what_if.js", "panel.js", "plane.js", "main.js"),
 )
 
 

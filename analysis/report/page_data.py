@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..records.schema import SHARES
+from .page_claims import claims_of
 from .page_columns import Columns
 from .page_flows import FLOW_NUMBERS, SHARE_COLUMNS
 from .page_overview import charts, describe_run, describe_summary, recipe_fields
@@ -53,7 +54,8 @@ def page_data(source: Source, budget: int, summary: Summary | None = None) -> Pa
         UsageError: nothing at all is committed yet.
     """
     runs = runs_of(source)
-    notes = _notes(runs)
+    claims, unread = claims_of(getattr(source, "folder", None))
+    notes = [*_notes(runs), *unread]
     summary = summarize(source) if summary is None else summary
     shown = [page_tokens(run, budget // len(runs)) for run in runs]
     columns, vocabularies = Columns(), Vocabularies()
@@ -76,6 +78,7 @@ def page_data(source: Source, budget: int, summary: Summary | None = None) -> Pa
         "name": summary.name,
         "runs": described,
         "summary": describe_summary(summary),
+        "claims": claims,
         "notes": notes,
         "left_out": [sentence for tokens in shown for sentence in tokens.left_out],
         "charts": charts(runs),

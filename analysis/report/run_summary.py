@@ -7,6 +7,7 @@ and traces of recorded rollouts) are described by their tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..common.tables import Table
@@ -94,6 +95,8 @@ def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[st
 
 def _summary_of_tokens(name: str, runs: Sequence[Run], notes: Sequence[str]) -> Summary:
     parts = [summarize_trace(run) for run in runs]
+    if len(runs) > 1:
+        parts = [_named(part, _name_of(run, runs)) for part, run in zip(parts, runs, strict=True)]
     tables = [table for part in parts for table in part.tables]
     return Summary(
         name,
@@ -101,4 +104,20 @@ def _summary_of_tokens(name: str, runs: Sequence[Run], notes: Sequence[str]) -> 
         tuple(tables),
         tuple(dict.fromkeys([*notes, *(note for part in parts for note in part.notes)])),
         tuple(sentence for part in parts for sentence in part.verdict),
+    )
+
+
+def _name_of(run: Run, runs: Sequence[Run]) -> str:
+    """The label of a run, with its seed where several have that label."""
+    alike = sum(other.label == run.label for other in runs)
+    return run.label if alike == 1 else f"{run.label} (seed {run.seed})"
+
+
+def _named(summary: Summary, name: str) -> Summary:
+    """The same summary, each of whose tables and sentences says what it is about."""
+    return replace(
+        summary,
+        tables=tuple(replace(table, title=f"{name}: {table.title}") for table in summary.tables),
+        notes=tuple(f"{name}: {note}" for note in summary.notes),
+        verdict=tuple(f"{name}: {sentence}" for sentence in summary.verdict),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.provenance import code_digest
 from ..records.folders import EXPERIMENT_FILE, RUN_FILE, write_durably
 from .page_assets import page_assets
+from .page_claims import CLAIMS_FILE
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def _digest(folder: Path) -> str:
     digest = hashlib.sha256(code_digest().encode())
     for name, text in page_assets().items():  # they are not Python, which is all that `code_digest` reads
         digest.update(name.encode() + b"\0" + text.encode() + b"\0")
-    files = [folder / EXPERIMENT_FILE, *sorted(folder.glob(f"*/{RUN_FILE}")), *sorted(folder.glob("*/commits/*.json"))]
+    parts = (f"*/{RUN_FILE}", "*/commits/*.json", CLAIMS_FILE)
+    files = [folder / EXPERIMENT_FILE, *(path for part in parts for path in sorted(folder.glob(part)))]
     for path in files:
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

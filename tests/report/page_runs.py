@@ -53,7 +53,7 @@ def token_distribution(seed: int, step: int, rollout: int, position: int) -> tup
     rng = np.random.default_rng([seed, step, rollout, position])
     probs = distribution(rng)
     order = np.argsort(-probs)
-    return probs, int(order[rng.integers(TOP)] if position % 2 == 0 else order[TOP + position])
+    return probs, int(order[rng.integers(TOP)] if position % 2 == 0 else order[TOP + position % (VOCABULARY - TOP)])
 
 
 def weight_of(label: str, rewarded: bool) -> float:

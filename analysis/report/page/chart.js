@@ -1,6 +1,7 @@
 /** Line charts with intervals as plain SVG, each with its numbers as a table. */
 
 const CHART = { width: 420, height: 230, left: 46, right: 96, top: 12, bottom: 34 };
+const LABEL = 13; // height of one
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 2", "1 3"];
 
 /** Round places for about `count` ticks between two numbers. */
@@ -107,12 +108,17 @@ function lineChart(chart, axis) {
   );
 }
 
-/** Names at the ends of the lines, moved apart where they would overlap. */
+/** Names at the ends of the lines, moved apart where they would overlap, within the frame. */
 function endLabels(ends) {
   ends.sort((a, b) => a.y - b.y);
   ends.forEach((end, at) => {
-    if (at) end.y = Math.max(end.y, ends[at - 1].y + 13);
+    if (at) end.y = Math.max(end.y, ends[at - 1].y + LABEL);
   });
+  let lowest = CHART.height - CHART.bottom - 4;
+  for (const end of [...ends].reverse()) {
+    end.y = Math.min(end.y, lowest);
+    lowest = end.y - LABEL;
+  }
   const left = CHART.width - CHART.right + 4;
   return ends.flatMap(({ one, index, y }) => [
     s("line", {

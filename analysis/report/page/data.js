@@ -39,6 +39,11 @@ const vocabularies = header.vocabularies.map(({ ids, texts, special }) => ({
 
 /** @returns {RunInfo} the run of a rollout row */
 const runOf = (row) => header.runs[columns["rollout.run"][row]];
+/** The label of a run, with its id where several have that label. */
+const nameOfRun = (at) => {
+  const { id, label } = header.runs[at];
+  return header.runs.filter((run) => run.label === label).length > 1 ? `${label}, ${id}` : label;
+};
 const vocabularyOf = (row) => vocabularies[runOf(row).vocabulary];
 const wordOf = (row, id) => vocabularyOf(row).text.get(id) ?? `#${id}`;
 

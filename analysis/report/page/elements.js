@@ -69,7 +69,7 @@ function choice(label, options, value, change) {
     label,
     h(
       "select",
-      { onchange: (event) => change(event.target.value) },
+      { "aria-label": label, onchange: (event) => change(event.target.value) },
       options.map(([key, text]) => h("option", { value: key, selected: String(key) === String(value) }, text)),
     ),
   );
@@ -77,7 +77,12 @@ function choice(label, options, value, change) {
 
 /** A labelled input. */
 function entry(label, attributes, change) {
-  return h("label", {}, label, h("input", { ...attributes, onchange: (event) => change(event.target.value) }));
+  return h(
+    "label",
+    {},
+    label,
+    h("input", { "aria-label": label, ...attributes, onchange: (event) => change(event.target.value) }),
+  );
 }
 
 /** Say something to readers of the screen alone. */

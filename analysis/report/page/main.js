@@ -3,12 +3,13 @@
 const VIEWS = {
   overview: ["Overview", drawOverview],
   rollouts: ["Rollouts", drawRollouts],
+  panel: ["Held-out prefixes", drawPanel],
   plane: ["Phase plane", drawPlane],
 };
 const QUIET = new Set(["sign", "size", "eta", "u", "v"]); // of the what-if sliders, which draw themselves
 const LIST = new Set(["step", "page"]); // change the list alone, so that the slider keeps the pointer
 
-const viewOf = (state_) => (state_.view in VIEWS ? state_.view : "overview");
+const viewOf = (state_) => (Object.hasOwn(VIEWS, state_.view ?? "") ? state_.view : "overview");
 
 /** Take over a state and draw what it changes. */
 function update(next) {
@@ -22,11 +23,15 @@ function update(next) {
     say(document.getElementById("found").textContent);
     return;
   }
+  if (viewOf(state) === "panel" && changed.every((name) => name === "at")) {
+    refreshDetail();
+    return;
+  }
   draw();
 }
 
 function refreshDetail() {
-  put(document.getElementById("detail"), drawToken());
+  put(document.getElementById("detail"), viewOf(state) === "panel" ? tokenView(panelState().token) : drawToken());
 }
 
 function draw() {
@@ -94,6 +99,7 @@ function listen() {
 try {
   await unpack();
   indexTokens();
+  indexPrefixes();
   listen();
   state = readState();
   draw();

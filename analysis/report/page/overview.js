@@ -17,6 +17,12 @@ function drawOverview() {
     verdict.length
       ? [h("h2", {}, "In words"), verdict.map((sentence) => h("p", { class: "verdict" }, sentence))]
       : null,
+    header.claims.length
+      ? [
+          h("h2", {}, "Verdicts on the claims of the ledger"),
+          tableOf([["claim", "in short", "verdict", "why"], ...header.claims], "Verdicts"),
+        ]
+      : null,
     header.charts.length ? h("h2", {}, "Curves") : null,
     header.charts.length
       ? h(
@@ -60,12 +66,15 @@ function drawOverview() {
     h(
       "p",
       { class: "note" },
-      `${header.columns["token.row"].length.toLocaleString("en")} tokens of ${header.columns["rollout.run"].length.toLocaleString("en")} responses. `,
-      "A token is shown where its statistics were recorded; its outcome is known where its context was followed through the update. Contexts of the held-out panel are not shown here; the tables count them.",
+      `${total("tokens")} tokens of ${total("rollouts")} responses. `,
+      "A token is shown where its statistics were recorded; its outcome is known where its context was followed through ",
+      "the update. Held-out prefixes have a view of their own.",
     ),
     header.left_out.map((sentence) => h("p", { class: "note" }, sentence)),
   );
 }
+
+const total = (name) => header.runs.reduce((sum, run) => sum + run[name], 0).toLocaleString("en");
 
 /** Rows whose values differ between runs stand first. */
 const differentFirst = (rows) =>

@@ -7,7 +7,8 @@ const planeY = scale(0, 1, PLANE.height - PLANE.bottom, PLANE.top);
 /** Parse `x0,x1,y0,y1`; null without a brush. */
 function brushOfState() {
   const parts = (state.brush ?? "").split(",").map(Number);
-  return parts.length === 4 && parts.every(Number.isFinite) ? parts : null;
+  const known = parts.length === 4 && parts.every(Number.isFinite) && parts[0] <= parts[1] && parts[2] <= parts[3];
+  return known ? parts : null;
 }
 
 function inBrush(token, [x0, x1, y0, y1]) {
@@ -16,36 +17,31 @@ function inBrush(token, [x0, x1, y0, y1]) {
 }
 
 /**
- * The sign of ΔH under NSR where the others are n equally likely tokens: n follows from π and c.
- * The true sign depends on H and S of the token, which its mark shows.
+ * Whether NSR raises the entropy where the others are one token of probability a and m equally likely ones: the sign of
+ * π(log π + H) − S − cH. Of all distributions with the same π, these lower it at the smallest c.
  */
-function raisesEntropy(p, c) {
-  const rest = c - p * p;
-  if (rest <= 0) return NaN;
-  const n = (1 - p) ** 2 / rest;
-  if (n < 1) return NaN;
-  const each = (1 - p) / n;
-  const [logP, logEach] = [Math.log(p), Math.log(each)];
-  const entropy = -p * logP - (1 - p) * logEach;
-  const s_ = p * p * logP + n * each * each * logEach;
-  return p * (logP + entropy) - s_ - c * entropy;
+function signUnderNsr(p, a, m) {
+  const b = Math.max(0, 1 - p - a) / m;
+  const log = (value) => (value > 0 ? Math.log(value) : 0);
+  const entropy = -p * log(p) - a * log(a) - m * b * log(b);
+  const c = p * p + a * a + m * b * b;
+  return { c, value: p * (log(p) + entropy) - (p * p * log(p) + a * a * log(a) + m * b * b * log(b)) - c * entropy };
 }
 
-/** For each π the c at which that sign turns, by bisection. */
+/** For each π below ½ the smallest c at which NSR can lower the entropy; below it, and from ½ on, it raises it. */
 function entropyBoundary() {
-  const points = [];
-  for (let p = 0.01; p < 0.995; p += 0.01) {
-    let [low, high] = [p * p + 1e-9, p * p + (1 - p) ** 2];
-    const [a, b] = [raisesEntropy(p, low), raisesEntropy(p, high)];
-    if (!(a * b < 0)) continue;
-    for (let i = 0; i < 40; i += 1) {
-      const middle = (low + high) / 2;
-      if (raisesEntropy(p, middle) * a > 0) low = middle;
-      else high = middle;
+  const points = [[0, 0]];
+  for (let p = 0.02; p < 0.4999; p += 0.02) {
+    let smallest = p; // at c = π it lowers it at the latest
+    for (let m = 1; m < 5000; m = Math.max(m + 1, Math.round(m * 1.3))) {
+      for (let i = 1; i < 200; i += 1) {
+        const { c, value } = signUnderNsr(p, ((1 - p) * i) / 200, m);
+        if (value <= 0) smallest = Math.min(smallest, c);
+      }
     }
-    points.push([p, (low + high) / 2]);
+    points.push([p, smallest]);
   }
-  return points;
+  return [...points, [0.5, 0.5]];
 }
 
 function drawPlane() {
@@ -164,8 +160,8 @@ function density(tokens) {
 /** Where tokens can be, the squeeze boundary, and where the entropy's sign turns. */
 function boundaries() {
   const grid = Array.from({ length: 101 }, (_, i) => i / 100);
-  const line = (points, style) =>
-    s("polyline", { points: points.map(([p, c]) => `${planeX(p)},${planeY(c)}`).join(" "), fill: "none", style });
+  const line = (points, style, id = null) =>
+    s("polyline", { id, points: points.map(([p, c]) => `${planeX(p)},${planeY(c)}`).join(" "), fill: "none", style });
   return [
     line(
       grid.map((p) => [p, p * p]),
@@ -182,7 +178,7 @@ function boundaries() {
       ],
       "stroke:var(--ink);stroke-width:2",
     ),
-    line(entropyBoundary(), "stroke:var(--ink);stroke-width:2;stroke-dasharray:7 4"),
+    line(entropyBoundary(), "stroke:var(--mark);stroke-width:2.5;stroke-dasharray:7 4", "entropy-line"),
   ];
 }
 
@@ -196,7 +192,8 @@ function dots(tokens) {
       const x = statisticsOf(token);
       const [a, b] = [planeX(Math.exp(x.logProb)), planeY(x.collision)];
       const raises = entropyChange(x, -1) > 0;
-      const style = `${raises ? "fill:var(--rewarded)" : "stroke:var(--unrewarded);stroke-width:1.4;fill:none"};opacity:${!brush || inBrush(token, brush) ? 0.9 : 0.15};cursor:pointer`;
+      const look = raises ? "fill:var(--rewarded)" : "stroke:var(--unrewarded);stroke-width:1.4;fill:none";
+      const style = `${look};opacity:${!brush || inBrush(token, brush) ? 0.9 : 0.15};cursor:pointer`;
       return raises
         ? s("circle", { cx: a, cy: b, r: 2.6, style, "data-dot": token })
         : s("path", { d: `M${a - 2.6},${b - 2.6}l5.2,5.2m0,-5.2l-5.2,5.2`, style, "data-dot": token });
@@ -207,10 +204,12 @@ function planeLegend() {
   return h(
     "p",
     { class: "note" },
-    "Solid line: π(y) = c, the squeeze boundary; above it the tail moves with y. Dashed line: where NSR begins to raise the entropy if the others are equally likely. ",
-    h("span", { class: "good" }, "● NSR of this token would raise the entropy"),
+    "Solid line: π(y) = c, the squeeze boundary. Left of it the tail moves with y, and NSR lowers the entropy. Right of ",
+    h("b", { style: "color:var(--mark)" }, "the dashed line"),
+    " NSR raises it; between the two it depends on the other tokens. ",
+    h("span", { class: "good" }, "● NSR of this token raises the entropy"),
     " ",
-    h("span", { class: "bad" }, "× it would lower it"),
+    h("span", { class: "bad" }, "× lowers it"),
     ". Thin lines: where a token can be. Shades count all tokens, marks are a sample.",
   );
 }
@@ -225,6 +224,8 @@ function brushFields(brush) {
       entry(name, { type: "number", min: 0, max: 1, step: 0.01, value: values[at], style: "width:6rem" }, (value) => {
         const next = [...values];
         next[at] = Math.min(1, Math.max(0, Number(value) || 0));
+        const [from, to] = at < 2 ? [0, 1] : [2, 3];
+        if (next[from] > next[to]) next[at === from ? to : from] = next[at];
         change({ brush: next.join(","), page: null });
       }),
     ),

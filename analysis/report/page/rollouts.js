@@ -8,8 +8,11 @@ const quantityOfState = () => QUANTITIES.find((one) => one.key === state.by) ?? 
 /** Words of a response and of its prompt, for the search; made once. */
 const searchable = [];
 function textOf(row) {
-  searchable[row] ??=
-    `${header.prompts[columns["rollout.prompt"][row]]}\n${[...idsOf(row)].map((id) => wordOf(row, id)).join(" ")}\n${[...idsOf(row)].map((id) => wordOf(row, id)).join("")}`.toLowerCase();
+  if (searchable[row] === undefined) {
+    const words = [...idsOf(row)].map((id) => wordOf(row, id));
+    const texts = [header.prompts[columns["rollout.prompt"][row]], words.join(" "), words.join("")];
+    searchable[row] = texts.join("\n").toLowerCase();
+  }
   return searchable[row];
 }
 const idsOf = (row) =>
@@ -72,10 +75,7 @@ function drawRollouts() {
 }
 
 function controls() {
-  const runs = header.runs.map((run, at) => [
-    at,
-    header.runs.filter((other) => other.label === run.label).length > 1 ? `${run.label}, ${run.id}` : run.label,
-  ]);
+  const runs = header.runs.map((run, at) => [at, nameOfRun(at)]);
   const first = { page: null };
   const steps = stepsShown();
   const step = numeric("step", -1);
@@ -208,11 +208,8 @@ function pairsOf(left, right) {
         ),
       ),
     );
-  return paged(
-    common,
-    draw,
-    `${common.length.toLocaleString("en")} prompts that ${header.runs[left].label} and ${header.runs[right].label} answered at the same step`,
-  );
+  const both = `${nameOfRun(left)} and ${nameOfRun(right)}`;
+  return paged(common, draw, `${common.length.toLocaleString("en")} prompts that ${both} answered at the same step`);
 }
 
 const promptOf = (row) =>

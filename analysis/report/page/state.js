@@ -21,9 +21,8 @@ function change(changes, replace = false) {
   update(next);
 }
 
-/** An address of the present view with some changes. */
-const linkTo = (changes) =>
-  `#${new URLSearchParams({ ...Object.fromEntries(["theme"].filter((name) => state[name]).map((name) => [name, state[name]])), ...changes })}`;
+/** An address with these entries; the theme is kept. */
+const linkTo = (changes) => `#${new URLSearchParams({ ...(state.theme ? { theme: state.theme } : {}), ...changes })}`;
 
 /** A number of the state, or a default where it is missing or no number. */
 function numeric(name, otherwise) {

@@ -2,23 +2,19 @@
 
 function drawToken() {
   const token = tokenOfName(state.token);
-  if (token < 0) {
-    return [
-      h("h2", {}, "A token"),
-      state.token
-        ? h(
-            "p",
-            { class: "warn" },
-            "This page does not hold the token of the address: it was written anew, or shows other responses.",
-          )
-        : null,
-      h(
-        "p",
-        { class: "note" },
-        "Choose a coloured token. Those with a line above were followed through their update: what was predicted and what came out stand beside one another.",
-      ),
-    ];
-  }
+  if (token >= 0) return tokenView(token);
+  const missing = "This page does not hold the token of the address: it was written anew, or shows other responses.";
+  const how =
+    "Choose a coloured token. Those with a line above were followed through their update: what was predicted and what " +
+    "came out stand beside one another.";
+  return [
+    h("h2", {}, "A token"),
+    state.token ? h("p", { class: "warn" }, missing) : null,
+    h("p", { class: "note" }, how),
+  ];
+}
+
+function tokenView(token) {
   const row = columns["token.row"][token];
   const [x, y, flow] = [statisticsOf(token), columns["token.token"][token], flowOf(token)];
   return [
@@ -26,9 +22,14 @@ function drawToken() {
     h(
       "p",
       { class: "note" },
-      `${runOf(row).label} · step ${columns["rollout.step"][row]} · update ${columns["token.update"][token]} · position ${columns["token.position"][token]} · id ${y} · `,
-      h("a", { href: linkTo({ view: "plane", token: nameOfToken(token) }) }, "in the phase plane"),
-      otherUpdates(token),
+      placeOf(token),
+      columns["rollout.panel"][row]
+        ? null
+        : [
+            " · ",
+            h("a", { href: linkTo({ view: "plane", token: nameOfToken(token) }) }, "in the phase plane"),
+            otherUpdates(token),
+          ],
     ),
     h("p", { class: "sentence", id: "sentence" }, sentenceOf(token)),
     h("h3", {}, "Its distribution"),
@@ -46,6 +47,14 @@ function drawToken() {
     h("h3", {}, "What if"),
     drawWhatIf(token),
   ];
+}
+
+/** Where a token was: its run, step, update, position. */
+function placeOf(token) {
+  const step = columns["rollout.step"][columns["token.row"][token]];
+  const read = (name) => columns[`token.${name}`][token];
+  const parts = [`update ${read("update")}`, `position ${read("position")}`, `id ${read("token")}`];
+  return [runOf(columns["token.row"][token]).label, ...(step < 0 ? [] : [`step ${step}`]), ...parts].join(" · ");
 }
 
 /** Links to the same position at other updates. */
@@ -73,14 +82,14 @@ function distribution(token, row, x, y, flow) {
       shift: NaN,
     });
   listed.sort((a, b) => b.before - a.before);
-  const gradient = (one) => x.weight * ((one.id === y) - one.before);
+  const gradient = (one) => (x.weight * ((one.id === y) - one.before)) / runOf(row).temperature;
   const largest = Math.max(...listed.map((one) => Math.abs(gradient(one)) || 0));
   const rows = listed.map((one) => [
     h(
       "span",
       {},
       h("span", { class: `word${special(row, one.id)}`, dir: "auto" }, visible(wordOf(row, one.id), 20)),
-      one.id === y ? " ← y" : "",
+      one.id === y ? h("b", {}, "\u00a0←\u00a0y") : "",
     ),
     barsOf(one.before, one.after),
     number(one.before),
@@ -107,7 +116,7 @@ function distribution(token, row, x, y, flow) {
       h("span", { class: "key", style: "background:var(--before)" }),
       "before ",
       flow >= 0 ? [h("span", { class: "key", style: "background:var(--after)" }), "after "] : null,
-      "· arrows: the logit gradient w(e_y − π) of this token alone",
+      "· Δz: of the whole update · −∂L/∂z: the logit gradient w(e_y − π)/T of this token alone",
       Number.isNaN(x.weight) ? ", unknown without a weight" : "",
     ),
   ];
@@ -132,14 +141,14 @@ function barsOf(before, after) {
 /** An arrow up or down the logit; its length is that of the largest where the gradient is. */
 function arrowOf(value, largest) {
   if (Number.isNaN(value)) return "–";
+  if (value === 0) return "0";
   const length = largest ? (34 * Math.abs(value)) / largest : 0;
   const [tip, color] = [50 + Math.sign(value) * length, value < 0 ? "var(--unrewarded)" : "var(--rewarded)"];
   const back = tip - Math.sign(value) * Math.min(8, length);
   return h(
     "span",
     {},
-    signed(value, 2),
-    " ",
+    h("span", { class: "size" }, signed(value, 2)),
     s(
       "svg",
       { class: "bar", style: "width:4rem", viewBox: "0 0 100 18", "aria-hidden": "true" },
@@ -152,14 +161,17 @@ function arrowOf(value, largest) {
 
 function formula(token, x) {
   const prob = Math.exp(x.logProb);
-  const w = number(x.weight);
+  const known = !Number.isNaN(x.weight);
+  const [w, unit, weight] = known ? [number(x.weight), "η", x.weight] : ["w", "ηw", 1]; // without a weight: for each w
   const rank = columns["token.rank"][token];
   const clip = columns["token.clip"][token];
+  const minusS = `${x.s <= 0 ? "+" : MINUS} ${number(Math.abs(x.s))}`;
+  const inner = `${number(prob)}·(${number(x.logProb)} + ${number(x.entropy)}) ${minusS}`;
   const lines = [
-    `Δ log π(y) = ηw‖e_y − π‖² = η·${w}·${number(x.norm)}² = ${signed(logProbChange(x, x.weight))}·η`,
-    `ΔH = −ηw[π(log π + H) − S − cH]`,
-    `   = −η·${w}·[${number(prob)}·(${number(x.logProb)} + ${number(x.entropy)}) ${x.s <= 0 ? "+" : MINUS} ${number(Math.abs(x.s))} ${MINUS} ${number(x.collision)}·${number(x.entropy)}]`,
-    `   = ${signed(entropyChange(x, x.weight))}·η`,
+    `Δ log π(y) = ηw‖e_y − π‖² = η·${w}·${number(x.norm)}² = ${signed(logProbChange(x, weight))}·${unit}`,
+    "ΔH = −ηw[π(log π + H) − S − cH]",
+    `   = −η·${w}·[${inner} ${MINUS} ${number(x.collision)}·${number(x.entropy)}]`,
+    `   = ${signed(entropyChange(x, weight))}·${unit}`,
     `squeeze boundary c − π(y) = ${number(x.collision)} ${MINUS} ${number(prob)} = ${signed(squeezeBoundary(x))}`,
   ];
   const facts = [
@@ -167,7 +179,7 @@ function formula(token, x) {
     ["1 − π(y)", number(x.oneMinus)],
     ["entropy H", `${number(x.entropy)} nats`],
     ["c = Σπ²", number(x.collision)],
-    ["weight w", w],
+    ["weight w", number(x.weight)],
     ["advantage", number(columns["token.advantage"][token])],
     ["ratio", number(columns["token.ratio"][token], 4)],
     ["rank of y", rank < 0 ? "–" : rank + 1],
@@ -210,32 +222,18 @@ function outcomes(token, x, flow) {
     h(
       "p",
       { class: "note" },
-      `Whole distribution: total variation ${number(columns["flow.tv"][flow])}, KL ${number(columns["flow.kl"][flow])} nats. Where no JVP was taken, prediction and residual are –.`,
+      `Whole distribution: total variation ${number(columns["flow.tv"][flow])}, `,
+      `KL ${number(columns["flow.kl"][flow])} nats. Where no JVP was taken, prediction and residual are –.`,
     ),
   ];
 }
 
 function shares(flow) {
-  const n = header.shares.length;
-  const values = [...columns["flow.jvp_dlog_prob_shares"].subarray(flow * n, (flow + 1) * n)];
-  if (values.some(Number.isNaN))
-    return h("p", { class: "note" }, "Not recorded for this update (record.shares_every).");
-  const names = { pos: "rewarded responses", neg: "unrewarded responses", reg: "regularisers", decay: "weight decay" };
-  const part = (source, time) => values[header.shares.indexOf(`${source}_${time}`)];
-  const sum = Object.keys(names).reduce((total, source) => total + part(source, "past"), 0);
-  const rows = [
-    ...Object.entries(names).map(([source, name]) => [`${name}, this batch`, part(source, "now")]),
-    ["momentum of earlier updates", sum],
-  ];
-  const largest = Math.max(...rows.map(([, value]) => Math.abs(value)));
-  const table = rows.map(([name, value]) => [name, signed(value), arrowBar(value, largest)]);
-  const past = Object.entries(names)
-    .map(([source, name]) => `${name} ${signed(part(source, "past"), 2)}`)
-    .join(", ");
-  return [
-    tableOf([["part of the predicted Δ log π(y)", "nats", ""], ...table], "Whose gradients did it"),
-    h("p", { class: "note" }, `Momentum by source: ${past}.`),
-  ];
+  const parts = partsOf(flow);
+  if (!parts) return h("p", { class: "note" }, "Not recorded for this update (record.shares_every).");
+  const largest = Math.max(...parts.map(([, value]) => Math.abs(value)));
+  const rows = parts.map(([name, value]) => [name, signed(value), arrowBar(value, largest)]);
+  return tableOf([["part of the predicted Δ log π(y)", "nats", ""], ...rows], "Whose gradients did it");
 }
 
 function arrowBar(value, largest) {

@@ -134,7 +134,8 @@ function whatIfOutcome(row, x, y, top, options) {
       ? h(
           "p",
           { class: "note" },
-          `The tail beyond the stored tokens (mass ${number(step.tail)}) moves as one; its true mass before normalisation differs by less than ${number(step.tailSpread, 2)}.`,
+          `The tail beyond the stored tokens (mass ${number(step.tail)}) moves as one; its true mass before `,
+          `normalisation differs by less than ${number(step.tailSpread, 2)}.`,
         )
       : null,
   ];
