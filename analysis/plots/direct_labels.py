@@ -28,6 +28,7 @@ def direct_labels(ax: Axes) -> None:
     Args:
         ax: the axes.
     """
+    ax.get_xlim(), ax.get_ylim()  # settles limits that follow the data
     lines = [line for line in ax.lines if _is_named(line)]
     ends = [_end(ax, line) for line in lines]
     known = [(end, line) for end, line in zip(ends, lines, strict=True) if end is not None]

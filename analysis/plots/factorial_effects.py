@@ -17,6 +17,11 @@ __all__ = ["factor_effects", "interaction_grid", "metric_against_success"]
 
 _KINDS = {"first in": ("o", "none", 0.22), "Shapley": ("D", "full", 0.0), "last out": ("s", "full", -0.22)}
 _COLORS = {"first in": "#0072B2", "Shapley": "#000000", "last out": "#D55E00"}
+_MEANINGS = {
+    "first in": "switched on alone (first in)",
+    "Shapley": "mean over all orders (Shapley)",
+    "last out": "switched off alone (last out)",
+}
 
 
 def metric_against_success(
@@ -62,7 +67,7 @@ def factor_effects(ax: Axes, shares: pd.DataFrame, names: Sequence[str]) -> None
                 markeredgewidth=0.8,
                 markersize=3.6,
                 elinewidth=0.8,
-                label=kind if row == 0 else None,
+                label=_MEANINGS[kind] if row == 0 else None,
             )
     reference_line(ax, axis="x")
     ax.set_yticks(range(len(names)), list(reversed(names)))
@@ -87,7 +92,7 @@ def interaction_grid(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Non
         ax.text(
             j,
             i,
-            f"{row['value']:+.2f}",
+            _signed(row["value"]),
             ha="center",
             va="center",
             fontsize=7,
@@ -102,3 +107,12 @@ def interaction_grid(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> Non
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
     ax.tick_params(length=0)
+
+
+def _signed(value: float) -> str:
+    """Two digits with a sign, which zero does not have.
+
+    >>> _signed(-0.151), _signed(0.02), _signed(-0.004)
+    ('−0.15', '+0.02', '0.00')
+    """
+    return "0.00" if round(value, 2) == 0 else f"{value:+.2f}".replace("-", "−")

@@ -24,12 +24,13 @@ BEFORE, AFTER = "#c6c6c6", "#4d4d4d"
 UP, DOWN = "#0072B2", "#D55E00"
 
 
-def token_bars(ax: Axes, data: pd.DataFrame) -> None:
+def token_bars(ax: Axes, data: pd.DataFrame, *, numbers: bool = False) -> None:
     """Draw probabilities before and after as a pair of bars for each token; the sampled one is bold with a star.
 
     Args:
         ax: axes to draw on.
         data: one row a token, as above.
+        numbers: whether the change of each probability stands at the end of its bars.
     """
     at = np.arange(len(data))
     ax.barh(at - 0.19, data["before"], height=0.36, color=BEFORE, label="before")
@@ -38,8 +39,13 @@ def token_bars(ax: Axes, data: pd.DataFrame) -> None:
     for tick, sampled in zip(ax.get_yticklabels(), data["sampled"], strict=True):
         tick.set_fontweight("bold" if sampled else "normal")
     ax.set_ylim(len(data) - 0.45, -0.55)
-    ax.set_xlim(0, 1.08 * float(np.max([data["before"].max(), data["after"].max()])))
+    longest = data[["before", "after"]].max(axis=1).to_numpy(float)
+    ax.set_xlim(0, (1.4 if numbers else 1.08) * float(longest.max()))
     ax.tick_params(axis="y", length=0)
+    if numbers:
+        for row, (end, change) in enumerate(zip(longest, data["after"] - data["before"], strict=True)):
+            text = f"{change:+.3f}".replace("-", "−") if abs(change) >= 5e-4 else "±0"
+            ax.annotate(text, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=SMALL)
 
 
 def logit_arrows(ax: Axes, data: pd.DataFrame, *, column: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .appearance import look, reference_line
 
@@ -30,7 +30,7 @@ _PARTS: dict[str, tuple[str, str, str | tuple[int, tuple[float, ...]]]] = {
 
 
 def unexplained(ax: Axes, data: pd.DataFrame) -> None:
-    """Draw 1 − R² of the first order against the update on a logarithmic axis, one line for each method.
+    """Draw 1 − R² of the first order against the update on a logarithmic axis in per cent, one line for each method.
 
     The axis holds the lines; bands may leave it.
 
@@ -43,6 +43,7 @@ def unexplained(ax: Axes, data: pd.DataFrame) -> None:
     ax.set_yscale("log")
     highest = np.nanmax([data["high"].max(), 3 * data["value"].max()])
     ax.set_ylim(data["value"].min() / 3, min(highest, max(1.0, data["value"].max())) * 1.3)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:g}%"))
     _updates(ax)
 
 

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..records.folders import write_durably
 from . import figures as compose
 from .figures import NothingToDraw
+from .mechanism_figures import flow_diagram_figure
 from .noise_figures import noise_dynamics_figure
 from .page_file import check_page_file, write_report_page
 from .png import save_figure
@@ -133,6 +134,7 @@ def _figures(runs: Sequence[Run]) -> dict[str, Callable[[Any], Figure]]:
         "dynamics": compose.dynamics_figure,
         "pass_at_k": compose.pass_at_k_figure,
         "token_gradient": compose.token_figure,
+        "flow_diagram": lambda some: flow_diagram_figure(some, flows),
         "mass_flow": lambda some: compose.mass_flow_figure(some, flows),
         "prediction_and_outcome": lambda some: compose.prediction_figure(some, flows),
     }

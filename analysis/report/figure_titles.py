@@ -19,6 +19,8 @@ __all__ = [
     "equal_pass_at_1_titles",
     "furthest_title",
     "gaps_title",
+    "head_title",
+    "losers_title",
     "pass_at_k_title",
     "unexplained_title",
 ]
@@ -109,8 +111,48 @@ def pass_at_k_title(data: pd.DataFrame, minus: str) -> str:
     against = rows[(np.sign(rows["value"]) != np.sign(first["value"])) & ((rows["low"] > 0) | (rows["high"] < 0))]
     if len(against):
         last = against.iloc[int(against["value"].abs().to_numpy().argmax())]
-    text = f"{label} − {minus}: {_signed(first['value'])} at k = {first['k']}"
-    return text if last["k"] == first["k"] else f"{text}, {_signed(last['value'])} at k = {last['k']}"
+    verb = _standing(first)
+    text = f"{label} {verb} {minus} at k = {first['k']} ({_signed(first['value'])})"
+    if last["k"] == first["k"]:
+        return text
+    then = "and" if _standing(last) == verb else _standing(last).removesuffix(" with")
+    return f"{text},\n{then} at k = {last['k']} ({_signed(last['value'])})"
+
+
+def _standing(row: pd.Series) -> str:
+    """How a method stands to another, from a difference in Pass@k with its interval."""
+    if row["low"] <= 0 <= row["high"] or row["value"] == 0:
+        return "is level with"
+    return "leads" if row["value"] > 0 else "trails"
+
+
+def head_title(flows: pd.DataFrame) -> str:
+    """Whose most probable token gained most by the last update: columns label, bucket, update, value.
+
+    >>> head_title(pd.DataFrame({"label": ["PSR", "NSR"], "bucket": "1", "update": 3, "value": [0.15, 0.11]}))
+    'The most probable token gains most under PSR: +0.15'
+    """
+    head = flows[flows["bucket"] == flows["bucket"].iloc[0]].sort_values("update", kind="stable")
+    ends = head.groupby("label", sort=False)["value"].last()
+    change = f"{ends.max():+.2f}".replace("-", "−")
+    way = "gains" if ends.max() > 0 else "loses"
+    if len(ends) == 1:
+        return f"{ends.index[0]}: the most probable token {way} mass: {change}"
+    return f"The most probable token {way} {'most' if way == 'gains' else 'least'} under {ends.idxmax()}: {change}"
+
+
+def losers_title(ends: pd.DataFrame) -> str:
+    """Which ranks lost mass by the last update, on the mean over methods: columns bucket, value; most first.
+
+    >>> losers_title(pd.DataFrame({"bucket": ["1", "2–4", "5–16", "17–128"], "value": [0.2, -0.05, -0.15, 0.0]}))
+    '… the mass comes from ranks 5–16 and 2–4'
+    """
+    means = ends.groupby("bucket", sort=False)["value"].mean()
+    lost = means[means < -0.05 * means.abs().max()].sort_values().index.tolist()
+    if not lost or means.index[0] in lost:
+        return "Change by rank"
+    ranks = lost[0] if len(lost) == 1 else f"{', '.join(lost[:-1])} and {lost[-1]}"
+    return f"… the mass comes from ranks {ranks}"
 
 
 def unexplained_title(data: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from .. import plots
 from ..evaluation import EmptyRangeError
 from ..evaluation.interval_kinds import LEAST_PROMPTS, LEAST_PROMPTS_DIFFERENCE
+from ..records.schema import BUCKET_LABELS
 from .bands import band
 from .comparison import Comparison, comparisons
 from .curves import against_pass_at_1, evaluations, pass_at_1, pass_at_k_curves, samples_per_prompt
@@ -21,6 +22,8 @@ from .figure_titles import (
     entropy_against_steps_title,
     equal_pass_at_1_titles,
     furthest_title,
+    head_title,
+    losers_title,
     pass_at_k_title,
     unexplained_title,
 )
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NothingToDraw",
     "dynamics_figure",
+    "followed",
     "mass_flow_figure",
     "pass_at_k_figure",
     "prediction_figure",
@@ -47,6 +51,7 @@ __all__ = [
 ]
 
 LONGEST_PREFIX = 30  # characters
+LEAST_SHOWN, FEWEST_SHOWN = 0.005, 3  # probability of a token in the pictures of contexts, and how many there are
 
 DYNAMICS_CAPTION = """Test prompts that every evaluation has. Entropy: mean over the tokens of fixed prefixes. Above:
 the methods after the same number of steps (rollout batches), when they have come to different accuracies. """
@@ -55,15 +60,15 @@ right: {} − {} there, paired over prompts; the titles are of the highest Pass@
 of the entropy of the distribution over correct responses. """
 PASS_AT_K_CAPTION = """{} of the base and of the last policies on test prompts. Above: the axis is spaced by failures,
 −log(1 − Pass@k). Below: the methods minus {}, paired over prompts. """
-TOKEN_CAPTION = """★ the sampled token y and its weight w = −∂L/∂log π(y). Bars: probabilities before and after one
-update. Arrows, each on its own scale: own push, the descent direction of the loss in the logits of this one
-token, and the change of these logits that the whole update made (mean under π set to 0); they differ because the rest
-of the batch moves the context too. Shown: of all recorded contexts whose token had a weight of that sign, the one that
-changed most (total variation). One seed, one context each: no interval."""
+TOKEN_CAPTION = """★ the sampled token y. Bars: probabilities before and after one update. Arrows, each on its own
+scale: the push of ★ alone, the descent direction of its loss in the logits; and the change of these logits that the
+whole update made (mean under π set to 0), which differs because the rest of the batch moves the context too. Shown: of
+all recorded contexts whose token had a weight of that sign, the one that changed most (total variation), and its tokens
+with a probability of at least {:g}. One seed, one context each: no interval."""
 FLOW_CAPTION = """Change of the probability mass of the tokens that had these ranks before each update, summed over the
-updates so far; mean over held-out contexts. """
+updates so far{}; mean over held-out contexts. """
 PREDICTION_CAPTION = """Fraction of the variance of the changes of log π(y) in one update that its first order, the JVP
-of the actual parameter step, leaves unexplained (0.01 is R² = 0.99); all followed contexts. Single contexts with large
+of the actual parameter step, leaves unexplained (1% is R² = 0.99); all followed contexts. Single contexts with large
 steps dominate it. The JVP is of the whole step; the law of a token's own push alone is another prediction, in the
 table of single tokens' laws. """
 SHARES_CAPTION = """Whose gradients the predicted Δ log π(y) came from, at contexts of rewarded responses, of unrewarded
@@ -124,7 +129,9 @@ def dynamics_figure(source: Source) -> Figure:
                 plots.heading(ax, title)
                 ax.set_xlabel(f"Pass@1{estimated}")
             caption += EQUAL_CAPTION.format(*comparison.pairs[0])
-        plots.legend(figure, [axes[0, 0]])
+        if len({run.label for run in runs}) > 1:
+            for ax in [*axes[0], *axes[1:, 0]]:
+                plots.direct_labels(ax)
         estimate = "" if samples is None else f"Pass@1 is estimated, from {samples} samples a prompt. "
         plots.caption(figure, caption + estimate + uncertainty(runs, "prompts", "bars and bands"))
         return figure
@@ -173,7 +180,8 @@ def pass_at_k_figure(source: Source) -> Figure:
             differences.set_xlabel("k (responses per prompt)")
         axes[0, 0].set_ylabel("Pass@k")
         axes[1, 0].set_ylabel(f"Pass@k − {minus}")
-        plots.legend(figure, [axes[0, 0]])
+        for ax in axes[:, -1]:
+            plots.direct_labels(ax)
         what = "Exact Pass@k" if samples is None else f"Pass@k, estimated from {samples} samples a prompt,"
         caption = PASS_AT_K_CAPTION.format(what, "the base" if minus == plots.BASE else minus)
         plots.caption(figure, caption + uncertainty(runs, "prompts"))
@@ -208,12 +216,12 @@ def token_figure(source: Source) -> Figure:
         raise NothingToDraw("no update recorded a context whose token had a weight (record.contexts)")
     with plots.style():
         alone = len(pictures) == 1
-        figure = Figure(figsize=(plots.COLUMN_INCHES, 3.0) if alone else (plots.PAGE_INCHES, 2.6))
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 3.0) if alone else (plots.PAGE_INCHES, 2.3))
         grid = figure.add_gridspec(1, 3 * len(pictures), width_ratios=[1.3, 0.8, 0.8] * len(pictures))
         for i, picture in enumerate(pictures):
             axes = [figure.add_subplot(grid[0, 3 * i + j]) for j in range(3)]
             _token_axes(axes, picture)
-        plots.caption(figure, TOKEN_CAPTION)
+        plots.caption(figure, TOKEN_CAPTION.format(LEAST_SHOWN))
         return figure
 
 
@@ -225,22 +233,27 @@ def _pictures(runs: Sequence[Run]) -> list[TokenPicture]:
 
 
 def _token_axes(axes: Sequence[Axes], picture: TokenPicture) -> None:
-    plots.token_bars(axes[0], picture.tokens)
-    plots.logit_arrows(axes[1], picture.tokens, column="gradient")
-    plots.logit_arrows(axes[2], picture.tokens, column="dlogit")
-    sampled = picture.tokens[picture.tokens["sampled"]].iloc[0]
+    tokens = picture.tokens
+    seen = tokens[["before", "after"]].max(axis=1) >= LEAST_SHOWN
+    tokens = tokens[seen | tokens["sampled"] | (np.arange(len(tokens)) < FEWEST_SHOWN)]
+    plots.token_bars(axes[0], tokens, numbers=True)
+    plots.logit_arrows(axes[1], tokens, column="gradient")
+    plots.logit_arrows(axes[2], tokens, column="dlogit")
+    sampled = tokens[tokens["sampled"]].iloc[0]
     way = "up" if picture.weight > 0 else "down"
     moved = f"π(y) {sampled['before']:.2f} → {sampled['after']:.2f}"
     prefix = picture.prefix if len(picture.prefix) <= LONGEST_PREFIX else "… " + picture.prefix[-LONGEST_PREFIX:]
     axes[0].set_title(f"{picture.label} pushes ★ {way}: {moved}\nafter “{prefix}”", loc="left")
     axes[0].set_xlabel("probability")
     axes[0].legend(loc="lower right")
-    axes[1].set_xlabel("own push")
-    axes[2].set_xlabel("logit change")
+    axes[1].set_xlabel("push of ★ alone")
+    axes[2].set_xlabel("whole update")
 
 
 def mass_flow_figure(source: Source, data: FlowData | None = None) -> Figure:
-    """Change of probability mass by rank over training, one panel a method.
+    """Change of probability mass by rank: the most probable token over training, and all ranks at its end.
+
+    One method alone has a single panel with all ranks over training.
 
     Args:
         source: an experiment, a run or runs.
@@ -251,23 +264,36 @@ def mass_flow_figure(source: Source, data: FlowData | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    runs, data = _followed(source, data)
-    labels = list(dict.fromkeys(run.label for run in runs))
+    runs, data = followed(source, data)
     flows = data.bucket_flows()
+    alone = flows["label"].nunique() == 1
     with plots.style():
-        alone = len(labels) == 1
-        figure = Figure(figsize=(plots.COLUMN_INCHES, 2.9) if alone else (plots.PAGE_INCHES, 2.6))
-        axes = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
-        for label, ax in zip(labels, axes, strict=True):
-            rows = flows[flows["label"] == label]
-            plots.bucket_flow(ax, rows)
-            head = rows[rows["bucket"] == "1"]
-            change = "" if head.empty else f"\nrank 1: {head['value'].iloc[-1]:+.2f}".replace("-", "−")
-            plots.heading(ax, f"{label}{change}")
-            ax.set_xlabel("optimiser update")
-        axes[0].set_ylabel("change of mass, summed")
-        plots.legend(figure, [axes[0]], title="rank of the tokens before the update")
-        plots.caption(figure, FLOW_CAPTION + uncertainty(runs, "prompts of the held-out contexts"))
+        figure = Figure(figsize=(plots.COLUMN_INCHES, 2.9) if alone else (plots.PAGE_INCHES, 2.8))
+        if alone:
+            ax = figure.subplots()
+            plots.bucket_flow(ax, flows)
+            plots.heading(ax, head_title(flows))
+            plots.legend(figure, [ax], title="rank of the tokens before the update")
+            over_time = ax
+        else:
+            over_time, by_rank = figure.subplots(1, 2)
+            head = flows[flows["bucket"] == BUCKET_LABELS[0]]
+            plots.reference_line(over_time)
+            plots.curve(over_time, head, x="update", interval="last")
+            plots.heading(over_time, head_title(flows))
+            plots.direct_labels(over_time)
+            ends = flows[flows["update"] == flows.groupby("label")["update"].transform("max")]
+            plots.rank_flow(by_rank, ends)
+            plots.heading(by_rank, losers_title(ends))
+            by_rank.set_xlabel("rank before each update")
+            by_rank.legend(loc="best")
+        over_time.set_ylabel("change of mass, summed")
+        over_time.set_xlabel("optimiser update")
+        where = (
+            "" if alone else ": left, of the most probable token over time; right, of all ranks after the last update"
+        )
+        caption = FLOW_CAPTION.format(where) + uncertainty(runs, "prompts of the held-out contexts", "bars and bands")
+        plots.caption(figure, caption)
         return figure
 
 
@@ -278,7 +304,7 @@ def prediction_figure(source: Source, data: FlowData | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    runs, data = _followed(source, data)
+    runs, data = followed(source, data)
     left = unexplained(data.flows)
     left = left[left["quantity"] == "log π(y)"].dropna(subset=["value"])
     if left.empty:
@@ -289,8 +315,9 @@ def prediction_figure(source: Source, data: FlowData | None = None) -> Figure:
         plots.unexplained(ax, left)
         plots.heading(ax, unexplained_title(left))
         ax.set_xlabel("optimiser update")
-        ax.set_ylabel("unexplained variance, 1 − R²")
-        plots.legend(figure, [ax], columns=4)
+        ax.set_ylabel("unexplained, 1 − R²")
+        if left["label"].nunique() > 1:
+            plots.direct_labels(ax)
         plots.caption(figure, PREDICTION_CAPTION + uncertainty(runs, None))
         return figure
 
@@ -302,7 +329,7 @@ def step_shares_figure(source: Source, data: FlowData | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    runs, data = _followed(source, data)
+    runs, data = followed(source, data)
     parts = shares_over_time(data.flows)
     if parts.empty:
         raise NothingToDraw("no update recorded its JVP by source (record.jvp_every, record.shares_every)")
@@ -324,7 +351,8 @@ def step_shares_figure(source: Source, data: FlowData | None = None) -> Figure:
         return figure
 
 
-def _followed(source: Source, data: FlowData | None) -> tuple[list[Run], FlowData]:
+def followed(source: Source, data: FlowData | None) -> tuple[list[Run], FlowData]:
+    """The runs whose contexts were followed, and these contexts; NothingToDraw where there are none."""
     runs = [run for run in runs_of(source) if run.rows("flows")]
     if not runs:
         raise NothingToDraw("no contexts were followed through updates (record.contexts)")

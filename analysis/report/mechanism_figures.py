@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +9,13 @@ import pandas as pd
 
 from .. import plots
 from ..records.schema import BUCKET_LABELS
-from .figures import NothingToDraw
+from .figures import NothingToDraw, followed
 from .sources import Source, runs_of
+from .token_pictures import FlowData
 from .trace_data import TraceData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ..records import Run
 
 __all__ = ["bucket_transfers", "flow_diagram_figure", "phase_plane_figure"]
 
@@ -32,20 +30,18 @@ sample does to the entropy of the token's own context; dashed: where it turns if
 order; a positive sample does the opposite."""
 
 
-def bucket_transfers(runs: Sequence[Run], sign: int) -> tuple[pd.DataFrame, list[str], int] | None:
+def bucket_transfers(flows: pd.DataFrame, sign: int) -> tuple[pd.DataFrame, list[str], int] | None:
     """Mass that moved between the sampled token and the rank buckets in the updates of its own batch.
 
     Args:
-        runs: runs whose contexts were followed.
+        flows: contexts through updates, as `Run.flows` gives them.
         sign: 1 for contexts whose token had a positive weight, −1 for a negative one.
 
     Returns:
         The ribbons (`plots.transfers`, mean over contexts), the groups from top to bottom, and the number of contexts;
         None where there is no such context.
     """
-    parts = [run.flows(where=[("weight", ">" if sign > 0 else "<", 0.0)]) for run in runs if run.rows("flows")]
-    rows = pd.concat(parts) if parts else pd.DataFrame({"kind": []})
-    rows = rows[rows["kind"] == "batch"]
+    rows = flows[(flows["kind"] == "batch") & (flows["weight"] * sign > 0)]
     if rows.empty:
         return None
     change = np.array(rows["dbucket"].tolist(), dtype=float).reshape(len(rows), -1)
@@ -57,7 +53,7 @@ def bucket_transfers(runs: Sequence[Run], sign: int) -> tuple[pd.DataFrame, list
     return plots.transfers(np.column_stack([own, change[:, held]]), groups), groups, len(rows)
 
 
-def flow_diagram_figure(source: Source) -> Figure:
+def flow_diagram_figure(source: Source, data: FlowData | None = None) -> Figure:
     """Where probability goes in one update: from the sampled token to the ranks under a negative weight, and back.
 
     The first method with positive weights is on the left, another one with negative weights on the right; one panel
@@ -65,6 +61,7 @@ def flow_diagram_figure(source: Source) -> Figure:
 
     Args:
         source: an experiment, a run or runs.
+        data: what was read already; it may hold more runs than are drawn.
 
     Raises:
         NothingToDraw: no followed context has a token with a weight.
@@ -74,14 +71,13 @@ def flow_diagram_figure(source: Source) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    by_label: dict[str, list[Run]] = {}
-    for run in runs_of(source):
-        by_label.setdefault(run.label, []).append(run)
+    runs, data = followed(source, data)
+    labels = list(dict.fromkeys(run.label for run in runs))
     panels: list[tuple[str, int, pd.DataFrame, list[str], int]] = []
     for sign in (1, -1):
         taken = [label for label, *_ in panels]
-        for label in sorted(by_label, key=lambda name: name in taken):  # another method first, else the same
-            if (found := bucket_transfers(by_label[label], sign)) is not None:
+        for label in sorted(labels, key=lambda name: name in taken):  # another method first, else the same
+            if (found := bucket_transfers(data.flows[data.flows["label"] == label], sign)) is not None:
                 panels.append((label, sign, *found))
                 break
     if not panels:
@@ -119,12 +115,13 @@ def phase_title(label: str, data: pd.DataFrame) -> str:
     return f"{label}: {above} of tokens lie above the line,\n{raises} raise the entropy as negative samples"
 
 
-def phase_plane_figure(source: Source) -> Figure:
+def phase_plane_figure(source: Source, data: TraceData | None = None) -> Figure:
     """The recorded tokens in the plane of π_y and Σπ², with the squeeze and the entropy-sign boundary.
 
     Args:
         source: a run of any kind that recorded tokens, an experiment or runs; one panel for each method, seeds
             together.
+        data: the tokens of a run that is `source`, where they have been read already.
 
     Raises:
         NothingToDraw: no run recorded tokens.
@@ -137,7 +134,8 @@ def phase_plane_figure(source: Source) -> Figure:
     tokens: dict[str, list[pd.DataFrame]] = {}
     for run in runs_of(source):
         if run.rows("tokens"):
-            tokens.setdefault(run.label, []).append(TraceData.of(run).tokens[["prob", "collision", "raises", "below"]])
+            read = (data or TraceData.of(run)).tokens
+            tokens.setdefault(run.label, []).append(read[["prob", "collision", "raises", "below"]])
     if not tokens:
         raise NothingToDraw("no run recorded tokens (record.tokens)")
     columns = min(2, len(tokens))
@@ -147,9 +145,9 @@ def phase_plane_figure(source: Source) -> Figure:
         figure = Figure(figsize=(width, 0.95 + 3.35 * lines))
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for ax, (label, parts) in zip(axes, tokens.items(), strict=False):
-            data = pd.concat(parts, ignore_index=True)
-            plots.phase_plane(ax, data)
-            plots.heading(ax, phase_title(label, data))
+            drawn = pd.concat(parts, ignore_index=True)
+            plots.phase_plane(ax, drawn)
+            plots.heading(ax, phase_title(label, drawn))
         for ax in axes[len(tokens) :]:
             ax.set_axis_off()
         plots.caption(figure, PHASE_CAPTION)

@@ -61,7 +61,8 @@ def noise_figure(frame: pd.DataFrame) -> Figure:
             ends = (place.at, place.at) if place.reason else (place.low, place.high)
             plots.crossing_mark(ratio, at=place.at, low=ends[0], high=ends[1])
             plots.noise_curve(noise, _points(rows[rows["estimator"].isin(_SHOWN)], "noise_to_signal"))
-            plots.heading(ratio, str(task))
+            noisier = "" if place.at is None else f": NSR is the noisier one up to p = {place.at:.2f}"
+            plots.heading(ratio, f"{task}{noisier}")
             noise.set_xlabel("exact success probability p")
         axes[0, 0].set_ylabel("variance, NSR / PSR")
         axes[1, 0].set_ylabel("noise / signal (rollouts)")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .. import plots
 from ..evaluation.interval_kinds import LEAST_PROMPTS
+from .mechanism_figures import phase_plane_figure
 from .png import save_figure
 from .trace_data import ALL, MEASURED, REWARDED, UNREWARDED, TraceData
 
@@ -29,8 +31,14 @@ __all__ = [
 ]
 
 MOST_TOKENS = 8
+LONGEST_LINEAR = 30  # positions; longer responses have a logarithmic axis
 _COLUMNS = 3  # of objectives
 _INTERVAL = f" Bands and bars: 95% over prompts; none below {LEAST_PROMPTS} prompts, or where a few of them decide."
+
+_POSITION_PANELS = (
+    ("entropy", "Where in the response is the model unsure?", "entropy (nats)"),
+    ("below", "Where does NSR drain the tail as well?", r"fraction with $\pi(y) < c$"),
+)
 
 BOUNDARIES_CAPTION = """Each response token by its probability π(y) (below 10⁻⁶ at the edge) and, left, c = Σπ² of its
 context, with the collision crossing c = π(y): above it NSR of the token drains the tail as well as y, and the head
@@ -65,9 +73,9 @@ def boundaries_figure(data: TraceData) -> Figure:
         right.set_xlabel(r"$\pi(y)$")
         right.set_ylabel("fraction of tokens")
         for ax, text in (
-            (left, r"collision crossing: $\pi(y) = c$"),
-            (middle, r"rare: $\pi(y) < e^{-\mathrm{entropy}}$"),
-            (right, "NSR raises entropy"),
+            (left, rf"{_part(data, 'below')} of tokens: $\pi(y) < c$"),
+            (middle, rf"{_part(data, 'rare')} are rare: $\pi(y) < e^{{-H}}$"),
+            (right, f"NSR raises entropy at {_part(data, 'raises')}"),
         ):
             plots.heading(ax, text)
         if len(data.signs) > 1:
@@ -76,25 +84,32 @@ def boundaries_figure(data: TraceData) -> Figure:
         return figure
 
 
+def _part(data: TraceData, column: str) -> str:
+    """The fraction of tokens with a property as text."""
+    return f"{100 * data.tokens[column].mean():.0f}%"
+
+
 def positions_figure(data: TraceData) -> Figure:
     """Entropy and fraction with π(y) < c by position in the response."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     by_position = data.by_position()
     with plots.style():
         figure = Figure(figsize=(plots.PAGE_INCHES, 2.4))
         axes = figure.subplots(1, 2)
-        for ax, (quantity, title) in zip(
-            axes, (("entropy", "entropy (nats)"), ("below", r"fraction with $\pi(y) < c$")), strict=True
-        ):
+        for ax, (quantity, title, unit) in zip(axes, _POSITION_PANELS, strict=True):
             plots.curve(ax, by_position[by_position["quantity"] == quantity], x="position")
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
-            ax.xaxis.set_minor_locator(NullLocator())
+            if by_position["position"].max() > LONGEST_LINEAR:
+                ax.set_xscale("log")
+                ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+                ax.xaxis.set_minor_locator(NullLocator())
+            else:
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_ylim(bottom=0)
-            ax.set_xlabel("position")
+            ax.set_xlabel("position in the response")
+            ax.set_ylabel(unit)
             plots.heading(ax, title)
         plots.legend(figure, [axes[0]])
         plots.caption(figure, POSITIONS_CAPTION + _INTERVAL)
@@ -132,7 +147,8 @@ def rank_flow_figure(data: TraceData) -> Figure:
     """Where the mass would go by rank under each objective, by reward sign."""
     from matplotlib.figure import Figure
 
-    objectives = list(data.weights)
+    flows = {name: _held(data.mass_flow(name)) for name, weight in data.weights.items() if weight.any()}
+    objectives = list(flows)
     columns = min(_COLUMNS, len(objectives))
     rows = -(-len(objectives) // columns)
     with plots.style():
@@ -140,7 +156,7 @@ def rank_flow_figure(data: TraceData) -> Figure:
         figure = Figure(figsize=(width, 0.9 + 1.9 * rows))
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, objective in zip(axes, objectives, strict=False):
-            flow = data.mass_flow(objective)
+            flow = flows[objective]
             signs = flow[flow["label"] != ALL]
             plots.rank_flow(ax, signs if len(signs) else flow)
             plots.heading(ax, _lines(objective))
@@ -151,6 +167,14 @@ def rank_flow_figure(data: TraceData) -> Figure:
         plots.legend(figure, list(axes[: len(objectives)]))
         plots.caption(figure, FLOW_CAPTION + _INTERVAL)
         return figure
+
+
+def _held(flow: pd.DataFrame) -> pd.DataFrame:
+    """The rows of rank buckets up to the last one through which mass goes."""
+    used = flow.loc[flow["value"] != 0, "bucket"].tolist()
+    buckets = list(dict.fromkeys(flow["bucket"]))
+    last = max((buckets.index(bucket) for bucket in used), default=len(buckets) - 1)
+    return flow[flow["bucket"].isin(buckets[: last + 1])]
 
 
 def gradient_tokens_figure(data: TraceData) -> Figure:
@@ -197,7 +221,11 @@ def write_trace_figures(run: Run, data: TraceData | None = None, folder: Path | 
         The paths. Figures of weights need weights that are not all zero, those of mass by rank recorded ranks.
     """
     data = TraceData.of(run) if data is None else data
-    figures: dict[str, Callable[[TraceData], Figure]] = {"boundaries": boundaries_figure, "positions": positions_figure}
+    figures: dict[str, Callable[[TraceData], Figure]] = {
+        "phase_plane": lambda drawn: phase_plane_figure(drawn.run, drawn),
+        "boundaries": boundaries_figure,
+        "positions": positions_figure,
+    }
     if MEASURED in data.weights and data.tokens["update"].nunique() > 1:
         figures["weights"] = weights_figure
     if any(weight.any() for weight in data.weights.values()):

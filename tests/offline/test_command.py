@@ -42,7 +42,7 @@ def test_tables_figures_and_page(model: Path, rollouts: Path, tmp_path: Path, ca
     assert errors == ""
     assert "where the tokens sit" in printed
     assert f"records  {out}" in printed
-    assert printed.endswith(f"records  {out}\nfigures  {out}/figures (4)\npage     {out}/summary.md\n")
+    assert printed.endswith(f"records  {out}\nfigures  {out}/figures (5)\npage     {out}/summary.md\n")
     for name in ("boundaries", "positions", "rank_flow", "gradient_tokens"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
     page = (out / "summary.md").read_text()

@@ -157,14 +157,14 @@ def test_without_rewards_and_objectives(tmp_path: Path) -> None:
     assert [row[0] for row in summary.tables[0].rows] == ["all"]
     assert len(summary.tables) == 1
     assert "No objective was named" in summary.notes[0]
-    assert [path.stem for path in write_trace_figures(run)] == ["boundaries", "positions"]
+    assert [path.stem for path in write_trace_figures(run)] == ["phase_plane", "boundaries", "positions"]
 
 
 @pytest.mark.slow
 def test_an_objective_without_a_weight_has_no_figure(tmp_path: Path) -> None:
     rows = [row | {"reward": 1.0} for row in ROWS]
     run = trace_rollouts(make_model(), make_tokenizer(), rows, out=tmp_path, objectives=["nsr-log"])
-    assert [path.stem for path in write_trace_figures(run)] == ["boundaries", "positions"]
+    assert [path.stem for path in write_trace_figures(run)] == ["phase_plane", "boundaries", "positions"]
     assert summarize_trace(run).tables[-1].title == "where the mass would go, by rank"
 
 
@@ -193,7 +193,7 @@ def test_one_prompt_has_no_intervals(tmp_path: Path) -> None:
     run = trace_rollouts(make_model(), make_tokenizer(), ROWS[:4], out=tmp_path, objectives=["nsr-log"])
     data = TraceData.of(run)
     assert data.mass_flow("nsr-log")["low"].isna().all()
-    assert len(write_trace_figures(run, data)) == 4
+    assert len(write_trace_figures(run, data)) == 5
 
 
 class TestFigures:
@@ -218,7 +218,9 @@ class TestFigures:
         assert [ax.get_title(loc="left") for ax in axes] == ["psr-log", "nsr-log", "w-reinforce-log,\nlambda=0.5"]
         flow = data.mass_flow("nsr-log")
         values = flow.loc[flow["label"] == "unrewarded", "value"].tolist()
-        assert [bar.get_height() for bar in axes[1].patches] == pytest.approx(values)  # rewarded tokens have none
+        bars = [bar.get_height() for bar in axes[1].patches]
+        assert bars == pytest.approx(values[: len(bars)])
+        assert not any(values[len(bars) :])  # no mass goes through ranks beyond  # rewarded tokens have none
         assert not axes[1].collections  # too few prompts for an interval
 
     def test_tokens(self, data: TraceData) -> None:

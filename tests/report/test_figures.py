@@ -21,6 +21,7 @@ from PIL import Image
 from analysis.records import Experiment, Run
 from analysis.report import (
     dynamics_figure,
+    flow_diagram_figure,
     mass_flow_figure,
     pass_at_k_figure,
     prediction_figure,
@@ -31,9 +32,20 @@ from analysis.report.__main__ import main
 from analysis.report.figures import NothingToDraw
 from tests.report.by_hand import NOW, make_experiment, success
 
-NAMES = ("dynamics", "pass_at_k", "token_gradient", "mass_flow", "prediction_and_outcome")
+NAMES = ("dynamics", "pass_at_k", "token_gradient", "flow_diagram", "mass_flow", "prediction_and_outcome")
 DRAW: dict[str, Callable[[Sequence[Run]], Figure]] = dict(
-    zip(NAMES, (dynamics_figure, pass_at_k_figure, token_figure, mass_flow_figure, prediction_figure), strict=True)
+    zip(
+        NAMES,
+        (
+            dynamics_figure,
+            pass_at_k_figure,
+            token_figure,
+            flow_diagram_figure,
+            mass_flow_figure,
+            prediction_figure,
+        ),
+        strict=True,
+    )
 )
 
 
@@ -117,7 +129,7 @@ def test_pass_at_k_is_compared_with_psr_or_with_the_base(experiment: Experiment)
     axes = pass_at_k_figure(experiment).axes
     assert axes[2].get_ylabel() == "Pass@k − PSR"
     assert {line.get_label() for line in axes[2].lines if not str(line.get_label()).startswith("_")} == {"NSR"}
-    assert axes[2].get_title(loc="left").startswith("NSR − PSR: −0.100 at k = 1")
+    assert axes[2].get_title(loc="left").startswith("NSR trails PSR at k = 1 (−0.100)")
     assert pass_at_k_figure(experiment.runs["nsr-seed0"]).axes[2].get_ylabel() == "Pass@k − base"
 
 
@@ -197,7 +209,8 @@ def test_figures_elsewhere_and_those_that_have_no_records(tmp_path: Path, capsys
     assert data["figures"] == [str(tmp_path / "f" / f"{name}.png") for name in ("dynamics", "pass_at_k")]
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["dynamics.png", "pass_at_k.png"]
     assert not (folder / "psr-seed0" / "figures").exists()
-    token, flow, prediction = said.err.splitlines()
+    token, diagram, flow, prediction = said.err.splitlines()
+    assert "flow_diagram.png: no contexts were followed" in diagram
     assert "token_gradient.png: no update recorded a context" in token
     assert "mass_flow.png: no contexts were followed" in flow
     assert "prediction_and_outcome.png: no contexts were followed" in prediction

@@ -48,7 +48,7 @@ def test_panels_points_and_texts(tasks):
     figure = noise_figure(frame(tasks))
     assert len(figure.axes) == 2 * len(tasks)
     ratio, noise = figure.axes[0], figure.axes[len(tasks)]
-    assert ratio.get_title(loc="left") == "path"
+    assert ratio.get_title(loc="left").startswith("path: NSR is the noisier one up to p = 0.")
     np.testing.assert_array_equal(ratio.containers[0][0].get_xydata(), list(zip(P, RATIO, strict=True)))
     assert [one.get_label() for one in noise.containers] == ["PSR", "NSR", "GRPO"]
     segment = ratio.containers[0][2][0].get_segments()[0][:, 1]  # 95%, on the logarithm

@@ -82,9 +82,9 @@ def test_an_attached_run_has_its_measured_weights(run: Run) -> None:
 def test_the_command_reports_an_attached_run(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "mine")
     assert main([str(folder)]) == 0
-    assert capsys.readouterr().out.rstrip().endswith(f"figures  {folder / 'figures'} (4)")
+    assert capsys.readouterr().out.rstrip().endswith(f"figures  {folder / 'figures'} (5)")
     drawn = {path.stem for path in (folder / "figures").iterdir()}
-    assert drawn == {"boundaries", "positions", "weights", "gradient_tokens"}
+    assert drawn == {"phase_plane", "boundaries", "positions", "weights", "gradient_tokens"}
     assert "### weights over training" in (folder / "summary.md").read_text(encoding="utf-8")
 
 

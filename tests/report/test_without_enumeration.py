@@ -115,4 +115,4 @@ class TestFigures:
         out, err = capsys.readouterr()
         assert "NaN" not in out
         assert err == ""  # no figure was left out
-        assert len(list((sampled.folder / "pictures").glob("*.png"))) == 5
+        assert len(list((sampled.folder / "pictures").glob("*.png"))) == 6
