@@ -12,6 +12,7 @@ from typing import Any
 
 from toy_models.table_files import column_value
 
+from ..common.short_repr import short_repr
 from . import row_values as check
 from .columns import Chosen, responses_in_a_row
 
@@ -24,6 +25,7 @@ _OPTIONAL = (
 )
 
 
+@short_repr
 @dataclass(frozen=True)
 class Rollout:
     """One response as it stands, its values checked for their type; `index` counts those that can be read."""

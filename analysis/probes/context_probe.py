@@ -75,6 +75,10 @@ class ContextProbe:
         self._dlogits: Tensor | None = None
         self._parts: dict[str, Tensor] | None = None
 
+    def __repr__(self) -> str:
+        panel = 0 if self._panel is None else sum(map(len, self._panel.positions))
+        return f"ContextProbe(panel={panel} contexts, numbered={self._next}, temperature={self._temperature})"
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values from which `load_state_dict` resumes."""
         return {"panel": None if self._panel is None else asdict(self._panel), "next": self._next}

@@ -9,12 +9,14 @@ from typing import Literal
 
 import torch
 
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from ..records.encoding import Columns
 
 __all__ = ["ContextRows", "draw_contexts"]
 
 
+@short_repr
 @dataclass(frozen=True)
 class ContextRows:
     """A few whole responses, and the positions of each that are contexts.

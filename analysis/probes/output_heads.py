@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 
 __all__ = ["OutputHead", "find_head", "last_hidden_state", "unwrap"]
@@ -50,6 +51,7 @@ class HeadArguments(TypedDict):
     logit_scale: float
 
 
+@short_repr
 @dataclass(frozen=True)
 class OutputHead:
     """The output head of one model, as `find_head` found it.

@@ -9,6 +9,8 @@ from .ranks import Ranks as Ranks
 from .reader import Run as Run
 from .reader import digest as digest
 from .recorded import Recorded as Recorded
+from .rollout_views import RolloutView as RolloutView
+from .rollout_views import TokenView as TokenView
 from .rows import PromptRow as PromptRow
 from .rows import RolloutRow as RolloutRow
 from .rows import TokenColumns as TokenColumns

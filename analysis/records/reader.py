@@ -34,6 +34,7 @@ from .token_text import WordOf, with_token_text, word_of
 
 if TYPE_CHECKING:
     from ..objectives import Objective
+    from .rollout_views import RolloutView
 
 __all__ = ["FORMS", "Run", "check_table", "columns_of", "digest", "to_pandas"]
 
@@ -80,7 +81,7 @@ class Run:
             *((f"rows of {name}", f"{count:,}") for name in TABLES if (count := self.rows(name))),
         ]
         known = [(name, value) for name, value in facts if value is not None]
-        return html_table(f"Run {self.run_id}", "· table(name), laws(), flows(), report()", known)
+        return html_table(f"Run {self.run_id}", "· table(name), rollout(i, step), laws(), flows(), report()", known)
 
     @property
     def run_id(self) -> str:
@@ -195,6 +196,31 @@ class Run:
         files = [str(self.folder / part.path) for part in self._parts(name)]
         schema = arrow_schema(name)
         return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
+
+    def rollout(
+        self, rollout: int, step: int | None = None, *, update: int | None = None, by: str | None = None
+    ) -> RolloutView:
+        """One sampled response with its recorded tokens, to look at in a notebook.
+
+        Args:
+            rollout: its index in the batch, as in the table `rollouts`.
+            step: the rollout batch; None for the first that has this rollout.
+            update: the optimiser update whose view of the tokens is wanted; None for the first that recorded them.
+            by: what shades the tokens: weight, prob, entropy, advantage or squeeze; None for the weight where it was
+                measured, else the probability.
+
+        Returns:
+            The rollout; `rollout[position]` is one token with its distribution.
+
+        Raises:
+            UsageError: no such rollout, update or quantity was recorded.
+
+        Example:
+            >>> run.rollout(3, step=0)[0]  # doctest: +SKIP
+        """
+        from .rollout_views import read_rollout
+
+        return read_rollout(self, rollout, step, update, by)
 
     def laws(self, objective: str | Objective | None = None, *, where: Where = None) -> pd.DataFrame:
         """First-order effect of each recorded token on its own context, with the token's own columns.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.short_repr import short_repr
 from .encoding import Columns, ColumnValues
 from .schema import TOKEN_STATISTICS
 
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
     """One prompt."""
@@ -43,6 +45,7 @@ class PromptRow:
     n_solutions: int | None = None
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True)
 class RolloutRow:
     """One sampled response."""
@@ -65,6 +68,7 @@ class RolloutRow:
     reward_values: Sequence[float] | None = None  # of each reward function; NaN where it gave none
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True)
 class TokenColumns:
     """n response tokens, as one update saw them: arrays (n,), or one value for all of them.

@@ -95,6 +95,10 @@ class RunWriter:
         if ranks.count > 1:
             self._prompts = self._committed_prompts()
 
+    def __repr__(self) -> str:
+        waiting = {name: sum(batch.num_rows for batch in batches) for name, batches in self._buffers.items() if batches}
+        return f"RunWriter({str(self.folder)!r}, steps={self.committed_step}, uncommitted rows={waiting})"
+
     def _open(self, run_json: Mapping[str, Any], resume: bool | int) -> tuple[dict[str, Any], list[Commit]]:
         """Make the folder or reopen it, on rank 0."""
         if self._ranks.rank:

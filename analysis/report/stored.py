@@ -34,6 +34,9 @@ class StoredReport:
         self._digest = _digest(self._folder)
         self._data = self._read()
 
+    def __repr__(self) -> str:
+        return f"StoredReport({str(self._folder)!r}, kept={sorted(self._data.keys() - {'digest'})})"
+
     def summary(self) -> Summary:
         """The tables and what they say."""
         if "summary" not in self._data:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.short_repr import short_repr
 from ..common.tables import Table
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Summary"]
 
 
+@short_repr
 @dataclass(frozen=True)
 class Summary:
     """The tables of an experiment or a run, with what they say in words.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..common.short_repr import short_repr
 from ..records.schema import BUCKET_LABELS
 from ..records.token_text import decoder
 from .bands import band
@@ -27,6 +28,7 @@ _TOP = 6  # tokens of a picture besides y
 POINTS = 80  # of a curve over updates
 
 
+@short_repr
 @dataclass(frozen=True)
 class TokenPicture:
     """One context through one update: `tokens` is the data of `plots.token_bars` and `plots.logit_arrows`."""
@@ -82,6 +84,7 @@ def token_picture(run: Run, sign: int) -> TokenPicture | None:
     )
 
 
+@short_repr
 @dataclass(frozen=True)
 class FlowData:
     """Followed contexts of one or several runs, with the columns run_id, label and seed."""

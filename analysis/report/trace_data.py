@@ -21,6 +21,8 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from ..common.notebook_html import visible
+from ..common.short_repr import short_repr
 from ..common.tables import Cell
 from ..errors import UsageError
 from ..laws import bucket_flow, entropy_change, entropy_change_parts, squeeze_boundary
@@ -56,6 +58,7 @@ def reward_signs(run: Run, rewards: pd.Series, advantages: pd.Series) -> np.ndar
     return np.where(rewards.isna(), by_advantage, by_reward)
 
 
+@short_repr
 @dataclass(frozen=True)
 class TraceData:
     """The recorded tokens of a run with what follows from them for a weight of 1.
@@ -259,16 +262,7 @@ class TraceData:
     def text(self) -> Callable[[Sequence[int]], str]:
         """Token ids as text, white space shown."""
         decode = decoder(self.run)
-        return lambda ids: _visible(decode(ids))
-
-
-def _visible(text: str) -> str:
-    """White space as signs that can be seen.
-
-    >>> _visible(" a\\n")
-    '␣a⏎'
-    """
-    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+        return lambda ids: visible(decode(ids))
 
 
 def _matrix(rows: pa.Table, name: str) -> torch.Tensor:
