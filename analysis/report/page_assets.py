@@ -15,8 +15,9 @@ from typing import Any
 
 from ..version import __version__
 
-__all__ = ["filled", "page_assets"]
+__all__ = ["PAGE_FILE", "filled", "page_assets"]
 
+PAGE_FILE = "report.html"
 _FOLDER = Path(__file__).parent / "page"
 _SCRIPTS = (  # in the order in which they need one another
     *("data.js", "laws.js", "elements.js", "text.js", "chart.js", "state.js", "quantities.js"),

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..records.folders import write_durably
-from .page_assets import filled
+from .page_assets import PAGE_FILE, filled
 from .page_data import page_data
 from .sources import Source
 from .summary import Summary
 
 __all__ = ["PAGE_FILE", "check_page_file", "write_report_page"]
 
-PAGE_FILE = "report.html"
 MOST_BYTES = 10_000_000
 TOKENS = 60_000  # shown of all runs together
 

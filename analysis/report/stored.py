@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.provenance import code_digest
 from ..records.folders import EXPERIMENT_FILE, RUN_FILE, write_durably
-from .page_assets import page_assets
+from .page_assets import PAGE_FILE, page_assets
 from .page_claims import CLAIMS_FILE
 from .summary import Summary
 
@@ -79,10 +79,10 @@ class StoredReport:
 
     def write_report_page(self) -> Path:
         """report.html; the path."""
-        from .page_file import PAGE_FILE, write_report_page
-
         page = self._folder / PAGE_FILE
         if not self._data.get("report") or not page.exists():
+            from .page_file import write_report_page
+
             write_report_page(self._experiment, page, summary=self.summary())
             self._keep(report=True)
         return page

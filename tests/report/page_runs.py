@@ -75,6 +75,7 @@ def write_run(
     engine: str = "small",
     tokens: bool = True,
     contexts: bool = True,
+    unrecorded: int = 0,
     versions: dict[str, str] | None = None,
 ) -> Run:
     """A run with a step for each update, two responses a prompt, of which the first is rewarded.
@@ -92,6 +93,7 @@ def write_run(
         engine: that recorded it.
         tokens: whether tokens are recorded.
         contexts: whether the first token of each response is followed, and a panel of `PANEL` prefixes.
+        unrecorded: further tokens of each response, of which nothing is recorded.
         versions: of libraries.
     """
     info: dict[str, Any] = {
@@ -111,7 +113,9 @@ def write_run(
         append(writer, "contexts", [_panel_context(i) for i in range(PANEL)])
     writer.commit(0, {})
     for step in range(steps):
-        _write_step(writer, step, label, seed, len(prompts), words, length, tokens=tokens, contexts=contexts)
+        _write_step(
+            writer, step, label, seed, len(prompts), words, length, unrecorded, tokens=tokens, contexts=contexts
+        )
         writer.commit(step + 1, {})
     writer.finish(status)
     return Run(folder)
@@ -144,6 +148,7 @@ def _write_step(
     groups: int,
     words: Sequence[str],
     length: int,
+    unrecorded: int,
     *,
     tokens: bool,
     contexts: bool,
@@ -152,7 +157,7 @@ def _write_step(
     for rollout in range(2 * groups):
         rewarded = rollout % 2 == 0
         places = [token_distribution(seed, step, rollout, position) for position in range(length)]
-        ids = [token for _, token in places]
+        ids = [*(token for _, token in places), *([0] * unrecorded)]
         weight = weight_of(label, rewarded)
         rows["rollouts"].append(
             {
@@ -163,7 +168,7 @@ def _write_step(
                 "group": rollout // 2,
                 "response_ids": ids,
                 "response_text": "".join(words[i] for i in ids),
-                "length": length,
+                "length": len(ids),
                 "finished": True,
                 "reward": float(rewarded),
                 "correct": rewarded,

@@ -15,10 +15,12 @@ import pytest
 import analysis
 from analysis.errors import UsageError
 from analysis.records import Experiment, Run
-from analysis.report import page_file, write_report_page
+from analysis.records.token_text import TOKENIZER_FILE
+from analysis.report import StoredReport, page_file, write_report_page
 from analysis.report.__main__ import main
 from analysis.report.page_data import PageData, page_data
 from analysis.report.page_file import MOST_BYTES
+from tests.report.by_hand import make_experiment
 from tests.report.page_runs import WORDS, token_distribution, write_run
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(1)> "&amp; @@block@@'
@@ -181,3 +183,110 @@ class TestCommand:
     def test_records_of_every_engine(self, tmp_path: Path, engine: str) -> None:
         run = write_run(tmp_path / "r", engine=engine)
         assert header_of(write_report_page(analysis.load_trace(run.folder)))["runs"][0]["engine"] == engine
+
+
+class TestBadInput:
+    def test_a_folder_that_is_not_a_run(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "notes.txt").touch()
+        assert main([str(tmp_path)]) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+        assert not (tmp_path / "report.html").exists()
+
+    def test_nothing_is_committed(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "r", steps=0, contexts=False, status="running")
+        with pytest.raises(UsageError, match=r"nothing is committed in .*; wait for the first commit"):
+            write_report_page(run)
+
+    def test_an_unfinished_experiment_shows_what_there_is(self, tmp_path: Path) -> None:
+        experiment = make_experiment(tmp_path, statuses={"NSR": "interrupted"})
+        header = header_of(write_report_page(experiment))
+        assert [run["status"] for run in header["runs"]] == ["complete", "interrupted"]
+        assert any("NSR (seed 0) is interrupted after" in note for note in header["summary"]["notes"])
+
+    def test_no_tokens_but_followed_contexts(self, tmp_path: Path) -> None:
+        data = page_data(write_run(tmp_path / "r", tokens=False), 1000)
+        columns = columns_of(data)
+        assert (columns["token.flow"] >= 0).all()
+        assert len(columns["token.flow"]) == 3 * (4 + 2)  # a token of each response, and the panel
+        assert columns["token.weight"][columns["rollout.panel"][columns["token.row"]] == 0].tolist() != []
+        assert data.header["runs"][0]["weights"] == "measured"
+
+    def test_different_versions_are_noted(self, tmp_path: Path) -> None:
+        runs = [write_run(tmp_path / v, label=v, versions={"torch": v}) for v in ("2.8", "2.9")]
+        assert "different versions" in " ".join(page_data(runs, 100).header["notes"])
+        assert "different versions" not in " ".join(page_data(runs[:1], 100).header["notes"])
+
+    def test_responses_of_100k_tokens(self, tmp_path: Path) -> None:
+        run = write_run(
+            tmp_path / "r", steps=1, prompts=["one"], length=4_010, unrecorded=95_990, contexts=False, tokens=True
+        )
+        data = page_data(run, 60_000)
+        columns = columns_of(data)
+        assert columns["rollout.length"].tolist() == [100_000, 100_000]
+        assert np.diff(columns["rollout.ids.start"]).tolist() == [4_000, 4_000]
+        assert columns["token.position"].max() == 3_999
+        assert "NSR: 20 tokens beyond position 4,000 of their response are left out." in data.header["left_out"]
+
+    def test_bytes_of_a_character(self, tmp_path: Path) -> None:
+        from tokenizers import Tokenizer, decoders, models
+
+        run = write_run(tmp_path / "r")
+        alphabet = [
+            "\u00e6",
+            "\u0139",
+            "\u00a5",
+            *(f"w{i}" for i in range(3, 24)),
+        ]  # the bytes of 日, as GPT-2 writes them
+        tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(alphabet)}, merges=[]))
+        tokenizer.decoder = decoders.ByteLevel()
+        (run.folder / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
+        vocabulary = page_data(run, 1000).header["vocabularies"][0]
+        texts = dict(zip(vocabulary["ids"], vocabulary["texts"], strict=True))
+        assert [texts[i] for i in (0, 1, 2, 3)] == ["‹E6›", "‹97›", "‹A5›", "w3"]
+
+    def test_two_tokenizers_have_two_vocabularies(self, tmp_path: Path) -> None:
+        runs = [
+            write_run(tmp_path / "a", label="PSR"),
+            write_run(tmp_path / "b", label="NSR", words=[f"x{i}" for i in range(24)]),
+            write_run(tmp_path / "c", label="GRPO"),
+        ]
+        header = page_data(runs, 1000).header
+        assert [run["vocabulary"] for run in header["runs"]] == [0, 1, 0]
+
+
+class TestVerdicts:
+    def test_those_of_the_folder_are_shown(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "r")
+        entries = [
+            {"id": "G1", "reason": "The interval is above 0.", "missing": ""},
+            {"id": "G2", "reason": "One seed.", "missing": "three seeds"},
+        ]
+        rows = [
+            {"claim": "G1", "in_short": "NSR keeps entropy", "verdict": "holds", "value": "1"},
+            {"claim": "G2", "in_short": "PSR sharpens", "verdict": "undecided", "value": "–"},
+        ]
+        (run.folder / "claims.json").write_text(json.dumps({"rows": rows, "entries": entries}))
+        assert page_data(run, 100).header["claims"] == [
+            ["G1", "NSR keeps entropy", "holds", "The interval is above 0."],
+            ["G2", "PSR sharpens", "undecided", "One seed. What was missing: three seeds."],
+        ]
+
+    @pytest.mark.parametrize("text", ["{}", "[1]", "nonsense", '{"entries": [{"id": "G1"}], "rows": []}'])
+    def test_another_file_is_named(self, tmp_path: Path, text: str) -> None:
+        run = write_run(tmp_path / "r")
+        (run.folder / "claims.json").write_text(text)
+        header = page_data(run, 100).header
+        assert header["claims"] == []
+        assert any(note.startswith("The verdicts in claims.json are not shown") for note in header["notes"])
+
+
+@pytest.mark.slow
+def test_the_main_command_writes_a_page_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = make_experiment(tmp_path)
+    page = StoredReport(experiment).write_report_page()
+    written = page.stat().st_mtime_ns
+    assert StoredReport(experiment).write_report_page().stat().st_mtime_ns == written
+    (experiment.folder / "claims.json").write_text("{}")
+    assert StoredReport(experiment).write_report_page().stat().st_mtime_ns != written
+    page.unlink()
+    assert StoredReport(experiment).write_report_page().exists()

@@ -387,6 +387,16 @@ def test_no_view_is_wider_than_the_screen(report: Path, opened: Open, width: int
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0, view
 
 
+def test_a_token_on_a_phone(report: Path, opened: Open) -> None:
+    page = opened(report, "view=rollouts", viewport={"width": 360, "height": 740})
+    page.locator("#list button.t").nth(3).click()
+    box = page.locator("#sentence").bounding_box()
+    assert 0 < box["y"] < 740
+    page.get_by_role("button", name="Close").click()
+    assert "token" not in state_of(page)
+    assert page.evaluate("document.activeElement.dataset.token") is not None
+
+
 def page_id(report: Path, label: str) -> str:
     """The id of a run in addresses: of several runs, its folder's path, quoted."""
     return quote(next(run["id"] for run in header_of(report)["runs"] if run["label"] == label), safe="")

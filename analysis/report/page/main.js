@@ -31,7 +31,14 @@ function update(next) {
 }
 
 function refreshDetail() {
-  put(document.getElementById("detail"), viewOf(state) === "panel" ? tokenView(panelState().token) : drawToken());
+  document.getElementById("detail").replaceWith(detailOf());
+}
+
+/** Close the token and go back to it in the list. */
+function closeToken() {
+  const kept = document.querySelector(".t.chosen")?.dataset.token;
+  change({ token: null });
+  if (kept) document.querySelector(`[data-token="${kept}"]`)?.focus();
 }
 
 function draw() {
@@ -88,11 +95,7 @@ function listen() {
     if (event.target.closest?.("input, select")) return;
     const view = Object.keys(VIEWS)[Number(event.key) - 1];
     if (view) change({ view });
-    else if (event.key === "Escape" && state.token) {
-      const kept = document.querySelector(".t.chosen")?.dataset.token;
-      change({ token: null });
-      if (kept) document.querySelector(`[data-token="${kept}"]`)?.focus();
-    }
+    else if (event.key === "Escape" && state.token) closeToken();
   });
 }
 

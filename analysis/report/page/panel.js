@@ -31,7 +31,7 @@ function drawPanel() {
   if (!prefixes.length) {
     return h("p", { class: "warn" }, "No held-out prefix was followed in these runs (record.contexts of the recipe).");
   }
-  const { rows, row, updates, at, token } = panelState();
+  const { rows, row, updates, at } = panelState();
   const named = h("output", { for: "update-slider" }, `update ${updates[at]}`);
   const slider = h("input", {
     type: "range",
@@ -81,7 +81,7 @@ function drawPanel() {
         ),
         h("p", { class: "note" }, "Held out: no response to this prompt is trained on, so what moves it is shared."),
       ]),
-      h("section", { class: "detail", id: "detail", "aria-label": "Token" }, tokenView(token)),
+      detailOf(),
     ),
   );
 }

@@ -98,7 +98,7 @@ function drawPlane() {
           paged(rows, (row) => drawRollout(row), `${rows.length.toLocaleString("en")} responses`),
         ),
       ),
-      h("section", { class: "detail", id: "detail", "aria-label": "Token" }, drawToken()),
+      detailOf(),
     ),
   );
 }

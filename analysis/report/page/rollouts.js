@@ -60,18 +60,7 @@ function drawRollouts() {
     );
   }
   const list = h("section", { "aria-label": "Responses", id: "list" }, listOf());
-  return h(
-    "div",
-    {},
-    controls(),
-    legend(quantityOfState()),
-    h(
-      "div",
-      { class: "split" },
-      list,
-      h("section", { class: "detail", id: "detail", "aria-label": "Token" }, drawToken()),
-    ),
-  );
+  return h("div", {}, controls(), legend(quantityOfState()), h("div", { class: "split" }, list, detailOf()));
 }
 
 function controls() {
@@ -319,7 +308,7 @@ function openToken(token) {
   button?.classList.add("chosen");
   state = { ...state, token: nameOfToken(token) };
   history.pushState(null, "", `#${new URLSearchParams(state)}`);
-  put(document.getElementById("detail"), drawToken());
+  refreshDetail();
   markInPlane(token);
   say(sentenceOf(token));
 }

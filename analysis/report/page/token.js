@@ -1,5 +1,17 @@
 /** One token: sentence, formula with its numbers, prediction and outcome, whose gradients, and its distribution. */
 
+/** The part of a view that shows one token; where the screen is narrow it lies over the lower half until it is closed. */
+function detailOf() {
+  const panel = viewOf(state) === "panel";
+  const open = !panel && state.token;
+  return h(
+    "section",
+    { class: open ? "detail open" : "detail", id: "detail", "aria-label": "Token", tabindex: "0" },
+    open ? h("button", { type: "button", id: "close", onclick: closeToken }, "Close") : null,
+    panel ? tokenView(panelState().token) : drawToken(),
+  );
+}
+
 function drawToken() {
   const token = tokenOfName(state.token);
   if (token >= 0) return tokenView(token);
