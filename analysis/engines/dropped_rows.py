@@ -8,13 +8,14 @@ the rest hold one masked row, which has no tokens and hence no gradient. The rel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["repacked", "tokens_of_steps"]
+__all__ = ["ragged_gather", "repacked", "tokens_of_steps"]
 
 Microbatch = dict[str, Any]
 
@@ -49,6 +50,30 @@ def tokens_of_steps(parts: Sequence[Microbatch], accumulation: int) -> Tensor:
         mask = part["completion_mask"]
         counts.append((mask * part["tool_mask"] if part.get("tool_mask") is not None else mask).sum())
     return torch.stack(counts).long().view(-1, accumulation).sum(1)
+
+
+@contextlib.contextmanager
+def ragged_gather(accelerator: Any) -> Iterator[None]:
+    """Let `accelerator.gather` take tensors of another length on each process, shorter ones filled up with NaN.
+
+    TRL gathers one number of each row for its logs, and dropping leaves another number of rows on each process. Its
+    own reductions of them leave NaN out.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    gather = accelerator.gather
+
+    def filled_up(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim > 0 and value.is_floating_point():
+            value = accelerator.pad_across_processes(value, dim=0, pad_index=float("nan"))
+        return gather(value)
+
+    accelerator.gather = filled_up
+    try:
+        yield
+    finally:
+        del accelerator.gather
 
 
 def _joined(values: list[Any], size: int) -> Any:

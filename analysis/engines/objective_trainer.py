@@ -26,8 +26,9 @@ from transformers import TrainerCallback
 
 from ..errors import UsageError
 from ..objectives import Objective, ResponseBatch, TokenBatch, accuracy_of, kl_baseline_of
-from .dropped_rows import repacked, tokens_of_steps
+from .dropped_rows import ragged_gather, repacked, tokens_of_steps
 from .objective_checks import binary_rewards, check_config, objective_of, reads_reference
+from .resuming import EpochSampler, WarnOfResampling
 
 try:
     from trl import GRPOConfig, GRPOTrainer
@@ -139,6 +140,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
                 "too; set rows to keep and choose an objective such as grpo"
             )
         self.add_callback(_SkipEmptySteps(self))
+        self.add_callback(WarnOfResampling(self.num_iterations))
 
     # -- rewards and advantages ------------------------------------------------------------------------------------
 
@@ -220,6 +222,9 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             )[0]
         return log_probs
 
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return EpochSampler.of(super()._get_train_sampler(dataset), self)
+
     # -- rows ------------------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -254,7 +259,8 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
 
         setattr(self, _LOG_PROBS, weighed)  # an instance attribute: whatever observes the log-probs stays beneath it
         try:
-            loss: Tensor = super()._compute_loss(model, inputs)
+            with ragged_gather(self.accelerator) if self.rows == "drop" else contextlib.nullcontext():
+                loss: Tensor = super()._compute_loss(model, inputs)
         finally:
             if stored is None:
                 delattr(self, _LOG_PROBS)

@@ -127,6 +127,8 @@ def make_trainer(
     rows: str = "keep",
     threshold: float | None = None,
     parameters: dict[str, Any] | None = None,
+    peft_config: Any = None,
+    rollout_func: Any = None,
     **config: Any,
 ) -> ObjectiveTrainer:
     """An `ObjectiveTrainer` of 16 rollouts a generation batch in microbatches of 4 rows."""
@@ -160,6 +162,8 @@ def make_trainer(
         args,
         Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
         processing_class=make_tokenizer(),
+        peft_config=peft_config,
+        rollout_func=rollout_func,
         objective=objective,
         rows=rows,
         threshold=threshold,
