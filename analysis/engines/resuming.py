@@ -47,7 +47,7 @@ class EpochSampler:
         return len(self._sampler)
 
 
-class WarnOfResampling(TrainerCallback):  # type: ignore[misc]
+class WarnOfResampling(TrainerCallback):
     """Warns where a training is resumed within a generation batch.
 
     Args:
