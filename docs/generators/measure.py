@@ -3,6 +3,7 @@
 main_job FOLDER     from the experiment of `make figures`
 noise FILE          from the Parquet file of `make noise`
 bases               every built-in base; one that is not cached is pretrained
+trl                 the same training by TRL and by our own loop
 token_statistics    the accuracy of token statistics and of other libraries that are installed
 benchmarks FILE     from the file that `make bench` writes, into docs/results/performance.json
 performance JOB …   run commands one after the other and time them, into docs/results/performance.json; on a machine
@@ -95,6 +96,12 @@ def _bases() -> tuple[str, dict[str, Any]]:
         return "python -m docs.generators.measure bases", measure(status.update)
 
 
+def _trl() -> tuple[str, dict[str, Any]]:
+    from .trl_runs import measure
+
+    return "python -m docs.generators.measure trl", measure(lambda line: print(line, file=sys.stderr))
+
+
 def _token_statistics() -> tuple[str, dict[str, Any]]:
     from .token_statistics_page import measure
 
@@ -105,6 +112,7 @@ _FROM_SOURCE: dict[str, Callable[[Path], Any]] = {"main_job": _main_job, "noise"
 _MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "bases": _bases,
     "token_statistics": _token_statistics,
+    "trl": _trl,
 }
 
 
