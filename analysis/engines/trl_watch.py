@@ -20,6 +20,7 @@ from ..common.notebook_html import html_table
 from ..common.provenance import machine_info
 from ..errors import UsageError
 from ..probes.output_heads import find_head
+from ..probes.process_ranks import process_ranks
 from ..probes.record_spec import RecordSpec
 from ..records.encoding import Columns
 from ..records.folders import RUN_FILE, TOKENIZER_FILE, read_run_json
@@ -27,6 +28,7 @@ from ..records.reader import Run
 from ..records.rows import prompt_rows, rollout_rows
 from ..records.writer import RunWriter
 from .refusals import check_trainer, trl_version
+from .run_so_far import continued
 from .scalars import UpdateSums, dead_groups
 from .self_check import check_weights
 from .trl_batches import Generation, Microbatch, class_names
@@ -89,6 +91,11 @@ class Watch:
                 raise UsageError(
                     f"out: expected a new folder, got {self._folder}, which holds a run of {engine}; choose another"
                 )
+        if self._folder is None and trainer.accelerator.num_processes > 1:
+            raise UsageError(
+                f"out: expected a folder that all {trainer.accelerator.num_processes} processes share, got None; give "
+                "out= the same folder in each of them"
+            )
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._writer: RunWriter | None = None
         self._tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
@@ -210,13 +217,19 @@ class Watch:
 
     def started(self, global_step: int) -> None:
         """See `Observer.started`."""
-        folder = self._folder
+        folder, ranks = self._folder, process_ranks()
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rlvr-dynamics-")
             folder = Path(self._temporary.name) / "run"
-        self._writer = RunWriter(folder, run_json=self._run_json(folder.name))
+        self._writer = RunWriter(folder, run_json=self._run_json(folder.name), resume=global_step or False, ranks=ranks)
+        if global_step:
+            before = continued(Run(folder))
+            self._next_step, self._updates = before.next_step, before.updates
+            self._known_prompts = set(Run(folder).table("prompts", ["prompt_id"])["prompt_id"])
+            if before.step_row is not None and self._rank == 0:
+                self._writer.append("steps", _one_row(before.step_row))
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is not None:  # so that readers of the folder know the text of tokens
+        if backend is not None and self._rank == 0:  # so that readers of the folder know the text of tokens
             backend.save(str(folder / TOKENIZER_FILE))
         self._status, self._filed = "recording", global_step
         self._next_commit = global_step + self._spec.chunk
@@ -320,8 +333,8 @@ class Watch:
         if self._writer is None:
             return
         try:
-            if not self.failed:
-                self._end_step()
+            if not self.failed and (status == "complete" or self._trainer.accelerator.num_processes == 1):
+                self._end_step()  # of several processes only this one may have been interrupted, and none would join
                 self._write()
             self._writer.finish(status)
         except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,17 +139,12 @@ class AttachedTables:
         """(S,) bool, the sequences of a pass whose tokens are recorded: all of a prompt's or none of them."""
         ids = [None if i in lined.unknown else prompt_hash(prompt) for i, prompt in enumerate(lined.prompts)]
         if self._spec.tokens < 1:
-            draws = {name: self._draw(name) for name in ids if name is not None}
+            draws = {name: self._spec.draw(self._update, name) for name in ids if name is not None}
             self._chosen |= {name for name, draw in draws.items() if draw < self._spec.tokens}
             if not self._chosen and draws:
                 self._chosen.add(min(draws, key=lambda name: draws[name]))
             return torch.tensor([name in self._chosen for name in ids], dtype=torch.bool)
         return torch.tensor([name is not None for name in ids], dtype=torch.bool)
-
-    def _draw(self, prompt_id: str) -> float:
-        """Uniform on [0, 1), the same for every pass of this update."""
-        digest = hashlib.sha256(f"{self._spec.seed}:{self._update}:{prompt_id}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
 
     def add(
         self,

@@ -268,3 +268,49 @@ def test_a_second_training_within_the_block_is_refused(tmp_path):
         with refused:
             trainer.train()
     assert is_restored(trainer)
+
+
+# -- resuming ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped_at", [6, 4])
+def test_a_checkpoint_resumes_the_records(stopped_at, tmp_path):
+    """Two updates to a batch, a checkpoint after update 3, in the middle of the second batch; more were recorded."""
+
+    def trainer(steps: int) -> Any:
+        return make_trl_trainer(tmp_path, max_steps=steps, save_strategy="steps", save_steps=3)
+
+    first = trainer(stopped_at)
+    analysis.watch(first, out=tmp_path / "run", record=SPEC, correct=0.5)
+    first.train()
+    before = whole(tmp_path / "run", stopped_at, "complete").table("tokens")
+    second = trainer(6)
+    watch = analysis.watch(second, out=tmp_path / "run", record=SPEC, correct=0.5)
+    second.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+    run = whole(tmp_path / "run", 6, "complete")
+    tokens = run.table("tokens")
+    kept = before[before["update"] < 3].reset_index(drop=True)
+    assert (
+        tokens[tokens["update"] < 3]
+        .reset_index(drop=True)
+        .drop(columns="token_text")
+        .equals(kept.drop(columns="token_text"))
+    )
+    updates, steps = run.table("updates"), run.table("steps")
+    assert updates["step"].tolist() == [0, 0, 1, 2, 2, 3]  # TRL samples again when it resumes
+    assert steps["step"].tolist() == [0, 1, 2, 3]
+    assert steps["n_updates"].tolist() == [2, 1, 2, 1]
+    assert watch.updates == 6
+    rollouts = run.table("rollouts")
+    assert rollouts.groupby("step").size().tolist() == [16] * 4
+    assert not rollouts.duplicated(["step", "rollout"]).any()
+    assert not run.table("prompts").duplicated("prompt_id").any()
+
+
+def test_a_checkpoint_without_a_commit_is_refused(tmp_path):
+    trainer = make_trl_trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
+    trainer.train()
+    again = make_trl_trainer(tmp_path, max_steps=6)
+    analysis.watch(again, out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"resume: expected the folder of a run with 2 steps, got .*run, which holds"):
+        again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
