@@ -1,3 +1,3 @@
 from .objective_trainer import ObjectiveTrainer as ObjectiveTrainer
-from .watch import Watch as Watch
+from .trl_watch import Watch as Watch
 from .watch import watch as watch

@@ -63,7 +63,9 @@ class Generation:
     microbatches: int  # of all iterations over it
     chosen: frozenset[str] = frozenset()  # prompts whose tokens are recorded
     dropped: np.ndarray | None = None  # (B,) bool
-    entropy: list[tuple[float, float]] = field(default_factory=list)  # Σ H and tokens of each microbatch of epoch 0
+    entropy: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # Σ H and tokens (N rollouts) of updates of epoch 0
     updates: int = 0  # made from it, skipped ones not counted
 
     def __len__(self) -> int:
@@ -89,6 +91,7 @@ class Microbatch:
     advantages: Tensor  # (B, C)
     inputs: dict[str, Any]  # as TRL handed them to the loss
     log_probs: Tensor | None = None  # (B, C), detached
+    graph: Tensor | None = None  # the same with their graph, until the loss is known
     entropies: Tensor | None = None  # (B, C), detached
     keep: Tensor | None = None  # (n,) flat places of the recorded tokens
     stats: TokenStatistics | None = None  # (n,)

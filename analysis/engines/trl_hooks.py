@@ -51,6 +51,9 @@ class Observer(Protocol):
     def generated(self, generation: Generation) -> None:
         """A generation batch was scored and cut into microbatches."""
 
+    def computed(self, part: Microbatch, log_probs: Tensor) -> None:
+        """The loss of a microbatch was computed from these log-probs with their graph; its backward pass is next."""
+
     def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
         """All backward passes of an update are done; its optimiser step comes next."""
 
@@ -329,7 +332,7 @@ class TrlHooks:
         return made
 
     def _see(self, part: Microbatch, log_probs: Tensor, entropies: Tensor | None, outputs: list[Any]) -> None:
-        part.log_probs, part.weight_probe = log_probs.detach(), WeightProbe(log_probs)
+        part.log_probs, part.graph, part.weight_probe = log_probs.detach(), log_probs, WeightProbe(log_probs)
         if entropies is not None:
             part.entropies = entropies.detach()
             part.entropy_probe = WeightProbe(entropies) if entropies.requires_grad else None
@@ -369,9 +372,12 @@ class TrlHooks:
         has_kl = getattr(trainer, "beta", 0.0) != 0.0 and "ref_per_token_logps" in part.inputs
         if has_kl or self.observer.needs_replay(part.update):
             replay(twin, part, self._entropy_masks, with_kl=has_kl)
-        if part.epoch == 0 and part.entropies is not None:
-            sums = (part.entropies.double() * part.mask).sum(), part.mask.sum()
-            part.generation.entropy.append((float(sums[0]), float(sums[1])))
+        assert part.graph is not None
+        self.observer.computed(part, part.graph)
+        part.graph = None
+        for probe in (part.weight_probe, part.entropy_probe):
+            if probe is not None and probe.caught:  # by a backward pass of the observer, not by that of the trainer
+                probe.take()
 
     def _high_entropy(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         mask: Tensor = original(*args, **kwargs)

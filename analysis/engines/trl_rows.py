@@ -136,6 +136,6 @@ def step_row(generation: Generation, *, updates_a_batch: int) -> dict[str, Any]:
             "none_solved_ratio": float((~groups.any(1)).mean()),
         }
     tokens = sum(count for _, count in generation.entropy)
-    if updates_a_batch == 1 and tokens:
+    if updates_a_batch == 1 and tokens:  # of tokens in the loss: all but those of truncated responses that TRL masks
         row["entropy_own"] = sum(total for total, _ in generation.entropy) / tokens
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from toy_models.end_tokens import end_tokens
 
@@ -27,6 +28,8 @@ from ..records.folders import RUN_FILE, TOKENIZER_FILE, read_run_json
 from ..records.reader import Run
 from ..records.rows import prompt_rows, rollout_rows
 from ..records.writer import RunWriter
+from .gradient_split import GradientSplit
+from .panel import Panel, Prompt
 from .refusals import check_trainer, trl_version
 from .run_so_far import continued
 from .scalars import UpdateSums, dead_groups
@@ -59,11 +62,17 @@ _SETTINGS = (
 
 
 def watch_trl(
-    trainer: Any, out: str | Path | None, record: RecordSpec, correct: float | str | None, on_error: str, prefix: str
+    trainer: Any,
+    out: str | Path | None,
+    record: RecordSpec,
+    correct: float | str | None,
+    on_error: str,
+    prefix: str,
+    panel: Sequence[Prompt] | None,
 ) -> Watch:
     """Put the hooks on a TRL trainer; `analysis.engines.watch.watch` documents the arguments."""
     check_trainer(trainer)
-    return Watch(trainer, out, record, correct, on_error, prefix)
+    return Watch(trainer, out, record, correct, on_error, prefix, panel)
 
 
 class Watch:
@@ -77,6 +86,7 @@ class Watch:
         correct: float | str | None,
         on_error: str,
         prefix: str,
+        panel: Sequence[Prompt] | None,
     ) -> None:
         if getattr(trainer.train, "watched_by", None) is not None:
             raise UsageError(
@@ -100,6 +110,8 @@ class Watch:
         self._writer: RunWriter | None = None
         self._tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
         self._head = find_head(trainer.model)
+        self._panel = Panel(trainer, self._head, record, panel)
+        self._split = GradientSplit(trainer, record)
         self._status = "waiting"
         self._known_prompts: set[str] = set()
         self._generation: Generation | None = None
@@ -179,10 +191,12 @@ class Watch:
         """The committed tables.
 
         Returns:
-            Data frames by name: prompts, rollouts, tokens, updates and steps, with the columns of `docs/records.md`.
+            Data frames by name: prompts, rollouts, tokens, contexts, flows, updates and steps, with the columns of
+            `docs/records.md`.
         """
         run = self.run
-        return {name: run.table(name) for name in ("prompts", "rollouts", "tokens", "updates", "steps")}
+        names = ("prompts", "rollouts", "tokens", "contexts", "flows", "updates", "steps")
+        return {name: run.table(name) for name in names}
 
     # -- what the hooks tell ---------------------------------------------------------------------------------------
 
@@ -213,7 +227,12 @@ class Watch:
 
     def needs_replay(self, update: int) -> bool:
         """See `Observer.needs_replay`."""
-        return not self._checked
+        return not self._checked or self._split.due(update)
+
+    def computed(self, part: Microbatch, log_probs: Tensor) -> None:
+        """See `Observer.computed`."""
+        if self._split.due(part.update):
+            self._split.add(part, log_probs)
 
     def started(self, global_step: int) -> None:
         """See `Observer.started`."""
@@ -226,6 +245,7 @@ class Watch:
             before = continued(Run(folder))
             self._next_step, self._updates = before.next_step, before.updates
             self._known_prompts = set(Run(folder).table("prompts", ["prompt_id"])["prompt_id"])
+            self._panel.resume(before.panel)
             if before.step_row is not None and self._rank == 0:
                 self._writer.append("steps", _one_row(before.step_row))
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
@@ -240,7 +260,9 @@ class Watch:
         self._end_step()
         self._generation = generation
         self._next_step = generation.step + 1
-        prompts = new_prompts(generation, self._known_prompts)
+        held_out = [row for row in self._panel.fix(generation) if row.prompt_id not in self._known_prompts]
+        self._known_prompts |= {row.prompt_id for row in held_out}
+        prompts = held_out + new_prompts(generation, self._known_prompts)
         if prompts:
             self._writer.append("prompts", prompt_rows(prompts))
         self._writer.append("rollouts", rollout_rows(rollouts_of(generation, self._rank)))
@@ -255,13 +277,15 @@ class Watch:
 
     def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
         """See `Observer.differentiated`."""
-        self._sums, self._tokens = UpdateSums(), []
+        assert self._writer is not None
+        self._sums, self._tokens, factor = UpdateSums(), [], 1.0
         self._update = self._trainer.state.global_step
         for part in parts:
             weights = part.take()
             if not self._checked:
                 check_weights(part, weights)
             self._sums.add(part, weights)
+            factor = weights.factor
             self._tokens.append(tokens_of(part, weights))
         self._checked |= bool(parts)
         generation = self._generation
@@ -279,7 +303,9 @@ class Watch:
             "lr": lr,
             "grad_norm_total": grad_norm,
             "clip_coef": clip,
-        }
+        } | self._split.take(factor)
+        for columns in self._panel.before(self._update):
+            self._writer.append("contexts", columns)
 
     def updated(self, skipped: bool) -> None:
         """See `Observer.updated`."""
@@ -307,14 +333,20 @@ class Watch:
         for columns in self._tokens:
             self._writer.append("tokens", columns)
         self._tokens, self._filed = [], self._update + 1
+        for columns in self._panel.after(self._update):
+            self._writer.append("flows", columns)
         self._updates += not skipped
         if self._generation is not None:
             self._generation.updates += not skipped
+            if self._row["epoch"] == 0:
+                self._generation.entropy.append((self._sums["entropy"], self._sums["tokens"]))
         if self._rank == 0:
             self._writer.append("updates", _one_row(self._row | {"skipped": skipped} | self._sums.columns()))
         values = self._sums.scalars() | {"updates": float(self._updates)}
         if self._generation is not None:
             values["dead_groups"] = dead_groups(self._generation)
+        if self._row.get("grad_cos") is not None:
+            values["grad_cos"] = self._row["grad_cos"]
         metrics = self._trainer._metrics["train"]
         for name, value in values.items():
             metrics[f"{self._prefix}{name}"].append(value)

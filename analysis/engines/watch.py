@@ -11,14 +11,18 @@ trainer's logs, `refusals` what is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..probes.record_spec import RecordSpec
-from .trl_watch import Watch, watch_trl
 
-__all__ = ["Watch", "watch"]
+if TYPE_CHECKING:
+    from .panel import Prompt
+    from .trl_watch import Watch
+
+__all__ = ["watch"]
 
 
 def watch(
@@ -29,6 +33,7 @@ def watch(
     correct: float | str | None = None,
     on_error: str = "stop",
     prefix: str = "dynamics/",
+    panel: Sequence[Prompt] | None = None,
 ) -> Watch:
     """Record what each update of a trainer does to the tokens of its rollouts; call it before `trainer.train()`.
 
@@ -51,6 +56,8 @@ def watch(
         on_error: what an error of recording does: "stop" raises it, "warn" warns, ends recording, and lets training go
             on. Errors of training itself are never held back. What was recorded before is readable in any case.
         prefix: of the names in the trainer's logs.
+        panel: prompts (texts or conversations) for the held-out contexts of `record.contexts`, at positions of the
+            greedy responses of the untrained policy; None takes positions of rollouts of the first batch.
 
     Returns:
         The watch: `records()` and `run` give what was recorded. It may be used with `with`; leaving the block ends it.
@@ -76,7 +83,9 @@ def watch(
         )
     names = {kind.__name__ for kind in type(trainer).__mro__}
     if names & {"GRPOTrainer", "RLOOTrainer"} or any(name.startswith("AsyncGRPO") for name in names):
-        return watch_trl(trainer, out, spec, correct, on_error, prefix)
+        from .trl_watch import watch_trl
+
+        return watch_trl(trainer, out, spec, correct, on_error, prefix, panel)
     raise UsageError(
         f"trainer: expected a GRPOTrainer, RLOOTrainer or GMPOTrainer of TRL, got {type(trainer).__name__}; attach to "
         "the model instead: analysis.attach(trainer.model, …), see docs/how_to/attach_to_trl.md"

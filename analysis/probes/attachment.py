@@ -112,6 +112,7 @@ class Attachment:
         check_temperature(temperature)
         if not isinstance(record, RecordSpec):
             raise UsageError(f"record: expected a RecordSpec, got {type(record).__name__}")
+        record.check_attach()
         self.head = find_head(model)
         self._watched = model
         self._names = argument_names(self.head.model)

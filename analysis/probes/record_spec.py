@@ -1,4 +1,4 @@
-"""What `attach` records, and how often."""
+"""What `attach` and `watch` record, and how often."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["RecordSpec"]
 
 @dataclass(frozen=True)
 class RecordSpec:
-    """What `attach` records.
+    """What `attach` and `watch` record.
 
     Attributes:
         tokens: fraction of the prompts whose tokens are recorded, above 0 and at most 1. Prompts are drawn by a hash of
@@ -22,7 +22,11 @@ class RecordSpec:
         top_k: how many of the most probable tokens are recorded, with their probabilities.
         rank: whether the rank of each token is recorded.
         chunk: updates in a commit of the run folder.
-        seed: seed of the draw.
+        seed: seed of the draws.
+        contexts: of `watch`: how many held-out contexts are evaluated before and after updates, 0 for none.
+        contexts_every: of `watch`: at every how many updates they are; each time costs two passes over their responses.
+        grad_cos_every: of `watch`: at every how many updates the gradients of the two signs are compared, 0 for never;
+            each time costs two backward passes over the update's rollouts and two copies of the gradient.
 
     Raises:
         UsageError: a value is out of range.
@@ -37,16 +41,34 @@ class RecordSpec:
     rank: bool = False
     chunk: int = 10
     seed: int = 0
+    contexts: int = 0
+    contexts_every: int = 1
+    grad_cos_every: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.tokens <= 1:
             raise UsageError(f"record.tokens: expected a fraction above 0 and at most 1, got {self.tokens}")
-        for name, least in (("top_k", 0), ("chunk", 1), ("seed", 0)):
+        whole = ("top_k", 0), ("chunk", 1), ("seed", 0), ("contexts", 0), ("contexts_every", 1), ("grad_cos_every", 0)
+        for name, least in whole:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"record.{name}: expected a whole number from {least}, got {value!r}")
         if not isinstance(self.rank, bool):
             raise UsageError(f"record.rank: expected True or False, got {self.rank!r}")
+
+    def check_attach(self) -> None:
+        """UsageError for what only `watch` records.
+
+        >>> RecordSpec(contexts=8).check_attach()
+        Traceback (most recent call last):
+        analysis.errors.UsageError: record.contexts: expected 0 under attach, got 8; leave it out, or use analysis.watch
+        """
+        for name in ("contexts", "grad_cos_every"):
+            if getattr(self, name):
+                raise UsageError(
+                    f"record.{name}: expected 0 under attach, got {getattr(self, name)}; leave it out, or use "
+                    "analysis.watch"
+                )
 
     def drawn(self, turn: int, prompt_ids: Sequence[str]) -> frozenset[str]:
         """The prompts of one update or batch whose tokens are recorded: a fraction `tokens` of them, at least one.
