@@ -164,6 +164,7 @@ class Panel:
         """The most probable response to each prompt, token by token, up to the trainer's length."""
         from transformers import GenerationConfig
 
+        model: Any = self._head.model
         device, width = self._trainer.accelerator.device, self._trainer.max_completion_length
         config = GenerationConfig(
             do_sample=False,
@@ -175,6 +176,6 @@ class Panel:
         with self._evaluating():
             for ids in prompts:
                 row = torch.tensor([ids], device=device)
-                made = self._head.model.generate(row, attention_mask=torch.ones_like(row), generation_config=config)
+                made = model.generate(row, attention_mask=torch.ones_like(row), generation_config=config)
                 responses.append([int(token) for token in made[0, len(ids) :]])
         return responses
