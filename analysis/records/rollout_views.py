@@ -20,7 +20,7 @@ from ..errors import UsageError
 from .token_text import spelling_of
 
 if TYPE_CHECKING:
-    from .reader import Run
+    from .recorded import Recorded
 
 __all__ = ["QUANTITIES", "RolloutView", "TokenView", "read_rollout"]
 
@@ -252,7 +252,9 @@ class RolloutView:
         return shade(visible(row["text"]), color if self.quantity in _SIGNED else POSITIVE, size, hover)
 
 
-def read_rollout(run: Run, rollout: int, step: int | None, update: int | None, quantity: str | None) -> RolloutView:
+def read_rollout(
+    run: Recorded, rollout: int, step: int | None, update: int | None, quantity: str | None
+) -> RolloutView:
     """One rollout with its tokens; see `Run.rollout`."""
     place = _place(run, rollout, step)
     prompts = run.table("prompts", ["prompt_id", "text"], where=[("prompt_id", "==", place["prompt_id"])])
@@ -268,8 +270,8 @@ def read_rollout(run: Run, rollout: int, step: int | None, update: int | None, q
     chosen = update if update is not None else updates[0] if updates else None
     tokens = _with_texts(run, rows[rows["update"] == chosen].sort_values("position"))
     view = RolloutView(
-        run_id=run.run_id,
-        label=run.label,
+        run_id=run.info["run_id"],
+        label=run.info["label"],
         step=int(place["step"]),
         rollout=int(rollout),
         prompt=prompts["text"].iloc[0] if len(prompts) else "",
@@ -287,7 +289,7 @@ def read_rollout(run: Run, rollout: int, step: int | None, update: int | None, q
     return view.by("weight") if tokens["weight"].notna().any() else view
 
 
-def _place(run: Run, rollout: int, step: int | None) -> pd.Series:
+def _place(run: Recorded, rollout: int, step: int | None) -> pd.Series:
     where: list[tuple[str, str, object]] = [("rollout", "==", rollout)]
     if step is not None:
         where.append(("step", "==", step))
@@ -306,7 +308,7 @@ def _place(run: Run, rollout: int, step: int | None) -> pd.Series:
     return rows.sort_values("step").iloc[0]
 
 
-def _with_texts(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+def _with_texts(run: Recorded, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `tokens` with text, prob, squeeze and the top tokens as frames."""
     spell = spelling_of(run)
     prob = np.exp(rows["log_prob"].to_numpy(float))
@@ -342,9 +344,9 @@ def _most(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered[(ordered.index < _MOST_ALTERNATIVES) | ordered["sampled"]]
 
 
-def _followed(run: Run, update: int | None, step: int, rollout: int) -> dict[int, pd.DataFrame]:
+def _followed(run: Recorded, update: int | None, step: int, rollout: int) -> dict[int, pd.DataFrame]:
     """Position -> top tokens before and after, of the contexts of this rollout that were followed through `update`."""
-    if update is None or not run.rows("flows"):
+    if update is None:
         return {}
     where: list[tuple[str, str, object]] = [("step", "==", step), ("rollout", "==", rollout), ("kind", "==", "batch")]
     contexts = run.table("contexts", ["context", "position", "token"], where)
