@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..laws.checks import check_temperature
-from .attached_tables import AttachedTables, Decoder
+from .attached_tables import AttachedTables, Decoder, HandedUpdate
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
 from .handed_checks import argument_names, checked_scale, parameter_versions, warn_of_another_form
 from .handed_values import in_order
@@ -54,6 +54,7 @@ def attach(
     temperature: float = 1.0,
     loss_scale: float | Callable[[], float] = 1.0,
     tokenizer: Decoder | None = None,
+    resume: bool | int = False,
 ) -> Attachment:
     """Watch the training of `model` and record what each update does to its tokens; a context manager.
 
@@ -62,8 +63,9 @@ def attach(
 
     Args:
         model: a causal LM of transformers, bare or inside DDP, FSDP, `torch.compile` or peft.
-        out: a new run folder, committed every `record.chunk` updates, read by `load_trace`. With several processes
-            (torch.distributed) each writes `out/r<rank>`. None keeps the records in memory.
+        out: a new run folder, committed every `record.chunk` updates, read by `load_trace`. Several processes
+            (torch.distributed) write one folder: each calls `step` once for each update. None keeps the records in
+            memory, those of each process by themselves.
         labels: which tokens count and what they are, instead of the labels that the model is called with: (B, T) with
             −100 where a token does not count, or a function that gives it from the arguments of the forward pass.
         completion_mask: (B, T), or (B, C) for the last C positions, true where a token was sampled; or such a function.
@@ -74,13 +76,17 @@ def attach(
             (`scaler.get_scale`); weights are divided by it. Factors of gradient accumulation and of the mean over
             processes stay in: weights are those of the loss that this process differentiated.
         tokenizer: for the text of prompts, responses and tokens; without it there is none.
+        resume: True to continue the run in `out` after its last commit (a new run, where there is none), or the number
+            of updates n of the checkpoint that training continues from: later commits are dropped, and none is counted
+            twice. `commit` makes the commit that such a checkpoint needs, and returns n.
 
     Returns:
         The attachment, to be entered with `with`. Call its `step` after each optimiser step.
 
     Raises:
         UsageError: the model is not a causal LM, has a head of an unknown kind or is watched already; the folder holds
-            a run; within the loop, tokens do not fit, or a backward pass brought no gradient to logits or log-probs.
+            a run, or one that cannot be resumed so; within the loop, tokens do not fit, or a backward pass brought no
+            gradient to logits or log-probs.
 
     Cost: one pass over the logits of the recorded tokens for the statistics, and one over logits and their gradient for
     the weight. A fused head costs one more product of hidden states and head, a fused loss three; the statistics are
@@ -92,7 +98,9 @@ def attach(
         ...     optimizer.step()
         ...     trace.step(rewards=rewards)
     """
-    return Attachment(model, out, labels, completion_mask, record or RecordSpec(), temperature, loss_scale, tokenizer)
+    return Attachment(
+        model, out, labels, completion_mask, record or RecordSpec(), temperature, loss_scale, tokenizer, resume
+    )
 
 
 class Attachment:
@@ -108,6 +116,7 @@ class Attachment:
         temperature: float,
         loss_scale: float | Callable[[], float],
         tokenizer: Decoder | None,
+        resume: bool | int = False,
     ) -> None:
         check_temperature(temperature)
         if not isinstance(record, RecordSpec):
@@ -119,9 +128,10 @@ class Attachment:
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
         self._tables = AttachedTables(self.head, record, temperature, tokenizer, out)
+        self._resume = resume
         self._handles: list[RemovableHandle] = []
         self._passes: list[WatchedPass] = []
-        self._entered = False
+        self._entered, self._first = False, True
         self._known_prompts: set[tuple[int, ...]] = set()  # of this update and the last one
         self._hidden: Tensor | None = None
         self._unclaimed: list[list[bool]] = []  # backbone passes that no pass of the model around them followed
@@ -159,7 +169,7 @@ class Attachment:
             )
         if self._entered:
             raise UsageError("attach: expected to be entered once; call attach again for another run")
-        self._tables.open()
+        self._tables.open(self._resume)
         self._entered = True
         self._handles = [
             self.head.backbone.register_forward_hook(self._after_backbone),
@@ -231,6 +241,30 @@ class Attachment:
         """
         if not self._handles:
             raise UsageError("step: expected a call within `with attach(model) as trace:`")
+        update: HandedUpdate | None = None
+
+        def check() -> tuple[int, list[tuple[Any, str]]]:
+            nonlocal update
+            passes = [watched.rows for watched in self._caught()]
+            number = sum(len(watched.lined) for watched in passes)
+            values = in_order(rows, number, rewards=rewards, advantages=advantages, groups=groups, old=old_log_probs)
+            update = self._tables.check(
+                passes, values["rewards"], values["advantages"], values["groups"], values["old"]
+            )
+            return update.share()
+
+        shares = self._tables.ranks.agree(check)
+        assert update is not None
+        self._tables.add(update, shares)
+        if self._first:
+            self._first = False
+            warn_of_another_form(update.passes, self._temperature)
+        self._known_prompts = {tuple(prompt) for prompt in update.prompts if prompt}
+        self._forget()
+        self._tables.commit_when_due()
+
+    def _caught(self) -> list[WatchedPass]:
+        """The passes of the update; UsageError where there are none, or a gradient went past one."""
         lost = [watched.what for watched in self._passes if watched.lost]
         if lost or any(self._unclaimed):
             self._forget()
@@ -245,15 +279,25 @@ class Attachment:
                 "step: expected a backward pass since the last step, got none; call step after loss.backward(), and "
                 "the model with gradients enabled"
             )
-        update = [watched.rows for watched in caught]
-        number = sum(len(watched.lined) for watched in update)
-        values = in_order(rows, number, rewards=rewards, advantages=advantages, groups=groups, old=old_log_probs)
-        self._tables.add(update, values["rewards"], values["advantages"], values["groups"], values["old"])
-        if self._tables.updates == 1:
-            warn_of_another_form([watched.rows for watched in caught], self._temperature)
-        self._known_prompts = {tuple(prompt) for watched in caught for prompt in watched.lined.prompts if prompt}
-        self._forget()
-        self._tables.commit_when_due()
+        return caught
+
+    def commit(self) -> int:
+        """Make the updates so far durable, so that the run can be resumed from a checkpoint that is saved now.
+
+        Returns:
+            The number of updates, for `resume` of `attach`; save it with the checkpoint.
+
+        Raises:
+            UsageError: records stay in memory.
+            OSError: a write failed. Nothing recorded is lost, and the next commit tries again.
+        """
+        self._tables.commit()
+        return self._tables.updates
+
+    @property
+    def updates(self) -> int:
+        """Updates recorded so far, those before a resumption included."""
+        return self._tables.updates
 
     @property
     def unmeasured(self) -> int:
@@ -264,7 +308,8 @@ class Attachment:
         """The tables so far.
 
         Returns:
-            Data frames by name: tokens, rollouts and prompts, with the columns of `docs/records.md`.
+            Data frames by name: tokens, rollouts and prompts, with the columns of `docs/records.md`. Of several
+            processes: what is committed of all of them, and what is not yet of this one.
         """
         return self._tables.frames()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UsageError, at_index, first_index
 
-__all__ = ["group_numbers", "in_order", "numbers", "sequence_numbers"]
+__all__ = ["group_keys", "in_order", "numbers", "sequence_numbers"]
 
 
 def in_order(rows: Any, number: int, **values: Any) -> dict[str, Any]:
@@ -42,18 +42,19 @@ def in_order(rows: Any, number: int, **values: Any) -> dict[str, Any]:
     return out
 
 
-def group_numbers(groups: Tensor | Sequence[Any] | None, ids: list[str], chosen: list[bool]) -> list[int]:
-    """The group of each sequence, counted in the order in which they come; without `groups` one for each prompt.
+def group_keys(groups: Tensor | Sequence[Any] | None, ids: list[str], chosen: list[bool]) -> list[tuple[Any, str]]:
+    """What tells the group of each sequence from the others, also those of other ranks: its name and its prompt.
 
-    A prompt that has a multiple of the sequences that every other prompt has is warned of: it was drawn twice.
+    Without `groups` the sequences of a prompt are one group. A prompt that has a multiple of the sequences that every
+    other prompt has is warned of: it was drawn twice.
 
-    >>> group_numbers(["b", "a", "b"], ["p", "p", "p"], [True] * 3)
-    [0, 1, 0]
+    >>> group_keys(["b", "a", "b"], ["p", "p", "p"], [True] * 3)
+    [('b', 'p'), ('a', 'p'), ('b', 'p')]
     """
     names: list[Any] = ids
     if groups is None:
         _warn_of_merged_groups(ids)
-    if groups is not None:
+    else:
         names = groups.reshape(-1).tolist() if isinstance(groups, Tensor) else list(groups)
     if len(names) != len(ids):
         raise UsageError(f"groups: expected {len(ids)} names or numbers, one for each sequence, got {len(names)}")
@@ -65,8 +66,7 @@ def group_numbers(groups: Tensor | Sequence[Any] | None, ids: list[str], chosen:
                 f"groups: expected one prompt in each group, got two in {name!r}: sequences {first} and {place}; count "
                 "sequences in the order of the forward passes, and of the rows within them"
             )
-    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [order[name] for name in names]
+    return [(name, prompts[name][1] if name in prompts else "") for name in names]
 
 
 def _warn_of_merged_groups(ids: list[str]) -> None:

@@ -249,17 +249,6 @@ def test_text_and_end_of_text():
     assert trace.records()["rollouts"]["response_text"].tolist() == [""]
 
 
-def test_processes_write_folders_of_their_own(tmp_path, monkeypatch):
-    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2)):
-        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    model = small_lm("qwen3")
-    with analysis.attach(model, out=tmp_path / "mine", record=RecordSpec(tokens=1)) as trace:
-        model(**batch(*sequences())).loss.backward()
-        trace.step()
-    run = analysis.load_trace(tmp_path / "mine" / "r1")
-    assert set(run.table("rollouts")["rank"]) == {1}
-
-
 def test_token_text_in_memory_and_from_the_folder(tmp_path):
     tokenizer = word_tokenizer(["<pad>", "$", *(f"w{i}" for i in range(2, 37))], pad="<pad>", eos="$")
     frames = []
