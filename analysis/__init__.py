@@ -15,7 +15,7 @@ from .version import __version__  # noqa: E402
 
 stop_before_start()
 
-from .records.reporting import register_reporter  # noqa: E402
+from .records.reporting import register_diagnoser, register_reporter  # noqa: E402
 
 __getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["__version__", *_names]
@@ -27,6 +27,13 @@ def _report(trace, figures=None, *, each_run=False):
     return report(trace, figures, each_run=each_run)
 
 
+def _diagnose(run, objective=None):
+    from .diagnosis import diagnose
+
+    return diagnose(run, objective=objective)
+
+
+register_diagnoser(_diagnose)  # for Run.diagnose, likewise
 register_reporter(_report)  # for Run.report and Experiment.report: records know nothing of the package above them
 
 

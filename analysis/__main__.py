@@ -18,6 +18,10 @@ COMMANDS = {
     "trace": ("analysis.trace", "train a recipe and record every update, or trace recorded rollouts of any model"),
     "claims": ("analysis.claims.__main__", "the ledger: claims of papers, each decided by a command"),
     "report": ("analysis.report.__main__", "tables and figures of a run folder"),
+    "diagnose": (
+        "analysis.diagnose",
+        "what is wrong with a run or with rollouts, in sentences; an exit status for pipelines",
+    ),
     "passk": ("analysis.passk.__main__", "Pass@k with intervals from a file of graded samples, and where curves cross"),
     "noise": ("analysis.noise", "noise of the gradient estimators around the exact gradient"),
     "factorial": ("analysis.factorial.__main__", "what makes PSR and NSR differ, factor by factor, on exact policies"),

@@ -26,6 +26,7 @@ ROOMS = (
     "analysis.offline",
     "analysis.engines",
     "analysis.factorial",
+    "analysis.diagnosis",
     "analysis.passk",
     "analysis.plots",
     "analysis.report",

@@ -28,7 +28,7 @@ from .folders import (
 )
 from .frames import TOKEN_TEXT, with_units
 from .recorded import Where
-from .reporting import Report, report_of
+from .reporting import Diagnosed, Report, diagnosis_of, report_of
 from .schema import TABLES, arrow_schema
 from .token_text import WordOf, with_token_text, word_of
 
@@ -81,7 +81,8 @@ class Run:
             *((f"rows of {name}", f"{count:,}") for name in TABLES if (count := self.rows(name))),
         ]
         known = [(name, value) for name, value in facts if value is not None]
-        return html_table(f"Run {self.run_id}", "· table(name), rollout(i, step), laws(), flows(), report()", known)
+        about = "· table(name), rollout(i, step), laws(), flows(), report(), diagnose()"
+        return html_table(f"Run {self.run_id}", about, known)
 
     @property
     def run_id(self) -> str:
@@ -300,6 +301,20 @@ class Run:
             UsageError: nothing to report is recorded yet.
         """
         return report_of(self, figures)
+
+    def diagnose(self, objective: str | Objective | None = None) -> Diagnosed:
+        """What the records say is wrong with the run, and what carried its updates.
+
+        Args:
+            objective: whose weights are assumed where none were measured.
+
+        Returns:
+            The findings, as an `analysis.diagnosis.Diagnosis`: `run.diagnose()["dead-groups"].sentence`.
+
+        Raises:
+            UsageError: nothing is committed yet, or the records lack what the objective needs.
+        """
+        return diagnosis_of(self, objective)
 
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
         """The stored rows of a table in order, a row group at a time; those of several ranks a commit at a time."""
