@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .common.command import command_line, run_command, say
@@ -104,11 +105,13 @@ def _diagnoses(arguments: argparse.Namespace) -> list[Diagnosis]:
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    """The table, then a sentence for each finding and, of the tokens that carried most, the context."""
+    """The table, then a sentence for each finding."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console()
-    console.print(diagnosis.table().to_rich(console.width))
+    table = diagnosis.table()
+    console.print(replace(table, title=escape(table.title)).to_rich(console.width))
     console.print(diagnosis.to_text(), highlight=False, markup=False)
 
 

@@ -142,8 +142,10 @@ class Diagnosis:
         return {"source": self.source, "findings": [finding.to_json() for finding in self.findings]}
 
     def to_text(self) -> str:
-        """A paragraph for each finding, the worst first, with the page that explains it."""
-        return "\n".join(f"{f.severity:<6}  {f.name}: {f.sentence} ({f.page})" for f in self.sorted() if f.recorded)
+        """A line for each finding, the worst first, with the page that explains it; what is not recorded last."""
+        lines = [f"{f.severity:<6}  {f.name}: {f.sentence} ({f.page})" for f in self.sorted() if f.recorded]
+        lines += [f"–       {f.name}: {f.sentence}" for f in self.findings if not f.recorded]
+        return "\n".join(lines)
 
 
 def _number(finding: Finding) -> str:

@@ -65,7 +65,7 @@ def _series(evidence: Evidence) -> Mapping[str, tuple[pd.Series, float]]:
         if len(updates):
             series[name] = updates.groupby("step")[column].mean().astype(float), least
     if len(tokens):
-        ratios = np.log(tokens["ratio"].astype(float)).abs()
+        ratios = pd.Series(np.abs(np.log(tokens["ratio"].to_numpy(float))), index=tokens.index)
         series["the size of log ratios"] = ratios.groupby(tokens["step"]).mean(), _LEAST
         if evidence.measured:
             series["the logit gradient"] = tokens.groupby("step")["carried"].mean().astype(float), 0.0

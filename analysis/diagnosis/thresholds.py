@@ -52,8 +52,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "verifier": Threshold(
         0.02,
         1.0,
-        "rarity of the rarer outcome: notice where it is below 2% of at least 32 responses (its expected count in a "
-        "batch of 64 is then about one), alarm where it never occurs",
+        "fraction of the rarer outcome among at least 32 responses; at 2% a batch of 64 holds about one of it",
     ),
     "duplicates": Threshold(
         0.5,

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     check_output_file("--figure", arguments.figure, (".png", ".svg"))
-    columns = _mapping(arguments.columns)
+    columns = _columns(arguments.columns)
     ks = None if arguments.k is None else _ks(arguments.k)
     from .curves import pass_curves
     from .graded import read_graded
@@ -81,16 +81,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _mapping(text: str) -> dict[str, str]:
-    columns: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        role, sign, name = (piece.strip() for piece in part.partition("="))
-        if not (sign and role and name):
-            raise UsageError(f"--columns: expected ROLE=NAME, such as prompt=question, got {part!r}")
-        if role in columns:
-            raise UsageError(f"--columns: expected each role once, got {role} twice")
-        columns[role] = name
-    return columns
+def _columns(text: str) -> dict[str, str]:
+    from ..offline.columns import parse_mapping
+
+    return parse_mapping(text) if text else {}
 
 
 def _ks(text: str) -> list[int]:

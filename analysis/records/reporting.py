@@ -30,8 +30,15 @@ class Report(Protocol):
 class Diagnosed(Protocol):
     """What a diagnosis is: findings with their numbers and sentences; see `analysis.diagnosis.Diagnosis`."""
 
+    @property
+    def findings(self) -> tuple[Any, ...]:
+        """All findings."""
+
     def __getitem__(self, name: str) -> Any:
         """A finding by its name."""
+
+    def of(self, severity: str) -> list[Any]:
+        """The findings of one severity that are recorded."""
 
     def to_text(self) -> str:
         """A paragraph for each finding, the worst first."""

@@ -110,6 +110,7 @@ PAGES = {
     "choose_a_base": Page("docs/how_to/choose_a_base.md", _template("choose_a_base.md")),
     "findings": Page("docs/findings.md", _template("findings.md")),
     "performance": Page("docs/performance.md", _template("performance.md")),
+    "diagnose": Page("docs/how_to/diagnose.md", _template("diagnose.md")),
     "attach": Page("docs/attach.md", _template("attach.md")),
 }
 

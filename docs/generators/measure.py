@@ -2,6 +2,7 @@
 
 main_job FOLDER     from the experiment of `make figures`
 noise FILE          from the Parquet file of `make noise`
+false_alarms FOLDER alarms of `analysis.diagnose` on healthy runs, which are trained in the folder or resumed there
 bases               every built-in base; one that is not cached is pretrained
 trl                 the same training by TRL and by our own loop
 token_statistics    the accuracy of token statistics and of other libraries that are installed
@@ -87,6 +88,12 @@ def _noise(path: Path) -> tuple[str, dict[str, Any]]:
     return "make noise", {"measurements": kept, "crossings": measured["crossings"]}
 
 
+def _false_alarms(folder: Path) -> tuple[str, dict[str, Any]]:
+    from .false_alarms import false_alarms
+
+    return f"python -m docs.generators.measure false_alarms {folder.name}", false_alarms(folder)
+
+
 def _bases() -> tuple[str, dict[str, Any]]:
     from rich.console import Console
 
@@ -108,7 +115,12 @@ def _token_statistics() -> tuple[str, dict[str, Any]]:
     return "python -m docs.generators.measure token_statistics", measure(results.read("token_statistics"))
 
 
-_FROM_SOURCE: dict[str, Callable[[Path], Any]] = {"main_job": _main_job, "noise": _noise, "benchmarks": benchmarks}
+_FROM_SOURCE: dict[str, Callable[[Path], Any]] = {
+    "main_job": _main_job,
+    "noise": _noise,
+    "false_alarms": _false_alarms,
+    "benchmarks": benchmarks,
+}
 _MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "bases": _bases,
     "token_statistics": _token_statistics,

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.common.tables import Cell, Table
+from analysis.diagnosis import THRESHOLDS
 from analysis.evaluation.intervals import over_replicates
 from analysis.probes import weight_accuracy
 from analysis.recipes.cost import duration_text
@@ -71,6 +72,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "accuracy": weight_accuracy,
         "updates": _updates,
         "recipes": BASES,
+        "thresholds": THRESHOLDS,
         "verdicts": _verdicts,
         "verdict_counts": _verdict_counts,
     }

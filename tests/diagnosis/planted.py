@@ -86,7 +86,9 @@ def _append_step(writer: RunWriter, rng: np.random.Generator, step: int, fault: 
     trainer = log_probs.gather(1, token[:, None])[:, 0].numpy()
     if fault == "duplicates":  # every group repeats its first response
         lengths = np.repeat(lengths[::SIZE], SIZE)
-        responses = [[int(i)] * int(n) for i, n in zip(np.repeat(np.arange(GROUPS), SIZE), lengths, strict=True)]
+        responses: list[Any] = [
+            [int(i)] * int(n) for i, n in zip(np.repeat(np.arange(GROUPS), SIZE), lengths, strict=True)
+        ]
     else:
         responses = np.split(token.numpy(), np.cumsum(lengths)[:-1])
     divisor = total if fault != "normaliser" else count * lengths[rollout]
@@ -148,7 +150,7 @@ def _update(
 ) -> dict[str, list[Any]]:
     norm = float(np.exp(0.1 * rng.normal())) * (50.0 if fault == "history" and step >= JUMP else 1.0)
     up, down = advantage > 0, advantage < 0
-    row = {
+    row: dict[str, Any] = {
         "update": step,
         "step": step,
         "epoch": 0,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.diagnosis import CHECKS, THRESHOLDS, Diagnosis, diagnose
+from analysis.diagnosis import CHECKS, THRESHOLDS, diagnose
+from analysis.records.reporting import Diagnosed
 from tests.diagnosis.planted import GROUPS, SIZE, STEPS, planted_run
 
 ALARMS = (
@@ -40,7 +41,7 @@ SENTENCES = {
 }
 
 
-def _names(diagnosis: Diagnosis, severity: str) -> set[str]:
+def _names(diagnosis: Diagnosed, severity: str) -> set[str]:
     return {finding.name for finding in diagnosis.of(severity)}
 
 
