@@ -43,7 +43,10 @@ def by_length(evidence: Evidence) -> Finding:
     tokens = evidence.weighted
     lengths = tokens.groupby(["step", "rollout"])["length"].first()
     if len(lengths) < _FEW_RESPONSES or lengths.nunique() < 4:
-        return missing("lengths", f"{_FEW_RESPONSES} responses of at least 4 lengths; there are {len(lengths)}")
+        return missing(
+            "lengths",
+            f"too little; it needs {_FEW_RESPONSES} responses of 4 lengths, got {len(lengths)} of {lengths.nunique()}",
+        )
     edges = np.quantile(lengths, [0.25, 0.5, 0.75])
     quarter = np.searchsorted(edges, tokens["length"].to_numpy(float), side="left")
     shares = evidence.shares(quarter).reindex(range(4), fill_value=0.0)
@@ -65,7 +68,7 @@ def by_entropy(evidence: Evidence) -> Finding:
         return missing("entropy-deciles", evidence.no_weights)
     tokens = evidence.weighted
     if len(tokens) < _FEW_TOKENS:
-        return missing("entropy-deciles", f"{_FEW_TOKENS} tokens with a weight; there are {len(tokens)}")
+        return missing("entropy-deciles", f"too little; it needs {_FEW_TOKENS} tokens with a weight, got {len(tokens)}")
     place = tokens["entropy"].rank(method="first").to_numpy(float) - 1
     decile = (10 * place // len(tokens)).astype(int)
     shares = evidence.shares(decile).reindex(range(10), fill_value=0.0)

@@ -42,7 +42,7 @@ def entropy_drift(evidence: Evidence) -> Finding:
     size = abs(np.log(max(end, 1e-12) / start)) if start > _LEAST_ENTROPY else 0.0
     severity = THRESHOLDS["entropy-drift"].severity(float(size))
     if severity == "alarm":
-        sentence += " The policy has collapsed." if change < 0 else " The policy dissolves."
+        sentence += " The policy has collapsed." if change < 0 else " The policy has flattened."
     details = {"start": start, "end": end, "causes": causes, "causes_are": view}
     return Finding("entropy-drift", change, "nats", sentence, severity, details)
 
@@ -101,7 +101,9 @@ def sampler_mismatch(evidence: Evidence) -> Finding:
     sampler, trainer, chosen, names = pairs
     difference = sampler - trainer
     if len(difference) < _FEW_TOKENS:
-        return missing("sampler-mismatch", f"{_FEW_TOKENS} tokens with both log-probs; there are {len(difference)}")
+        return missing(
+            "sampler-mismatch", f"too little; it needs {_FEW_TOKENS} tokens with both log-probs, got {len(difference)}"
+        )
     mean, size = float(difference.mean()), float(np.abs(difference).mean())
     per_response = pd.Series(difference).groupby([chosen["step"].to_numpy(), chosen["rollout"].to_numpy()])
     error = _cluster_error(per_response.sum().to_numpy(), per_response.size().to_numpy())

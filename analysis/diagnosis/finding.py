@@ -50,15 +50,15 @@ class Finding:
         return self.value is not None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data; null for a number that is not finite, since JSON has none."""
         return {
             "name": self.name,
             "severity": self.severity,
-            "value": self.value,
+            "value": _plain(self.value),
             "unit": self.unit,
             "sentence": self.sentence,
             "page": self.page,
-            "details": self.details,
+            "details": _plain(self.details),
         }
 
 
@@ -146,6 +146,14 @@ class Diagnosis:
         lines = [f"{f.severity:<6}  {f.name}: {f.sentence} ({f.page})" for f in self.sorted() if f.recorded]
         lines += [f"–       {f.name}: {f.sentence}" for f in self.findings if not f.recorded]
         return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(finding: Finding) -> str:

@@ -33,13 +33,13 @@ def jumps(evidence: Evidence) -> Finding:
     worst: tuple[float, str, int] | None = None
     largest: dict[str, float] = {}
     for name, (series, noise) in _series(evidence).items():
-        scores = _scores(series.dropna(), noise)
+        scores = _scores(series[np.isfinite(series)], noise)
         if len(scores):
             step, score = int(scores.index[int(scores.to_numpy().argmax())]), float(scores.max())
             largest[name] = score
             worst = max(worst or (score, name, step), (score, name, step))
     if worst is None:
-        return missing("history", f"{_WINDOW + _LASTING} steps of any quantity")
+        return missing("history", f"too few steps; it needs {_WINDOW + _LASTING}")
     score, name, step = worst
     severity = THRESHOLDS["history"].severity(score)
     verb = "jumped" if severity != "fine" else "moved most"
@@ -65,7 +65,9 @@ def _series(evidence: Evidence) -> Mapping[str, tuple[pd.Series, float]]:
         if len(updates):
             series[name] = updates.groupby("step")[column].mean().astype(float), least
     if len(tokens):
-        ratios = pd.Series(np.abs(np.log(tokens["ratio"].to_numpy(float))), index=tokens.index)
+        with np.errstate(divide="ignore"):  # a ratio that underflowed: its step has no mean
+            sizes = np.abs(np.log(tokens["ratio"].to_numpy(float)))
+        ratios = pd.Series(sizes, index=tokens.index)
         series["the size of log ratios"] = ratios.groupby(tokens["step"]).mean(), _LEAST
         if evidence.measured:
             series["the logit gradient"] = tokens.groupby("step")["carried"].mean().astype(float), 0.0
@@ -100,7 +102,9 @@ def reward_drop(evidence: Evidence) -> Finding:
     rollouts = evidence.rollouts[evidence.rollouts["reward"].notna()]
     steps = np.unique(rollouts["step"])
     if len(steps) < _FIFTHS or len(rollouts) < _LEAST_RESPONSES:
-        return missing("reward-drop", f"rewards of {_FIFTHS} steps and {_LEAST_RESPONSES} responses")
+        return missing(
+            "reward-drop", f"too little; it needs rewards of {_FIFTHS} steps and {_LEAST_RESPONSES} responses"
+        )
     fifth = np.searchsorted(steps, rollouts["step"]) * _FIFTHS // len(steps)
     parts = [rollouts["reward"].to_numpy(float)[fifth == i] for i in range(_FIFTHS)]
     least = min(float(part.min()) for part in parts)

@@ -47,7 +47,8 @@ def normaliser(evidence: Evidence) -> Finding:
     if free < _FEW_RESPONSES or np.sqrt((x * x).sum() / max(1, free)) < _LEAST_SPREAD:
         return missing(
             "normaliser",
-            f"{_FEW_RESPONSES} responses with a weight whose lengths differ by a tenth within their update and sign",
+            f"too little; it needs {_FEW_RESPONSES} responses with a weight, of lengths that differ by a tenth within "
+            "their update and sign",
         )
     exponent = float((x * y).sum() / (x * x).sum())
     error = float(np.sqrt(((y - exponent * x) ** 2).sum() / free / (x * x).sum()))

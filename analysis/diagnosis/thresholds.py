@@ -35,6 +35,7 @@ class Threshold:
         return "alarm" if value >= self.alarm else "notice" if value >= self.notice else "fine"
 
 
+# name of a finding -> its bounds; `sampler-temperature` is a second bound of `sampler-mismatch`
 THRESHOLDS: dict[str, Threshold] = {
     "clip": Threshold(
         0.2,

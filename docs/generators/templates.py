@@ -25,7 +25,7 @@ from .results import read
 __all__ = ["FOLDER", "RESULTS", "StatementError", "render"]
 
 FOLDER = Path(__file__).parents[1] / "templates"
-RESULTS = ("main_job", "factorial", "noise", "bases", "performance")
+RESULTS = ("main_job", "factorial", "noise", "bases", "performance", "false_alarms")
 
 
 class StatementError(Exception):
