@@ -95,6 +95,7 @@ figures: .venv/.ready-run
 	@$(PY) -m analysis.trace --run --resume --set 'grid.seed=[0,1,2,3,4,5,6,7]' --out runs/eight-seeds --no-figures >/dev/null
 	@$(PY) -m analysis.report runs/eight-seeds --figures figures
 	@$(PY) -m docs.generators.measure main_job runs/eight-seeds
+	@$(PY) -m docs.generators.gallery_pictures runs/eight-seeds
 
 noise: .venv/.ready-run
 	@mkdir -p runs

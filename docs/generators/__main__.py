@@ -65,6 +65,12 @@ def _layers() -> str:
     return layers_picture()
 
 
+def _gallery() -> str:
+    from .gallery_page import gallery_page
+
+    return gallery_page()
+
+
 def _bases() -> str:
     from .bases_page import bases_page
 
@@ -103,6 +109,7 @@ PAGES = {
     "token_statistics": Page("docs/token_statistics.md", _token_statistics),
     "intervals": Page("docs/intervals.md", _intervals),
     "layers": Page("docs/images/layers.svg", _layers),
+    "gallery": Page("docs/gallery.md", _gallery),
     "bases": Page("docs/bases.md", _bases),
     "claims": Page("docs/claims/index.md", _claims),
     **{f"claims_{family}": Page(f"docs/claims/{family}.md", _claims_of(family)) for family in FAMILIES},
