@@ -143,6 +143,7 @@ def test_the_commands(machine: Callable[[str], None], url: str, capsys: pytest.C
     assert trace(["--run", "tiny", *arguments, "--out", url]) == 0
     assert trace(["--resume", url, "--quiet", "--no-figures"]) == 0
     assert (stored(url) / "summary.md").exists()
+    assert (stored(url) / "report.html").exists()
     machine("second")
     capsys.readouterr()
     assert report([url]) == 0

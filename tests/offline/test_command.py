@@ -15,6 +15,7 @@ import pytest
 from analysis import load_trace, trace
 from analysis.records import Run, digest
 from tests.offline.small import make_tokenizer, rows_of, save, write_jsonl
+from tests.report.test_page import header_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,6 +46,13 @@ def test_tables_figures_and_page(model: Path, rollouts: Path, tmp_path: Path, ca
     assert printed.endswith(f"records  {out}\nfigures  {out}/figures (5)\npage     {out}/summary.md\n")
     for name in ("boundaries", "positions", "rank_flow", "gradient_tokens"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert printed.startswith(f"report   {out}/report.html\n\n")
+    header = header_of(out / "report.html")
+    (described,) = header["runs"]
+    assert (described["engine"], described["weights"]) == ("offline", "nsr-log")
+    assert header["left_out"] == [
+        "tiny-model: weights are those of nsr-log; those of grpo,form=log are in the tables alone."
+    ]
     page = (out / "summary.md").read_text()
     assert page.startswith("# tiny-model\n")
     assert "### nsr-log: tokens that carry the negative gradient" in page
