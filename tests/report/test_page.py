@@ -79,6 +79,18 @@ class TestData:
             start, end = columns["flow.top_ids.start"][flow : flow + 2]
             assert columns["flow.top_ids"][start:end].tolist() == list(recorded["top_ids"])
 
+    def test_held_out_prefixes_follow_the_same_tokens(self, run: Run) -> None:
+        columns = columns_of(page_data(run, 1000))
+        rows = np.flatnonzero(columns["rollout.panel"])
+        starts = columns["rollout.ids.start"]
+        assert [columns["rollout.ids"][starts[row] : starts[row + 1]].tolist() for row in rows] == [[7], [5, 7]]
+        for row in rows:
+            at = np.flatnonzero(columns["token.row"] == row)
+            assert columns["token.update"][at].tolist() == [0, 1, 2]
+            assert np.isnan(columns["token.weight"][at]).all()
+            after = columns["flow.log_prob_after"][columns["token.flow"][at]]
+            assert (np.diff(after) > 0).all()  # each update pushes further
+
     def test_a_small_budget_keeps_followed_tokens_and_says_what_is_left_out(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "r", steps=8, length=10)
         data = page_data(run, 60)

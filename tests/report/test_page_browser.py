@@ -113,6 +113,8 @@ class TestViews:
         field(page, "Search").fill("nowhere")
         field(page, "Search").press("Enter")
         assert page.locator("#found").inner_text().endswith("nothing passes the filters.")
+        page.go_back()
+        assert page.locator("#found").inner_text() == "3 responses"
 
     def test_token_filters_dim_the_others(self, report: Path, opened: Open) -> None:
         page = opened(report, "view=rollouts&followed=1")
@@ -321,6 +323,13 @@ class TestPlane:
                 assert (change[lowered & (p < 0.5)] < 1e-12).all()
                 below, left = below + int(sure.sum()), left + int(lowered.sum())
         assert min(below, left) > 1000
+        for p in (
+            0.1,
+            0.3,
+            0.44,
+        ):  # and it is no lower than it must be
+            lowest = min(_smallest_collision(p, others) for others in (1, 3, 10, 30, 100, 300, 1000))
+            assert np.interp(p, line[:, 0], line[:, 1]) == pytest.approx(lowest, abs=2e-3)
 
 
 class TestBadInput:
@@ -385,6 +394,15 @@ def test_no_view_is_wider_than_the_screen(report: Path, opened: Open, width: int
         page.goto(f"{report.as_uri()}#view={view}{token}")
         page.wait_for_selector(f"nav a[aria-current=page][href*='view={view}']")
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0, view
+
+
+def _smallest_collision(p: float, others: int) -> float:
+    """The least c at which NSR of a token of probability p lowers the entropy; the rest: a large token, equal ones."""
+    large = np.linspace(1e-4, 1 - p - 1e-4, 4000)
+    probs = np.stack([np.full_like(large, p), large, *[(1 - p - large) / others] * others], 1)
+    entropy, c = -(probs * np.log(probs)).sum(1), (probs**2).sum(1)
+    raises = p * (np.log(p) + entropy) - (probs**2 * np.log(probs)).sum(1) - c * entropy > 0
+    return float(np.where(raises, 1.0, c).min())
 
 
 def test_a_token_on_a_phone(report: Path, opened: Open) -> None:
