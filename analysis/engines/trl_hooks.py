@@ -14,11 +14,10 @@ here draws a random number or writes to a tensor of the trainer.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,55 +32,14 @@ from ..probes.output_heads import OutputHead, last_hidden_state
 from ..probes.record_spec import RecordSpec
 from ..probes.weight_probe import WeightProbe
 from ..token_stats import token_statistics
+from .observer import Observer
 from .self_check import HIGH_ENTROPY, check_log_probs, replay
 from .trl_batches import Generation, Microbatch, check_rewards, normalizer_of, policy_mask, ratio_and_clip
 
-__all__ = ["ROW", "Observer", "TrlHooks"]
+__all__ = ["ROW", "TrlHooks"]
 
 ROW = "watch_row"  # key of a microbatch: the number of each rollout in its generation batch
 _ABSENT = object()
-
-
-class Observer(Protocol):
-    """What is done with what the hooks saw. Errors of these methods are those of recording, not of training."""
-
-    def started(self, global_step: int) -> None:
-        """Training starts, after `global_step` updates."""
-
-    def generated(self, generation: Generation) -> None:
-        """A generation batch was scored and cut into microbatches."""
-
-    def computed(self, part: Microbatch, log_probs: Tensor) -> None:
-        """The loss of a microbatch was computed from these log-probs with their graph; its backward pass is next."""
-
-    def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
-        """All backward passes of an update are done; its optimiser step comes next."""
-
-    def updated(self, skipped: bool) -> None:
-        """The optimiser step is done."""
-
-    def begun(self) -> None:
-        """An update begins; everything of the one before is done."""
-
-    def saved(self, last: bool) -> None:
-        """A checkpoint was written, the last one if `last`."""
-
-    def ended(self, status: str) -> None:
-        """Training has ended: complete or interrupted. Called once, after the hooks were taken away."""
-
-    def guard(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which an error is one of recording: raised, or kept for `failed` after a warning."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether recording has failed in this process and is to end at the next update."""
-
-    @property
-    def next_step(self) -> int:
-        """Number of the next generation batch."""
-
-    def needs_replay(self, update: int) -> bool:
-        """Whether the weights of this update are compared with a replay of its loss."""
 
 
 class TrlHooks:

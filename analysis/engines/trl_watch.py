@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from toy_models.end_tokens import end_tokens
 
 from ..common.notebook_html import html_table
-from ..common.provenance import machine_info
 from ..errors import UsageError
 from ..probes.output_heads import find_head
 from ..probes.process_ranks import process_ranks
@@ -30,35 +27,16 @@ from ..records.rows import prompt_rows, rollout_rows
 from ..records.writer import RunWriter
 from .gradient_split import GradientSplit
 from .panel import Panel, Prompt
-from .refusals import check_trainer, trl_version
+from .refusals import check_trainer
 from .run_so_far import continued
 from .scalars import UpdateSums, dead_groups
 from .self_check import check_weights
-from .trl_batches import Generation, Microbatch, class_names
+from .trl_batches import Generation, Microbatch
 from .trl_hooks import TrlHooks
+from .trl_info import ENGINE, correctness, run_info
 from .trl_rows import new_prompts, rollouts_of, step_row, tokens_of
 
 __all__ = ["Watch", "watch_trl"]
-
-ENGINE = "trl"
-_SETTINGS = (
-    "loss_type",
-    "beta",
-    "epsilon",
-    "epsilon_high",
-    "delta",
-    "importance_sampling_level",
-    "scale_rewards",
-    "num_generations",
-    "num_iterations",
-    "steps_per_generation",
-    "gradient_accumulation_steps",
-    "per_device_train_batch_size",
-    "max_completion_length",
-    "learning_rate",
-    "top_entropy_quantile",
-    "mask_truncated_completions",
-)
 
 
 def watch_trl(
@@ -110,6 +88,7 @@ class Watch:
         self._writer: RunWriter | None = None
         self._tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
         self._head = find_head(trainer.model)
+        self._head.weight()  # refuses a head that this process does not hold (DeepSpeed ZeRO-3)
         self._panel = Panel(trainer, self._head, record, panel)
         self._split = GradientSplit(trainer, record)
         self._status = "waiting"
@@ -131,7 +110,7 @@ class Watch:
             record,
             self._decode,
             frozenset(ends),
-            _correctness(correct, list(trainer.reward_func_names)),
+            correctness(correct, list(trainer.reward_func_names)),
             self,
         )
         self._hooks.install()
@@ -240,7 +219,12 @@ class Watch:
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="rlvr-dynamics-")
             folder = Path(self._temporary.name) / "run"
-        self._writer = RunWriter(folder, run_json=self._run_json(folder.name), resume=global_step or False, ranks=ranks)
+        self._writer = RunWriter(
+            folder,
+            run_json=run_info(self._trainer, self._head, self._spec, folder.name),
+            resume=global_step or False,
+            ranks=ranks,
+        )
         if global_step:
             before = continued(Run(folder))
             self._next_step, self._updates = before.next_step, before.updates
@@ -400,59 +384,6 @@ class Watch:
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids))
 
-    def _run_json(self, run_id: str) -> dict[str, Any]:
-        trainer, made_with = self._trainer, machine_info()
-        parameter = next(self._head.model.parameters())
-        names = class_names(trainer)
-        settings = {name: getattr(trainer.args, name) for name in _SETTINGS if hasattr(trainer.args, name)}
-        label = type(trainer).__name__
-        if "ObjectiveTrainer" in names:
-            label = trainer.objective.name
-        elif "loss_type" in settings and "GMPOTrainer" not in names:
-            label = f"{label} ({settings['loss_type']})"
-        return {
-            "run_id": run_id,
-            "label": label,
-            "engine": ENGINE,
-            "recipe": None,
-            "hash": None,
-            "seed": trainer.args.seed,
-            "temperature": float(trainer.temperature),
-            "versions": made_with["versions"] | {"trl": trl_version()},
-            "git_commit": made_with["commit"],
-            "machine": made_with["machine"],
-            "device": str(parameter.device),
-            "dtype": str(parameter.dtype).removeprefix("torch."),
-            "reward_functions": list(trainer.reward_func_names),
-            "record": asdict(self._spec)
-            | {
-                "head": self._head.description,
-                "signs": "of the advantage",
-                "trainer": type(trainer).__name__,
-                "settings": settings,
-                "processes": trainer.accelerator.num_processes,
-            },
-        }
-
 
 def _one_row(row: dict[str, Any]) -> dict[str, Any]:
     return {name: [value] for name, value in row.items()}
-
-
-def _correctness(
-    correct: float | str | None, names: list[str]
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """(values of the reward functions (N, F), rewards (N,)) -> bool (N,): which rollouts are correct."""
-    if correct is None:
-        return None
-    if isinstance(correct, str):
-        if correct not in names:
-            raise UsageError(
-                f"correct: expected the name of a reward function ({', '.join(names)}), got {correct!r}; or a number, "
-                "above which a reward counts as correct"
-            )
-        column = names.index(correct)
-        return lambda values, rewards: values[:, column] > 0
-    if isinstance(correct, bool) or not isinstance(correct, int | float) or not np.isfinite(correct):
-        raise UsageError(f"correct: expected a finite number or the name of a reward function, got {correct!r}")
-    return lambda values, rewards: rewards > correct
