@@ -27,9 +27,11 @@ from analysis.report import (
     prediction_figure,
     step_shares_figure,
     token_figure,
+    token_picture,
 )
 from analysis.report.__main__ import main
 from analysis.report.figures import NothingToDraw
+from analysis.report.token_pictures import FlowData
 from tests.report.by_hand import NOW, make_experiment, success
 
 NAMES = ("dynamics", "pass_at_k", "token_gradient", "flow_diagram", "mass_flow", "prediction_and_outcome")
@@ -136,6 +138,37 @@ def test_pass_at_k_is_compared_with_psr_or_with_the_base(experiment: Experiment)
 def test_token_figure_shows_a_positive_beside_a_negative_weight(experiment: Experiment) -> None:
     titles = [ax.get_title(loc="left") for ax in token_figure(experiment).axes]
     assert [title.split(":")[0] for title in titles if title] == ["PSR pushes ★ up", "NSR pushes ★ down"]
+
+
+def test_mass_flow_draws_the_head_over_time_and_all_ranks_at_the_end(experiment: Experiment) -> None:
+    flows = FlowData.of(experiment.runs.values()).bucket_flows()
+    over_time, by_rank = mass_flow_figure(experiment).axes
+    last = flows["update"].max()
+    for label, rows in flows.groupby("label", sort=False):
+        line = next(line for line in over_time.lines if line.get_label() == label)
+        head = rows[rows["bucket"] == "1"]
+        np.testing.assert_allclose(line.get_xydata(), head[["update", "value"]].to_numpy(float))
+        bars = next(bars for bars in by_rank.containers if bars.get_label() == label)
+        at_end = rows[rows["update"] == last]["value"].tolist()
+        assert [bar.get_height() for bar in bars] == pytest.approx(at_end)
+    assert over_time.get_title(loc="left").startswith("The most probable token gains most under PSR: +")
+    (ax,) = mass_flow_figure(experiment.runs["nsr-seed0"]).axes
+    assert len({line.get_label() for line in ax.lines if not str(line.get_label()).startswith("_")}) == 4
+
+
+def test_token_figure_shows_tokens_with_mass_and_their_change(experiment: Experiment) -> None:
+    picture = token_picture(experiment.runs["psr-seed0"], 1)
+    assert picture is not None
+    bars, own, whole = token_figure(experiment.runs["psr-seed0"]).axes
+    shown = [label.get_text().removeprefix("★ ") for label in bars.get_yticklabels()]
+    rows = picture.tokens.set_index("text").loc[shown]
+    assert rows["sampled"].sum() == 1
+    hidden = picture.tokens[~picture.tokens["text"].isin(shown)]
+    assert (hidden[["before", "after"]].max(axis=1) < 0.005).all()
+    change = (rows["after"] - rows["before"]).tolist()
+    written = [float(text.get_text().replace("−", "-").replace("±", "")) for text in bars.texts]
+    assert written == pytest.approx(change, abs=5.1e-4)
+    assert len(own.get_yticks()) == len(whole.get_yticks())
 
 
 def test_prediction_figure_has_one_line_a_method(experiment: Experiment) -> None:
