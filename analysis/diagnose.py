@@ -105,13 +105,17 @@ def _diagnoses(arguments: argparse.Namespace) -> list[Diagnosis]:
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    """The table, then a sentence for each finding."""
+    """The table of findings, the tokens that carried most in their context, then a sentence for each finding."""
     from rich.console import Console
     from rich.markup import escape
 
     console = Console()
     table = diagnosis.table()
     console.print(replace(table, title=escape(table.title)).to_rich(console.width))
+    tokens = diagnosis.token_table()
+    if tokens is not None:
+        rows = tuple(tuple(escape(str(cell)) for cell in row) for row in tokens.rows)
+        console.print(replace(tokens, rows=rows).to_rich(console.width))
     console.print(diagnosis.to_text(), highlight=False, markup=False)
 
 

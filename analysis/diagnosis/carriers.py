@@ -107,9 +107,12 @@ def top_tokens(evidence: Evidence) -> Finding:
         return missing("top-tokens", evidence.no_weights)
     tokens = evidence.weighted
     top = tokens.nlargest(_TOP, "carried")
-    share = float(top["carried"].sum() / tokens["carried"].sum())
+    total = float(tokens["carried"].sum())
+    share = float(top["carried"].sum() / total)
     responses = evidence.rollouts.set_index(["step", "rollout"])["response_ids"]
-    shown = [_in_context(evidence, row, responses) for _, row in top.iterrows()]
+    shown = [
+        _in_context(evidence, row, responses) | {"share": float(row["carried"]) / total} for _, row in top.iterrows()
+    ]
     first = shown[0]
     even = len(top) / len(tokens)
     severity = THRESHOLDS["top-tokens"].severity(share) if share >= _EVEN_TOKENS * even else "fine"

@@ -16,6 +16,7 @@ from ..errors import UsageError
 __all__ = ["SEVERITIES", "Diagnosis", "Finding"]
 
 SEVERITIES = ("fine", "notice", "alarm")
+_CONTEXT = 32  # characters of context in a table
 PAGE = "docs/how_to/diagnose.md"
 
 
@@ -136,6 +137,26 @@ class Diagnosis:
         rows = tuple((f.name, f.severity, _number(f)) for f in self.sorted() if f.recorded)
         columns = (Column("finding", "name"), Column("severity", "severity"), Column("value", "value"))
         return Table(f"Diagnosis of {self.source}", columns, rows, key="diagnosis")
+
+    def token_table(self) -> Table | None:
+        """The tokens that carried most, each in its context; None where no token has a weight."""
+        finding = self["top-tokens"]
+        if not finding.recorded:
+            return None
+        rows = tuple(
+            (
+                repr(entry["before"][-_CONTEXT:]),
+                repr(entry["token"]),
+                repr(entry["after"][:_CONTEXT]),
+                f"{entry['probability']:.2g}",
+                f"{entry['weight']:.2g}",
+                f"{entry['share']:.1%}",
+                f"step {entry['step']}, rollout {entry['rollout']}, position {entry['position']}",
+            )
+            for entry in finding.details["tokens"]
+        )
+        columns = ("before", "token", "after", "probability", "weight", "share", "where")
+        return Table("Tokens that carried most of the update", columns, rows, key="top_tokens")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
