@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..probes.record_spec import RecordSpec
 
 if TYPE_CHECKING:
+    from .any_trainer import TrainerWatch
     from .panel import Prompt
     from .trl_watch import Watch
 
@@ -34,7 +35,7 @@ def watch(
     on_error: str = "stop",
     prefix: str = "dynamics/",
     panel: Sequence[Prompt] | None = None,
-) -> Watch:
+) -> Watch | TrainerWatch:
     """Record what each update of a trainer does to the tokens of its rollouts; call it before `trainer.train()`.
 
     Works for TRL's `GRPOTrainer`, `RLOOTrainer` and `GMPOTrainer`, for `analysis.ObjectiveTrainer` and for subclasses
@@ -86,7 +87,10 @@ def watch(
         from .trl_watch import watch_trl
 
         return watch_trl(trainer, out, spec, correct, on_error, prefix, panel)
-    raise UsageError(
-        f"trainer: expected a GRPOTrainer, RLOOTrainer or GMPOTrainer of TRL, got {type(trainer).__name__}; attach to "
-        "the model instead: analysis.attach(trainer.model, …), see docs/how_to/attach_to_trl.md"
-    )
+    from .any_trainer import watch_other
+
+    if correct is not None or panel is not None:
+        raise UsageError(
+            f"trainer: expected one of rollouts for correct= and panel=, got {type(trainer).__name__}; leave both out"
+        )
+    return watch_other(trainer, out, spec, on_error, prefix)

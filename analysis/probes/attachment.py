@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..laws.checks import check_temperature
-from .attached_tables import AttachedTables, Decoder, HandedUpdate
+from .attached_tables import AttachedTables, Decoder, HandedUpdate, PassRows
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
 from .handed_checks import argument_names, checked_scale, parameter_versions, warn_of_another_form
 from .handed_values import in_order
@@ -186,11 +186,12 @@ class Attachment:
             if kind is None and (any(self._unclaimed) or any(watched.arrived for watched in self._passes)):
                 self.step()
         except BaseException:
-            self._leave("interrupted")
+            self.leave("interrupted")
             raise
-        self._leave("complete" if kind is None else "interrupted")
+        self.leave("complete" if kind is None else "interrupted")
 
-    def _leave(self, status: str) -> None:
+    def leave(self, status: str) -> None:
+        """Restore the model and end the run with `status` (complete or interrupted), as leaving the block does."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._hidden = [], None
@@ -245,7 +246,7 @@ class Attachment:
 
         def check() -> tuple[int, list[tuple[Any, str]]]:
             nonlocal update
-            passes = [watched.rows for watched in self._caught()]
+            passes = self.pending()
             number = sum(len(watched.lined) for watched in passes)
             values = in_order(rows, number, rewards=rewards, advantages=advantages, groups=groups, old=old_log_probs)
             update = self._tables.check(
@@ -262,6 +263,15 @@ class Attachment:
         self._known_prompts = {tuple(prompt) for prompt in update.prompts if prompt}
         self._forget()
         self._tables.commit_when_due()
+
+    def pending(self) -> list[PassRows]:
+        """The passes of the update that the next `step` records; raises what `step` would."""
+        return [watched.rows for watched in self._caught()]
+
+    @property
+    def watching(self) -> bool:
+        """Whether the model is being watched."""
+        return bool(self._handles)
 
     def _caught(self) -> list[WatchedPass]:
         """The passes of the update; UsageError where there are none, or a gradient went past one."""
