@@ -71,12 +71,17 @@ class WatchedPass:
     @property
     def lost(self) -> bool:
         """Whether a gradient came to the hidden states, but none through the watched tensor."""
-        return not self._capture.caught and any(map(any, self._reached))
+        return not self._caught and any(map(any, self._reached))
 
     @property
     def arrived(self) -> bool:
         """Whether a backward pass came through, with a gradient or with none."""
-        return self._capture.caught or self._none or self.lost
+        return self._caught or self._none or self.lost
+
+    @property
+    def _caught(self) -> bool:
+        # reading what was caught empties a capture; the pass keeps it, also for a step that is repeated
+        return self._capture.caught or "rows" in vars(self)
 
     @cached_property
     def rows(self) -> PassRows:

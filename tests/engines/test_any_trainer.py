@@ -1,8 +1,9 @@
-"""`watch` on Trainers without rollouts: SFT, DPO, KTO and the plain Trainer, against weights that are known in advance."""
+"""`watch` on Trainers without rollouts: SFT, DPO, KTO and the plain one, against weights that are known in advance."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,13 +138,13 @@ def test_training_is_the_same_and_its_logs_say_more(kind, tmp_path):
         assert ("dynamics/lambda" in logged) == bool((weight < 0).any())
 
 
-@pytest.mark.parametrize("config", [{"label_smoothing_factor": 0.1}, {"padding_free": True}, {"packing": True}])
-def test_prompts_are_never_responses(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "config",
+    [{"label_smoothing_factor": 0.1}, {"padding_free": True, "max_length": None}, {"packing": True, "max_length": 16}],
+)
+def test_prompts_are_never_responses(config, tmp_path):
     """Label smoothing calls the model without labels; packed rows hold several sequences."""
-    if "label_smoothing_factor" not in config:
-        config = config | {"attn_implementation": None}
-        config.pop("attn_implementation")
-    trainer = make(tmp_path, "sft", max_steps=1, max_length=16, **config)
+    trainer = make(tmp_path, "sft", max_steps=1, **config)
     watch = analysis.watch(trainer, out=tmp_path / "run", record=EVERY)
     trainer.train()
     known = dict(zip(PROMPTS, GOOD, strict=True))
@@ -177,6 +178,7 @@ def test_a_plain_trainer_without_labels_is_refused_or_warned_of(tmp_path):
     assert (watch.updates, watch.run.status) == (0, "interrupted")
 
 
+@pytest.mark.slow
 def test_a_resumed_training_has_the_records_of_an_uninterrupted_one(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 
@@ -219,7 +221,7 @@ def test_what_cannot_be_watched(tmp_path):
     with pytest.raises(UsageError, match="record: expected no held-out contexts"):
         analysis.watch(trainer, record=RecordSpec(contexts=3))
     with analysis.watch(trainer, record=EVERY) as watch:
-        with pytest.raises(UsageError, match="which samples|is not watched, got one that another watch is on"):
+        with pytest.raises(UsageError, match="is not watched, got one that another watch is on"):
             analysis.watch(trainer)
         with pytest.raises(UsageError, match="watch: expected a run that has started"):
             watch.records()
@@ -227,3 +229,13 @@ def test_what_cannot_be_watched(tmp_path):
             _ = watch.run
         assert "waiting" in repr(watch)
     assert "train" not in vars(trainer)
+
+
+def test_the_mean_over_processes_and_the_scale_of_mixed_precision_are_undone(tmp_path):
+    trainer = make(tmp_path, "sft")
+    with analysis.watch(trainer, record=EVERY) as watch:
+        assert watch._scale() == 1
+        scaler = SimpleNamespace(get_scale=lambda: torch.tensor(8.0))
+        watch._trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=2, scaler=scaler))
+        assert watch._scale() == 16
+        watch._trainer = trainer

@@ -119,6 +119,19 @@ def test_a_fused_head_in_half_precision_is_not_taken_for_another_law():
     assert trace.records()["tokens"]["log_prob"].to_numpy() != pytest.approx(given, abs=1e-4)
 
 
+def test_a_refused_step_can_be_repeated():
+    """What a fused head caught is read once, and kept for the second call."""
+    model = small_lm("qwen3")
+    add_stand_in(model)
+    inputs = batch(*sequences())
+    with analysis.attach(model, record=EVERY) as trace:
+        clipped(rows_of(model(**inputs).log_probs, inputs["labels"])).backward()
+        with pytest.raises(UsageError, match="rewards: expected 4 numbers"):
+            trace.step(rewards=[1.0])
+        trace.step(rewards=[1.0, 0.0, 1.0, 0.0])
+    assert trace.records()["tokens"]["weight"].abs().sum() > 0
+
+
 def test_log_probs_of_another_shape_are_refused():
     model = small_lm("qwen3")
     add_stand_in(model)
