@@ -336,7 +336,7 @@ def _sums(passes: list[PassRows]) -> dict[str, float]:
     for rows in passes:
         known = torch.isfinite(rows.weight)
         weight = rows.weight[known].double()
-        stats = rows.stats.map(lambda x, known=known: (x.double() if x.is_floating_point() else x)[known])
+        stats = rows.stats.map(functools.partial(_known, known=known))
         change = entropy_change(stats, weight, torch.ones_like(weight))
         sums["tokens"] += len(weight)
         sums["entropy"] += float(stats.entropy.sum())
@@ -346,6 +346,10 @@ def _sums(passes: list[PassRows]) -> dict[str, float]:
             sums[f"d_{sign}"] += float(change[chosen].sum())
         sums["squeezed"] += float(((weight < 0) & (squeeze_boundary(stats) > 0)).sum())
     return sums
+
+
+def _known(values: Tensor, known: Tensor) -> Tensor:
+    return (values.double() if values.is_floating_point() else values)[known]
 
 
 def _scalars(sums: Mapping[str, float]) -> dict[str, float]:

@@ -47,6 +47,9 @@ def watch(
 
     A short list of numbers goes into the trainer's own logs, see `analysis.engines.scalars`.
 
+    Any other Trainer of transformers (SFT, DPO, KTO) is watched by `attach`: its sequences are the rollouts, without
+    rewards, and their responses are what the labels count; see `analysis.engines.any_trainer`.
+
     Args:
         trainer: the trainer, before `train()`.
         out: a new run folder, committed every `record.chunk` updates and with each checkpoint, read by `load_trace`.
@@ -61,7 +64,8 @@ def watch(
             greedy responses of the untrained policy; None takes positions of rollouts of the first batch.
 
     Returns:
-        The watch: `records()` and `run` give what was recorded. It may be used with `with`; leaving the block ends it.
+        The watch, a `Watch` or, of another Trainer, a `TrainerWatch`: `records()` and `run` give what was recorded. It
+        may be used with `with`; leaving the block ends it.
 
     Raises:
         UsageError: a trainer or setting that cannot be watched; in training, weights that differ from a float64 replay

@@ -41,7 +41,7 @@ from .watched_pass import WatchedPass, note_gradient, output_field
 
 __all__ = ["Attachment", "attach"]
 
-Given = Tensor | Callable[[Mapping[str, Any]], Tensor] | None
+Given = Tensor | Callable[[Mapping[str, Any]], Tensor | None] | None
 
 
 def attach(
