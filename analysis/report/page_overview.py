@@ -43,10 +43,19 @@ def describe_summary(summary: Summary) -> dict[str, Any]:
         "verdict": list(summary.verdict),
         "notes": list(summary.notes),
         "tables": [
-            {"title": table.title, "rows": [list(row) for row in table.texts()], "note": table.full_note}
+            {
+                "title": table.title,
+                "rows": [[_plain(text) for text in row] for row in table.texts()],
+                "note": table.full_note,
+            }
             for table in summary.tables
         ],
     }
+
+
+def _plain(text: str) -> str:
+    """The text of a cell without the marks that make it code in Markdown."""
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] == "`" else text
 
 
 def describe_run(run: Run) -> dict[str, Any]:

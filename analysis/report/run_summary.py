@@ -46,23 +46,33 @@ def summarize(source: Source) -> Summary:
     runs = {run.run_id: run for run in runs_of(source)}
     done = {run_id: run for run_id, run in runs.items() if run.status == "complete"} or runs
     name = str(getattr(source, "name", None) or " and ".join(run.label for run in runs.values()))
-    unfinished = [
-        f"{run.label}{'' if run.seed is None else f' (seed {run.seed})'} is {run.status} after "
-        f"{run.committed_step} steps" + ("; what is committed is shown." if run_id in done else " and left out.")
-        for run_id, run in runs.items()
-        if run.status != "complete"
-    ]
     if any(run.rows("evals") for run in done.values()):
-        return _summary_of_evaluated(name, {k: run for k, run in done.items() if run.rows("evals")}, unfinished)
+        return _summary_of_evaluated(
+            name, {k: run for k, run in done.items() if run.rows("evals")}, _unfinished(runs, done)
+        )
     if any(run.rows("tokens") for run in runs.values()):
-        return _summary_of_tokens(name, [run for run in runs.values() if run.rows("tokens")], unfinished)
+        recorded = [run for run in runs.values() if run.rows("tokens")]
+        return _summary_of_tokens(name, recorded, _unfinished(runs, runs))
     if not any(run.rows(table) for run in runs.values() for table in ("steps", "flows")):
         where = getattr(source, "folder", None) or ", ".join(str(run.folder) for run in runs.values())
         raise UsageError(
             f"run: expected evaluations, tokens or steps, but nothing is committed in {where} yet; "
             "wait for the first commit"
         )
-    return Summary(name, 1, (), (*unfinished, "There are no tables: no run was evaluated and none recorded tokens."))
+    return Summary(
+        name, 1, (), (*_unfinished(runs, runs), "There are no tables: no run was evaluated and none recorded tokens.")
+    )
+
+
+def _unfinished(runs: Mapping[str, Run], shown: Mapping[str, Run]) -> list[str]:
+    """A note on each run that is not complete: whether the tables show what is committed, or leave it out."""
+    notes = []
+    for run_id, run in runs.items():
+        if run.status != "complete":
+            seed = "" if run.seed is None else f" (seed {run.seed})"
+            what = "; what is committed is shown" if run_id in shown else " and left out of the tables"
+            notes.append(f"{run.label}{seed} is {run.status} after {run.committed_step} steps{what}.")
+    return notes
 
 
 def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[str]) -> Summary:

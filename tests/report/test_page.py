@@ -213,7 +213,15 @@ class TestBadInput:
         experiment = make_experiment(tmp_path, statuses={"NSR": "interrupted"})
         header = header_of(write_report_page(experiment))
         assert [run["status"] for run in header["runs"]] == ["complete", "interrupted"]
-        assert any("NSR (seed 0) is interrupted after" in note for note in header["summary"]["notes"])
+        notes = header["summary"]["notes"]
+        assert any(
+            re.match(r"NSR \(seed 0\) is interrupted after \d+ steps and left out of the tables\.", n) for n in notes
+        )
+
+    def test_an_unfinished_run_beside_another(self, tmp_path: Path) -> None:
+        runs = [write_run(tmp_path / s, label=s, engine="attach", status=s) for s in ("complete", "running")]
+        notes = page_data(runs, 1000).header["summary"]["notes"]
+        assert "running (seed 0) is running after 3 steps; what is committed is shown." in notes
 
     def test_no_tokens_but_followed_contexts(self, tmp_path: Path) -> None:
         data = page_data(write_run(tmp_path / "r", tokens=False), 1000)

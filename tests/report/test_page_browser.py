@@ -97,6 +97,7 @@ class TestViews:
         page = opened(report)
         assert page.title() == "PSR and NSR · Overview"
         assert page.locator("figcaption").first.inner_text().startswith("Correct rollouts")
+        assert "Not known" not in page.locator(".charts").inner_text()
         assert "PSR" in page.locator("table:has(caption:text-is('Runs'))").inner_text()
 
     def test_filters(self, report: Path, opened: Open) -> None:

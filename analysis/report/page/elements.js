@@ -32,7 +32,7 @@ function put(element, content) {
 }
 
 /** A table from rows of texts, the first being its head. */
-function tableOf([head, ...rows], caption) {
+function tableOf([head, ...rows], caption, kind = null) {
   const body = rows.map((row) =>
     h(
       "tr",
@@ -45,7 +45,7 @@ function tableOf([head, ...rows], caption) {
     { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h(
       "table",
-      {},
+      { class: kind },
       h("caption", { class: "hidden" }, caption),
       h(
         "thead",

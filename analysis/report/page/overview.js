@@ -20,7 +20,7 @@ function drawOverview() {
     header.claims.length
       ? [
           h("h2", {}, "Verdicts on the claims of the ledger"),
-          tableOf([["claim", "in short", "verdict", "why"], ...header.claims], "Verdicts"),
+          tableOf([["claim", "in short", "verdict", "why"], ...header.claims], "Verdicts", "words"),
         ]
       : null,
     header.charts.length ? h("h2", {}, "Curves") : null,
@@ -44,7 +44,7 @@ function drawOverview() {
     h(
       "div",
       { class: "charts" },
-      header.charts.map((chart) => lineChart(chart, axis)),
+      header.charts.map((chart) => lineChart(chart, knownAgainst(chart, axis) ? axis : "update")),
     ),
     tables.length ? h("h2", {}, "Tables") : null,
     tables.map((table) => [
@@ -75,6 +75,10 @@ function drawOverview() {
 }
 
 const total = (name) => header.runs.reduce((sum, run) => sum + run[name], 0).toLocaleString("en");
+
+/** Whether a chart has points on an axis: means over recorded tokens are known against updates alone. */
+const knownAgainst = (chart, axis) =>
+  axis === "reached" || chart.series.some((one) => one.points.some((point) => point[axis === "step" ? 0 : 1] !== null));
 
 /** Rows whose values differ between runs stand first. */
 const differentFirst = (rows) =>
