@@ -69,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    diagnoses = _diagnoses(arguments)
     conditions = [part.strip() for part in (arguments.fail_on or "").split(",") if part.strip()]
+    if arguments.fail_on is not None and not conditions:
+        raise UsageError("--fail-on: expected notice, alarm or names of findings, got nothing; leave the option out")
+    diagnoses = _diagnoses(arguments)
     failing = [(one, finding) for one in diagnoses for finding in one.failing(conditions)]
     if arguments.json:
         data = [one.to_json() for one in diagnoses]

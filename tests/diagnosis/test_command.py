@@ -77,6 +77,7 @@ def test_a_healthy_run_passes(healthy: Path) -> None:
     [
         (["--fail-on", "clips"], "expected notice, alarm or names of findings, got 'clips'; did you mean clip?"),
         (["--fail-on", "reward-drops"], "did you mean reward-drop or"),
+        (["--fail-on", " ,"], "--fail-on: expected notice, alarm or names of findings, got nothing"),
         (["--objective", "grpoo"], "grpoo"),
         (["--columns", "prompt=question"], "columns: expected none for the recorded run"),
         (["--columns", "prompt"], "expected ROLE=NAME"),

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.diagnosis import CHECKS, THRESHOLDS, diagnose
+from analysis.records import Run, RunWriter
 from analysis.records.reporting import Diagnosed
-from tests.diagnosis.planted import GROUPS, SIZE, STEPS, planted_run
+from analysis.records.schema import TABLES
+from tests.diagnosis.planted import GROUPS, JUMP, SIZE, STEPS, planted_run
 
 ALARMS = (
     "verifier",
@@ -143,3 +146,41 @@ def test_what_is_not_recorded_is_said(tmp_path: Path) -> None:
         assert diagnosis[name].severity == "fine"
     rows = [row | {"reward": 0.0} for row in rows]
     assert _names(diagnose(rows), "alarm") == {"verifier", "dead-groups"}
+
+
+def _copied(run: Run, folder: Path, tables: dict[str, pd.DataFrame | None]) -> Run:
+    """The run with other rows in some tables, or none."""
+    known = {name: run.info[name] for name in ("run_id", "label", "engine", "temperature")}
+    writer = RunWriter(folder, run_json=dict.fromkeys(("recipe", "hash", "seed")) | known)
+    for name in ("prompts", "rollouts", "tokens", "updates"):
+        rows = tables[name] if name in tables else run.table(name)
+        if rows is not None and len(rows):
+            stored = [column.name for column in TABLES[name].columns if column.name in rows]
+            values = rows[stored].astype(object).where(rows[stored].notna(), None)
+            writer.append(name, {column: values[column].tolist() for column in stored})
+    writer.commit(STEPS, {})
+    return Run(folder)
+
+
+def test_a_run_without_tokens_says_so_and_judges_the_rest(tmp_path: Path) -> None:
+    run = _copied(planted_run(tmp_path / "run", "verifier"), tmp_path / "copy", {"tokens": None})
+    diagnosis = run.diagnose()
+    assert {"verifier", "dead-groups"} == _names(diagnosis, "alarm")
+    for name in ("sign", "top-tokens", "normaliser", "sampler-mismatch"):
+        assert not diagnosis[name].recorded
+    assert "no tokens" in diagnosis["sign"].sentence
+
+
+def test_weights_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    """A diverged run: from some step on weights, ratios and norms are not numbers."""
+    plain = planted_run(tmp_path / "run")
+    tokens, updates = plain.table("tokens"), plain.table("updates")
+    late = tokens["step"] >= JUMP
+    tokens.loc[late, "weight"] = np.inf
+    tokens.loc[late, "ratio"] = 0.0
+    updates.loc[updates["step"] >= JUMP, "grad_norm_total"] = np.inf
+    diagnosis = _copied(plain, tmp_path / "copy", {"tokens": tokens, "updates": updates}).diagnose()
+    early = plain.laws(where=[("step", "<", JUMP)])
+    share = early["grad_l2"][early["weight"] < 0].sum() / early["grad_l2"].sum()
+    assert diagnosis["sign"].value == pytest.approx(share)
+    json.dumps(diagnosis.to_json(), allow_nan=False)
