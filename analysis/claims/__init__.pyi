@@ -1,8 +1,8 @@
 from .claim import Claim as Claim
+from .conditions import combined as combined
 from .decision import VERDICTS as VERDICTS
 from .decision import Decision as Decision
 from .decision import Effect as Effect
-from .decision import combined as combined
 from .evidence import Evidence as Evidence
 from .ledger import Entry as Entry
 from .ledger import Ledger as Ledger

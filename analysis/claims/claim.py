@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .decision import VERDICTS, Decision, Effect, Verdict, combined
+from .decision import VERDICTS, Decision, Effect, Verdict
 
 if TYPE_CHECKING:
     from .evidence import Evidence, Methods
     from .study import Study
 
-__all__ = ["FAMILIES", "VERDICTS", "Claim", "Decision", "Effect", "Verdict", "combined"]
+__all__ = ["FAMILIES", "VERDICTS", "Claim", "Decision", "Effect", "Verdict"]
 
 # family -> what its page and its figure are called
 FAMILIES = {

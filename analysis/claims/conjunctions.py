@@ -21,8 +21,9 @@ from ..evaluation.interval_kinds import LEAST_CROSSED_SEEDS, Kind
 from ..evaluation.intervals import Interval, no_interval
 from ..evaluation.metrics import evals_of
 from ..evaluation.sampling_params import SamplingParams
-from .claim import Decision, Effect, combined
+from .claim import Decision, Effect
 from .comparisons import Comparison
+from .conditions import combined
 from .evidence import Evidence, Methods
 from .rules import missing_power, shown
 from .study import Study
@@ -40,7 +41,6 @@ __all__ = [
     "together",
 ]
 
-_TOLD = 3  # conditions whose reasons are all told
 _ERROR = 0.05  # of the 95% intervals, shared by the parts where one of them may refute
 
 
@@ -165,7 +165,7 @@ def all_of(parts: Sequence[Part], condition: str = "") -> Decision:
 
     if by_verdict["fails"]:
         first, *others = by_verdict["fails"]
-        more = f" So do {len(others)} more of {len(parts)} parts." if others else ""
+        more = _told_besides(len(others), len(parts), "fails", "fail")
         return Decision("fails", f"{told([first])}.{more}", listed, tables=tables)
     if by_verdict["undecided"]:
         first, *others = by_verdict["undecided"]
@@ -178,7 +178,7 @@ def all_of(parts: Sequence[Part], condition: str = "") -> Decision:
             missing = missing_power(effect, part.bound, comparison)
         else:
             missing = effect.reason or "it has no interval"
-        more = f" {len(others)} more of {len(parts)} parts are open." if others else ""
+        more = _told_besides(len(others), len(parts), "is open", "are open")
         return Decision(
             "undecided", f"{told([first])}.{more}", listed, missing=f"{part.says}: {missing}", tables=tables
         )
@@ -215,25 +215,13 @@ def by_condition(
 
 
 def together(parts: Mapping[str, Decision]) -> Decision:
-    """`combined`, with one table of each name over all conditions, and a reason that stays short.
-
-    With more than three conditions the reason names the conditions by verdict and gives the first of each in full.
+    """`combined`, with one table of each name over all conditions.
 
     Args:
         parts: condition -> its decision.
     """
     found = combined(parts)
-    reason = found.reason
-    if len(parts) > _TOLD:
-        by_verdict: dict[str, list[str]] = {}
-        for name, part in parts.items():
-            by_verdict.setdefault(part.verdict, []).append(name)
-        reason = " ".join(
-            f"{verdict.capitalize()} in {len(names)} of {len(parts)} conditions ({'; '.join(names)}), such as "
-            f"{names[0]}: {parts[names[0]].reason}"
-            for verdict, names in by_verdict.items()
-        )
-    return replace(found, reason=reason, tables=joined_tables(parts))
+    return replace(found, tables=joined_tables(parts) | {"conditions": found.tables["conditions"]})
 
 
 def judged(methods: Methods, decide: Callable[[Methods, str], Mapping[str, Decision]], *needed: str) -> Decision:
@@ -304,6 +292,10 @@ def joined_tables(parts: Mapping[str, Decision]) -> dict[str, dict[str, list[Any
             for column, values in columns.items():
                 table[column] += list(values)
     return joined
+
+
+def _told_besides(others: int, parts: int, one: str, many: str) -> str:
+    return f" {others} more of {parts} parts {one if others == 1 else many}." if others else ""
 
 
 def _parts_table(

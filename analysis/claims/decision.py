@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-__all__ = ["VERDICTS", "Decision", "Effect", "Verdict", "combined"]
+__all__ = ["VERDICTS", "Decision", "Effect", "Verdict"]
 
 Verdict = Literal["holds", "fails", "depends", "undecided"]
 # The four verdicts, in the order in which tables list them.
@@ -96,39 +96,6 @@ class Decision:
     def from_json(cls, data: Mapping[str, Any]) -> Decision:
         """The decision that `to_json` gave."""
         return cls(**{**data, "effects": tuple(Effect.from_json(effect) for effect in data["effects"])})
-
-
-def combined(parts: Mapping[str, Decision], *, depends_on: str = "") -> Decision:
-    """One decision from those of several conditions.
-
-    All hold: holds. All fail: fails. Some hold and others fail, or one depends: depends. Otherwise undecided: the
-    conditions that are not decided are named.
-
-    Args:
-        parts: condition -> its decision.
-        depends_on: What differs between the conditions, in words; unset: the conditions are listed by verdict.
-
-    Example:
-        >>> yes, no = Decision("holds", "a"), Decision("fails", "b")
-        >>> combined({"SGD": yes, "Adam": no}).depends_on
-        'holds: SGD; fails: Adam'
-    """
-    if not parts:
-        raise ValueError("parts: expected at least one condition")
-    by_verdict: dict[Verdict, list[str]] = {}
-    for name, part in parts.items():
-        by_verdict.setdefault(part.verdict, []).append(name)
-    listed = "; ".join(f"{verdict}: {', '.join(by_verdict[verdict])}" for verdict in VERDICTS if verdict in by_verdict)
-    effects = tuple(effect for part in parts.values() for effect in part.effects)
-    tables = {f"{name}: {table}": values for name, part in parts.items() for table, values in part.tables.items()}
-    reason = " ".join(f"{name}: {part.reason}" for name, part in parts.items())
-    found = set(by_verdict)
-    if len(found) == 1 and found <= {"holds", "fails"}:
-        return Decision(found.pop(), reason, effects, tables=tables)
-    if "depends" in found or {"holds", "fails"} <= found:
-        return Decision("depends", reason, effects, depends_on=depends_on or listed, tables=tables)
-    missing = "; ".join(f"{name}: {part.missing}" for name, part in parts.items() if part.verdict == "undecided")
-    return Decision("undecided", reason, effects, missing=missing, tables=tables)
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..common.tables import Cell, Table
 from .claim import Claim, Decision
+from .conditions import FEW
 from .ledger import Entry
 
 __all__ = ["claim_page", "effects_table"]
@@ -39,6 +40,8 @@ def claim_page(claim: Claim, entry: Entry | None, origin: str, *, level: int = 1
         parts.append(f"**It depends on.** {_ended(decision.depends_on)}")
     if decision.missing:
         parts.append(f"**What was missing.** {_ended(decision.missing)}")
+    if len(decision.tables.get("conditions", {}).get("where", ())) > FEW:
+        parts.append(_conditions_table(decision).to_markdown().partition("\n\n")[2].strip())
     if decision.effects:
         parts.append(effects_table(decision).to_markdown().partition("\n\n")[2].strip())
     if entry.diverged:
@@ -61,6 +64,16 @@ def effects_table(decision: Decision) -> Table:
         for effect in decision.effects
     )
     return Table("Effects", ("effect", "condition", "value", "unit", "over"), rows, key="effects")
+
+
+def _conditions_table(decision: Decision) -> Table:
+    """The verdict in every condition."""
+    found = decision.tables["conditions"]
+    rows = tuple(
+        (where, verdict, missing or "–")
+        for where, verdict, missing in zip(found["where"], found["verdict"], found["missing"], strict=True)
+    )
+    return Table("Conditions", ("condition", "verdict", "what was missing"), rows, key="conditions")
 
 
 def _diverged(entry: Entry) -> str:

@@ -48,7 +48,8 @@ def falls_below(effect: Effect, bound: float = 0.0, comparison: Comparison | Non
 def equivalent(effect: Effect, margin: float, comparison: Comparison | None = None) -> Decision:
     """No difference beyond ±margin: holds where the 95% interval lies within it, fails where it lies outside.
 
-    An interval of 95% within the margin is stricter than two one-sided tests at 5%, which ask for that of 90%.
+    An interval of 95% within the margin is stricter than two one-sided tests at 5%, which ask for that of 90%. The p
+    of these tests is told beside it where there is a comparison.
 
     Example:
         >>> equivalent(Effect("gap", 0.001, -0.004, 0.006), 0.01).verdict
@@ -56,7 +57,9 @@ def equivalent(effect: Effect, margin: float, comparison: Comparison | None = No
     """
     if _unknown(effect):
         return _no_interval(effect)
-    text = f"{shown(effect)} against a margin of ±{margin:g}"
+    mean = None if comparison is None else comparison.mean
+    tests = "" if mean is None else f" (two one-sided tests: p = {mean.equivalence_p(margin):.2g})"
+    text = f"{shown(effect)} against a margin of ±{margin:g}{tests}"
     if -margin < effect.low and effect.high < margin:
         return Decision("holds", f"{text}: within it.", (effect,))
     if effect.low > margin or effect.high < -margin:

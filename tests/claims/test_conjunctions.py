@@ -71,7 +71,7 @@ def test_tables_of_conditions_are_joined() -> None:
     }
     joined = together(parts)
     assert joined.tables["curve"] == {"condition": ["A", "A", "B", "B", "C", "C", "D", "D"], "k": [1, 2] * 4}
-    assert joined.reason == "Holds in 4 of 4 conditions (A; B; C; D), such as A: because of A."
+    assert joined.reason == "Holds in 4 of 4 conditions, such as A: because of A."
     parts["D"] = Decision("holds", "d", tables={"curve": {"x": [1]}})
     with pytest.raises(ValueError, match="other columns in D"):
         together(parts)

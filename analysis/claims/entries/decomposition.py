@@ -239,8 +239,9 @@ CLAIMS = (
         "shares, but not the same; otherwise undecided. A cell that a seed lacks, because one of its two runs reaches "
         "no level or diverged, takes the mean of the cell over the other seeds if at least half of them have it, and "
         "is counted; otherwise the effects that need it have no value.",
-        conditions="path from bases of accuracy 0.35 (4 seeds), 0.6 (8 seeds) and 0.85 (4 seeds), at equal Pass@1; the "
-        "main effects again on countdown (4 seeds, half of the cells); the probability form at equal steps, 4 seeds.",
+        conditions="path from bases of accuracy 0.35, 0.6 and 0.85, 8 seeds each with a base of its own, at equal "
+        "Pass@1; the main effects again on countdown (4 seeds, half of the cells); the probability form at equal "
+        "steps, 4 seeds.",
         practice="Change the settings that carry the gap rather than the sign of the reward: with the same expected "
         "gradient the choice between PSR and NSR is a choice of noise.",
         decide=_s2,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...factorial.factors import cell_name
-from ..claim import Claim, Decision, Effect, combined
+from ..claim import Claim, Decision, Effect
 from ..comparisons import compare
+from ..conditions import combined
 from ..conjunctions import SeedValues
 from ..evidence import Evidence, Methods
 from ..fraction import PLACES, STUDIES
@@ -237,7 +238,7 @@ CLAIMS = (
         "depends where some hold and others fail; otherwise undecided. Pairs of runs without a common range of Pass@1 "
         "are left out and counted.",
         conditions="path and countdown, regimes A and B, 8 seeds; path from bases of accuracy 0.35, 0.6 and 0.85 with "
-        "4 responses a prompt, dropped rows and AdamW (4, 8, 4 seeds); the noise also on bases of other accuracies.",
+        "4 responses a prompt, dropped rows and AdamW (8 seeds each); the noise also on bases of other accuracies.",
         practice="Measure the noise ratio of your base (python -m analysis.noise) before you choose a sign: learn from "
         "the less noisy one, or spend rollouts where the noise is.",
         decide=_n1,

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..claim import Claim
 from ..comparisons import compare, since_start
-from ..decision import Decision, Effect, combined
+from ..conditions import combined
+from ..decision import Decision, Effect
 from ..evidence import Evidence, Methods
 from ..rules import equivalent, falls_below
 from ..study import GRPO, METHODS, Study

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..claim import Claim, Decision, Effect, combined
+from ..claim import Claim, Decision, Effect
+from ..conditions import combined
 from ..evidence import Evidence
 from ..rules import equivalent
 

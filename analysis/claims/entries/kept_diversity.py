@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..claim import Claim, Decision, Effect, combined
+from ..claim import Claim, Decision, Effect
 from ..comparisons import MATCHINGS, Comparison, Matching, compare
+from ..conditions import combined
 from ..evidence import Evidence, Methods
 from ..rules import missing_power, shown
 from ..studies import PATH_B

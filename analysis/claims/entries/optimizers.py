@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..claim import Claim, Decision, Effect, combined
+from ..claim import Claim, Decision, Effect
 from ..comparisons import MATCHING_TEXT, MATCHINGS, compare
+from ..conditions import combined
 from ..conjunctions import Part, SeedValues, all_of, counting_diverged, together
 from ..evidence import Evidence, Methods
 from ..rules import equivalent

@@ -11,7 +11,8 @@ from ...errors import UsageError
 from ...records import Run
 from ..claim import Claim
 from ..comparisons import compare
-from ..decision import Decision, Effect, combined
+from ..conditions import combined
+from ..decision import Decision, Effect
 from ..evidence import Evidence, Methods
 from ..rules import equivalent, falls_below
 from ..study import GRPO, METHODS, NSR, PPO, PSR, Study

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..claim import Claim, Decision, Effect, combined
+from ..claim import Claim, Decision, Effect
+from ..conditions import combined
 from ..conjunctions import Part, SeedValues, all_of, judged, together
 from ..evidence import Evidence, Methods
 from ..rules import falls_below
