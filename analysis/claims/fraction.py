@@ -31,6 +31,7 @@ __all__ = [
     "COUNTDOWN",
     "EQ6_STEPS",
     "FACTORS",
+    "FIRST_SEEDS",
     "HIGH",
     "LABELS",
     "LOW",
@@ -107,6 +108,8 @@ MIDDLE = Place("path, middle accuracy", "default", "path-p60", 8, 0.03, 8, 0.03,
 HIGH = Place("path, high accuracy", "default", "path-p85", 8, 0.015, 8, 0.03, 7.0)
 COUNTDOWN = Place("countdown", "countdown", "countdown-p40", 4, 0.015, 8, 0.05, 11.0)
 PLACES = (LOW, MIDDLE, HIGH)
+# Seeds that each place had when X1 chose its recipe.
+FIRST_SEEDS = {LOW.name: 4, MIDDLE.name: 8, HIGH.name: 4}
 
 
 def cells_of(place: Place) -> list[Cell]:

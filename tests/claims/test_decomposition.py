@@ -15,6 +15,7 @@ from analysis.claims import Decision, Evidence
 from analysis.claims.entries.decomposition import decide_shares
 from analysis.claims.fraction import (
     COUNTDOWN,
+    FIRST_SEEDS,
     HIGH,
     LOW,
     MIDDLE,
@@ -130,7 +131,7 @@ def test_one_cause_everywhere_holds() -> None:
     assert decision.verdict == "holds"
     assert "4 responses a prompt, not 16 (−)" in decision.reason
     first = decision.effects[0]
-    assert (first.n, first.condition) == (4, "path, low accuracy, equal Pass@1")
+    assert (first.n, first.condition) == (8, "path, low accuracy, equal Pass@1")
     assert first.low < -0.05 < first.high or abs(first.value + 0.05) < 0.003
     assert len(decision.effects) == 2 * 4 * 4
     pairs = decision.tables["interactions"]
@@ -186,8 +187,18 @@ def test_five_factors_follow_from_the_half_fraction() -> None:
 def test_main_effects_are_taken_seed_by_seed() -> None:
     values = _world(lambda place, cell: 0.1 * ("drop" in cell), spread=0.0)[HIGH.name]
     rows = values[values["metric"] == "entropy_fixed"]
-    assert effect_by_seed(rows, "matched", "drop") == pytest.approx(dict.fromkeys(range(4), 0.1))
+    assert effect_by_seed(rows, "matched", "drop") == pytest.approx(dict.fromkeys(range(8), 0.1))
     assert effect_by_seed(rows[rows["cell"] != "none"], "matched", "drop") == {}
+
+
+def test_the_table_that_x1_chose_from_keeps_its_first_seeds() -> None:
+    values = _world(lambda place, cell: 0.05 * ("noise" in cell), spread=0.0)
+    for place in PLACES:
+        rows = values[place.name]
+        rows.loc[rows["seed"] >= FIRST_SEEDS[place.name], "level"] *= -10
+    kept = decide_shares(values, EXACT).tables["kept"]
+    by_factor = dict(zip(kept["factor"], zip(kept["value"], kept["n"], strict=True), strict=True))
+    assert by_factor["noise"] == (pytest.approx(0.05), 16)
 
 
 def test_p_is_that_of_students_test() -> None:

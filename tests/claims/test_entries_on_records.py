@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from analysis.claims import Ledger, Study, judge
+from analysis.claims.__main__ import main
 from analysis.claims.entries import dynamics, noise_robustness, pass_at_k, trade_off
 from analysis.claims.registry import all_claims
 from analysis.claims.study import METHODS
@@ -67,3 +69,29 @@ def test_studies_are_trained_and_decided(tmp_path: Path, monkeypatch: pytest.Mon
         assert entry.decision.effects
         assert "fewer than 4 seeds" in entry.decision.missing
         assert entry.to_json() == type(entry).from_json(entry.to_json(), entry.id).to_json()
+
+
+def test_records_that_lack_a_table_or_are_of_another_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_experiment(tmp_path, seeds=(0, 1, 2, 3), contexts=False, modes=True)
+    whole, _, _ = judge(tmp_path)
+    run = tmp_path / "nsr-seed0"
+    kept = {path: path.read_bytes() for path in (run / "rollouts").iterdir()}
+    for path in kept:
+        path.unlink()
+    _expect_one_message(tmp_path, "rollouts", capsys)
+    for path, data in kept.items():
+        path.write_bytes(data)
+    assert [claim.id for claim in judge(tmp_path)[0]] == [claim.id for claim in whole]
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"schema_version": 99}))
+    _expect_one_message(tmp_path, "99", capsys)
+
+
+def _expect_one_message(folder: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--on", str(folder)]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert words in shown
+    assert "Traceback" not in shown

@@ -146,7 +146,7 @@ def test_w1_over_lambda_lets_a_neighbour_tie() -> None:
     by_study[trade_off.LAMBDA_SGD.name] = planted({name: worlds[name] for name in trade_off.LAMBDA_SGD.methods}, 4)
     decision = CLAIMS["W1"].decide(PlantedEvidence(by_study))
     assert decision.verdict == "depends"
-    assert "path-p60, λ under SGD, equal steps" in decision.depends_on
+    assert "λ under SGD: fails in 3 of 3" in decision.depends_on
 
 
 def test_the_rate_times_one_plus_lambda_is_held_under_sgd() -> None:
