@@ -75,6 +75,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "thresholds": THRESHOLDS,
         "verdicts": _verdicts,
         "verdict_counts": _verdict_counts,
+        "decided": _decided,
     }
     return environment.get_template(name).render(results)
 
@@ -167,6 +168,19 @@ def _verdict_counts() -> str:
     from analysis.claims.tables import counts
 
     return counts(committed(), list(all_claims().values()))
+
+
+def _decided(claim: str) -> str:
+    """The verdict on a claim with its reason, from the committed ledger.
+
+    Raises:
+        StatementError: the ledger does not decide the claim.
+    """
+    from analysis.claims.results import committed
+
+    found = [entry.decision for entry in committed() if entry.id == claim]
+    _require(len(found) == 1, f"the committed ledger decides {claim}")
+    return f"{found[0].verdict}. {found[0].reason}"
 
 
 def _updates() -> int:
