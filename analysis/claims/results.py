@@ -107,13 +107,13 @@ def write_ledger(claims: Sequence[Claim], entries: Sequence[Entry], command: str
 
 def _write_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
     from ..plots import style
+    from ..report.png import save_figure
 
     paths = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             with style():
-                figure.savefig(folder / name, metadata={"Software": None})
+                save_figure(figure, folder / name)
             paths.append(folder / name)
     except OSError as error:
         raise _unwritable(folder, error) from error
