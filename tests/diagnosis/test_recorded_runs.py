@@ -69,7 +69,7 @@ def _traced(folder: Path, sampler_temperature: float) -> Run:
     model, tokenizer = make_model(dtype=torch.float64), make_tokenizer()
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for i in range(40):
+    for i in range(20):
         prompt = f"{i % 10} 3 :"
         response: list[str] = []
         log_probs: list[float] = []
