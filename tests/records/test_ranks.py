@@ -73,12 +73,19 @@ def test_the_digest_does_not_depend_on_the_number_of_ranks(tmp_path):
         for step in range(STEPS):
             rollouts = range(ranks.rank * share, (ranks.rank + 1) * share)
             writer.append("rollouts", rows_of("rollouts", step, rollouts))
-            writer.commit(step + 1, {})
+            if step:  # the first commit holds two steps, of which each rank writes its share in one file
+                writer.commit(step + 1, {})
 
     write("one", Ranks())
+    one = Run(tmp_path / "one")
     for count in (2, 3):
         assert Together(count).run(lambda ranks, count=count: write(f"{count}", ranks)) == [None] * count
-        assert digest(tmp_path / f"{count}") == digest(tmp_path / "one")
+        run = Run(tmp_path / f"{count}", verify=True)
+        assert digest(run) == digest(one)
+        assert run.table("rollouts").equals(one.table("rollouts"))
+        assert run.table("rollouts", ["reward"]).equals(one.table("rollouts", ["reward"]))
+        rows = run.table("rollouts", ["step", "rollout"], as_="duckdb").fetchall()
+        assert rows == [(step, rollout) for step in range(STEPS) for rollout in range(6)]
 
 
 @pytest.mark.parametrize("failing", [0, 1])
