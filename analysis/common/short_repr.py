@@ -56,7 +56,7 @@ def short_text(value: Any) -> str:
         return f"{kind.__name__}({shape[0]:,} rows, {shape[1]} columns)"
     if shape is not None and hasattr(value, "dtype"):
         if not len(shape):
-            return f"{float(value):.6g}" if "complex" not in str(value.dtype) else str(value)
+            return repr(value)  # a single number
         name = (
             "tensor"
             if kind.__module__.startswith("torch")

