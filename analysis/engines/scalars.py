@@ -131,6 +131,8 @@ class UpdateSums:
             return
         stats = part.stats.map(lambda values: values.double() if values.is_floating_point() else values)
         weight = total.flatten()[part.keep]
+        finite = weight.isfinite()  # fp16: where the loss scale overflowed, in an update that is then skipped
+        stats, weight = stats.map(lambda values: values[finite]), weight[finite]
         change = entropy_change(stats, weight, torch.ones_like(weight))
         for sign, chosen in zip(_SIGNS, (weight > 0, weight < 0), strict=True):
             self._add(f"recorded_{sign}", chosen.sum())

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .trl_batches import Microbatch, Weights
 
-__all__ = ["HIGH_ENTROPY", "SELF_CHECK", "check_log_probs", "check_weights", "replay"]
+__all__ = ["HIGH_ENTROPY", "SELF_CHECK", "check_log_probs", "check_weights", "is_finite", "replay"]
 
 HIGH_ENTROPY = "get_high_entropy_mask"
 SELF_CHECK = 1e-4  # of the largest weight of a microbatch: losses in float32 round by about 1e-6
@@ -102,6 +102,11 @@ def check_weights(part: Microbatch, weights: Weights) -> float:
             "in a way that is not seen. Attach to the model instead (analysis.attach), and please report this"
         )
     return worst
+
+
+def is_finite(weights: Weights) -> bool:
+    """Whether every weight is a finite number."""
+    return bool(weights.total.isfinite().all())
 
 
 def _distance(values: Tensor, expected: Tensor) -> float:

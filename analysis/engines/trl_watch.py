@@ -30,7 +30,7 @@ from .panel import Panel, Prompt
 from .refusals import check_trainer
 from .run_so_far import continued
 from .scalars import UpdateSums, dead_groups
-from .self_check import check_weights
+from .self_check import check_weights, is_finite
 from .trl_batches import Generation, Microbatch
 from .trl_hooks import TrlHooks
 from .trl_info import ENGINE, correctness, run_info
@@ -262,16 +262,18 @@ class Watch:
     def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
         """See `Observer.differentiated`."""
         assert self._writer is not None
-        self._sums, self._tokens, factor = UpdateSums(), [], 1.0
+        self._sums, self._tokens, factor, checked = UpdateSums(), [], 1.0, bool(parts)
         self._update = self._trainer.state.global_step
         for part in parts:
             weights = part.take()
-            if not self._checked:
+            overflow = getattr(self._trainer.accelerator, "scaler", None) is not None and not is_finite(weights)
+            if not self._checked and not overflow:
                 check_weights(part, weights)
             self._sums.add(part, weights)
             factor = weights.factor
             self._tokens.append(tokens_of(part, weights))
-        self._checked |= bool(parts)
+            checked &= not overflow  # the loss scale of fp16 overflowed: the update is skipped
+        self._checked |= checked
         generation = self._generation
         first = parts[0] if parts else None
         limit = float(self._trainer.args.max_grad_norm or 0.0)

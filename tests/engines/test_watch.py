@@ -12,7 +12,7 @@ import torch
 import analysis
 from analysis import RecordSpec, UsageError
 
-from .objective_runs import GROUP, even_sum, is_correct
+from .objective_runs import GROUP, even_sum, is_correct, make_model
 from .watched_runs import Parameters, make_trl_trainer
 
 EVERYTHING = RecordSpec(tokens=1.0)
@@ -130,14 +130,22 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "quantile": {"top_entropy_quantile": 0.5},
     "truncated": {"mask_truncated_completions": True},
     "checkpointing": {"gradient_checkpointing": True},
+    "kl": {"beta": 0.1, "num_iterations": 2, "max_steps": 4},
+    "adaptive entropy": {"use_adaptive_entropy": True, "entropy_target": 2.0, "num_iterations": 2, "max_steps": 4},
+    "lora": {"lora": True},
+    "bfloat16": {"bf16": True},
+    "evaluation": {"evaluated": True},
 }
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_training_is_the_same_to_the_last_bit(name, tmp_path):
-    runs = []
+    runs, config = [], dict(CONFIGURATIONS[name])
+    if config.pop("lora", False):
+        config["peft_config"] = pytest.importorskip("peft").LoraConfig(r=2, target_modules=["q_proj"])
     for watching in (False, True):
-        trainer = make_trl_trainer(tmp_path, **CONFIGURATIONS[name])
+        model = make_model(tmp_path / "base") if "beta" in config else None
+        trainer = make_trl_trainer(tmp_path, model=model, **config)
         parameters = Parameters()
         trainer.add_callback(parameters)
         if watching:

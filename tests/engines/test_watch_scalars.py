@@ -133,6 +133,44 @@ def test_the_loss_of_a_subclass_has_no_clip_that_is_known(tmp_path):
     assert np.allclose(first.weight, 2 * first.advantage / first.normalizer, rtol=1e-5)
 
 
+class Scaler:
+    """What accelerate uses of a GradScaler: the loss is multiplied before the backward pass."""
+
+    def __init__(self, scale: float) -> None:
+        self._scale = scale
+
+    def get_scale(self) -> float:
+        return self._scale
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss * self._scale
+
+    def step(self, optimizer: torch.optim.Optimizer, closure: Any = None) -> None:
+        if np.isfinite(self._scale):
+            optimizer.step()
+
+    def update(self) -> None:
+        """The scale stays."""
+
+
+@pytest.mark.parametrize("scale", [1024.0, float("inf")])
+def test_the_scale_of_mixed_precision_is_undone(scale, tmp_path):
+    """A scale that overflows gives no finite weight: no self-check then, and the other numbers are still logged."""
+    weights = []
+    for scaler in (None, Scaler(scale)):
+        trainer = make_trl_trainer(tmp_path, max_steps=1)
+        trainer.accelerator.scaler = scaler
+        watch = analysis.watch(trainer, record=RecordSpec(tokens=1.0))
+        trainer.train()
+        weights.append(watch.records()["tokens"].weight.to_numpy())
+        assert "dynamics/entropy" in history(trainer)[0]
+    if np.isfinite(scale):
+        assert np.array_equal(weights[0], weights[1])  # a power of two rounds nothing
+    else:
+        assert not np.isfinite(weights[1]).any()
+        assert watch.records()["updates"].skipped.tolist() == [True]
+
+
 def test_a_head_that_no_process_holds_is_refused(tmp_path):
     trainer = make_trl_trainer(tmp_path)
     head = trainer.model.lm_head

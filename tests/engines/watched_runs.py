@@ -33,6 +33,7 @@ def make_trl_trainer(
     model: Any = None,
     trainer_class: Any = None,
     peft_config: Any = None,
+    evaluated: bool = False,
     **config: Any,
 ) -> Any:
     """A stock trainer of 16 rollouts a generation batch in microbatches of 4 rows, two to an update."""
@@ -57,14 +58,17 @@ def make_trl_trainer(
             "logging_strategy": "steps",
             "logging_steps": 1,
             "disable_tqdm": True,
+            **({"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4} if evaluated else {}),
             **config,
         }
     )
+    prompts = Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS])
     return (trainer_class or usual)(
         make_model() if model is None else model,
         reward,
         args=args,
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+        train_dataset=prompts,
+        eval_dataset=prompts.select(range(2)) if evaluated else None,
         processing_class=make_tokenizer(),
         peft_config=peft_config,
     )
