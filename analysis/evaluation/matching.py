@@ -30,6 +30,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from .first_crossing import first_crossing
 from .interval_kinds import Kind
@@ -49,6 +50,7 @@ class EmptyRangeError(UsageError):
     """No level of Pass@1 lies on the curves of all runs; the message names the run that ends below another's start."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Matched:
     """Runs at matched points; `difference` compares two of them prompt by prompt.

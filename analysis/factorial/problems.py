@@ -18,6 +18,7 @@ from toy_models.exact.tree import Tree, tree_leaves
 from toy_models.messages import nearest
 
 from ..common.randomness import seed_of
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from .factors import POLICIES
 
@@ -30,6 +31,7 @@ _TREE = (4, 3)  # vocabulary and depth: 40 responses of one to three tokens
 _FEATURES_PER_PROMPT = 4
 
 
+@short_repr
 @dataclass(frozen=True)
 class Problem:
     """A policy with parameters (S, …), and which responses are correct, bool (S, P, Y)."""

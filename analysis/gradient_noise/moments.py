@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..common.short_repr import short_repr
+
 __all__ = ["LEAST_REPLICATES", "GradientNoise"]
 
 LEAST_REPLICATES = 3  # the jackknife leaves one out, and a variance needs two
@@ -33,6 +35,7 @@ LEAST_REPLICATES = 3  # the jackknife leaves one out, and a variance needs two
 _Values = dict[str, np.ndarray]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class GradientNoise:
     """The inner products of one measurement; `frame()` gives what follows from them.

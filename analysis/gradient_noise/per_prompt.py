@@ -23,6 +23,7 @@ from toy_models import Policy, Prompt, Task, evaluation_mode
 
 from ..common.arguments import check_numbers
 from ..common.batching import check_batching
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from ..evaluation import success_probability
 from .exact import flat_gradient, listed_solutions, trained_parameters
@@ -32,6 +33,7 @@ __all__ = ["PromptGradients", "prompt_gradients"]
 _COLUMNS = 1 << 18  # parameters whose products are taken at a time, which bounds the float64 copies
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class PromptGradients:
     """Success probabilities of n prompts, and the inner products of their gradients.

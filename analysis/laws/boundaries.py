@@ -19,11 +19,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ..common.arguments import check_numbers
+from ..common.short_repr import short_repr
 from ..errors import UsageError, at_index, first_index
 
 __all__ = ["BoundaryCurves", "boundary_curves", "entropy_sign_boundary"]
 
 
+@short_repr
 class BoundaryCurves(NamedTuple):
     """The boundaries along `prob` = π_y."""
 

@@ -17,12 +17,14 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from ..common.arguments import check_count, check_float, check_tensor
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from .checks import check_ids, check_logits, check_temperature
 
 __all__ = ["BucketSums", "bucket_membership", "bucket_sums", "sum_by_bucket"]
 
 
+@short_repr
 class BucketSums(NamedTuple):
     """Sums of a distribution over rank buckets, and the bucket of each token."""
 

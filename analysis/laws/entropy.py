@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.arguments import check_tensor
+from ..common.short_repr import short_repr
 from ..errors import UsageError, at_index, first_index
 from .checks import PerToken, check_logits
 from .mass_flow import impulse, squeeze_boundary
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 
+@short_repr
 class EntropyParts(NamedTuple):
     """H = binary + weighted_rest with weighted_rest = (1 − π_y)·rest; nats."""
 
@@ -45,6 +47,7 @@ class EntropyParts(NamedTuple):
     rest: Float[Tensor, "*batch"]  # H of the other tokens among themselves; 0 where 1 − π_y is 0
 
 
+@short_repr
 class EntropyChange(NamedTuple):
     """First-order change of each of `EntropyParts`; binary + weighted_rest is dH; nats."""
 

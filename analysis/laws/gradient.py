@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..common.arguments import check_float, check_number, check_real, check_tensor
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from .checks import PerToken, check_logits, check_temperature, check_tokens, per_token
 from .softmax import TokenStatistics, check_statistics
@@ -20,6 +21,7 @@ from .softmax import TokenStatistics, check_statistics
 __all__ = ["GradientNorms", "batch_logit_step", "gradient_norms", "logit_gradient"]
 
 
+@short_repr
 class GradientNorms(NamedTuple):
     """Norms of the logit gradient w·(e_y − π)/T of each token."""
 

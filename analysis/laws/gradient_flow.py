@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..common.arguments import check_flags, check_numbers
+from ..common.short_repr import short_repr
 from ..errors import UsageError, at_index, first_index
 
 __all__ = ["ExpectedFlow", "conserved_differences", "expected_direction", "expected_flow"]
@@ -28,6 +29,7 @@ Sign = Literal["psr", "nsr"]
 Form = Literal["log", "probability"]
 
 
+@short_repr
 @dataclass(frozen=True)
 class ExpectedFlow:
     """The solution of the flow.

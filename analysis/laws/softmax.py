@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..common.arguments import check_count
+from ..common.short_repr import short_repr
 from ..errors import UsageError, at_index, first_index
 from .checks import check_temperature, check_tokens_shape, raise_bad_row, raise_bad_token
 
@@ -36,6 +37,7 @@ __all__ = [
 FAR = 1e4
 
 
+@short_repr
 @dataclass(frozen=True)
 class TokenStatistics:
     """Statistics of π = softmax(logits / T) at sampled tokens y, each of the shape of the tokens.

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..common.arguments import check_tensor
+from ..common.short_repr import short_repr
 from ..errors import UsageError, at_index, first_index
 from .checks import PerToken, check_bool, check_logits, check_tokens
 from .mass_flow import mass_flow
@@ -25,6 +26,7 @@ from .mass_flow import mass_flow
 __all__ = ["AlternativeFlow", "SequenceEntropy", "alternative_flow", "sequence_entropy", "success_change"]
 
 
+@short_repr
 class AlternativeFlow(NamedTuple):
     """Changes of probability mass, which add up to zero."""
 
@@ -33,6 +35,7 @@ class AlternativeFlow(NamedTuple):
     wrong: Float[Tensor, "*batch"]  # of the other wrong tokens
 
 
+@short_repr
 class SequenceEntropy(NamedTuple):
     """H(Y) = binary + p·correct + (1 − p)·wrong, in nats."""
 

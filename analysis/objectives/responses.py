@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from ..common.arguments import check_count, check_real
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 
 __all__ = ["ResponseBatch"]
@@ -18,6 +19,7 @@ __all__ = ["ResponseBatch"]
 _ROWS = ("mean_log_probs", "lengths", "greedy_rewards")
 
 
+@short_repr
 @dataclass(frozen=True)
 class ResponseBatch:
     """Responses in groups of one size.

@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..common.short_repr import short_repr
 from ..errors import UsageError, at_index, first_index
 from .token_batch import TokenBatch
 
 __all__ = ["Analysis", "Example", "analyze"]
 
 
+@short_repr
 @dataclass(frozen=True)
 class Example:
     """Where a loss is analysed.
@@ -49,6 +51,7 @@ class Example:
             )
 
 
+@short_repr
 @dataclass(frozen=True)
 class Analysis:
     """The gradient of a loss in the logits as G = −w·(e_y − π) + r.

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int8, Real
 from torch import Tensor
 
 from ..common.arguments import check_count, check_float, check_real, check_tensor
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 
 __all__ = ["TokenBatch", "TokenWeights", "accuracy_of", "kl_baseline_of"]
@@ -31,6 +32,7 @@ _OF_TOKENS = (
 )
 
 
+@short_repr
 @dataclass(frozen=True)
 class TokenBatch:
     """Sampled tokens with what an objective needs to know of them; nothing here is differentiated.
@@ -117,6 +119,7 @@ class TokenBatch:
         return spread.expand(shape)
 
 
+@short_repr
 class TokenWeights(NamedTuple):
     """Closed-form weights of tokens."""
 

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.arguments import check_count
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from .objective import Objective, get
 from .token_batch import TokenBatch
@@ -39,6 +40,7 @@ __all__ = ["PromptWeights", "prompt_weights"]
 _LOG_PROBS = (-0.3, -2.1)  # of a response of one token: a weight that differs between them is not one of the rewards
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class PromptWeights:
     """The expected weight of a prompt by its success probability, float64.

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from toy_models.exact.tensor_checks import check_correct
 
+from ..common.short_repr import short_repr
 from ..errors import UsageError
 from ..objectives import Objective, TokenBatch, accuracy_of
 from .table_optimizer import TableOptimizer, per_seed
@@ -46,6 +47,7 @@ class TableSettings:
     eval_every: int = 5  # steps between evaluations
 
 
+@short_repr
 @dataclass(frozen=True)
 class TableHistory:
     """Exact state of every seed S and prompt P at E evaluations, the first of them before any step.
