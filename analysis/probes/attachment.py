@@ -121,6 +121,11 @@ class Attachment:
         check_temperature(temperature)
         if not isinstance(record, RecordSpec):
             raise UsageError(f"record: expected a RecordSpec, got {type(record).__name__}")
+        if record.contexts or record.grad_cos_every:
+            raise UsageError(
+                "record: expected neither held-out contexts nor a gradient cosine, which attach does not record, got "
+                f"contexts={record.contexts} and grad_cos_every={record.grad_cos_every}; set both to 0"
+            )
         record.check_attach()
         self.head = find_head(model)
         self._watched = model

@@ -625,6 +625,12 @@ def test_what_is_no_causal_lm():
         analysis.attach(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("field", ["contexts", "grad_cos_every"])
+def test_what_only_watch_records_is_refused(field):
+    with pytest.raises(UsageError, match=f"record: expected neither held-out contexts .*{field}=2"):
+        analysis.attach(small_lm("qwen3"), record=RecordSpec(**{field: 2}))
+
+
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
