@@ -61,7 +61,7 @@ def trl_page(results: Mapping[str, Any] | None = None) -> str:
     rollouts = size["rollout.prompts"] * size["rollout.group_size"]
     text = _PAGE.format(
         runs=f"{found['seeds']} seeds of each, {found['steps']} steps of {rollouts} rollouts and "
-        f"{size['update.minibatches']} updates, at a learning rate of {size['optimizer.lr']:g}.",
+        f"minibatches of {size['update.minibatch_size']} rows, at a learning rate of {size['optimizer.lr']:g}.",
         table=_table(rows),
         count=len(rows),
         level=FAMILY_LEVEL,

@@ -31,7 +31,7 @@ def made(shift: float = 0.0, apart: float = APART) -> dict[str, Any]:
         ]
 
     curves = {side: {method: [curve(side, method) for _ in SEEDS] for method in METHODS} for side in ("loop", "TRL")}
-    size = {"rollout.prompts": 64, "rollout.group_size": 8, "update.minibatches": 4, "optimizer.lr": 3e-4}
+    size = {"rollout.prompts": 64, "rollout.group_size": 8, "update.minibatch_size": 128, "optimizer.lr": 3e-4}
     versions = {"torch": "2", "transformers": "5"}
     return {"seeds": len(SEEDS), "steps": 12, "size": size, "curves": curves, "command": "c", "date": "d"} | {
         "versions": versions
@@ -75,7 +75,7 @@ def test_both_sides_of_a_small_run_begin_alike_and_train(method: str) -> None:
     pytest.importorskip("trl", reason="trl is not installed")
     small = {
         **{"policy.base": "tiny", "task.name": "path-small", "task.train_prompts": 64, "steps": 2, "eval.every": 1},
-        **{"rollout.prompts": 8, "rollout.group_size": 4, "update.minibatches": 2},
+        **{"rollout.prompts": 8, "rollout.group_size": 4, "update.minibatch_size": 16},
         **{"eval.prompts": 8, "eval.final_prompts": 8},
     }
     loop, trl = (run_curve(side, method, 0, small) for side in ("loop", "TRL"))
