@@ -59,6 +59,12 @@ def _intervals() -> str:
     return intervals_page()
 
 
+def _trl() -> str:
+    from .trl_page import trl_page
+
+    return trl_page()
+
+
 def _layers() -> str:
     from .layers_picture import layers_picture
 
@@ -108,6 +114,7 @@ PAGES = {
     "conservation": Page("docs/conservation.md", _conservation),
     "token_statistics": Page("docs/token_statistics.md", _token_statistics),
     "intervals": Page("docs/intervals.md", _intervals),
+    "trl": Page("docs/trl_and_the_loop.md", _trl),
     "layers": Page("docs/images/layers.svg", _layers),
     "gallery": Page("docs/gallery.md", _gallery),
     "bases": Page("docs/bases.md", _bases),
