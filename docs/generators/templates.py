@@ -22,7 +22,7 @@ from toy_models.bases.recipes import BASES
 
 from .results import read
 
-__all__ = ["FOLDER", "RESULTS", "StatementError", "render"]
+__all__ = ["FOLDER", "RESULTS", "StatementError", "render", "wrapped"]
 
 FOLDER = Path(__file__).parents[1] / "templates"
 RESULTS = ("main_job", "factorial", "noise", "bases", "performance", "false_alarms")
@@ -58,7 +58,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "ends": _ends,
         "reach": _reach,
         "percent": _percent,
-        "wrapped": _wrapped,
+        "wrapped": wrapped,
         "duration": duration_text,
         "time": lambda seconds: duration_text(seconds).removeprefix("about "),
         "size": _size,
@@ -208,7 +208,7 @@ def _table(tables: list[Mapping[str, Any]], key: str) -> str:
     """A table of a summary as Markdown, without its title, with its note."""
     (data,) = (entry for entry in tables if entry["key"] == key)
     _, _, text = Table.from_json(data).to_markdown().partition("\n\n")
-    return _wrapped(text.strip())
+    return wrapped(text.strip())
 
 
 def _shapley(shares: list[Mapping[str, Any]], factor: str) -> Mapping[str, Any]:
@@ -242,7 +242,7 @@ def _noise_table(measurements: list[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """Markdown whose paragraphs are broken at 120 columns; tables are left alone, and so is the newline at the end."""
     end = "\n" if text.endswith("\n") else ""
     parts = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .results import read
-from .templates import StatementError
+from .templates import StatementError, wrapped
 from .trl_runs import FAMILY_LEVEL, METHODS, QUANTITIES, differences
 
 __all__ = ["trl_page"]
@@ -28,9 +28,9 @@ the curves are the same within their intervals if every interval contains 0. {ve
 
 {control}
 
-With {seeds} seeds a difference within an interval would not be seen. An earlier measurement, in which the loop made four
-updates of what NSR keeps and TRL three, kept the rule too, with TRL behind at every point; this one has the same number
-of rows in an update on both sides, and new seeds.
+With {seeds} seeds a difference within an interval would not be seen. An earlier measurement, in which the loop made
+four updates of what NSR keeps and TRL three, kept the rule too, with TRL behind at every point; this one has the same
+number of rows in an update on both sides, and new seeds.
 Weights of single tokens are compared far more closely, to 2·10⁻⁶ of the largest, in
 `tests/engines/test_objective_trainer.py`.
 
@@ -77,7 +77,7 @@ def trl_page(results: Mapping[str, Any] | None = None) -> str:
         torch=found["versions"]["torch"],
         transformers=found["versions"]["transformers"],
     )
-    return text
+    return wrapped(text)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
