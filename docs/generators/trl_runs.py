@@ -114,7 +114,8 @@ def run_curve(side: str, method: str, seed: int, overrides: Mapping[str, Any] | 
             evaluations = Run(Path(folder) / "run").table("evals")
         else:
             evaluations = pd.concat([pd.DataFrame(columns) for columns in _trained_by_trl(loop, method, seed, folder)])
-    return [_point(int(step), rows) for step, rows in evaluations.groupby("step")]
+    steps = sorted({int(step) for step in evaluations["step"]})
+    return [_point(step, evaluations[evaluations["step"] == step]) for step in steps]
 
 
 def _point(step: int, rows: pd.DataFrame) -> dict[str, float]:
@@ -141,7 +142,7 @@ def _trained_by_trl(loop: Loop, method: str, seed: int, folder: str) -> list[Map
     updates = rollouts // rows
     ids_of = {prompt.text: prompt.ids for prompt in loop.train_prompts}
     policy.tokenizer.padding_side = "left"
-    found = [loop.measurements.evaluation(0, 0, final=True)]
+    found: list[Mapping[str, Any]] = [loop.measurements.evaluation(0, 0, final=True)]
 
     def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         pairs = zip(prompts, completion_ids, strict=True)
@@ -177,11 +178,8 @@ def _trained_by_trl(loop: Loop, method: str, seed: int, folder: str) -> list[Map
         logging_strategy="no",
         disable_tqdm=True,
     )
-    if method == "GRPO":
-        trainer, more = GRPOTrainer, dict[str, Any]()
-    else:
-        more = {"objective": "nsr", "form": "ratio", "clip_low": 0.2, "clip_high": 0.2, "rows": "drop"}
-        trainer = ObjectiveTrainer
+    trainer: Any = GRPOTrainer if method == "GRPO" else ObjectiveTrainer
+    nsr: dict[str, Any] = {"objective": "nsr", "form": "ratio", "clip_low": 0.2, "clip_high": 0.2, "rows": "drop"}
     trainer(
         policy.model,
         reward,
@@ -189,7 +187,7 @@ def _trained_by_trl(loop: Loop, method: str, seed: int, folder: str) -> list[Map
         Dataset.from_list([{"prompt": text} for text in ids_of]),
         processing_class=policy.tokenizer,
         callbacks=[Evaluations()],
-        **more,
+        **({} if method == "GRPO" else nsr),
     ).train()
     return found
 
