@@ -180,5 +180,7 @@ def test_arguments_are_checked(options, message, tmp_path):
 
 
 def test_another_object_is_refused():
-    with pytest.raises(UsageError, match=r"trainer: expected a Trainer of transformers, got int without train; .* analysis\.attach"):
+    with pytest.raises(
+        UsageError, match=r"trainer: expected a Trainer of transformers, got int without .* analysis\.attach"
+    ):
         analysis.watch(3)
