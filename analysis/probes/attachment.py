@@ -126,7 +126,6 @@ class Attachment:
                 "record: expected neither held-out contexts nor a gradient cosine, which attach does not record, got "
                 f"contexts={record.contexts} and grad_cos_every={record.grad_cos_every}; set both to 0"
             )
-        record.check_attach()
         self.head = find_head(model)
         self._watched = model
         self._names = argument_names(self.head.model)

@@ -56,20 +56,6 @@ class RecordSpec:
         if not isinstance(self.rank, bool):
             raise UsageError(f"record.rank: expected True or False, got {self.rank!r}")
 
-    def check_attach(self) -> None:
-        """UsageError for what only `watch` records.
-
-        >>> RecordSpec(contexts=8).check_attach()
-        Traceback (most recent call last):
-        analysis.errors.UsageError: record.contexts: expected 0 under attach, got 8; leave it out, or use analysis.watch
-        """
-        for name in ("contexts", "grad_cos_every"):
-            if getattr(self, name):
-                raise UsageError(
-                    f"record.{name}: expected 0 under attach, got {getattr(self, name)}; leave it out, or use "
-                    "analysis.watch"
-                )
-
     def drawn(self, turn: int, prompt_ids: Sequence[str]) -> frozenset[str]:
         """The prompts of one update or batch whose tokens are recorded: a fraction `tokens` of them, at least one.
 

@@ -105,9 +105,3 @@ def test_gradients_of_the_signs_are_those_of_the_loss_written_out(beta, tmp_path
 def test_prompts_without_contexts_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"panel: expected prompts and record=RecordSpec\(contexts=…\) above 0, got 1"):
         analysis.watch(make_trl_trainer(tmp_path), panel=["3 4"])
-
-
-def test_attach_refuses_what_only_watch_records():
-    for spec in (RecordSpec(contexts=4), RecordSpec(grad_cos_every=1)):
-        with pytest.raises(UsageError, match=r"record\.(contexts|grad_cos_every): expected 0 under attach, got [41];"):
-            analysis.attach(make_model(), record=spec)
