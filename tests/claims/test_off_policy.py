@@ -99,7 +99,7 @@ def test_the_entry_joins_the_table_and_the_grid(tmp_path: Path, monkeypatch: pyt
     decision = all_claims()["F1"].decide(Evidence(tmp_path))
     assert decision.verdict == "holds"
     assert "V = 0.3: (0.792, 0.208, 0.000)" in decision.reason
-    assert "ratio, rollouts of the base: keeps more correct responses" in decision.reason
+    assert "a ratio keeps more correct responses in 8 of 8 forms and ages (ratio, base samples; " in decision.reason
     assert len(decision.tables["grid"]["seed"]) == 4 * len(runs)
     monkeypatch.setattr(Evidence, "diverged", lambda self, study: {_method("log", 0.0, 16): [1]})
     assert all_claims()["F1"].decide(Evidence(tmp_path)).verdict == "undecided"

@@ -44,7 +44,7 @@ def _fields(form: str, baseline: float, refresh: int) -> dict[str, Any]:
 _GRID = (
     *(("log", baseline, 0) for baseline in (_BELOW, _LOWER, _AT, _ABOVE)),
     *((form, baseline, 0) for form in ("ratio", "ratio and clip") for baseline in (_BELOW, _ABOVE)),
-    *(("log", baseline, refresh) for refresh in (16, 4, 1) for baseline in (_BELOW, _ABOVE)),
+    *((form, baseline, refresh) for form in _FORMS for refresh in (16, 4, 1) for baseline in (_BELOW, _ABOVE)),
 )
 _STUDY = Study(
     "path-p60",
@@ -82,12 +82,19 @@ def _collapses_above_alone(methods: Methods, name: str, refresh: int, diverged: 
 
 
 def _ratio_removes_it(methods: Methods) -> Mapping[str, Decision]:
-    """With V above the accuracy on rollouts of the base, a ratio keeps more correct responses than none."""
+    """With V above the accuracy, at each age of the rollouts: a ratio keeps more correct responses than none.
+
+    Ages at which one of the three forms has no run left are passed over.
+    """
     found = {}
-    for form in ("ratio", "ratio and clip"):
-        gap = compare(methods, _method(form, _ABOVE), _method("log", _ABOVE), [_METRIC], "step")[_METRIC]
-        condition = f"{form}, rollouts of the base"
-        found[condition] = all_of([Part(f"the {form} keeps more", gap, _MARGIN, unit="nats")], condition)
+    for refresh, age in _REFRESH.items():
+        if not all(methods.get(_method(form, _ABOVE, refresh)) for form in _FORMS):
+            continue
+        without = _method("log", _ABOVE, refresh)
+        for form in ("ratio", "ratio and clip"):
+            gap = compare(methods, _method(form, _ABOVE, refresh), without, [_METRIC], "step")[_METRIC]
+            condition = f"{form}, {age}"
+            found[condition] = all_of([Part(f"the {form} keeps more", gap, _MARGIN, unit="nats")], condition)
     return found
 
 
@@ -155,16 +162,20 @@ def _f1(evidence: Evidence) -> Decision:
                 found = replace(found, verdict="undecided", reason=text, missing="runs that do not diverge")
             parts[condition] = found
     decision = together(parts)
-    enough = all(len(methods.get(_method(form, _ABOVE), ())) >= 1 for form in _FORMS)
-    ratio = _ratio_removes_it(methods) if enough else {}
+    ratio = _ratio_removes_it(methods)
     effects, table = _changes(methods)
-    words = {"holds": "keeps more correct responses", "fails": "does not", "undecided": "may or may not"}
-    of_ratio = "; ".join(f"{name}: {words[found.verdict]} ({found.reason})" for name, found in ratio.items())
+    words = {"holds": "keeps more correct responses", "fails": "does not", "undecided": "may or may not keep more"}
+    by_word: dict[str, list[str]] = {}
+    for name, found in ratio.items():
+        by_word.setdefault(words[found.verdict], []).append(name)
+    of_ratio = ", ".join(
+        f"{word} in {len(names)} of {len(ratio)} forms and ages ({'; '.join(names)})" for word, names in by_word.items()
+    )
     lost = "; ".join(f"{len(seeds)} of {method}" for method, seeds in diverged.items()) or "none"
     reason = (
         f"On a table with p = 0.6 the correct arms end at {_told(exact)}; the base given a correct response is the row "
-        f"V = 0. {decision.reason} With V = {_ABOVE:g}, against the log form: {of_ratio or 'too few runs are left'}. "
-        f"Diverged runs: {lost}."
+        f"V = 0. {decision.reason} With V = {_ABOVE:g}, against the log form, a ratio "
+        f"{of_ratio or 'cannot be judged: too few runs are left'}. Diverged runs: {lost}."
     )
     listed = (*decision.effects, *(effect for found in ratio.values() for effect in found.effects), *effects)
     tables = {**decision.tables, "table of logits": exact, "grid": table}
@@ -189,8 +200,9 @@ CLAIMS = (
         hypothesis="With rollouts of the base, V = 0.9 loses correct responses against V = 0, which keeps those of the "
         "base; with a ratio less is lost.",
         statistic="Log effective solutions, which is the entropy of the distribution given a correct response: V = 0.9 "
-        "less V = 0, and V = 0 less the base, on test prompts. Beside the verdict: V = 0.3 and 0.6, renewal every 4 "
-        "steps and on-policy, and the ratio with and without a clip. On a table of six arms the limit for each V.",
+        "less V = 0, and V = 0 less the base, on test prompts. Beside the verdict: V = 0.3 and 0.6 on rollouts of the "
+        "base; renewal every 4 steps and on-policy; and at each of the four ages the ratio with and without a clip. "
+        "On a table of six arms the limit for each V.",
         margin=f"{_MARGIN:g} nats, a fifth of the effective solutions",
         rule="Holds where the interval of the loss under V = 0.9 lies below minus the margin and that of the change "
         "under V = 0 above it; fails where one lies on the other side by the simultaneous interval of both; depends "
