@@ -56,7 +56,7 @@ function drawPanel() {
       { class: "controls", onsubmit: (event) => event.preventDefault() },
       choice(
         "Prefix",
-        prefixes.map((group, index) => [index, shortened(visiblePrompt(textOfPrefix(group[0])), 60)]),
+        prefixes.map((group, index) => [index, shortened(visibleText(textOfPrefix(group[0])), 60)]),
         prefixes.indexOf(rows),
         (value) => change({ prefix: value }),
       ),

@@ -202,7 +202,7 @@ function pairsOf(left, right) {
 }
 
 const promptOf = (row) =>
-  h("span", { class: "word prompt", dir: "auto" }, visiblePrompt(header.prompts[columns["rollout.prompt"][row]]));
+  h("span", { class: "word prompt", dir: "auto" }, visibleText(header.prompts[columns["rollout.prompt"][row]]));
 
 function drawRollout(row, short = false) {
   const sign = signOf(row);
@@ -227,7 +227,7 @@ function drawRollout(row, short = false) {
             Number.isNaN(reward) ? " (by its advantage)" : ` (${number(reward)})`,
           )
         : "reward unknown",
-      verdict ? h("bdi", {}, ` · ${visible(verdict, 120)}`) : null,
+      verdict ? h("bdi", {}, ` · ${visibleText(verdict, 120)}`) : null,
       short ? null : [" · prompt ", promptOf(row)],
     ),
     h("div", { class: "tokens" }, wordsOf(row, FIRST_WORDS)),

@@ -29,11 +29,14 @@ function visible(text, longest = LONGEST_WORD) {
   return characters.length > longest ? `${shown}…` : shown === "" ? "∅" : shown;
 }
 
-/** A prompt keeps its lines, everything else that cannot be seen is shown. */
-function visiblePrompt(text) {
-  return Array.from(text)
+/** Text in sentences, and prompts, keep their spaces and lines; everything else that cannot be seen is shown. */
+function visibleText(text, longest = Infinity) {
+  const characters = Array.from(text);
+  const shown = characters
+    .slice(0, longest)
     .map((character) => (character === " " || character === "\n" ? character : visibleCharacter(character)))
     .join("");
+  return characters.length > longest ? `${shown}…` : shown;
 }
 
 /** A number with so many digits, a true minus, and a dash where there is none. */
