@@ -16,7 +16,7 @@ from ..errors import UsageError
 __all__ = ["SEVERITIES", "Diagnosis", "Finding"]
 
 SEVERITIES = ("fine", "notice", "alarm")
-_CONTEXT = 32  # characters of context in a table
+_CONTEXT = 16  # characters of context in a table
 PAGE = "docs/how_to/diagnose.md"
 
 
@@ -145,17 +145,15 @@ class Diagnosis:
             return None
         rows = tuple(
             (
-                repr(entry["before"][-_CONTEXT:]),
-                repr(entry["token"]),
-                repr(entry["after"][:_CONTEXT]),
+                f"{_shown(entry['before'][-_CONTEXT:])}▸{_shown(entry['token'])}◂{_shown(entry['after'][:_CONTEXT])}",
                 f"{entry['probability']:.2g}",
                 f"{entry['weight']:.2g}",
-                f"{entry['share']:.1%}",
-                f"step {entry['step']}, rollout {entry['rollout']}, position {entry['position']}",
+                f"{entry['share']:.2%}",
+                f"{entry['step']}/{entry['rollout']}/{entry['position']}",
             )
             for entry in finding.details["tokens"]
         )
-        columns = ("before", "token", "after", "probability", "weight", "share", "where")
+        columns = ("▸token◂ in its context", "probability", "weight", "share", "step/rollout/position")
         return Table("Tokens that carried most of the update", columns, rows, key="top_tokens")
 
     def to_json(self) -> dict[str, Any]:
@@ -167,6 +165,11 @@ class Diagnosis:
         lines = [f"{f.severity:<6}  {f.name}: {f.sentence} ({f.page})" for f in self.sorted() if f.recorded]
         lines += [f"–       {f.name}: {f.sentence}" for f in self.findings if not f.recorded]
         return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    """Text with white space and control characters as escapes, without quotes."""
+    return repr(text)[1:-1]
 
 
 def _plain(value: Any) -> Any:

@@ -42,7 +42,7 @@ def test_the_table_has_the_worst_first_and_every_sentence_its_page(
     table = [line.split()[:2] for line in shown.splitlines() if re.search(r" (alarm|notice|fine) ", line)]
     assert table[0] == ["clip", "alarm"]
     assert "Tokens that carried most of the update" in shown
-    assert len(re.findall(r"step \d+, rollout \d+, position \d+", " ".join(shown.split()))) == 10
+    assert len(re.findall(r"\d+/\d+/\d+", " ".join(shown.split()))) == 10
     text = " ".join(shown.split())
     assert "alarm clip: The clip took the weight of" in text
     assert "(docs/how_to/diagnose.md#clip)" in text
