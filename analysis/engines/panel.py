@@ -1,8 +1,10 @@
 """Held-out contexts of a watched trainer: their whole distribution before and after every n-th update.
 
 The contexts are fixed at the first batch: positions of its own rollouts, or of the greedy responses of the untrained
-policy to prompts that the user gives. `ContextProbe` compares π and π' there, as in our own loop; rows go to the tables
-`contexts` and `flows`. The passes run in evaluation mode without gradients, so that they draw no random number.
+policy to prompts that the user gives. `ContextProbe` compares π and π' there, as in our own loop, beside what the
+actual parameter step predicts to first order (a JVP); rows go to the tables `contexts` and `flows`. The passes run in
+evaluation mode without gradients, so that they draw no random number. A copy of the trained parameters is held from
+before such an update until after it.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Panel:
         self._probe: ContextProbe | None = None
         self._here = spec.contexts > 0 and trainer.accelerator.process_index == 0
         self._open = False
+        self._parameters: dict[str, Tensor] = {}  # before the update that is followed
 
     def resume(self, rows: ContextRows | None) -> None:
         """Go on with the contexts of an earlier part of this run."""
@@ -104,6 +107,7 @@ class Panel:
         if not self._open:
             return []
         assert self._probe is not None
+        self._parameters = {name: value.detach().clone() for name, value in self._trained()}
         with self._evaluating():
             return self._probe.before(update)
 
@@ -112,8 +116,14 @@ class Panel:
         if not self._open:
             return []
         assert self._probe is not None
+        before, self._parameters = self._parameters, {}
+        step = {name: value.detach() - before[name] for name, value in self._trained()}
         with self._evaluating():
+            self._probe.jvp(self._head.model, before, step)
             return self._probe.after(update)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, value) for name, value in self._head.model.named_parameters() if value.requires_grad)
 
     def _new_probe(self, rows: ContextRows | None) -> ContextProbe:
         temperature, top_k = float(self._trainer.temperature), max(self._spec.top_k, 1)

@@ -51,7 +51,26 @@ def test_flows_of_the_panel_are_those_between_the_parameters(given, tmp_path):
         for side, values in zip(("before", "after"), log_probs, strict=True):
             assert row[f"log_prob_{side}"] == pytest.approx(values[context.token], abs=5e-6)
             assert row[f"entropy_{side}"] == pytest.approx(-(np.exp(values) * values).sum(), abs=5e-6)
+        step = parameters[row["update"]], parameters[row["update"] + 1]
+        log_prob, entropy = _slopes(*step, context, 0.7)
+        assert row["jvp_dlog_prob"] == pytest.approx(log_prob, rel=5e-6, abs=5e-6)  # rounding of float32 parameters
+        assert row["jvp_dentropy"] == pytest.approx(entropy, rel=5e-6, abs=5e-6)
     assert (flows["tv"] > 0).any()
+    assert flows["jvp_dlog_prob"].abs().max() > 1e-3
+
+
+def _slopes(before: Any, after: Any, context: Any, temperature: float) -> tuple[float, float]:
+    """Slopes of log π_y and H along the parameter step: reverse-mode gradients times the step."""
+    model = make_model().double()
+    model.load_state_dict(before)
+    values = (model(torch.tensor([context.prefix_ids.tolist()])).logits[0, -1] / temperature).log_softmax(-1)
+    parameters = dict(model.named_parameters())
+    found = []
+    for quantity in (values[context.token], -(values.exp() * values).sum()):
+        gradients = torch.autograd.grad(quantity, list(parameters.values()), retain_graph=True)
+        steps = (after[name].double() - before[name].double() for name in parameters)
+        found.append(sum(float((one * step).sum()) for one, step in zip(gradients, steps, strict=True)))
+    return found[0], found[1]
 
 
 def test_the_panel_changes_nothing(tmp_path):
