@@ -48,12 +48,12 @@ TEXTS = {
     "cells.csv": _csv(","),
     "cells.tsv": _csv("\t"),
     "bom.csv": b"\xef\xbb\xbf" + _csv(","),
-    "lines.jsonl.gz": gzip.compress(LINES),
+    "lines.jsonl.gz": gzip.compress(LINES, mtime=0),
     "lines.jsonl.zst": _zstd(LINES),
     "lines.jsonl.bz2": bz2.compress(LINES),
     "lines.jsonl.xz": lzma.compress(LINES),
-    "zipped_without_saying.jsonl": gzip.compress(LINES),
-    "cells.csv.gz": gzip.compress(_csv(",")),
+    "zipped_without_saying.jsonl": gzip.compress(LINES, mtime=0),
+    "cells.csv.gz": gzip.compress(_csv(","), mtime=0),
 }
 
 
@@ -99,10 +99,10 @@ def test_rows_of_lists_are_not_columns(tmp_path: Path) -> None:
         ("a.pkl", b"\x80\x04rest", r"expected rows of a table, got a pickle; load it with the program that wrote it"),
         ("a.db", b"SQLite format 3\x00", r"got an SQLite database"),
         ("a.tar", b"a" * 257 + b"ustar\x0000", r"got a tar archive; unpack it first"),
-        ("a.pkl.gz", gzip.compress(b"\x80\x04rest"), r"got a pickle"),
+        ("a.pkl.gz", gzip.compress(b"\x80\x04rest", mtime=0), r"got a pickle"),
         ("a.bin", b"abc\x00\x01", r"expected text or Parquet, got binary data"),
         ("a.jsonl", "{}".encode("utf-16"), r"its text is UTF-16; save it as UTF-8"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:-9], r"a.jsonl.gz cannot be read"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-9], r"a.jsonl.gz cannot be read"),
         (
             "a.json",
             b'[{"a": 1},\n {"a": 2},\n]',
