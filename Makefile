@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench wheel clean
+.PHONY: help trace test test-trl quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench wheel clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -17,6 +17,7 @@ help:
 	@echo "make trace       run the default recipe (ARGS='--seed 1' adds options)"
 	@echo "make test        everything that must pass: make check, then all tests"
 	@echo "make quick       the fast tests; no base is pretrained"
+	@echo "make test-trl    the fast tests with another TRL, such as TRL=1.12.0"
 	@echo "make check       linter, format, types and import contracts"
 	@echo "make shell       open your shell with .venv activated"
 	@echo "make notebooks   open the notebooks in Jupyter"
@@ -71,6 +72,11 @@ check: .venv/.ready-dev
 
 test: check
 	@$(PYTEST) $(ARGS)
+
+# Another version of TRL beside the pinned one, which stays installed.
+test-trl: .venv/.ready-dev
+	@$(PY) -m pip install --quiet --no-deps --upgrade --target build/trl-$(TRL) trl==$(TRL)
+	@PYTHONPATH=build/trl-$(TRL) $(PYTEST) -m "not slow" tests/engines $(ARGS)
 
 # The cache of bases is switched off: a fast test that pretrains one fails.
 quick: .venv/.ready-dev

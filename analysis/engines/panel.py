@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toy_models.end_tokens import end_tokens
 from toy_models.tasks.task import prompt_hash
 
 from ..errors import UsageError
@@ -180,7 +181,7 @@ class Panel:
             do_sample=False,
             max_new_tokens=width,
             pad_token_id=self._tokenizer.pad_token_id,
-            eos_token_id=list(self._trainer.eos_token_ids),
+            eos_token_id=list(end_tokens(self._tokenizer, model)) or None,
         )
         responses = []
         with self._evaluating():

@@ -13,7 +13,7 @@ from .trl_batches import class_names
 
 __all__ = ["NEEDED", "TESTED_TRL", "check_trainer", "trl_version"]
 
-TESTED_TRL = ("1.16.0", "1.16.0")  # the oldest and newest versions of TRL that the tests of watch were run on
+TESTED_TRL = ("1.12.0", "1.16.0")  # the oldest and newest versions of TRL that `make test-trl` was run on
 
 NEEDED = (
     "_calculate_rewards",
