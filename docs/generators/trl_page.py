@@ -28,7 +28,8 @@ the curves are the same within their intervals if every interval contains 0. {ve
 
 {control}
 
-With {seeds} seeds a difference within an interval would not be seen. An earlier measurement, in which the loop made
+With {seeds} seeds a difference within an interval would not be seen. {direction}
+An earlier measurement, in which the loop made
 four updates of what NSR keeps and TRL three, kept the rule too, with TRL behind at every point; this one has the same
 number of rows in an update on both sides, and new seeds.
 Weights of single tokens are compared far more closely, to 2·10⁻⁶ of the largest, in
@@ -72,12 +73,24 @@ def trl_page(results: Mapping[str, Any] | None = None) -> str:
         control=f"The rule can fail: TRL's {first} against the loop's {second}, and the other way round, are told "
         f"apart by {seen} of {len(crossed)} intervals.",
         seeds=found["seeds"],
+        direction=_direction(rows),
         command=found["command"],
         date=found["date"],
         torch=found["versions"]["torch"],
         transformers=found["versions"]["transformers"],
     )
     return wrapped(text)
+
+
+def _direction(rows: Sequence[Mapping[str, Any]]) -> str:
+    """In how many rows one side is further along: more Pass@k, less entropy."""
+    ahead = sum((row["trl"] < row["loop"]) == (row["quantity"] == "entropy_nats") for row in rows)
+    first, second = ("TRL", "the loop") if 2 * ahead >= len(rows) else ("the loop", "TRL")
+    count = max(ahead, len(rows) - ahead)
+    return (
+        f"In {count} of {len(rows)} rows {first} is a little further along than {second} (more Pass@k, less entropy); "
+        "rows of one training run are not independent."
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
