@@ -25,10 +25,8 @@ The trainer's logs get, of the recorded tokens of each update, averaged over the
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,6 +45,7 @@ from ..probes.output_heads import find_head
 from ..probes.process_ranks import process_ranks
 from ..probes.record_spec import RecordSpec
 from ..records.reader import Run
+from .recording_errors import RecordingErrors
 
 __all__ = ["TrainerWatch", "watch_other"]
 
@@ -105,7 +104,7 @@ def watch_other(trainer: Any, out: str | Path | None, record: RecordSpec, on_err
     return TrainerWatch(trainer, out, record, on_error, prefix)
 
 
-class TrainerWatch:
+class TrainerWatch(RecordingErrors):
     """What `watch` returns for a Trainer without rollouts: its records, while it trains and afterwards."""
 
     def __init__(self, trainer: Any, out: str | Path | None, record: RecordSpec, on_error: str, prefix: str) -> None:
@@ -114,7 +113,6 @@ class TrainerWatch:
         self._head = find_head(trainer.model)
         self._ranks = process_ranks()
         self._trace: _Guarded | None = None
-        self._error: Exception | None = None
         self._inputs: Mapping[str, Any] = {}
         self._sums: list[dict[str, float]] = []
         self._status = "waiting"
@@ -254,26 +252,6 @@ class TrainerWatch:
         if self._trace is not None and self._trace.watching and self._folder is not None:
             with self.guard():
                 self._trace.commit()
-
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Raise an error of recording, or warn of it once and remember it, as `on_error` says."""
-        try:
-            yield
-        except Exception as error:
-            if self._on_error == "stop":
-                raise
-            if self._error is None:
-                self._error = error
-                update = self._trainer.state.global_step
-                warnings.warn(
-                    f"analysis.watch: recording ends at update {update}, training goes on: {error}", stacklevel=4
-                )
-
-    @property
-    def failed(self) -> bool:
-        """Whether an error of recording was warned of."""
-        return self._error is not None
 
     def _raise(self) -> None:
         assert self._error is not None

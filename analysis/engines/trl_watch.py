@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +26,7 @@ from ..records.rows import prompt_rows, rollout_rows
 from ..records.writer import RunWriter
 from .gradient_split import GradientSplit
 from .panel import Panel, Prompt
+from .recording_errors import RecordingErrors
 from .refusals import check_trainer
 from .run_so_far import continued
 from .scalars import UpdateSums, dead_groups
@@ -53,7 +53,7 @@ def watch_trl(
     return Watch(trainer, out, record, correct, on_error, prefix, panel)
 
 
-class Watch:
+class Watch(RecordingErrors):
     """What `watch` returns: the records of one training, while it runs and afterwards."""
 
     def __init__(
@@ -101,7 +101,6 @@ class Watch:
         self._tokens: list[Columns] = []  # of the update under way
         self._filed = 0  # updates filed, over all of training
         self._next_commit = 0  # number of updates from which the next commit is due
-        self._error: BaseException | None = None
         self._in_block = False
         ends = set(end_tokens(self._tokenizer, self._head.model)) | set(getattr(trainer, "eos_token_ids", None) or ())
         self._hooks = TrlHooks(
@@ -178,26 +177,6 @@ class Watch:
         return {name: run.table(name) for name in names}
 
     # -- what the hooks tell ---------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """See `Observer.guard`."""
-        try:
-            yield
-        except Exception as error:
-            if self._on_error == "stop":
-                raise
-            if self._error is None:
-                self._error = error
-                update = self._trainer.state.global_step
-                warnings.warn(
-                    f"analysis.watch: recording ends at update {update}, training goes on: {error}", stacklevel=4
-                )
-
-    @property
-    def failed(self) -> bool:
-        """See `Observer.failed`."""
-        return self._error is not None
 
     @property
     def next_step(self) -> int:
