@@ -28,7 +28,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -36,7 +35,6 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..laws import entropy_change, squeeze_boundary
 from ..probes.attached_tables import PassRows
@@ -45,7 +43,7 @@ from ..probes.output_heads import find_head
 from ..probes.process_ranks import process_ranks
 from ..probes.record_spec import RecordSpec
 from ..records.reader import Run
-from .recording_errors import RecordingErrors
+from .watch_base import WatchBase
 
 __all__ = ["TrainerWatch", "watch_other"]
 
@@ -104,7 +102,7 @@ def watch_other(trainer: Any, out: str | Path | None, record: RecordSpec, on_err
     return TrainerWatch(trainer, out, record, on_error, prefix)
 
 
-class TrainerWatch(RecordingErrors):
+class TrainerWatch(WatchBase):
     """What `watch` returns for a Trainer without rollouts: its records, while it trains and afterwards."""
 
     def __init__(self, trainer: Any, out: str | Path | None, record: RecordSpec, on_error: str, prefix: str) -> None:
@@ -125,28 +123,8 @@ class TrainerWatch(RecordingErrors):
         trainer.train.watched_by = self
         trainer.add_callback(self._callback)
 
-    def __repr__(self) -> str:
-        return f"TrainerWatch({type(self._trainer).__name__}, {self._status}, updates={self.updates})"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: what is watched, and how much is recorded so far."""
-        facts = [
-            ("trainer", type(self._trainer).__name__),
-            ("model", self._head.description),
-            ("state", self._status),
-            ("updates", self.updates),
-            ("fraction of prompts recorded", self._spec.tokens),
-            ("folder", self._folder if self._folder is not None else "in memory"),
-        ]
-        return html_table("Watch", "· run, records()", facts)
-
     def __enter__(self) -> TrainerWatch:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close("complete" if kind is None else "interrupted")
 
     @property
     def updates(self) -> int:

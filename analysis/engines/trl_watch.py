@@ -14,7 +14,6 @@ from torch import Tensor
 
 from toy_models.end_tokens import end_tokens
 
-from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..probes.output_heads import find_head
 from ..probes.process_ranks import process_ranks
@@ -26,7 +25,6 @@ from ..records.rows import prompt_rows, rollout_rows
 from ..records.writer import RunWriter
 from .gradient_split import GradientSplit
 from .panel import Panel, Prompt
-from .recording_errors import RecordingErrors
 from .refusals import check_trainer
 from .run_so_far import continued
 from .scalars import UpdateSums, dead_groups
@@ -35,6 +33,7 @@ from .trl_batches import Generation, Microbatch
 from .trl_hooks import TrlHooks
 from .trl_info import ENGINE, correctness, run_info
 from .trl_rows import new_prompts, rollouts_of, step_row, tokens_of
+from .watch_base import WatchBase
 
 __all__ = ["Watch", "watch_trl"]
 
@@ -53,8 +52,10 @@ def watch_trl(
     return Watch(trainer, out, record, correct, on_error, prefix, panel)
 
 
-class Watch(RecordingErrors):
+class Watch(WatchBase):
     """What `watch` returns: the records of one training, while it runs and afterwards."""
+
+    _no_folder = "temporary"
 
     def __init__(
         self,
@@ -114,21 +115,6 @@ class Watch(RecordingErrors):
         )
         self._hooks.install()
         trainer.train.watched_by = self
-
-    def __repr__(self) -> str:
-        return f"Watch({type(self._trainer).__name__}, {self._status}, updates={self.updates})"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: what is watched, and how much is recorded so far."""
-        facts = [
-            ("trainer", type(self._trainer).__name__),
-            ("model", self._head.description),
-            ("state", self._status),
-            ("updates", self.updates),
-            ("fraction of prompts recorded", self._spec.tokens),
-            ("folder", self._folder if self._folder is not None else "temporary"),
-        ]
-        return html_table("Watch", "· run, records()", facts)
 
     def __enter__(self) -> Watch:
         self._in_block = True
