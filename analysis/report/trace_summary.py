@@ -204,9 +204,9 @@ def _verdict(data: TraceData) -> list[str]:
         if not data.weights[objective].any():
             continue
         if math.isfinite(effect.low) and effect.low <= 0 <= effect.high:
-            way = "neither raises nor lowers entropy within the interval"
+            way = "neither raise nor lower entropy within the interval"
         else:
-            way = f"{'raises' if effect.value > 0 else 'lowers'} entropy"
+            way = f"{'raise' if effect.value > 0 else 'lower'} entropy"
         sentences.append(
             f"{objective}: to first order the tokens' own gradients taken together {way}; {below:.0f}% of the tokens "
             "have π(y) < c."
