@@ -15,6 +15,7 @@ from .policy import load_policy as load_policy
 from .sampling import Samples as Samples
 from .sampling import sample as sample
 from .tasks.countdown import CountdownTask as CountdownTask
+from .tasks.encoded_task import EncodedTask as EncodedTask
 from .tasks.file_task import DataFiles as DataFiles
 from .tasks.file_task import FileTask as FileTask
 from .tasks.path import PathTask as PathTask
@@ -24,6 +25,9 @@ from .tasks.task import Prompt as Prompt
 from .tasks.task import Task as Task
 from .tasks.task import prompt_hash as prompt_hash
 from .tasks.task import verify_all as verify_all
+from .tasks.text_task import ResponseText as ResponseText
+from .tasks.text_task import TextItem as TextItem
+from .tasks.text_task import TextTask as TextTask
 from .tasks.tokenizer import word_tokenizer as word_tokenizer
 from .tasks.two_modes import TwoModesTask as TwoModesTask
 from .verifiers.verifier import Verdict as Verdict

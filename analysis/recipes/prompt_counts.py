@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from toy_models.tasks.file_task import FILE_TASK, HELD_OUT_SHARE
+from toy_models.tasks.encoded_task import HELD_OUT_SHARE
+from toy_models.tasks.file_task import FILE_TASK
 from toy_models.tasks.registry import TASKS, built_in_task
 from toy_models.tasks.task import SPLITS
 

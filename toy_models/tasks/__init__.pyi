@@ -1,4 +1,5 @@
 from .countdown import CountdownTask as CountdownTask
+from .encoded_task import EncodedTask as EncodedTask
 from .file_task import DataFiles as DataFiles
 from .file_task import FileTask as FileTask
 from .path import PathTask as PathTask
@@ -8,5 +9,8 @@ from .task import Prompt as Prompt
 from .task import Task as Task
 from .task import prompt_hash as prompt_hash
 from .task import verify_all as verify_all
+from .text_task import ResponseText as ResponseText
+from .text_task import TextItem as TextItem
+from .text_task import TextTask as TextTask
 from .tokenizer import word_tokenizer as word_tokenizer
 from .two_modes import TwoModesTask as TwoModesTask

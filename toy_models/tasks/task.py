@@ -67,7 +67,7 @@ class Task(Protocol):
     >>> prompt.text, task.tokenizer.decode(task.solutions(prompt.ids)[0])
     ('0 + 3 =', '3 $')
     >>> task.verify(prompt.ids, task.tokenizer.encode("4 $"))
-    Verdict(correct=False, reason='wrong sum')
+    Verdict(correct=False, reason='wrong sum', score=None)
 
     Prompts and responses are sequences of token ids without padding. A response includes its end token if it has one;
     a response without one was cut off at the greatest length. Verdicts must depend on the prompt and the response only.

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TemplateError", "chat_messages", "check_template", "continues_turn", "encode_text", "render_prompt"]
+__all__ = [
+    "TemplateError",
+    "chat_messages",
+    "check_template",
+    "continues_turn",
+    "encode_text",
+    "last_question",
+    "render_prompt",
+]
 
 _SHOWN = 80  # characters of a text in a message
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # fields of a message beside its content
@@ -94,6 +102,12 @@ def continues_turn(messages: Sequence[Mapping[str, Any]]) -> bool:
     return last["role"] == "assistant" and not last.get("tool_calls")
 
 
+def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What the user asked last; of messages without the user's, the last one."""
+    asked = [message for message in messages if message["role"] == "user"] or messages
+    return _text(asked[-1])
+
+
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase,
     value: Any,
@@ -122,8 +136,7 @@ def render_prompt(
     prompt that the template refuses.
     """
     messages = chat_messages(value, where, column)
-    asked = [message for message in messages if message["role"] == "user"] or messages
-    question = _text(asked[-1])
+    question = last_question(messages)
     if chat_template:
         options = dict(arguments or {})
         if tools:

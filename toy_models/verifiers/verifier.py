@@ -18,10 +18,12 @@ class Verdict:
     Attributes:
         correct: Whether it is.
         reason: In words; "correct" where it is correct. Records keep it with the rollout.
+        score: How good it is, of which `task.threshold` or more is correct; None where there is a verdict alone.
     """
 
     correct: bool
     reason: str
+    score: float | None = None
 
 
 class Case(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.offline.byte_models import byte_tokenizer, starting_tokenizer
 from toy_models import DataFiles, FileTask
 from toy_models.tasks.start_tokens import required_start, start_tokens, with_start
-from toy_models.verifiers import ExactMatch
+from toy_models.verifiers import Case, ExactMatch
 
 
 def adding_tokenizer() -> Any:
@@ -27,7 +28,7 @@ def file_task(folder: Path, tokenizer: Any, prompts: Any = None, **options: Any)
     path = folder / "train.jsonl"
     rows = [{"prompt": prompt, "answer": "1"} for prompt in prompts or [f"{i}+{i}=" for i in range(20)]]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return FileTask(tokenizer, DataFiles(path), ExactMatch(), 3, **options)
+    return FileTask(tokenizer, DataFiles(path), options.pop("verifier", ExactMatch()), 3, **options)
 
 
 def test_what_a_tokenizer_adds() -> None:
@@ -60,10 +61,13 @@ def test_never_twice_and_the_verifier_does_not_see_it(tmp_path: Path) -> None:
     written = file_task(tmp_path, tokenizer, [f"<bos>{i}" for i in range(20)], bos=True).prompts("train")
     assert all(prompt.ids[0] == tokenizer.bos_token_id != prompt.ids[1] for prompt in written)
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    task = file_task(tmp_path, tokenizer, chat_template=True, bos=True)
+    cases: list[Case] = []
+    verifier = SimpleNamespace(identity={}, judge=lambda given: cases.extend(given) or ExactMatch().judge(given))
+    task = file_task(tmp_path, tokenizer, chat_template=True, bos=True, verifier=verifier)
     prompt = task.prompts("train")[0]
     assert prompt.ids[0] == tokenizer.bos_token_id != prompt.ids[1]
-    case = task._case(prompt.ids, [*tokenizer.encode("1", add_special_tokens=False), tokenizer.eos_token_id])
+    task.verify(prompt.ids, [*tokenizer.encode("1", add_special_tokens=False), tokenizer.eos_token_id])
+    (case,) = cases
     assert (case.prompt, case.response, case.finished) == (prompt.text.removeprefix("<bos>"), "1", True)
 
 

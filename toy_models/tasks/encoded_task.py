@@ -1,0 +1,257 @@
+"""A `TextTask` in the tokens of a policy: the one way from texts to a `Task`.
+
+A prompt is the item's text as the tokenizer encodes it, without special tokens, and without a chat template or a start
+token (BOS) unless these are chosen. The score sees the decoded response without special tokens and without the token
+that ended it.
+
+A split without items of its own gets a tenth of the training items, at least one. The prompts are ordered by the
+SHA-256 of their tokens; the first tenth is the test split, the next one the validation split. The split of a prompt
+therefore depends neither on the order of the items nor on a seed. Items that repeat a prompt with the same reference
+count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..end_tokens import end_tokens, without_end
+from ..messages import unknown_name
+from ..verifiers.accepted_answers import accepted_answer
+from ..verifiers.verifier import Verdict, VerifierError
+from .start_tokens import required_start, with_start
+from .task import SPLITS, Prompt, prompt_hash
+from .text_task import ResponseText, TextItem, TextTask, scored_verdict
+from .texts import check_template, encode_text, render_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["HELD_OUT_SHARE", "EncodedTask"]
+
+HELD_OUT_SHARE = 10  # a split without items gets one prompt in ten
+_SHOWN = 200  # characters of a text in a message
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """One item with its prompt as tokens and as the text that these stand for."""
+
+    ids: tuple[int, ...]
+    rendered: str
+    item: TextItem
+
+    @property
+    def answer(self) -> str | None:
+        return None if self.item.reference is None else accepted_answer(self.item.reference)
+
+
+@dataclass
+class EncodedTask:
+    """A task in texts for one tokenizer.
+
+    Raises ValueError, naming the item, where a prompt cannot be encoded, two items have the same prompt and different
+    references or are in two splits, too few prompts are left to hold some out, or the tokenizer lacks the chat template
+    or the start token that is needed.
+
+    Attributes:
+        tokenizer: Tokenizer of the policy.
+        source: The task in texts.
+        max_new_tokens: Greatest length of a response.
+        chat_template: Whether prompts are put into the chat template of the tokenizer, up to where the answer begins.
+        end_ids: The tokens that end a response (`Policy.end_ids`); None for the tokenizer's end token alone.
+        bos: Whether each prompt begins with the tokenizer's start token; once, where a template writes it, too.
+        threshold: The least score that is correct.
+
+    Example:
+        >>> from toy_models import EncodedTask, TextItem, word_tokenizer
+        >>> class Sums:
+        ...     name = "sums"
+        ...
+        ...     def items(self, split):
+        ...         if split == "train":
+        ...             pairs = [(a, b) for a in range(5) for b in range(5)]
+        ...             return [TextItem(f"{a}+{b}", f"{a} + {b} =", str(a + b)) for a, b in pairs]
+        ...
+        ...     def score(self, item, text):
+        ...         return text == item.reference
+        >>> words = ["<pad>", "$", "+", "=", *map(str, range(9))]
+        >>> task = EncodedTask(word_tokenizer(words, pad="<pad>", eos="$"), Sums(), max_new_tokens=2)
+        >>> prompt = task.prompts("test")[0]
+        >>> task.verify(prompt.ids, task.tokenizer.encode(f"{prompt.answer} $")).correct
+        True
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    source: TextTask
+    max_new_tokens: int
+    chat_template: bool = False
+    end_ids: tuple[int, ...] | None = None
+    bos: bool = False
+    threshold: float = 1.0
+    _start: tuple[int, ...] = field(init=False, repr=False)
+    _splits: dict[str, list[_Encoded]] = field(init=False, repr=False)
+    _items: dict[tuple[int, ...], _Encoded] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.chat_template:
+            check_template(self.tokenizer)
+        self._start = required_start(self.tokenizer) if self.bos else ()
+        self._items, self._splits = {}, {}
+        for split in SPLITS:
+            if (items := self.source.items(split)) is not None:
+                self._splits[split] = self._distinct(items, split)
+        if "train" not in self._splits:
+            raise ValueError(f"task {self.name}: expected items of the split train, got None; return a list of them")
+        self._hold_out([split for split in reversed(SPLITS) if split not in self._splits])
+
+    @property
+    def name(self) -> str:
+        """Name of the task in records."""
+        return self.source.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """How texts become prompts and scores verdicts, as plain data for run.json."""
+        return {
+            "chat_template": self.chat_template,
+            "bos": self.bos,
+            "end_ids": list(self._ends()),
+            "threshold": self.threshold,
+        }
+
+    @property
+    def verifier(self) -> Any:
+        """The verifier that the task in texts names; None where it has none."""
+        return getattr(self.source, "verifier", None)
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """The prompts of a split in the order of its items; those held out of the training items by hash."""
+        if split not in SPLITS:
+            raise ValueError(unknown_name("split", split, SPLITS))
+        return [Prompt(prompt_hash(e.ids), e.ids, e.rendered, split, e.answer) for e in self._splits[split]]
+
+    def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
+        """Judge one response. Raises ValueError for a prompt that is none of the task's."""
+        return self.verify_many([prompt_ids], [response_ids])[0]
+
+    def verify_many(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Verdict]:
+        """Judge one response to each of the prompts, all together.
+
+        Raises VerifierError, naming the item, where the score fails, or is neither True, False, a finite number nor a
+        verdict.
+        """
+        items = [self._encoded(prompt).item for prompt in prompts]
+        texts = [self._response(response) for response in responses]
+        scores, verdicts = self._scores(items, texts), []
+        for index, (item, score) in enumerate(zip(items, scores, strict=True)):
+            try:
+                verdicts.append(scored_verdict(score, self.threshold))
+            except ValueError as error:
+                raise VerifierError(f"{item.id}: {error}; {_described(item, texts[index])}", index) from error
+        return verdicts
+
+    def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]] | None:
+        """None: the correct responses cannot be listed."""
+        return None
+
+    def _scores(self, items: list[TextItem], texts: list[ResponseText]) -> Sequence[Any]:
+        many = getattr(self.source, "score_many", None)
+        if many is None:
+            return [self._score(item, text, index) for index, (item, text) in enumerate(zip(items, texts, strict=True))]
+        try:
+            scores: Sequence[Any] = many(items, texts)
+        except VerifierError as error:
+            if error.index is None:
+                raise
+            raise VerifierError(f"{items[error.index].id}: {error}", error.index) from error
+        except Exception as error:
+            raise VerifierError(f"task {self.name}: score_many fails with {type(error).__name__}: {error}") from error
+        if len(scores) != len(items):
+            raise VerifierError(
+                f"task {self.name}: expected {len(items)} scores from score_many, got {len(scores)}; return one for "
+                "each item, in their order"
+            )
+        return scores
+
+    def _score(self, item: TextItem, text: ResponseText, index: int) -> Any:
+        try:
+            return self.source.score(item, text)
+        except Exception as error:  # whatever the user's code raises
+            raise VerifierError(
+                f"{item.id}: score fails with {type(error).__name__}: {error}; {_described(item, text)}", index
+            ) from error
+
+    def _encoded(self, prompt_ids: Sequence[int]) -> _Encoded:
+        encoded = self._items.get(tuple(int(i) for i in prompt_ids))
+        if encoded is None:
+            example = next(iter(self._items.values())).item.id
+            raise ValueError(
+                f"prompt_ids: expected a prompt of the task {self.name}, such as that of {example}, got "
+                f"{self.tokenizer.decode(list(prompt_ids))!r}"
+            )
+        return encoded
+
+    def _ends(self) -> tuple[int, ...]:
+        return end_tokens(self.tokenizer) if self.end_ids is None else self.end_ids
+
+    def _response(self, response_ids: Sequence[int]) -> ResponseText:
+        ids = [int(i) for i in response_ids]
+        body = list(without_end(ids, self._ends()))  # an end token need not be a special one, which decoding leaves out
+        text = str(self.tokenizer.decode(body, skip_special_tokens=True))
+        return ResponseText(text, finished=len(body) < len(ids), token_ids=ids)
+
+    def _hold_out(self, missing: list[str]) -> None:
+        """Give each split without items a tenth of the training prompts."""
+        train = self._splits["train"]
+        tenth = max(1, len(train) // HELD_OUT_SHARE)
+        if len(train) <= tenth * len(missing):
+            raise ValueError(
+                f"task {self.name}: expected more than {tenth * len(missing)} prompts, to hold some out for "
+                f"{' and '.join(reversed(missing))}, got {len(train)}; add prompts{_after(train)}, or prompts of their "
+                "own for those splits"
+            )
+        by_hash = sorted(train, key=lambda encoded: prompt_hash(encoded.ids))
+        for i, split in enumerate(missing):
+            self._splits[split] = by_hash[i * tenth : (i + 1) * tenth]
+        held_out = {encoded.ids for encoded in by_hash[: len(missing) * tenth]}
+        self._splits["train"] = [encoded for encoded in train if encoded.ids not in held_out]
+
+    def _distinct(self, items: Any, split: str) -> list[_Encoded]:
+        found: dict[tuple[int, ...], _Encoded] = {}
+        for item in items:
+            encoded = self._encode(item, split)
+            same = found.get(encoded.ids)
+            if same is not None and same.answer != encoded.answer:
+                raise ValueError(
+                    f"{item.id}: expected the answer {same.answer!r} of {same.item.id}, which has the same prompt, got "
+                    f"{encoded.answer!r}; keep one of the two"
+                )
+            if same is None and encoded.ids in self._items:
+                raise ValueError(
+                    f"{item.id}: expected a prompt of one split only, got that of {self._items[encoded.ids].item.id}; "
+                    "remove one of them, since training must not see held-out prompts"
+                )
+            found.setdefault(encoded.ids, encoded)
+        self._items |= found
+        return list(found.values())
+
+    def _encode(self, item: TextItem, split: str) -> _Encoded:
+        if not all(hasattr(item, name) for name in ("id", "prompt", "reference")):
+            raise ValueError(
+                f"task {self.name}: expected toy_models.TextItem objects from items({split!r}), got "
+                f"{type(item).__name__} {str(item)[:_SHOWN]!r}"
+            )
+        prompt = item.prompt if isinstance(item.prompt, str) else list(item.prompt)
+        _, rendered = render_prompt(self.tokenizer, prompt, item.id, "prompt", chat_template=self.chat_template)
+        return _Encoded(with_start(encode_text(self.tokenizer, rendered, item.id), self._start), rendered, item)
+
+
+def _after(train: Sequence[_Encoded]) -> str:
+    return f" after {train[-1].item.id}" if train else ""
+
+
+def _described(item: TextItem, text: str) -> str:
+    shown = [value if len(value) <= _SHOWN else value[:_SHOWN] + " …" for value in (str(item.prompt), text)]
+    return f"prompt {shown[0]!r}, response {shown[1]!r}"
