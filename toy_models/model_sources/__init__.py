@@ -1,0 +1,5 @@
+"""Where a policy comes from: a built-in base, a folder, a GGUF file."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
