@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .table_formats import rows_of_file
+from .table_formats import Place, rows_of_file
 
 __all__ = ["Row", "column_names", "column_value", "raw_rows", "read_table"]
 
@@ -54,15 +54,17 @@ def _refuse(error: ValueError) -> NoReturn:
     raise error
 
 
-def raw_rows(path: str | Path, bad: Callable[[ValueError], None] = _refuse) -> list[tuple[str, Mapping[str, Any]]]:
-    """The place and all columns of each row, in the order of the file.
+def raw_rows(
+    path: str | Path, bad: Callable[[ValueError], None] = _refuse, name: str | None = None
+) -> list[tuple[Place, Mapping[str, Any]]]:
+    """The place and all columns of each row, in the order of the file. Places have the file's name, or `name`.
 
     A broken line is left out and its error passed to `bad`, which raises it by default. Raises ValueError for a file
     that cannot be read at all.
     """
     path = Path(path)
     try:
-        return rows_of_file(path, bad)
+        return rows_of_file(path, bad, name)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read: {reason}") from error

@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["CsvText", "rows_of_columns", "rows_of_file"]
+__all__ = ["CsvText", "Place", "rows_of_columns", "rows_of_file"]
 
 Bad = Callable[[ValueError], None]
-Places = Iterator[tuple[str, Mapping[str, Any]]]
+Places = Iterator[tuple["Place", Mapping[str, Any]]]
 
 _SHOWN = 60  # characters of a broken line in a message
 _HEAD = 512  # bytes that show what a file is
@@ -59,8 +59,40 @@ class CsvText(str):
         return str(self)
 
 
-def rows_of_file(path: Path, bad: Bad) -> list[tuple[str, Mapping[str, Any]]]:
-    """Place and columns of each row; a row that is broken goes to `bad`. Raises ValueError, OSError, EOFError."""
+class Place(str):
+    """Where a row stands, as messages say it: "train.jsonl line 7".
+
+    Attributes:
+        file: Its file.
+        number: Of its line or row, from 1 on.
+    """
+
+    __slots__ = ("file", "kind", "number")
+    file: str
+    kind: str  # line or row
+    number: int
+
+    def __new__(cls, file: str, kind: str, number: int, part: str = "") -> Place:
+        """`part` is added to the text: which part of the row."""
+        place = super().__new__(cls, f"{file} {kind} {number}{part}".lstrip())
+        place.file, place.kind, place.number = file, kind, number
+        return place
+
+    def within(self, part: str) -> Place:
+        """The place of a part of the row.
+
+        >>> Place("a.jsonl", "line", 7).within(", response 2")
+        'a.jsonl line 7, response 2'
+        """
+        return Place(self.file, self.kind, self.number, part) if part else self
+
+
+def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> list[tuple[Place, Mapping[str, Any]]]:
+    """Place and columns of each row; a row that is broken goes to `bad`. Places have the file's name, or `name`.
+
+    Raises ValueError, OSError, EOFError.
+    """
+    name = name or path.name
     if path.is_dir():
         raise ValueError(_folder(path))
     with path.open("rb") as file:
@@ -74,7 +106,7 @@ def rows_of_file(path: Path, bad: Bad) -> list[tuple[str, Mapping[str, Any]]]:
         if head[257:262] == b"ustar":
             raise ValueError(f"{path} cannot be read: expected rows of a table, got a tar archive; unpack it first")
         if head.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")) or path.suffix == ".parquet":
-            return list(_arrow(path, compression, head))
+            return list(_arrow(path, name, compression, head))
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ValueError(f"{path} cannot be read: its text is UTF-16; save it as UTF-8")
         if b"\x00" in head:
@@ -83,8 +115,8 @@ def rows_of_file(path: Path, bad: Bad) -> list[tuple[str, Mapping[str, Any]]]:
             suffixes = [suffix for suffix in path.suffixes if suffix not in _SUFFIXES]
             suffix = suffixes[-1].lower() if suffixes else ""
             if suffix in (".csv", ".tsv"):
-                return list(_csv(path.name, text, bad, "\t" if suffix == ".tsv" else ","))
-            return list(_json(path.name, text, bad))
+                return list(_csv(name, text, bad, "\t" if suffix == ".tsv" else ","))
+            return list(_json(name, text, bad))
     except (lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -112,7 +144,7 @@ def _opened(path: Path, compression: str | None) -> IO[bytes]:
     return opened
 
 
-def _arrow(path: Path, compression: str | None, head: bytes) -> Places:
+def _arrow(path: Path, name: str, compression: str | None, head: bytes) -> Places:
     """Rows of Parquet, of an Arrow or Feather file, or of an Arrow stream."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -133,7 +165,7 @@ def _arrow(path: Path, compression: str | None, head: bytes) -> Places:
             f"{path} cannot be read: {error} The file may be incomplete: a writer that was stopped leaves out its end."
         ) from error
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path.name} row {number}", row
+        yield Place(name, "row", number), row
 
 
 def _csv(name: str, text: IO[str], bad: Bad, delimiter: str) -> Places:
@@ -159,7 +191,7 @@ def _csv(name: str, text: IO[str], bad: Bad, delimiter: str) -> Places:
             bad(ValueError(f"{name} line {reader.line_num}: expected {len(columns)} cells, got {len(cells)}"))
         else:
             row = zip(columns, cells, strict=True)
-            yield f"{name} line {reader.line_num}", {key: CsvText(cell) if cell else None for key, cell in row}
+            yield Place(name, "line", reader.line_num), {key: CsvText(cell) if cell else None for key, cell in row}
 
 
 def _json(name: str, text: IO[str], bad: Bad) -> Places:
@@ -196,7 +228,7 @@ def _json(name: str, text: IO[str], bad: Bad) -> Places:
 def _json_lines(name: str, lines: Iterator[tuple[int, str]], bad: Bad) -> Places:
     rows = []
     for number, raw in lines:
-        line, where = raw.removeprefix("\ufeff"), f"{name} line {number}"
+        line, where = raw.removeprefix("\ufeff"), Place(name, "line", number)
         if not line.strip():
             continue
         shown = line.strip() if len(line) <= _SHOWN else line[:_SHOWN] + " …"
@@ -217,7 +249,7 @@ def _json_lines(name: str, lines: Iterator[tuple[int, str]], bad: Bad) -> Places
             continue
         rows.append((where, row))
     if len(rows) == 1 and (columns := rows_of_columns(rows[0][1])) is not None:
-        rows = [(f"{name} row {i}", row) for i, row in enumerate(columns, start=1)]
+        rows = [(Place(name, "row", i), row) for i, row in enumerate(columns, start=1)]
     yield from rows
 
 
@@ -228,7 +260,7 @@ def _comma(text: str, error: json.JSONDecodeError) -> str:
     return "; a comma stands before it, which JSON does not allow at the end" if trailing else ""
 
 
-def _document(name: str, text: str, first: int) -> list[tuple[str, Mapping[str, Any]]] | ValueError:
+def _document(name: str, text: str, first: int) -> list[tuple[Place, Mapping[str, Any]]] | ValueError:
     """Rows of one JSON value, or of several one after another; the error where it is neither."""
     decoder, place, values = json.JSONDecoder(), 0, []
     text = text.removeprefix("\ufeff").strip()
@@ -258,7 +290,7 @@ def _rows_of_document(name: str, document: Any) -> Places:
             shown = json.dumps(row)
             shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + " …"
             raise ValueError(f"{name} row {number}: expected an object {{…}}, got {shown}")
-        yield f"{name} row {number}", row
+        yield Place(name, "row", number), row
 
 
 def _objects(value: Any) -> bool:

@@ -18,10 +18,11 @@ from toy_models.messages import nearest
 from toy_models.table_files import column_names, column_value
 
 from ..errors import UsageError
-from .layouts import Layout, recognise
+from .layout import Layout
+from .layouts import closest, layout_named, recognise
 from .rewards import RewardSum, parse_sum
 from .row_values import is_missing
-from .unpacking import distinct_rows
+from .unpacking import PART, distinct_rows
 
 __all__ = ["COLUMNS", "Chosen", "find_columns", "parse_mapping", "responses_in_a_row"]
 
@@ -81,16 +82,18 @@ class Chosen:
     Attributes:
         columns: Role -> column, or an expression of columns, for the roles that the rows have something for.
         rows: The rows, brought to flat columns where their layout is nested; an exception for a row that cannot be.
+        places: Of each of them, which row of the source it comes from, and, where that holds several, which part of it.
         masks: The columns that mark the policy's tokens; a token counts where each says so.
         reward: The sum that rewards are, None where they are a column.
         layout: The layout that was recognised.
         numbers: Columns of numbers that may be rewards, where none was chosen.
         notes: What a reader should know of the choice.
-        left_out: Places of rows that repeat others and are not read.
+        left_out: Rows of the source that repeat others and are not read.
     """
 
     columns: dict[str, str]
     rows: Sequence[Mapping[str, Any] | ValueError]
+    places: Sequence[tuple[int, str]]
     masks: tuple[str, ...] = ()
     reward: RewardSum | None = None
     layout: Layout | None = None
@@ -114,24 +117,25 @@ def parse_mapping(text: str) -> dict[str, str]:
     return found
 
 
-def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
+def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str | None = None) -> Chosen:
     """The columns of the rows by role; `given` goes before the layout, and this before the known names.
 
-    Raises UsageError for an unknown role, a column that no row has, two columns that may be meant, a layout that is not
-    read, and where prompts or responses are missing; messages list the columns found.
+    `format` is the key of a layout; unset, the columns tell which it is. Raises UsageError for an unknown role, a
+    column that no row has, two columns that may be meant, a layout that is not read, and where prompts or responses are
+    missing; messages list the columns found.
     """
     names = _names(rows)
     wanted = {role: _as_text(value) for role, value in given.items()}
     for role in wanted:
         if role not in COLUMNS:
             raise UsageError(f"columns: unknown role {role!r}; {nearest(role, COLUMNS)}")
-    layout = recognise(names, wanted)
+    layout = recognise(names, wanted) if format is None else layout_named(format, names, source)
     if layout is not None and layout.check is not None:
         layout.check(rows)
-    flat = _flat(rows, layout)
+    flat, places = _flat(rows, layout)
     whole = [row for row in flat if not isinstance(row, ValueError)]
     if not whole:
-        return Chosen({}, flat, layout=layout)
+        return Chosen({}, flat, places, layout=layout)
     names = _names(whole) if layout is not None and layout.unpack is not None else names
     filled = _filled(whole, names)
     shown = (", ".join(names[:_SHOWN]) or "no columns") + (" …" if len(names) > _SHOWN else "")
@@ -139,7 +143,10 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
     notes = (
         []
         if layout is None
-        else [f"The file is read as the {layout.name}" + (f": {layout.note}." if layout.note else ".")]
+        else [
+            f"The file is read as the {layout.name}" + (f": {layout.note}." if layout.note else "."),
+            *(layout.facts(rows) if layout.facts is not None else ()),
+        ]
     )
     by_layout = {} if layout is None else dict(layout.columns)
     found: dict[str, str | None] = {}
@@ -174,7 +181,7 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str) -> Chosen:
         if layout.repeats is not None:
             left_out, said = layout.repeats(rows)
             notes += said
-    return Chosen(columns, flat, masks, reward, layout, numbers, notes, left_out)
+    return Chosen(columns, flat, places, masks, reward, layout, numbers, notes, left_out)
 
 
 def _ids_notes(layout: Layout, columns: Mapping[str, str]) -> list[str]:
@@ -224,18 +231,24 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
         return None
 
 
-def _flat(rows: Rows, layout: Layout | None) -> list[Mapping[str, Any] | ValueError]:
+def _flat(rows: Rows, layout: Layout | None) -> tuple[list[Mapping[str, Any] | ValueError], Sequence[tuple[int, str]]]:
+    """The rows with flat columns, and where each comes from; a nested row may hold several, or none."""
     if layout is None or layout.unpack is None:
-        return list(rows)
+        return list(rows), [(place, "") for place in range(len(rows))]
     flat: list[Mapping[str, Any] | ValueError] = []
-    for row in rows:
+    places: list[tuple[int, str]] = []
+    for place, row in enumerate(rows):
+        parts: Sequence[Mapping[str, Any] | ValueError]
         try:
-            flat.append({**row, **layout.unpack(row)})
+            unpacked = layout.unpack(row)
+            parts = [{**row, **part} for part in (unpacked if isinstance(unpacked, list) else [unpacked])]
         except ValueError as error:
-            flat.append(error)
+            parts = [error]
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            flat.append(ValueError(f"it is not a row of the {layout.name} ({type(error).__name__}: {error})"))
-    return flat
+            parts = [ValueError(f"it is not a row of the {layout.name} ({type(error).__name__}: {error})")]
+        flat += parts
+        places += [(place, f", {part[PART]}" if isinstance(part, dict) and PART in part else "") for part in parts]
+    return flat, places
 
 
 def _check_given(wanted: Mapping[str, str], names: Sequence[str], shown: str, source: str) -> RewardSum | None:
@@ -319,8 +332,8 @@ def _check_either(found: Mapping[str, str | None], names: Sequence[str], shown: 
         perhaps = f", perhaps {role}={close[0]}" if close else ""
         raise UsageError(
             f"columns: {source} has no column for the {role} (known names: {known}){null_said}; it has "
-            f"{shown}; map one with columns {role}=NAME{perhaps}. The layouts that are known are listed in "
-            "docs/how_to/trace_rollouts.md"
+            f"{shown}; map one with columns {role}=NAME{perhaps}. By its columns {closest(names)}; format (--format) "
+            "forces one, docs/how_to/trace_rollouts.md lists them"
         )
 
 

@@ -1,309 +1,20 @@
-"""The layouts that public trainers and evaluators write, each read or refused in its own words.
-
-A layout is recognised by its columns. Some are flat, and only the names differ from the known ones; others are brought
-to flat columns by a function of `unpacking`; of the rest the refusal says what is missing. `source` is the file that
-writes it in the public repository, read in November 2026.
-"""
+"""Which layout a file has: recognised by its columns, or named by its key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from toy_models.messages import unknown_name
 
 from ..errors import UsageError
-from . import unpacking
-from .trl_tables import repeated_rows
+from .known_layouts import LAYOUTS
+from .layout import Layout
 
-__all__ = ["LAYOUTS", "Layout", "recognise"]
+__all__ = ["FORMATS", "LAYOUTS", "PLAIN", "Layout", "closest", "layout_named", "recognise"]
 
-Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a trainer or an evaluator writes.
-
-    Attributes:
-        name: What messages and summaries call it.
-        source: Repository and file that write it.
-        marks: Columns that it is recognised by.
-        columns: Role -> column; None for a role that no column of it has.
-        without: Columns that it does not have.
-        unpack: Brings a row to flat columns.
-        refusal: Why it is not read, and what to do.
-        note: What else the summary should say of it.
-        check: Refuses rows that only together show what is wrong.
-        decoded: Its texts were decoded without special tokens, so that a response that ended at once is an empty text.
-        ids_hint: How the trainer can be made to write token ids, where it can.
-        repeats: The places of rows that stand there again, and notes on what is there of a run.
-    """
-
-    name: str
-    source: str
-    marks: tuple[str, ...]
-    columns: Mapping[str, str | None] = field(default_factory=dict)
-    without: tuple[str, ...] = ()
-    unpack: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    refusal: str = ""
-    note: str = ""
-    check: Callable[[Rows], None] | None = None
-    decoded: bool = False
-    ids_hint: str = ""
-    repeats: Callable[[Rows], tuple[frozenset[int], list[str]]] | None = None
-
-
-def _one_filter(rows: Rows) -> None:
-    filters = sorted({str(row.get("filter")) for row in rows})
-    if len(filters) > 1:
-        raise UsageError(
-            f"rollouts: the samples of lm-evaluation-harness come once for each filter ({', '.join(filters)}), so that "
-            "every response stands there several times; leave the rows of one filter"
-        )
-
-
-_SEQUENCE: dict[str, str | None] = {
-    role: role for role in ("prompt_ids", "response_ids", "response_mask", "reward", "old_log_probs")
-}
-_TWO_IN_A_ROW = "chosen counts as rewarded (1), rejected as not (0); the two of a row are a group"
-
-LAYOUTS = (
-    Layout(
-        "completions table of TRL",
-        "huggingface/trl: trl/trainer/grpo_trainer.py, GRPOTrainer.log",
-        ("step", "prompt", "completion", "advantage"),
-        {"prompt": "prompt", "response": "completion", "advantage": "advantage", "step": "step"},
-        decoded=True,
-        ids_hint='call log_extra("completion_ids", completion_ids) in a reward function, which gets both as arguments',
-        repeats=repeated_rows,
-    ),
-    Layout(
-        "rollout dump of AReaL",
-        "inclusionAI/AReaL: areal/infra/workflow_executor.py",
-        ("task_id", "tail_version", "prompt", "completion", "reward"),
-        {"response": "completion", "group": "task_id", "step": "tail_version"},
-        note="the boundary of prompt and completion is right for one turn alone",
-    ),
-    Layout(
-        "results of verifiers",
-        "PrimeIntellect-ai/verifiers: verifiers/legacy/utils/save_utils.py",
-        ("example_id", "prompt", "completion", "reward"),
-        {"response": "completion", "group": "example_id"},
-        unpack=unpacking.of_episode_turns,
-    ),
-    Layout(
-        "episodes of verifiers and prime-rl",
-        "PrimeIntellect-ai/prime-rl: src/prime_rl/monitors/file.py",
-        ("traces", "env"),
-        refusal="episodes are messages without token ids; give prime-rl's token exports (enable_token_export)",
-    ),
-    Layout(
-        "platform table of prime-rl",
-        "PrimeIntellect-ai/prime-rl: src/prime_rl/monitors/prime.py",
-        ("run_id", "sample_id", "trajectory", "completion"),
-        refusal="its prompt is empty and its turns are JSON text; give prime-rl's token exports (enable_token_export)",
-    ),
-    Layout(
-        "token export of prime-rl",
-        "PrimeIntellect-ai/prime-rl: src/prime_rl/trainer/rl/token_export.py",
-        ("schema_version", "token_ids", "loss_mask", "inference_logprobs"),
-        {role: role for role in ("prompt_ids", "response_ids", "response_mask", "advantage", "old_log_probs")},
-        unpack=unpacking.of_prime_export,
-        note="token_ids are split at the first token of loss_mask; old log-probs are those of the inference engine",
-    ),
-    Layout(
-        "training data of NeMo-RL",
-        "NVIDIA-NeMo/RL: nemo_rl/algorithms/grpo.py, log_batched_dict_as_jsonl",
-        ("token_ids", "token_loss_mask", "rewards"),
-        {
-            role: role
-            for role in ("prompt_ids", "response_ids", "response_mask", "advantage", "old_log_probs", "reward")
-        },
-        unpack=unpacking.of_nemo,
-        note="token_ids are split at the first token of token_loss_mask",
-    ),
-    Layout(
-        "validation data of NeMo-RL",
-        "NVIDIA-NeMo/RL: nemo_rl/algorithms/grpo.py, validate",
-        ("content", "rewards"),
-        {"prompt": "prompt", "response": "response", "reward": "reward"},
-        without=("input_lengths",),
-        unpack=unpacking.of_messages,
-    ),
-    Layout(
-        "training data of NeMo-RL without token ids",
-        "NVIDIA-NeMo/RL: nemo_rl/algorithms/grpo.py",
-        ("content", "rewards", "input_lengths"),
-        refusal="its content is prompt and response in one text; log token_ids and token_loss_mask as well",
-    ),
-    Layout(
-        "rollouts of open-instruct",
-        "allenai/open-instruct: open_instruct/rl_utils.py, RolloutRecord",
-        ("prompt_tokens", "response_tokens", "prompt_idx"),
-        {
-            **{"prompt_ids": "prompt_tokens", "response_ids": "response_tokens", "group": "prompt_idx"},
-            **{"old_log_probs": "logprobs", "answer": None},
-        },
-        unpack=unpacking.of_open_instruct,
-    ),
-    Layout(
-        "samples of slime or miles",
-        "THUDM/slime: slime/utils/types.py, Sample",
-        ("tokens", "response_length"),
-        {
-            **{role: role for role in ("prompt_ids", "response_ids", "response_mask")},
-            **{"old_log_probs": "rollout_log_probs", "answer": "label"},
-        },
-        unpack=unpacking.of_sample,
-        note="the last response_length of tokens are the response",
-    ),
-    Layout(
-        "sequences with labels",
-        "huggingface/transformers: src/transformers/data/data_collator.py",
-        ("input_ids", "labels"),
-        _SEQUENCE,
-        without=("prompt_ids", "response_ids", "prompt", "response", "completion"),
-        unpack=unpacking.of_sequence,
-        note="input_ids are split at the first token that is trained on",
-    ),
-    Layout(
-        "sequences with a mask",
-        "inclusionAI/AReaL: areal/infra/workflow_executor.py, trajectories",
-        ("input_ids", "loss_mask"),
-        _SEQUENCE,
-        without=("prompt_ids", "response_ids", "prompt", "response", "completion", "labels"),
-        unpack=unpacking.of_sequence,
-        note="input_ids are split at the first token of loss_mask",
-    ),
-    Layout(
-        "evaluation dump of SkyRL",
-        "NovaSky-AI/SkyRL: skyrl/train/utils/trainer_utils.py",
-        ("input_prompt", "output_response", "score"),
-        {"prompt": "input_prompt", "response": "output_response", "reward": "score"},
-        unpack=unpacking.of_skyrl,
-        note="which tokens of several turns an environment wrote is not said: all count as the policy's",
-    ),
-    Layout(
-        "rollout dump of ROLL",
-        "alibaba/ROLL: roll/pipeline/rlvr/utils.py",
-        ("prompt", "responses", "scores", "global_step"),
-        {"response": "responses", "reward": "scores", "answer": "ground_truth", "step": "global_step", "group": "id"},
-        decoded=True,
-    ),
-    Layout(
-        "samples of lm-evaluation-harness",
-        "EleutherAI/lm-evaluation-harness: lm_eval/evaluator.py",
-        ("doc_id", "arguments", "resps"),
-        {"prompt": "prompt", "response": "response", "group": "doc_id", "answer": "target"},
-        unpack=unpacking.of_lm_eval,
-        check=_one_filter,
-    ),
-    Layout(
-        "details of lighteval",
-        "huggingface/lighteval: src/lighteval/logging/info_loggers.py",
-        ("doc", "model_response", "metric"),
-        {"prompt": "prompt", "response": "response", "group": "group"},
-        unpack=unpacking.of_lighteval,
-    ),
-    Layout(
-        "details of an older lighteval",
-        "huggingface/lighteval: src/lighteval/logging/info_loggers.py before 0.10",
-        ("full_prompt", "predictions", "gold"),
-        {"prompt": "full_prompt", "response": "predictions", "answer": "gold"},
-    ),
-    Layout(
-        "results of simple-evals",
-        "openai/simple-evals: simple_evals.py",
-        ("score", "metrics", "htmls", "convos"),
-        refusal="its one score is that of the whole evaluation; write a row for each of convos, with the last message "
-        "as response, those before as prompt, and its own reward",
-    ),
-    Layout(
-        "log of Inspect",
-        "UKGovernmentBEIS/inspect_ai: src/inspect_ai/log/_log.py",
-        ("input", "target", "output.choices", "scores"),
-        refusal="write a row for each of its samples: prompt from input, response from output.completion, reward from "
-        "scores",
-    ),
-    Layout(
-        "batch output of OpenAI",
-        "platform.openai.com/docs/guides/batch",
-        ("custom_id", "response.body.choices"),
-        refusal="the prompts stand in the batch's input file; join the two by custom_id",
-    ),
-    Layout(
-        "batch input of OpenAI",
-        "platform.openai.com/docs/guides/batch",
-        ("custom_id", "url", "body.messages"),
-        refusal="it has requests and no responses",
-    ),
-    Layout(
-        "results of Qwen2.5-Math's evaluation",
-        "QwenLM/Qwen2.5-Math: evaluation/math_eval.py",
-        ("question", "code", "pred", "gt"),
-        {"prompt": "question", "response": "code", "reward": "score", "answer": "gt"},
-        note="question is the problem without the template that the model saw",
-    ),
-    Layout(
-        "generations of Open-R1",
-        "huggingface/open-r1: scripts/generate_reasoning.py; datasets open-r1/OpenR1-Math",
-        ("problem", "generations"),
-        {"prompt": "problem", "response": "generations", "reward": "correctness_math_verify"},
-    ),
-    Layout(
-        "generation output of verl",
-        "verl-project/verl: verl/trainer/main_generation_server.py",
-        ("prompt", "responses"),
-        {"response": "responses", "answer": "reward_model.ground_truth"},
-    ),
-    Layout(
-        "rollout dump of verl",
-        "verl-project/verl: verl/trainer/ppo/v1/trainer_base.py, _write_generations",
-        ("input", "output", "gts", "score"),
-        {"prompt": "input", "response": "output", "reward": "score", "answer": "gts"},
-        decoded=True,
-    ),
-    Layout(
-        "instructions in Alpaca's layout",
-        "tatsu-lab/stanford_alpaca: README.md",
-        ("instruction", "output"),
-        refusal="the prompt is made of instruction and input by a template that the file does not say; write it into a "
-        "column prompt",
-    ),
-    Layout(
-        "pairs of preferences",
-        "huggingface/trl: docs/source/dataset_formats.md",
-        ("chosen", "rejected"),
-        {role: role for role in ("prompt", "response", "reward")},
-        unpack=unpacking.of_pair,
-        note=_TWO_IN_A_ROW,
-    ),
-    Layout(
-        "unpaired preferences",
-        "huggingface/trl: docs/source/dataset_formats.md",
-        ("prompt", "completion", "label"),
-        {"response": "completion", "reward": "label"},
-        without=("reward", "score", "advantage"),
-    ),
-    Layout(
-        "conversations of ShareGPT",
-        "lm-sys/FastChat: docs/training.md",
-        ("conversations",),
-        {"prompt": "prompt", "response": "response"},
-        without=("prompt", "response", "completion", "response_ids"),
-        unpack=unpacking.of_share_gpt,
-        note="the last message is the response",
-    ),
-    Layout(
-        "chat messages",
-        "platform.openai.com/docs/guides/supervised-fine-tuning",
-        ("messages",),
-        {"prompt": "prompt", "response": "response"},
-        without=("prompt", "response", "completion", "response_ids", "input", "output"),
-        unpack=unpacking.of_messages,
-        note="the last message is the response",
-    ),
-)
+PLAIN = "plain"  # in place of a key: columns by their names alone
+FORMATS = (PLAIN, *(layout.key for layout in LAYOUTS if not layout.refusal))
+_SHOWN = 30  # columns in a message
 
 
 def recognise(names: Sequence[str], given: Mapping[str, str]) -> Layout | None:
@@ -313,11 +24,41 @@ def recognise(names: Sequence[str], given: Mapping[str, str]) -> Layout | None:
     """
     have, named = set(names), {"prompt", "response", "prompt_ids", "response_ids"} & set(given)
     for layout in LAYOUTS:
-        if not set(layout.marks) <= have or set(layout.without) & have:
-            continue
-        if named and (layout.unpack is not None or layout.refusal):
+        if not layout.fits(have) or (named and (layout.unpack is not None or layout.refusal)):
             continue
         if layout.refusal:
             raise UsageError(f'columns: this is the layout "{layout.name}": {layout.refusal}')
         return layout
     return None
+
+
+def layout_named(key: str, names: Sequence[str], source: str) -> Layout | None:
+    """The layout of that key; None for `PLAIN`.
+
+    Raises UsageError for an unknown key, and where the columns that make the layout are missing.
+    """
+    layout = next((layout for layout in LAYOUTS if layout.key == key and not layout.refusal), None)
+    if key == PLAIN:
+        return None
+    if layout is None:
+        raise UsageError(unknown_name("format", key, FORMATS))
+    if missing := layout.missing(set(names)):
+        shown = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+        raise UsageError(
+            f"format: {key} ({layout.name}) has the columns {', '.join(layout.marks)}; {source} has no "
+            f"{' and no '.join(missing)}, but {shown or 'no columns'}; leave format (--format) out, or choose another"
+        )
+    return layout
+
+
+def closest(names: Sequence[str]) -> str:
+    """What was looked for, in words, and the layout of which the fewest columns are missing."""
+    have = set(names)
+    readable = [layout for layout in LAYOUTS if not layout.refusal and not layout.forced]
+    near = [layout for layout in readable if len(layout.missing(have)) < len(layout.marks)]
+    said = f"none of the {len(readable)} known layouts fits"
+    if near:
+        best = min(near, key=lambda layout: len(layout.missing(have)) / len(layout.marks))
+        lacking = best.missing(have) or [f"a file without {name}" for name in best.without if name in have]
+        said += f" (closest: {best.name}, {best.key}, which lacks {' and '.join(lacking)})"
+    return said

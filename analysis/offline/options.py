@@ -11,6 +11,7 @@ from ..common.command import figure_lines
 from ..errors import UsageError
 from ..recipes.plan import check_base
 from .columns import parse_mapping
+from .layouts import FORMATS
 from .reading import read_rollouts
 from .trace_settings import TraceSettings, check_batch_tokens
 
@@ -42,8 +43,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--rollouts",
         metavar="FILE",
-        help="the rollouts: JSON lines, JSON, CSV, Parquet or Arrow, also compressed (gz, zst, bz2, xz), or the folder "
-        "completions that TRL writes",
+        help="the rollouts: JSON lines, JSON, CSV, Parquet or Arrow, also compressed (gz, zst, bz2, xz), or a folder "
+        "of such files of one layout (those in it, else those in step_N/)",
+    )
+    add(
+        "--format",
+        metavar="NAME",
+        help="the layout of the rollouts, where the columns alone would not tell or would tell another: "
+        f"{', '.join(FORMATS)} (plain: columns by their names alone)",
     )
     add(
         "--objective",
@@ -149,6 +156,7 @@ def trace(arguments: argparse.Namespace) -> Run:
         columns=columns,
         with_answers=settings.verifier is not None,
         skip_bad=settings.skip_bad,
+        format=arguments.format,
     )
     import torch
 

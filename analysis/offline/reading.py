@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from toy_models.table_files import column_value, raw_rows
+from toy_models.table_formats import Place
 
 from ..errors import UsageError
 from .columns import COLUMNS, find_columns, responses_in_a_row
 from .containers import records_of
 from .row_rollouts import Rollout, rollouts_of_row
-from .trl_tables import tables_of_folder
+from .source_files import check_one_layout, files_of
 
 __all__ = ["BadRows", "Rollout", "RolloutFile", "read_rollouts"]
 
@@ -80,16 +81,19 @@ def read_rollouts(
     columns: Mapping[str, Any] | None = None,
     with_answers: bool = False,
     skip_bad: bool = False,
+    format: str | None = None,
 ) -> RolloutFile:
     """The rollouts of a file, of a list of dicts, or of a table in memory.
 
     Args:
-        source: A file (JSON Lines, JSON, CSV, Parquet or Arrow, also compressed), the folder `completions` of a TRL
-            run, a list of dicts, a dict of lists, a data frame, an Arrow table or a `datasets.Dataset`.
+        source: A file (JSON Lines, JSON, CSV, Parquet or Arrow, also compressed), a folder of such files of one
+            layout, a list of dicts, a dict of lists, a data frame, an Arrow table or a `datasets.Dataset`.
         columns: Role -> column, for columns of other names than the known ones; "-" for a role that has none. The
             reward may be a sum, "2*accuracy + format" or {"accuracy": 2, "format": 1}.
         with_answers: A verifier judges, so the answers are read, and rewards are not.
         skip_bad: Leave rows out that cannot be used, and count them, instead of refusing the first.
+        format: The key of a layout (`analysis.offline.layouts.FORMATS`), "plain" for columns by their names alone;
+            unset, the columns tell.
 
     Raises:
         UsageError: A file that cannot be read, columns as in `find_columns`, rewards of which some are numbers and
@@ -98,23 +102,25 @@ def read_rollouts(
     path = Path(source) if isinstance(source, str | Path) else None
     name = "rollouts" if path is None else path.name
     bad = BadRows(skip_bad)
-    raw: Sequence[tuple[str, Mapping[str, Any]]]
+    raw: Sequence[tuple[Place, Mapping[str, Any]]]
     if path is not None:
-        parts = tables_of_folder(path) or [path]
         try:
-            raw = [row for part in parts for row in raw_rows(part, bad)]
+            parts = files_of(path)
+            raw = [row for part, shown in parts for row in raw_rows(part, bad, shown)]
         except ValueError as error:
             raise UsageError(f"rollouts: {_without_prefix(error)}") from error
-        digests = [_file_digest(part) for part in parts]
+        if len(parts) > 1 and format is None:
+            check_one_layout(raw, columns or {})
+        digests = [_file_digest(part) for part, _ in parts]
         digest = digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     else:
         plain = records_of(source)
-        raw = [(f"rollout {i}", row) for i, row in enumerate(plain)]
+        raw = [(Place("", "rollout", i), row) for i, row in enumerate(plain)]
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
     if not raw:
         broken = f" that can be read ({len(bad)} are broken)" if len(bad) else ""
         raise UsageError(f"rollouts: {name} has no rows{broken}")
-    chosen = find_columns([row for _, row in raw], columns or {}, name)
+    chosen = find_columns([row for _, row in raw], columns or {}, name, format)
     found = dict(chosen.columns)
     if with_answers and found and "answer" not in found:
         raise UsageError(
@@ -124,9 +130,10 @@ def read_rollouts(
     rollouts: list[Rollout] = []
     kinds: dict[str, str] = {}
     index = 0
-    for place, ((where, _), row) in enumerate(zip(raw, chosen.rows, strict=True)):
-        if place in chosen.left_out:
+    for (source_row, part), row in zip(chosen.places, chosen.rows, strict=True):
+        if source_row in chosen.left_out:
             continue
+        where = raw[source_row][0].within(part)
         count = 1 if isinstance(row, ValueError) else max(1, responses_in_a_row(row, chosen.columns))
         index += count
         try:

@@ -55,6 +55,7 @@ def trace_rollouts(
     out: str | Path,
     objectives: Sequence[str | Objective] = (),
     columns: Mapping[str, Any] | None = None,
+    format: str | None = None,
     resume: bool = False,
     force: bool = False,
     chat_template: bool | str = False,
@@ -89,6 +90,7 @@ def trace_rollouts(
             `run.laws(objective)`.
         columns: Role -> column, for columns of other names than those of `analysis.offline.COLUMNS`; a sum for the
             reward, "2*accuracy + format"; "-" for a role that has none.
+        format: The key of the rollouts' layout, see `read_rollouts`.
         resume: Resume an unfinished trace.
         force: Delete the trace in the folder and start anew.
         chat_template: Put prompts into the tokenizer's chat template; the name of one where it has several.
@@ -145,7 +147,7 @@ def trace_rollouts(
     file = (
         rollouts
         if isinstance(rollouts, RolloutFile)
-        else read_rollouts(rollouts, columns=columns, with_answers=judge is not None, skip_bad=skip_bad)
+        else read_rollouts(rollouts, columns=columns, with_answers=judge is not None, skip_bad=skip_bad, format=format)
     )
     settings = replace(settings, columns=file.columns)
     head = find_head(model)  # refuses what it does not know before anything is written

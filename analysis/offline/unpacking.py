@@ -1,7 +1,7 @@
 """Rows of nested layouts brought to flat columns: whole sequences split at the prompt's end, messages, several metrics.
 
-Each function takes a row and returns the columns to add to it, under the names of the roles; ValueError says why a row
-cannot be brought to that form.
+Each function takes a row and returns the columns to add to it, under the names of the roles, or a list of such columns
+where it holds several rollouts; ValueError says why a row cannot be brought to that form.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "PART",
     "distinct_rows",
     "of_episode_turns",
     "of_lighteval",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 Columns = dict[str, Any]
+
+PART = "\0part"  # the entry that says which part of a row another one was made from
 
 _IGNORED = -100  # the label of a token that is not trained on
 _SHARE_GPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}

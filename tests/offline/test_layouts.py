@@ -262,7 +262,9 @@ def test_the_manual_lists_every_layout() -> None:
     text = (Path(__file__).parents[2] / "docs" / "how_to" / "trace_rollouts.md").read_text()
     for layout in LAYOUTS:
         marks = ", ".join(f"`{mark}`" for mark in layout.marks)
-        assert f"| {layout.name} | {marks} | {layout.refusal or layout.source} |" in text
+        key = "" if layout.refusal else f"`{layout.key}` | "
+        assert f"| {layout.name} | {key}{marks} | {layout.refusal or layout.source} |" in text
+    assert len({layout.key for layout in LAYOUTS}) == len(LAYOUTS)
 
 
 @pytest.mark.parametrize(
