@@ -12,7 +12,7 @@ a model whose attention takes a mask of its own and whose positions are given by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .batching import TeacherBatch, response_logits, teacher_batch
 
-__all__ = ["SharedBatch", "shared_batch", "shared_logits", "sharing_fails"]
+__all__ = ["SharedBatch", "chosen_logits", "head_reads", "shared_batch", "shared_logits", "sharing_fails"]
 
 _WIDTH = 64  # tokens in a row, unless a tree has more: short rows are attention's fixed costs, long ones its square
 # Differences of log-probs beyond those of products in another order; norms round to float32 also in float64.
@@ -121,14 +121,75 @@ def shared_logits(model: Any, shared: SharedBatch) -> Tensor:
     Raises:
         ValueError: The model calls no output head, or not once.
     """
-    with _gathered(model, shared.places):
-        output = model(
-            input_ids=shared.input_ids,
-            position_ids=shared.position_ids,
-            attention_mask=shared.mask.to(next(model.parameters()).dtype),
-            use_cache=False,
-        )
-    return output.logits
+    with head_reads(model, shared.places):
+        return model(**_inputs(model, shared), use_cache=False).logits
+
+
+def chosen_logits(
+    model: Any, batch: TeacherBatch, rows: Tensor, positions: Tensor, *, share: bool
+) -> Callable[[], Tensor]:
+    """A forward pass that gives the logits of some tokens of the responses, with gradients.
+
+    The output head reads the hidden states of these tokens alone, so that memory is that of n rows of logits and not of
+    all responses'. Everything that does not depend on the model is prepared beforehand, so that the pass can be made
+    under the transforms of `torch.func`.
+
+    Args:
+        model: A causal language model of transformers.
+        batch: Prompts and responses.
+        rows: (n,) int64, the row of each token.
+        positions: (n,) int64, its position in the response.
+        share: Whether what rows have in common goes through the model once, as by `shared_logits`.
+
+    Returns:
+        A function without arguments. Its logits (n, V) equal `response_logits(model, batch)[rows, positions]` up to
+        rounding; it raises ValueError where the model calls no output head, or not once.
+    """
+    if share:
+        shared = shared_batch(batch)
+        places, inputs = shared.places[rows, positions], _inputs(model, shared)
+    else:
+        width = batch.input_ids.shape[1] - 1  # the last token of the longest response predicts nothing
+        places = rows * width + width - batch.tokens.shape[1] + positions
+        inputs = {"input_ids": batch.input_ids[:, :-1]}
+        if batch.attention_mask is not None and batch.position_ids is not None:
+            inputs |= {"attention_mask": batch.attention_mask[:, :-1], "position_ids": batch.position_ids[:, :-1]}
+
+    def logits() -> Tensor:
+        with head_reads(model, places[None]):
+            return model(**inputs, use_cache=False).logits[0]
+
+    return logits
+
+
+@contextmanager
+def head_reads(model: Any, places: Tensor) -> Iterator[None]:
+    """Context in which the output head reads the hidden states at `places` (B, R) of all tokens that reach it.
+
+    Args:
+        model: A causal language model of transformers; one forward pass is to be made in the context.
+        places: int64, indices into the tokens that reach the head, row after row.
+
+    Raises:
+        ValueError: At the end of the context: its output head was not called once.
+    """
+    calls = 0
+
+    def gather(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        hidden, *others = args
+        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, places.reshape(-1))
+        return (flat.view(*places.shape, -1), *others)
+
+    # First of all hooks, so that others read the same layout as in a plain pass.
+    handle = model.get_output_embeddings().register_forward_pre_hook(gather, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if calls != 1:
+        raise ValueError(f"model: expected one call of its output head in a forward pass, got {calls}")
 
 
 def sharing_fails(model: Any, prompt: Sequence[int], response: Sequence[int], pad_id: int) -> str | None:
@@ -158,26 +219,12 @@ def sharing_fails(model: Any, prompt: Sequence[int], response: Sequence[int], pa
     return f"the log-probs of its tokens differ by up to {difference:.2g} nats from those of a plain pass"
 
 
-@contextmanager
-def _gathered(model: Any, places: Tensor) -> Iterator[None]:
-    """Context in which the output head reads the hidden states at `places` (B, R) of all tokens."""
-    calls = 0
-
-    def gather(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal calls
-        calls += 1
-        hidden, *others = args
-        flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, places.reshape(-1))
-        return (flat.view(*places.shape, -1), *others)
-
-    # First of all hooks, so that others read the same layout as in a plain pass.
-    handle = model.get_output_embeddings().register_forward_pre_hook(gather, prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-    if calls != 1:
-        raise ValueError(f"model: expected one call of its output head in a forward pass, got {calls}")
+def _inputs(model: Any, shared: SharedBatch) -> dict[str, Tensor]:
+    return {
+        "input_ids": shared.input_ids,
+        "position_ids": shared.position_ids,
+        "attention_mask": shared.mask.to(next(model.parameters()).dtype),
+    }
 
 
 def _sorted_rows(batch: TeacherBatch) -> tuple[Ints, Ints, Ints, Ints]:

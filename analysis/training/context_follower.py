@@ -9,12 +9,14 @@ weight 0: what an update does to responses that it did not see is half of the qu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from toy_models import Policy, Prompt, response_logits, teacher_batch
+from toy_models.shared_prefixes import chosen_logits
 
 from ..errors import DivergedError
 from ..evaluation import FixedPrefixes
@@ -28,6 +30,10 @@ from .step_parts import StepShares
 from .update import UpdateResult
 
 __all__ = ["ContextFollower"]
+
+# Vocabulary from which the output head reads the contexts alone and not the whole responses that they lie in: the same
+# up to rounding, in a fraction of the memory. Below, it would save nothing and move recorded runs by their rounding.
+_PICKED_FROM = 8192
 
 
 class ContextFollower:
@@ -43,8 +49,13 @@ class ContextFollower:
         generator: torch.Generator,
         optimizer: torch.optim.Optimizer,
         optimizer_fields: OptimizerFields,
+        *,
+        share: bool = False,
     ) -> None:
-        self._fields, self._policy, self._generator = fields, policy, generator
+        """With `share`, what rows of contexts have in common goes through the model once."""
+        self._fields, self._policy, self._generator, self._share = fields, policy, generator, share
+        vocabulary = policy.model.get_output_embeddings().weight.shape[0]
+        self._picks = share or vocabulary >= _PICKED_FROM
         trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self._shares = None
         if fields.contexts and fields.jvp_every and fields.shares_every:
@@ -62,14 +73,30 @@ class ContextFollower:
                 fields.contexts // 2,
                 generator,
             )
-        self._probe = ContextProbe(self._logits, panel=panel, temperature=temperature, top_k=fields.top_k)
+        self._probe = ContextProbe(
+            self._pass_over, panel=panel, temperature=temperature, top_k=fields.top_k, picks=True
+        )
 
-    def _logits(self, prompts: Any, responses: Any) -> Tensor:
-        device = next(self._policy.model.parameters()).device
+    def _pass_over(
+        self, prompts: list[list[int]], responses: list[list[int]], positions: list[list[int]]
+    ) -> Callable[[], Tensor]:
+        """A function that gives the logits (n, V) at the positions."""
+        model = self._policy.model
+        device = next(model.parameters()).device
+        places = torch.tensor([(row, position) for row, at in enumerate(positions) for position in at], device=device)
+        if self._picks:  # nothing after the last context of a response is read
+            responses = [response[: max(at) + 1] for response, at in zip(responses, positions, strict=True)]
         batch = teacher_batch(prompts, responses, self._policy.pad_id, device)
-        logits = response_logits(self._policy.model, batch)
-        if not torch.isfinite(logits).all():
-            raise DivergedError("the logits at the contexts are not finite; a lower optimizer.lr usually helps")
+        chosen = None
+        if self._picks:
+            chosen = chosen_logits(model, batch, places[:, 0], places[:, 1], share=self._share)
+
+        def logits() -> Tensor:
+            found = response_logits(model, batch)[places[:, 0], places[:, 1]] if chosen is None else chosen()
+            if not torch.isfinite(found).all():
+                raise DivergedError("the logits at the contexts are not finite; a lower optimizer.lr usually helps")
+            return found
+
         return logits
 
     def before(self, index: UpdateIndex, batch: RolloutBatch, rows: Tensor, writer: RunWriter) -> None:

@@ -157,6 +157,7 @@ class Loop:
             self.streams["recording"],
             self.optimizer,
             config.optimizer,
+            share=config.update.shared_prompts,
         )
         self.known = KnownSolutions(self.task)
         self.measurements = Measurements(
@@ -308,7 +309,7 @@ class Loop:
         before = self._parameters()
         by_sign = fields.signs_every > 0 and index.update % fields.signs_every == 0
         result = self.updater.apply(batch, targets, rows, self.reference, str(index), by_sign=by_sign)
-        steps = {name: value - before[name] for name, value in self._parameters().items()}
+        steps = {name: value - before[name] for name, value in self._trained().items()}
         norm = torch.nn.utils.get_total_norm(list(steps.values())).item()
         statistics = []
         if fields.tokens > 0:
@@ -346,7 +347,7 @@ class Loop:
 
         result = self.updater.apply_exact(loss, str(index))
         result.normalizer = constant
-        steps = [value - before[name] for name, value in self._parameters().items()]
+        steps = [value - before[name] for name, value in self._trained().items()]
         norm = torch.nn.utils.get_total_norm(steps).item()
         self.writer.append("updates", update_row(index, result, [], lr, norm))
         _check_step(norm, index)
@@ -363,10 +364,13 @@ class Loop:
             )
         return listed
 
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """What is being trained, by name."""
+        return {name: p.detach() for name, p in self.policy.model.named_parameters() if p.requires_grad}
+
     def _parameters(self) -> dict[str, torch.Tensor]:
         """A copy of what is being trained, by name."""
-        named = self.policy.model.named_parameters()
-        return {name: p.detach().clone() for name, p in named if p.requires_grad}
+        return {name: parameter.clone() for name, parameter in self._trained().items()}
 
     # -- records --------------------------------------------------------------------------------------------------
 

@@ -16,13 +16,28 @@ from ..recipes.fields import OptimizerFields
 
 __all__ = ["learning_rate", "make_optimizer"]
 
+# Parameters from which AdamW makes its step in one fused pass over memory: the same formula, rounded otherwise. Below,
+# where a step costs nothing either way, the plain one keeps recorded runs what they were.
+_FUSED_FROM = 10_000_000
+
 
 def make_optimizer(parameters: Iterable[Parameter], fields: OptimizerFields) -> torch.optim.Optimizer:
-    """AdamW (decoupled weight decay) or SGD (momentum, L2 weight decay) at the recipe's settings."""
+    """AdamW (decoupled weight decay) or SGD (momentum, L2 weight decay) at the recipe's settings.
+
+    AdamW is torch's fused one for models of 10 million trained parameters and more, where it takes a third of the time.
+    """
+    parameters = list(parameters)
     if fields.name == "sgd":
         return torch.optim.SGD(parameters, lr=fields.lr, momentum=fields.momentum, weight_decay=fields.weight_decay)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    fused = sum(parameter.numel() for parameter in trained) >= _FUSED_FROM
     return torch.optim.AdamW(
-        parameters, lr=fields.lr, betas=fields.betas, eps=fields.eps, weight_decay=fields.weight_decay
+        parameters,
+        lr=fields.lr,
+        betas=fields.betas,
+        eps=fields.eps,
+        weight_decay=fields.weight_decay,
+        fused=fused or None,
     )
 
 

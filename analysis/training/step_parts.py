@@ -67,29 +67,35 @@ class StepShares:
         for moment in self._moments.values():
             moment *= self._keep
         parts = {f"{source}_past": moment.clone() for source, moment in self._moments.items()} if split else {}
-        for source, pull in self._pulls(result, before):
-            parts[f"{source}_now"] = pull
+        for source, gain, gradients in self._pulls(result, before):
+            if split:
+                parts[f"{source}_now"] = torch.cat([(gain * gradient).reshape(-1) for gradient in gradients])
             if source in self._moments:
-                self._moments[source] += pull
+                for piece, gradient in zip(self._pieces(self._moments[source]), gradients, strict=True):
+                    piece += gain * gradient
             elif self._keep:
-                self._moments[source] = pull.clone()
+                self._moments[source] = torch.cat([(gain * gradient).reshape(-1) for gradient in gradients])
         if not split:
             return {}
         rate = self._rate()
-        steps = {part: rate * pull for part, pull in parts.items()}
+        for part in parts.values():
+            part *= rate
         if self._adam and self._fields.weight_decay:
-            steps["decay_now"] = -self._lr * self._fields.weight_decay * self._row(before)
-        return {part: self._by_parameter(step) for part, step in steps.items()}
+            parts["decay_now"] = self._row(before).mul_(-self._lr * self._fields.weight_decay)
+        return {part: self._by_parameter(step) for part, step in parts.items()}
 
-    def _pulls(self, result: UpdateResult, before: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """What each source adds to the moment in this update; sources without a gradient are left out."""
+    def _pulls(
+        self, result: UpdateResult, before: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, float, Sequence[Tensor]]]:
+        """What each source adds to the moment in this update, a factor and a tensor for each parameter; sources without
+        a gradient are left out."""
         assert result.clip_coef is not None
         gain = (1 - self._keep if self._adam else 1.0) * result.clip_coef
         for source, gradients in result.gradients.items():
             if result.grad_norm[source] > 0:
-                yield source, gain * _joined(gradients)
+                yield source, gain, gradients
         if self._fields.weight_decay and not self._adam:
-            yield "decay", self._fields.weight_decay * self._row(before)
+            yield "decay", self._fields.weight_decay, [before[name] for name in self._parameters]
 
     @property
     def _lr(self) -> float:
@@ -102,16 +108,19 @@ class StepShares:
         beta1, beta2 = self._fields.betas
         states = [self._optimizer.state[parameter] for parameter in self._parameters.values()]
         t = float(states[0]["step"])
-        root = (_joined([state["exp_avg_sq"] for state in states]) / (1 - beta2**t)).sqrt()
-        return -self._lr / (1 - beta1**t) / (root + self._fields.eps)
+        root = _joined([state["exp_avg_sq"] for state in states]).div_(1 - beta2**t).sqrt_().add_(self._fields.eps)
+        return root.reciprocal_().mul_(-self._lr / (1 - beta1**t))
 
     def _row(self, values: Mapping[str, Tensor]) -> Tensor:
         return _joined([values[name] for name in self._parameters])
 
     def _by_parameter(self, row: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._parameters, self._pieces(row), strict=True))
+
+    def _pieces(self, row: Tensor) -> list[Tensor]:
+        """Views of a row over all parameters, one of the shape of each."""
         pieces = row.split([parameter.numel() for parameter in self._parameters.values()])
-        named = zip(self._parameters.items(), pieces, strict=True)
-        return {name: piece.view_as(parameter) for (name, parameter), piece in named}
+        return [piece.view_as(parameter) for piece, parameter in zip(pieces, self._parameters.values(), strict=True)]
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from toy_models.batching import response_logits, teacher_batch
-from toy_models.shared_prefixes import shared_batch, shared_logits, sharing_fails
+from toy_models.shared_prefixes import chosen_logits, shared_batch, shared_logits, sharing_fails
 
 VOCAB = 19
 SIZES: dict[str, Any] = {
@@ -138,6 +138,27 @@ def test_logits_and_gradients_are_those_of_the_plain_pass(name: str, monkeypatch
     for got, expected in zip(gradients(model, shared, batch), gradients(model, plain, batch), strict=True):
         scale = max(1.0, expected.abs().max().item())
         torch.testing.assert_close(got / scale, expected / scale, **bound)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("name", WORK)
+def test_chosen_logits_are_those_of_the_whole_responses(
+    name: str, share: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaRMSNorm, "forward", in_float64)
+    monkeypatch.setattr(Qwen3RMSNorm, "forward", in_float64)
+    model = made(WORK[name])
+    batch = teacher_batch(*rows(ragged=name not in ("qwen3-eager", "gemma2")), pad_id=0)
+    places = batch.mask.nonzero()
+    chosen = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(2))[:11]]
+    read: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, args, __: read.append(args[0].shape[:-1].numel()))
+    got = chosen_logits(model, batch, *chosen.T, share=share)()
+    assert read == [11]  # the head reads these and no others
+    expected = response_logits(model, batch)[tuple(chosen.T)]
+    exact = not name.endswith("eager") and name != "gemma2"
+    bound = {"rtol": 1e-12, "atol": 1e-12} if exact else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(got, expected, **bound)
 
 
 def test_each_distinct_beginning_is_forwarded_once() -> None:
