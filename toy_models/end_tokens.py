@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["end_tokens", "policy_end_tokens", "without_end"]
+__all__ = ["add_end_tokens", "end_tokens", "policy_end_tokens", "without_end"]
 
 
 def end_tokens(tokenizer: Any, model: Any = None) -> tuple[int, ...]:
@@ -39,6 +39,29 @@ def policy_end_tokens(policy: Any) -> tuple[int, ...]:
     if own is not None:
         return tuple(int(i) for i in own)
     return tuple(dict.fromkeys([int(policy.eos_id), *end_tokens(None, getattr(policy, "model", None))]))
+
+
+def add_end_tokens(policy: Any, texts: Sequence[str]) -> None:
+    """Let further tokens end the responses of a policy: its model's generation settings name them from now on.
+
+    Args:
+        policy: A policy of this library; it is changed, and what it saves, too.
+        texts: Each a single token of its tokenizer.
+
+    Raises:
+        ValueError: A text is not a single token.
+    """
+    ids = []
+    for text in texts:
+        encoded = policy.tokenizer.encode(text, add_special_tokens=False)
+        if len(encoded) != 1:
+            raise ValueError(
+                f"policy.end_tokens: expected texts that are one token each, got {text!r}, which the tokenizer encodes "
+                f"as {list(encoded)}; choose a text of one token"
+            )
+        ids.append(int(encoded[0]))
+    ends = policy_end_tokens(policy)
+    policy.model.generation_config.eos_token_id = list(dict.fromkeys([*ends, *ids]))
 
 
 def without_end(ids: Sequence[int], ends: Iterable[int]) -> Sequence[int]:

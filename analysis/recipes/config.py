@@ -74,7 +74,7 @@ class Field:
         if self.size is None:
             return f"{_KINDS[self.kind]} {self.range}".rstrip()
         count = f"{self.size} " if self.size else "a list of "
-        return f"{count}numbers, each {self.range}"
+        return f"{count}{'strings' if self.kind is str else f'numbers, each {self.range}'}"
 
 
 def _fields() -> dict[str, Field]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from toy_models.bases.recipes import BASES
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.tasks.registry import TASKS
+from toy_models.tasks.registry import TASKS, TEXT_TASKS
 
 from ..objectives.aggregation import ADVANTAGE_ALIASES, NORMALIZER_ALIASES, NORMALIZERS
 from ..objectives.entries import PARAMETERS
@@ -56,6 +56,12 @@ class PolicyFields:
         0, "seed of the weights and the pretraining of a built-in base; independent of the run's seed", low=0
     )
     dtype: str = _f("float32", "dtype of the parameters and of all updates", choices=("float32", "float64"))
+    end_tokens: tuple[str, ...] | None = _f(
+        None,
+        'further tokens that end a response, as text, such as ["\\n"] for answers of one line; unset: those of the '
+        "tokenizer and of the model's generation settings alone",
+        later=True,
+    )
     digest: str | None = _f(None, "identity of the policy passed to `analysis.run(…, policy=…)`; written by that call")
 
 
@@ -64,7 +70,7 @@ class PolicyFields:
 class TaskFields:
     """The table [task]: the prompts, and how responses are judged."""
 
-    name: str = _f("path", "the task, with its prompts and its verifier", choices=(*TASKS, FILE_TASK, GIVEN))
+    name: str = _f("path", "the task, with its prompts and its verifier", choices=(*TASKS, *TEXT_TASKS, FILE_TASK, GIVEN))
     train_prompts: int = _f(1024, "number of training prompts that the run draws from", low=1)
     false_positive: float = _f(
         0.0,

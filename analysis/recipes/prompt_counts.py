@@ -6,7 +6,7 @@ import json
 
 from toy_models.tasks.encoded_task import HELD_OUT_SHARE
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.tasks.registry import TASKS, built_in_task
+from toy_models.tasks.registry import TASKS, TEXT_TASKS, built_in_task, text_task_sizes
 from toy_models.tasks.task import SPLITS
 
 from ..errors import UsageError
@@ -34,6 +34,8 @@ def check_prompt_counts(config: RunConfig) -> None:
     task, fields, record = config.task, config.eval, config.record
     if task.name in TASKS:
         available = dict(built_in_task(task.name).split_sizes)
+    elif task.name in TEXT_TASKS:
+        available = text_task_sizes(task.name)
     elif task.name == FILE_TASK:
         available = _prompts_in_files(task)
     else:

@@ -12,7 +12,7 @@ import torch
 
 from toy_models import FileTask, Policy, Prompt, Task, evaluation_mode, get_task, load_policy
 from toy_models.bases.recipes import BASES
-from toy_models.end_tokens import policy_end_tokens
+from toy_models.end_tokens import add_end_tokens, policy_end_tokens
 from toy_models.shared_prefixes import sharing_fails
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.verifiers import get_verifier
@@ -48,6 +48,8 @@ def load_policy_and_task(
         except ValueError as error:  # a folder without a checkpoint
             raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
     try:
+        if fields.end_tokens is not None:
+            add_end_tokens(policy, fields.end_tokens)
         return policy, _task(config, policy, experiment)
     except ValueError as error:  # files that cannot be read, or a policy that does not fit the task
         raise UsageError(f"task.name = {config.task.name!r} with policy.base = {fields.base!r}: {error}") from error
@@ -99,7 +101,7 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
             end_ids=policy_end_tokens(policy),
             bos=fields.bos,
         )
-    return get_task(fields.name, policy.tokenizer)
+    return get_task(fields.name, policy.tokenizer, policy_end_tokens(policy))
 
 
 def _given(experiment: Path | None, kind: str) -> Any:
