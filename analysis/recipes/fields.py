@@ -70,7 +70,9 @@ class PolicyFields:
 class TaskFields:
     """The table [task]: the prompts, and how responses are judged."""
 
-    name: str = _f("path", "the task, with its prompts and its verifier", choices=(*TASKS, *TEXT_TASKS, FILE_TASK, GIVEN))
+    name: str = _f(
+        "path", "the task, with its prompts and its verifier", choices=(*TASKS, *TEXT_TASKS, FILE_TASK, GIVEN)
+    )
     train_prompts: int = _f(1024, "number of training prompts that the run draws from", low=1)
     false_positive: float = _f(
         0.0,

@@ -34,9 +34,7 @@ _TEXT_REGISTRY = {
 TEXT_TASKS = tuple(_TEXT_REGISTRY)
 
 
-def get_task(
-    name: str, tokenizer: PreTrainedTokenizerBase | None = None, end_ids: Sequence[int] | None = None
-) -> Task:
+def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None, end_ids: Sequence[int] | None = None) -> Task:
     """A built-in task.
 
     Args:
@@ -59,7 +57,9 @@ def get_task(
     """
     if name in _TEXT_REGISTRY:
         if tokenizer is None:
-            raise ValueError(f"task {name}: expected the tokenizer of a policy, got none; pass get_task({name!r}, tokenizer)")
+            raise ValueError(
+                f"task {name}: expected the tokenizer of a policy, got none; pass get_task({name!r}, tokenizer)"
+            )
         text_task: Task = _class_of(_TEXT_REGISTRY[name])(tokenizer, end_ids)
         return text_task
     if name not in _REGISTRY:
