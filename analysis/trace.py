@@ -168,7 +168,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"--out: expected a folder with --rollouts, got {arguments.out}; copy the trace there after"
             )
-        offline.show_trace(offline.trace(arguments), arguments)
+        if (run := offline.trace(arguments)) is not None:
+            offline.show_trace(run, arguments)
         return 0
     if arguments.run is None and arguments.resume is None:
         raise UsageError(

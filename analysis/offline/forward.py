@@ -25,7 +25,7 @@ from .response_statistics import measure, response_hidden
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
 
-__all__ = ["Forward", "batches_of", "windows"]
+__all__ = ["Columns", "Forward", "Sized", "batches_of", "windows"]
 
 _VERIFIED = 16  # tokens
 _BATCHES = 8  # budgets in a window
@@ -33,12 +33,14 @@ _BATCHES = 8  # budgets in a window
 Columns = dict[str, np.ndarray]
 
 
-class _Sized(Protocol):
+class Sized(Protocol):
+    """Anything with a number of tokens."""
+
     @property
     def length(self) -> int: ...
 
 
-T = TypeVar("T", bound=_Sized)
+T = TypeVar("T", bound=Sized)
 
 
 def windows(items: Sequence[T], start: int, budget: int) -> Iterator[tuple[int, list[T]]]:
@@ -92,17 +94,17 @@ class Forward:
 
     def __call__(
         self,
-        window: Sequence[Encoded],
+        batches: Sequence[list[Encoded]],
         advance: Callable[[int], None],
         stopped: Callable[[], bool],
         say: Callable[[str], None],
-    ) -> list[Columns] | None:
-        """Columns of each rollout of the window, in its order; None where `stopped` came true in between.
+    ) -> dict[int, Columns] | None:
+        """Index of each rollout of the batches -> its columns; None where `stopped` came true in between.
 
         `advance` is told the tokens of each batch that is done, `say` what happened where memory ran out.
         """
         columns: dict[int, Columns] = {}
-        waiting = self._batches(window)[::-1]
+        waiting = list(batches)[::-1]
         while waiting:
             if stopped():
                 return None
@@ -114,14 +116,23 @@ class Forward:
                     raise
                 self._halve(batch, error, say)
                 left = [*batch, *(item for later in waiting for item in later)]
-                waiting = self._batches(left)[::-1]
+                waiting = self.batches(left)[::-1]
                 continue
             if columns_of_batch is None:  # from now on one row at a time
-                waiting = self._batches([*batch, *(item for later in waiting for item in later)])[::-1]
+                waiting = self.batches([*batch, *(item for later in waiting for item in later)])[::-1]
                 continue
             columns |= columns_of_batch
             advance(sum(item.length for item in batch))
-        return [columns[item.rollout.index] for item in window]
+        return columns
+
+    @property
+    def single(self) -> bool:
+        """Whether rollouts go through the model one at a time."""
+        return self._single
+
+    def follow(self, budget: int, *, single: bool) -> None:
+        """Make batches as another process found that they must be made."""
+        self.budget, self._single = min(self.budget, budget), self._single or single
 
     def _verify(self, item: Encoded) -> None:
         """Hold what was read of the head against the model's own logits, for some tokens of one rollout."""
@@ -130,7 +141,7 @@ class Forward:
         self._head.verify(hidden[0], self.model(input_ids=ids, use_cache=False).logits[0])
         self._verified = True
 
-    def _batches(self, items: Sequence[Encoded]) -> list[list[Encoded]]:
+    def batches(self, items: Sequence[Encoded]) -> list[list[Encoded]]:
         """Batches of rows that may share one."""
         if self._single:
             return batches_of(items, 0)

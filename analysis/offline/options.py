@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..common.command import figure_lines
@@ -16,7 +17,11 @@ from .reading import read_rollouts
 from .trace_settings import TraceSettings, check_batch_tokens
 
 if TYPE_CHECKING:
+    from toy_models import Policy
+
     from ..records import Run
+    from ..records.ranks import Ranks
+    from .reading import RolloutFile
 
 __all__ = ["add_options", "show_trace", "trace"]
 
@@ -32,7 +37,8 @@ recorded rollouts:
   lost stay lost; token ids are exact. Tokens that a mask says are not the policy's (output of tools) stay in the
   context and have no row. Advantages are recorded, and replace rewards where there are none. The records are those of
   a run without weights; summary.md says how the file was read, which tokens carry the gradient of each --objective and
-  where it would move probability mass. An interrupted trace keeps what is traced; resume it with --resume.
+  where it would move probability mass. An interrupted trace keeps what is traced; resume it with --resume. Under
+  torchrun --nproc_per_node N the processes share the work and write one folder.
 """
 
 
@@ -128,8 +134,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--skip-bad", action="store_true", help="skip rows that cannot be used, and count them")
 
 
-def trace(arguments: argparse.Namespace) -> Run:
-    """Trace what the command line asks for; an invalid request is refused before the model is loaded."""
+def trace(arguments: argparse.Namespace) -> Run | None:
+    """Trace what the command line asks for; an invalid request is refused before the model is loaded.
+
+    Of several processes of torchrun the first returns the run and says what is wrong, the others None.
+    """
+    from .processes import started_together
+
+    with started_together() as ranks:
+        try:
+            run = _trace(arguments, ranks)
+        except (UsageError, KeyboardInterrupt) as error:
+            if not ranks.rank:
+                raise
+            raise SystemExit(2 if isinstance(error, UsageError) else 130) from error
+    return None if ranks.rank else run
+
+
+def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
     columns = _checked_columns(arguments)
     settings = TraceSettings(
         {},
@@ -151,30 +173,10 @@ def trace(arguments: argparse.Namespace) -> Run:
         raise UsageError(f"workers: expected at least 1, got {arguments.workers}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UsageError(f"out: expected a folder, got the file {arguments.out}")
-    file = read_rollouts(
-        arguments.rollouts,
-        columns=columns,
-        with_answers=settings.verifier is not None,
-        skip_bad=settings.skip_bad,
-        format=arguments.format,
-    )
-    import torch
+    file, policy = ranks.here(lambda: _inputs(arguments, columns, settings))
 
-    from toy_models import load_policy
-
-    from ..common.devices import pick_device
-    from .objective_requirements import parse_objectives
-    from .reward_source import verifier_of
     from .tracing import trace_rollouts
 
-    parse_objectives(arguments.objectives)
-    verifier_of(settings.verifier, arguments.workers or 1)
-    check_base("--model", arguments.model)
-    device = pick_device(arguments.device or "auto")
-    try:
-        policy = load_policy(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
-    except ValueError as error:
-        raise UsageError(f"--model: {str(error).removeprefix('base: ')}") from error
     return trace_rollouts(
         policy.model,
         policy.tokenizer,
@@ -200,6 +202,36 @@ def trace(arguments: argparse.Namespace) -> Run:
         batch_tokens=arguments.batch_tokens,
         quiet=arguments.quiet,
     )
+
+
+def _inputs(
+    arguments: argparse.Namespace, columns: Mapping[str, str], settings: TraceSettings
+) -> tuple[RolloutFile, Policy]:
+    """The rollouts and the model."""
+    file = read_rollouts(
+        arguments.rollouts,
+        columns=columns,
+        with_answers=settings.verifier is not None,
+        skip_bad=settings.skip_bad,
+        format=arguments.format,
+    )
+    import torch
+
+    from toy_models import load_policy
+
+    from ..common.devices import pick_device
+    from .objective_requirements import parse_objectives
+    from .reward_source import verifier_of
+
+    parse_objectives(arguments.objectives)
+    verifier_of(settings.verifier, arguments.workers or 1)
+    check_base("--model", arguments.model)
+    device = pick_device(arguments.device or "auto")
+    try:
+        policy = load_policy(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
+    except ValueError as error:
+        raise UsageError(f"--model: {str(error).removeprefix('base: ')}") from error
+    return file, policy
 
 
 def _template_arguments(text: str | None) -> dict[str, Any]:

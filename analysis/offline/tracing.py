@@ -1,41 +1,42 @@
 """Tracing recorded rollouts: each goes through the model once, and the records are those of the training loop.
 
 Windows of rollouts are committed as they are finished, in the file's order, so that a trace that was killed is resumed
-after the last of them. Which rollouts share a batch changes nothing but rounding.
+after the last of them. Which rollouts share a batch changes nothing but rounding. Where torch.distributed has a default
+process group, its processes share the work (`rounds`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from toy_models.end_tokens import end_tokens
-from toy_models.policy import evaluation_mode
 from toy_models.verifiers import Verifier
 
 from ..common.folder_lock import locked
-from ..common.progress import Progress
+from ..common.identity import changed_parts
 from ..common.provenance import machine_info, weights_hash
-from ..common.stop_requests import StopRequests
+from ..errors import UsageError
 from ..objectives import Objective, objective_text
-from ..probes.output_heads import find_head, unwrap
+from ..probes.output_heads import OutputHead, find_head, unwrap
+from ..probes.process_ranks import process_ranks
 from ..records import Run, RunWriter
 from ..records.folders import TOKENIZER_FILE, make_folder
-from .forward import Forward, windows
+from ..records.ranks import Ranks
+from .forward import Forward
 from .objective_requirements import check_inputs_of, parse_objectives
 from .reading import RolloutFile, read_rollouts
-from .reward_source import judged_of, verifier_of
+from .reward_source import verifier_of
+from .rounds import trace_rounds
 from .tokenization import Encoded, ModelLimits, encode_rollouts
 from .trace_folder import ENGINE, finished, remember
 from .trace_identity import identity_digest, trace_identity
 from .trace_notes import file_facts, reward_scheme
-from .trace_rows import prompt_rows, rollout_rows, token_rows
 from .trace_settings import TraceSettings, check_batch_tokens
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["trace_rollouts"]
 
 BATCH_TOKENS = 8192
-_COMMIT_SECONDS = 10.0
 
 
 def trace_rollouts(
@@ -79,7 +79,8 @@ def trace_rollouts(
     """Trace recorded rollouts under a causal language model into a run folder.
 
     Each rollout goes through the model once, without gradients. The tables prompts, rollouts and tokens are recorded;
-    tokens have the update −1 and no weight.
+    tokens have the update −1 and no weight. Where torch.distributed has a default process group, every process calls
+    this with the same arguments and a model of its own; each traces a share, and all write one folder.
 
     Args:
         model: A Hugging Face causal language model.
@@ -126,7 +127,6 @@ def trace_rollouts(
     Example:
         >>> run = trace_rollouts(model, tokenizer, "rollouts.jsonl", out="runs/mine")  # doctest: +SKIP
     """
-    named = parse_objectives([objective_text(objective) for objective in objectives])
     settings = TraceSettings(
         {},
         chat_template,
@@ -143,12 +143,53 @@ def trace_rollouts(
         responses_apart=responses_apart,
     )
     check_batch_tokens(batch_tokens)
-    judge = verifier_of(verifier, workers)
-    file = (
-        rollouts
-        if isinstance(rollouts, RolloutFile)
-        else read_rollouts(rollouts, columns=columns, with_answers=judge is not None, skip_bad=skip_bad, format=format)
-    )
+    ranks, folder = process_ranks(), Path(out)
+
+    def prepare() -> _Prepared:
+        judge = verifier_of(verifier, workers)
+        file = (
+            rollouts
+            if isinstance(rollouts, RolloutFile)
+            else read_rollouts(
+                rollouts, columns=columns, with_answers=judge is not None, skip_bad=skip_bad, format=format
+            )
+        )
+        return _prepared(model, tokenizer, file, settings, judge, objectives, rewarded_above, folder, label)
+
+    todo = ranks.here(prepare)
+    _check_same(ranks, todo.info["trace"]["identity"])
+    with contextlib.ExitStack() as lock:
+        done = ranks.agree(lambda: not ranks.rank and _is_done(folder, todo.info, lock, resume=resume, force=force))
+        if not any(done):
+            forward = Forward(model, todo.head, todo.settings, batch_tokens)
+            _trace(folder, todo, ranks, forward, tokenizer, resume=resume, quiet=quiet)
+    return Run(folder)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A trace that can begin; `info` is its run.json."""
+
+    items: list[Encoded]
+    settings: TraceSettings
+    judge: Verifier | None
+    head: OutputHead
+    info: dict[str, Any]
+
+
+def _prepared(
+    model: Any,
+    tokenizer: Any,
+    file: RolloutFile,
+    settings: TraceSettings,
+    judge: Verifier | None,
+    objectives: Sequence[str | Objective],
+    rewarded_above: float | None,
+    folder: Path,
+    label: str | None,
+) -> _Prepared:
+    """Encode the rollouts and check all that can be checked before anything is written."""
+    named = parse_objectives([objective_text(objective) for objective in objectives])
     settings = replace(settings, columns=file.columns)
     head = find_head(model)  # refuses what it does not know before anything is written
     limits = ModelLimits.of(model)
@@ -156,13 +197,11 @@ def trace_rollouts(
     items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad, ends=ends, notes=notes)
     check_inputs_of(named, items, settings, file)
     scheme = reward_scheme(items, settings, rewarded_above)
-    wanted = list(named)
-    folder = Path(out)
     info = _run_json(model, file, settings, judge, folder, label)
     identity = trace_identity(model, tokenizer, file, items, settings, judge, weights=info["base_sha256"], ends=ends)
     info["hash"] = identity_digest(identity)
     info["trace"] = asdict(settings) | {
-        "objectives": wanted,
+        "objectives": list(named),
         "rollouts": len(items),
         "rewarded_above": None if scheme is None else scheme.rewarded_above,
         "file": file_facts(file, items, named, settings, scheme),
@@ -173,95 +212,47 @@ def trace_rollouts(
         "notes": notes,
         "identity": identity,
     }
+    return _Prepared(items, settings, judge, head, info)
+
+
+def _check_same(ranks: Ranks, identity: Mapping[str, str]) -> None:
+    """UsageError where processes that trace together were given different things."""
+    first, *others = ranks.all(dict(identity))
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            raise UsageError(
+                f"expected the same model, file and settings on every process, got others on rank {rank} than on rank "
+                f"0; what differs: {'; '.join(changed_parts(first, other))}. Give all of them the same"
+            )
+
+
+def _is_done(folder: Path, info: Mapping[str, Any], lock: contextlib.ExitStack, *, resume: bool, force: bool) -> bool:
+    """Take the folder until `lock` is closed; whether it holds the complete trace already."""
     make_folder(folder)
-    with locked(folder):
-        if (done := finished(folder, info, resume=resume, force=force)) is None:
-            forward = Forward(model, head, settings, batch_tokens)
-            _trace(folder, info, forward, tokenizer, items, settings, judge, resume=resume, quiet=quiet)
-        elif _described(done.info) != _described(info):
-            remember(folder, info["trace"], info["label"])
-    return Run(folder)
+    lock.enter_context(locked(folder))
+    if (done := finished(folder, info, resume=resume, force=force)) is None:
+        return False
+    if _described(done.info) != _described(info):
+        remember(folder, info["trace"], info["label"])
+    return True
 
 
 def _trace(
-    folder: Path,
-    info: Mapping[str, Any],
-    forward: Forward,
-    tokenizer: Any,
-    items: list[Encoded],
-    settings: TraceSettings,
-    judge: Verifier | None,
-    *,
-    resume: bool,
-    quiet: bool,
+    folder: Path, todo: _Prepared, ranks: Ranks, forward: Forward, tokenizer: Any, *, resume: bool, quiet: bool
 ) -> None:
-    writer = RunWriter(folder, run_json=info, resume=resume)
-    writer.update_run_json(trace=info["trace"])
+    trace = todo.info["trace"]
+    writer = RunWriter(folder, run_json=todo.info, resume=resume, ranks=ranks)
+    writer.update_run_json(trace=trace)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # for tables of token texts
+    if backend is not None and not ranks.rank:  # for tables of token texts
         backend.save(str(folder / TOKENIZER_FILE))
-    start = writer.committed_step or 0
-    total, before = (sum(item.length for item in some) for some in (items, items[:start]))
-    seen = {item.prompt_id for item in items[:start]}
-    with (
-        StopRequests() as requests,
-        evaluation_mode(forward.model),
-        torch.no_grad(),
-        Progress(quiet=quiet) as progress,
-        _settled(writer),
-    ):
-        requests.interrupt, requests.patience = False, 1
-        done = before
-        progress.show("tokens", "tokens traced", done=done, total=total)
-
-        def advance(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            progress.show("tokens", "tokens traced", done=done, total=total)
-
-        committed, pending = time.monotonic(), start
-        for end, window in windows(items, start, forward.budget):
-            judged = judged_of(window, judge, settings)
-            columns = forward(window, advance, lambda: requests.count > 0, progress.say)
-            if columns is None:
-                break
-            new = list({item.prompt_id: item for item in window if item.prompt_id not in seen}.values())
-            seen |= {item.prompt_id for item in new}
-            if new:
-                writer.append("prompts", prompt_rows(new))
-            writer.append("rollouts", rollout_rows(window, judged))
-            writer.append("tokens", token_rows(window, columns, on_policy=settings.on_policy))
-            pending = end
-            if forward.notes:
-                info["trace"]["notes"][:] = list(dict.fromkeys([*info["trace"]["notes"], *forward.notes]))
-                writer.update_run_json(trace=info["trace"])
-                forward.notes.clear()
-            if end == len(items) or time.monotonic() - committed > _COMMIT_SECONDS:
-                writer.commit(end, {"rollouts": end})
-                committed = time.monotonic()
-        if pending > (writer.committed_step or 0):
-            writer.commit(pending, {"rollouts": pending})
-        if pending < len(items):
-            raise KeyboardInterrupt(
-                f"stopped after {pending:,} of {len(items):,} rollouts; resume with the same command and --resume"
-            )
+    quiet = quiet or ranks.rank > 0
+    trace_rounds(writer, ranks, trace, forward, todo.items, todo.settings, todo.judge, quiet=quiet)
 
 
 def _described(info: Mapping[str, Any]) -> list[Any]:
     """What a complete trace says of itself beside its records: it may be asked for again with other words."""
     return [info["label"], *(info["trace"].get(name) for name in ("objectives", "rewarded_above", "file"))]
-
-
-@contextlib.contextmanager
-def _settled(writer: RunWriter) -> Iterator[None]:
-    """The run ends complete, or interrupted by whatever was raised."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            writer.finish("interrupted")
-        raise
-    writer.finish("complete")
 
 
 def _run_json(

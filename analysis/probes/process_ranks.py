@@ -28,5 +28,11 @@ def process_ranks() -> Ranks:
 
 def _gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
+    try:
+        torch.distributed.all_gather_object(values, value)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"another process of this group has ended or cannot be reached ({str(error).splitlines()[0]}); what was "
+            "committed stays: read what that process said, fix the cause, then resume"
+        ) from error
     return values

@@ -238,7 +238,7 @@ def test_files_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
 SIGNALLED = """
 import itertools, os, sys
 from analysis import trace
-from analysis.offline import tracing
+from analysis.offline import rounds, tracing
 
 class Writer(tracing.RunWriter):
     commits = itertools.count(1)
@@ -248,7 +248,7 @@ class Writer(tracing.RunWriter):
         if next(self.commits) == 3 and (number := int(sys.argv[1])):
             os.kill(os.getpid(), number)
 
-tracing.RunWriter, tracing._COMMIT_SECONDS = Writer, 0.0
+tracing.RunWriter, rounds._COMMIT_SECONDS = Writer, 0.0
 sys.exit(trace.main(sys.argv[2:]))
 """
 

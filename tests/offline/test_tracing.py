@@ -13,7 +13,7 @@ import torch
 from analysis import InterruptedRunError, UsageError, load_trace, trace_rollouts
 from analysis.laws import bucket_sums
 from analysis.objectives import parse_objective
-from analysis.offline import forward, tracing
+from analysis.offline import forward, rounds
 from analysis.offline.response_statistics import bucket_masses
 from analysis.records import Run, digest
 from analysis.records.folders import read_commits
@@ -142,7 +142,7 @@ class Stops:
 def test_what_was_traced_before_a_failure_stays_and_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "_COMMIT_SECONDS", 0.0)
     rows, options = rows_of(40), {"batch_tokens": 20}
     whole = traced(tmp_path / "whole", rows, **options)
     with monkeypatch.context() as patch:
@@ -247,7 +247,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     ],
 )
 def test_out_of_memory_with_one_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(tracing, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "_COMMIT_SECONDS", 0.0)
     hidden = forward.response_hidden
 
     def none_longer(backbone: Any, prompts: Any, responses: Any, device: Any) -> Any:
