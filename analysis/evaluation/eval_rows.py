@@ -19,11 +19,12 @@ from torch import Tensor
 from toy_models.batching import response_logits, teacher_batch
 from toy_models.end_tokens import policy_end_tokens
 from toy_models.policy import Policy, evaluation_mode
-from toy_models.sampling import Samples, sample
+from toy_models.sampling import Samples
 from toy_models.tasks.task import Prompt, Task, mode_prefix
 from toy_models.truncation import kept_tokens, truncates
 
 from ..common.batching import check_batching
+from ..common.bounded_sampling import bounded_sample
 from ..errors import DivergedError, UsageError, first_index
 from .enumeration import effective_solutions, tree_log_probs
 from .known_solutions import KnownSolutions
@@ -62,6 +63,7 @@ class FixedPrefixes:
         generator: torch.Generator,
         samples: int = 1,
         temperature: float = 1.0,
+        max_tokens: int | None = None,
     ) -> FixedPrefixes:
         """Draw the responses from a policy, usually the base before the first update.
 
@@ -72,9 +74,10 @@ class FixedPrefixes:
             generator: of the uniforms.
             samples: responses to each prompt.
             temperature: T of softmax(z / T).
+            max_tokens: bound of the tokens in memory at a time (`common.bounded_sampling`); None: no bound.
         """
         with _evaluating(policy.model):
-            drawn = _own_samples(policy, task, prompts, samples, SamplingParams(temperature), generator)
+            drawn = _own_samples(policy, task, prompts, samples, SamplingParams(temperature), generator, max_tokens)
         owners = [prompt for prompt in prompts for _ in range(samples)]
         return cls([p.prompt_id for p in owners], [list(p.ids) for p in owners], _responses(drawn))
 
@@ -93,6 +96,7 @@ def evaluate(
     step: int = 0,
     update: int = 0,
     max_rows: int = 2048,
+    max_tokens: int | None = None,
     batch_checked: bool = False,
     known: KnownSolutions | None = None,
 ) -> dict[str, list[Any]]:
@@ -113,6 +117,7 @@ def evaluate(
             depend on how many prompts follow it.
         step, update: copied into every row.
         max_rows: rows forwarded at a time while the correct responses are walked.
+        max_tokens: tokens sampled at a time (`common.bounded_sampling`), which bounds memory; None: all at once.
         batch_checked: whether it is known that the model's numbers for a row do not depend on the rest of its batch, as
             after `analysis.common.batching.check_batching`; unset: it is checked.
         known: correct responses of the task, listed in earlier evaluations; None lists them anew. Changes no number.
@@ -144,9 +149,10 @@ def evaluate(
     with _evaluating(policy.model):
         exact = _enumerated(policy, task, prompts, settings, max_rows, known or KnownSolutions(task))
         on_fixed = _on_fixed_prefixes(policy, ids, fixed, settings)
-        greedy = sample(
+        greedy = bounded_sample(
             policy.model,
             [p.ids for p in prompts],
+            max_tokens=max_tokens,
             group_size=1,
             max_new_tokens=task.max_new_tokens,
             eos_id=policy_end_tokens(policy),
@@ -156,7 +162,7 @@ def evaluate(
         greedy_correct = _verdicts(task, prompts, greedy)
         own: list[tuple[int | None, int | None, float | None]] = [(None, None, None)] * len(ids)
         if generator is not None and samples:
-            drawn = _own_samples(policy, task, prompts, samples, settings[0], generator)
+            drawn = _own_samples(policy, task, prompts, samples, settings[0], generator, max_tokens)
             correct = torch.tensor(_verdicts(task, prompts, drawn)).view(-1, samples)
             tokens = drawn.lengths.view(-1, samples).sum(1)
             entropy = drawn.sampling_entropy.double().sum(1).view(-1, samples).sum(1) / tokens
@@ -202,11 +208,13 @@ def _own_samples(
     samples: int,
     params: SamplingParams,
     generator: torch.Generator,
+    max_tokens: int | None,
 ) -> Samples:
     uniforms = torch.rand(len(prompts) * samples, task.max_new_tokens, dtype=torch.float64, generator=generator)
-    return sample(
+    return bounded_sample(
         policy.model,
         [p.ids for p in prompts],
+        max_tokens=max_tokens,
         group_size=samples,
         max_new_tokens=task.max_new_tokens,
         eos_id=policy_end_tokens(policy),

@@ -220,6 +220,8 @@ def _exact_problems(config: RunConfig) -> list[str]:
         (update.minibatches in (None, 1) and update.minibatch_size is None, "one minibatch (update.minibatches = 1)"),
         (update.rows == "keep", 'update.rows = "keep"'),
         (not update.shared_prompts, "update.shared_prompts = false"),
+        (not update.gradient_checkpointing, "update.gradient_checkpointing = false"),
+        (update.micro_batch_tokens is None, "no update.micro_batch_tokens (responses are enumerated, not batched)"),
         (update.old_log_probs == "policy", 'update.old_log_probs = "policy"'),
         (config.record.signs_every == 1, "record.signs_every = 1"),
         (update.normalizer == "constant", 'update.normalizer = "constant" (the other divisors depend on the sample)'),

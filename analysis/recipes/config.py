@@ -52,7 +52,7 @@ class Field:
     above: float | None = None
     below: float | None = None
     choices: tuple[Any, ...] = ()
-    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def range(self) -> str:
@@ -180,10 +180,10 @@ def read_value(path: str, value: Any) -> Any:
 def _scalar(field: Field, value: Any, whole: Any) -> Any:
     if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not field.kind or (isinstance(value, float) and not math.isfinite(value)):
-        raise _wrong(field, whole)
     if isinstance(value, str):
         value = field.aliases.get(value, value)
+    if type(value) is not field.kind or (isinstance(value, float) and not math.isfinite(value)):
+        raise _wrong(field, whole)
     if field.choices and value not in field.choices:
         known = [*field.choices, *field.aliases]
         raise _wrong(field, whole, hint=nearest(value, known) if isinstance(value, str) else "")

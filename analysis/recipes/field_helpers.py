@@ -56,7 +56,7 @@ def recipe_field(
     below: float | None = None,
     choices: tuple[Any, ...] | None = None,
     key: str | None = None,
-    aliases: dict[str, str] | None = None,
+    aliases: dict[str, Any] | None = None,
     later: bool = False,
 ) -> Any:
     """A field with its meaning; `low` and `high` are inclusive bounds, `above` and `below` exclusive ones; `aliases`

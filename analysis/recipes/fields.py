@@ -253,6 +253,14 @@ class RolloutFields:
         low=0,
         later=True,
     )
+    batch_tokens: int | None = _f(
+        None,
+        "tokens (prompt and longest possible response, padding included) that are sampled at a time, here and in "
+        "evaluations; bounds the memory of the key-value cache, and changes rounding only, as a response depends on "
+        "its prompt and its own random numbers; unset: all responses at once",
+        low=1,
+        later=True,
+    )
     fixed: bool = _f(
         False,
         "the rollouts of the first step, with their rewards, are used again in every step; old log-probs are those of "
@@ -302,6 +310,20 @@ class UpdateFields:
         "rows per forward and backward pass; unset: all rows of one reward sign at once. Bounds memory and changes "
         "rounding only, as the gradients add up",
         low=1,
+    )
+    micro_batch_tokens: int | None = _f(
+        None,
+        "instead of micro_batch: tokens per forward and backward pass, and per pass without gradients, prompts, "
+        "responses and padding included; rows of like lengths go together, and a row that is longer has a pass of its "
+        "own. Bounds memory where lengths differ, and changes rounding only",
+        low=1,
+        later=True,
+    )
+    gradient_checkpointing: bool = _f(
+        False,
+        "a layer keeps its input alone for the backward pass, which computes the rest again: less memory for one more "
+        "forward pass; the same gradients",
+        later=True,
     )
     shared_prompts: bool = _f(
         False,
@@ -416,7 +438,19 @@ class RecordFields:
     noise_prompts: int = _f(16, "validation prompts in a measurement of gradient noise", low=1)
     noise_replicates: int = _f(8, "independent batches of rollout.group_size responses to each of those prompts", low=3)
     chunk: int = _f(10, "steps between commits; an interruption costs at most as many", low=1)
-    checkpoint: bool = _f(True, "save the final policy as a Hugging Face folder")
+    state_every: int = _f(
+        1,
+        "every so many commits the state to resume from is written too: trained parameters, the optimiser's moments, "
+        "random streams; an interruption costs at most as many commits. One state is kept, and a complete run keeps "
+        "none. 0: none is written, and an interrupted run begins anew",
+        low=0,
+        later=True,
+    )
+    checkpoint: bool = _f(
+        True,
+        "final (true): save the final policy as a Hugging Face folder; none (false): save no policy",
+        aliases={"final": True, "none": False},
+    )
 
 
 @_described

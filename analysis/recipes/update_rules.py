@@ -1,4 +1,4 @@
-"""Which fields of staleness ([rollout]) and of token masks ([update]) go together."""
+"""Which fields of staleness ([rollout]), of token masks and of memory ([update]) go together."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def update_problems(config: RunConfig) -> list[str]:
     ]
     masks = update.token_mask is not None
     rules = [
+        (
+            update.micro_batch is not None and update.micro_batch_tokens is not None,
+            f"update.micro_batch = {update.micro_batch} with update.micro_batch_tokens = {update.micro_batch_tokens}: "
+            "both bound a pass, one by its rows and one by its tokens; leave one of them out",
+        ),
         (
             rollout.fixed and rollout.refresh_every != 1,
             f"rollout.fixed with rollout.refresh_every = {rollout.refresh_every}: fixed rollouts are all of the base; "

@@ -20,11 +20,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ..errors import UsageError
 from .schema import SCHEMA_VERSION
@@ -49,6 +49,7 @@ TOKENIZER_FILE = "tokenizer.json"  # of a traced or attached model, for the text
 TEMPORARY = ".tmp"
 FINAL = ("complete", "diverged")  # statuses of a run that is done
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_BLOCK = 1 << 26  # bytes of a stream that are held before they are written
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ class PartFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """Everything recorded between the commit `previous` (None for the first) and `step`."""
+    """Everything recorded between the commit `previous` (None for the first) and `step`.
+
+    `state` is what a run resumes from; a commit without one holds records alone.
+    """
 
     step: int
     previous: int | None
@@ -84,15 +88,58 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_durably(path: Path, data: bytes | memoryview) -> tuple[int, str]:
+class _Stream:
+    """A file that is hashed as it is written, in large blocks.
+
+    What goes wrong in `write` is raised by `end`: a writer in C++ would make another exception of it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._held = file, bytearray()
+        self._failure: BaseException | None = None
+        self.size, self.digest = 0, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self._failure is None:
+            self._held += data
+            if len(self._held) >= _BLOCK:
+                try:
+                    self._drain()
+                except BaseException as error:
+                    self._failure = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: `end` writes what is left."""
+
+    def end(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._drain()
+
+    def _drain(self) -> None:
+        self._file.write(self._held)
+        self.digest.update(self._held)
+        self.size += len(self._held)
+        self._held = bytearray()
+
+
+def write_durably(path: Path, data: bytes | memoryview | Callable[[BinaryIO], None]) -> tuple[int, str]:
     """Write a file so that `path` is either absent, as before or complete, also after a power cut: (bytes, sha256).
 
-    OSError of the same errno where that fails, with what was being written and, on a full disk, how much is free.
+    `data` may be a function that writes into a stream, so that a large file is never in memory as a whole. OSError of
+    the same errno where that fails, with what was being written and, on a full disk, how much is free.
     """
     temporary = path.with_name(path.name + TEMPORARY)
+    stream: _Stream | None = None
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            stream = _Stream(file)
+            if callable(data):
+                data(cast(BinaryIO, stream))
+            else:
+                stream.write(data)
+            stream.end()
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -101,9 +148,9 @@ def write_durably(path: Path, data: bytes | memoryview) -> tuple[int, str]:
         with contextlib.suppress(OSError):  # a full disk wants the half-written file back
             temporary.unlink(missing_ok=True)
         free = f" ({shutil.disk_usage(path.parent).free:,} are free)" if error.errno in FULL else ""
-        what = f"cannot write {path}, {len(data):,} bytes: {error.strerror or error}{free}"
-        raise OSError(error.errno, what) from error
-    return len(data), hashlib.sha256(data).hexdigest()
+        size = f", {len(data):,} bytes" if not callable(data) else ""
+        raise OSError(error.errno, f"cannot write {path}{size}: {error.strerror or error}{free}") from error
+    return stream.size, stream.digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -286,12 +333,17 @@ def drop_resume_state(folder: Path) -> None:
             path.unlink()
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_part(folder: Path, part: PartFile, *, verify: bool) -> None:
     """UsageError where a committed file is missing or of another size; with `verify` also where its hash differs."""
     path = folder / part.path
     try:
         size = path.stat().st_size
-        same = size == part.size and (not verify or hashlib.sha256(path.read_bytes()).hexdigest() == part.sha256)
+        same = size == part.size and (not verify or _sha256(path) == part.sha256)
     except FileNotFoundError:
         raise UsageError(
             f"expected {path}, which was committed, got no file; restore it or remove the run folder"

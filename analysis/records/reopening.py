@@ -37,8 +37,8 @@ def reopen(folder: Path, run_json: Mapping[str, Any], resume: bool | int) -> tup
     Args:
         folder: of a run.
         run_json: what the run is to be resumed with; run_id and hash must be those of the folder.
-        resume: True to resume an unfinished run after its last commit, or the number of steps after which to resume a
-            run, also one that has ended.
+        resume: True to resume an unfinished run after its last commit with a state, or the number of steps after which
+            to resume a run, also one that has ended.
 
     Raises:
         UsageError: another run, one that has ended, a damaged one, or no commit has that step.
@@ -57,7 +57,9 @@ def reopen(folder: Path, run_json: Mapping[str, Any], resume: bool | int) -> tup
                 f"out: expected an unfinished run to resume, got a run that is {info['status']} in {folder}; "
                 "choose another folder"
             )
-        kept = commits
+        kept = commits[
+            : max((place + 1 for place, commit in enumerate(commits) if commit.state is not None), default=0)
+        ]
     else:
         kept = [commit for commit in commits if commit.step <= resume]
         if (kept[-1].step if kept else 0) != resume:

@@ -12,12 +12,11 @@ commit in force.
 from __future__ import annotations
 
 import contextlib
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -149,13 +148,14 @@ class RunWriter:
         if batch.num_rows:
             self._buffers.setdefault(table, []).append(batch)
 
-    def commit(self, step: int, state: Mapping[str, Any]) -> None:
+    def commit(self, step: int, state: Mapping[str, Any] | None) -> None:
         """Make everything appended since the last commit durable, with the state after `step` steps.
 
         Args:
             step: number of steps made; more than at the last commit. 0, before the first step, is allowed.
             state: what is needed to resume: tensors, numbers, text and containers of them (it is read back with
-                `weights_only=True`).
+                `weights_only=True`). None: a run resumes from the last commit that has one, and makes the steps of
+                later ones again.
 
         Raises:
             UsageError: `step` is not more than that of the last commit, or differs between ranks.
@@ -205,7 +205,7 @@ class RunWriter:
                 parts.append(self._write(path, parquet_bytes(rows), table, rows.num_rows))
         return parts
 
-    def _write_commit(self, step: int, parts: list[PartFile], state: Mapping[str, Any]) -> Commit | None:
+    def _write_commit(self, step: int, parts: list[PartFile], state: Mapping[str, Any] | None) -> Commit | None:
         """On rank 0, after all parts are written."""
         if self._ranks.rank:
             return None
@@ -216,9 +216,8 @@ class RunWriter:
                     "rank is not seen; choose a folder on a file system of all nodes"
                 )
         with self._explained():
-            commit = Commit(
-                step, self.committed_step, tuple(parts), self._write(f"state/{step:06d}.pt", _dump(state), "", 0)
-            )
+            stored = None if state is None else self._write(f"state/{step:06d}.pt", _saved(state), "", 0)
+            commit = Commit(step, self.committed_step, tuple(parts), stored)
             write_json(self.folder / "commits" / f"{step:06d}.json", asdict(commit))
         return commit
 
@@ -227,7 +226,9 @@ class RunWriter:
             with self._explained():
                 self._delete_uncommitted()
 
-    def _write(self, path: str, data: bytes | memoryview, table: str, rows: int) -> PartFile:
+    def _write(
+        self, path: str, data: bytes | memoryview | Callable[[BinaryIO], None], table: str, rows: int
+    ) -> PartFile:
         size, sha256 = write_durably(self.folder / path, data)
         return PartFile(path, table, rows, size, sha256)
 
@@ -282,8 +283,8 @@ class RunWriter:
     def _delete_uncommitted(self) -> None:
         keep = {part.path for commit in self._commits for part in commit.parts}
         keep |= {f"commits/{commit.step:06d}.json" for commit in self._commits}
-        if self._commits and self._commits[-1].state is not None:
-            keep.add(self._commits[-1].state.path)
+        states = [commit.state.path for commit in self._commits if commit.state is not None]
+        keep |= set(states[-1:])
         for name in (*TABLES, "commits", "state"):
             for path in files_below(self.folder / name):
                 if f"{name}/{path.name}" not in keep:
@@ -301,12 +302,11 @@ class RunWriter:
             raise OSError(error.errno, f"{what}; {kept}; {cure}, then resume") from error
 
 
-def _dump(state: Mapping[str, Any]) -> memoryview:
+def _saved(state: Mapping[str, Any]) -> Callable[[BinaryIO], None]:
+    """Writes the state into a stream."""
     import torch
 
-    sink = io.BytesIO()
-    torch.save(dict(state), sink)
-    return sink.getbuffer()
+    return lambda stream: torch.save(dict(state), stream)
 
 
 def _now() -> str:

@@ -140,11 +140,12 @@ class ContextFollower:
         index: UpdateIndex,
         result: UpdateResult,
         before: dict[str, Tensor],
-        steps: dict[str, Tensor],
         writer: RunWriter,
     ) -> None:
-        """Look again at the new parameters; `steps` is the actual parameter step from `before`."""
+        """Look again at the new parameters, which were `before` before the update."""
         if self._due(index):
+            parameters = dict(self._policy.model.named_parameters())
+            steps = {name: parameters[name].detach() - value for name, value in before.items()}
             self._probe.jvp(self._policy.model, before, steps, self._parts)
         weights = None if self._batch is None else _weights(self._batch, result)
         for columns in self._probe.after(index.update, weights=weights):

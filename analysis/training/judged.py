@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Samples, Task, response_logits, sample, teacher_batch, verify_all
+from toy_models import Policy, Prompt, Samples, Task, response_logits, teacher_batch, verify_all
 from toy_models.end_tokens import policy_end_tokens
 
+from ..common.bounded_sampling import bounded_sample
 from ..objectives import Objective, ResponseBatch
 from ..recipes.fields import RolloutFields
 
@@ -43,7 +44,7 @@ def judged_responses(
     mask = torch.arange(log_probs.shape[1]) < lengths[:, None]
     greedy, collision = None, None
     if "greedy_rewards" in reads:
-        correct = _greedy_verdicts(policy, sampler, task, prompts, limit)
+        correct = _greedy_verdicts(policy, sampler, task, prompts, limit, fields.batch_tokens)
         false_positive, false_negative = noise
         chance = torch.where(correct, false_negative, false_positive)
         flipped = torch.rand(len(prompts), generator=generator, dtype=torch.float64) < chance
@@ -62,11 +63,14 @@ def judged_responses(
     )
 
 
-def _greedy_verdicts(policy: Policy, sampler: torch.nn.Module, task: Task, prompts: list[Prompt], limit: int) -> Tensor:
+def _greedy_verdicts(
+    policy: Policy, sampler: torch.nn.Module, task: Task, prompts: list[Prompt], limit: int, max_tokens: int | None
+) -> Tensor:
     """Bool (P,): whether the most probable response to each prompt, token by token, is correct."""
-    greedy = sample(
+    greedy = bounded_sample(
         sampler,
         [p.ids for p in prompts],
+        max_tokens=max_tokens,
         group_size=1,
         max_new_tokens=limit,
         eos_id=policy_end_tokens(policy),

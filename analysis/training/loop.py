@@ -38,11 +38,12 @@ from .fixed_rollouts import FixedRollouts
 from .measurements import HeldOut, Measurements, Timings, prompts_of
 from .minibatches import plan_minibatches
 from .optimizer import learning_rate, make_optimizer
+from .recomputed_layers import check_layers
 from .record_rows import UpdateIndex, choose_groups, pass_statistics, rollout_rows, step_row, token_rows, update_row
 from .regularizers import Regularizers
 from .rollout_model import RolloutModel
 from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
-from .run_state import Position, Stateful, fixed_prefixes, restore, resume_state
+from .run_state import Position, Stateful, check_reference, fixed_prefixes, restore, resume_state
 from .setup import check_fit, check_sharing, load_policy_and_task, load_teacher, run_identity
 from .sign_passes import PassRunner
 from .step_targets import StepTargets
@@ -109,6 +110,8 @@ class Loop:
         longest = max(config.rollout.max_new_tokens or 0, self.task.max_new_tokens)
         prompts = [*self.train_prompts, *self.held_out.evaluated, *self.held_out.noise]
         check_fit(self.policy.model, self.task, prompts, longest)
+        if config.update.gradient_checkpointing:
+            check_layers(self.policy.model)
         if config.policy.base not in BASES:
             check_batching(self.policy, prompts, longest, "policy.base")
             if config.update.shared_prompts:
@@ -144,7 +147,11 @@ class Loop:
         self._started = stored is not None
         if stored is None:
             self.fixed = FixedPrefixes.from_samples(
-                self.policy, self.task, self.held_out.evaluated, generator=self.streams["evaluation"]
+                self.policy,
+                self.task,
+                self.held_out.evaluated,
+                generator=self.streams["evaluation"],
+                max_tokens=config.rollout.batch_tokens,
             )
         else:
             self.fixed = fixed_prefixes(stored[1])
@@ -169,9 +176,12 @@ class Loop:
             config.eval,
             self.streams["evaluation"],
             self.known,
+            config.rollout.batch_tokens,
         )
+        self._commits_without_state = 0
         if stored is not None:
             self.position = restore(stored[1], self._parts())
+            check_reference(self.reference, stored[1], self.writer.info, identity)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -192,14 +202,14 @@ class Loop:
                     self._evaluate(final=done)
                 self._measure_noise(due=done)
                 if done or stop or position.step % self.config.record.chunk == 0:
-                    self._commit()
+                    self._commit(resumable=stop)
                 if stop:
                     self.writer.finish("interrupted")
                     return "interrupted"
         except DivergedError as error:
             position.step += 1  # the step that broke off is the run's last
             position.diverged = str(error)
-            self._commit(timed=False)  # so that a run killed right after this commit ends likewise
+            self._commit(timed=False, resumable=True)  # so that a run killed right after it ends likewise
         if position.diverged is not None:
             self.writer.update_run_json(error=position.diverged)
             self.writer.finish("diverged")
@@ -309,8 +319,7 @@ class Loop:
         before = self._parameters()
         by_sign = fields.signs_every > 0 and index.update % fields.signs_every == 0
         result = self.updater.apply(batch, targets, rows, self.reference, str(index), by_sign=by_sign)
-        steps = {name: value - before[name] for name, value in self._trained().items()}
-        norm = torch.nn.utils.get_total_norm(list(steps.values())).item()
+        norm = self._step_norm(before)
         statistics = []
         if fields.tokens > 0:
             for sign_pass in result.passes:
@@ -322,7 +331,7 @@ class Loop:
         self.contexts.stepped(index, result, before)
         if follow:
             with self._timed("contexts"):
-                self.contexts.after(index, result, before, steps, self.writer)
+                self.contexts.after(index, result, before, self.writer)
         if self.on_update is not None:
             self.on_update(index, batch, targets, result)
         self.position.update += 1
@@ -347,8 +356,7 @@ class Loop:
 
         result = self.updater.apply_exact(loss, str(index))
         result.normalizer = constant
-        steps = [value - before[name] for name, value in self._trained().items()]
-        norm = torch.nn.utils.get_total_norm(steps).item()
+        norm = self._step_norm(before)
         self.writer.append("updates", update_row(index, result, [], lr, norm))
         _check_step(norm, index)
         self.position.update += 1
@@ -371,6 +379,11 @@ class Loop:
     def _parameters(self) -> dict[str, torch.Tensor]:
         """A copy of what is being trained, by name."""
         return {name: parameter.clone() for name, parameter in self._trained().items()}
+
+    def _step_norm(self, before: dict[str, torch.Tensor]) -> float:
+        """‖Δθ‖ from the parameters `before`, one parameter at a time: a step is never in memory as a whole."""
+        norms = [torch.linalg.vector_norm(value - before[name]) for name, value in self._trained().items()]
+        return torch.linalg.vector_norm(torch.stack(norms)).item()
 
     # -- records --------------------------------------------------------------------------------------------------
 
@@ -415,13 +428,20 @@ class Loop:
             )
         self.writer.append("noise", columns)
 
-    def _commit(self, *, timed: bool = True) -> None:
+    def _commit(self, *, timed: bool = True, resumable: bool = False) -> None:
+        """Commit the records, with the state to resume from where that is due or the run ends here (`resumable`)."""
+        every = self.config.record.state_every
+        self._commits_without_state += 1
+        due = every > 0 and (resumable or self._commits_without_state >= every)
         if timed:
             self._tell("commit")
         with self._timed("commit"):
             for row in self.timings.take():
                 self.writer.append("timings", {name: [value] for name, value in row.items()})
-            self.writer.commit(self.position.step, resume_state(self._parts(), self.position, self.fixed))
+            state = resume_state(self._parts(), self.position, self.fixed) if due else None
+            self.writer.commit(self.position.step, state)
+        if due:
+            self._commits_without_state = 0
 
     def _parts(self) -> dict[str, Stateful | None]:
         """Everything whose state a resumed run needs, by its key in the resume state."""
@@ -432,7 +452,6 @@ class Loop:
         }
         return {name: part for name, part in later.items() if part is not None} | {
             "model": self.policy.model,
-            "reference": self.reference,
             "optimizer": self.optimizer,
             "critic": self.critic,
             "streams": self.streams,

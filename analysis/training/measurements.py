@@ -77,9 +77,11 @@ class Measurements:
         fields: EvalFields,
         generator: torch.Generator,
         known: KnownSolutions,
+        max_tokens: int | None = None,
     ) -> None:
         """`generator` supplies the samples of evaluations; `fixed` are the responses whose entropy is followed;
-        `known` lists the correct responses of the task."""
+        `known` lists the correct responses of the task; `max_tokens` are sampled at a time."""
+        self._max_tokens = max_tokens
         self._known = known
         self._policy, self._sampler, self._task = policy, sampler, task
         self._prompts, self._fixed, self._fields, self._generator = prompts, fixed, fields, generator
@@ -100,6 +102,7 @@ class Measurements:
             generator=self._generator,
             step=step,
             update=update,
+            max_tokens=self._max_tokens,
             batch_checked=True,
             known=self._known,
         )

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Task, Verdict, sample
+from toy_models import Policy, Prompt, Task, Verdict
 from toy_models.end_tokens import policy_end_tokens
 
+from ..common.bounded_sampling import bounded_sample
 from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..evaluation.verdicts import verdicts
@@ -124,9 +125,10 @@ def collect_rollouts(
     # As many as for the task's longest response, so that a lower limit cuts the same responses short.
     uniforms = streams.uniforms("rollouts", n, max(limit, task.max_new_tokens))
     try:
-        samples = sample(
+        samples = bounded_sample(
             sampler,
             [p.ids for p in prompts],
+            max_tokens=fields.batch_tokens,
             group_size=fields.group_size,
             max_new_tokens=limit,
             eos_id=policy_end_tokens(policy),

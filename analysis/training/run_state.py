@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from ..errors import UsageError
 from ..evaluation import FixedPrefixes
 
-__all__ = ["Position", "Stateful", "fixed_prefixes", "restore", "resume_state"]
+__all__ = ["Position", "Stateful", "check_reference", "fixed_prefixes", "restore", "resume_state"]
 
 
 class Stateful(Protocol):
@@ -49,3 +50,29 @@ def restore(state: Mapping[str, Any], parts: Mapping[str, Stateful | None]) -> P
         if part is not None:
             part.load_state_dict(state[name])
     return Position(state["step"], state["update"], state["updates_made"], state["diverged"])
+
+
+def check_reference(
+    reference: Stateful | None, state: Mapping[str, Any], stored: Mapping[str, Any], resumed: Mapping[str, Any]
+) -> None:
+    """The reference of a resumed run, which is the base as it was loaded again, must be that of its start.
+
+    It is not part of the resume state, being as large as the model; states of before hold it and are loaded.
+
+    Args:
+        reference: the reference model; None where the run has none.
+        state: the resume state.
+        stored, resumed: run.json as it stands in the folder, and as the resumed run would begin it.
+
+    Raises:
+        UsageError: the weights of the base are others than at the start.
+    """
+    if reference is None:
+        return
+    if state.get("reference") is not None:
+        reference.load_state_dict(state["reference"])
+    elif stored.get("base_sha256") != resumed["base_sha256"]:
+        raise UsageError(
+            f"policy.base: expected the weights that the run started from (sha256 {stored.get('base_sha256')}), since "
+            f"they are the reference of its KL, got others ({resumed['base_sha256']}); restore the base, or start anew"
+        )

@@ -2,9 +2,10 @@
 
 For summed token losses ℓ_t (the objective's) and regularisers, L = Σ_t scale_t·(ℓ_t − α·H_t + β·KL_t). Entropy bonus
 and KL loss take a second backward pass through the same graph when they are on. At most `update.micro_batch` rows go
-through the model at a time, and their gradients add up; with `update.autocast` its matrix products run in bfloat16,
-while log-probs, losses and gradients of the parameters stay in the parameters' dtype. With `update.shared_prompts` what
-rows have in common goes through the model once (`toy_models.shared_prefixes`).
+through the model at a time, or rows of at most `update.micro_batch_tokens` tokens (`micro_batches.py`), and their
+gradients add up; with `update.autocast` its matrix products run in bfloat16, while log-probs, losses and gradients of
+the parameters stay in the parameters' dtype. With `update.shared_prompts` what rows have in common goes through the
+model once (`toy_models.shared_prefixes`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from ..objectives import Objective, TokenBatch
 from ..probes.weight_probe import WeightProbe
 from ..recipes.fields import UpdateFields
 from .critic import captured_hidden_states
+from .micro_batches import row_parts
+from .recomputed_layers import recomputed_layers
 from .regularizers import Regularizers, kl_penalty, policy_entropy
 from .rollouts import RolloutBatch
 from .step_targets import StepTargets
@@ -83,13 +86,12 @@ class PassGradients:
     regularizer: Gradients | None = None
     unmasked: Gradients | None = None
 
-    def plus(self, other: PassGradients) -> PassGradients:
-        """The gradients of the passes of both."""
-        return PassGradients(
-            sum_gradients([self.objective, other.objective]),
-            _sum_present(self.regularizer, other.regularizer),
-            _sum_present(self.unmasked, other.unmasked),
-        )
+    def add(self, other: PassGradients) -> PassGradients:
+        """The gradients of the passes of both, in the memory of these, which are spent."""
+        for name in ("objective", "regularizer", "unmasked"):
+            for own, more in zip(getattr(self, name) or (), getattr(other, name) or (), strict=True):
+                own.add_(more)
+        return self
 
 
 class PassRunner:
@@ -113,12 +115,21 @@ class PassRunner:
     def log_probs(self, model: torch.nn.Module, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
         """log π_y at the training temperature for some rows of a rollout batch, (len(rows), R), zero at padding."""
         out = torch.zeros(len(rows), batch.sampling_log_probs.shape[1], dtype=self.dtype)
-        chunk = self._fields.micro_batch or _ROWS_WITHOUT_GRADIENTS
-        for start in range(0, len(rows), chunk):
-            teacher = self._teacher(batch, rows[start : start + chunk])
+        for part in self.parts(batch, rows):
+            teacher = self._teacher(batch, [rows[i] for i in part.tolist()])
             values, _ = self._token_log_probs(self._logits(model, teacher), teacher)
-            out[start : start + len(values), : values.shape[1]] = values.masked_fill(~teacher.mask, 0).cpu()
+            out[part, : values.shape[1]] = values.masked_fill(~teacher.mask, 0).cpu()
         return out
+
+    def parts(self, batch: RolloutBatch, rows: Sequence[int], *, gradients: bool = False) -> list[Tensor]:
+        """Which of `rows` go through the model together, as indices into them; `log_probs` goes by these parts."""
+        return row_parts(
+            [len(batch.prompt(i).ids) for i in rows],
+            [len(batch.responses[i]) for i in rows],
+            [i // batch.group_size for i in rows],
+            self._fields,
+            None if gradients else _ROWS_WITHOUT_GRADIENTS,
+        )
 
     @torch.no_grad()
     def select(
@@ -134,11 +145,10 @@ class PassRunner:
             return TokenChoice()
         width = batch.sampling_log_probs.shape[1]
         log_probs, entropy = torch.zeros(2, len(rows), width, dtype=self.dtype)
-        chunk = self._fields.micro_batch or _ROWS_WITHOUT_GRADIENTS
-        for start in range(0, len(rows), chunk):
-            teacher = self._teacher(batch, rows[start : start + chunk].tolist())
+        for part in self.parts(batch, rows.tolist()):
+            teacher = self._teacher(batch, rows[part].tolist())
             values, scaled = self._token_log_probs(self._logits(self.policy.model, teacher), teacher)
-            here = slice(start, start + len(values)), slice(0, values.shape[1])
+            here = part, slice(0, values.shape[1])
             log_probs[here] = values.masked_fill(~teacher.mask, 0).cpu()
             entropy[here] = policy_entropy(scaled).masked_fill(~teacher.mask, 0).cpu()
         advantages = targets.advantages_of(rows, width).to(self.dtype)
@@ -169,20 +179,15 @@ class PassRunner:
 
         Raises DivergedError for a loss that is not finite.
         """
-        if self._fields.shared_prompts:  # rows of one prompt side by side, so that micro-batches part few of them
-            order = (rows // batch.group_size).argsort(stable=True)
-            rows, scale = rows[order], scale[order]
-            choice = None if choice is None else choice.of(order)
-        size = self._fields.micro_batch or len(rows)
         choice = choice or TokenChoice()
         passes: list[SignPass] = []
         total: PassGradients | None = None
-        for part in torch.arange(len(rows)).split(size):
+        for part in self.parts(batch, rows.tolist(), gradients=True):
             of_part, gradients = self._pass(
                 batch, targets, rows[part], scale[part], sign, reference, where, choice.of(part), keep_hidden
             )
             passes += of_part
-            total = gradients if total is None else total.plus(gradients)
+            total = gradients if total is None else total.add(gradients)
         assert total is not None
         return passes, total
 
@@ -315,6 +320,8 @@ class PassRunner:
         with contextlib.ExitStack() as stack:
             if fields.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, dtype=getattr(torch, fields.autocast)))
+            if fields.gradient_checkpointing and torch.is_grad_enabled():
+                stack.enter_context(recomputed_layers(model))
             if fields.shared_prompts:
                 return shared_logits(model, shared_batch(teacher)).to(self.dtype)
             return response_logits(model, teacher).to(self.dtype)
@@ -342,11 +349,6 @@ def sum_gradients(parts: Sequence[Gradients]) -> Gradients:
     for part in parts[1:]:
         out = [a + b for a, b in zip(out, part, strict=True)]
     return out
-
-
-def _sum_present(*parts: Gradients | None) -> Gradients | None:
-    present = [part for part in parts if part is not None]
-    return sum_gradients(present) if present else None
 
 
 def _check_tokens(

@@ -103,8 +103,8 @@ def fix_targets(
         own = batch.token_advantages
         return StepTargets(advantages, old, awaited, ref, own, kl_baseline=baseline, teacher_log_probs=taught)
     values = torch.zeros(shape, dtype=dtype)
-    for rows, states in zip(torch.tensor(used).split([len(h) for h in hidden]), hidden, strict=True):
-        values[rows, : states.shape[1]] = critic.values(states.to(dtype)).cpu()
+    for part, states in zip(runner.parts(batch, used), hidden, strict=True):
+        values[torch.tensor(used)[part], : states.shape[1]] = critic.values(states.to(dtype)).cpu()
     rewards = token_rewards(batch.advantages.to(dtype), batch.lengths, penalty.kl_coef * kl)
     estimates = advantage_estimates(values, rewards, batch.lengths, critic.fields.gae_lambda)
     token_advantages = whitened(estimates, batch.mask()) if critic.fields.whiten else estimates

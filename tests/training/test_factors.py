@@ -576,6 +576,7 @@ FACTORS = {
     "update.normalizer": Factor("per_sequence", "weights", per_sequence),
     "update.constant": Factor(20.0, "weights", halved_weights, CONSTANT),
     "update.micro_batch": Factor(3, "step", micro),
+    "update.micro_batch_tokens": Factor(40, "step", micro),
     "update.shared_prompts": Factor(True, "step", nearly_the_same_steps),
     "update.old_log_probs": Factor("rollouts", "weights", nearly_the_same_steps),
     "update.estimator": Factor("exact", "minibatches", enumerated, WHOLE | CONSTANT),
@@ -684,6 +685,9 @@ ELSEWHERE = {
     "optimizer.eps": "training/test_update_by_hand.py::test_adamw_by_hand",
     "rollout.dtype": f"{_PRECISION}::test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches",
     "update.autocast": f"{_PRECISION}::test_autocast_touches_the_matrix_products_only",
+    "rollout.batch_tokens": "training/test_micro_batches.py::test_rollouts_and_evaluations_are_sampled_in_parts",
+    "record.state_every": "training/test_resume_state.py::test_a_killed_run_resumes_from_the_last_state",
+    "update.gradient_checkpointing": "training/test_recomputed_layers.py::test_the_update_of_a_plain_pass",
     "record.dtype": f"{_PRECISION}::test_statistics_are_at_least_of_the_recorded_dtype",
 }
 
