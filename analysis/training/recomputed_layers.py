@@ -55,14 +55,14 @@ def recomputed_layers(model: torch.nn.Module) -> Iterator[None]:
     layers = _layers(model)
     held = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = functools.partial(_recomputed, layer.forward)  # type: ignore[method-assign]
+        layer.forward = functools.partial(_recomputed, layer.forward)
     try:
         yield
     finally:
         for layer, forward in zip(layers, held, strict=True):
             del layer.forward
             if forward is not None:  # another tool's, on the instance
-                layer.forward = forward  # type: ignore[method-assign]
+                layer.forward = forward
 
 
 def _recomputed(forward: Any, *arguments: Any, **named: Any) -> Any:
