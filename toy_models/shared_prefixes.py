@@ -2,8 +2,9 @@
 
 Responses to one prompt share the prompt, and often their first tokens. Their distinct beginnings form a tree, of which
 every token is forwarded once: the trees lie side by side in rows, each token at its own position, and an attention mask
-lets it look at its ancestors alone. Logits and gradients are those of `response_logits`, up to rounding: a token that
-many responses share gets the sum of their gradients.
+lets it look at its ancestors alone. Prompts that begin alike, with the same instructions or worked examples, share a
+tree where that saves more than its attention costs. Logits and gradients are those of `response_logits`, up to
+rounding: a token that many responses share gets the sum of their gradients.
 
 This saves the more, the longer prompts are beside responses and the more responses to a prompt are in one batch. A tree
 attends densely (all its tokens against all), so for long responses to short prompts the plain batch is faster. It needs
@@ -27,6 +28,12 @@ from .batching import TeacherBatch, response_logits, teacher_batch
 __all__ = ["SharedBatch", "chosen_logits", "head_reads", "shared_batch", "shared_logits", "sharing_fails"]
 
 _WIDTH = 64  # tokens in a row, unless a tree has more: short rows are attention's fixed costs, long ones its square
+# Prompts join a tree from this many common tokens on: fewer are chance, and save nothing.
+_ALIKE_FROM = 8
+# Tokens of a tree at which its dense attention costs as much as everything else: a pass over n tokens of a model of
+# width d makes about 24·d²·n operations and another 4·d·n² in attention, equal at n = 6·d, 3456 for d = 576; masked
+# attention runs at a lower rate than large products.
+_ATTENTION_EVEN = 2048
 # Differences of log-probs beyond those of products in another order; norms round to float32 also in float64.
 _TOLERANCE_NATS = 1e-3
 
@@ -55,7 +62,8 @@ def shared_batch(batch: TeacherBatch) -> SharedBatch:
     """The trees of prompts and responses.
 
     Args:
-        batch: As `teacher_batch` makes it; rows of equal prompts share, wherever they stand in the batch.
+        batch: As `teacher_batch` makes it; rows of equal prompts, or of prompts that begin alike, share wherever they
+            stand in the batch.
 
     Returns:
         The trees, on the device of the batch.
@@ -65,21 +73,20 @@ def shared_batch(batch: TeacherBatch) -> SharedBatch:
     ([[5, 6, 8, 7, 9]], [[0, 1, 2, 3, 3]], [[1, 2, 4], [1, 2, 3]])
     """
     device = batch.input_ids.device
-    ids, start, needed, order = _sorted_rows(batch)
-    width = ids.shape[1] - batch.tokens.shape[1]  # of the prompts
+    ids, prompt, needed, order = _sorted_rows(batch)
     n_rows, n_columns = ids.shape
     column = np.arange(n_columns)
-    real = (column >= start[:, None]) & (column < needed[:, None])
+    real = column < needed[:, None]
     same = np.zeros_like(real)
-    same[1:] = np.logical_and.accumulate(ids[1:] == ids[:-1], axis=1)
-    same[1:] &= same[1:, width - 1 : width] & (start[1:] == start[:-1])[:, None] & real[:-1]
+    same[1:] = np.logical_and.accumulate(ids[1:] == ids[:-1], axis=1) & real[1:] & real[:-1]
+    first = _tree_starts(same.sum(1), prompt, needed)
+    same[first] = False
     new = real & ~same
     # The node of each real place: the last row so far that made one in its column.
     maker = np.maximum.accumulate(np.where(new, np.arange(n_rows)[:, None], -1), axis=0)
     number = np.cumsum(new).reshape(new.shape) - 1
     node = np.where(real, number[np.maximum(maker, 0), column], -1)
 
-    first = new[:, width - 1]  # rows that begin a tree
     tree = np.cumsum(first) - 1
     sizes = np.bincount(tree, weights=new.sum(1)).astype(np.int64)
     row, offset, n_bins, length = _packed(sizes)
@@ -91,15 +98,15 @@ def shared_batch(batch: TeacherBatch) -> SharedBatch:
 
     input_ids, position_ids = np.zeros((2, n_bins, length), dtype=np.int64)
     input_ids[packed_row, at] = ids[made_row, made_column]
-    position_ids[packed_row, at] = made_column - start[made_row]
+    position_ids[packed_row, at] = made_column
     mask = torch.full((n_bins, length, length), -torch.inf)
     mask.diagonal(dim1=1, dim2=2).zero_()  # padding sees itself, so that nothing is NaN
     seen, ancestor = (real[made_row] & (column <= made_column[:, None])).nonzero()
     mask[packed_row[seen], at[seen], at[node[made_row[seen], ancestor]]] = 0.0
 
     place = packed_row * length + at
-    reads = np.minimum(column[None, width - 1 : -1], needed[:, None] - 1)
     places = np.empty((n_rows, batch.tokens.shape[1]), dtype=np.int64)
+    reads = np.minimum(prompt[:, None] - 1 + np.arange(places.shape[1]), needed[:, None] - 1)
     places[order] = place[np.take_along_axis(node, reads, axis=1)]
     tensors = (torch.from_numpy(input_ids), torch.from_numpy(position_ids), mask[:, None], torch.from_numpy(places))
     return SharedBatch(*(tensor.to(device) for tensor in tensors))
@@ -228,18 +235,43 @@ def _inputs(model: Any, shared: SharedBatch) -> dict[str, Tensor]:
 
 
 def _sorted_rows(batch: TeacherBatch) -> tuple[Ints, Ints, Ints, Ints]:
-    """Token ids (B, P + R) in the order of prompts, then of responses, with −1 as padding; the column at which each
-    row's prompt starts; the columns that it needs as input, one less than it has; and the original row of each."""
-    ids = batch.input_ids.cpu().numpy().copy()
+    """Token ids (B, P + R) of prompt and response from the first column on, −1 after them, in the order of prompts,
+    then of responses; the tokens of each prompt; the columns that each row needs as input, one less than it has; and
+    the original row of each."""
+    ids = batch.input_ids.cpu().numpy()
     lengths = batch.mask.sum(1).cpu().numpy()
     width = ids.shape[1] - batch.tokens.shape[1]
     start = np.zeros(len(ids), dtype=np.int64)
     if batch.attention_mask is not None:
         start = width - batch.attention_mask[:, :width].sum(1).cpu().numpy()
     column = np.arange(ids.shape[1])
-    ids[(column < start[:, None]) | (column >= (width + lengths)[:, None])] = -1
-    order = np.lexsort(ids.T[::-1])
-    return ids[order], start[order], (width + lengths - 1)[order], order
+    prompt, needed = width - start, width - start + lengths - 1
+    ids = np.take_along_axis(ids, np.minimum(column + start[:, None], ids.shape[1] - 1), axis=1)
+    ids[column > needed[:, None]] = -1
+    prompts = np.where(column < prompt[:, None], ids, -1)
+    order = np.lexsort(np.concatenate([prompts, ids], axis=1).T[::-1])
+    return ids[order], prompt[order], needed[order], order
+
+
+def _tree_starts(common: Ints, prompt: Ints, needed: Ints) -> NDArray[np.bool_]:
+    """Which rows begin a tree; `common` are the first tokens that each has in common with the row before.
+
+    Rows of one prompt are one tree. The next prompt joins it where the tokens that it saves cost more than the
+    attention of the larger tree, n² against the squares of two.
+    """
+    begins = np.ones(len(common), dtype=bool)
+    begins[1:] = (common[1:] < prompt[1:]) | (prompt[1:] != prompt[:-1])
+    groups = begins.nonzero()[0]
+    starts, size = begins.copy(), 0
+    for group, end in zip(groups.tolist(), [*groups[1:].tolist(), len(common)], strict=True):
+        own = int(needed[group] + (needed - common)[group + 1 : end].sum())
+        saved = int(common[group])
+        joined = size + own - saved
+        if saved >= _ALIKE_FROM and joined**2 - size**2 - own**2 < _ATTENTION_EVEN * saved:
+            starts[group], size = False, joined
+        else:
+            size = own
+    return starts
 
 
 def _packed(sizes: Ints) -> tuple[Ints, Ints, int, int]:

@@ -109,6 +109,13 @@ def rows(seed: int = 0, ragged: bool = True) -> tuple[list[list[int]], list[list
     return [prompts[i] for i in owners], responses
 
 
+def alike(ragged: bool = True) -> tuple[list[list[int]], list[list[int]]]:
+    """The rows of `rows` under prompts that all begin with the same ten tokens."""
+    prompts, responses = rows(ragged=ragged)
+    opening = torch.randint(2, VOCAB, (10,), generator=torch.Generator().manual_seed(7)).tolist()
+    return [opening + prompt for prompt in prompts], responses
+
+
 def gradients(model: Any, logits: torch.Tensor, batch: Any) -> list[torch.Tensor]:
     """Of Σ w·log π_y with a fixed weight for each token."""
     weights = torch.randn(batch.tokens.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -122,13 +129,16 @@ def in_float64(norm: Any, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+@pytest.mark.parametrize("drawn", [rows, alike])
 @pytest.mark.parametrize("name", WORK)
-def test_logits_and_gradients_are_those_of_the_plain_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_and_gradients_are_those_of_the_plain_pass(
+    name: str, drawn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LlamaRMSNorm, "forward", in_float64)
     monkeypatch.setattr(Qwen3RMSNorm, "forward", in_float64)
     model = made(WORK[name])
     # Under left padding the plain pass of these is NaN in float64: their softmax is in float32, their mask is not.
-    batch = teacher_batch(*rows(ragged=name not in ("qwen3-eager", "gemma2")), pad_id=0)
+    batch = teacher_batch(*drawn(ragged=name not in ("qwen3-eager", "gemma2")), pad_id=0)
     plain, shared = response_logits(model, batch), shared_logits(model, shared_batch(batch))
     assert shared.shape == plain.shape
     # The softmax of eager attention, and Gemma's norms, are in float32.
@@ -189,6 +199,27 @@ def test_each_distinct_beginning_is_forwarded_once() -> None:
             visible = seen[at, where].nonzero()[:, 0]
             order = visible[shared.position_ids[at, visible].argsort()]
             assert shared.input_ids[at, order].tolist() == [*prompt, *response[:t]]
+
+
+def test_prompts_that_begin_alike_share_their_beginning() -> None:
+    prompts, responses = alike()
+    shared = shared_batch(teacher_batch(prompts, responses, pad_id=0))
+    pairs = zip(prompts, responses, strict=True)
+    beginnings = {tuple((p + r)[:n]) for p, r in pairs for n in range(1, len(p) + len(r))}
+    assert (shared.input_ids != 0).sum() == len(beginnings)
+    assert len(shared.input_ids) == 1  # one tree
+
+
+@pytest.mark.parametrize(("common", "own", "trees"), [(7, 5, 2), (8, 5, 1), (20, 200, 2), (100, 300, 1), (100, 600, 2)])
+def test_a_tree_grows_as_long_as_that_saves_more_than_its_attention_costs(common: int, own: int, trees: int) -> None:
+    """Two prompts of `common` equal tokens and `own` further ones, with one response token that is never forwarded; by
+    hand: joined they save `common` tokens, worth 2048 pairs each, and cost (c + 2w)² − 2(c + w)² pairs of attention."""
+    opening = list(range(3, 3 + common))
+    prompts = [opening + [2000 + i] * own for i in range(2)]
+    shared = shared_batch(teacher_batch(prompts, [[1], [1]], pad_id=0))
+    assert int((shared.position_ids == 0).logical_and(shared.input_ids == 3).sum()) == trees
+    worth, cost = 2048 * common, (common + 2 * own) ** 2 - 2 * (common + own) ** 2
+    assert (trees == 1) == (common >= 8 and cost < worth)
 
 
 def test_hooks_of_the_head_see_the_layout_of_a_plain_pass() -> None:
