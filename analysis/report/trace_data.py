@@ -30,8 +30,9 @@ from ..objectives import parse_objective
 from ..records.effects import statistics_of
 from ..records.hypothetical_weights import assumed_weights
 from ..records.schema import BUCKET_LABELS, BUCKETS, LAW_STATISTICS
-from ..records.token_text import decoder
+from ..records.token_text import decoder, spelling_of
 from .bands import ratio
+from .token_classes import token_class
 
 if TYPE_CHECKING:
     from ..records import Run
@@ -257,6 +258,13 @@ class TraceData:
                 )
             )
         return pd.DataFrame(out, columns=[*_CARRYING, "prob"])
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """(n,) the class of each token by its text (`token_classes`)."""
+        spelling = spelling_of(self.run)
+        ids, places = np.unique(self.tokens["token"].to_numpy(), return_inverse=True)
+        return np.array([token_class(spelling(int(i))) for i in ids], dtype=object)[places]
 
     @cached_property
     def text(self) -> Callable[[Sequence[int]], str]:

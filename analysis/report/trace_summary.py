@@ -15,6 +15,7 @@ import numpy as np
 from ..common.tables import Cell, Column, Table
 from ..records.schema import BUCKET_LABELS
 from .summary import Summary
+from .token_classes import CLASSES
 from .trace_data import ALL, MEASURED, TraceData
 
 if TYPE_CHECKING:
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["summarize_trace"]
 
 MOST_TOKENS = 10
+LEAST_CLASSES = 3  # below these, classes say nothing that the whole does not
 _WHERE_NOTE = (
     "Fractions of tokens; ± half of a 95% interval over prompts. Most probable: y is the most probable "
     "token. Below c: π(y) < c = Σπ², the collision probability; there NSR of the token drains the tail as well, and "
     "the head takes all. Rare: π(y) < e^(−entropy); there NSR surely lowers the entropy. Gradient below c: "
     "fraction of Σ‖e_y − π‖ on tokens with π(y) < c."
+)
+_CLASS_NOTE = (
+    "Classes are those of single tokens by their text. Word: letters after a space; rest of a word: letters without "
+    "one. Fraction of gradient: of Σ‖e_y − π‖₂ over all tokens. The other columns as above; ± half of a 95% interval "
+    "over prompts."
 )
 _TOKEN_NOTE = (
     "Fraction: of Σ|w|·‖e_y − π‖₂ over the tokens with a weight of that sign, ± half of a 95% interval over prompts; "
@@ -63,7 +70,7 @@ def summarize_trace(run: Run, data: TraceData | None = None) -> Summary:
     ]
     if carrying:
         carrying[-1] = replace(carrying[-1], note=_TOKEN_NOTE)
-    tables = [_where(data), *_over_updates(data), *carrying]
+    tables = [_where(data), *_by_class(data), *_over_updates(data), *carrying]
     if data.weights and data.flow is not None:
         tables.append(_flows(data))
     return Summary(run.label, 1, tuple(tables), tuple(_notes(data)), tuple(_verdict(data)))
@@ -100,6 +107,42 @@ def _where(data: TraceData) -> Table:
         Column("gradient below c", "gradient_below_boundary"),
     )
     return Table("where the tokens sit", columns, tuple(rows), _WHERE_NOTE, "where_tokens_sit")
+
+
+def _by_class(data: TraceData) -> list[Table]:
+    """Where the tokens of each class sit; nothing where the texts are of one class, as those of a toy are."""
+    classes, norm = data.classes, data.tokens["direction_norm"].to_numpy(float)
+    present = [name for name in CLASSES if (classes == name).any()]
+    if len(present) < LEAST_CLASSES:
+        return []
+    everything, below = data.signs[ALL], data.tokens["below"].to_numpy()
+    means = [data.tokens[name].to_numpy(float) for name in ("entropy", "top", "below", "rare", "raises")]
+    rows = []
+    for name in present:
+        here = classes == name
+        rows.append(
+            (
+                name,
+                Cell(int(here.sum())),
+                data.mean(here, everything),
+                *(data.mean(values, here) for values in means),
+                data.mean(norm * here, everything, by=norm),
+                data.mean(norm * below, here, by=norm),
+            )
+        )
+    columns = (
+        Column("", "token_class"),
+        Column("tokens", "tokens"),
+        Column("fraction of tokens", "fraction_of_tokens"),
+        Column("entropy (nats)", "entropy_nats"),
+        Column("most probable", "most_probable"),
+        Column("below c", "below_boundary"),
+        Column("rare", "rare"),
+        Column("NSR raises entropy", "nsr_raises_entropy"),
+        Column("fraction of gradient", "fraction_of_gradient"),
+        Column("gradient below c", "gradient_below_boundary"),
+    )
+    return [Table("where the tokens sit, by class", columns, tuple(rows), _CLASS_NOTE, "classes_of_tokens")]
 
 
 def _over_updates(data: TraceData) -> list[Table]:

@@ -97,6 +97,34 @@ def test_mass_and_entropy_flow_by_sign(data: TraceData, dense: pd.DataFrame, nam
     assert cell.reason == f"fewer than 16 prompts ({dense['prompt'].nunique()})"
 
 
+def test_tokens_by_class(run: Run, data: TraceData, dense: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses of numbers are of one class. With numbers by their remainder as classes, the means over each by hand."""
+    assert set(data.classes) <= {"number", "special"}
+    assert "classes_of_tokens" not in {table["key"] for table in summarize_trace(run, data).to_json()["tables"]}
+    names = ("word", "number", "other")
+
+    def by_remainder(spelling: Any) -> str:
+        return names[int(spelling.text) % 3] if spelling.text.isdigit() else "special"
+
+    monkeypatch.setattr("analysis.report.trace_data.token_class", by_remainder)
+    data = TraceData.of(run)
+    words = [make_tokenizer().convert_ids_to_tokens(int(i)) for i in dense["token"]]
+    kinds = [names[int(word) % 3] if word.isdigit() else "special" for word in words]
+    expected = dense.assign(kind=kinds, below=dense["prob"] < dense["c"])
+    tables = {table["key"]: table for table in summarize_trace(run, data).to_json()["tables"]}
+    rows = {row["token_class"]: row for row in tables["classes_of_tokens"]["rows"]}
+    assert len(rows) == expected["kind"].nunique() >= 3
+    for kind, part in expected.groupby("kind"):
+        row = {name: cell["value"] for name, cell in rows[kind].items() if name != "token_class"}
+        assert row["tokens"] == len(part)
+        assert row["fraction_of_tokens"] == pytest.approx(len(part) / len(expected))
+        assert row["below_boundary"] == pytest.approx(part["below"].mean())
+        assert row["entropy_nats"] == pytest.approx(part["entropy"].mean(), rel=1e-4)
+        assert row["fraction_of_gradient"] == pytest.approx(part["norm"].sum() / expected["norm"].sum(), rel=1e-4)
+        drained = (part["norm"] * part["below"]).sum() / part["norm"].sum()
+        assert row["gradient_below_boundary"] == pytest.approx(drained, rel=1e-4)
+
+
 def test_tokens_that_carry_the_gradient(data: TraceData, dense: pd.DataFrame) -> None:
     negative = dense[dense["reward"] == 0]
     shares = negative.groupby("token")["norm"].sum().sort_values(ascending=False) / negative["norm"].sum()
