@@ -1,4 +1,4 @@
-"""Classes of tokens by their text alone: numbers, words, marks of mathematics, punctuation, white space, special tokens.
+"""Classes of tokens by their text: words, numbers, marks of mathematics, punctuation, white space, special tokens.
 
 A class is that of one token, not of its place: the `frac` of `\\frac` continues a word, the `\\` before it is a mark of
 mathematics. Tokens that are parts of a character, and ids without a text, are "other".

@@ -117,7 +117,7 @@ def _by_class(data: TraceData) -> list[Table]:
         return []
     everything, below = data.signs[ALL], data.tokens["below"].to_numpy()
     means = [data.tokens[name].to_numpy(float) for name in ("entropy", "top", "below", "rare", "raises")]
-    rows = []
+    rows: list[tuple[Cell | str, ...]] = []
     for name in present:
         here = classes == name
         rows.append(

@@ -98,7 +98,7 @@ def test_mass_and_entropy_flow_by_sign(data: TraceData, dense: pd.DataFrame, nam
 
 
 def test_tokens_by_class(run: Run, data: TraceData, dense: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Responses of numbers are of one class. With numbers by their remainder as classes, the means over each by hand."""
+    """Responses of numbers are of one class; with the remainders of numbers as classes, the means over each by hand."""
     assert set(data.classes) <= {"number", "special"}
     assert "classes_of_tokens" not in {table["key"] for table in summarize_trace(run, data).to_json()["tables"]}
     names = ("word", "number", "other")
