@@ -173,7 +173,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.run is None and arguments.resume is None:
         raise UsageError(
-            "nothing to do: expected --run [RECIPE], --resume [DIR] or --list, or --model DIR "
+            "nothing to do: expected --run [RECIPE], --resume [DIR] or --list, or --model MODEL "
             "with --rollouts FILE; --help explains them"
         )
     folder = arguments.out
@@ -222,9 +222,11 @@ def _to_read(folder: str | Path) -> Path:
 def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, as_json: bool) -> int:
     from toy_models.bases.cache import base_is_cached
     from toy_models.bases.recipes import BASES
+    from toy_models.model_sources.hub import hub_folder
 
     from .experiments.experiment import check_devices, default_folder, folder_state, url_state
     from .recipes.config import compare, config_to_dict
+    from .recipes.model_checks import model_sources
     from .recipes.plan import plan
 
     folder = folder or default_folder(recipe)
@@ -237,6 +239,12 @@ def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, 
         for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in runs)
         if base in BASES
     }
+    models = {
+        source.name: hub_folder(source) is not None
+        for run in runs
+        for source in model_sources(run.config).values()
+        if source.kind == "hub"
+    }
     if as_json:
         _print_json(
             {
@@ -246,7 +254,7 @@ def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, 
                 "state": state,
                 "cost": planned.cost,
                 "warnings": list(planned.warnings),
-                "bases_cached": bases,
+                "bases_cached": bases | models,
                 "runs": [{"run_id": r.run_id, "label": r.label, "config": config_to_dict(r.config)} for r in runs],
             }
         )
@@ -255,6 +263,8 @@ def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, 
     print(f"cost    {planned.cost}\nfolder  {folder} ({state})")
     for base, cached in bases.items():
         print(f"base    {base} ({'cached' if cached else 'not cached: it is pretrained first'})")
+    for model, cached in models.items():
+        print(f"model   {model} ({'in the cache' if cached else 'not in the cache: it is downloaded first'})")
     for warning in planned.warnings:
         print(f"warning {warning}")
     shared, varied = compare([run.config for run in runs])

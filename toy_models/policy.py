@@ -1,4 +1,4 @@
-"""A policy: a causal language model with its tokenizer, built in, from a Hugging Face folder or from a GGUF file."""
+"""A policy: a causal language model with its tokenizer, built in, or from a folder, a GGUF file or the Hub."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .bases.cache import ensure_base
-from .bases.recipes import BASES
 from .batching import response_logits, teacher_batch
 from .end_tokens import end_tokens
 from .model_sources.gguf_cache import ensure_gguf
+from .model_sources.hub import ensure_hub_model
+from .model_sources.source import model_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,15 +95,19 @@ def load_policy(
     base: str | Path,
     *,
     seed: int = 0,
+    revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Policy:
-    """Load a policy, in evaluation mode (no dropout). Nothing is ever downloaded.
+    """Load a policy, in evaluation mode (no dropout).
 
     Args:
-        base: Name of a built-in base, which is pretrained first if it is not in the cache (see `ensure_base`), or a
-            local Hugging Face folder, or a GGUF file, whose weights are dequantised (see `ensure_gguf`).
+        base: Name of a built-in base, which is pretrained first if it is not in the cache (see `ensure_base`); a
+            local Hugging Face folder; a GGUF file, whose weights are dequantised (see `ensure_gguf`); or the id of a
+            model on the Hugging Face Hub, `owner/name` or `owner/name:file.gguf`, which is downloaded first if it is
+            not in the cache of huggingface_hub (see `ensure_hub_model`). A folder or file that is there wins.
         seed: Seed of the weights of a built-in base; others have none.
+        revision: Branch, tag or commit of a model on the Hub; None is `main`, as it is in the cache.
         dtype: Precision of the weights.
         device: Where the model is placed.
 
@@ -118,7 +123,7 @@ def load_policy(
         policy = load_policy("tiny")
         prompt = policy.tokenizer.encode("3 12 5 9 :")
     """
-    folder = _folder_of(base, seed)
+    folder = _folder_of(base, seed, revision)
     _check_folder(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -164,26 +169,19 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _folder_of(base: str | Path, seed: int) -> Path:
-    """The Hugging Face folder of a base, which is made first where it is not there."""
-    if isinstance(base, str) and base in BASES:
-        return ensure_base(base, seed)
-    path = Path(base).expanduser()
-    if not path.is_file():
-        return path
+def _folder_of(base: str | Path, seed: int, revision: str | None) -> Path:
+    """The Hugging Face folder of a base, which is made or downloaded first where it is not there."""
     try:
-        return ensure_gguf(path)
+        source = model_source(base, revision)
+        if source.kind == "built-in":
+            return ensure_base(source.name, seed)
+        path = ensure_hub_model(source) if source.kind == "hub" else source.path
+        return ensure_gguf(path) if path.is_file() else path
     except ValueError as error:
         raise ValueError(f"base: {error}") from error
 
 
 def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ValueError(
-            f"base: expected a built-in base ({', '.join(BASES)}), a GGUF file or a folder with a Hugging Face causal "
-            f"language model, got {str(folder)!r}; nothing is downloaded, so save or download the model to a folder "
-            "first"
-        )
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"base: expected a config.json in {folder}, got none; write it with model.save_pretrained({str(folder)!r})"

@@ -212,8 +212,14 @@ def explain_changed_inputs(folder: Path, info: Mapping[str, Any]) -> None:
     if changed := changed_inputs(folder, info.get("inputs", {})):
         raise UsageError(
             f"out: {folder} holds an experiment of other contents of {', '.join(changed)}; restore "
-            "them, choose another folder with --out, or start anew with --force"
+            f"them{_old_commits(info, changed)}, choose another folder with --out, or start anew with --force"
         )
+
+
+def _old_commits(info: Mapping[str, Any], changed: Sequence[str]) -> str:
+    """How to name the commits of the models of the Hub among the inputs that changed."""
+    commits = [info["inputs"][path] for path in changed if path.startswith("hub:")]
+    return f" (with policy.revision or objective.teacher_revision = {' or '.join(commits)})" if commits else ""
 
 
 def _made_with() -> dict[str, str]:
@@ -279,7 +285,7 @@ def _prepare(place: Place, recipe: Recipe, given: Mapping[str, Any], *, resume: 
     if state == "absent":
         runs = [{"run_id": run.run_id, "label": run.label, "seed": run.config.seed} for run in recipe.expand()]
         files = [found for run in recipe.expand() for found in input_digests(run.config).values()]
-        inputs = {found["path"]: found["sha256"] for found in files} | write_given(folder, given)
+        inputs = {found["path"]: found.get("sha256") or found["commit"] for found in files} | write_given(folder, given)
         write_experiment(
             folder,
             name=recipe.name,

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..recipes.recipe import PlannedRun
 from ..records.folders import FINAL, RUN_FILE, read_run_json
 from ..records.shared_storage import ERROR_FILE, SharedFolder, is_url, pull_run
+from .downloads import download_models, pinned_run
 from .pool import Executor, Job, LocalExecutor, Outcome, run_jobs
 from .progress import RunProgress
 
@@ -101,7 +102,13 @@ def train_runs(
     statuses = {run_id: run_status(folder) for run_id, folder in there.items()}
     todo = [run for run in planned if statuses[run.run_id] not in FINAL]
     jobs = [
-        Job(run, folder, (folder / RUN_FILE).exists(), train, shared[run.run_id].url if run.run_id in shared else None)
+        Job(
+            pinned_run(run),
+            folder,
+            (folder / RUN_FILE).exists(),
+            train,
+            shared[run.run_id].url if run.run_id in shared else None,
+        )
         for run, folder in ((run, there[run.run_id]) for run in todo)
     ]
     if not todo:
@@ -144,7 +151,7 @@ def run_status(folder: Path) -> str:
 
 
 def _make_bases(todo: Sequence[PlannedRun], on_event: Callback) -> None:
-    """Pretrain the built-in bases that are not cached yet, before the runs compete for the cores."""
+    """Pretrain the built-in bases and download the models that are not cached yet, before the runs need them."""
     for base, seed in dict.fromkeys((run.config.policy.base, run.config.policy.seed) for run in todo):
         if base in BASES:
             event = {"run_id": None, "label": f"base {base}", "phase": "pretrain"}
@@ -153,3 +160,5 @@ def _make_bases(todo: Sequence[PlannedRun], on_event: Callback) -> None:
                 on_event(event | {"step": step, "steps": steps, "loss": loss})
 
             ensure_base(base, seed, progress=progress)
+    for run in todo:
+        download_models(run.config, lambda event: on_event({"run_id": None} | event))

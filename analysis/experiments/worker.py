@@ -29,6 +29,7 @@ from toy_models.child_process import Send
 from ..recipes.fields import GIVEN
 from ..records.folders import FINAL, RUN_FILE, read_run_json
 from ..records.shared_storage import ERROR_FILE, RunUpload, SharedFolder, pull_given, pull_run
+from .downloads import download_models
 
 __all__ = ["main"]
 
@@ -91,6 +92,7 @@ def _train(job: dict[str, Any], folder: Path, shared: SharedFolder | None, stop:
     config = config_from_dict(job["config"])
     if job["makes_base"]:
         _make_base(config.policy.base, config.policy.seed, stop, send)
+        download_models(config, lambda event: send({"event": event}))
     module, _, name = job["train"].partition(":")
     train = getattr(importlib.import_module(module), name)
     if (torch := sys.modules.get("torch")) is not None:

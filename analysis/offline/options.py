@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.command import figure_lines
 from ..errors import UsageError
-from ..recipes.plan import check_base
+from ..recipes.model_checks import check_base
 from .columns import parse_mapping
 from .layouts import FORMATS
 from .reading import read_rollouts
@@ -45,7 +45,17 @@ recorded rollouts:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of recorded rollouts, as a group of the parser."""
     add = parser.add_argument_group("recorded rollouts").add_argument
-    add("--model", metavar="DIR", help="folder with a Hugging Face causal LM and its tokenizer, or a built-in base")
+    add(
+        "--model",
+        metavar="MODEL",
+        help="folder with a Hugging Face causal LM and its tokenizer, a GGUF file, the id of a model on the Hugging "
+        "Face Hub (owner/name, or owner/name:file.gguf), or a built-in base",
+    )
+    add(
+        "--revision",
+        metavar="NAME",
+        help="branch, tag or commit of a model on the Hub (default: main, as it is cached)",
+    )
     add(
         "--rollouts",
         metavar="FILE",
@@ -225,10 +235,12 @@ def _inputs(
 
     parse_objectives(arguments.objectives)
     verifier_of(settings.verifier, arguments.workers or 1)
-    check_base("--model", arguments.model)
+    check_base("--model", arguments.model, arguments.revision)
     device = pick_device(arguments.device or "auto")
     try:
-        policy = load_policy(arguments.model, dtype=getattr(torch, arguments.dtype), device=device)
+        policy = load_policy(
+            arguments.model, revision=arguments.revision, dtype=getattr(torch, arguments.dtype), device=device
+        )
     except ValueError as error:
         raise UsageError(f"--model: {str(error).removeprefix('base: ')}") from error
     return file, policy

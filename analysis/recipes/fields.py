@@ -50,7 +50,13 @@ class PolicyFields:
     base: str = _f(
         "path",
         f"a built-in base ({', '.join(BASES)}; see docs/bases.md), a folder with "
-        "a Hugging Face causal LM and its tokenizer, or a GGUF file",
+        "a Hugging Face causal LM and its tokenizer, a GGUF file, or the id of a model on the Hugging Face Hub: "
+        "owner/name, or owner/name:file.gguf",
+    )
+    revision: str | None = _f(
+        None,
+        "branch, tag or commit of a model on the Hub; unset: main, as it is in the cache or else on the Hub",
+        later=True,
     )
     seed: int = _f(
         0, "seed of the weights and the pretraining of a built-in base; independent of the run's seed", low=0
@@ -167,10 +173,11 @@ class ObjectiveFields:
     entropy_coef_max: float = _f(1.0, "greatest adaptive coefficient", low=0, later=True)
     teacher: str | None = _f(
         None,
-        "teacher of an objective that distils: a built-in base (of policy.seed) or a folder with a Hugging Face causal "
-        "LM, of the vocabulary of the policy",
+        "teacher of an objective that distils: a built-in base (of policy.seed) or another model, named as policy.base "
+        "is, of the vocabulary of the policy",
         later=True,
     )
+    teacher_revision: str | None = _f(None, "branch, tag or commit of a teacher on the Hub; unset: main", later=True)
 
 
 def objective_settings(fields: ObjectiveFields) -> dict[str, Any]:

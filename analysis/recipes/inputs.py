@@ -16,6 +16,8 @@ from typing import Any
 
 from toy_models.bases.recipes import BASES
 from toy_models.model_sources.gguf_header import GGUF_SUFFIX
+from toy_models.model_sources.hub import hub_commit
+from toy_models.model_sources.source import ModelSource, model_source
 from toy_models.tasks.file_task import FILE_TASK, DataFiles
 from toy_models.user_functions import helper_files
 from toy_models.user_functions import source_file as source_of
@@ -25,12 +27,14 @@ from ..errors import UsageError
 from ..objectives.rules import is_own
 from .config import UNSET, config_to_dict
 from .fields import GIVEN, RunConfig, TaskFields
+from .model_checks import model_commit, model_sources
 
 __all__ = ["anchored", "changed_inputs", "check_inputs", "data_files", "identified", "input_digests"]
 
 _FILES = ("train_file", "validation_file", "test_file")
 _FUNCTIONS = ("task.verifier", "objective.name")
-_MODELS = ("policy.base", "objective.teacher")
+_REVISIONS = {"policy.base": "revision", "objective.teacher": "teacher_revision"}  # of each field that names a model
+_HUB = "hub:"
 # What transformers reads of a model's folder, and what lies beside it in a checkpoint of a trainer.
 _MODEL_FILES = (
     "*.json",
@@ -57,9 +61,10 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
     function = path in _FUNCTIONS
     if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
-    if path in _MODELS and value not in (*BASES, GIVEN):
+    if path in _REVISIONS and value not in (*BASES, GIVEN):
         absolute = _absolute(value, folder)
-        return str(absolute) if absolute.is_dir() or value.endswith(GGUF_SUFFIX) else value
+        local = absolute.exists() or (value.endswith(GGUF_SUFFIX) and ":" not in value)
+        return str(absolute) if local else value
     return value
 
 
@@ -94,7 +99,8 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     """field -> path and sha256 of each file that the run reads; UsageError where one is missing.
 
     The files that a function's source imports from beside it follow its field: "task.verifier helper.py"; so do the
-    files of a model's folder: "policy.base config.json".
+    files of a model's folder: "policy.base config.json". A model of the Hub has its commit instead of a sha256, and
+    the path `hub:owner/name@revision`.
     """
     files = {}
     if is_own(config.objective.name):
@@ -106,13 +112,17 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     for field in [field for field in _FUNCTIONS if field in files]:
         folder = files[field].resolve().parent
         files |= {f"{field} {path.relative_to(folder)}": path for path in helper_files(files[field])}
-    for field, folder in _models(config).items():
-        if folder.is_file():  # GGUF
-            files[field] = folder
+    digests = {}
+    for field, source in model_sources(config).items():
+        if source.kind == "hub":
+            digests[field] = {"path": _hub_path(source), "commit": model_commit(field, source)}
             continue
+        if source.kind == "gguf":
+            files[field] = source.path
+            continue
+        folder = source.path
         paths = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_OF_A_MODEL}
         files |= {f"{field} {path.relative_to(folder)}": path for path in sorted(paths)}
-    digests = {}
     for field, path in files.items():
         try:
             digests[field] = {"path": str(path), "sha256": _digest(path)}
@@ -121,13 +131,14 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     return digests
 
 
-def _models(config: RunConfig) -> dict[str, Path]:
-    """Field -> folder or GGUF file of each model that is not a built-in base."""
-    named = {"policy.base": config.policy.base, "objective.teacher": config.objective.teacher}
-    paths = {
-        field: Path(value).expanduser() for field, value in named.items() if value and value not in (*BASES, GIVEN)
-    }
-    return {field: path for field, path in paths.items() if path.exists()}
+def _hub_path(source: ModelSource) -> str:
+    return f"{_HUB}{source.name}@{source.revision}"
+
+
+def _commit_now(path: str) -> str:
+    """The commit that a path of `_hub_path` stands for now."""
+    name, _, revision = path.removeprefix(_HUB).rpartition("@")
+    return hub_commit(model_source(name, revision))
 
 
 def _task_files(config: RunConfig) -> dict[str, Path]:
@@ -153,10 +164,14 @@ def identified(config: RunConfig) -> dict[str, Any]:
         for item in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
             if item.metadata.get("later") and getattr(part, item.name) == item.default:
                 del plain[group.name][item.metadata.get("key", item.name)]
-    for field, path in _models(config).items():
+    digests = input_digests(config)
+    for field, source in model_sources(config).items():
         table, _, name = field.partition(".")
-        plain[table][name] = "folder" if path.is_dir() else "file"
-    for entry, file in input_digests(config).items():
+        plain[table][name] = "folder"
+        if source.kind == "hub":
+            plain[table].pop(_REVISIONS[field], None)
+            plain[table][name] = f"{_HUB}{source.name}@{digests.pop(field)['commit']}"
+    for entry, file in digests.items():
         field, _, helper = entry.partition(" ")
         table, _, name = field.partition(".")
         if helper:
@@ -168,13 +183,17 @@ def identified(config: RunConfig) -> dict[str, Any]:
 
 
 def changed_inputs(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Those of the files (path, relative to `folder` or absolute -> sha256) that are gone or hold something else."""
+    """Those of the files (path, relative to `folder` or absolute -> sha256) that are gone or hold something else.
+
+    A model of the Hub is among them where its revision is another commit than it was.
+    """
     changed = []
     for path, digest in digests.items():
         try:
-            if _digest(folder / path) != digest:
+            now = _commit_now(path) if path.startswith(_HUB) else _digest(folder / path)
+            if now != digest:
                 changed.append(path)
-        except OSError:
+        except (OSError, ValueError):
             changed.append(path)
     return changed
 

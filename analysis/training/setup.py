@@ -23,6 +23,7 @@ from ..errors import UsageError
 from ..recipes.config import config_to_dict
 from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
+from ..recipes.model_checks import pinned
 from .user_objects import load_given
 
 __all__ = ["check_fit", "check_sharing", "load_policy_and_task", "load_teacher", "run_identity"]
@@ -44,9 +45,9 @@ def load_policy_and_task(
         policy.model = policy.model.to(device, dtype).eval()
     else:
         try:
-            policy = load_policy(fields.base, seed=fields.seed, dtype=dtype, device=device)
+            policy = load_policy(fields.base, seed=fields.seed, revision=fields.revision, dtype=dtype, device=device)
         except ValueError as error:  # a folder without a checkpoint
-            raise UsageError(f"policy.base = {fields.base!r}: {error}") from error
+            raise UsageError(f"policy.base = {fields.base!r}: {str(error).removeprefix('base: ')}") from error
     try:
         if fields.end_tokens is not None:
             add_end_tokens(policy, fields.end_tokens)
@@ -68,9 +69,11 @@ def load_teacher(
         return None
     dtype = getattr(torch, config.policy.dtype)
     try:
-        teacher = load_policy(name, seed=config.policy.seed, dtype=dtype, device=device)
+        teacher = load_policy(
+            name, seed=config.policy.seed, revision=config.objective.teacher_revision, dtype=dtype, device=device
+        )
     except ValueError as error:
-        raise UsageError(f"objective.teacher = {name!r}: {error}") from error
+        raise UsageError(f"objective.teacher = {name!r}: {str(error).removeprefix('base: ')}") from error
     if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UsageError(
             f"objective.teacher = {name!r}: expected the vocabulary of policy.base = {config.policy.base!r}, got "
@@ -163,6 +166,7 @@ def run_identity(
     """The fields of run.json that a run starts with; `model` is the base, untouched."""
     verifier = getattr(task, "verifier", None)
     made_with = machine_info()
+    config = pinned(config)
     resolved = config_to_dict(config)
     taught = {} if teacher is None else {"teacher_sha256": weights_hash(teacher)}
     canonical = json.dumps({"run_id": run_id, "config": identified(config)} | taught, sort_keys=True)

@@ -53,7 +53,7 @@ def space_marking_tokenizer() -> Any:
     return hf.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
-def small_model(vocab: int, config: Any = None, **fields: Any) -> Any:
+def small_model(vocab: int, config: Any = None, *, seed: int = 0, **fields: Any) -> Any:
     """A random causal LM, far from uniform, without end tokens of its own."""
     import transformers as hf
 
@@ -70,7 +70,7 @@ def small_model(vocab: int, config: Any = None, **fields: Any) -> Any:
         "eos_token_id": None,
     }
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model: Any = hf.AutoModelForCausalLM.from_config((config or hf.LlamaConfig)(**(usual | fields)))
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -55,9 +55,12 @@ def test_built_in_recipes_pass_and_cost_what_they_say(name: str) -> None:
     [
         (
             {"policy.base": "pth"},
-            r"policy.base: expected a built-in base, .* 'pth', which is not a folder \(did you mean",
+            r"policy.base = 'pth': expected a built-in base, .* 'pth', which is not a folder \(did you mean",
         ),
-        ({"policy.base": "Qwen/Qwen3-0.6B"}, "hf download Qwen/Qwen3-0.6B --local-dir FOLDER"),
+        (
+            {"policy.base": "Qwen/Qwen3-0.6B"},
+            "policy.base = .*nothing can be downloaded; .* hf download Qwen/Qwen3-0.6B",
+        ),
         (
             {"task.train_prompts": 99999},
             r"task.train_prompts: expected at most 2048, .*train prompts of task path, got",

@@ -64,7 +64,7 @@ def test_a_policy_that_cannot_be_saved(folder: Path, tmp_path: Path, monkeypatch
 
 
 def test_neither_base_nor_folder() -> None:
-    match = r"base: expected a built-in base \(path, .*tiny.* or a folder.*got 'tny'"
+    match = r"base: expected a built-in base, a folder .*got 'tny', which is not a folder \(did you mean tiny"
     with pytest.raises(ValueError, match=match):
         load_policy("tny")
 

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
-from analysis import UsageError
+from analysis import UsageError, run
+from analysis.experiments.downloads import download_models, pinned_run
 from analysis.recipes import Recipe, plan
-from analysis.recipes.inputs import input_digests
+from analysis.recipes.inputs import changed_inputs, input_digests
 from analysis.records import digest, load_trace
 from analysis.training import train
+from tests.offline.byte_models import byte_tokenizer, small_model
+from tests.toy_models.model_sources.fake_hub import FIRST, SECOND, FakeHub, cache_snapshot, fake_hub, hub_error
 from tests.toy_models.model_sources.tiny_gguf import random_llama, write_gguf
-from toy_models import load_policy
+from toy_models import Policy, load_policy
+
+__all__ = ["fake_hub"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +52,8 @@ def file_recipe(folder: Path, base: Path | str, **fields: Any) -> Recipe:
 
 
 def train_run(recipe: Recipe, folder: Path, *, resume: bool = False, stop: bool = False) -> str:
-    run = recipe.expand()[0]
-    return train(run.config, folder, run_id=run.run_id, label=run.label, resume=resume, should_stop=lambda: stop)
+    made = recipe.expand()[0]
+    return train(made.config, folder, run_id=made.run_id, label=made.label, resume=resume, should_stop=lambda: stop)
 
 
 @pytest.mark.slow
@@ -94,5 +99,67 @@ def test_a_plan_refuses_files_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"something else")
     with pytest.raises(UsageError, match=r"policy\.base = .*expected a GGUF file, got .*does not begin with"):
         plan(file_recipe(tmp_path, tmp_path / "model.gguf"))
-    with pytest.raises(UsageError, match=r"policy\.base: expected a built-in base, a folder .* or a GGUF file, got"):
+    with pytest.raises(
+        UsageError, match=r"policy\.base = .*missing.gguf': expected .*, a GGUF file or .*\(no such file\)"
+    ):
         plan(file_recipe(tmp_path, tmp_path / "missing.gguf"))
+
+
+def saved_model(folder: Path, seed: int = 0) -> Path:
+    tokenizer = byte_tokenizer()
+    Policy(small_model(len(tokenizer), seed=seed), tokenizer).save(folder)
+    return folder
+
+
+def test_a_model_of_the_hub_counts_by_its_commit(fake_hub: FakeHub, tmp_path: Path) -> None:
+    content = saved_model(tmp_path / "model")
+    cache_snapshot(fake_hub.cache, "owner/name", FIRST, content)
+    cache_snapshot(fake_hub.cache, "owner/name", SECOND, content, "v2")
+    recipe = file_recipe(tmp_path, "owner/name")
+    assert (
+        recipe.set(**{"policy.revision": FIRST}).hash == recipe.set(**{"policy.revision": "main"}).hash == recipe.hash
+    )
+    assert recipe.set(**{"policy.revision": "v2"}).hash != recipe.hash
+    inputs = input_digests(recipe.expand()[0].config)
+    assert inputs["policy.base"] == {"path": "hub:owner/name@main", "commit": FIRST}
+    assert changed_inputs(tmp_path, {"hub:owner/name@main": FIRST}) == []
+    cache_snapshot(fake_hub.cache, "owner/name", SECOND, content)
+    assert changed_inputs(tmp_path, {"hub:owner/name@main": FIRST}) == ["hub:owner/name@main"]
+
+
+def test_a_plan_refuses_a_model_that_the_hub_does_not_give(fake_hub: FakeHub, tmp_path: Path) -> None:
+    fake_hub.failure = hub_error("GatedRepoError", 403)
+    with pytest.raises(UsageError, match=r"policy\.base = 'owner/name': expected .* owner/name, which is gated"):
+        plan(file_recipe(tmp_path, "owner/name"))
+    distilled = {"objective.name": "opd", "objective.teacher": "owner/big", "objective.form": "unset", "grid": "unset"}
+    with pytest.raises(UsageError, match=r"objective\.teacher = 'owner/big': expected .* owner/big, which is gated"):
+        plan(Recipe.load("tiny").set(**distilled))
+    with pytest.raises(UsageError, match=r"policy\.base = 'tiny': expected a revision only with the id of a model"):
+        plan(Recipe.load("tiny").set(**{"policy.revision": "v2"}))
+
+
+@pytest.mark.slow
+def test_a_run_says_its_commit_and_does_not_resume_with_another(fake_hub: FakeHub, tmp_path: Path) -> None:
+    cache_snapshot(fake_hub.cache, "owner/name", FIRST, saved_model(tmp_path / "model"))
+    recipe = file_recipe(tmp_path, "owner/name", objective__kl_coef=0.1)
+    assert train_run(recipe, tmp_path / "run", stop=True) == "interrupted"
+    stored = json.loads((tmp_path / "run/run.json").read_text())
+    assert stored["recipe"]["policy"] | {"base": "owner/name", "revision": FIRST} == stored["recipe"]["policy"]
+    cache_snapshot(fake_hub.cache, "owner/name", SECOND, saved_model(tmp_path / "other", seed=1))
+    with pytest.raises(UsageError, match="can only be resumed with what it was started"):
+        train_run(recipe, tmp_path / "run", resume=True)
+    assert train_run(recipe.set(**{"policy.revision": FIRST}), tmp_path / "run", resume=True) == "complete"
+
+
+@pytest.mark.slow
+def test_an_experiment_downloads_first_and_names_the_commit_that_moved(fake_hub: FakeHub, tmp_path: Path) -> None:
+    fake_hub.add("owner/name", FIRST, saved_model(tmp_path / "model"))
+    recipe = file_recipe(tmp_path, "owner/name", steps=0).set(grid="unset")
+    events: list[dict[str, Any]] = []
+    download_models(recipe.expand()[0].config, events.append)
+    assert {event["phase"] for event in events} == {"download"}
+    assert pinned_run(recipe.expand()[0]).config.policy.revision == FIRST
+    run(recipe, out=tmp_path / "out", quiet=True, workers=1)
+    cache_snapshot(fake_hub.cache, "owner/name", SECOND, tmp_path / "model")
+    with pytest.raises(UsageError, match=rf"other contents of hub:owner/name@main; restore them \(with .* = {FIRST}\)"):
+        run(recipe, out=tmp_path / "out", quiet=True, workers=1)

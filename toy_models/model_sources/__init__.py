@@ -1,4 +1,4 @@
-"""Where a policy comes from: a built-in base, a folder, a GGUF file."""
+"""Where a policy comes from: a built-in base, a folder, a GGUF file, or the Hugging Face Hub."""
 
 import lazy_loader
 

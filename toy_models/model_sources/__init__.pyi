@@ -2,3 +2,9 @@ from .gguf_cache import ensure_gguf as ensure_gguf
 from .gguf_cache import gguf_folder as gguf_folder
 from .gguf_header import is_gguf as is_gguf
 from .gguf_header import read_header as read_header
+from .hub import check_hub_model as check_hub_model
+from .hub import ensure_hub_model as ensure_hub_model
+from .hub import hub_commit as hub_commit
+from .hub import hub_folder as hub_folder
+from .source import ModelSource as ModelSource
+from .source import model_source as model_source
