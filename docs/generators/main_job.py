@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from analysis.records import Run
 
-__all__ = ["PAIR", "RANGES", "main_job"]
+__all__ = ["PAIR", "RANGES", "main_job", "plain", "recorded"]
 
 PAIR = ("NSR", "PSR")
 RANGES = 3  # of updates, for the shares of momentum
@@ -37,18 +37,18 @@ def main_job(folder: Path) -> dict[str, Any]:
     summary = summarize(experiment).to_json()
     summary["tables"] = [table for table in summary["tables"] if table["key"] != "times"]  # of this machine
     return {
-        "recorded": _recorded(runs),
+        "recorded": recorded(runs),
         "seeds": len({run.seed for run in runs}),
         "steps": runs[0].committed_step,
         "summary": summary,
-        "pass_at_k": [{name: _plain(value) for name, value in row.items()} for row in curves.to_dict("records")],
+        "pass_at_k": [{name: plain(value) for name, value in row.items()} for row in curves.to_dict("records")],
         "w_reinforce": _w_reinforce(runs),
         "own_law": _own_law(runs),
         "momentum": _momentum(runs),
     }
 
 
-def _recorded(runs: list[Run]) -> dict[str, Any]:
+def recorded(runs: list[Run]) -> dict[str, Any]:
     """When the first run was made, from which commit (null outside of a checkout), with which versions and where."""
     info = runs[0].info
     return {
@@ -59,7 +59,7 @@ def _recorded(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -4,6 +4,7 @@ main_job FOLDER     from the experiment of `make figures`
 noise FILE          from the Parquet file of `make noise`
 false_alarms FOLDER alarms of `analysis.diagnose` on healthy runs, which are trained in the folder or resumed there
 bases               every built-in base; one that is not cached is pretrained
+smollm2 FOLDER      from the runs of docs/smollm2.md; copies their figures into figures/
 trl                 the same training by TRL and by our own loop
 token_statistics    the accuracy of token statistics and of other libraries that are installed
 benchmarks FILE     from the file that `make bench` writes, into docs/results/performance.json
@@ -94,6 +95,17 @@ def _false_alarms(folder: Path) -> tuple[str, dict[str, Any]]:
     return f"python -m docs.generators.measure false_alarms {folder.name}", false_alarms(folder)
 
 
+def _smollm2(folder: Path) -> tuple[str, dict[str, Any]]:
+    import shutil
+
+    from .smollm2 import FIGURES, smollm2
+
+    data = smollm2(folder)
+    for source, name in FIGURES.items():
+        shutil.copyfile(folder / source, results.FOLDER.parents[1] / "figures" / name)
+    return f"python -m docs.generators.measure smollm2 {folder.name}", data
+
+
 def _bases() -> tuple[str, dict[str, Any]]:
     from rich.console import Console
 
@@ -120,6 +132,7 @@ _FROM_SOURCE: dict[str, Callable[[Path], Any]] = {
     "noise": _noise,
     "false_alarms": _false_alarms,
     "benchmarks": benchmarks,
+    "smollm2": _smollm2,
 }
 _MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "bases": _bases,

@@ -1,4 +1,7 @@
-"""Answers of SmolLM2-135M-Instruct to problems of MATH: sampled, judged, and traced offline.
+"""`python -m docs.generators.smollm2_math DATA OUT`: answers of SmolLM2-135M-Instruct to problems of MATH, judged.
+
+DATA is a Parquet file of MATH in the layout of verl; OUT gets JSON Lines that `python -m analysis.trace --rollouts`
+reads. What OUT holds already is not sampled again.
 
 Fixed before the first answer: the problems (of levels 1 and 2, the first 50 in the order of the SHA-256 of their text),
 6 answers to each at temperature 1, of at most 256 tokens, in the chat template of the model.
@@ -6,13 +9,15 @@ Fixed before the first answer: the problems (of levels 1 and 2, the first 50 in 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ANSWERS", "LEVELS", "LONGEST", "PROBLEMS", "SEED", "chosen_problems", "sampled_answers"]
+__all__ = ["ANSWERS", "LEVELS", "LONGEST", "PROBLEMS", "SEED", "chosen_problems", "main", "sampled_answers"]
 
 PROBLEMS, ANSWERS, LONGEST, SEED = 50, 6, 256, 0
 LEVELS = ("Level 1", "Level 2")
@@ -104,3 +109,28 @@ def sampled_answers(
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         told(f"{start + len(batch)} of {len(problems)} problems")
     return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit status 0."""
+    import torch
+
+    from toy_models import load_policy
+
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.generators.smollm2_math",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--model", default="build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", help="default: %(default)s")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    problems = chosen_problems(options.data)
+    sampled_answers(load_policy(options.model), problems, options.out, told=lambda line: print(line, file=sys.stderr))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
