@@ -1,8 +1,8 @@
 """Rows of a file of any usual format, with errors that name the file and the line.
 
 Read are JSON Lines, JSON (an array of objects, an object of columns, objects one after another), CSV and TSV, Parquet,
-Arrow and Feather, each also compressed with gzip, bzip2, xz or zstd (`table_formats`). The content decides, not the
-name; only a CSV or TSV file is known by its name.
+Arrow and Feather, each also compressed with gzip, bzip2, xz or zstd, and plain values of torch.save (`table_formats`).
+The content decides, not the name; only a CSV or TSV file is known by its name.
 """
 
 from __future__ import annotations

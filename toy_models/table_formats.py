@@ -1,7 +1,8 @@
-"""The formats of tables of rows, recognised by their content: JSON, CSV, Parquet and Arrow, compressed or not.
+"""The formats of tables of rows, recognised by their content: JSON, CSV, Parquet, Arrow and torch.save.
 
-Nothing beyond the dependencies of the package is needed: gzip, bzip2 and xz are read by Python, zstd and Parquet by
-pyarrow. A file that is none of these (a pickle, an archive, a database) is refused by what it is.
+All but the last may be compressed. No further package is needed: gzip, bzip2 and xz are read
+by Python, zstd and Parquet by pyarrow, torch.save by torch. A file that is none of these (a pickle, an archive, a
+database) is refused by what it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from .plain_values import WRAPPERS, rows_of_columns
+from .torch_tables import is_torch_file, torch_documents
+
 __all__ = ["CsvText", "Place", "rows_of_columns", "rows_of_file"]
 
 Bad = Callable[[ValueError], None]
@@ -26,9 +30,9 @@ _SHOWN = 60  # characters of a broken line in a message
 _HEAD = 512  # bytes that show what a file is
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
 _SUFFIXES = (".gz", ".zst", ".zstd", ".bz2", ".xz")
-_WRAPPERS = ("data", "rows", "samples", "rollouts", "examples", "results", "instances", "records")
+_ARCHIVE = b"PK\x03\x04"
 _FOREIGN = (
-    (b"PK\x03\x04", "a zip archive (torch.save, numpy's .npz, Excel and Inspect write such files)"),
+    (_ARCHIVE, "a zip archive (numpy's .npz, Excel and Inspect write such files)"),
     (b"\x80", "a pickle"),
     (b"SQLite format 3\x00", "an SQLite database"),
     (b"\x89HDF", "an HDF5 file"),
@@ -101,6 +105,8 @@ def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> list[tuple[Pl
     try:
         with _opened(path, compression) as content:
             head = content.read(_HEAD)
+        if compression is None and head.startswith(_ARCHIVE) and is_torch_file(path):
+            return [(Place(name, "row", i), row) for i, row in enumerate(torch_documents(path), start=1)]
         if kind := next((kind for mark, kind in _FOREIGN if head.startswith(mark)), None):
             raise ValueError(f"{path} cannot be read: expected rows of a table, got {kind}; {_WRITE_ROWS}")
         if head[257:262] == b"ustar":
@@ -283,7 +289,7 @@ def _document(name: str, text: str, first: int) -> list[tuple[Place, Mapping[str
 def _rows_of_document(name: str, document: Any) -> Places:
     if isinstance(document, dict):
         columns = rows_of_columns(document)
-        lists = [key for key in _WRAPPERS if _objects(document.get(key))]
+        lists = [key for key in WRAPPERS if _objects(document.get(key))]
         document = columns if columns is not None else document[lists[0]] if len(lists) == 1 else [document]
     for number, row in enumerate(document, start=1):
         if not isinstance(row, dict):
@@ -295,24 +301,3 @@ def _rows_of_document(name: str, document: Any) -> Places:
 
 def _objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def rows_of_columns(table: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of an object of columns, each a list of the same length; None where it is something else.
-
-    A row of one's own whose values are lists as well (token ids, chat messages) is not such a table: of its columns
-    none holds texts or lists.
-
-    >>> rows_of_columns({"prompt": ["a", "b"], "reward": [0, 1]})
-    [{'prompt': 'a', 'reward': 0}, {'prompt': 'b', 'reward': 1}]
-    >>> rows_of_columns({"prompt_ids": [1, 2], "response_ids": [3, 4]})
-    """
-    values = list(table.values())
-    if not values or not all(isinstance(value, list) for value in values):
-        return None
-    sizes = {len(value) for value in values}
-    messages = any(isinstance(item, Mapping) and "role" in item for value in values for item in value[:1])
-    columns = any(isinstance(item, str | list) for value in values for item in value)
-    if len(sizes) != 1 or messages or not columns:
-        return None
-    return [dict(zip(table, cells, strict=True)) for cells in zip(*values, strict=True)]

@@ -135,6 +135,7 @@ def _sampler_and_trainer(tokens: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, 
     first = tokens[(tokens["epoch"] == 0)]
     sampling = first["sampling_log_prob"].astype(float) + np.log(first["kept_mass"].astype(float).fillna(1.0))
     old, now = first["old_log_prob"].astype(float), first["log_prob"].astype(float)
+    old = old.mask((first["update"] < 0) & (old == sampling))  # of a file that has the sampler's alone
     if (sampling.notna() & old.notna()).any():
         sampler, trainer, names = sampling, old, "The sampler's and the trainer's log-probabilities"
     elif sampling.notna().any():

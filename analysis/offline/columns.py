@@ -43,6 +43,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "sampling_per_token_logps",
         "logprobs",
     ),
+    "sampling_log_probs": (
+        *("sampling_log_probs", "sampling_per_token_logps", "rollout_log_probs", "inference_logprobs"),
+        "generation_logprobs",
+    ),
     "prompt_ids": ("prompt_ids", "prompt_token_ids"),
     "response_ids": ("response_ids", "completion_ids", "response_token_ids", "completion_token_ids"),
     "response_mask": (
@@ -53,10 +57,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "step": ("step", "global_step"),
     "tools": ("tools",),
     "template_arguments": ("chat_template_kwargs",),
+    "id": ("id", "rollout_id", "sample_id", "trace_id", "request_id", "custom_id"),
 }
 NONE = "-"  # in place of a column: the role has none
 _EITHER = (("prompt", "prompt_ids"), ("response", "response_ids"))
-_RANKED = ("old_log_probs", "group", "answer")  # the first of several known names is taken
+_RANKED = ("old_log_probs", "sampling_log_probs", "group", "answer", "id")  # the first of several known names is taken
 _SHOWN = 30  # columns in a message
 _SOUND_LIKE = {
     "prompt": ("question", "problem", "query", "instruction", "prompt_text", "inputs", "prompts", "text"),
@@ -145,7 +150,7 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
         if layout is None
         else [
             f"The file is read as the {layout.name}" + (f": {layout.note}." if layout.note else "."),
-            *(layout.facts(rows) if layout.facts is not None else ()),
+            *(layout.facts(_readable(rows, flat, places)) if layout.facts is not None else ()),
         ]
     )
     by_layout = {} if layout is None else dict(layout.columns)
@@ -247,8 +252,16 @@ def _flat(rows: Rows, layout: Layout | None) -> tuple[list[Mapping[str, Any] | V
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             parts = [ValueError(f"it is not a row of the {layout.name} ({type(error).__name__}: {error})")]
         flat += parts
-        places += [(place, f", {part[PART]}" if isinstance(part, dict) and PART in part else "") for part in parts]
+        places += [(place, f", {part.pop(PART)}" if isinstance(part, dict) and PART in part else "") for part in parts]
     return flat, places
+
+
+def _readable(
+    rows: Rows, flat: Sequence[Mapping[str, Any] | ValueError], places: Sequence[tuple[int, str]]
+) -> list[Mapping[str, Any]]:
+    """The rows that could be brought to flat columns."""
+    broken = {place for row, (place, _) in zip(flat, places, strict=True) if isinstance(row, ValueError)}
+    return [row for place, row in enumerate(rows) if place not in broken]
 
 
 def _check_given(wanted: Mapping[str, str], names: Sequence[str], shown: str, source: str) -> RewardSum | None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from toy_models.plain_values import plain
+
 from ..errors import UsageError
 
 __all__ = ["records_of"]
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 _EXPECTED = "a file, a list of dicts, a dict of lists, a data frame, an Arrow table or a datasets.Dataset"
 
 
@@ -57,7 +58,7 @@ def records_of(source: Any) -> list[dict[str, Any]]:
     for number, row in enumerate(source):
         if not isinstance(row, Mapping):
             raise UsageError(f"rollouts: expected {_EXPECTED}; rollout {number} is of type {type(row).__name__}")
-        records.append({str(name): _plain(value) for name, value in row.items()})
+        records.append({str(name): plain(value) for name, value in row.items()})
     return records
 
 
@@ -73,7 +74,7 @@ def _of_dataset(source: Any, kind: str) -> Any:
 
 
 def _of_columns(source: Mapping[str, Any]) -> list[dict[str, Any]]:
-    columns = {name: _plain(value) for name, value in source.items()}
+    columns = {name: plain(value) for name, value in source.items()}
     other = next((name for name, value in columns.items() if not isinstance(value, list)), None)
     if other is not None:
         raise UsageError(
@@ -92,15 +93,3 @@ def _of_columns(source: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _is_missing(value: Any) -> bool:
     """What pandas stores for a value that is missing, NaN of a column of numbers apart: None, NA, NaT."""
     return value is None or type(value).__name__ in ("NAType", "NaTType")
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in _PLAIN or (type(value) is list and _PLAIN.issuperset(map(type, value))):
-        return value  # most of a table: lists of token ids
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if hasattr(value, "tolist"):  # numpy and torch, scalars too
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value

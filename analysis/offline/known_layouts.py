@@ -10,7 +10,10 @@ from __future__ import annotations
 from ..errors import UsageError
 from . import unpacking
 from .layout import Layout, Rows
+from .server_outputs import of_request_output, of_server_response
+from .trainer_batches import of_experience, of_training_sample
 from .trl_tables import repeated_rows
+from .verifiers_traces import facts_of_episodes, of_episode
 
 __all__ = ["LAYOUTS"]
 
@@ -25,8 +28,25 @@ def _one_filter(rows: Rows) -> None:
 
 
 _SEQUENCE: dict[str, str | None] = {
-    role: role for role in ("prompt_ids", "response_ids", "response_mask", "reward", "old_log_probs")
+    role: role
+    for role in ("prompt_ids", "response_ids", "response_mask", "reward", "old_log_probs", "sampling_log_probs")
 }
+_PER_TOKEN = ("response_mask", "advantage", "old_log_probs", "sampling_log_probs")
+_OF_TRACES = {
+    role: role
+    for role in (*_PER_TOKEN, "prompt", "response", "prompt_ids", "response_ids", "reward", "group", "step", "id")
+}
+_EXACT_TRACES = (
+    "token ids are those that the model saw; log-probs are those of the engine that sampled, also in place of old ones"
+)
+_SERVER = (
+    *("prompt", "response", "prompt_ids", "response_ids", "old_log_probs", "sampling_log_probs", "tools"),
+    "template_arguments",
+)
+_RAW_LOG_PROBS = (
+    "log-probs are read where token ids are; they are those of the logits before temperature and truncation, unless "
+    "the server was told otherwise (vLLM: logprobs_mode)"
+)
 _TWO_IN_A_ROW = "chosen counts as rewarded (1), rejected as not (0); the two of a row are a group"
 
 LAYOUTS = (
@@ -59,9 +79,22 @@ LAYOUTS = (
     Layout(
         "episodes of verifiers and prime-rl",
         "verifiers",
-        "PrimeIntellect-ai/prime-rl: src/prime_rl/monitors/file.py",
+        "PrimeIntellect-ai/verifiers: verifiers/v1/episode.py, graph.py; prime-rl: src/prime_rl/monitors/file.py",
         ("traces", "env"),
-        refusal="episodes are messages without token ids; give prime-rl's token exports (enable_token_export)",
+        _OF_TRACES,
+        unpack=of_episode,
+        facts=facts_of_episodes,
+        note=_EXACT_TRACES,
+    ),
+    Layout(
+        "single traces of verifiers",
+        "verifiers-traces",
+        "PrimeIntellect-ai/verifiers: verifiers/v1/trace.py, Trace.to_record",
+        ("nodes", "calls", "rewards", "task"),
+        _OF_TRACES,
+        unpack=of_episode,
+        facts=facts_of_episodes,
+        note=_EXACT_TRACES,
     ),
     Layout(
         "platform table of prime-rl",
@@ -75,7 +108,7 @@ LAYOUTS = (
         "prime-tokens",
         "PrimeIntellect-ai/prime-rl: src/prime_rl/trainer/rl/token_export.py",
         ("schema_version", "token_ids", "loss_mask", "inference_logprobs"),
-        {role: role for role in ("prompt_ids", "response_ids", "response_mask", "advantage", "old_log_probs")},
+        {role: role for role in (*_PER_TOKEN, "prompt_ids", "response_ids")},
         unpack=unpacking.of_prime_export,
         note="token_ids are split at the first token of loss_mask; old log-probs are those of the inference engine",
     ),
@@ -84,10 +117,7 @@ LAYOUTS = (
         "nemo-rl",
         "NVIDIA-NeMo/RL: nemo_rl/algorithms/grpo.py, log_batched_dict_as_jsonl",
         ("token_ids", "token_loss_mask", "rewards"),
-        {
-            role: role
-            for role in ("prompt_ids", "response_ids", "response_mask", "advantage", "old_log_probs", "reward")
-        },
+        {role: role for role in (*_PER_TOKEN, "prompt_ids", "response_ids", "reward")},
         unpack=unpacking.of_nemo,
         note="token_ids are split at the first token of token_loss_mask",
     ),
@@ -125,10 +155,37 @@ LAYOUTS = (
         ("tokens", "response_length"),
         {
             **{role: role for role in ("prompt_ids", "response_ids", "response_mask")},
-            **{"old_log_probs": "rollout_log_probs", "answer": "label"},
+            **{"old_log_probs": "rollout_log_probs", "answer": "label", "id": "index"},
         },
         unpack=unpacking.of_sample,
         note="the last response_length of tokens are the response",
+    ),
+    Layout(
+        "training data of slime",
+        "slime-training",
+        "THUDM/slime: slime/observability/train_data_utils.py, save_debug_train_data",
+        ("tokens", "response_lengths", "loss_masks"),
+        {role: role for role in (*_PER_TOKEN, "prompt_ids", "response_ids", "reward", "step")} | {"id": "sample_index"},
+        unpack=of_training_sample,
+        note="the last response_lengths of tokens are the response; rewards are raw_reward, before any normalisation",
+    ),
+    Layout(
+        "experience of OpenRLHF",
+        "openrlhf",
+        "OpenRLHF/OpenRLHF: openrlhf/trainer/ppo_utils/experience.py, Experience",
+        ("sequences", "action_mask"),
+        {role: role for role in (*_PER_TOKEN, "prompt_ids", "response_ids", "reward", "prompt", "answer")},
+        unpack=of_experience,
+        note="action_mask and what goes with it are aligned with the ends of the sequences",
+    ),
+    Layout(
+        "outputs of vLLM",
+        "vllm",
+        "vllm-project/vllm: vllm/outputs.py, RequestOutput",
+        ("prompt_token_ids", "outputs"),
+        {role: role for role in _SERVER} | {"id": "request_id"},
+        unpack=of_request_output,
+        note=_RAW_LOG_PROBS,
     ),
     Layout(
         "sequences with labels",
@@ -210,9 +267,29 @@ LAYOUTS = (
     Layout(
         "batch output of OpenAI",
         "openai-batch",
-        "platform.openai.com/docs/guides/batch",
+        "platform.openai.com/docs/guides/batch; vllm-project/vllm: vllm/entrypoints/openai/run_batch.py",
         ("custom_id", "response.body.choices"),
-        refusal="the prompts stand in the batch's input file; join the two by custom_id",
+        {role: role for role in _SERVER} | {"id": "custom_id"},
+        unpack=of_server_response,
+        note=_RAW_LOG_PROBS,
+    ),
+    Layout(
+        "responses of OpenAI-compatible servers",
+        "openai",
+        "vllm-project/vllm: vllm/entrypoints/openai/chat_completion/protocol.py, completion/protocol.py",
+        ("object", "choices"),
+        {role: role for role in _SERVER} | {"id": "id"},
+        unpack=of_server_response,
+        note=_RAW_LOG_PROBS,
+    ),
+    Layout(
+        "requests with responses of OpenAI-compatible servers",
+        "openai-pairs",
+        "vllm-project/vllm: vllm/entrypoints/openai/chat_completion/protocol.py, completion/protocol.py",
+        ("response.choices",),
+        {role: role for role in _SERVER},
+        unpack=of_server_response,
+        note=_RAW_LOG_PROBS,
     ),
     Layout(
         "batch input of OpenAI",

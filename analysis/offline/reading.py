@@ -20,6 +20,7 @@ from ..errors import UsageError
 from .columns import COLUMNS, find_columns, responses_in_a_row
 from .containers import records_of
 from .row_rollouts import Rollout, rollouts_of_row
+from .server_outputs import joined_batches
 from .source_files import check_one_layout, files_of
 
 __all__ = ["BadRows", "Rollout", "RolloutFile", "read_rollouts"]
@@ -109,14 +110,16 @@ def read_rollouts(
             raw = [row for part, shown in parts for row in raw_rows(part, bad, shown)]
         except ValueError as error:
             raise UsageError(f"rollouts: {_without_prefix(error)}") from error
-        if len(parts) > 1 and format is None:
-            check_one_layout(raw, columns or {})
         digests = [_file_digest(part) for part, _ in parts]
         digest = digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     else:
         plain = records_of(source)
         raw = [(Place("", "rollout", i), row) for i, row in enumerate(plain)]
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+    if (joined := joined_batches([row for _, row in raw])) is not None:
+        raw = [(place, row) for (place, _), row in zip(raw, joined, strict=True) if row is not None]
+    if path is not None and len(parts) > 1 and format is None:
+        check_one_layout(raw, columns or {})
     if not raw:
         broken = f" that can be read ({len(bad)} are broken)" if len(bad) else ""
         raise UsageError(f"rollouts: {name} has no rows{broken}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toy_models.table_files import column_value
+from toy_models.table_formats import Place
 
 from ..common.short_repr import short_repr
 from . import row_values as check
@@ -18,10 +19,12 @@ from .columns import Chosen, responses_in_a_row
 
 __all__ = ["Rollout", "rollouts_of_row"]
 
-_PER_RESPONSE = ("response", "response_ids", "response_mask", "reward", "advantage", "old_log_probs")
+_PER_RESPONSE = (
+    *("response", "response_ids", "response_mask", "reward", "advantage", "old_log_probs", "sampling_log_probs"),
+)
 _OPTIONAL = (
     *("prompt", "response", "prompt_ids", "response_ids", "response_mask", "advantage", "old_log_probs"),
-    *("tools", "template_arguments"),
+    *("sampling_log_probs", "tools", "template_arguments", "id"),
 )
 
 
@@ -45,16 +48,21 @@ class Rollout:
     tools: Any = None  # JSON schemas for the chat template
     template_arguments: Mapping[str, Any] | None = None  # its variables
     response_mask: tuple[bool, ...] | None = None  # whether the policy sampled a token; None: all of them
+    sampling_log_probs: tuple[float, ...] | None = None  # of the engine that sampled
+    id: str | int | None = None  # what the file calls the row
+    file: str = ""  # the file that the row stands in
+    row: int = 0  # the number of its line or row
+    number: int | None = None  # of the response, from 1 on, where a row has several
 
 
 def rollouts_of_row(
-    index: int, where: str, row: Mapping[str, Any], chosen: Chosen, *, with_answers: bool
+    index: int, where: Place, row: Mapping[str, Any], chosen: Chosen, *, with_answers: bool
 ) -> list[Rollout]:
     """The rollouts of a row, counted from `index`; ValueError names the place and the column of what cannot be used."""
     values = {role: _raw(role, where, row, chosen) for role in chosen.columns if role != "answer" or with_answers}
     count = responses_in_a_row(row, chosen.columns)
     if not count:
-        return [_rollout(index, where, values, chosen, with_answers=with_answers)]
+        return [_rollout(index, where, where, values, chosen, with_answers=with_answers)]
     values.setdefault("group", f"\0{where}")  # no column: the responses of a row are a group
     parts: list[dict[str, Any]] = [dict(values) for _ in range(count)]
     for role in _PER_RESPONSE:
@@ -69,7 +77,7 @@ def rollouts_of_row(
         for part, entry in zip(parts, entries, strict=True):
             part[role] = entry
     return [
-        _rollout(index + i, f"{where}, response {i + 1}", part, chosen, with_answers=with_answers)
+        _rollout(index + i, where, f"{where}, response {i + 1}", part, chosen, with_answers=with_answers, number=i + 1)
         for i, part in enumerate(parts)
     ]
 
@@ -123,7 +131,16 @@ def _sum(where: str, row: Mapping[str, Any], chosen: Chosen) -> float | list[flo
     return total
 
 
-def _rollout(index: int, where: str, values: Mapping[str, Any], chosen: Chosen, *, with_answers: bool) -> Rollout:
+def _rollout(
+    index: int,
+    place: Place,
+    where: str,
+    values: Mapping[str, Any],
+    chosen: Chosen,
+    *,
+    with_answers: bool,
+    number: int | None = None,
+) -> Rollout:
     def of(role: str, read: Callable[[Any, str], Any]) -> Any:
         if values.get(role) is None:
             return None
@@ -149,7 +166,7 @@ def _rollout(index: int, where: str, values: Mapping[str, Any], chosen: Chosen, 
             raise ValueError(f"{where}: the column {column!r} is null")
     return Rollout(
         index=index,
-        where=where,
+        where=str(where),
         step=0 if step is None else step,
         group=of("group", check.label),
         prompt=prompt,
@@ -163,4 +180,9 @@ def _rollout(index: int, where: str, values: Mapping[str, Any], chosen: Chosen, 
         tools=values.get("tools"),
         template_arguments=of("template_arguments", check.template_arguments),
         response_mask=mask,
+        sampling_log_probs=of("sampling_log_probs", check.floats),
+        id=of("id", check.label),
+        file=place.file,
+        row=place.number,
+        number=number,
     )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toy_models.batch_dependence import batch_dependence
 from toy_models.end_tokens import end_tokens
 from toy_models.tasks.start_tokens import required_start, start_tokens, with_start
 from toy_models.tasks.task import prompt_hash
@@ -29,35 +28,16 @@ from toy_models.tasks.texts import (
 )
 
 from ..errors import UsageError
-from ..probes.output_heads import unwrap
 from .policy_tokens import policy_mask
 from .reading import BadRows, Rollout
 from .text_start import encode_continuation, marks_start
+from .token_checks import ModelLimits, check_tokens, groups_of, texts_are_parts
 from .trace_settings import TraceSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Encoded", "ModelLimits", "encode_rollouts"]
-
-_COMPARED = 32  # rows whose text is compared with their token ids
-
-
-@dataclass(frozen=True)
-class ModelLimits:
-    """What bounds the ids and lengths that a model takes: rows of its embedding, positions (None where unbounded)."""
-
-    vocab: int
-    positions: int | None
-
-    @classmethod
-    def of(cls, model: Any) -> ModelLimits:
-        inner: Any = unwrap(model)
-        config = inner.config.get_text_config(decoder=True)
-        positions = getattr(config, "max_position_embeddings", None)
-        if batch_dependence(config).exact_above is not None:  # dynamic NTK stretches them
-            positions = None
-        return cls(inner.get_input_embeddings().weight.shape[0], positions)
 
 
 @dataclass(frozen=True)
@@ -125,7 +105,7 @@ def encode_rollouts(
     for rollout in rollouts:
         try:
             fields = encoder(rollout)
-            _check_tokens(rollout, fields, limits)
+            check_tokens(rollout, fields, limits)
         except ValueError as error:
             refused = isinstance(error, TemplateError)
             bad(error, "prompt that the chat template refuses" if refused else "tokens that the model cannot take")
@@ -133,12 +113,12 @@ def encode_rollouts(
         kept.append((rollout, fields))
     if not kept:
         raise UsageError(f"rollouts: no row is left that the model can take; the first: {bad.examples[0]}")
-    if _texts_are_parts(tokenizer, [rollout for rollout, _ in kept]):
+    if texts_are_parts(tokenizer, [rollout for rollout, _ in kept]):
         for rollout, fields in kept:
             if rollout.response_ids is not None:
                 fields["response_text"] = str(tokenizer.decode(list(rollout.response_ids)))
                 fields["text_of_ids"] = rollout.response is not None
-    groups = _groups(kept)
+    groups = groups_of(kept)
     if notes is not None:
         notes += encoder.notes()
     return [Encoded(rollout, group=group, **fields) for (rollout, fields), group in zip(kept, groups, strict=True)]
@@ -253,6 +233,8 @@ class _Encoder:
         else:  # of a prompt whose ids are given, messages are for the verifier alone
             template = template or (isinstance(rollout.prompt, list) and bool(self._tokenizer.chat_template))
             try:
+                if isinstance(rollout.prompt, list) and not template:
+                    raise TemplateError(f"{where}: the tokenizer has no chat template")
                 question, text = self._rendered(rollout, where, column, template=template)
             except TemplateError:
                 if rollout.prompt_ids is None:
@@ -329,72 +311,3 @@ class _Encoder:
                 "that turn. If it is complete, choose new_turn (--new-turn)."
             )
         return out
-
-
-def _check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimits) -> None:
-    for name in ("prompt", "response"):
-        ids = fields[name]
-        outside = ids[(ids < 0) | (ids >= limits.vocab)]
-        if len(outside):
-            raise ValueError(
-                f"{rollout.where}: the {name} has the token {outside[0]}, outside the vocabulary of the "
-                f"model (0 to {limits.vocab - 1}); is it of another tokenizer?"
-            )
-    prompt, response = len(fields["prompt"]), len(fields["response"])
-    if limits.positions is not None and prompt + response - 1 > limits.positions:
-        raise ValueError(
-            f"{rollout.where}: prompt and response have {prompt} and {response} tokens, more than the "
-            f"model's {limits.positions} positions"
-        )
-    for name in ("advantage", "old_log_probs"):
-        value = getattr(rollout, name)
-        if isinstance(value, tuple) and len(value) not in (response, int(fields["policy"].sum())):
-            raise ValueError(
-                f"{rollout.where}: {name} has {len(value)} numbers for {response} response tokens; "
-                "expected one for each, in the model's own tokens"
-            )
-
-
-def _texts_are_parts(tokenizer: Any, rollouts: Sequence[Rollout]) -> bool:
-    """Whether texts have lost a part of what their token ids read, such as the reasoning, which some servers parse into
-    a field of its own. Ids that read otherwise than their text are those of another tokenizer: UsageError."""
-    both = [r for r in rollouts if r.response_ids is not None and r.response][:_COMPARED]
-    parts = [r for r in both if not _reads(tokenizer, r.response_ids, r.response)]
-    other = [r for r in parts if not _reads(tokenizer, r.response_ids, r.response, part=True)]
-    if len(other) > len(both) / 2:
-        first = other[0]
-        raise UsageError(
-            f"tokenizer: it does not match the token ids of the rollouts: those of {first.where} read "
-            f"{str(tokenizer.decode(list(first.response_ids or ())))[:60]!r}, their text is "
-            f"{str(first.response)[:60]!r}"
-        )
-    return bool(parts)
-
-
-def _reads(tokenizer: Any, ids: Any, text: Any, *, part: bool = False) -> bool:
-    """Whether ids read as a text, white space apart; with `part` whether they begin or end with it."""
-    wanted = "".join(text.split())
-    read = ["".join(str(tokenizer.decode(list(ids), skip_special_tokens=skip)).split()) for skip in (True, False)]
-    return any(found == wanted or (part and (found.endswith(wanted) or found.startswith(wanted))) for found in read)
-
-
-def _groups(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
-    """Group of each rollout, counted within its step in order of appearance: by the column, else by the prompt."""
-    numbers: dict[tuple[int, Any], int] = {}
-    prompts: dict[tuple[int, Any], tuple[str, str]] = {}
-    count: dict[int, int] = {}
-    out = []
-    for rollout, fields in kept:
-        label = rollout.group if rollout.group is not None else fields["prompt_id"]
-        key = (rollout.step, label)
-        if key not in numbers:
-            numbers[key] = count.get(rollout.step, 0)
-            count[rollout.step] = numbers[key] + 1
-            prompts[key] = fields["prompt_id"], rollout.where
-        if prompts[key][0] != fields["prompt_id"]:
-            raise UsageError(
-                f"group: {prompts[key][1]} and {rollout.where} are of the group {label!r} and have "
-                "different prompts; map another column with columns group=NAME, or none with columns group=-"
-            )
-        out.append(numbers[key])
-    return out

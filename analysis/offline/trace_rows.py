@@ -82,6 +82,7 @@ def token_rows(items: Sequence[Encoded], measured: Sequence[dict[str, np.ndarray
             token=np.concatenate([item.response[item.policy] for item in items]),
             statistics=statistics,
             old_log_prob=old,
+            sampling_log_prob=_per_token([item.rollout.sampling_log_probs for item in items], items),
             advantage=_per_token([item.rollout.advantage for item in items], items),
             ratio=None if old is None else np.exp(log_prob.astype(np.float64) - old),
         )

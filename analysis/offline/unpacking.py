@@ -25,6 +25,7 @@ __all__ = [
     "of_sequence",
     "of_share_gpt",
     "of_skyrl",
+    "split_sequence",
 ]
 
 Columns = dict[str, Any]
@@ -35,7 +36,7 @@ _IGNORED = -100  # the label of a token that is not trained on
 _SHARE_GPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def _split(ids: Sequence[int], mask: Sequence[Any], **along: Sequence[Any] | None) -> Columns:
+def split_sequence(ids: Sequence[int], mask: Sequence[Any], **along: Sequence[Any] | None) -> Columns:
     """Prompt, response and mask of a whole sequence: the response goes from the policy's first token to its last."""
     if len(ids) != len(mask):
         raise ValueError(f"expected one entry of the mask for each of {len(ids)} tokens, got {len(mask)}")
@@ -54,11 +55,12 @@ def _split(ids: Sequence[int], mask: Sequence[Any], **along: Sequence[Any] | Non
 def of_nemo(row: Mapping[str, Any]) -> Columns:
     """NeMo-RL logs a batch of one: each value is a list with one entry."""
     one = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in row.items()}
-    columns = _split(
+    columns = split_sequence(
         one["token_ids"],
         one["token_loss_mask"],
         advantage=_list(one.get("advantages")),
         old_log_probs=_list(one.get("prev_logprobs")) or _list(one.get("generation_logprobs")),
+        sampling_log_probs=_list(one.get("generation_logprobs")),
     )
     if not isinstance(one.get("advantages"), list):
         columns["advantage"] = one.get("advantages")
@@ -69,11 +71,12 @@ def of_nemo(row: Mapping[str, Any]) -> Columns:
 
 def of_prime_export(row: Mapping[str, Any]) -> Columns:
     """A token export of prime-rl, per token of a sequence."""
-    return _split(
+    return split_sequence(
         row["token_ids"],
         row["loss_mask"],
         advantage=_list(row.get("advantages")),
         old_log_probs=_list(row.get("inference_logprobs")),
+        sampling_log_probs=_list(row.get("inference_logprobs")),
     )
 
 
@@ -81,7 +84,7 @@ def of_sequence(row: Mapping[str, Any]) -> Columns:
     """input_ids of prompt and response with labels (−100 for what is not trained on) or a mask over both."""
     ids, labels = row["input_ids"], row.get("labels")
     mask = [label != _IGNORED for label in labels] if labels is not None else row["loss_mask"]
-    columns = _split(ids, mask, old_log_probs=_list(row.get("logprobs")))
+    columns = split_sequence(ids, mask, old_log_probs=_list(row.get("logprobs")))
     reward = row.get("rewards")
     return columns | ({} if reward is None else {"reward": reward})
 
@@ -95,7 +98,9 @@ def of_sample(row: Mapping[str, Any]) -> Columns:
     if row.get("remove_sample"):
         mask = [0] * length
     columns: Columns = {"prompt_ids": tokens[:-length], "response_ids": tokens[-length:], "response_mask": mask}
-    return columns | ({"group": row["group_index"]} if row.get("group_index") is not None else {})
+    step = (row.get("file") or {}).get("rollout_id")  # of a dump, which says it once
+    more = {"group": row.get("group_index"), "step": step, "sampling_log_probs": row.get("rollout_log_probs")}
+    return columns | {name: value for name, value in more.items() if value is not None}
 
 
 def of_open_instruct(row: Mapping[str, Any]) -> Columns:

@@ -146,7 +146,8 @@ def test_cells_of_a_csv_file(tmp_path: Any) -> None:
     path = tmp_path / "a.csv"
     pd.DataFrame(ROWS).assign(reward=[True, False]).to_csv(path, index=False)
     expected = [
-        replace(rollout, where=f"a.csv line {i}", group="4") for i, rollout in enumerate(rollouts_of(ROWS), start=2)
+        replace(rollout, where=f"a.csv line {i}", group="4", file="a.csv", row=i)
+        for i, rollout in enumerate(rollouts_of(ROWS), start=2)
     ]
     assert rollouts_of(path) == expected
     chat = [{"role": "user", "content": "it's 1"}]

@@ -12,6 +12,7 @@ import pytest
 from analysis import UsageError
 from analysis.offline import read_rollouts
 from analysis.offline.layouts import LAYOUTS
+from tests.offline import peer_files as peer
 
 CHAT = [{"role": "user", "content": "1+1"}]
 TURN = [{"role": "assistant", "content": "2"}]
@@ -53,6 +54,35 @@ CASES = {
         ],
         [{"prompt": CHAT, "response": "2", "group": 4, "reward": 0.5}],
     ),
+    "episodes of verifiers and prime-rl": Case(
+        [peer.episode([peer.single_turn()])],
+        [{"prompt_ids": (5, 6, 7, 8), "response_ids": (9, 1), "step": 7, "reward": 1.0, "advantage": (0.5, 0.5)}],
+    ),
+    "single traces of verifiers": Case([peer.single_turn()], [{"prompt": [peer.USER], "response": "2", "id": "t1"}]),
+    "training data of slime": Case(
+        [peer.slime_training_dump()["samples"][0]],
+        [{"response_ids": (9, 1), "old_log_probs": (-0.375, -0.625), "reward": -0.5, "advantage": (-0.5, -0.5)}],
+    ),
+    "experience of OpenRLHF": Case(
+        [peer.experience()],
+        [
+            {"prompt_ids": (5, 6), "response_ids": (9, 3, 1), "reward": 1.0, "index": 0},
+            {"prompt_ids": (5,), "response_ids": (10, 1), "reward": 0.0, "index": 1},
+        ],
+    ),
+    "outputs of vLLM": Case(
+        [peer.request_output()],
+        [{"prompt_ids": (5, 6), "response_ids": (9, 1)}, {"prompt_ids": (5, 6), "response_ids": (10,)}],
+    ),
+    "batch output of OpenAI": Case(
+        [peer.batch_request(), peer.batch_response()], [{"prompt": [peer.USER], "response": "2", "id": "a"}]
+    ),
+    "responses of OpenAI-compatible servers": Case(
+        [peer.chat_completion()], [{"prompt_ids": (5, 6), "response_ids": (9, 1), "id": "chatcmpl-1"}]
+    ),
+    "requests with responses of OpenAI-compatible servers": Case(
+        [{"prompt": "1+1=", "response": peer.chat_completion(ids="none")}], [{"prompt": "1+1=", "response": "2"}]
+    ),
     "token export of prime-rl": Case(
         [
             {
@@ -65,6 +95,7 @@ CASES = {
             {
                 **{"prompt_ids": (5,), "response_ids": (6, 7, 8), "response_mask": (True, False, True), "step": 2},
                 **{"advantage": (0.5, 0.0, 0.5), "old_log_probs": (-1.0, 0.0, -2.0), "reward": None},
+                "sampling_log_probs": (-1.0, 0.0, -2.0),
             }
         ],
     ),
@@ -83,7 +114,7 @@ CASES = {
         [
             {
                 **{"prompt_ids": (5,), "response_ids": (6, 7), "response_mask": (True, True), "reward": 1.0},
-                **{"advantage": (0.5, 0.5), "old_log_probs": (-1.5, -2.5)},
+                **{"advantage": (0.5, 0.5), "old_log_probs": (-1.5, -2.5), "sampling_log_probs": (-1.0, -2.0)},
             }
         ],
     ),
@@ -270,10 +301,6 @@ def test_the_manual_lists_every_layout() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (
-            {"id": "a", "env": {}, "task": {}, "traces": []},
-            r"episodes are messages without token ids; give prime-rl's tok",
-        ),
         ({"run_id": "a", "sample_id": 0, "prompt": "", "completion": "[]", "trajectory": "[]"}, r"its prompt is empty"),
         (
             {"content": ["1+1=2"], "rewards": [1.0], "input_lengths": [5]},
@@ -284,7 +311,6 @@ def test_the_manual_lists_every_layout() -> None:
             {"input": "a", "target": "b", "output": {"choices": []}, "scores": {}},
             r"a row for each of its samples: prompt",
         ),
-        ({"custom_id": "a", "response": {"body": {"choices": []}}}, r"the prompts stand in the batch's input file"),
         ({"custom_id": "a", "url": "/v1", "body": {"messages": CHAT}}, r"it has requests and no responses"),
         ({"instruction": "add", "input": "1, 1", "output": "2"}, r"made of instruction and input by a template"),
     ],
