@@ -36,18 +36,23 @@ class Row:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def read_table(path: str | Path, columns: Sequence[str]) -> list[Row]:
+def read_table(path: str | Path, columns: Sequence[str], optional: Sequence[str] | None = ()) -> list[Row]:
     """The rows of a file in their order.
 
     Args:
         path: The file. Empty lines do not count.
         columns: The columns to read; `a.b` is the entry b of the objects in column a.
+        optional: Further columns, of which a row may lack some or have null; None for all of the file.
 
     Raises:
         ValueError: The file cannot be read, a line is broken, or a column is missing or null; the message names
             the line.
     """
-    return [Row(where, {name: column_value(row, name, where) for name in columns}) for where, row in raw_rows(path)]
+    rows = []
+    for where, row in raw_rows(path):
+        further = {name: row[name] for name in (row if optional is None else optional) if name in row}
+        rows.append(Row(where, further | {name: column_value(row, name, where) for name in columns}))
+    return rows
 
 
 def _refuse(error: ValueError) -> NoReturn:

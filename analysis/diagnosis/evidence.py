@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..offline.rewards import scheme_of
+from ..records.rewarded import rewarded, trained_on_scores
 from ..records.schema import TABLES
 
 if TYPE_CHECKING:
@@ -118,13 +119,15 @@ def of_run(run: Recorded, objective: str | Objective | None = None) -> Evidence:
 
 
 def signs_of(rollouts: pd.DataFrame, info: Mapping[str, Any]) -> np.ndarray:
-    """+1 for rewarded responses and −1 for others, by the bound of an offline trace or of the scheme of the rewards;
-    without rewards the sign of the advantage."""
+    """+1 for rewarded responses and −1 for others, by the bound of an offline trace or of the scheme of the rewards, by
+    the verdict where training saw scores; without rewards the sign of the advantage."""
     rewards = rollouts["reward"].to_numpy(float)
     known = np.isfinite(rewards)
     scheme = scheme_of(rewards[known].tolist())
     if scheme is None:
         return np.sign(rollouts["advantage"].to_numpy(float))
+    if trained_on_scores(info):
+        return np.where(known, np.where(rewarded(rollouts, info), 1.0, -1.0), np.nan)
     traced = (info.get("trace") or {}).get("rewards") or {}
     above = traced.get("rewarded_above", scheme.rewarded_above)
     return np.where(known, np.where(rewards > above, 1.0, -1.0), np.nan)

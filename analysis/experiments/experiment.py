@@ -35,6 +35,7 @@ from ..records.folders import (
     write_experiment,
 )
 from ..records.shared_storage import SharedFolder, pull_experiment
+from ..training.text_objects import lists_solutions
 from ..training.user_objects import adopted, write_given
 from .many_runs import TRAIN, Callback, run_status, train_runs
 from .place import Place, placed
@@ -254,7 +255,7 @@ def _check_given(folder: Path, planned: list[PlannedRun], given: Mapping[str, An
     for kind, name in (("task", config.task.name), ("policy", config.policy.base)):
         if name == GIVEN and kind not in given and (anew or not (folder / EXPERIMENT_FILE).exists()):
             raise UsageError(f"{kind}: the recipe needs a {kind} object; pass it with analysis.run(recipe, {kind}=…)")
-    if "task" in given and given["task"].solutions(given["task"].prompts("train")[0].ids) is None:
+    if "task" in given and not lists_solutions(given["task"]):
         name = given["task"].name
         if any(run.config.eval.samples == 0 for run in planned):
             raise UsageError(

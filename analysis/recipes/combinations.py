@@ -15,6 +15,7 @@ from ..objectives.rules import entry as objective_entry
 from .config import FIELDS, config_to_dict, flatten, show
 from .fields import GIVEN, CriticFields, ObjectiveFields, RunConfig, objective_settings
 from .objective_rules import objective_problems
+from .score_rules import score_problems
 from .task_rules import task_problems
 from .update_rules import update_problems
 
@@ -163,6 +164,7 @@ def combination_problems(config: RunConfig) -> list[str]:
     problems += [message for wrong, message in rules if wrong]
     problems += objective_problems(config)
     problems += task_problems(config)
+    problems += score_problems(config)
     problems += update_problems(config)
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
 

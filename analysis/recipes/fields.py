@@ -109,6 +109,28 @@ class TaskFields:
         "exact (the response equals the answer, up to white space around it), math (math-verify), or your own as "
         "file.py:function or package.module:function",
     )
+    threshold: float = _f(1.0, "the least score that is correct, of verifiers that give numbers", later=True)
+    reward: str = _f(
+        "correct",
+        "what training sees. correct: 1 or 0, by the threshold. score: the number that the verifier gave, for "
+        "objectives that compare rewards, such as grpo and rloo; rows are told apart by correct all the same",
+        choices=("correct", "score"),
+        later=True,
+    )
+    verifier_seconds: int | None = _f(
+        None,
+        "processor time of one call of a verifier of your own, ten times as much of waiting; unset: the attribute "
+        "seconds of the function, else 60",
+        low=1,
+        later=True,
+    )
+    verifier_errors: str = _f(
+        "stop",
+        "a verifier of your own that raises, or gives no score: stop the run with the item named; zero: the response "
+        "is wrong with the score 0, and is counted in the summary",
+        choices=("stop", "zero"),
+        later=True,
+    )
     digest: str | None = _f(None, "identity of the task passed to `analysis.run(…, task=…)`; written by that call")
 
 

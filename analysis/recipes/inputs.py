@@ -84,15 +84,19 @@ def check_inputs(config: RunConfig) -> None:
         from ..objectives import get
 
         get(config.objective.name)
+    if config.task.name == GIVEN and config.task.digest is None:
+        raise UsageError(
+            f'task.name = "{GIVEN}" stands for a task object, got none; pass it with analysis.run(recipe, task=…)'
+        )
     if config.task.name == FILE_TASK:
         try:
-            data_files(config.task).read()
-        except ValueError as error:
-            raise UsageError(f"task: {error}") from error
-        try:
-            get_verifier(config.task.verifier)
+            verifier = get_verifier(config.task.verifier, seconds=config.task.verifier_seconds)
         except ValueError as error:
             raise UsageError(f"task.verifier = {config.task.verifier!r}: {error}") from error
+        try:
+            data_files(config.task).read(getattr(verifier, "required", ()))
+        except ValueError as error:
+            raise UsageError(f"task: {error}") from error
 
 
 def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:

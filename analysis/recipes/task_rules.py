@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toy_models.tasks.file_task import FILE_TASK
+from toy_models.tasks.registry import TASKS, TEXT_TASKS
 from toy_models.verifiers.built_in import VERIFIERS
 
 from .config import FIELDS, config_to_dict, flatten, show
@@ -10,15 +11,16 @@ from .fields import GIVEN, RunConfig
 
 __all__ = ["task_problems"]
 
+_OF_TEXTS = ("chat_template", "bos", "threshold", "verifier_errors")  # of a task object in texts, too
 _OF_FILES = (
     "train_file",
     "validation_file",
     "test_file",
     "prompt_column",
     "answer_column",
-    "chat_template",
-    "bos",
     "verifier",
+    "verifier_seconds",
+    *_OF_TEXTS,
 )
 
 
@@ -28,7 +30,7 @@ def task_problems(config: RunConfig) -> list[str]:
     name = f"task.name = {show(task.name)}"
     rules = [
         (
-            (task.name == GIVEN) != (task.digest is not None),
+            task.name != GIVEN and task.digest is not None,  # `check_inputs` refuses "given" without a task
             f'{name} with task.digest = {show(task.digest)}: "{GIVEN}" stands for a task object; pass it with '
             "analysis.run(recipe, task=…), which writes both",
         ),
@@ -68,7 +70,9 @@ def task_problems(config: RunConfig) -> list[str]:
         ]
     else:
         values = flatten(config_to_dict(config))
-        stray = [path for path in (f"task.{field}" for field in _OF_FILES) if values[path] != FIELDS[path].default]
+        fields = [field for field in _OF_FILES if task.name != GIVEN or field not in _OF_TEXTS]
+        fields += ["reward"] if task.name in (*TASKS, *TEXT_TASKS) else []
+        stray = [path for path in (f"task.{field}" for field in fields) if values[path] != FIELDS[path].default]
         rules.append(
             (
                 bool(stray),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .rewarded import rewarded, trained_on_scores
 
 if TYPE_CHECKING:
     from ..objectives import Objective
@@ -131,11 +132,13 @@ def _rollouts(
 ) -> pd.DataFrame | None:
     """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages replace
     the objective's own."""
-    names = [*_KEY, "group", "reward", "length"]
+    names = [*_KEY, "group", "reward", "length", "correct"]
     rollouts = run.table("rollouts", names).sort_values(["step", "group", "rollout"], ignore_index=True)
     given = offline and rollouts["reward"].isna().all() and not rows["advantage"].isna().any()
     if given and takes_advantages(objective):
         return None
+    if trained_on_scores(run.info) and needs_verdicts(objective):
+        rollouts["reward"] = rewarded(rollouts, run.info).astype(np.float64)  # what this objective would have seen
     if not needs_rewards(objective):
         rollouts["reward"] = rollouts["reward"].fillna(0.0)
     _check_rewards(rollouts, objective, offline=offline)
@@ -166,10 +169,8 @@ def _check_rewards(rollouts: pd.DataFrame, objective: Objective, *, offline: boo
         raise UsageError(f"objective: expected rewards for {objective.name}, got rollouts without them; {cure}")
     other = rollouts.loc[~rollouts["reward"].isin([0.0, 1.0]), "reward"]
     if len(other) and needs_verdicts(objective):
-        raise UsageError(
-            f"objective: expected rewards 0 and 1 for {objective.name}, got {other.iloc[0]:g}; give a threshold "
-            "(--threshold X: a reward above X counts as 1)"
-        )
+        cure = "give a threshold (--threshold X: a reward above X counts as 1)" if offline else "choose grpo or rloo"
+        raise UsageError(f"objective: expected rewards 0 and 1 for {objective.name}, got {other.iloc[0]:g}; {cure}")
 
 
 def _advantages(

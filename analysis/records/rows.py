@@ -63,6 +63,7 @@ class RolloutRow:
     correct: bool | None = None  # the true verdict
     noise_flipped: bool = False
     verdict: str | None = None  # the verifier's reason
+    score: float | None = None  # the verifier's number, where it gave one
     advantage: float | None = None
     dropped: bool = False  # whether the objective left it out of the update
     reward_values: Sequence[float] | None = None  # of each reward function; NaN where it gave none

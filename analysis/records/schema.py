@@ -85,6 +85,11 @@ RUN_FIELDS: dict[str, tuple[str, bool]] = {
     "task": ("name of the task", False),
     "inputs": ("path and SHA-256 of each file of prompts and of the verifier's source, by field", False),
     "verifier": ("the verifier of responses as text, with the versions that its verdicts depend on", False),
+    "texts": (
+        "of a task in texts: chat template, start token, end tokens, the least score that is correct, and whether "
+        "correct responses can be listed",
+        False,
+    ),
     "base_sha256": ("hash of the weights that the run started from", False),
     "teacher_sha256": ("hash of the weights of the teacher, where there is one", False),
     "versions": ("versions of this library and of its dependencies", False),
@@ -191,6 +196,7 @@ ROLLOUTS = Table(
         _c("correct", "bool", "the verifier's true verdict (before noise)", null=True),
         _c("noise_flipped", "bool", "whether verifier noise flipped the reward"),
         _c("verdict", "str", "why the verifier decided so", null=True),
+        _c("score", "float64", "the verifier's score, where it gave a number", later=True),
         _c("advantage", "float32", "A of the rollout", null=True),
         _c("dropped", "bool", "whether the objective left the rollout out of the update"),
         _c(

@@ -78,7 +78,7 @@ def page_tokens(run: Run, budget: int) -> PageTokens:
     tokens, weights = _statistics(run, chosen[KEY], flows)
     shown = rollouts.merge(chosen[_OF_RESPONSE].drop_duplicates(), on=_OF_RESPONSE)
     shown = shown.sort_values(["step", "group", "rollout"])
-    shown["sign"] = reward_signs(run, shown["reward"], shown["advantage"])
+    shown["sign"] = reward_signs(run, shown)
     shown["panel"] = 0
     sentences = [
         (len(tokens) < total, f"{len(tokens):,} of {total:,} recorded tokens are shown, in {len(shown):,} responses."),

@@ -17,6 +17,7 @@ from .comparison import comparisons
 from .comparison_tables import levels_table, matched_pass_at_1_table, matched_steps_table
 from .health import health, health_sentence
 from .prediction_tables import first_order_table, law_table
+from .score_notes import score_notes
 from .sources import Source, runs_of
 from .summary import Summary
 from .times import time_table
@@ -94,6 +95,7 @@ def _summary_of_evaluated(name: str, runs: Mapping[str, Run], notes: Sequence[st
                 tables += [table] if (table := levels_table(comparison, at_level)) is not None else []
         sentences += verdict(ends, at_steps, at_level)
         sentences += [text] if (text := health_sentence(health(ends))) else []
+    notes += score_notes(runs)
     seeds = max(comparison.seeds for comparison in groups)
     by_label: dict[str, list[Run]] = {}
     for run in runs.values():

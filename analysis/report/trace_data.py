@@ -29,6 +29,7 @@ from ..laws import bucket_flow, entropy_change, entropy_change_parts, squeeze_bo
 from ..objectives import parse_objective
 from ..records.effects import statistics_of
 from ..records.hypothetical_weights import assumed_weights
+from ..records.rewarded import rewarded
 from ..records.schema import BUCKET_LABELS, BUCKETS, LAW_STATISTICS
 from ..records.token_text import decoder, spelling_of
 from .bands import ratio
@@ -51,12 +52,13 @@ _POSITIONS = _UPDATES = 12  # bins
 _PROBS = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0])
 
 
-def reward_signs(run: Run, rewards: pd.Series, advantages: pd.Series) -> np.ndarray:
-    """+1 rewarded, −1 unrewarded: by the reward, where there is none by the sign of the advantage, 0 without either."""
-    by_advantage = np.sign(advantages.fillna(0.0)).astype(int)
+def reward_signs(run: Run, rows: pd.DataFrame) -> np.ndarray:
+    """+1 rewarded, −1 unrewarded: by the reward, or the verdict where rewards are scores; where there is none by the
+    sign of the advantage, 0 without either. `rows` have the columns reward, correct and advantage."""
+    by_advantage = np.sign(rows["advantage"].fillna(0.0)).astype(int)
     above = run.info.get("trace", {}).get("rewarded_above") or 0.0  # of a trace; elsewhere, and in old ones, 0
-    by_reward = np.where(rewards > np.float32(above), 1, -1)  # as rewards are stored
-    return np.where(rewards.isna(), by_advantage, by_reward)
+    by_reward = np.where(rewarded(rows, run.info, above), 1, -1)
+    return np.where(rows["reward"].isna(), by_advantage, by_reward)
 
 
 @short_repr
@@ -101,9 +103,10 @@ class TraceData:
         lists = ["bucket_mass", "bucket_mass_sq"]
         ranked = not any(arrow.column(name).null_count for name in ("token_rank", *lists))
         tokens = arrow.drop_columns(lists).to_pandas()
-        rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward"])
+        rollouts = run.table("rollouts", ["step", "rollout", "prompt_id", "reward", "correct"])
         tokens = tokens.merge(rollouts, how="left", on=["step", "rollout"], validate="many_to_one")
-        tokens["sign"] = reward_signs(run, tokens["reward"], tokens["advantage"])
+        tokens["sign"] = reward_signs(run, tokens)
+        tokens = tokens.drop(columns="correct")
         stats = statistics_of(tokens)
         flow = None
         if ranked:

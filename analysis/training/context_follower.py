@@ -109,7 +109,7 @@ class ContextFollower:
     def _draw(self, batch: RolloutBatch, rows: Tensor) -> ContextRows:
         applied = set(rows.tolist())
         candidates = sorted(applied | set((~batch.selected).nonzero()[:, 0].tolist()))
-        rewarded = (batch.rewards > 0).tolist()
+        rewarded = batch.rewarded.tolist()
         signs = [1 if rewarded[i] else -1 for i in candidates]
         return draw_contexts(
             "batch",

@@ -6,17 +6,22 @@ for objectives that read them alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from toy_models import Policy, Prompt, Samples, Task, response_logits, teacher_batch, verify_all
+from toy_models import Policy, Prompt, Samples, Task, Verdict, response_logits, teacher_batch, verify_all
 from toy_models.end_tokens import policy_end_tokens
 
 from ..common.bounded_sampling import bounded_sample
+from ..errors import UsageError
 from ..objectives import Objective, ResponseBatch
 from ..recipes.fields import RolloutFields
 
-__all__ = ["judged_responses"]
+__all__ = ["judged_responses", "score_of", "score_rewards"]
 
 _ROWS = 256  # in one pass
 
@@ -33,22 +38,25 @@ def judged_responses(
     limit: int,
     noise: tuple[float, float],
     generator: torch.Generator,
+    scores: bool = False,
 ) -> ResponseBatch:
     """The responses that `sampler` drew, with their rewards (N,), as `objective` reads them.
 
     `limit` is the length of the longest response, `noise` the rates of false positives and negatives of the verifier;
-    `generator` draws the noise of verdicts on greedy responses.
+    `generator` draws the noise of verdicts on greedy responses, whose rewards are scores with `scores`.
     """
     reads = objective.reads()
     lengths, log_probs = samples.lengths.cpu(), samples.log_probs.cpu().float()
     mask = torch.arange(log_probs.shape[1]) < lengths[:, None]
     greedy, collision = None, None
     if "greedy_rewards" in reads:
-        correct = _greedy_verdicts(policy, sampler, task, prompts, limit, fields.batch_tokens)
+        verdicts = _greedy_verdicts(policy, sampler, task, prompts, limit, fields.batch_tokens)
+        correct = torch.tensor([verdict.correct for verdict in verdicts])
         false_positive, false_negative = noise
         chance = torch.where(correct, false_negative, false_positive)
         flipped = torch.rand(len(prompts), generator=generator, dtype=torch.float64) < chance
-        greedy = (correct ^ flipped).to(rewards.dtype).repeat_interleave(fields.group_size)
+        found = score_rewards(verdicts, prompts) if scores else correct ^ flipped
+        greedy = found.to(rewards.dtype).repeat_interleave(fields.group_size)
     if "collision" in reads:
         collision = _collision(policy, sampler, prompts, samples, fields).where(mask, 0.0)
     return ResponseBatch(
@@ -63,10 +71,32 @@ def judged_responses(
     )
 
 
+def score_rewards(verdicts: Sequence[Verdict], prompts: Sequence[Prompt]) -> Tensor:
+    """(n,) float32: the score of each verdict, 1 or 0 for one without a score; the prompts are those of the responses.
+
+    Raises:
+        UsageError: A score is NaN or infinite; it names the prompt.
+    """
+    rewards = [float(verdict.correct) if (score := score_of(verdict)) is None else score for verdict in verdicts]
+    for reward, prompt in zip(rewards, prompts, strict=True):
+        if not math.isfinite(reward):
+            raise UsageError(
+                f"task.reward: expected finite scores, got {reward} for a response to the prompt {prompt.text!r}; give "
+                "0 to a response without a score"
+            )
+    return torch.tensor(rewards)
+
+
+def score_of(verdict: Any) -> float | None:
+    """The score of a verdict; None for one without, such as an object with `correct` and `reason` alone."""
+    score: float | None = getattr(verdict, "score", None)
+    return score
+
+
 def _greedy_verdicts(
     policy: Policy, sampler: torch.nn.Module, task: Task, prompts: list[Prompt], limit: int, max_tokens: int | None
-) -> Tensor:
-    """Bool (P,): whether the most probable response to each prompt, token by token, is correct."""
+) -> list[Verdict]:
+    """The verdict on the most probable response to each prompt, token by token."""
     greedy = bounded_sample(
         sampler,
         [p.ids for p in prompts],
@@ -77,8 +107,7 @@ def _greedy_verdicts(
         pad_id=policy.pad_id,
         temperature=0.0,
     )
-    verdicts = verify_all(task, [p.ids for p in prompts], _ids(greedy))
-    return torch.tensor([verdict.correct for verdict in verdicts])
+    return verify_all(task, [p.ids for p in prompts], _ids(greedy))
 
 
 @torch.no_grad()

@@ -278,6 +278,7 @@ class Loop:
             step,
             false_positive=config.task.false_positive,
             false_negative=config.task.false_negative,
+            scores=config.task.reward == "score",
         )
         if self.fixed_rollouts is not None:
             self.fixed_rollouts.keep(indices, batch)

@@ -22,6 +22,7 @@ from ..records.rows import RolloutRow, TokenColumns, statistics_columns
 from ..records.rows import rollout_rows as rows_of_rollouts
 from ..records.rows import token_rows as rows_of_tokens
 from ..records.schema import BUCKETS
+from .judged import score_of
 from .rollouts import RolloutBatch
 from .sign_passes import SignPass
 from .update import UpdateResult
@@ -75,6 +76,7 @@ def rollout_rows(
                 correct=correct[at],
                 noise_flipped=flipped[at],
                 verdict=batch.verdicts[i].reason,
+                score=score_of(batch.verdicts[i]),
                 advantage=weighed[at],
                 dropped=not selected[at],
             )
@@ -85,7 +87,7 @@ def rollout_rows(
 
 def step_row(batch: RolloutBatch, n_updates: int, age: int | None = None) -> dict[str, list[Any]]:
     """The row of the table `steps`; `age` is that of the policy that sampled, in steps."""
-    rewarded = batch.rewards > 0
+    rewarded = batch.rewarded
     groups = batch.correct.view(-1, batch.group_size)
     mask = batch.mask()
 

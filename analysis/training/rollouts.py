@@ -2,7 +2,7 @@
 
 Prompts are drawn without replacement from a fresh permutation of the training prompts; each gets a group of sampled
 responses, which the task's verifier judges exactly. Verifier noise flips rewards after the verdict, with one uniform
-per rollout whether it is used or not.
+per rollout whether it is used or not. Where scores are rewards (`task.reward`), the sign of a response is its verdict.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import DivergedError, UsageError
 from ..evaluation.verdicts import verdicts
 from ..objectives import Objective, ResponseBatch, accuracy_of
 from ..recipes.fields import RolloutFields
-from .judged import judged_responses
+from .judged import judged_responses, score_rewards
 
 __all__ = ["PromptCursor", "RolloutBatch", "collect_rollouts"]
 
@@ -86,6 +86,11 @@ class RolloutBatch:
     def __len__(self) -> int:
         return len(self.responses)
 
+    @property
+    def rewarded(self) -> Tensor:
+        """Bool (N,): the sign of each row. Whether its verdict, after verifier noise, is correct."""
+        return self.correct ^ self.flipped
+
     def prompt(self, rollout: int) -> Prompt:
         return self.prompts[rollout // self.group_size]
 
@@ -114,11 +119,13 @@ def collect_rollouts(
     *,
     false_positive: float = 0.0,
     false_negative: float = 0.0,
+    scores: bool = False,
 ) -> RolloutBatch:
     """Sample from `sampler` (the policy's model or its copy), verify, reward and weigh one batch of rollouts.
 
     Advantages are those of the objective from the (possibly noisy) rewards; rows with advantage 0 are not `selected`,
-    whatever a KL penalty adds to them later. `false_positive` and `false_negative` are the verifier's noise.
+    whatever a KL penalty adds to them later. `false_positive` and `false_negative` are the verifier's noise; with
+    `scores`, which excludes noise, rewards are the numbers that the verifier gave.
     """
     n = len(prompts) * fields.group_size
     limit = fields.max_new_tokens or task.max_new_tokens
@@ -147,9 +154,11 @@ def collect_rollouts(
     flip_probability = torch.where(correct, false_negative, false_positive)
     flipped = streams.uniforms("noise", n) < flip_probability
     rewards = (correct ^ flipped).float()
+    if scores:
+        rewards = score_rewards(judgements, [p for p in prompts for _ in range(fields.group_size)])
     noise = false_positive, false_negative
     judged = judged_responses(
-        objective, policy, sampler, task, prompts, samples, rewards, fields, limit, noise, streams["objective"]
+        objective, policy, sampler, task, prompts, samples, rewards, fields, limit, noise, streams["objective"], scores
     )
     found = objective.advantages_of([judged])[0]
     token_advantages = found if found.ndim == 2 else None

@@ -14,8 +14,10 @@ from toy_models import FileTask, Policy, Prompt, Task, evaluation_mode, get_task
 from toy_models.bases.recipes import BASES
 from toy_models.end_tokens import add_end_tokens, policy_end_tokens
 from toy_models.shared_prefixes import sharing_fails
+from toy_models.tasks.encoded_task import EncodedTask
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.verifiers import get_verifier
+from toy_models.tasks.text_task import is_text_task
+from toy_models.verifiers import Verifier, get_verifier
 
 from ..common.batching import check_batching
 from ..common.provenance import machine_info, weights_hash
@@ -24,6 +26,7 @@ from ..recipes.config import config_to_dict
 from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
 from ..recipes.model_checks import pinned
+from .text_objects import encoded_text_task
 from .user_objects import load_given
 
 __all__ = ["check_fit", "check_sharing", "load_policy_and_task", "load_teacher", "run_identity"]
@@ -89,22 +92,31 @@ def load_teacher(
 def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
     fields = config.task
     if fields.name == GIVEN:
-        task: Task = _given(experiment, "task")
+        given = _given(experiment, "task")
+        task: Task = encoded_text_task(config, given, policy) if is_text_task(given) else given
         return task
     if fields.name == FILE_TASK:
         assert config.rollout.max_new_tokens is not None
-        # The processor is the verifier's while it judges: it gets as many processes as the run has threads.
-        verifier = get_verifier(fields.verifier, workers=config.threads)
         return FileTask(
             policy.tokenizer,
             data_files(fields),
-            verifier,
+            _verifier(config),
             config.rollout.max_new_tokens,
             fields.chat_template,
             end_ids=policy_end_tokens(policy),
             bos=fields.bos,
+            threshold=fields.threshold,
+            errors=fields.verifier_errors,
         )
     return get_task(fields.name, policy.tokenizer, policy_end_tokens(policy))
+
+
+def _verifier(config: RunConfig) -> Verifier:
+    """The verifier of files. The processor is its own while it judges: as many processes as the run has threads."""
+    fields = config.task
+    return get_verifier(
+        fields.verifier, workers=config.threads, seconds=fields.verifier_seconds, errors=fields.verifier_errors
+    )
 
 
 def _given(experiment: Path | None, kind: str) -> Any:
@@ -181,6 +193,7 @@ def run_identity(
         "task": task.name,
         "inputs": input_digests(config),
         "verifier": getattr(verifier, "identity", None),
+        **({"texts": task.identity} if isinstance(task, EncodedTask) else {}),
         "base_sha256": weights_hash(model),
         "versions": made_with["versions"],
         "git_commit": made_with["commit"],

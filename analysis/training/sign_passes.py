@@ -302,7 +302,7 @@ class PassRunner:
         gradients = PassGradients(gradient, regularizer, unmasked)
         if sign != 0:
             return [sign_pass], gradients
-        rewarded = batch.rewards[rows] > 0
+        rewarded = batch.rewarded[rows]
         parts = [
             sign_pass.part(chosen, of_rows, losses[chosen].sum().item(), kl_of_tokens[chosen].sum().item())
             for of_rows, chosen in ((1, rewarded), (-1, ~rewarded))

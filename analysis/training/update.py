@@ -94,7 +94,7 @@ class Updater:
             self.runner.regularizers = replace(self.runner.regularizers, entropy_coef=self._entropy.applied)
         scale = self._row_scale(batch, rows, result)
         choice = self.runner.select(batch, targets, rows, self._generator)
-        positive = batch.rewards[rows] > 0
+        positive = batch.rewarded[rows]
         gradients, unmasked = result.gradients, []
         groups = [(1, "pos", positive), (-1, "neg", ~positive)]
         if not by_sign and positive.any() and not positive.all():

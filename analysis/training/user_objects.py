@@ -6,8 +6,9 @@ go by value, those of importable modules by name), which stay in the experiment 
 folders that you trust.
 
 What identifies them is not the pickle, whose bytes differ from session to session, but a digest: of a task its name,
-its longest response, all of its prompts, its verifier and the code of its class; of a policy its weights,
-configuration, tokenizer, chat template and end tokens and the code of its class (`object_digest`).
+its longest response, all of its prompts, its verifier and the code of its class (of a task in texts `text_objects`); of
+a policy its weights, configuration, tokenizer, chat template and end tokens and the code of its class
+(`object_digest`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from typing import Any
 
 from toy_models.end_tokens import policy_end_tokens
 from toy_models.tasks.task import SPLITS
+from toy_models.tasks.text_task import is_text_task
 
 from ..common.identity import model_configuration, text_digest, tokenizer_digest
 from ..common.provenance import weights_hash
 from ..errors import UsageError
-from ..recipes.config import UNSET, show
+from ..recipes.config import FIELDS, UNSET, show
 from ..recipes.fields import GIVEN
 from ..recipes.recipe import Recipe
 from ..records.folders import make_folder, write_durably
 from .object_digest import object_digest
+from .text_objects import TEXT_FIELDS, text_task_identity, values_of
 
 __all__ = ["FOLDER", "adopted", "load_given", "write_given"]
 
@@ -62,15 +65,18 @@ def adopted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     """
     for kind, thing in given.items():
         field = _FIELD[kind]
-        named = {values.get(field, UNSET) for values in (recipe.values, *(method.values for method in recipe.methods))}
-        named |= set(recipe.grid.get(field, ()))
-        if other := named - {UNSET, GIVEN}:
+        if other := values_of(recipe, field) - {UNSET, GIVEN}:
             raise UsageError(
                 f"{kind}: expected a recipe without {field}, got {recipe.name} with {field} = "
                 f'{show(sorted(other)[0])} and a {kind} object; drop one (recipe.set(**{{"{field}": "unset"}}))'
             )
-        _check_members(kind, thing)
-        identity = _task_identity(thing) if kind == "task" else _policy_identity(thing)
+        if kind == "task" and is_text_task(thing):
+            identity = text_task_identity(thing, recipe)
+        else:
+            _check_members(kind, thing)
+            if kind == "task":
+                _check_no_texts(thing, recipe)
+            identity = _task_identity(thing) if kind == "task" else _policy_identity(thing)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         recipe = recipe.set(**{field: GIVEN, f"{kind}.digest": digest})
     return recipe
@@ -113,11 +119,22 @@ def load_given(folder: Path, kind: str) -> Any:
         ) from error
 
 
+def _check_no_texts(task: Any, recipe: Recipe) -> None:
+    """UsageError for fields that say how texts become tokens and verdicts, with a task that is in tokens itself."""
+    stray = [name for name in TEXT_FIELDS if values_of(recipe, name) - {UNSET, FIELDS[name].default}]
+    if stray:
+        raise UsageError(
+            f"{', '.join(stray)}: expected a task in texts (toy_models.TextTask: items and score), got "
+            f"{type(task).__name__}, whose prompts are tokens and whose verdicts are its own; leave them out"
+        )
+
+
 def _check_members(kind: str, thing: Any) -> None:
     missing = [f"{name}: {meaning}" for name, meaning in _MEMBERS[kind].items() if not hasattr(thing, name)]
     if missing:
         listed = "".join(f"\n  - {line}" for line in missing)
-        raise UsageError(f"{kind}: expected a {kind}, got {type(thing).__name__}, which lacks{listed}")
+        texts = "; a task in texts has items(split) and score(item, text) instead" if kind == "task" else ""
+        raise UsageError(f"{kind}: expected a {kind}, got {type(thing).__name__}, which lacks{listed}{texts}")
 
 
 def _task_identity(task: Any) -> dict[str, Any]:

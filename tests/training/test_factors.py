@@ -681,6 +681,11 @@ ELSEWHERE = {
     ),
     "task.verifier": "training/test_factors.py::test_what_a_run_starts_from",
     "task.digest": "training/test_factors.py::test_what_a_run_starts_from",
+    **dict.fromkeys(
+        ("task.threshold", "task.verifier_seconds", "task.verifier_errors"),
+        "training/test_factors.py::test_what_a_run_starts_from",
+    ),
+    "task.reward": "training/test_scores.py::test_scores_are_rewards_and_the_verdict_is_the_sign",
     "optimizer.betas": "training/test_update_by_hand.py::test_adamw_by_hand",
     "optimizer.eps": "training/test_update_by_hand.py::test_adamw_by_hand",
     "rollout.dtype": f"{_PRECISION}::test_a_run_in_bfloat16_rollouts_autocast_and_micro_batches",
@@ -746,6 +751,7 @@ OWN_FILES = {
     "rollout.max_new_tokens": 3,
     "eval.samples": 1,
 }
+OWN_FUNCTION = {**OWN_FILES, "task.verifier": "own.py:score"}
 GIVEN_TASK = {"task.name": "given", "task.digest": "0"}
 GIVEN_POLICY = {"policy.base": "given", "policy.digest": "0"}
 
@@ -767,6 +773,9 @@ GIVEN_POLICY = {"policy.base": "given", "policy.digest": "0"}
         ("task.chat_template", True, OWN_FILES, {"template"}),
         ("task.bos", True, OWN_FILES, {"bos"}),
         ("task.verifier", "math", OWN_FILES, {"verifier"}),
+        ("task.threshold", 0.5, OWN_FUNCTION, {"threshold"}),
+        ("task.verifier_seconds", 5, OWN_FUNCTION, {"verifier"}),
+        ("task.verifier_errors", "zero", OWN_FUNCTION, {"verifier", "errors"}),
         ("task.digest", "1", GIVEN_TASK, set()),
     ],
 )
@@ -781,7 +790,8 @@ def test_what_a_run_starts_from(
         return load_policy("tiny")
 
     def from_files(tokenizer: Any, files: Any, verifier: Any, limit: int, template: bool, **more: Any) -> str:
-        calls[0] |= {**vars(files), "verifier": verifier, "template": template, "limit": limit, "bos": more["bos"]}
+        calls[0] |= {**vars(files), "verifier": verifier, "template": template, "limit": limit}
+        calls[0] |= {name: more[name] for name in ("bos", "threshold", "errors")}
         return "task"
 
     def handed_over(experiment: Any, kind: str) -> Any:
@@ -790,7 +800,7 @@ def test_what_a_run_starts_from(
 
     monkeypatch.setattr(start, "load_policy", policy)
     monkeypatch.setattr(start, "get_task", lambda name, tokenizer: calls[0].update(task=name))
-    monkeypatch.setattr(start, "get_verifier", lambda name, workers: name)
+    monkeypatch.setattr(start, "get_verifier", lambda name, workers, **more: (name, *more.values()))
     monkeypatch.setattr(start, "FileTask", from_files)
     monkeypatch.setattr(start, "_given", handed_over)
     recipes = [Recipe.load("tiny").set(**{"grid": "unset", **given, **more}) for more in ({}, {path: value})]

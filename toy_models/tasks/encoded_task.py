@@ -2,7 +2,8 @@
 
 A prompt is the item's text as the tokenizer encodes it, without special tokens, and without a chat template or a start
 token (BOS) unless these are chosen. The score sees the decoded response without special tokens and without the token
-that ended it.
+that ended it. Where a task lists its solutions, special tokens inside a response are part of the text, so that each
+token counts.
 
 A split without items of its own gets a tenth of the training items, at least one. The prompts are ordered by the
 SHA-256 of their tokens; the first tenth is the test split, the next one the validation split. The split of a prompt
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from ..end_tokens import end_tokens, without_end
 from ..messages import unknown_name
 from ..verifiers.accepted_answers import accepted_answer
-from ..verifiers.verifier import Verdict, VerifierError
+from ..verifiers.scores import THRESHOLD, scored_verdict
+from ..verifiers.verifier import NOT_JUDGED, Verdict, VerifierError
+from .encodings import Encodings
 from .start_tokens import required_start, with_start
 from .task import SPLITS, Prompt, prompt_hash
-from .text_task import ResponseText, TextItem, TextTask, scored_verdict
+from .text_task import ResponseText, TextItem, TextTask
 from .texts import check_template, encode_text, render_prompt
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class EncodedTask:
         end_ids: The tokens that end a response (`Policy.end_ids`); None for the tokenizer's end token alone.
         bos: Whether each prompt begins with the tokenizer's start token; once, where a template writes it, too.
         threshold: The least score that is correct.
+        errors: What a score that raises, or is no score, does: "stop" the run; "zero": the response is wrong with the
+            score 0 and a reason that begins with `NOT_JUDGED`.
 
     Example:
         >>> from toy_models import EncodedTask, TextItem, word_tokenizer
@@ -89,12 +94,15 @@ class EncodedTask:
     chat_template: bool = False
     end_ids: tuple[int, ...] | None = None
     bos: bool = False
-    threshold: float = 1.0
+    threshold: float = THRESHOLD
+    errors: str = "stop"
     _start: tuple[int, ...] = field(init=False, repr=False)
     _splits: dict[str, list[_Encoded]] = field(init=False, repr=False)
     _items: dict[tuple[int, ...], _Encoded] = field(init=False, repr=False)
+    _encodings: Encodings | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._encodings = Encodings(self.tokenizer, without=self._ends()) if self._lists else None
         if self.chat_template:
             check_template(self.tokenizer)
         self._start = required_start(self.tokenizer) if self.bos else ()
@@ -119,12 +127,18 @@ class EncodedTask:
             "bos": self.bos,
             "end_ids": list(self._ends()),
             "threshold": self.threshold,
+            "solutions": "not listed" if self._encodings is None else self._encodings.reason or "listed",
+            "errors": self.errors,
         }
 
     @property
     def verifier(self) -> Any:
         """The verifier that the task in texts names; None where it has none."""
         return getattr(self.source, "verifier", None)
+
+    @property
+    def _lists(self) -> bool:
+        return hasattr(self.source, "solutions")
 
     def prompts(self, split: str) -> list[Prompt]:
         """The prompts of a split in the order of its items; those held out of the training items by hash."""
@@ -144,44 +158,87 @@ class EncodedTask:
         """
         items = [self._encoded(prompt).item for prompt in prompts]
         texts = [self._response(response) for response in responses]
-        scores, verdicts = self._scores(items, texts), []
-        for index, (item, score) in enumerate(zip(items, scores, strict=True)):
-            try:
-                verdicts.append(scored_verdict(score, self.threshold))
-            except ValueError as error:
-                raise VerifierError(f"{item.id}: {error}; {_described(item, texts[index])}", index) from error
-        return verdicts
-
-    def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]] | None:
-        """None: the correct responses cannot be listed."""
-        return None
-
-    def _scores(self, items: list[TextItem], texts: list[ResponseText]) -> Sequence[Any]:
         many = getattr(self.source, "score_many", None)
         if many is None:
-            return [self._score(item, text, index) for index, (item, text) in enumerate(zip(items, texts, strict=True))]
+            return [self._judge(item, text, i) for i, (item, text) in enumerate(zip(items, texts, strict=True))]
+        return self._judge_many(many, items, texts)
+
+    def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]] | None:
+        """Every correct response, from what `solutions(item)` of the task in texts lists; None where that is not known.
+
+        The task lists, for an item, every text with a score of at least the threshold, or every correct token sequence,
+        or gives None. Of a text, all token sequences that decode to it are listed (`Encodings`), each with every end
+        token, and, where the score accepts it cut off at the greatest length, without one. So the sum of their
+        probabilities is the success probability, whatever the tokenizer's own encoding is. Where sequences cannot be
+        listed for the tokenizer, this is None, and `identity` says why.
+
+        Raises:
+            ValueError: A prompt that is none of the task's, or something listed that is not correct.
+        """
+        item = self._encoded(prompt_ids).item
+        listed = getattr(self.source, "solutions", lambda item: None)(item)
+        if listed is None or (self._encodings is not None and self._encodings.reason is not None):
+            return None
+        found: list[tuple[int, ...]] = []
+        for solution in listed:
+            responses = self._of_text(item, solution) if isinstance(solution, str) else [tuple(map(int, solution))]
+            if responses is None:
+                return None
+            for response in responses if not isinstance(solution, str) else ():
+                if not self.verify(prompt_ids, response).correct:
+                    raise ValueError(f"{item.id}: solutions lists {list(response)}, which the score finds wrong")
+            found += [response for response in responses if len(response) <= self.max_new_tokens]
+        return list(dict.fromkeys(found))
+
+    def _of_text(self, item: TextItem, text: str) -> list[tuple[int, ...]] | None:
+        """Every correct response that reads `text`; None where they are too many to list."""
+        assert self._encodings is not None
+        sequences = self._encodings.of(text, self.max_new_tokens)
+        if sequences is None:
+            return None
+        if not self._judge(item, ResponseText(text), 0).correct:
+            raise ValueError(f"{item.id}: solutions lists {text!r}, which the score finds wrong; leave it out")
+        cut_off = self._judge(item, ResponseText(text, finished=False), 0).correct
+        ended = [(*ids, end) for ids in sequences if len(ids) < self.max_new_tokens for end in self._ends()]
+        return ended + [ids for ids in sequences if cut_off and len(ids) == self.max_new_tokens]
+
+    def _judge_many(self, many: Any, items: list[TextItem], texts: list[ResponseText]) -> list[Verdict]:
         try:
-            scores: Sequence[Any] = many(items, texts)
-        except VerifierError as error:
+            scores = many(items, texts)
+            if len(scores) != len(items):
+                raise VerifierError(
+                    f"task {self.name}: expected {len(items)} scores from score_many, got {len(scores)}; return one "
+                    "for each item, in their order"
+                )
+        except Exception as error:  # whatever the user's code raises
+            if self.errors == "zero":
+                return [self._judge(item, text, i) for i, (item, text) in enumerate(zip(items, texts, strict=True))]
+            if not isinstance(error, VerifierError):
+                why = f"score_many fails with {type(error).__name__}: {error}"
+                raise VerifierError(f"task {self.name}: {why}") from error
             if error.index is None:
                 raise
             raise VerifierError(f"{items[error.index].id}: {error}", error.index) from error
-        except Exception as error:
-            raise VerifierError(f"task {self.name}: score_many fails with {type(error).__name__}: {error}") from error
-        if len(scores) != len(items):
-            raise VerifierError(
-                f"task {self.name}: expected {len(items)} scores from score_many, got {len(scores)}; return one for "
-                "each item, in their order"
-            )
-        return scores
+        parts = enumerate(zip(items, texts, scores, strict=True))
+        return [self._verdict(item, text, score, index) for index, (item, text, score) in parts]
 
-    def _score(self, item: TextItem, text: ResponseText, index: int) -> Any:
+    def _judge(self, item: TextItem, text: ResponseText, index: int) -> Verdict:
         try:
-            return self.source.score(item, text)
+            score = self.source.score(item, text)
         except Exception as error:  # whatever the user's code raises
-            raise VerifierError(
-                f"{item.id}: score fails with {type(error).__name__}: {error}; {_described(item, text)}", index
-            ) from error
+            return self._failed(item, text, f"score fails with {type(error).__name__}: {error}", index, error)
+        return self._verdict(item, text, score, index)
+
+    def _verdict(self, item: TextItem, text: ResponseText, score: Any, index: int) -> Verdict:
+        try:
+            return scored_verdict(score, self.threshold)
+        except ValueError as error:
+            return self._failed(item, text, str(error), index, error)
+
+    def _failed(self, item: TextItem, text: ResponseText, why: str, index: int, error: Exception) -> Verdict:
+        if self.errors == "zero":
+            return Verdict(False, f"{NOT_JUDGED}{why}", 0.0)
+        raise VerifierError(f"{item.id}: {why}; {_described(item, text)}", index) from error
 
     def _encoded(self, prompt_ids: Sequence[int]) -> _Encoded:
         encoded = self._items.get(tuple(int(i) for i in prompt_ids))
@@ -199,7 +256,8 @@ class EncodedTask:
     def _response(self, response_ids: Sequence[int]) -> ResponseText:
         ids = [int(i) for i in response_ids]
         body = list(without_end(ids, self._ends()))  # an end token need not be a special one, which decoding leaves out
-        text = str(self.tokenizer.decode(body, skip_special_tokens=True))
+        # A special token that is left out would give a text further encodings, more than can be listed.
+        text = str(self.tokenizer.decode(body, skip_special_tokens=not self._lists))
         return ResponseText(text, finished=len(body) < len(ids), token_ids=ids)
 
     def _hold_out(self, missing: list[str]) -> None:

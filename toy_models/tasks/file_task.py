@@ -46,16 +46,21 @@ class DataFiles:
     prompt_column: str = "prompt"
     answer_column: str = "answer"
 
-    def read(self) -> dict[str, list[Row]]:
-        """The rows of each split that has a file.
+    def read(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, list[Row]]:
+        """The rows of each split that has a file, with the columns of the prompt and the answer.
+
+        Args:
+            required: Further columns to read.
+            optional: Those to read where a row has them; None for all.
 
         Raises:
-            ValueError: A file cannot be read or is empty, or a line is broken; the message names it.
+            ValueError: A file cannot be read or is empty, or a line is broken or lacks a column; the message names it.
         """
         rows = {}
         for split in SPLITS:
             if (path := getattr(self, split)) is not None:
-                rows[split] = read_table(path, [self.prompt_column, self.answer_column])
+                columns = [self.prompt_column, self.answer_column, *required]
+                rows[split] = read_table(path, columns, optional)
                 if not rows[split]:
                     raise ValueError(
                         f"{path}: expected a prompt and an answer in each line, got an empty file; add some"
@@ -68,12 +73,14 @@ class DataFiles:
         """The prompt of a row as chat messages; a text is one message of the user."""
         return chat_messages(row.values[self.prompt_column], row.where, self.prompt_column)
 
-    def items(self) -> dict[str, list[TextItem]]:
+    def items(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, list[TextItem]]:
         """The same as items, named by their line. Raises ValueError as `read` does."""
-        return {
-            split: [TextItem(row.where, row.values[self.prompt_column], row.values[self.answer_column]) for row in rows]
-            for split, rows in self.read().items()
-        }
+        rows_of_splits = self.read(required, optional)
+        return {split: [self._item(row) for row in rows] for split, rows in rows_of_splits.items()}
+
+    def _item(self, row: Row) -> TextItem:
+        columns = {name: value for name, value in row.values.items() if name != self.prompt_column}
+        return TextItem(row.where, row.values[self.prompt_column], row.values[self.answer_column], columns)
 
 
 class JudgedItems:
@@ -134,11 +141,21 @@ class FileTask(EncodedTask):
         **options: Any,
     ) -> None:
         self.files = files
-        source = JudgedItems(name, files.items(), verifier)
+        required, optional = getattr(verifier, "required", ()), getattr(verifier, "optional", ())
+        source = JudgedItems(name, files.items(required, optional), verifier)
         super().__init__(tokenizer, source, max_new_tokens, chat_template, **options)
 
 
 def _case(item: TextItem, text: str) -> Case:
-    prompt = item.prompt if isinstance(item.prompt, str) else list(item.prompt)
-    question = last_question(chat_messages(prompt, item.id, "prompt"))
-    return Case(question, str(text), accepted_answer(item.reference), getattr(text, "finished", True))
+    given = item.prompt if isinstance(item.prompt, str) else list(item.prompt)
+    question = last_question(chat_messages(given, item.id, "prompt"))
+    return Case(
+        question,
+        str(text),
+        accepted_answer(item.reference),
+        getattr(text, "finished", True),
+        given,
+        item.reference,
+        {"answer": item.reference, **item.columns},
+        getattr(text, "token_ids", ()),
+    )

@@ -6,18 +6,13 @@ A `TextTask` knows no tokens, so the same one serves every policy. `EncodedTask`
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Protocol
 
 from ..verifiers.verifier import Verdict
 
-__all__ = ["ResponseText", "TextItem", "TextTask", "is_text_task", "scored_verdict"]
-
-_SHOWN = 80  # characters of a value in a message
+__all__ = ["ResponseText", "TextItem", "TextTask", "is_text_task"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,8 @@ class TextTask(Protocol):
     These members are optional:
 
     - `score_many(items, texts) -> list` scores many responses at once, one for each item, as `score` does.
-    - `solutions(item)` makes evaluation exact; see `EncodedTask.solutions` for what it may list.
+    - `solutions(item)` lists every correct text (or token sequence), so that evaluation is exact, or gives None; see
+      `EncodedTask.solutions`.
     - `verifier`, an object with an `identity`: plain data that the scores depend on, for run.json.
     """
 
@@ -113,54 +109,6 @@ class TextTask(Protocol):
 def is_text_task(thing: Any) -> bool:
     """Whether an object has the members of a `TextTask`, and is not a task in tokens."""
     return all(hasattr(thing, name) for name in ("items", "score")) and not hasattr(thing, "verify")
-
-
-def scored_verdict(value: Any, threshold: float) -> Verdict:
-    """A score as a verdict: correct where it is at least the threshold.
-
-    Args:
-        value: True or False, a finite number, or a `Verdict`. A verdict with a score is held against the threshold; one
-            without stays as it is.
-        threshold: The least score that is correct.
-
-    Returns:
-        The verdict; its `score` is None for True and False.
-
-    Raises:
-        ValueError: The value is something else, NaN or infinite.
-
-    >>> scored_verdict(0.5, 1.0)
-    Verdict(correct=False, reason='score 0.5', score=0.5)
-    >>> scored_verdict(True, 1.0)
-    Verdict(correct=True, reason='correct', score=None)
-    """
-    if isinstance(value, Verdict):
-        if value.score is None:
-            return value
-        score = _finite(value.score)
-        correct = score >= threshold
-        same = correct == value.correct  # a reason that was written for another threshold is none
-        return Verdict(correct, value.reason if same else _reason(score, correct), score)
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # numpy's, without loading it
-        return Verdict(bool(value), "correct" if value else "wrong")
-    score = _finite(value)
-    return Verdict(score >= threshold, _reason(score, score >= threshold), score)
-
-
-def _finite(value: Any) -> float:
-    number = value
-    if hasattr(value, "item"):  # a number of numpy or torch
-        with contextlib.suppress(ValueError, RuntimeError, TypeError):
-            number = value.item()
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise ValueError(f"expected a score: True, False, a number or a Verdict, got {str(value)[:_SHOWN]!r}")
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite score, got {float(number)}; return 0 for a response without a score")
-    return float(number)
-
-
-def _reason(score: float, correct: bool) -> str:
-    return "correct" if correct else f"score {score:.4g}"
 
 
 def _response(text: str, finished: bool, token_ids: tuple[int, ...]) -> ResponseText:

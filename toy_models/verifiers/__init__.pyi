@@ -2,9 +2,9 @@ from .accepted_answers import AcceptedAnswers as AcceptedAnswers
 from .accepted_answers import accepted_answer as accepted_answer
 from .accepted_answers import judge_accepted as judge_accepted
 from .built_in import ExactMatch as ExactMatch
-from .built_in import FunctionVerifier as FunctionVerifier
 from .built_in import get_verifier as get_verifier
-from .built_in import source_file as source_file
+from .function_verifier import FunctionVerifier as FunctionVerifier
+from .function_verifier import source_file as source_file
 from .math_verify_pool import MathVerify as MathVerify
 from .verifier import VERIFIERS as VERIFIERS
 from .verifier import Case as Case

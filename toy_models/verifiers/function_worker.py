@@ -1,19 +1,26 @@
-"""The child process of `FunctionVerifier`: [prompt, response, answer] in, what the user's function says of it out.
+"""The child process of `FunctionVerifier`: responses with their items in, what the user's function says of them out.
 
 The function runs here, so that whatever it or the code under its judgement does to its process happens to this one:
 it may exit, print, read standard input, close files, change folder, environment, locale or signals, recurse, loop or
 use up memory. Before each call the process is put back as it was after the import of the user's file, random states
 and the contents of modules apart. A call is limited in processor time, and the process in memory.
 
-An answer is {"correct": …, "reason": …}; {"ended": …} where the call ended in a way that is a verdict on the response
-(exit, no memory, too deep a recursion); or {"error": …} where the function is at fault.
+A request is a list of responses, each an object that `conventions` turns into arguments: one, unless the function
+scores many at once. An answer is {"values": […]}, each {"score": …}, or {"correct": …, "reason": …, "score": …};
+{"ended": …} where the call ended in a way that is a verdict on the response (exit, no memory, too deep a recursion);
+or {"error": …} where the function is at fault.
+
+The line between the two: a process that ends, by its own doing or by that of code under judgement, says something of
+the response. A call that raises, returns no score or does not return in time says nothing, and is an error.
 """
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import fcntl
+import inspect
 import json
 import locale
 import math
@@ -26,13 +33,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from os import _exit, getpid  # bound here, since code under judgement may take them out of `os`
 from pathlib import Path
 from typing import Any
 
 from ..child_process import Send
 from ..user_functions import load_function
-from .verifier import VERIFIERS, Verdict
+from .conventions import Convention, convention_of
+from .scores import scored_verdict
+from .verifier import VERIFIERS
 
 __all__ = ["DEFAULT_SECONDS", "main"]
 
@@ -42,8 +52,11 @@ _SHOWN = 200  # characters of a value in a message
 _SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
-def main(send: Send, target: str) -> None:
-    """Answer requests on standard input until it ends; the first value sent is {"seconds": …} or {"error": …}."""
+def main(send: Send, target: str, limit: str | None = None) -> None:
+    """Answer requests on standard input until it ends; the first value sent is {"seconds": …} or {"error": …}.
+
+    `limit` is the processor time of a call in seconds, which the function's attribute gives where it is left out.
+    """
     requests = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 100)
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
@@ -53,7 +66,8 @@ def main(send: Send, target: str) -> None:
     own = getpid()
     try:
         function = load_function(target, "verifier", VERIFIERS, own_process=True)
-        seconds = getattr(function, "seconds", DEFAULT_SECONDS)
+        convention = convention_of(function, target)
+        seconds = getattr(function, "seconds", DEFAULT_SECONDS) if limit is None else int(limit)
         if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1:
             raise ValueError(
                 f"verifier {target}: expected a whole number of seconds in its attribute seconds, got {seconds!r}"
@@ -66,14 +80,17 @@ def main(send: Send, target: str) -> None:
         return
     if getpid() != own:
         _exit(0)
-    send({"seconds": seconds})
+    optional = None if convention.optional is None else list(convention.optional)
+    columns = {"required": list(convention.required), "optional": optional}
+    send({"seconds": seconds, "convention": convention.name, "batch": convention.batch, "columns": columns})
+    call = partial(_called, function, convention, _Loop())
     state = _ProcessState()
     with open(requests, "rb", closefd=False) as lines:
         for line in lines:
             state.forget_output()
             _limit_time(seconds)
             try:
-                answer = _answer(function, json.loads(line), state)
+                answer = _answer(call, json.loads(line), state)
             finally:
                 if getpid() != own:  # a copy of this process that the code made and let run on
                     _exit(0)
@@ -81,26 +98,72 @@ def main(send: Send, target: str) -> None:
             send(answer)
 
 
-def _answer(function: Callable[..., Any], request: list[str], state: _ProcessState) -> dict[str, Any]:
+class _Loop:
+    """The event loop of `async` functions, one for all calls, so that clients that they keep open stay usable."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def result(self, awaitable: Any) -> Any:
+        """What an awaitable gives; a loop that it breaks is replaced."""
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        try:
+            return self._loop.run_until_complete(awaitable)
+        except BaseException:
+            loop, self._loop = self._loop, None
+            with contextlib.suppress(Exception):
+                loop.close()
+            raise
+
+
+def _called(function: Callable[..., Any], convention: Convention, loop: _Loop, requests: list[Any]) -> list[Any]:
+    """What the function returns for each request."""
+    positional, named = convention.arguments(requests)
+    value = function(*positional, **named)
+    if inspect.isawaitable(value):
+        value = loop.result(value)
+    if not convention.batch:
+        return [value]
+    values = list(value) if hasattr(value, "__len__") and not isinstance(value, str | dict) else None
+    if values is None or len(values) != len(requests):
+        number = f"{len(requests)} number{'s' if len(requests) > 1 else ''}"
+        raise _NoScoreError(f": expected a list of {number}, one for each completion, got {_shown(value)}")
+    return values
+
+
+def _answer(call: Callable[[list[Any]], list[Any]], requests: list[Any], state: _ProcessState) -> dict[str, Any]:
     try:
         try:
-            value = function(*request)
+            values = call(requests)
         finally:
             state.restore_names()
-        if isinstance(value, Verdict):
-            return {"correct": bool(value.correct), "reason": str(value.reason)}
-        # also the truth values of numpy, without loading numpy to ask
-        if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
-            return {"correct": bool(value), "reason": "correct" if value else "wrong"}
-        return {"error": f": expected True, False or a Verdict, got {_shown(value)}"}
+        return {"values": [_plain(value) for value in values]}
     except (MemoryError, RecursionError) as error:
         return {"ended": f"failed ({type(error).__name__})"}
+    except _NoScoreError as error:
+        return {"error": str(error)}
     except Exception as error:
         return {"error": f" failed with {type(error).__name__}: {_shown(error, str)}"}
     except SystemExit as error:
         return {"ended": f"ended by exit({'' if error.code is None else _shown(error.code)})"}
     except BaseException as error:
         return {"ended": f"ended by {_name(error)}"}
+
+
+class _NoScoreError(Exception):
+    """A function returned something that is no score."""
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """What a function returned, as a JSON value."""
+    if isinstance(value, dict) and "score" in value:  # of verl
+        value = value["score"]
+    try:
+        verdict = scored_verdict(value)
+    except ValueError as error:
+        raise _NoScoreError(f": {error}") from None
+    return {"correct": bool(verdict.correct), "reason": str(verdict.reason), "score": verdict.score}
 
 
 def _name(error: BaseException) -> str:

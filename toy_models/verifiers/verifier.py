@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["VERIFIERS", "Case", "Verdict", "Verifier", "VerifierError"]
+__all__ = ["NOT_JUDGED", "VERIFIERS", "Case", "Verdict", "Verifier", "VerifierError"]
 
+NOT_JUDGED = "not judged: "  # begins the reason of a verdict where the verifier failed and errors count as 0
 VERIFIERS = ("exact", "math")  # names of the built-in verifiers
 
 
@@ -34,12 +36,20 @@ class Case(NamedTuple):
         response: What was answered, without special tokens.
         answer: The reference answer.
         finished: Whether the response ended by itself, rather than being cut off at the greatest length.
+        given: The prompt as it was given, a text or chat messages; None for a text that is `prompt`.
+        reference: The reference answer as it was given; None for a text that is `answer`.
+        columns: Other columns of the row, for functions that ask for them by name.
+        token_ids: The tokens of the response, where they are known.
     """
 
     prompt: str
     response: str
     answer: str
     finished: bool = True
+    given: str | Sequence[Mapping[str, Any]] | None = None
+    reference: Any = None
+    columns: Mapping[str, Any] = MappingProxyType({})
+    token_ids: Sequence[int] = ()
 
 
 class VerifierError(RuntimeError):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...records import Run
+from ...records.rewarded import rewarded
 from ..claim import Claim
 from ..comparisons import compare
 from ..conditions import combined
@@ -62,13 +63,13 @@ _G11_MARGIN = 0.01
 def _flipped(run: Run) -> tuple[float, float, float]:
     """Of one run: the share of tokens with an advantage whose sign is not the reward's, the share of prompt groups
     that are uniform, and the greatest |A| in a uniform group."""
-    rollouts = run.table("rollouts", ["step", "rollout", "group", "reward"])
+    rollouts = run.table("rollouts", ["step", "rollout", "group", "reward", "correct"])
     tokens = run.table("tokens", ["step", "rollout", "advantage"])
     if tokens.empty or tokens["advantage"].isna().all():
         raise UsageError(f"run {run.run_id}: expected recorded tokens with an advantage; set record.tokens above 0")
     joined = tokens.merge(rollouts, on=["step", "rollout"])
     advantage = joined["advantage"].to_numpy(dtype=float)
-    sign = np.where(joined["reward"].to_numpy(dtype=float) > 0, 1.0, -1.0)
+    sign = np.where(rewarded(joined, run.info), 1.0, -1.0)
     some = advantage != 0
     uniform = rollouts.groupby(["step", "group"])["reward"].nunique() == 1
     keys = joined.set_index(["step", "group"]).index

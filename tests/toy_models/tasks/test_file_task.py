@@ -234,7 +234,10 @@ class TestVerdicts:
         answers = [[*tokenizer.encode(first.answer), END], tokenizer.encode("4 + 5")]
         verify_all(file_task, [first.ids, second.ids], answers)
         expected = [(first.text, first.answer, first.answer, True), (second.text, "4 + 5", second.answer, False)]
-        assert [[tuple(case) for case in cases] for cases in seen] == [expected]
+        assert [[tuple(case)[:4] for case in cases] for cases in seen] == [expected]
+        assert [(case.given, case.reference, case.token_ids) for case in seen[0]] == [
+            (prompt.text, prompt.answer, tuple(answer)) for prompt, answer in zip((first, second), answers, strict=True)
+        ]
 
     def test_one_by_one_is_the_same(self, tokenizer: Any, tmp_path: Path) -> None:
         file_task = task(tokenizer, write(tmp_path / "a.jsonl", sums(20)))

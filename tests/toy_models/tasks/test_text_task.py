@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from toy_models import EncodedTask, ResponseText, TextItem, Verdict, verify_all, word_tokenizer
-from toy_models.tasks.text_task import is_text_task, scored_verdict
+from toy_models.tasks.text_task import is_text_task
 from toy_models.verifiers import VerifierError
+from toy_models.verifiers.scores import scored_verdict
 
 WORDS = ["<pad>", "$", "+", "=", *map(str, range(30))]
 END = 1
@@ -75,8 +76,8 @@ class TestScores:
             (np.float64("inf"), "expected a finite score, got inf"),
             (Verdict(True, "correct", math.nan), "expected a finite score, got nan"),
             ("1.0", "expected a score: True, False, a number or a Verdict, got '1.0'"),
-            (None, "expected a score: .*, got 'None'"),
-            (np.ones(2), r"expected a score: .*, got '\[1. 1.\]'"),
+            (None, "expected a score: .*, got None"),
+            (np.ones(2), r"expected a score: .*, got array\(\[1., 1.\]\)"),
             (1j, "expected a score"),
         ],
     )
@@ -105,7 +106,13 @@ class TestEncoded:
         prompt = task.prompts("train")[0]
         answer = tokenizer().encode(f"{int(prompt.answer or 0) + 2} $")
         assert task.verify(prompt.ids, answer) == Verdict(True, "correct", 0.8)
-        assert task.identity == {"chat_template": False, "bos": False, "end_ids": [END], "threshold": 0.8}
+        assert task.identity == {
+            "chat_template": False,
+            "bos": False,
+            "end_ids": [END],
+            "threshold": 0.8,
+            "errors": "stop",
+        }
 
     def test_many_at_once(self) -> None:
         class Many(Sums):

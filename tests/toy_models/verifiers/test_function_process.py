@@ -128,9 +128,18 @@ def test_files_that_are_all_closed(write: Callable[..., str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(1000)", "10 ** 10 ** 10"])
-def test_a_call_without_end_times_out(write: Callable[..., str], code: str) -> None:
+def test_a_call_without_end_is_an_error(write: Callable[..., str], code: str) -> None:
     target = write(RUNS_CODE + "\n    score.seconds = 1\n")
-    assert judged(target, code, "x = 1") == [Verdict(False, "timeout"), Verdict(True, "correct")]
+    with pytest.raises(
+        VerifierError, match=r"expected an answer within 1 s of processor time .*; raise task\.ver"
+    ) as at:
+        judged(target, "x = 1", code)
+    assert at.value.index == 1
+    lenient = FunctionVerifier(target, errors="zero")
+    late, right = lenient.judge([Case("q", code, "1"), Case("q", "x = 1", "1")])
+    lenient.close()
+    assert (late.correct, late.score, right) == (False, 0.0, Verdict(True, "correct"))
+    assert late.reason.startswith("not judged: the verifier: expected an answer within 1 s")
 
 
 def test_memory_is_limited_to_half_of_the_machines(write: Callable[..., str]) -> None:
