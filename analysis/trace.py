@@ -254,6 +254,7 @@ def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, 
                 "state": state,
                 "cost": planned.cost,
                 "warnings": list(planned.warnings),
+                "estimates": [estimate and estimate.to_dict() for estimate in planned.estimates],
                 "bases_cached": bases | models,
                 "runs": [{"run_id": r.run_id, "label": r.label, "config": config_to_dict(r.config)} for r in runs],
             }
@@ -261,6 +262,9 @@ def _dry_run(recipe: Recipe, folder: str | Path | None, *, workers: int | None, 
         return 0
     print(f"recipe  {recipe.name} ({recipe.hash[:8]}): {recipe.about}")
     print(f"cost    {planned.cost}\nfolder  {folder} ({state})")
+    largest = max(filter(None, planned.estimates), key=lambda estimate: estimate.memory.peak, default=None)
+    for line in () if largest is None else largest.lines():
+        print(line)
     for base, cached in bases.items():
         print(f"base    {base} ({'cached' if cached else 'not cached: it is pretrained first'})")
     for model, cached in models.items():

@@ -61,7 +61,13 @@ class PolicyFields:
     seed: int = _f(
         0, "seed of the weights and the pretraining of a built-in base; independent of the run's seed", low=0
     )
-    dtype: str = _f("float32", "dtype of the parameters and of all updates", choices=("float32", "float64"))
+    dtype: str = _f(
+        "float32",
+        "dtype of the parameters. With bfloat16 log-probs, losses, statistics and sums of gradients are in float32, "
+        "and the optimiser steps float32 copies of the trained weights, since steps of a usual learning rate are below "
+        "the rounding of bfloat16; contexts and gradient noise cannot be recorded, whose changes are below it too",
+        choices=("bfloat16", "float32", "float64"),
+    )
     end_tokens: tuple[str, ...] | None = _f(
         None,
         'further tokens that end a response, as text, such as ["\\n"] for answers of one line; unset: those of the '

@@ -20,6 +20,7 @@ from ..common.provenance import cores
 from ..errors import UsageError
 from .config import show
 from .cost import duration_text, estimated_seconds
+from .estimates import RunEstimate, estimate_run
 from .fields import RunConfig
 from .inputs import check_inputs, data_files
 from .model_checks import check_base, check_template, is_toy, local_model
@@ -41,12 +42,15 @@ class Plan:
         workers: how many of them are trained at a time.
         cost: about how long that takes, as text.
         warnings: what is allowed and probably not meant.
+        estimates: memory, disk and time of each run, in their order; None for a run of a built-in base, and where the
+            sizes of the model cannot be told.
     """
 
     runs: tuple[PlannedRun, ...]
     workers: int
     cost: str
     warnings: tuple[str, ...]
+    estimates: tuple[RunEstimate | None, ...] = ()
 
 
 def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
@@ -75,7 +79,8 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
         check_inputs(config)
         check_prompt_counts(config)
     warnings = dict.fromkeys(warning for run in runs for warning in _warnings(run.config))
-    return Plan(runs, at_a_time, _cost(recipe, runs, at_a_time), tuple(warnings))
+    estimates = tuple(estimate_run(run.config) for run in runs)
+    return Plan(runs, at_a_time, _cost(recipe, runs, at_a_time, estimates), tuple(warnings), estimates)
 
 
 def runs_at_a_time(configs: Sequence[RunConfig], workers: int | None = None) -> int:
@@ -126,14 +131,30 @@ def _start_warning(config: RunConfig, path: Path) -> list[str]:
     ]
 
 
-def _cost(recipe: Recipe, runs: tuple[PlannedRun, ...], workers: int) -> str:
+def _cost(recipe: Recipe, runs: tuple[PlannedRun, ...], workers: int, estimates: tuple[RunEstimate | None, ...]) -> str:
     """What the recipe says where it stands as it was measured, else an estimate."""
     seconds = estimated_seconds([run.config for run in runs], at_a_time=workers)
     if seconds is None:
-        return recipe.cost or "unknown: it depends on the model"
+        return "; ".join(filter(None, (recipe.cost, _estimated_cost(estimates, workers)))) or (
+            "unknown: it depends on the model"
+        )
     if recipe.cost and recipe.name in Recipe.names():
         measured = [run.config for run in Recipe.load(recipe.name).expand()]
         if seconds == estimated_seconds(measured, at_a_time=workers):
             return recipe.cost
     text = f"{duration_text(seconds)} by a rough estimate ({workers} runs at a time)"
     return f"{text}; the recipe as it was written: {recipe.cost}" if recipe.cost else text
+
+
+def _estimated_cost(estimates: tuple[RunEstimate | None, ...], workers: int) -> str:
+    """The time of runs of models that are not built in; empty where it is not known for one of them."""
+    seconds = [estimate.seconds if estimate else None for estimate in estimates]
+    known = [value for value in seconds if value is not None]
+    if not known or len(known) < len(seconds):
+        return ""
+    longest = next(estimate for estimate in estimates if estimate and estimate.seconds == max(known))
+    total = max(max(known), sum(known) / min(workers, len(known)))
+    return (
+        f"at most {duration_text(total)} on {longest.device} by a count of operations, with responses of "
+        f"{longest.response} tokens; right within a factor of three"
+    )

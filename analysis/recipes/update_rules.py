@@ -18,6 +18,7 @@ def update_problems(config: RunConfig) -> list[str]:
     ]
     masks = update.token_mask is not None
     rules = [
+        *_bfloat16_rules(config),
         (
             update.micro_batch is not None and update.micro_batch_tokens is not None,
             f"update.micro_batch = {update.micro_batch} with update.micro_batch_tokens = {update.micro_batch_tokens}: "
@@ -44,3 +45,38 @@ def update_problems(config: RunConfig) -> list[str]:
         ),
     ]
     return [message for wrong, message in rules if wrong]
+
+
+def _bfloat16_rules(config: RunConfig) -> list[tuple[bool, str]]:
+    """What does not go with bfloat16 weights, whose rounding hides it or makes it idle."""
+    if config.policy.dtype != "bfloat16":
+        return []
+    record, way_out = config.record, 'policy.dtype = "float32" with update.autocast = "bfloat16"'
+    return [
+        (
+            record.contexts > 0,
+            f'policy.dtype = "bfloat16" with record.contexts = {record.contexts}: what one update changes at a context '
+            "is below the rounding of a forward pass in bfloat16 (docs/how_to/train_a_real_model.md); set "
+            f"record.contexts = 0, or {way_out}",
+        ),
+        (
+            record.noise_every > 0,
+            f'policy.dtype = "bfloat16" with record.noise_every = {record.noise_every}: exact gradients are measured, '
+            f"which bfloat16 rounds; set record.noise_every = 0, or {way_out}",
+        ),
+        (
+            config.update.autocast is not None,
+            f'policy.dtype = "bfloat16" with update.autocast = {show(config.update.autocast)}: all matrix products are '
+            "in bfloat16 already; leave one of them out",
+        ),
+        (
+            config.rollout.dtype is not None,
+            f'policy.dtype = "bfloat16" with rollout.dtype = {show(config.rollout.dtype)}: the policy samples in '
+            "bfloat16 itself; leave rollout.dtype out",
+        ),
+        (
+            config.update.estimator == "exact",
+            'policy.dtype = "bfloat16" with update.estimator = "exact": an exact gradient needs exact weights; set '
+            'policy.dtype = "float32"',
+        ),
+    ]

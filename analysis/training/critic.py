@@ -90,7 +90,8 @@ class Critic:
     def __init__(self, model: Any, fields: CriticFields) -> None:
         self.fields = fields
         weight = model.get_output_embeddings().weight
-        self.head = nn.Linear(weight.shape[1], 1, device=weight.device, dtype=weight.dtype)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.head = nn.Linear(weight.shape[1], 1, device=weight.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)  # V = 0 at first: plain REINFORCE until the head has learnt something
         nn.init.zeros_(self.head.bias)
         self._optimizer = torch.optim.AdamW(self.head.parameters(), lr=fields.lr, weight_decay=0.0)

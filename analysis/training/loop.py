@@ -35,6 +35,7 @@ from .critic import Critic
 from .entropy_control import AdaptiveEntropy
 from .exact_loss import exact_loss
 from .fixed_rollouts import FixedRollouts
+from .master_weights import MasterWeights
 from .measurements import HeldOut, Measurements, Timings, prompts_of
 from .minibatches import plan_minibatches
 from .optimizer import learning_rate, make_optimizer
@@ -45,7 +46,7 @@ from .rollout_model import RolloutModel
 from .rollouts import PromptCursor, RolloutBatch, collect_rollouts
 from .run_state import Position, Stateful, check_reference, fixed_prefixes, restore, resume_state
 from .setup import check_fit, check_sharing, load_policy_and_task, load_teacher, run_identity
-from .sign_passes import PassRunner
+from .sign_passes import PassRunner, wide
 from .step_targets import StepTargets
 from .targets import fix_targets
 from .update import Updater, UpdateResult
@@ -121,12 +122,19 @@ class Loop:
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
         self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if referred else None
         self.teacher = load_teacher(config, self.policy, device, prompts, longest)
+        identity = run_identity(config, self.policy.model, self.task, run_id, label, self.teacher)
+        self.masters: MasterWeights | None = None
+        if config.policy.dtype == "bfloat16":  # after everything that compares models or knows them by their weights
+            self.masters = MasterWeights([p for p in self.policy.model.parameters() if p.requires_grad])
+            for model in filter(None, (self.policy.model, self.reference, self.teacher)):
+                model.to(torch.bfloat16)
         self.entropy = None if config.objective.entropy_target is None else AdaptiveEntropy(config.objective)
         self.fixed_rollouts = FixedRollouts(self.train_prompts) if config.rollout.fixed else None
         refresh_every = 0 if config.rollout.fixed else config.rollout.refresh_every
         dtype = getattr(torch, config.rollout.dtype or config.policy.dtype)
         self.sampler = RolloutModel(self.policy.model, dtype, refresh_every)
-        self.optimizer = make_optimizer(self.policy.model.parameters(), config.optimizer)
+        stepped = self.policy.model.parameters() if self.masters is None else self.masters.values
+        self.optimizer = make_optimizer(stepped, config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
         self.critic = Critic(self.policy.model, config.critic) if config.critic.enabled else None
         regularizers = Regularizers.of(config.objective)
@@ -138,10 +146,10 @@ class Loop:
             critic=self.critic,
             generator=self.streams["objective"],
             entropy=self.entropy,
+            masters=self.masters,
         )
         self.position = Position()
         self.timings = Timings(device)
-        identity = run_identity(config, self.policy.model, self.task, run_id, label, self.teacher)
         self.writer = RunWriter(folder, resume=resume, run_json=identity)
         stored = self.writer.resume_state()
         self._started = stored is not None
@@ -383,7 +391,10 @@ class Loop:
 
     def _step_norm(self, before: dict[str, torch.Tensor]) -> float:
         """‖Δθ‖ from the parameters `before`, one parameter at a time: a step is never in memory as a whole."""
-        norms = [torch.linalg.vector_norm(value - before[name]) for name, value in self._trained().items()]
+        norms = [
+            torch.linalg.vector_norm(value - before[name], dtype=wide(value.dtype))
+            for name, value in self._trained().items()
+        ]
         return torch.linalg.vector_norm(torch.stack(norms)).item()
 
     # -- records --------------------------------------------------------------------------------------------------
@@ -448,6 +459,7 @@ class Loop:
         """Everything whose state a resumed run needs, by its key in the resume state."""
         later: dict[str, Stateful | None] = {
             "entropy": self.entropy,
+            "masters": self.masters,
             "sampler": self.sampler if self.sampler.lags else None,
             "fixed_rollouts": self.fixed_rollouts,
         }

@@ -29,7 +29,7 @@ from ..recipes.model_checks import pinned
 from .text_objects import encoded_text_task
 from .user_objects import load_given
 
-__all__ = ["check_fit", "check_sharing", "load_policy_and_task", "load_teacher", "run_identity"]
+__all__ = ["check_fit", "check_sharing", "load_policy_and_task", "load_teacher", "loaded_dtype", "run_identity"]
 
 _SHOWN = 60  # characters of a prompt in a message
 
@@ -42,7 +42,7 @@ def load_policy_and_task(
     Objects that were passed to `analysis.run` are in the folder `experiment`.
     """
     fields = config.policy
-    dtype = getattr(torch, fields.dtype)
+    dtype = loaded_dtype(config)
     if fields.base == GIVEN:
         policy: Policy = _given(experiment, "policy")
         policy.model = policy.model.to(device, dtype).eval()
@@ -59,6 +59,11 @@ def load_policy_and_task(
         raise UsageError(f"task.name = {config.task.name!r} with policy.base = {fields.base!r}: {error}") from error
 
 
+def loaded_dtype(config: RunConfig) -> torch.dtype:
+    """The dtype that models are loaded and checked in: that of the policy, or float32 where it is rounded later."""
+    return torch.promote_types(getattr(torch, config.policy.dtype), torch.float32)
+
+
 def load_teacher(
     config: RunConfig, policy: Policy, device: torch.device, prompts: Sequence[Prompt], longest: int
 ) -> torch.nn.Module | None:
@@ -70,7 +75,7 @@ def load_teacher(
     name = config.objective.teacher
     if name is None:
         return None
-    dtype = getattr(torch, config.policy.dtype)
+    dtype = loaded_dtype(config)
     try:
         teacher = load_policy(
             name, seed=config.policy.seed, revision=config.objective.teacher_revision, dtype=dtype, device=device

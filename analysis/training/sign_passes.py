@@ -4,8 +4,8 @@ For summed token losses ℓ_t (the objective's) and regularisers, L = Σ_t scale
 and KL loss take a second backward pass through the same graph when they are on. At most `update.micro_batch` rows go
 through the model at a time, or rows of at most `update.micro_batch_tokens` tokens (`micro_batches.py`), and their
 gradients add up; with `update.autocast` its matrix products run in bfloat16, while log-probs, losses and gradients of
-the parameters stay in the parameters' dtype. With `update.shared_prompts` what rows have in common goes through the
-model once (`toy_models.shared_prefixes`).
+the parameters stay in the parameters' dtype, or in float32 where that is bfloat16. With `update.shared_prompts` what
+rows have in common goes through the model once (`toy_models.shared_prefixes`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .rollouts import RolloutBatch
 from .step_targets import StepTargets
 from .token_masks import TokenChoice, kept_tokens
 
-__all__ = ["Gradients", "PassGradients", "PassRunner", "SignPass", "sum_gradients"]
+__all__ = ["Gradients", "PassGradients", "PassRunner", "SignPass", "sum_gradients", "wide"]
 
 Gradients = list[Tensor]
 
@@ -109,7 +109,7 @@ class PassRunner:
         self.policy, self.objective, self.regularizers = policy, objective, regularizers
         self._fields, self._temperature = fields, temperature
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
-        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        self.dtype, self.device = wide(self.parameters[0].dtype), self.parameters[0].device
 
     @torch.no_grad()
     def log_probs(self, model: torch.nn.Module, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
@@ -331,7 +331,10 @@ class PassRunner:
         return scaled.gather(-1, teacher.tokens[..., None])[..., 0] - scaled.logsumexp(-1), scaled
 
     def _take_gradients(self) -> Gradients:
-        taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        taken = [
+            torch.zeros_like(p, dtype=wide(p.dtype)) if p.grad is None else p.grad.to(wide(p.dtype))
+            for p in self.parameters
+        ]
         for parameter in self.parameters:
             parameter.grad = None
         return taken
@@ -341,6 +344,11 @@ def _rows_of(batch: TeacherBatch, chosen: Tensor) -> TeacherBatch:
     """Some of the rows of a batch, at its width."""
     values = {item.name: getattr(batch, item.name) for item in fields(batch)}
     return replace(batch, **{name: value[chosen] for name, value in values.items() if value is not None})
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of log-probs, losses and sums of gradients for weights of a dtype: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def sum_gradients(parts: Sequence[Gradients]) -> Gradients:

@@ -19,9 +19,10 @@ from ..objectives.aggregation import row_scale
 from ..recipes.fields import UpdateFields
 from .critic import Critic
 from .entropy_control import AdaptiveEntropy
+from .master_weights import MasterWeights
 from .regularizers import policy_entropy
 from .rollouts import RolloutBatch
-from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients
+from .sign_passes import Gradients, PassRunner, SignPass, sum_gradients, wide
 from .step_targets import StepTargets
 from .token_masks import norm_ratio
 
@@ -62,8 +63,11 @@ class Updater:
         critic: Critic | None = None,
         generator: torch.Generator | None = None,
         entropy: AdaptiveEntropy | None = None,
+        masters: MasterWeights | None = None,
     ) -> None:
-        """`generator` draws for objectives that choose tokens at random; `entropy` controls the entropy bonus."""
+        """`generator` draws for objectives that choose tokens at random; `entropy` controls the entropy bonus;
+        `masters` are what the optimiser steps where the policy's weights are bfloat16."""
+        self._masters = masters
         self._entropy = entropy
         self.runner, self.optimizer, self.critic = runner, optimizer, critic
         self.fields, self._max_grad_norm, self._generator = fields, max_grad_norm, generator
@@ -121,7 +125,11 @@ class Updater:
                     unmasked.append(found.unmasked)
         if unmasked:
             _rescale(result, sum_gradients(unmasked))
-        total = sum_gradients(list(gradients.values())) if gradients else [torch.zeros_like(p) for p in self.parameters]
+        total = (
+            sum_gradients(list(gradients.values()))
+            if gradients
+            else [torch.zeros_like(p, dtype=wide(p.dtype)) for p in self.parameters]
+        )
         self._norms(result, gradients, total, where)
         self._step(result, total)
         if self._entropy is not None and result.passes:
@@ -154,10 +162,13 @@ class Updater:
             result.clip_coef = coef.item()
             # Not in place: the gradient of a single source is the total itself.
             total = [gradient * coef.to(gradient.device) for gradient in total]
-        for parameter, gradient in zip(self.parameters, total, strict=True):
+        stepped = self.parameters if self._masters is None else self._masters.values
+        for parameter, gradient in zip(stepped, total, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._masters is not None:
+            self._masters.round()
 
     def _row_scale(self, batch: RolloutBatch, rows: Tensor, result: UpdateResult) -> Tensor:
         """(B,) factor of each row's summed token losses; fills in `result.normalizer` where it is one number."""
