@@ -64,7 +64,8 @@ def helper_files(path: Path) -> list[Path]:
         path: A Python file.
 
     Returns:
-        Distinct files of its folder and of the folders below it, sorted; the file itself is not among them.
+        Distinct files of its folder and of the folders below it, and above it where an import is relative, sorted; the
+        file itself is not among them.
     """
     folder = path.resolve().parent
     files, waiting = {path.resolve()}, [path.resolve()]

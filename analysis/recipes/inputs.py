@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     files |= _task_files(config)
     for field in [field for field in _FUNCTIONS if field in files]:
         folder = files[field].resolve().parent
-        files |= {f"{field} {path.relative_to(folder)}": path for path in helper_files(files[field])}
+        files |= {f"{field} {os.path.relpath(path, folder)}": path for path in helper_files(files[field])}
     digests = {}
     for field, source in model_sources(config).items():
         if source.kind == "hub":

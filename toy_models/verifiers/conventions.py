@@ -16,8 +16,9 @@ a60a606) `legacy/rubrics/rubric.py` `_call_individual_reward_func` and `v1/task.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,17 +92,20 @@ def convention_of(function: Callable[..., Any], target: str) -> Convention:
         return _named("trl", _trl_arguments, names, needed, given, everything=everything, batch=True)
     if "solution_str" in names:
         given = {"solution_str", "ground_truth", "extra_info", *_REFUSED}
-        return _named("verl", _verl_arguments, names, needed, given, everything=False)
+        return _named("verl", _verl_arguments, names, needed, given, also={"extra_info"})
     if names & _OF_VERIFIERS_ALONE:
+        also = {"info", "task"} if names & {"info", "task", "state"} else set()
+        every = everything or "trace" in names  # the task of v1 holds the whole row
+        arguments = partial(_verifiers_arguments, v1="trace" in names)
         given = {*_VERIFIERS, *_REFUSED}
-        return _named("verifiers", _verifiers_arguments, names, needed, given, everything=everything)
+        return _named("verifiers", arguments, names, needed, given, also=also, everything=every, rest=everything)
     if not _takes(parameters, 3):
         listed = ", ".join(map(str, parameters.values())) or "no parameters"
         raise ValueError(
             f"verifier {target}: expected a signature such as {'; '.join(KNOWN_SIGNATURES)}; got ({listed})"
         )
     further = [name for name in list(parameters)[3:] if name in names]
-    return _named("own", _own_arguments, set(further), needed & set(further), set(), everything=False)
+    return _named("own", _own_arguments, set(further), needed & set(further), set())
 
 
 def _named(
@@ -111,15 +115,22 @@ def _named(
     needed: set[str],
     given: set[str],
     *,
-    everything: bool,
+    also: Collection[str] = (),
+    everything: bool = False,
     batch: bool = False,
+    rest: bool | None = None,
 ) -> Convention:
-    """The convention of a function with these parameters, of which `given` come from the convention itself."""
-    columns, accepted = names - given, None if everything else frozenset(names)
+    """The convention of a function with these parameters.
+
+    `given` come from the convention itself, some of them (`also`) from a column where the row has it. `everything`
+    reads every column, `rest` says whether the function takes all of them by name, which follows from it where unset.
+    """
+    columns = names - given
+    accepted = None if (everything if rest is None else rest) else frozenset(names)
     return Convention(
         convention,
         tuple(sorted(columns & needed)),
-        None if everything else tuple(sorted(columns - needed)),
+        None if everything else tuple(sorted({*(columns - needed), *also})),
         lambda requests: arguments(requests, accepted),
         batch,
     )
@@ -172,7 +183,7 @@ def _verl_arguments(
 
 
 def _verifiers_arguments(
-    requests: Sequence[Request], accepted: frozenset[str] | None
+    requests: Sequence[Request], accepted: frozenset[str] | None, *, v1: bool
 ) -> tuple[Sequence[Any], dict[str, Any]]:
     (request,) = requests
     columns, completion = dict(request["columns"]), _completion(request)
@@ -184,7 +195,6 @@ def _verifiers_arguments(
         "info": info,
         "task": columns.get("task", "default"),
     }
-    v1 = accepted is not None and "trace" in accepted
     values = {
         **columns,
         **state,

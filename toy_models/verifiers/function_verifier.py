@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ class FunctionVerifier:
         helpers = user_functions.helper_files(path)
         if helpers:
             folder = path.resolve().parent
-            self.identity["helpers"] = {str(file.relative_to(folder)): _digest(file) for file in helpers}
+            self.identity["helpers"] = {os.path.relpath(file, folder): _digest(file) for file in helpers}
         self._judged, self._ended = 0, 0
 
     def __reduce__(self) -> tuple[Any, ...]:
