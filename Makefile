@@ -55,11 +55,13 @@ endef
 	@touch $@ .venv/.ready-run
 
 # verl pins older versions of what is installed here: its functions, which tests compare with, are installed alone and
-# where no import finds them by chance.
+# where no import finds them by chance. reasoning-gym needs pycosat, which a C compiler builds.
 .venv/.ready-dev: pyproject.toml constraints.txt
 	$(call install,[dev])
 	@$(PY) -m pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt --no-deps --upgrade --target .venv/peers verl \
 		|| echo "verl could not be installed: the tests that compare with it are skipped" >&2
+	@$(PY) -m pip install --disable-pip-version-check -q $(PIP_ARGS) -c constraints.txt -e '.[reasoning-gym]' \
+		|| echo "reasoning-gym could not be installed: its tests are skipped" >&2
 	@touch $@ .venv/.ready-run .venv/.ready-notebook .venv/.ready-gguf
 
 .venv/.ready-gguf: pyproject.toml constraints.txt

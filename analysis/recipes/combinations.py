@@ -12,9 +12,10 @@ from ..objectives.entries import FAMILIES
 from ..objectives.parameters import CORRECTIONS, FORMS
 from ..objectives.rules import check, compares, is_own, not_trainable
 from ..objectives.rules import entry as objective_entry
-from .config import FIELDS, config_to_dict, flatten, show
+from .config import FIELDS, config_to_dict, field_of, flatten, show
 from .fields import GIVEN, CriticFields, ObjectiveFields, RunConfig, objective_settings
 from .objective_rules import objective_problems
+from .public_tasks import public_problems
 from .score_rules import score_problems
 from .task_rules import task_problems
 from .update_rules import update_problems
@@ -165,6 +166,7 @@ def combination_problems(config: RunConfig) -> list[str]:
     problems += objective_problems(config)
     problems += task_problems(config)
     problems += score_problems(config)
+    problems += public_problems(config)
     problems += update_problems(config)
     return problems + (_exact_problems(config) if update.estimator == "exact" else [])
 
@@ -202,7 +204,7 @@ def _known(objective: ObjectiveFields) -> Entry | None:
 def _set_in(table: str, config: RunConfig) -> list[str]:
     """The fields of a table that are not at their defaults."""
     values = flatten({table: config_to_dict(config)[table]})
-    return [path for path, value in values.items() if value != FIELDS[path].default]
+    return [path for path, value in values.items() if (field := field_of(path)) is not None and value != field.default]
 
 
 def _family(objective: ObjectiveFields) -> str | None:

@@ -1,7 +1,9 @@
 """One run's configuration: reading single values by the table of fields, and the plain-data form.
 
-`FIELDS` is the flat view of `fields.RunConfig` ("update.epochs" → type, range, default). A configuration travels as
-plain JSON data (`config_to_dict`, `config_from_dict`) into run.json and to the process that trains it.
+`FIELDS` is the flat view of `fields.RunConfig` ("update.epochs" → type, range, default). A field whose value is a
+table, such as task.config, takes whatever entries it is given, each under a path of its own ("task.config.size"). A
+configuration travels as plain JSON data (`config_to_dict`, `config_from_dict`) into run.json and to the process that
+trains it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 from toy_models.messages import nearest
 
 from ..errors import UsageError
+from .field_helpers import Table
 from .fields import RunConfig
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "compare",
     "config_from_dict",
     "config_to_dict",
+    "field_of",
     "flatten",
     "read_value",
     "show",
@@ -34,7 +38,7 @@ __all__ = [
 ]
 
 UNSET = "unset"
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Table: "a table"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def _fields() -> dict[str, Field]:
 
 
 FIELDS: dict[str, Field] = _fields()
+_OPEN = tuple(path for path, field in FIELDS.items() if field.kind is Table)
 _TABLES = {item.name: item.default_factory for item in dataclasses.fields(RunConfig) if not item.metadata}
 
 
@@ -132,6 +137,16 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in data.items():
         flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
     return flat
+
+
+def field_of(path: str) -> Field | None:
+    """The field of a path, which for an entry of a table is the table; None where there is none.
+
+    >>> field_of("update.epochs").path, field_of("task.config.min_value").path, field_of("task.epochs")
+    ('update.epochs', 'task.config', None)
+    """
+    table = next((table for table in _OPEN if path.startswith(f"{table}.")), path)
+    return FIELDS.get(table)
 
 
 def unknown_field(path: str) -> str:
@@ -163,11 +178,13 @@ def read_value(path: str, value: Any) -> Any:
     Raises:
         UsageError: an unknown field, or a value of another type or outside the range.
     """
-    if path not in FIELDS:
+    field = field_of(path)
+    if field is None:
         raise UsageError(
             f"{path}: expected a field, got a table; write {path}.<field>" if path in _TABLES else unknown_field(path)
         )
-    field = FIELDS[path]
+    if path != field.path:
+        return _entry(path, value)
     if value == UNSET or (value is None and field.optional):
         return field.default
     if field.size is None:
@@ -175,6 +192,17 @@ def read_value(path: str, value: Any) -> Any:
     if not isinstance(value, list | tuple) or len(value) == 0 or field.size not in (0, len(value)):
         raise _wrong(field, value)
     return tuple(_scalar(field, item, value) for item in value)
+
+
+def _entry(path: str, value: Any) -> Any:
+    """An entry of a table of any entries: what TOML and JSON have in common, lists as tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(_entry(path, item) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{path}: expected a finite number, got {show(value)}")
+    if not isinstance(value, bool | int | float | str):
+        raise UsageError(f"{path}: expected true or false, a number, a string or a list of them, got {show(value)}")
+    return value
 
 
 def _scalar(field: Field, value: Any, whole: Any) -> Any:
@@ -225,7 +253,9 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
         arguments = {}
         for item in dataclasses.fields(cls):
             path = prefix + item.metadata.get("key", item.name)
-            if path in values:
+            if path in _OPEN:
+                arguments[item.name] = _table(path, values)
+            elif path in values:
                 arguments[item.name] = values[path]
             elif not item.metadata:
                 arguments[item.name] = build(item.default_factory, f"{item.name}.")
@@ -233,6 +263,19 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
 
     config: RunConfig = build(RunConfig, "")
     return config
+
+
+def _table(path: str, values: Mapping[str, Any]) -> Table:
+    """The entries below a path as nested tables."""
+    table = Table()
+    for entry, value in values.items():
+        if entry.startswith(f"{path}.") and value != UNSET:
+            *parents, name = entry.removeprefix(f"{path}.").split(".")
+            place: dict[str, Any] = table
+            for parent in parents:
+                place = place.setdefault(parent, Table())
+            place[name] = value
+    return table
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
@@ -257,7 +300,9 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
                 item.metadata.get("key", item.name): plain(getattr(part, item.name))
                 for item in dataclasses.fields(part)
             }
-        return list(part) if isinstance(part, tuple) else part
+        if isinstance(part, Table):
+            return {name: plain(value) for name, value in part.items()}
+        return [plain(item) for item in part] if isinstance(part, tuple) else part
 
     result: dict[str, Any] = plain(config)
     return result
@@ -271,7 +316,7 @@ def compare(configs: Sequence[RunConfig]) -> tuple[dict[str, str], list[dict[str
     ('40', [{'seed': '0'}, {'seed': '1'}])
     """
     flat = [flatten(config_to_dict(config)) for config in configs]
-    common = [path for path in FIELDS if all(values[path] == flat[0][path] for values in flat)]
-    varied = [path for path in FIELDS if path not in common]
+    paths = list(dict.fromkeys(path for values in flat for path in values))
+    common = [path for path in paths if all(values.get(path) == flat[0].get(path) for values in flat)]
     shared = {path: show(flat[0][path]) for path in common}
-    return shared, [{path: show(values[path]) for path in varied} for values in flat]
+    return shared, [{path: show(values.get(path)) for path in paths if path not in common} for values in flat]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Callable
 from dataclasses import field
@@ -12,9 +13,17 @@ from typing import Any, TypeVar, cast
 from ..objectives.entries import ENTRIES, PARAMETERS
 from ..objectives.parameters import CORRECTIONS
 
-__all__ = ["described", "recipe_field", "with_parameters"]
+__all__ = ["Table", "described", "recipe_field", "with_parameters"]
 
 C = TypeVar("C")
+
+
+class Table(dict[str, Any]):
+    """The value of a field that takes any entries; it may stand in a frozen dataclass, and nothing changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
 
 # Parameters of objectives that are part of every recipe's hash, set or not. A field that came later (`later`) counts
 # only where it is set, so that the experiments of before keep their hashes.

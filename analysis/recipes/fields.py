@@ -13,11 +13,12 @@ from typing import Any
 
 from toy_models.bases.recipes import BASES
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.tasks.registry import TASKS, TEXT_TASKS
+from toy_models.tasks.registry import PUBLIC_TASKS, TASKS, TEXT_TASKS
 
 from ..objectives.aggregation import ADVANTAGE_ALIASES, NORMALIZER_ALIASES, NORMALIZERS
 from ..objectives.entries import PARAMETERS
 from ..objectives.parameters import ADVANTAGES, FORMS
+from .field_helpers import Table
 from .field_helpers import described as _described
 from .field_helpers import recipe_field as _f
 from .field_helpers import with_parameters as _with_parameters
@@ -83,7 +84,9 @@ class TaskFields:
     """The table [task]: the prompts, and how responses are judged."""
 
     name: str = _f(
-        "path", "the task, with its prompts and its verifier", choices=(*TASKS, *TEXT_TASKS, FILE_TASK, GIVEN)
+        "path",
+        "the task, with its prompts and its verifier",
+        choices=(*TASKS, *TEXT_TASKS, FILE_TASK, *PUBLIC_TASKS, GIVEN),
     )
     train_prompts: int = _f(1024, "number of training prompts that the run draws from", low=1)
     false_positive: float = _f(
@@ -135,6 +138,34 @@ class TaskFields:
         "a verifier of your own that raises, or gives no score: stop the run with the item named; zero: the response "
         "is wrong with the score 0, and is counted in the summary",
         choices=("stop", "zero"),
+        later=True,
+    )
+    dataset: str | None = _f(
+        None,
+        "for task.name = reasoning-gym: the data set, such as chain_sum (docs/how_to/public_tasks.md)",
+        later=True,
+    )
+    config: Table = _f(  # noqa: RUF009
+        Table(), "settings of that data set, each under its own name: task.config.max_value = 50", later=True
+    )
+    splits: Table = _f(  # noqa: RUF009
+        Table(),
+        "for reasoning-gym the number of held-out questions: validation and test, 256 each where they are left out",
+        later=True,
+    )
+    seed: int = _f(0, "seed of the questions of reasoning-gym; independent of the run's seed", low=0, later=True)
+    system: str | None = _f(
+        None, "text of a system message before each question; it needs chat_template; unset: none", later=True
+    )
+    answer_tag: str | None = _f(
+        None,
+        "only what stands in the last <tag>…</tag> of a response is scored, such as answer; unset: the whole response",
+        later=True,
+    )
+    normal_form: bool = _f(
+        False,
+        "for the data set countdown: a response counts only as an expression in normal form, with single spaces and no "
+        "needless parentheses; the correct responses can then be listed, so that evaluation is exact",
         later=True,
     )
     digest: str | None = _f(None, "identity of the task passed to `analysis.run(…, task=…)`; written by that call")

@@ -29,6 +29,7 @@ from ..objectives.rules import is_own
 from .config import UNSET, config_to_dict
 from .fields import GIVEN, RunConfig, TaskFields
 from .model_checks import model_commit, model_sources
+from .public_tasks import public_identity
 
 __all__ = ["anchored", "changed_inputs", "check_inputs", "data_files", "identified", "input_digests"]
 
@@ -169,6 +170,8 @@ def identified(config: RunConfig) -> dict[str, Any]:
         for item in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
             if item.metadata.get("later") and getattr(part, item.name) == item.default:
                 del plain[group.name][item.metadata.get("key", item.name)]
+    if (identity := public_identity(config.task)) is not None:
+        plain["task"]["dataset"] += f" of {identity}"
     digests = input_digests(config)
     for field, source in model_sources(config).items():
         table, _, name = field.partition(".")

@@ -25,6 +25,7 @@ from .fields import RunConfig
 from .inputs import check_inputs, data_files
 from .model_checks import check_base, check_template, is_toy, local_model
 from .prompt_counts import check_prompt_counts
+from .public_tasks import check_public_task
 from .recipe import PlannedRun, Recipe
 
 __all__ = ["Plan", "check_base", "plan", "runs_at_a_time"]
@@ -77,6 +78,7 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
             check_base("objective.teacher", config.objective.teacher, config.objective.teacher_revision)
         check_template(config)
         check_inputs(config)
+        check_public_task(config)
         check_prompt_counts(config)
     warnings = dict.fromkeys(warning for run in runs for warning in _warnings(run.config))
     estimates = tuple(estimate_run(run.config) for run in runs)

@@ -6,12 +6,13 @@ import json
 
 from toy_models.tasks.encoded_task import HELD_OUT_SHARE
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.tasks.registry import TASKS, TEXT_TASKS, built_in_task, text_task_sizes
+from toy_models.tasks.registry import PUBLIC_TASKS, TASKS, TEXT_TASKS, built_in_task, text_task_sizes
 from toy_models.tasks.task import SPLITS
 
 from ..errors import UsageError
 from .fields import RunConfig, TaskFields
 from .inputs import data_files
+from .public_tasks import public_sizes
 
 __all__ = ["check_prompt_counts", "check_split"]
 
@@ -36,6 +37,8 @@ def check_prompt_counts(config: RunConfig) -> None:
         available = dict(built_in_task(task.name).split_sizes)
     elif task.name in TEXT_TASKS:
         available = text_task_sizes(task.name)
+    elif task.name in PUBLIC_TASKS:
+        available = public_sizes(task)
     elif task.name == FILE_TASK:
         available = _prompts_in_files(task)
     else:

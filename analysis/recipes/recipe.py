@@ -39,7 +39,8 @@ from ..common.notebook_html import html_table
 from ..errors import UsageError
 from ..objectives.rules import entry as objective_entry
 from .combinations import combination_problems
-from .config import FIELDS, UNSET, compare, config_from_dict, flatten, read_value, show
+from .config import UNSET, compare, config_from_dict, field_of, flatten, read_value, show
+from .field_helpers import Table
 from .fields import RunConfig
 from .inputs import anchored, identified
 
@@ -234,7 +235,9 @@ class Recipe:
             )
         for path, value in settings.items():
             value = anchored(path.removeprefix("grid."), value, Path.cwd())
-            if path == "grid.method" and value == UNSET:
+            if value == UNSET and (field := field_of(path)) is not None and field.kind is Table:
+                values = {key: old for key, old in values.items() if not key.startswith(f"{path}.")}
+            elif path == "grid.method" and value == UNSET:
                 methods = ()
             elif path.startswith("grid."):
                 grid.pop(path[5:], None)
@@ -339,7 +342,7 @@ class Recipe:
                 chosen = dict(zip(grid, point, strict=True))
                 values = self.values | (method.values if method else {}) | chosen
                 config = config_from_dict(
-                    {path: value for path, value in values.items() if path in FIELDS and path not in skip}
+                    {path: value for path, value in values.items() if field_of(path) and path not in skip}
                 )
                 label = method.label if method else _label(config)
                 settings = [

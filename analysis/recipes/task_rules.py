@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toy_models.tasks.file_task import FILE_TASK
-from toy_models.tasks.registry import TASKS, TEXT_TASKS
+from toy_models.tasks.registry import PUBLIC_TASKS, TASKS, TEXT_TASKS
 from toy_models.verifiers.built_in import VERIFIERS
 
 from .config import FIELDS, config_to_dict, flatten, show
@@ -70,7 +70,8 @@ def task_problems(config: RunConfig) -> list[str]:
         ]
     else:
         values = flatten(config_to_dict(config))
-        fields = [field for field in _OF_FILES if task.name != GIVEN or field not in _OF_TEXTS]
+        texts = task.name in (GIVEN, *PUBLIC_TASKS)
+        fields = [field for field in _OF_FILES if not texts or field not in _OF_TEXTS]
         fields += ["reward"] if task.name in (*TASKS, *TEXT_TASKS) else []
         stray = [path for path in (f"task.{field}" for field in fields) if values[path] != FIELDS[path].default]
         rules.append(

@@ -16,6 +16,7 @@ from toy_models.end_tokens import add_end_tokens, policy_end_tokens
 from toy_models.shared_prefixes import sharing_fails
 from toy_models.tasks.encoded_task import EncodedTask
 from toy_models.tasks.file_task import FILE_TASK
+from toy_models.tasks.registry import PUBLIC_TASKS
 from toy_models.tasks.text_task import is_text_task
 from toy_models.verifiers import Verifier, get_verifier
 
@@ -26,6 +27,7 @@ from ..recipes.config import config_to_dict
 from ..recipes.fields import GIVEN, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
 from ..recipes.model_checks import pinned
+from ..recipes.public_tasks import needs_solutions, public_task
 from .text_objects import encoded_text_task
 from .user_objects import load_given
 
@@ -113,7 +115,23 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
             threshold=fields.threshold,
             errors=fields.verifier_errors,
         )
+    if fields.name in PUBLIC_TASKS:
+        return _listed(config, encoded_text_task(config, public_task(config), policy))
     return get_task(fields.name, policy.tokenizer, policy_end_tokens(policy))
+
+
+def _listed(config: RunConfig, task: EncodedTask) -> Task:
+    """The task; UsageError where the run needs its correct responses and the tokenizer has too many ways to write one.
+
+    That the task lists its correct responses as texts is known before (`check_public_task`).
+    """
+    first = task.prompts("test")[0]
+    if (field := needs_solutions(config)) is not None and task.solutions(first.ids) is None:
+        raise UsageError(
+            f"{field[0]} with task.name = {config.task.name!r}: expected a tokenizer for which the token sequences of a "
+            f"text can be listed, got one for which they cannot ({task.identity['solutions']}); {field[1]}"
+        )
+    return task
 
 
 def _verifier(config: RunConfig) -> Verifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from analysis.recipes.config import FIELDS, Field, show
+from analysis.recipes.field_helpers import Table
 from analysis.recipes.recipe import Recipe
 
 __all__ = ["recipes_page"]
@@ -66,7 +67,7 @@ def recipes_page() -> str:
 
 
 def _row(field: Field) -> str:
-    kind = {int: "integer", float: "number", bool: "boolean", str: "string"}[field.kind]
+    kind = {int: "integer", float: "number", bool: "boolean", str: "string", Table: "table"}[field.kind]
     if field.size is not None:
         kind = f"{field.size or 'list of'} {kind}s"
     cells = [f"`{field.path}`", kind, f"`{show(field.default)}`", field.range, field.doc]

@@ -672,6 +672,10 @@ ELSEWHERE = {
     "task.answer_column": "training/test_factors.py::test_what_a_run_starts_from",
     "task.chat_template": "training/test_factors.py::test_what_a_run_starts_from",
     "task.bos": "training/test_factors.py::test_what_a_run_starts_from",
+    **dict.fromkeys(
+        (f"task.{name}" for name in ("dataset", "config", "splits", "seed", "system", "answer_tag", "normal_form")),
+        "recipes/test_public_tasks.py::test_each_field_changes_the_task_and_the_hash",
+    ),
     **dict.fromkeys(OF_SOME_OBJECTIVES, _REACHES),
     **dict.fromkeys(OF_THE_ROLLOUTS, f"{_LOOP}::test_corrections_of_the_rollouts_reach_the_weights"),
     "objective.teacher": f"{_LOOP}::test_the_teacher_scores_the_tokens_of_the_policy",

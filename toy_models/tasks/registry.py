@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .puzzle import PuzzleTask
 
-__all__ = ["TASKS", "TEXT_TASKS", "built_in_task", "get_task", "text_task_sizes"]
+__all__ = ["PUBLIC_TASKS", "TASKS", "TEXT_TASKS", "built_in_task", "get_task", "text_task_sizes"]
 
 # name -> (module, class); the class is imported when it is needed
 _REGISTRY = {
@@ -32,6 +32,8 @@ _TEXT_REGISTRY = {
     "sums": ("arithmetic", "SumsTask"),
 }
 TEXT_TASKS = tuple(_TEXT_REGISTRY)
+# Kinds of tasks in texts that other packages make; their settings say which one.
+PUBLIC_TASKS = ("reasoning-gym",)
 
 
 def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None, end_ids: Sequence[int] | None = None) -> Task:
