@@ -82,8 +82,8 @@ def check_public_task(config: RunConfig) -> None:
         raise UsageError(f"{where}: {error}") from error
     if not lists and (needed := needs_solutions(config)) is not None:
         raise UsageError(
-            f"{needed[0]} with {where}: its correct responses cannot be listed (docs/how_to/public_tasks.md says of which "
-            f"data sets they can); {needed[1]}"
+            f"{needed[0]} with {where}: its correct responses cannot be listed (docs/how_to/public_tasks.md "
+            f"says of which data sets they can); {needed[1]}"
         )
 
 

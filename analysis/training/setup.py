@@ -128,8 +128,8 @@ def _listed(config: RunConfig, task: EncodedTask) -> Task:
     first = task.prompts("test")[0]
     if (field := needs_solutions(config)) is not None and task.solutions(first.ids) is None:
         raise UsageError(
-            f"{field[0]} with task.name = {config.task.name!r}: expected a tokenizer for which the token sequences of a "
-            f"text can be listed, got one for which they cannot ({task.identity['solutions']}); {field[1]}"
+            f"{field[0]} with task.name = {config.task.name!r}: expected a tokenizer for which the token sequences of "
+            f"a text can be listed, got one for which they cannot ({task.identity['solutions']}); {field[1]}"
         )
     return task
 
