@@ -25,7 +25,15 @@ from torch import Tensor
 
 from .batching import TeacherBatch, response_logits, teacher_batch
 
-__all__ = ["SharedBatch", "chosen_logits", "head_reads", "shared_batch", "shared_logits", "sharing_fails"]
+__all__ = [
+    "SharedBatch",
+    "chosen_hidden",
+    "chosen_logits",
+    "head_reads",
+    "shared_batch",
+    "shared_logits",
+    "sharing_fails",
+]
 
 _WIDTH = 64  # tokens in a row, unless a tree has more: short rows are attention's fixed costs, long ones its square
 # Prompts join a tree from this many common tokens on: fewer are chance, and save nothing.
@@ -152,15 +160,7 @@ def chosen_logits(
         A function without arguments. Its logits (n, V) equal `response_logits(model, batch)[rows, positions]` up to
         rounding; it raises ValueError where the model calls no output head, or not once.
     """
-    if share:
-        shared = shared_batch(batch)
-        places, inputs = shared.places[rows, positions], _inputs(model, shared)
-    else:
-        width = batch.input_ids.shape[1] - 1  # the last token of the longest response predicts nothing
-        places = rows * width + width - batch.tokens.shape[1] + positions
-        inputs = {"input_ids": batch.input_ids[:, :-1]}
-        if batch.attention_mask is not None and batch.position_ids is not None:
-            inputs |= {"attention_mask": batch.attention_mask[:, :-1], "position_ids": batch.position_ids[:, :-1]}
+    places, inputs = _chosen(model, batch, rows, positions, share)
 
     def logits() -> Tensor:
         with head_reads(model, places[None]):
@@ -169,13 +169,35 @@ def chosen_logits(
     return logits
 
 
+def chosen_hidden(
+    model: Any, batch: TeacherBatch, rows: Tensor, positions: Tensor, *, share: bool
+) -> tuple[Tensor, Tensor]:
+    """What the output head would read to predict some tokens of the responses, with gradients, in one forward pass.
+
+    Args:
+        model, batch, rows, positions, share: As for `chosen_logits`.
+
+    Returns:
+        Hidden states (n, D), and the logits (1, V) of the first of them: the head reads no other.
+
+    Raises:
+        ValueError: The model calls no output head, or not once.
+    """
+    places, inputs = _chosen(model, batch, rows, positions, share)
+    kept: list[Tensor] = []
+    with head_reads(model, places[None], kept=kept):
+        logits = model(**inputs, use_cache=False).logits[0]
+    return kept[0], logits
+
+
 @contextmanager
-def head_reads(model: Any, places: Tensor) -> Iterator[None]:
+def head_reads(model: Any, places: Tensor, *, kept: list[Tensor] | None = None) -> Iterator[None]:
     """Context in which the output head reads the hidden states at `places` (B, R) of all tokens that reach it.
 
     Args:
         model: A causal language model of transformers; one forward pass is to be made in the context.
         places: int64, indices into the tokens that reach the head, row after row.
+        kept: A list that gets these states, (B·R, D) with their graph; the head then reads the first of them alone.
 
     Raises:
         ValueError: At the end of the context: its output head was not called once.
@@ -187,6 +209,9 @@ def head_reads(model: Any, places: Tensor) -> Iterator[None]:
         calls += 1
         hidden, *others = args
         flat = hidden.reshape(-1, hidden.shape[-1]).index_select(0, places.reshape(-1))
+        if kept is not None:
+            kept.append(flat)
+            return (flat[None, :1], *others)
         return (flat.view(*places.shape, -1), *others)
 
     # First of all hooks, so that others read the same layout as in a plain pass.
@@ -224,6 +249,20 @@ def sharing_fails(model: Any, prompt: Sequence[int], response: Sequence[int], pa
     if difference <= _TOLERANCE_NATS:
         return None
     return f"the log-probs of its tokens differ by up to {difference:.2g} nats from those of a plain pass"
+
+
+def _chosen(
+    model: Any, batch: TeacherBatch, rows: Tensor, positions: Tensor, share: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Where in the tokens that reach the output head those lie that predict the chosen ones, (n,), and the inputs."""
+    if share:
+        shared = shared_batch(batch)
+        return shared.places[rows, positions], _inputs(model, shared)
+    width = batch.input_ids.shape[1] - 1  # the last token of the longest response predicts nothing
+    inputs = {"input_ids": batch.input_ids[:, :-1]}
+    if batch.attention_mask is not None and batch.position_ids is not None:
+        inputs |= {"attention_mask": batch.attention_mask[:, :-1], "position_ids": batch.position_ids[:, :-1]}
+    return rows * width + width - batch.tokens.shape[1] + positions, inputs
 
 
 def _inputs(model: Any, shared: SharedBatch) -> dict[str, Tensor]:

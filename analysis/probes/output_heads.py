@@ -120,6 +120,16 @@ class OutputHead:
         z = self.logit_scale * (z if bias is None else z + bias)
         return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
+    def differentiable(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) of hidden states (…, D) by the model's own layer, adapters included, with gradients.
+
+        Args:
+            hidden: (…, D), the last hidden states of a few tokens.
+        """
+        z: Tensor = self.module(hidden)[..., : self.vocabulary]
+        z = z if self.logit_scale == 1 else z * self.logit_scale
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
     def verify(self, hidden: Tensor, logits: Tensor) -> None:
         """Compare the description with the model itself.
 

@@ -397,6 +397,15 @@ class UpdateFields:
         "model once; saves the more, the longer prompts are beside responses. Changes rounding only",
         later=True,
     )
+    logits: str = _f(
+        "auto",
+        "dense: the logits of all tokens of a pass are in memory at once. streamed: those of as many tokens at a time "
+        "as make 2^25 numbers, 128 MiB in float32, and again in the backward pass; memory no longer grows with the "
+        "responses, for another product with the output layer. auto: streamed where dense ones would be more numbers "
+        "than that and the output layer is of a known kind. Changes rounding only",
+        choices=("auto", "dense", "streamed"),
+        later=True,
+    )
     old_log_probs: str = _f(
         "policy",
         "where π_old of the ratios is from. policy: a forward pass of the policy before the first update of the step. "

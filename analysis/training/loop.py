@@ -26,9 +26,11 @@ from ..common.randomness import Streams
 from ..errors import DivergedError, UsageError
 from ..evaluation import FixedPrefixes, success_probability
 from ..evaluation.known_solutions import KnownSolutions
+from ..laws import TokenStatistics
 from ..objectives import get as get_objective
 from ..recipes.fields import RunConfig, objective_settings
 from ..records import RunWriter
+from ..records.encoding import Columns
 from ..records.rows import PromptRow, prompt_rows
 from .context_follower import ContextFollower
 from .critic import Critic
@@ -139,7 +141,14 @@ class Loop:
         self.critic = Critic(self.policy.model, config.critic) if config.critic.enabled else None
         regularizers = Regularizers.of(config.objective)
         self.updater = Updater(
-            PassRunner(self.policy, self.objective, regularizers, config.update, config.rollout.temperature),
+            PassRunner(
+                self.policy,
+                self.objective,
+                regularizers,
+                config.update,
+                config.rollout.temperature,
+                keeps_hidden=self.critic is not None,
+            ),
             self.optimizer,
             config.update,
             max_grad_norm=config.optimizer.max_grad_norm,
@@ -327,14 +336,19 @@ class Loop:
                 self.contexts.before(index, batch, rows, self.writer)
         before = self._parameters()
         by_sign = fields.signs_every > 0 and index.update % fields.signs_every == 0
-        result = self.updater.apply(batch, targets, rows, self.reference, str(index), by_sign=by_sign)
-        norm = self._step_norm(before)
-        statistics = []
-        if fields.tokens > 0:
-            for sign_pass in result.passes:
+        statistics: list[TokenStatistics] = []
+        tokens: list[Columns] = []
+
+        def look(result: UpdateResult) -> None:
+            for sign_pass in result.passes if fields.tokens > 0 else ():
                 statistics.append(pass_statistics(sign_pass, fields))
                 if (columns := token_rows(index, sign_pass, batch, groups, fields, statistics[-1])) is not None:
-                    self.writer.append("tokens", columns)
+                    tokens.append(columns)
+
+        result = self.updater.apply(batch, targets, rows, self.reference, str(index), by_sign=by_sign, before_step=look)
+        norm = self._step_norm(before)
+        for columns in tokens:
+            self.writer.append("tokens", columns)
         self.writer.append("updates", update_row(index, result, statistics, lr, norm))
         _check_step(norm, index)
         self.contexts.stepped(index, result, before)

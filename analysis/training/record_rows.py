@@ -1,8 +1,9 @@
 """Rows of the record tables from what the loop holds: rollouts, tokens, updates and steps.
 
-Columns and their meaning are those of `analysis.records.schema`. All tensors are read after the update has been
-made from detached copies of what the update itself computed, so that recording costs no forward pass and changes
-nothing.
+Columns and their meaning are those of `analysis.records.schema`. All numbers are those of detached copies of what the
+update itself computed, so that recording costs no forward pass and changes nothing. Where logits are streamed
+(`token_logits.py`), statistics are made of them part by part, by another product with the output layer, before the
+update moves it.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ from ..records.rows import RolloutRow, TokenColumns, statistics_columns
 from ..records.rows import rollout_rows as rows_of_rollouts
 from ..records.rows import token_rows as rows_of_tokens
 from ..records.schema import BUCKETS
+from ..token_stats import token_statistics
+from ..token_stats.from_sums import concatenate
 from .judged import score_of
 from .rollouts import RolloutBatch
 from .sign_passes import SignPass
+from .token_logits import StreamedLogits
 from .update import UpdateResult
 
 __all__ = ["UpdateIndex", "choose_groups", "pass_statistics", "rollout_rows", "step_row", "token_rows", "update_row"]
+
+
+# Logits that are sorted at a time for the mass of the buckets: an index of 8 bytes for each, and its order.
+_SORTED_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -165,11 +173,34 @@ def _over_tokens(passes: list[SignPass], values: list[Tensor]) -> Tensor:
 
 def pass_statistics(sign_pass: SignPass, fields: RecordFields) -> TokenStatistics:
     """Statistics of the real tokens of a pass, flattened in row-major order."""
-    return dense_statistics(_as_wide(sign_pass.logits[sign_pass.mask], fields), sign_pass.batch.tokens[sign_pass.mask])
+    return _statistics(sign_pass, sign_pass.mask, fields)[0]
 
 
-def _as_wide(logits: Tensor, fields: RecordFields) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, getattr(torch, fields.dtype)))
+def _statistics(
+    sign_pass: SignPass, chosen: Tensor, fields: RecordFields, *, full: bool = False
+) -> tuple[TokenStatistics, Tensor | None, Tensor | None]:
+    """Statistics of the tokens where `chosen` (B, R) is true; `full`: with their ranks and most probable tokens, and
+    Σ π and Σ π² of each bucket, (n, buckets)."""
+    streamed = isinstance(sign_pass.token_logits, StreamedLogits)
+    statistics_of = token_statistics if streamed else dense_statistics
+    tokens, stats, masses = sign_pass.batch.tokens[chosen], [], []
+    for logits in sign_pass.token_logits.parts(chosen):
+        wide = logits.to(torch.promote_types(logits.dtype, getattr(torch, fields.dtype)))
+        here, tokens = tokens[: len(wide)], tokens[len(wide) :]
+        stats.append(statistics_of(wide, here, top_k=fields.top_k if full else 0, rank=full))
+        if full:
+            masses += [_by_bucket(few) for few in wide.split(max(1, _SORTED_AT_ONCE // wide.shape[1]))]
+    if not full:
+        return concatenate(stats), None, None
+    mass, mass_sq = (torch.cat(values) for values in zip(*masses, strict=True))
+    return concatenate(stats), mass, mass_sq
+
+
+def _by_bucket(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ π and Σ π² over the tokens of each bucket, (n, buckets)."""
+    membership, probs = bucket_membership(logits, BUCKETS), logits.softmax(-1)
+    mass, mass_sq = (sum_by_bucket(values, membership, len(BUCKETS) + 1) for values in (probs, probs.square()))
+    return mass, mass_sq
 
 
 def token_rows(
@@ -195,14 +226,9 @@ def token_rows(
     stats = statistics.map(lambda values: values.cpu()[flat])
     mass = mass_sq = None
     if fields.columns == "full":
-        logits = _as_wide(sign_pass.logits[kept.to(sign_pass.logits.device)], fields)
-        full = dense_statistics(logits, sign_pass.batch.tokens[kept.to(logits.device)], top_k=fields.top_k, rank=True)
+        full, *masses = _statistics(sign_pass, kept.to(sign_pass.mask.device), fields, full=True)
         stats = replace(stats, token_rank=full.token_rank, top_ids=full.top_ids, top_probs=full.top_probs)
-        membership = bucket_membership(logits, BUCKETS)
-        probs = logits.softmax(-1)
-        mass, mass_sq = (
-            sum_by_bucket(values, membership, len(BUCKETS) + 1).cpu().numpy() for values in (probs, probs.square())
-        )
+        mass, mass_sq = (None if values is None else values.cpu().numpy() for values in masses)
     return rows_of_tokens(
         TokenColumns(
             update=index.update,

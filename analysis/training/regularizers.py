@@ -57,23 +57,29 @@ def policy_entropy(scaled_logits: Tensor) -> Tensor:
 
 
 def kl_penalty(
-    estimator: str, log_probs: Tensor, ref_log_probs: Tensor, scaled_logits: Tensor, ref_scaled_logits: Tensor | None
+    estimator: str,
+    log_probs: Tensor,
+    ref_log_probs: Tensor,
+    scaled_logits: Tensor | None = None,
+    ref_scaled_logits: Tensor | None = None,
 ) -> Tensor:
-    """KL(π‖ref) per token, in nats: sampled (from log π_y and log ref_y) or full (Σ_v over the vocabulary).
+    """KL(π‖ref) per token, in nats: sampled (from log π_y and log ref_y) or full (Σ_v over the vocabulary), which alone
+    needs the logits.
 
     k1+ and k3+ are verl's: the value of k1 and k3 with the gradient of k2, which is that of the KL in expectation.
     abs is |k1|.
 
     >>> lp, ref = torch.tensor([0.5]).log(), torch.tensor([0.25]).log()
-    >>> [round(kl_penalty(k, lp, ref, lp, None).item(), 4) for k in ("k1", "k2", "k3")]
+    >>> [round(kl_penalty(k, lp, ref).item(), 4) for k in ("k1", "k2", "k3")]
     [0.6931, 0.2402, 0.1931]
     """
     if estimator == "full":
+        assert scaled_logits is not None
         assert ref_scaled_logits is not None
         return kl_of(scaled_logits, ref_scaled_logits)
     if estimator.endswith("+"):
-        value = kl_penalty(estimator[:-1], log_probs, ref_log_probs, scaled_logits, None)
-        return straight_through(value, kl_penalty("k2", log_probs, ref_log_probs, scaled_logits, None))
+        value = kl_penalty(estimator[:-1], log_probs, ref_log_probs)
+        return straight_through(value, kl_penalty("k2", log_probs, ref_log_probs))
     log_ratio = log_probs - ref_log_probs
     if estimator == "abs":
         return log_ratio.abs()

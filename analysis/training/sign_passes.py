@@ -5,7 +5,8 @@ and KL loss take a second backward pass through the same graph when they are on.
 through the model at a time, or rows of at most `update.micro_batch_tokens` tokens (`micro_batches.py`), and their
 gradients add up; with `update.autocast` its matrix products run in bfloat16, while log-probs, losses and gradients of
 the parameters stay in the parameters' dtype, or in float32 where that is bfloat16. With `update.shared_prompts` what
-rows have in common goes through the model once (`toy_models.shared_prefixes`).
+rows have in common goes through the model once (`toy_models.shared_prefixes`). Logits exist all at once or are
+streamed, as `update.logits` says (`token_logits.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 
 from toy_models import Policy, TeacherBatch, response_logits, teacher_batch
-from toy_models.shared_prefixes import shared_batch, shared_logits
+from toy_models.shared_prefixes import chosen_hidden, shared_batch, shared_logits
 
-from ..errors import DivergedError
+from ..errors import DivergedError, UsageError
 from ..objectives import Objective, TokenBatch
+from ..objectives.formulas.regularisers import kl_of
+from ..probes.output_heads import OutputHead, find_head
 from ..probes.weight_probe import WeightProbe
 from ..recipes.fields import UpdateFields
 from .critic import captured_hidden_states
@@ -30,6 +33,7 @@ from .recomputed_layers import recomputed_layers
 from .regularizers import Regularizers, kl_penalty, policy_entropy
 from .rollouts import RolloutBatch
 from .step_targets import StepTargets
+from .token_logits import AT_ONCE, DenseLogits, StreamedLogits, TokenLogits, own_log_prob
 from .token_masks import TokenChoice, kept_tokens
 
 __all__ = ["Gradients", "PassGradients", "PassRunner", "SignPass", "sum_gradients", "wide"]
@@ -44,13 +48,14 @@ class SignPass:
     """The rows of one reward sign in a pass. Tensors are (B, R) over the rows, padding included; see `mask`.
 
     `weights`, `kl_weights` and `entropy_weights` are those of the update, normaliser and temperature included:
-    −∂L/∂log π_y, and the coefficients of the KL and entropy vectors in the descent direction of the scaled logits z/T.
+    −∂L/∂log π_y, and the coefficients of the KL and entropy vectors in the descent direction of the scaled logits z/T,
+    which `token_logits` has or computes from the parameters as they are when it is asked.
     """
 
     sign: int
     rows: Tensor
     batch: TeacherBatch
-    logits: Tensor
+    token_logits: TokenLogits
     log_probs: Tensor
     old_log_probs: Tensor
     ref_log_probs: Tensor | None
@@ -70,11 +75,26 @@ class SignPass:
     def mask(self) -> Tensor:
         return self.batch.mask
 
+    @property
+    def logits(self) -> Tensor:
+        """(B, R, V), divided by the temperature; ValueError where they were streamed and never existed."""
+        if isinstance(self.token_logits, StreamedLogits):
+            raise ValueError("logits: expected dense ones, got streamed ones; ask token_logits for parts of them")
+        return self.token_logits.logits
+
     def part(self, chosen: Tensor, sign: int, loss: float, kl_sum: float) -> SignPass:
         """Some of the rows, those where `chosen` (B,) is true, with their sign and their share of the sums."""
         rows = {item.name: getattr(self, item.name) for item in fields(self)}
         picked = {name: value[chosen] for name, value in rows.items() if isinstance(value, Tensor)}
-        return replace(self, **picked, batch=_rows_of(self.batch, chosen), sign=sign, loss=loss, kl_sum=kl_sum)
+        return replace(
+            self,
+            **picked,
+            batch=_rows_of(self.batch, chosen),
+            token_logits=self.token_logits.of_rows(chosen),
+            sign=sign,
+            loss=loss,
+            kl_sum=kl_sum,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,12 +124,19 @@ class PassRunner:
         regularizers: Regularizers,
         fields: UpdateFields,
         temperature: float,
+        *,
+        keeps_hidden: bool = False,
     ) -> None:
-        """Log-probs are those of softmax(z/T) at the rollouts' `temperature`."""
+        """Log-probs are those of softmax(z/T) at the rollouts' `temperature`. `keeps_hidden` says that others read what
+        goes into the output head, as a critic does: logits are then never streamed."""
         self.policy, self.objective, self.regularizers = policy, objective, regularizers
         self._fields, self._temperature = fields, temperature
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.dtype, self.device = wide(self.parameters[0].dtype), self.parameters[0].device
+        self._heads: dict[torch.nn.Module, OutputHead | None] = {}
+        self._keeps_hidden = keeps_hidden
+        if fields.logits == "streamed":
+            find_head(policy.model)  # raises for a head that is not known
 
     @torch.no_grad()
     def log_probs(self, model: torch.nn.Module, batch: RolloutBatch, rows: Sequence[int]) -> Tensor:
@@ -117,7 +144,7 @@ class PassRunner:
         out = torch.zeros(len(rows), batch.sampling_log_probs.shape[1], dtype=self.dtype)
         for part in self.parts(batch, rows):
             teacher = self._teacher(batch, [rows[i] for i in part.tolist()])
-            values, _ = self._token_log_probs(self._logits(model, teacher), teacher)
+            values = self._token_logits(model, teacher).per_token(own_log_prob, teacher.tokens)
             out[part, : values.shape[1]] = values.masked_fill(~teacher.mask, 0).cpu()
         return out
 
@@ -147,10 +174,11 @@ class PassRunner:
         log_probs, entropy = torch.zeros(2, len(rows), width, dtype=self.dtype)
         for part in self.parts(batch, rows.tolist()):
             teacher = self._teacher(batch, rows[part].tolist())
-            values, scaled = self._token_log_probs(self._logits(self.policy.model, teacher), teacher)
+            logits = self._token_logits(self.policy.model, teacher)
+            values = logits.per_token(own_log_prob, teacher.tokens)
             here = part, slice(0, values.shape[1])
             log_probs[here] = values.masked_fill(~teacher.mask, 0).cpu()
-            entropy[here] = policy_entropy(scaled).masked_fill(~teacher.mask, 0).cpu()
+            entropy[here] = logits.per_token(policy_entropy).masked_fill(~teacher.mask, 0).cpu()
         advantages = targets.advantages_of(rows, width).to(self.dtype)
         old = targets.old_of(rows, log_probs)
         tokens = TokenBatch(log_probs, old, advantages, batch.mask()[rows], entropy=entropy)
@@ -210,11 +238,11 @@ class PassRunner:
         hidden = None
         if keep_hidden:
             with captured_hidden_states(self.policy.model) as seen:
-                raw = self._logits(self.policy.model, teacher)
+                logits = self._token_logits(self.policy.model, teacher)
             hidden = seen[0].to(self.dtype)
         else:
-            raw = self._logits(self.policy.model, teacher)
-        log_probs, scaled = self._token_log_probs(raw, teacher)
+            logits = self._token_logits(self.policy.model, teacher)
+        log_probs = logits.per_token(own_log_prob, teacher.tokens)
         probe = WeightProbe(log_probs)
         old = targets.old_of(rows, log_probs.detach())
         advantages = targets.advantages_of(rows, width).to(device=device, dtype=log_probs.dtype)
@@ -257,16 +285,17 @@ class PassRunner:
             extra = log_probs.new_zeros(())
             if entropy_on:
                 entropy_weights = regularizers.entropy_coef * token_scale
-                bonus = entropy_weights * policy_entropy(scaled).masked_fill(~mask, 0)
+                bonus = entropy_weights * logits.per_token(policy_entropy).masked_fill(~mask, 0)
                 extra, losses = extra - bonus.sum(), losses - bonus.detach()
             if kl_on:
                 assert ref is not None
-                ref_logits = None
                 if regularizers.kl_estimator == "full":
                     assert reference is not None
                     with torch.no_grad():
-                        ref_logits = self._logits(reference, teacher) / self._temperature
-                kl = kl_penalty(regularizers.kl_estimator, log_probs, ref, scaled, ref_logits).masked_fill(~mask, 0)
+                        ref_logits = self._token_logits(reference, teacher)
+                    kl = logits.per_token(kl_of, ref_logits).masked_fill(~mask, 0)
+                else:
+                    kl = kl_penalty(regularizers.kl_estimator, log_probs, ref).masked_fill(~mask, 0)
                 kl_of_tokens = kl.detach()
                 extra = extra + regularizers.kl_coef * (kl * token_scale).sum()
                 losses = losses + regularizers.kl_coef * kl_of_tokens * token_scale
@@ -276,14 +305,14 @@ class PassRunner:
                 full = regularizers.kl_estimator == "full"
                 kl_weights = -regularizers.kl_coef * token_scale if full else probe.take()
         elif ref is not None and regularizers.kl_coef > 0:  # a reward: no gradient here, but worth knowing
-            kl = kl_penalty(regularizers.kl_estimator, log_probs.detach(), ref, scaled, None)
+            kl = kl_penalty(regularizers.kl_estimator, log_probs.detach(), ref)
             kl_of_tokens = kl.detach().masked_fill(~mask, 0)
         probe.remove()
         sign_pass = SignPass(
             sign,
             rows,
             teacher,
-            scaled.detach(),
+            logits.detach(),
             log_probs.detach(),
             old,
             ref,
@@ -315,20 +344,42 @@ class PassRunner:
             [batch.prompt(i).ids for i in rows], [batch.responses[i] for i in rows], self.policy.pad_id, self.device
         )
 
-    def _logits(self, model: torch.nn.Module, teacher: TeacherBatch) -> Tensor:
-        fields = self._fields
+    def _token_logits(self, model: torch.nn.Module, teacher: TeacherBatch) -> TokenLogits:
+        """The logits of the rows' tokens under a model, by a forward pass."""
+        fields, head = self._fields, self._head(model, teacher)
+        autocast = None if fields.autocast is None else getattr(torch, fields.autocast)
         with contextlib.ExitStack() as stack:
-            if fields.autocast is not None:
-                stack.enter_context(torch.autocast(self.device.type, dtype=getattr(torch, fields.autocast)))
+            if autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, dtype=autocast))
             if fields.gradient_checkpointing and torch.is_grad_enabled():
                 stack.enter_context(recomputed_layers(model))
-            if fields.shared_prompts:
-                return shared_logits(model, shared_batch(teacher)).to(self.dtype)
-            return response_logits(model, teacher).to(self.dtype)
+            if head is None:
+                shared = fields.shared_prompts
+                raw = shared_logits(model, shared_batch(teacher)) if shared else response_logits(model, teacher)
+            else:
+                rows, positions = teacher.mask.nonzero().T
+                hidden, first = chosen_hidden(model, teacher, rows, positions, share=fields.shared_prompts)
+        if head is None:
+            scaled = raw.to(self.dtype)
+            return DenseLogits(scaled if self._temperature == 1 else scaled / self._temperature)
+        head.verify(hidden[:1].detach(), first)
+        return StreamedLogits(hidden, teacher.mask, head, self._temperature, self.dtype, autocast)
 
-    def _token_log_probs(self, logits: Tensor, teacher: TeacherBatch) -> tuple[Tensor, Tensor]:
-        scaled = logits if self._temperature == 1 else logits / self._temperature
-        return scaled.gather(-1, teacher.tokens[..., None])[..., 0] - scaled.logsumexp(-1), scaled
+    def _head(self, model: torch.nn.Module, teacher: TeacherBatch) -> OutputHead | None:
+        """The head of a model where the logits of the rows are to be streamed; None where they exist as a whole."""
+        if self._fields.logits == "dense" or self._keeps_hidden:
+            return None
+        if model not in self._heads:
+            try:
+                self._heads[model] = find_head(model)
+            except UsageError:
+                if self._fields.logits == "streamed":
+                    raise
+                self._heads[model] = None  # a head that is not known is asked for its logits
+        head = self._heads[model]
+        if head is None or self._fields.logits == "streamed":
+            return head
+        return head if teacher.tokens.numel() * head.vocabulary > AT_ONCE else None
 
     def _take_gradients(self) -> Gradients:
         taken = [

@@ -85,7 +85,7 @@ def fix_targets(
     kl = torch.zeros(shape, dtype=dtype)
     if penalty.kl_in_reward:
         assert ref is not None
-        kl[used] = kl_penalty(penalty.kl_estimator, old[used], ref[used], old[used], None)
+        kl[used] = kl_penalty(penalty.kl_estimator, old[used], ref[used])
     if critic is None:
         advantages = batch.advantages
         if penalty.kl_before_baseline:

@@ -82,10 +82,13 @@ class Updater:
         where: str,
         *,
         by_sign: bool = True,
+        before_step: Callable[[UpdateResult], None] | None = None,
     ) -> UpdateResult:
         """Make one update from the given rows; `where` names the update in errors.
 
-        `by_sign` takes the gradients of the two reward signs apart; without it only their sum is known.
+        `by_sign` takes the gradients of the two reward signs apart; without it only their sum is known. `before_step`
+        is called with all but the step made: what is asked of `SignPass.token_logits` must be asked there, while the
+        parameters are those of the passes.
 
         Raises:
             DivergedError: a loss or gradient is not finite; the parameters are left as they were.
@@ -131,9 +134,12 @@ class Updater:
             else [torch.zeros_like(p, dtype=wide(p.dtype)) for p in self.parameters]
         )
         self._norms(result, gradients, total, where)
+        entropy = _mean_entropy(result.passes) if self._entropy is not None and result.passes else None
+        if before_step is not None:
+            before_step(result)
         self._step(result, total)
-        if self._entropy is not None and result.passes:
-            self._entropy.observe(_mean_entropy(result.passes))
+        if self._entropy is not None and entropy is not None:
+            self._entropy.observe(entropy)
         if self.critic is not None and result.passes:
             hidden = torch.cat(
                 [sign_pass.hidden[sign_pass.mask] for sign_pass in result.passes if sign_pass.hidden is not None]
@@ -202,7 +208,9 @@ def _rescale(result: UpdateResult, unmasked: Gradients) -> None:
 
 def _mean_entropy(passes: list[SignPass]) -> float:
     """Over all tokens of the passes, in nats."""
-    summed = sum(float(policy_entropy(one.logits)[one.mask].double().sum()) for one in passes)
+    summed = sum(
+        float(policy_entropy(logits).double().sum()) for one in passes for logits in one.token_logits.parts(one.mask)
+    )
     return summed / sum(int(one.mask.sum()) for one in passes)
 
 

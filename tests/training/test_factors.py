@@ -676,6 +676,7 @@ ELSEWHERE = {
         (f"task.{name}" for name in ("dataset", "config", "splits", "seed", "system", "answer_tag", "normal_form")),
         "recipes/test_public_tasks.py::test_each_field_changes_the_task_and_the_hash",
     ),
+    "update.logits": "training/test_streamed_logits.py::test_streamed_logits_make_the_update_of_dense_ones",
     **dict.fromkeys(OF_SOME_OBJECTIVES, _REACHES),
     **dict.fromkeys(OF_THE_ROLLOUTS, f"{_LOOP}::test_corrections_of_the_rollouts_reach_the_weights"),
     "objective.teacher": f"{_LOOP}::test_the_teacher_scores_the_tokens_of_the_policy",

@@ -17,6 +17,7 @@ from analysis.training.record_rows import UpdateIndex, pass_statistics, update_r
 from analysis.training.rollout_model import RolloutModel
 from analysis.training.step_targets import StepTargets
 from analysis.training.targets import fix_targets
+from analysis.training.token_logits import DenseLogits
 from tests.training.naive_update import make_config, make_updater, off_policy_targets, random_batch, random_policy
 
 ROWS = torch.arange(16)
@@ -125,7 +126,7 @@ def test_statistics_are_at_least_of_the_recorded_dtype():
     _, _, result = one_update(objective={"name": "reinforce"})
     one = result.passes[0]
     assert pass_statistics(one, RecordFields()).entropy.dtype == torch.float64
-    one.logits = one.logits.bfloat16()
+    one.token_logits = DenseLogits(one.logits.bfloat16())
     assert pass_statistics(one, RecordFields()).entropy.dtype == torch.float32
     assert pass_statistics(one, RecordFields(dtype="float64")).entropy.dtype == torch.float64
 
