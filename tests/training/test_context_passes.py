@@ -63,8 +63,7 @@ def followed(*, share: bool) -> tuple[dict[str, Any], list[int]]:
     before = {name: p.detach().clone() for name, p in trained.items()}
     result = updater.apply(batch, StepTargets.on_policy(batch), rows, None, "update 0")
     follower.stepped(INDEX, result, before)
-    steps = {name: p.detach() - before[name] for name, p in trained.items()}
-    follower.after(INDEX, result, before, steps, writer)  # type: ignore[arg-type]
+    follower.after(INDEX, result, before, writer)  # type: ignore[arg-type]
     (columns,) = writer.flows
     return columns, read
 
