@@ -43,14 +43,20 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-def windows(items: Sequence[T], start: int, budget: int) -> Iterator[tuple[int, list[T]]]:
-    """(end, items[begin:end]) of successive windows from `start`, each of some budgets of tokens, or of one item."""
+def windows(
+    items: Sequence[T], start: int, budget: int, measured: Callable[[T], bool] = lambda item: True
+) -> Iterator[tuple[int, list[T]]]:
+    """(end, items[begin:end]) of successive windows from `start`, each of some budgets of tokens, or of one item.
+
+    An item that is not `measured` counts as one token.
+    """
     begin, tokens = start, 0
     for place in range(start, len(items)):
-        tokens += items[place].length
+        size = items[place].length if measured(items[place]) else 1
+        tokens += size
         if place > begin and tokens > _BATCHES * budget:
             yield place, list(items[begin:place])
-            begin, tokens = place, items[place].length
+            begin, tokens = place, size
     if begin < len(items):
         yield len(items), list(items[begin:])
 
@@ -193,7 +199,12 @@ class Forward:
                 return None
         try:
             columns = measure(
-                hidden, tokens, self._head, temperature=self._settings.temperature, top_k=self._settings.top_k
+                hidden,
+                tokens,
+                self._head,
+                temperature=self._settings.temperature,
+                top_k=self._settings.top_k,
+                columns=self._settings.record_columns,
             )
         except UsageError as error:  # logits that are no numbers
             others = f" and {len(batch) - 1} others" if len(batch) > 1 else ""

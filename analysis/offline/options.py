@@ -14,7 +14,7 @@ from ..recipes.model_checks import check_base
 from .columns import parse_mapping
 from .layouts import FORMATS
 from .reading import read_rollouts
-from .trace_settings import TraceSettings, check_batch_tokens
+from .trace_settings import RECORD_COLUMNS, TraceSettings, check_batch_tokens
 
 if TYPE_CHECKING:
     from toy_models import Policy
@@ -129,6 +129,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--temperature", metavar="T", type=float, default=1.0, help="of softmax(logits / T) (default: 1)")
     add("--top-k", metavar="K", type=int, default=8, help="record the K most probable tokens (default: 8)")
     add(
+        "--record-columns",
+        default="full",
+        choices=RECORD_COLUMNS,
+        help="core: without ranks, buckets and top tokens, in less space and time (default: full)",
+    )
+    add(
+        "--record-tokens",
+        metavar="F",
+        type=float,
+        default=1.0,
+        help="fraction of the prompts whose tokens are recorded; the others cost no pass (default: 1)",
+    )
+    add(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16", "float16", "float64"),
@@ -177,6 +190,8 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         new_turn=arguments.new_turn,
         bos=arguments.bos,
         responses_apart=arguments.responses_apart,
+        record_columns=arguments.record_columns,
+        record_tokens=arguments.record_tokens,
     )
     check_batch_tokens(arguments.batch_tokens)
     if arguments.workers is not None and arguments.workers < 1:
@@ -209,6 +224,8 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         workers=arguments.workers or 1,
         skip_bad=settings.skip_bad,
         top_k=settings.top_k,
+        record_columns=settings.record_columns,
+        record_tokens=settings.record_tokens,
         batch_tokens=arguments.batch_tokens,
         quiet=arguments.quiet,
     )

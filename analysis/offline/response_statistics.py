@@ -56,9 +56,24 @@ def response_hidden(
 
 
 def measure(
-    hidden: Tensor, tokens: Tensor, head: OutputHead, *, temperature: float, top_k: int
+    hidden: Tensor, tokens: Tensor, head: OutputHead, *, temperature: float, top_k: int, columns: str = "full"
 ) -> dict[str, np.ndarray]:
-    """Columns of the table `tokens` for hidden states (n, D) and tokens (n,) of softmax(logits / temperature)."""
+    """Columns of the table `tokens` for hidden states (n, D) and tokens (n,) of softmax(logits / temperature).
+
+    The columns "core" are those without ranks, buckets and top tokens; they need no logits that stay.
+    """
+    if columns == "core":
+        return statistics_columns(
+            token_statistics(
+                hidden=hidden,
+                head=head.weight(),
+                bias=head.bias(),
+                tokens=tokens,
+                temperature=temperature,
+                softcap=head.softcap,
+                logit_scale=head.logit_scale,
+            )
+        )
     parts = [
         _rows(logits, tokens[low : low + len(logits)], temperature, top_k) for low, logits in _logits(hidden, head)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from toy_models.verifiers import Verifier
 
 from ..common.progress import Progress
 from ..common.stop_requests import StopRequests
+from ..probes.record_spec import RecordSpec
 from ..records import RunWriter
 from ..records.ranks import Ranks
 from .forward import Columns, Forward, Sized, windows
@@ -36,11 +37,13 @@ _COMMIT_SECONDS = 10.0
 T = TypeVar("T", bound=Sized)
 
 
-def rounds(items: Sequence[T], start: int, budget: int, count: int) -> Iterator[tuple[int, list[list[T]]]]:
+def rounds(
+    items: Sequence[T], start: int, budget: int, count: int, measured: Callable[[T], bool] = lambda item: True
+) -> Iterator[tuple[int, list[list[T]]]]:
     """(end, windows) of successive rounds from `start`, each of at most `count` windows."""
     waiting: list[list[T]] = []
     end = start
-    for end, window in windows(items, start, budget):
+    for end, window in windows(items, start, budget, measured):
         waiting.append(window)
         if len(waiting) == count:
             yield end, waiting
@@ -107,7 +110,9 @@ def trace_rounds(
         UsageError: As `Forward` and the verifier raise it, on every process, also where another one failed.
     """
     start = writer.committed_step or 0
-    total, done = sum(item.length for item in items), sum(item.length for item in items[:start])
+    measured = _measured(items, settings)
+    lengths = [item.length if measured(item) else 0 for item in items]
+    total, done = sum(lengths), sum(lengths[:start])
     seen = {item.prompt_id for item in items[:start]}
     with (
         StopRequests() as requests,
@@ -118,11 +123,14 @@ def trace_rounds(
     ):
         requests.interrupt, requests.patience = False, 1
         committed, pending = time.monotonic(), start
-        for end, parts in rounds(items, start, forward.budget, ranks.count):
-            batches = [batch for window in parts for batch in forward.batches(window)]
+        for end, parts in rounds(items, start, forward.budget, ranks.count, measured):
+            wanted = [[item for item in window if measured(item)] for window in parts]
+            batches = [batch for window in wanted for batch in forward.batches(window)]
             mine = share_of(batches, ranks.rank, ranks.count)
-            own = sorted((item for batch in mine for item in batch), key=lambda item: item.rollout.index)
-            size, in_round = (sum(item.length for some in group for item in some) for group in (mine, parts))
+            others = [item for window in parts for item in window if not measured(item)]
+            own = [*(item for batch in mine for item in batch), *others[ranks.rank :: ranks.count]]
+            own.sort(key=lambda item: item.rollout.index)
+            size, in_round = (sum(item.length for some in group for item in some) for group in (mine, wanted))
             meter = _Meter(progress, done, total, in_round / size if size else 1.0)
             rows: dict[str, Any] = {}
 
@@ -171,11 +179,23 @@ def _rows(
     own: Sequence[Encoded], columns: dict[int, Columns], judge: Verifier | None, settings: TraceSettings
 ) -> dict[str, Any]:
     """Rows of rollouts and tokens, in the order of the file."""
-    measured = [columns[item.rollout.index] for item in own]
-    return {
-        "rollouts": rollout_rows(own, judged_of(own, judge, settings)),
-        "tokens": token_rows(own, measured, on_policy=settings.on_policy),
-    }
+    rows = {"rollouts": rollout_rows(own, judged_of(own, judge, settings))}
+    if measured := [item for item in own if item.rollout.index in columns]:
+        statistics = [columns[item.rollout.index] for item in measured]
+        rows["tokens"] = token_rows(measured, statistics, on_policy=settings.on_policy)
+    return rows
+
+
+def _measured(items: Sequence[Encoded], settings: TraceSettings) -> Callable[[Encoded], bool]:
+    """Whether the tokens of a rollout are recorded: those of all prompts, or of a draw of the prompts of each step."""
+    if settings.record_tokens == 1:
+        return lambda item: True
+    spec = RecordSpec(tokens=settings.record_tokens)
+    prompts: dict[int, dict[str, None]] = {}
+    for item in items:
+        prompts.setdefault(item.rollout.step, {})[item.prompt_id] = None
+    drawn = {step: spec.drawn(step, list(names)) for step, names in prompts.items()}
+    return lambda item: item.prompt_id in drawn[item.rollout.step]
 
 
 class _Meter:

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..errors import UsageError
 
-__all__ = ["TraceSettings", "check_batch_tokens"]
+__all__ = ["RECORD_COLUMNS", "TraceSettings", "check_batch_tokens"]
+
+RECORD_COLUMNS = ("full", "core")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class TraceSettings:
     `chat_template` is the name of a template where the tokenizer has several. `template_arguments` are variables of the
     template. `new_turn`: an assistant's message at the end of a prompt is complete. `bos`: each prompt begins with the
     tokenizer's start token. `responses_apart`: a response is a text of its own, for tokenizers that mark where one
-    starts.
+    starts. `record_columns`: "core" leaves ranks, buckets and top tokens out. `record_tokens`: fraction of the prompts
+    whose tokens are recorded; the others do not go through the model.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -37,6 +40,8 @@ class TraceSettings:
     new_turn: bool = False
     bos: bool = False
     responses_apart: bool = False
+    record_columns: str = "full"
+    record_tokens: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -46,6 +51,16 @@ class TraceSettings:
             raise UsageError(f"{name}: only a chat template reads it; add chat_template (--chat-template)")
         if self.top_k < 0:
             raise UsageError(f"top_k: expected a number of tokens, 0 for none, got {self.top_k}")
+        if self.record_columns not in RECORD_COLUMNS:
+            raise UsageError(
+                f"record_columns: expected one of {', '.join(RECORD_COLUMNS)}, got {self.record_columns!r}; "
+                "core leaves ranks, buckets and top tokens out"
+            )
+        if not 0 < self.record_tokens <= 1:
+            raise UsageError(
+                f"record_tokens: expected a fraction above 0 and at most 1, got {self.record_tokens}; "
+                "0.125 records the tokens of every eighth prompt"
+            )
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UsageError(f"threshold: expected a finite number, got {self.threshold}")
 

@@ -72,6 +72,8 @@ def trace_rollouts(
     workers: int = 1,
     skip_bad: bool = False,
     top_k: int = 8,
+    record_columns: str = "full",
+    record_tokens: float = 1.0,
     batch_tokens: int = BATCH_TOKENS,
     label: str | None = None,
     quiet: bool = True,
@@ -111,6 +113,9 @@ def trace_rollouts(
         workers: Processes of the verifier "math".
         skip_bad: Leave rows out that cannot be used, and count them in run.json.
         top_k: How many of the most probable tokens are recorded.
+        record_columns: "core" leaves ranks, buckets and top tokens out: a third of the size, and less time.
+        record_tokens: Fraction of the prompts whose tokens are recorded, drawn by a hash of prompt and step. The others
+            cost no pass; their rollouts are recorded without tokens.
         batch_tokens: Tokens that go through the model together, padding counted; halved where memory runs out.
         label: Name in tables and figures; by default that of the model's folder.
         quiet: Show no progress on stderr.
@@ -141,6 +146,8 @@ def trace_rollouts(
         new_turn=new_turn,
         bos=bos,
         responses_apart=responses_apart,
+        record_columns=record_columns,
+        record_tokens=record_tokens,
     )
     check_batch_tokens(batch_tokens)
     ranks, folder = process_ranks(), Path(out)
@@ -285,5 +292,9 @@ def _run_json(
         "threads": torch.get_num_threads(),
         "device": str(next(model.parameters()).device),
         "dtype": dtype,
-        "record": {"tokens": 1.0, "columns": "full", "top_k": settings.top_k},
+        "record": {
+            "tokens": settings.record_tokens,
+            "columns": settings.record_columns,
+            "top_k": settings.top_k if settings.record_columns == "full" else 0,
+        },
     }

@@ -461,3 +461,43 @@ class TestFolders:
         traced(tmp_path, model=model)
         assert model.training
         assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+class TestWhatIsRecorded:
+    def test_core_columns_are_those_of_full_without_ranks_buckets_and_top_tokens(self, tmp_path: Path) -> None:
+        full, core = (traced(tmp_path / name, record_columns=name) for name in ("full", "core"))
+        every, few = full.table("tokens"), core.table("tokens")
+        gone = ["token_rank", "bucket_mass", "bucket_mass_sq", "top_ids", "top_probs"]
+        assert few[gone].isna().all(axis=None)
+        assert not every[gone].isna().any(axis=None)
+        assert few["argmax_token"].tolist() == every["argmax_token"].tolist()
+        for name in ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm"):
+            np.testing.assert_allclose(few[name], every[name], rtol=2e-5, atol=1e-7, err_msg=name)
+        assert core.info["record"] == {"tokens": 1.0, "columns": "core", "top_k": 0}
+
+    def test_tokens_of_some_prompts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = rows_of(80)
+        whole, some = traced(tmp_path / "a", rows), traced(tmp_path / "b", rows, record_tokens=0.25)
+        assert some.table("rollouts").equals(whole.table("rollouts"))
+        drawn = set(some.table("tokens")["rollout"])
+        groups = some.table("rollouts").groupby("group")["rollout"].agg(set)
+        assert all(group <= drawn or not group & drawn for group in groups)
+        assert 0 < sum(group <= drawn for group in groups) < len(groups) / 2
+        all_tokens, few = whole.table("tokens"), some.table("tokens")
+        expected = all_tokens[all_tokens["rollout"].isin(drawn)]
+        assert few[["rollout", "position", "token"]].to_numpy().tolist() == (
+            expected[["rollout", "position", "token"]].to_numpy().tolist()
+        )
+        np.testing.assert_allclose(few["log_prob"], expected["log_prob"], rtol=2e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"record_columns": "most"}, r"record_columns: expected one of full, core, got 'most'"),
+            ({"record_tokens": 0.0}, r"record_tokens: expected a fraction above 0 and at most 1, got 0.0"),
+        ],
+    )
+    def test_what_is_refused(self, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            traced(tmp_path / "a", **options)
+        assert not (tmp_path / "a").exists()
