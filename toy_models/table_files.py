@@ -8,14 +8,14 @@ The content decides, not the name; only a CSV or TSV file is known by its name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .table_formats import Place, rows_of_file
 
-__all__ = ["Row", "column_names", "column_value", "raw_rows", "read_table"]
+__all__ = ["Row", "column_names", "column_value", "each_row", "raw_rows", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,16 @@ def raw_rows(
     A broken line is left out and its error passed to `bad`, which raises it by default. Raises ValueError for a file
     that cannot be read at all.
     """
+    return list(each_row(path, bad, name))
+
+
+def each_row(
+    path: str | Path, bad: Callable[[ValueError], None] = _refuse, name: str | None = None
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """The rows of `raw_rows` one after another. JSON Lines, CSV and tables of Arrow are not held in memory."""
     path = Path(path)
     try:
-        return rows_of_file(path, bad, name)
+        yield from rows_of_file(path, bad, name)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read: {reason}") from error

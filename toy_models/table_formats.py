@@ -26,6 +26,7 @@ __all__ = ["CsvText", "Place", "rows_of_columns", "rows_of_file"]
 Bad = Callable[[ValueError], None]
 Places = Iterator[tuple["Place", Mapping[str, Any]]]
 
+_BATCH = 1024  # rows of a table that become Python objects at a time
 _SHOWN = 60  # characters of a broken line in a message
 _HEAD = 512  # bytes that show what a file is
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
@@ -71,16 +72,20 @@ class Place(str):
         number: Of its line or row, from 1 on.
     """
 
-    __slots__ = ("file", "kind", "number")
+    __slots__ = ("file", "kind", "number", "part")
     file: str
     kind: str  # line or row
     number: int
+    part: str
 
     def __new__(cls, file: str, kind: str, number: int, part: str = "") -> Place:
         """`part` is added to the text: which part of the row."""
         place = super().__new__(cls, f"{file} {kind} {number}{part}".lstrip())
-        place.file, place.kind, place.number = file, kind, number
+        place.file, place.kind, place.number, place.part = file, kind, number, part
         return place
+
+    def __getnewargs__(self) -> tuple[str, str, int, str]:  # type: ignore[override]  # str has one
+        return self.file, self.kind, self.number, self.part
 
     def within(self, part: str) -> Place:
         """The place of a part of the row.
@@ -91,8 +96,10 @@ class Place(str):
         return Place(self.file, self.kind, self.number, part) if part else self
 
 
-def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> list[tuple[Place, Mapping[str, Any]]]:
+def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> Places:
     """Place and columns of each row; a row that is broken goes to `bad`. Places have the file's name, or `name`.
+
+    JSON Lines, CSV and Parquet are read as rows are asked for.
 
     Raises ValueError, OSError, EOFError.
     """
@@ -106,13 +113,15 @@ def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> list[tuple[Pl
         with _opened(path, compression) as content:
             head = content.read(_HEAD)
         if compression is None and head.startswith(_ARCHIVE) and is_torch_file(path):
-            return [(Place(name, "row", i), row) for i, row in enumerate(torch_documents(path), start=1)]
+            yield from ((Place(name, "row", i), row) for i, row in enumerate(torch_documents(path), start=1))
+            return
         if kind := next((kind for mark, kind in _FOREIGN if head.startswith(mark)), None):
             raise ValueError(f"{path} cannot be read: expected rows of a table, got {kind}; {_WRITE_ROWS}")
         if head[257:262] == b"ustar":
             raise ValueError(f"{path} cannot be read: expected rows of a table, got a tar archive; unpack it first")
         if head.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")) or path.suffix == ".parquet":
-            return list(_arrow(path, name, compression, head))
+            yield from _arrow(path, name, compression, head)
+            return
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ValueError(f"{path} cannot be read: its text is UTF-16; save it as UTF-8")
         if b"\x00" in head:
@@ -121,8 +130,9 @@ def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> list[tuple[Pl
             suffixes = [suffix for suffix in path.suffixes if suffix not in _SUFFIXES]
             suffix = suffixes[-1].lower() if suffixes else ""
             if suffix in (".csv", ".tsv"):
-                return list(_csv(name, text, bad, "\t" if suffix == ".tsv" else ","))
-            return list(_json(name, text, bad))
+                yield from _csv(name, text, bad, "\t" if suffix == ".tsv" else ",")
+            else:
+                yield from _json(name, text, bad)
     except (lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -159,19 +169,25 @@ def _arrow(path: Path, name: str, compression: str | None, head: bytes) -> Place
     if compression is not None:
         with _opened(path, compression) as content:
             source = pa.BufferReader(content.read())
+    number = 0
     try:
+        batches: Any
         if head.startswith(b"ARROW1"):
-            table = pa.ipc.open_file(pa.memory_map(str(path)) if compression is None else source).read_all()
+            reader = pa.ipc.open_file(pa.memory_map(str(path)) if compression is None else source)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
         elif head.startswith(b"\xff\xff\xff\xff"):
-            table = pa.ipc.open_stream(pa.memory_map(str(path)) if compression is None else source).read_all()
+            batches = pa.ipc.open_stream(pa.memory_map(str(path)) if compression is None else source)
         else:
-            table = pq.read_table(source)
+            batches = pq.ParquetFile(source).iter_batches(_BATCH)
+        for batch in batches:
+            for start in range(0, batch.num_rows, _BATCH):
+                for row in batch.slice(start, _BATCH).to_pylist():
+                    number += 1
+                    yield Place(name, "row", number), row
     except pa.ArrowException as error:
         raise ValueError(
             f"{path} cannot be read: {error} The file may be incomplete: a writer that was stopped leaves out its end."
         ) from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield Place(name, "row", number), row
 
 
 def _csv(name: str, text: IO[str], bad: Bad, delimiter: str) -> Places:
@@ -232,7 +248,8 @@ def _json(name: str, text: IO[str], bad: Bad) -> Places:
 
 
 def _json_lines(name: str, lines: Iterator[tuple[int, str]], bad: Bad) -> Places:
-    rows = []
+    first: tuple[Place, Mapping[str, Any]] | None = None  # alone it may be an object of columns
+    several = False
     for number, raw in lines:
         line, where = raw.removeprefix("\ufeff"), Place(name, "line", number)
         if not line.strip():
@@ -253,10 +270,17 @@ def _json_lines(name: str, lines: Iterator[tuple[int, str]], bad: Bad) -> Places
         if not isinstance(row, dict):
             bad(ValueError(f"{where}: expected an object {{…}} on each line, got {shown}"))
             continue
-        rows.append((where, row))
-    if len(rows) == 1 and (columns := rows_of_columns(rows[0][1])) is not None:
-        rows = [(Place(name, "row", i), row) for i, row in enumerate(columns, start=1)]
-    yield from rows
+        if first is None:
+            first = (where, row)
+            continue
+        if not several:
+            yield first
+        several = True
+        yield where, row
+    if first is None or several:
+        return
+    columns = rows_of_columns(first[1])
+    yield from [first] if columns is None else ((Place(name, "row", i), row) for i, row in enumerate(columns, start=1))
 
 
 def _comma(text: str, error: json.JSONDecodeError) -> str:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from toy_models.messages import nearest
+from toy_models.spooled import Mapped, Spooled
 from toy_models.table_files import column_names, column_value
 
 from ..errors import UsageError
@@ -138,7 +139,7 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
     if layout is not None and layout.check is not None:
         layout.check(rows)
     flat, places = _flat(rows, layout)
-    whole = [row for row in flat if not isinstance(row, ValueError)]
+    whole = _without_errors(flat, layout)
     if not whole:
         return Chosen({}, flat, places, layout=layout)
     names = _names(whole) if layout is not None and layout.unpack is not None else names
@@ -177,7 +178,7 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
     if len(masks) > 1:
         found["response_mask"] = " * ".join(masks)
     if "group" not in wanted and by_layout.get("group") is None:
-        flat, found["group"], note = _group(flat, found)
+        flat, found["group"], note = _group(flat, whole, found)
         notes += [note] if note else []
     columns = {role: name for role, name in found.items() if name is not None}
     left_out: frozenset[int] = frozenset()
@@ -236,32 +237,41 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
         return None
 
 
-def _flat(rows: Rows, layout: Layout | None) -> tuple[list[Mapping[str, Any] | ValueError], Sequence[tuple[int, str]]]:
+def _flat(
+    rows: Rows, layout: Layout | None
+) -> tuple[Sequence[Mapping[str, Any] | ValueError], Sequence[tuple[int, str]]]:
     """The rows with flat columns, and where each comes from; a nested row may hold several, or none."""
     if layout is None or layout.unpack is None:
-        return list(rows), [(place, "") for place in range(len(rows))]
-    flat: list[Mapping[str, Any] | ValueError] = []
-    places: list[tuple[int, str]] = []
+        return rows, Mapped(range(len(rows)), lambda place: (place, ""))
+    flat = Spooled[Mapping[str, Any] | ValueError]()
+    places = Spooled[tuple[int, str]]()
     for place, row in enumerate(rows):
         parts: Sequence[Mapping[str, Any] | ValueError]
         try:
             unpacked = layout.unpack(row)
             parts = [{**row, **part} for part in (unpacked if isinstance(unpacked, list) else [unpacked])]
         except ValueError as error:
-            parts = [error]
+            parts = [ValueError(str(error))]
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             parts = [ValueError(f"it is not a row of the {layout.name} ({type(error).__name__}: {error})")]
-        flat += parts
-        places += [(place, f", {part.pop(PART)}" if isinstance(part, dict) and PART in part else "") for part in parts]
+        places.extend(
+            (place, f", {part.pop(PART)}" if isinstance(part, dict) and PART in part else "") for part in parts
+        )
+        flat.extend(parts)
     return flat, places
 
 
-def _readable(
-    rows: Rows, flat: Sequence[Mapping[str, Any] | ValueError], places: Sequence[tuple[int, str]]
-) -> list[Mapping[str, Any]]:
+def _without_errors(flat: Sequence[Mapping[str, Any] | ValueError], layout: Layout | None) -> Rows:
+    """The rows that could be brought to flat columns: all of them where nothing was unpacked."""
+    if layout is None or layout.unpack is None:
+        return cast(Rows, flat)
+    return Spooled(row for row in flat if not isinstance(row, ValueError))
+
+
+def _readable(rows: Rows, flat: Sequence[Mapping[str, Any] | ValueError], places: Sequence[tuple[int, str]]) -> Rows:
     """The rows that could be brought to flat columns."""
     broken = {place for row, (place, _) in zip(flat, places, strict=True) if isinstance(row, ValueError)}
-    return [row for place, row in enumerate(rows) if place not in broken]
+    return Spooled(row for place, row in enumerate(rows) if place not in broken) if broken else rows
 
 
 def _check_given(wanted: Mapping[str, str], names: Sequence[str], shown: str, source: str) -> RewardSum | None:
@@ -351,12 +361,11 @@ def _check_either(found: Mapping[str, str | None], names: Sequence[str], shown: 
 
 
 def _group(
-    flat: Sequence[Mapping[str, Any] | ValueError], found: Mapping[str, str | None]
-) -> tuple[list[Mapping[str, Any] | ValueError], str | None, str]:
+    flat: Sequence[Mapping[str, Any] | ValueError], whole: Rows, found: Mapping[str, str | None]
+) -> tuple[Sequence[Mapping[str, Any] | ValueError], str | None, str]:
     """Rows, the column of groups and what to say, where a column was found that has another value in each row although
     prompts repeat: verl's keys hold that of the prompt; any other such column names rows, not groups."""
-    rows, column = list(flat), found["group"]
-    whole = [row for row in rows if not isinstance(row, ValueError)]
+    rows, column = flat, found["group"]
     if column in (None, "group") or any(responses_in_a_row(row, found) for row in whole[:1]):
         return rows, column, ""
     labels = [_value(row, column) for row in whole]
@@ -372,7 +381,7 @@ def _group(
             "step are a group. Name the column of groups with --columns group=NAME.",
         )
     keys = iter(parts)
-    rows = [row if isinstance(row, ValueError) else {**row, column: next(keys)} for row in rows]
+    rows = Spooled(row if isinstance(row, ValueError) else {**row, column: next(keys)} for row in flat)
     return (
         rows,
         column,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -50,15 +51,17 @@ def windows(
 
     An item that is not `measured` counts as one token.
     """
-    begin, tokens = start, 0
-    for place in range(start, len(items)):
-        size = items[place].length if measured(items[place]) else 1
+    window: list[T] = []
+    tokens = 0
+    for place, item in enumerate(islice(items, start, None), start):
+        size = item.length if measured(item) else 1
         tokens += size
-        if place > begin and tokens > _BATCHES * budget:
-            yield place, list(items[begin:place])
-            begin, tokens = place, size
-    if begin < len(items):
-        yield len(items), list(items[begin:])
+        if window and tokens > _BATCHES * budget:
+            yield place, window
+            window, tokens = [], size
+        window.append(item)
+    if window:
+        yield len(items), window
 
 
 def batches_of(items: Sequence[T], budget: int) -> list[list[T]]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toy_models.table_files import column_value, raw_rows
+from toy_models.spooled import Mapped, Spooled
+from toy_models.table_files import column_value, each_row
 from toy_models.table_formats import Place
 
 from ..errors import UsageError
@@ -69,7 +70,7 @@ class RolloutFile:
     path: Path | None
     sha256: str
     columns: dict[str, str]
-    rollouts: list[Rollout]
+    rollouts: Sequence[Rollout]
     bad: BadRows
     layout: str | None = None
     numbers: tuple[str, ...] = ()
@@ -107,7 +108,7 @@ def read_rollouts(
     if path is not None:
         try:
             parts = files_of(path)
-            raw = [row for part, shown in parts for row in raw_rows(part, bad, shown)]
+            raw = Spooled(row for part, shown in parts for row in each_row(part, bad, shown))
         except ValueError as error:
             raise UsageError(f"rollouts: {_without_prefix(error)}") from error
         digests = [_file_digest(part) for part, _ in parts]
@@ -116,21 +117,21 @@ def read_rollouts(
         plain = records_of(source)
         raw = [(Place("", "rollout", i), row) for i, row in enumerate(plain)]
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
-    if (joined := joined_batches([row for _, row in raw])) is not None:
-        raw = [(place, row) for (place, _), row in zip(raw, joined, strict=True) if row is not None]
+    if (joined := joined_batches(Mapped(raw, lambda entry: entry[1]))) is not None:
+        raw = Spooled((place, row) for (place, _), row in zip(raw, joined, strict=True) if row is not None)
     if path is not None and len(parts) > 1 and format is None:
         check_one_layout(raw, columns or {})
     if not raw:
         broken = f" that can be read ({len(bad)} are broken)" if len(bad) else ""
         raise UsageError(f"rollouts: {name} has no rows{broken}")
-    chosen = find_columns([row for _, row in raw], columns or {}, name, format)
+    chosen = find_columns(Mapped(raw, lambda entry: entry[1]), columns or {}, name, format)
     found = dict(chosen.columns)
     if with_answers and found and "answer" not in found:
         raise UsageError(
             f"answer: {name} has no column of answers for the verifier (known names: {', '.join(COLUMNS['answer'])}); "
             "map one with columns answer=NAME (--answers NAME)"
         )
-    rollouts: list[Rollout] = []
+    rollouts = Spooled[Rollout]()
     kinds: dict[str, str] = {}
     index = 0
     for (source_row, part), row in zip(chosen.places, chosen.rows, strict=True):
@@ -148,7 +149,7 @@ def read_rollouts(
             continue
         if "reward" in found and chosen.reward is None and not with_answers:
             kinds.setdefault(type(column_value(row, found["reward"], where)).__name__, where)
-        rollouts += made
+        rollouts.extend(made)
     _check_kinds(kinds, found)
     if not rollouts:
         raise UsageError(f"rollouts: {name} has no row that can be used; the first: {bad.examples[0]}")

@@ -52,8 +52,9 @@ class RolloutScorer:
     Each process makes one scorer, which loads the model once.
 
     Args:
-        model: A folder with a Hugging Face causal LM and its tokenizer, or a built-in base; or a loaded model.
-        tokenizer: Of a loaded model; a folder has its own.
+        model: What `load_policy` takes (a folder with a Hugging Face causal LM and its tokenizer, an id of the Hub, a
+            GGUF file, a built-in base), or a loaded model.
+        tokenizer: Of a loaded model; the others have their own.
         columns: Role -> column, as for `trace_rollouts`; which columns there are must not depend on the batch.
         statistics: Which columns of the table `tokens` to give.
         prefix: Put before the name of each new column.
@@ -160,7 +161,7 @@ class RolloutScorer:
             table = table.append_column(name, pa.array([row and row[plain] for row in rows], _type(plain)))
         return table
 
-    def _encoded(self, table: pa.Table) -> list[Encoded]:
+    def _encoded(self, table: pa.Table) -> Sequence[Encoded]:
         if not table.num_rows:
             return []
         file = read_rollouts(table, columns=self._columns, skip_bad=self._skip_bad)
@@ -197,8 +198,8 @@ class RolloutScorer:
 def _check_statistics(names: Sequence[str]) -> bool:
     """Whether the core columns are enough for these; UsageError for a name that is none."""
     full = {"token_rank", "bucket_mass", "bucket_mass_sq", "top_ids", "top_probs"}
-    known = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
-    known += ("argmax_token", "argmax_prob", *sorted(full))
+    core = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm")
+    known = (*core, "argmax_token", "argmax_prob", *sorted(full))
     for name in names:
         if name not in known:
             raise UsageError(f"statistics: expected some of {', '.join(known)}, got {name!r}")

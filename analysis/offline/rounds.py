@@ -12,8 +12,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from toy_models.policy import evaluation_mode
@@ -111,9 +113,9 @@ def trace_rounds(
     """
     start = writer.committed_step or 0
     measured = _measured(items, settings)
-    lengths = [item.length if measured(item) else 0 for item in items]
-    total, done = sum(lengths), sum(lengths[:start])
-    seen = {item.prompt_id for item in items[:start]}
+    lengths = np.fromiter((item.length if measured(item) else 0 for item in items), dtype=np.int64)
+    total, done = int(lengths.sum()), int(lengths[:start].sum())
+    seen = {item.prompt_id for item in islice(items, start)}
     with (
         StopRequests() as requests,
         evaluation_mode(forward.model),

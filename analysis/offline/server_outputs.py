@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toy_models.spooled import Spooled
+
 from .unpacking import Columns
 
 __all__ = ["joined_batches", "of_request_output", "of_server_response"]
@@ -60,7 +62,7 @@ def of_server_response(row: Mapping[str, Any]) -> Columns:
     return {name: value for name, value in columns.items() if value is not None} | _together([*map(_choice, choices)])
 
 
-def joined_batches(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None] | None:
+def joined_batches(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any] | None] | None:
     """Responses of a batch with their requests, which stand among the rows, by custom_id; None in place of a request.
 
     None where the rows do not hold both.
@@ -69,14 +71,14 @@ def joined_batches(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] 
     answers = any("custom_id" in row and "response" in row for row in rows)
     if not requests or not answers:
         return None
-    return [
+    return Spooled(
         None
         if "url" in row and "response" not in row
         else {**row, "request": requests[row["custom_id"]]}
         if row.get("custom_id") in requests
         else row
         for row in rows
-    ]
+    )
 
 
 def _choice(choice: Mapping[str, Any]) -> Columns:

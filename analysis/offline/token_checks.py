@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from toy_models.batch_dependence import batch_dependence
@@ -58,10 +59,10 @@ def check_tokens(rollout: Rollout, fields: Mapping[str, Any], limits: ModelLimit
             )
 
 
-def texts_are_parts(tokenizer: Any, rollouts: Sequence[Rollout]) -> bool:
+def texts_are_parts(tokenizer: Any, rollouts: Iterable[Rollout]) -> bool:
     """Whether texts have lost a part of what their token ids read, such as the reasoning, which some servers parse into
     a field of its own. Ids that read otherwise than their text are those of another tokenizer: UsageError."""
-    both = [r for r in rollouts if r.response_ids is not None and r.response][:_COMPARED]
+    both = list(islice((r for r in rollouts if r.response_ids is not None and r.response), _COMPARED))
     parts = [r for r in both if not _reads(tokenizer, r.response_ids, r.response)]
     other = [r for r in parts if not _reads(tokenizer, r.response_ids, r.response, part=True)]
     if len(other) > len(both) / 2:
@@ -81,7 +82,7 @@ def _reads(tokenizer: Any, ids: Any, text: Any, *, part: bool = False) -> bool:
     return any(found == wanted or (part and (found.endswith(wanted) or found.startswith(wanted))) for found in read)
 
 
-def groups_of(kept: Sequence[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
+def groups_of(kept: Iterable[tuple[Rollout, Mapping[str, Any]]]) -> list[int]:
     """Group of each rollout, counted within its step in order of appearance: by the column, else by the prompt."""
     numbers: dict[tuple[int, Any], int] = {}
     prompts: dict[tuple[int, Any], tuple[str, str]] = {}

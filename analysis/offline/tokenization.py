@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toy_models.end_tokens import end_tokens
+from toy_models.spooled import Spooled
 from toy_models.tasks.start_tokens import required_start, start_tokens, with_start
 from toy_models.tasks.task import prompt_hash
 from toy_models.tasks.texts import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Encoded", "ModelLimits", "encode_rollouts"]
+
+_PROMPTS = 1024  # prompts whose tokens are kept for the next responses to them
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def encode_rollouts(
     *,
     ends: Sequence[int] | None = None,
     notes: list[str] | None = None,
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """The rollouts that can be traced, in order.
 
     `ends` are the tokens that end a response, by default the tokenizer's end token; what a reader should know of how
@@ -101,7 +104,7 @@ def encode_rollouts(
         except ValueError as error:
             raise UsageError(str(error)) from error
     encoder = _Encoder(tokenizer, settings, columns, end_tokens(tokenizer) if ends is None else ends)
-    kept: list[tuple[Rollout, dict[str, Any]]] = []
+    kept = Spooled[tuple[Rollout, dict[str, Any]]]()
     for rollout in rollouts:
         try:
             fields = encoder(rollout)
@@ -113,15 +116,18 @@ def encode_rollouts(
         kept.append((rollout, fields))
     if not kept:
         raise UsageError(f"rollouts: no row is left that the model can take; the first: {bad.examples[0]}")
-    if texts_are_parts(tokenizer, [rollout for rollout, _ in kept]):
-        for rollout, fields in kept:
-            if rollout.response_ids is not None:
-                fields["response_text"] = str(tokenizer.decode(list(rollout.response_ids)))
-                fields["text_of_ids"] = rollout.response is not None
+    only_parts = texts_are_parts(tokenizer, (rollout for rollout, _ in kept))
+
+    def encoded(rollout: Rollout, fields: dict[str, Any], group: int) -> Encoded:
+        if only_parts and rollout.response_ids is not None:
+            text = str(tokenizer.decode(list(rollout.response_ids)))
+            fields = fields | {"response_text": text, "text_of_ids": rollout.response is not None}
+        return Encoded(rollout, group=group, **fields)
+
     groups = groups_of(kept)
     if notes is not None:
         notes += encoder.notes()
-    return [Encoded(rollout, group=group, **fields) for (rollout, fields), group in zip(kept, groups, strict=True)]
+    return Spooled(encoded(rollout, fields, group) for (rollout, fields), group in zip(kept, groups, strict=True))
 
 
 class _Encoder:
@@ -132,7 +138,8 @@ class _Encoder:
     ) -> None:
         self._tokenizer, self._settings, self._columns, self._ends = tokenizer, settings, columns, ends
         self._end_words = [word for i in ends if isinstance(word := tokenizer.convert_ids_to_tokens(int(i)), str)]
-        self._prompts: dict[Any, dict[str, Any]] = {}
+        self._prompts: dict[Any, dict[str, Any]] = {}  # the last ones
+        self._known: set[int] = set()  # hashes of all
         self._marks = marks_start(tokenizer)
         try:
             self._start = required_start(tokenizer) if settings.bos else start_tokens(tokenizer)
@@ -144,9 +151,11 @@ class _Encoder:
     def __call__(self, rollout: Rollout) -> dict[str, Any]:
         tokenizer = self._tokenizer
         key = rollout.prompt_ids or repr((rollout.prompt, rollout.tools, rollout.template_arguments))
-        if key not in self._prompts:
-            self._prompts[key] = self._prompt(rollout)
-        prompt = self._prompts[key]
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = self._prompts[key] = self._prompt_once(rollout, hash(key))
+            if len(self._prompts) > _PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
         if rollout.response_ids is not None:
             ids = list(rollout.response_ids)
             text = rollout.response or str(tokenizer.decode(ids))
@@ -220,6 +229,15 @@ class _Encoder:
         word = next((word for word in self._end_words if ended and text.endswith(word)), "")
         return text.removesuffix(word)
 
+    def _prompt_once(self, rollout: Rollout, key: int) -> dict[str, Any]:
+        """`_prompt`, which counts what it notices; of a prompt that is encoded again it has been counted."""
+        counts = self._without_start, self._doubled, self._in_turn, self._padded_prompts
+        prompt = self._prompt(rollout)
+        if key in self._known:
+            self._without_start, self._doubled, self._in_turn, self._padded_prompts = counts
+        self._known.add(key)
+        return prompt
+
     def _prompt(self, rollout: Rollout) -> dict[str, Any]:
         column, where, settings = self._columns.get("prompt", "prompt"), rollout.where, self._settings
         template = settings.chat_template
@@ -281,7 +299,7 @@ class _Encoder:
 
     def notes(self) -> list[str]:
         """What a reader should know of how the texts of this file were read."""
-        out, count = [], len(self._prompts)
+        out, count = [], len(self._known)
         if self._continued:
             out.append(
                 f"The tokenizer puts a space before every text. {self._continued} responses were read as continuing "

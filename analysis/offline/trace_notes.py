@@ -52,8 +52,7 @@ def file_facts(
     if has_advantages:
         advantages = _advantages(objectives, settings, scheme is not None)
     notes = [f"Columns: {columns}.", *file.notes, rewards, groups, *([advantages] if advantages else [])]
-    masked = [item for item in items if item.rollout.response_mask is not None]
-    others = sum(len(item.response) - item.own_length for item in masked)
+    others = sum(len(item.response) - item.own_length for item in items if item.rollout.response_mask is not None)
     if "response_mask" in file.columns:
         some = sum(not item.policy.all() for item in items)
         none = sum(not item.policy.any() for item in items)
@@ -62,11 +61,11 @@ def file_facts(
             f"{others:,} tokens of {some:,} responses are not the policy's ({file.columns['response_mask']}): they "
             f"stay in the context and have no row, no weight and no place in a mean over tokens.{empty}"
         )
-    elif marked := [mark for item in items for mark in _OTHER_TURNS if mark in item.response_text]:
-        responses = sum(any(mark in item.response_text for mark in _OTHER_TURNS) for item in items)
+    elif marked := [mark for item in items if (mark := _other_turn(item.response_text)) is not None]:
         notes.append(
-            f"{responses:,} responses hold marks of turns that are not the assistant's, such as {marked[0]!r}, and no "
-            "column says which tokens the policy sampled: all of them count. Give token ids and a mask (response_mask)."
+            f"{len(marked):,} responses hold marks of turns that are not the assistant's, such as {marked[0]!r}, and "
+            "no column says which tokens the policy sampled: all of them count. Give token ids and a mask "
+            "(response_mask)."
         )
     if parts := sum(item.text_of_ids for item in items):
         notes.append(
@@ -81,6 +80,11 @@ def file_facts(
         "tokens_of_others": others,
         "notes": notes,
     }
+
+
+def _other_turn(text: str) -> str | None:
+    """The first mark of a turn that is not the assistant's."""
+    return next((mark for mark in _OTHER_TURNS if mark in text), None)
 
 
 def _rewards(file: RolloutFile, settings: TraceSettings, scheme: RewardScheme | None) -> str:

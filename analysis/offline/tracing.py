@@ -177,7 +177,7 @@ def trace_rollouts(
 class _Prepared:
     """A trace that can begin; `info` is its run.json."""
 
-    items: list[Encoded]
+    items: Sequence[Encoded]
     settings: TraceSettings
     judge: Verifier | None
     head: OutputHead

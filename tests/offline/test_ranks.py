@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import signal
@@ -10,12 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,18 +103,8 @@ def start(inputs: Path, out: Path, how: str = "lives") -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("alone") / "run"
-    with one_thread():
-        assert trace.main(arguments(inputs, out)) == 0
+    assert trace.main(arguments(inputs, out)) == 0
     return load_trace(out)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Numbers of one process and of several are compared to the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow  # processes that import torch
@@ -145,8 +133,7 @@ def test_a_process_that_is_killed_leaves_whole_rounds_which_are_resumed(
     rollouts = run.table("rollouts")
     assert rollouts["rollout"].tolist() == list(range(len(rollouts)))
     assert run.table("tokens").groupby("rollout").size().tolist() == rollouts["length"].tolist()
-    with one_thread():  # by another number of processes
-        assert trace.main(arguments(inputs, out, "--resume")) == 0
+    assert trace.main(arguments(inputs, out, "--resume")) == 0  # by another number of processes
     assert digest(out) == digest(alone)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import UsageError, trace_rollouts
 from analysis.offline import RolloutScorer
+from tests.local_ray import local_ray
 from tests.offline.small import make_model, make_tokenizer, rows_of, save
 
 EVERY = ("log_prob", "one_minus_prob", "entropy", "collision", "collision_log_prob", "direction_norm", "argmax_token")
@@ -117,12 +119,12 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # starts a Ray of this machine
 def test_inside_ray_data(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="ray is not installed")
     rows = [row | {"rollout": i} for i, row in enumerate(rows_of(24))]
     folder = save(tmp_path / "base")
-    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rollouts.parquet")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rollouts.parquet")
+    with local_ray():
+        import ray
+
         scored = ray.data.read_parquet(str(tmp_path / "rollouts.parquet")).map_batches(
             RolloutScorer,
             fn_constructor_kwargs={"model": str(folder), "statistics": EVERY},
@@ -131,8 +133,6 @@ def test_inside_ray_data(tmp_path: Path) -> None:
             concurrency=1,
         )
         scored.write_parquet(str(tmp_path / "scored"))
-    finally:
-        ray.shutdown()
-    table = pa.parquet.read_table(tmp_path / "scored").sort_by("rollout")
+    table = pq.read_table(tmp_path / "scored").sort_by("rollout")
     assert table.column("rollout").to_pylist() == list(range(24))
     check(table, tmp_path / "run", rows)
