@@ -52,6 +52,13 @@ class Spooled(Sequence[T]):
     def __len__(self) -> int:
         return BLOCK * len(self._places) + len(self._tail)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Spooled | list):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # it can grow
+
     def __repr__(self) -> str:
         return f"Spooled({len(self):,} values)"
 

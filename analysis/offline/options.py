@@ -142,6 +142,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="fraction of the prompts whose tokens are recorded; the others cost no pass (default: 1)",
     )
     add(
+        "--share",
+        metavar="I/N",
+        help="trace one share of the file's groups, 0/16 to 15/16, for jobs that know nothing of each other; each "
+        "needs an --out of its own",
+    )
+    add(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16", "float16", "float64"),
@@ -192,6 +198,7 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         responses_apart=arguments.responses_apart,
         record_columns=arguments.record_columns,
         record_tokens=arguments.record_tokens,
+        share=arguments.share,
     )
     check_batch_tokens(arguments.batch_tokens)
     if arguments.workers is not None and arguments.workers < 1:
@@ -226,6 +233,7 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         top_k=settings.top_k,
         record_columns=settings.record_columns,
         record_tokens=settings.record_tokens,
+        share=settings.share,
         batch_tokens=arguments.batch_tokens,
         quiet=arguments.quiet,
     )

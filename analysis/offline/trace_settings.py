@@ -24,7 +24,7 @@ class TraceSettings:
     template. `new_turn`: an assistant's message at the end of a prompt is complete. `bos`: each prompt begins with the
     tokenizer's start token. `responses_apart`: a response is a text of its own, for tokenizers that mark where one
     starts. `record_columns`: "core" leaves ranks, buckets and top tokens out. `record_tokens`: fraction of the prompts
-    whose tokens are recorded; the others do not go through the model.
+    whose tokens are recorded; the others do not go through the model. `share`: NUMBER/COUNT of the file's groups.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class TraceSettings:
     responses_apart: bool = False
     record_columns: str = "full"
     record_tokens: float = 1.0
+    share: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):

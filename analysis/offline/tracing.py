@@ -33,6 +33,7 @@ from .objective_requirements import check_inputs_of, parse_objectives
 from .reading import RolloutFile, read_rollouts
 from .reward_source import verifier_of
 from .rounds import trace_rounds
+from .shares import of_share, parse_share
 from .tokenization import Encoded, ModelLimits, encode_rollouts
 from .trace_folder import ENGINE, finished, remember
 from .trace_identity import identity_digest, trace_identity
@@ -74,6 +75,7 @@ def trace_rollouts(
     top_k: int = 8,
     record_columns: str = "full",
     record_tokens: float = 1.0,
+    share: str | None = None,
     batch_tokens: int = BATCH_TOKENS,
     label: str | None = None,
     quiet: bool = True,
@@ -116,6 +118,8 @@ def trace_rollouts(
         record_columns: "core" leaves ranks, buckets and top tokens out: a third of the size, and less time.
         record_tokens: Fraction of the prompts whose tokens are recorded, drawn by a hash of prompt and step. The others
             cost no pass; their rollouts are recorded without tokens.
+        share: Trace one share of the file's groups, "0/16" to "15/16", for programs that know nothing of each other;
+            each needs a folder of its own.
         batch_tokens: Tokens that go through the model together, padding counted; halved where memory runs out.
         label: Name in tables and figures; by default that of the model's folder.
         quiet: Show no progress on stderr.
@@ -132,6 +136,8 @@ def trace_rollouts(
     Example:
         >>> run = trace_rollouts(model, tokenizer, "rollouts.jsonl", out="runs/mine")  # doctest: +SKIP
     """
+    if share is not None:
+        parse_share(share)
     settings = TraceSettings(
         {},
         chat_template,
@@ -148,6 +154,7 @@ def trace_rollouts(
         responses_apart=responses_apart,
         record_columns=record_columns,
         record_tokens=record_tokens,
+        share=share,
     )
     check_batch_tokens(batch_tokens)
     ranks, folder = process_ranks(), Path(out)
@@ -204,6 +211,10 @@ def _prepared(
     items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad, ends=ends, notes=notes)
     check_inputs_of(named, items, settings, file)
     scheme = reward_scheme(items, settings, rewarded_above)
+    if settings.share is not None:
+        number, count = parse_share(settings.share)
+        whole, items = len(items), of_share(items, number, count)
+        notes.append(f"Share {number} of {count} (from 0): {len(items):,} of {whole:,} rollouts, in whole groups.")
     info = _run_json(model, file, settings, judge, folder, label)
     identity = trace_identity(model, tokenizer, file, items, settings, judge, weights=info["base_sha256"], ends=ends)
     info["hash"] = identity_digest(identity)

@@ -185,7 +185,7 @@ def test_the_file_is_read_and_the_head_is_found_once(
     from analysis.offline import options, reading, tracing
 
     counts = {"read": 0, "head": 0}
-    raw_rows, find_head = reading.raw_rows, tracing.find_head
+    each_row, find_head = reading.each_row, tracing.find_head
 
     def count(what: str, function: Any) -> Any:
         def counted(*arguments: Any) -> Any:
@@ -194,7 +194,7 @@ def test_the_file_is_read_and_the_head_is_found_once(
 
         return counted
 
-    monkeypatch.setattr(reading, "raw_rows", count("read", raw_rows))
+    monkeypatch.setattr(reading, "each_row", count("read", each_row))
     monkeypatch.setattr(tracing, "find_head", count("head", find_head))
     assert options.read_rollouts is reading.read_rollouts
     assert trace.main(line(model, rollouts, tmp_path / "out")) == 0
@@ -299,3 +299,14 @@ def test_options_of_chat_templates(tmp_path: Path, capsys: Any) -> None:
     ):
         assert trace.main(line(base, rows, tmp_path / "other", *wrong)) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow  # draws figures
+def test_fewer_columns_and_tokens_have_a_summary(model: Path, rollouts: Path, tmp_path: Path) -> None:
+    options = ["--record-columns", "core", "--record-tokens", "0.5"]
+    assert trace.main(line(model, rollouts, tmp_path / "out", *options)) == 0
+    run = load_trace(tmp_path / "out")
+    assert isinstance(run, Run)
+    assert run.info["record"] == {"tokens": 0.5, "columns": "core", "top_k": 0}
+    assert 0 < run.table("tokens")["rollout"].nunique() < run.rows("rollouts")
+    assert "phase plane" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")

@@ -24,6 +24,9 @@ def test_it_is_the_list_of_its_values(values: list[str], block: int, data: st.Da
         sequence.extend(values[len(values) // 2 :])
         assert len(sequence) == len(values)
         assert list(sequence) == values
+        assert sequence == values == Spooled(values)
+        assert sequence != [*values, ""]
+        assert not values or sequence != Spooled([*values[1:], "another"])
         assert list(reversed(sequence)) == values[::-1]
         index = data.draw(st.integers(-50, 50))
         low, high = data.draw(st.tuples(st.integers(-50, 50), st.integers(-50, 50)))
