@@ -156,6 +156,6 @@ def _case(item: TextItem, text: str) -> Case:
         getattr(text, "finished", True),
         given,
         item.reference,
-        {"answer": item.reference, **item.columns},
+        item.columns,
         getattr(text, "token_ids", ()),
     )

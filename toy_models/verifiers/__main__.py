@@ -8,10 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..table_files import read_table
 from .accepted_answers import accepted_answer, judge_accepted
 from .built_in import get_verifier
+from .scores import THRESHOLD, scored_verdict
 from .verifier import Case, VerifierError
 
 __all__ = ["main"]
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--answer-column", default="answer", metavar="NAME", help="(default: answer)")
     add("--prompt-column", metavar="NAME", help="for functions that use the prompt")
+    add("--threshold", type=float, default=THRESHOLD, metavar="X", help="least score that is correct (default: 1)")
+    add("--seconds", type=_at_least(1), metavar="N", help="processor time of one call of a function (default: 60)")
+    add("--errors", choices=("stop", "zero"), default="stop", help="what a function that fails does (default: stop)")
     add("--workers", type=_at_least(1), default=1, metavar="N", help="processes of the verifier math (default: 1)")
     add("--limit", type=_at_least(0), metavar="N", help="judge the first N rows only")
     add("--shuffle", action="store_true", help="give each response the next different answer in the file")
@@ -52,29 +57,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> int:
+    options = {"seconds": arguments.seconds, "errors": arguments.errors}
+    verifier = get_verifier(arguments.verifier, workers=arguments.workers, **options)
     columns = [arguments.response_column, arguments.answer_column, *filter(None, [arguments.prompt_column])]
-    rows = read_table(arguments.file, columns)[: arguments.limit]
+    further = getattr(verifier, "required", ()), getattr(verifier, "optional", ())
+    rows = read_table(arguments.file, [*columns, *further[0]], further[1])[: arguments.limit]
     if not rows:
         raise ValueError(
             f"{arguments.file}: expected at least one row to judge, got none; add rows with the columns "
             f"{' and '.join(columns)}, or raise --limit"
         )
-    answers = [accepted_answer(row.values[arguments.answer_column]) for row in rows]
+    references = [row.values[arguments.answer_column] for row in rows]
     if arguments.shuffle:
-        answers = _next_different(answers)
-    prompts = [row.text(arguments.prompt_column) if arguments.prompt_column else "" for row in rows]
-    responses = [row.text(arguments.response_column) for row in rows]
-    cases = [Case(*texts) for texts in zip(prompts, responses, answers, strict=True)]
-    verifier = get_verifier(arguments.verifier, workers=arguments.workers)
+        references = _next_different(references)
+    cases = []
+    for row, reference in zip(rows, references, strict=True):
+        name = arguments.prompt_column
+        cases.append(
+            Case(
+                row.text(name) if name else "",
+                row.text(arguments.response_column),
+                accepted_answer(reference),
+                given=row.values[name] if name else None,
+                reference=reference,
+                columns=row.values | {arguments.answer_column: reference},
+            )
+        )
     if arguments.verifier == "math":
         verifier.judge(cases[:1] * 2)  # starts its processes
     started, verdicts = time.perf_counter(), []
     for low in range(0, len(cases), 256):
         try:
-            verdicts += judge_accepted(verifier, cases[low : low + 256])
+            judged = judge_accepted(verifier, cases[low : low + 256])
         except VerifierError as error:
             where = "" if error.index is None else f"{rows[low + error.index].where}: "
             raise VerifierError(f"{where}{error}") from error
+        verdicts += [scored_verdict(verdict, arguments.threshold) for verdict in judged]
         if sys.stderr.isatty():
             print(f"\r{len(verdicts)} of {len(cases)}", end="", file=sys.stderr)
     seconds = time.perf_counter() - started
@@ -94,10 +112,14 @@ def _measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _next_different(answers: list[str]) -> list[str]:
-    """For each answer the next one, cyclically, that differs from it."""
-    twice = answers * 2
-    return [next((other for other in twice[i + 1 :] if other != answer), answer) for i, answer in enumerate(answers)]
+def _next_different(references: list[Any]) -> list[Any]:
+    """For each reference answer the next one, cyclically, that reads differently."""
+    texts = [accepted_answer(reference) for reference in references]
+    places = [
+        next((j % len(texts) for j in range(i + 1, i + len(texts)) if texts[j % len(texts)] != text), i)
+        for i, text in enumerate(texts)
+    ]
+    return [references[place] for place in places]
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -137,17 +137,18 @@ class FunctionVerifier:
 
     def _request(self, case: Case, index: int) -> dict[str, Any]:
         """The case as a JSON object, with the columns that the function takes."""
-        columns = {}
-        for name in (*self.required, *(case.columns if self.optional is None else self.optional)):
-            if name in case.columns:
-                columns[name] = case.columns[name]
+        reference = case.answer if case.reference is None else case.reference
+        row, columns = {"answer": reference, **case.columns}, {}
+        for name in (*self.required, *(row if self.optional is None else self.optional)):
+            if name in row:
+                columns[name] = row[name]
             elif name in self.required:
                 raise VerifierError(
                     f"verifier {self.target}: it needs the column {name!r}, got a row with "
-                    f"{', '.join(case.columns) or 'no others'}; add the column, or give the parameter a default",
+                    f"{', '.join(row)}; add the column, or give the parameter a default",
                     index,
                 )
-        for name, value in {**columns, "prompt": case.given, "answer": case.reference}.items():
+        for name, value in {**columns, "prompt": case.given, "answer": reference}.items():
             try:
                 json.dumps(value)
             except (TypeError, ValueError) as error:
@@ -161,7 +162,7 @@ class FunctionVerifier:
             "response": case.response,
             "answer": case.answer,
             "given": case.prompt if case.given is None else case.given,
-            "reference": case.answer if case.reference is None else case.reference,
+            "reference": reference,
             "columns": columns,
             "token_ids": [int(i) for i in case.token_ids],
         }

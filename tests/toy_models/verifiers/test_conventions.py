@@ -12,6 +12,7 @@ import pytest
 
 from toy_models import DataFiles, FileTask, Verdict, verify_all, word_tokenizer
 from toy_models.verifiers import Case, FunctionVerifier, VerifierError
+from toy_models.verifiers.__main__ import main
 from toy_models.verifiers.conventions import convention_of
 
 MESSAGES = [{"role": "user", "content": "2+3?"}]
@@ -209,7 +210,7 @@ class TestInTheirProcess:
         columns = {"data_source": "sums", "extra_info": {"scale": 2.0}}
         cases = [Case("q", text, "5", columns=columns) for text in "56"]
         assert [(v.correct, v.score) for v in judged(target, *cases)] == [(True, 2.0), (False, 0.0)]
-        with pytest.raises(VerifierError, match=r"it needs the column 'data_source', got a row with no others; add"):
+        with pytest.raises(VerifierError, match=r"it needs the column 'data_source', got a row with answer; add the"):
             judged(target, Case("q", "5", "5"))
         with pytest.raises(VerifierError, match=r"the column 'extra_info' cannot be passed to it \(.*set"):
             judged(write("def score(p, r, a, extra_info): return 1"), Case("q", "", "", columns={"extra_info": {1}}))
@@ -283,3 +284,21 @@ class TestRealFunctions:
         columns = {"data_source": "openai/gsm8k"}
         cases = [Case("?", text, "5", columns=columns) for text in ("so #### 5", "so #### 6")]
         assert [v.correct for v in judged(target, *cases)] == [True, False]
+
+
+def test_the_command_measures_functions_with_columns(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = write("""
+        def score(completions, **columns):
+            return [0.5 + 0.25 * (text == answer) for text, answer in zip(completions, columns["goal"])]
+    """)
+    rows = "\n".join(f'{{"solution": "{i}", "goal": "{i}"}}' for i in range(4))
+    (tmp_path / "a.jsonl").write_text(rows)
+    command = [str(tmp_path / "a.jsonl"), "--verifier", target, "--answer-column", "goal", "--threshold", "0.75"]
+    assert main(command) == 0
+    assert "accepted  4 of 4" in capsys.readouterr().out
+    assert main([*command, "--shuffle"]) == 0
+    out = capsys.readouterr().out
+    assert "accepted  0 of 4" in out
+    assert "score 0.5: 4" in out
