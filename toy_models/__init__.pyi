@@ -1,3 +1,4 @@
+from .adapters import LoraSettings as LoraSettings
 from .bases.cache import base_is_cached as base_is_cached
 from .bases.cache import ensure_base as ensure_base
 from .bases.recipes import BASES as BASES

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .adapters import LoraSettings, add_lora, merged
 from .bases.cache import ensure_base
 from .batching import response_logits, teacher_batch
 from .end_tokens import end_tokens
+from .model_sources.adapter_folder import AdapterBase, adapter_base, is_adapter, weights_digest
 from .model_sources.gguf_cache import ensure_gguf
-from .model_sources.hub import ensure_hub_model
-from .model_sources.source import model_source
+from .model_sources.hub import ensure_hub_model, hub_commit
+from .model_sources.source import TOKENIZER_FILES, model_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,10 +33,12 @@ class Policy:
     Attributes:
         model: A `PreTrainedModel` of transformers with a causal language-model head.
         tokenizer: Its tokenizer, which has an end token.
+        adapter_base: The base of the adapter that is trained in the model; None where there is no adapter.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
+    adapter_base: AdapterBase | None = None
 
     @property
     def eos_id(self) -> int:
@@ -75,6 +79,8 @@ class Policy:
     def save(self, folder: str | Path) -> None:
         """Write model and tokenizer as a Hugging Face folder, which `load_policy` reads.
 
+        Of a model with an adapter the adapter alone is written, in peft's format, with the identity of its base.
+
         Args:
             folder: Where to; it is created if missing.
 
@@ -87,6 +93,8 @@ class Policy:
             with _no_progress_bar():
                 self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+            if self.adapter_base is not None:
+                self.adapter_base.save(Path(folder))
         except (OSError, SafetensorError) as error:
             raise OSError(f"cannot save the policy in {folder}: {error}") from error
 
@@ -96,6 +104,7 @@ def load_policy(
     *,
     seed: int = 0,
     revision: str | None = None,
+    lora: LoraSettings | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Policy:
@@ -105,9 +114,11 @@ def load_policy(
         base: Name of a built-in base, which is pretrained first if it is not in the cache (see `ensure_base`); a
             local Hugging Face folder; a GGUF file, whose weights are dequantised (see `ensure_gguf`); or the id of a
             model on the Hugging Face Hub, `owner/name` or `owner/name:file.gguf`, which is downloaded first if it is
-            not in the cache of huggingface_hub (see `ensure_hub_model`). A folder or file that is there wins.
-        seed: Seed of the weights of a built-in base; others have none.
+            not in the cache of huggingface_hub (see `ensure_hub_model`). A folder or file that is there wins. A folder
+            with an adapter of peft stands for its base with the adapter added into the weights.
+        seed: Seed of the weights of a built-in base, and of a new adapter.
         revision: Branch, tag or commit of a model on the Hub; None is `main`, as it is in the cache.
+        lora: Put a new LoRA adapter into the model: its weights are trained, all others are frozen (see `add_lora`).
         dtype: Precision of the weights.
         device: Where the model is placed.
 
@@ -115,7 +126,8 @@ def load_policy(
         The policy.
 
     Raises:
-        ValueError: `base` is none of these, it lacks a readable model or tokenizer, or the two do not fit.
+        ValueError: `base` is none of these, it lacks a readable model or tokenizer, the two do not fit, or an adapter
+            does not fit its base.
         OSError: The file or the cache of GGUF files cannot be read or written.
 
     Example::
@@ -124,20 +136,64 @@ def load_policy(
         prompt = policy.tokenizer.encode("3 12 5 9 :")
     """
     folder = _folder_of(base, seed, revision)
-    _check_folder(folder)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    policy = _load_folder(folder, dtype)
+    if lora is not None:
+        try:
+            add_lora(policy.model, lora, seed)
+        except ValueError as error:
+            raise ValueError(f"base: {error}") from error
+        source = model_source(base, revision)
+        commit = hub_commit(source) if source.kind == "hub" else None
+        name = source.name if source.kind in ("built-in", "hub") else str(source.path.absolute())
+        policy.adapter_base = AdapterBase(name, seed, commit, weights_digest(folder))
+    policy.model.to(device).eval()
+    return policy
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(_unreadable(folder, "tokenizer", error)) from error
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> Policy:
+    if is_adapter(folder):
+        return _load_adapter(folder, dtype)
+    _check_folder(folder)
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = _load_tokenizer(folder)
     try:
         with _no_progress_bar():
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except Exception as error:  # a corrupt weight file raises types of safetensors' own
         raise ValueError(_unreadable(folder, "model", error)) from error
     _check_fit(folder, model, tokenizer)
-    return Policy(model.to(device).eval(), tokenizer)
+    return Policy(model, tokenizer)
+
+
+def _load_adapter(folder: Path, dtype: torch.dtype) -> Policy:
+    """The base of an adapter with the adapter added into its weights."""
+    try:
+        base = adapter_base(folder)
+        base_folder = _folder_of(base.base, base.seed, base.revision)
+        if base.sha256 is not None and (digest := weights_digest(base_folder)) != base.sha256:
+            raise ValueError(
+                f"expected the base that the adapter in {folder} was trained on, {base.base!r} with weights of the "
+                f"SHA-256 {base.sha256[:12]}, got others there ({digest[:12]}); restore them"
+            )
+        policy = _load_folder(base_folder, dtype)
+        policy.model = merged(policy.model, folder)
+    except ValueError as error:
+        raise ValueError(f"base: {str(error).removeprefix('base: ')}") from error
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        policy.tokenizer = _load_tokenizer(folder)
+        _check_fit(folder, policy.model, policy.tokenizer)
+    return policy
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(_unreadable(folder, "tokenizer", error)) from error
+    return tokenizer
 
 
 @contextmanager
@@ -186,7 +242,7 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(
             f"base: expected a config.json in {folder}, got none; write it with model.save_pretrained({str(folder)!r})"
         )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(
             f"base: expected a tokenizer (tokenizer.json) in {folder}, got none; write it with "
             f"tokenizer.save_pretrained({str(folder)!r})"

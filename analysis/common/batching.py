@@ -8,6 +8,7 @@ prompts with which it will be used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -37,7 +38,8 @@ def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: in
         field: What names the model in the message.
 
     Raises:
-        UsageError: The log-probs of the row differ by more than rounding, or the configuration says that they would.
+        UsageError: The log-probs of the row differ by more than rounding, the configuration says that they would, or
+            they are not finite with padding.
 
     Cost: two forward passes, of one row and of two.
     """
@@ -45,13 +47,13 @@ def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: in
     longest = max(reversed(prompts), key=lambda prompt: len(prompt.ids))  # another one where all have one length
     dependence = batch_dependence(policy.model.config)
     reason = dependence.crossed(len(shortest.ids), len(longest.ids) + max_new_tokens)
-    if (
-        reason is None
-        and not dependence.by_length
-        and _differs_beside(policy, shortest.ids, longest.ids, max_new_tokens)
-    ):
-        shown = shortest.text if len(shortest.text) <= _SHOWN else shortest.text[:_SHOWN] + " …"
-        reason = f"the logits of the prompt {shown!r} differ alone and beside a longer row"
+    if reason is None and not dependence.by_length:
+        alone, beside = _alone_and_beside(policy, shortest.ids, longest.ids, max_new_tokens)
+        if alone.isfinite().all() and not beside.isfinite().all():
+            raise UsageError(_overflow(policy.model, field))
+        if differs(alone, beside):
+            shown = shortest.text if len(shortest.text) <= _SHOWN else shortest.text[:_SHOWN] + " …"
+            reason = f"the logits of the prompt {shown!r} differ alone and beside a longer row"
     if reason is not None:
         raise UsageError(
             f"{field}: expected a model whose numbers for a row do not depend on the rest of its batch, got "
@@ -60,8 +62,21 @@ def check_batching(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: in
         )
 
 
-def _differs_beside(policy: Policy, short: Sequence[int], long: Sequence[int], max_new_tokens: int) -> bool:
-    """Whether the log-probs after `short` change where the batch is as wide as `long` with the longest response."""
+def _overflow(model: Any, field: str) -> str:
+    """What is wrong with a model whose numbers are finite alone, and not with padding beside them."""
+    attention = getattr(model.config, "_attn_implementation", "unknown")
+    dtype = str(model.dtype).removeprefix("torch.")
+    return (
+        f"{field}: expected finite log-probs beside a longer row, got NaN or infinite ones from "
+        f"{type(model).__name__}: its attention ({attention}) does not stand padding in {dtype}, as it computes in "
+        'float32 where the numbers that mask padding overflow; set policy.dtype = "float32", or use prompts of one size'
+    )
+
+
+def _alone_and_beside(
+    policy: Policy, short: Sequence[int], long: Sequence[int], max_new_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs (n, V) after `short`, alone and where the batch is as wide as `long` with the longest response."""
     vocabulary = policy.model.get_input_embeddings().num_embeddings
     filler = [i % vocabulary for i in range(max_new_tokens)]
     compared = filler[-_COMPARED:]
@@ -72,4 +87,4 @@ def _differs_beside(policy: Policy, short: Sequence[int], long: Sequence[int], m
         batch = teacher_batch([short, *others], [response, *responses], policy.pad_id, policy.model.device)
         with evaluation_mode(policy.model), torch.no_grad():
             values.append(response_logits(policy.model, batch)[0, : len(response)].log_softmax(-1))
-    return differs(*values)
+    return values[0], values[1]

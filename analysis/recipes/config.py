@@ -110,7 +110,7 @@ def _fields() -> dict[str, Field]:
 
 FIELDS: dict[str, Field] = _fields()
 _OPEN = tuple(path for path, field in FIELDS.items() if field.kind is Table)
-_TABLES = {item.name: item.default_factory for item in dataclasses.fields(RunConfig) if not item.metadata}
+_TABLES = dict.fromkeys(path.rpartition(".")[0] for path in FIELDS if "." in path)
 
 
 def show(value: Any) -> str:

@@ -59,6 +59,27 @@ class PolicyFields:
         "branch, tag or commit of a model on the Hub; unset: main, as it is in the cache or else on the Hub",
         later=True,
     )
+    lora_r: int | None = _f(
+        None,
+        "rank of a LoRA adapter, which alone is trained while the weights of the base are frozen; unset: no adapter, "
+        "all weights are trained",
+        low=1,
+        key="lora.r",
+        later=True,
+    )
+    lora_alpha: float | None = _f(
+        None,
+        "scale of the adapter: its part of a layer is multiplied by alpha / r; unset: 2 r",
+        above=0,
+        key="lora.alpha",
+        later=True,
+    )
+    lora_targets: tuple[str, ...] | None = _f(
+        None,
+        "names of the linear layers that get an adapter, such as q_proj and v_proj; unset: all but the head",
+        key="lora.targets",
+        later=True,
+    )
     seed: int = _f(
         0, "seed of the weights and the pretraining of a built-in base; independent of the run's seed", low=0
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toy_models.bases.recipes import BASES
+from toy_models.model_sources.adapter_folder import adapter_base, is_adapter
 from toy_models.model_sources.gguf_header import GGUF_SUFFIX
 from toy_models.model_sources.hub import hub_commit
 from toy_models.model_sources.source import ModelSource, model_source
@@ -118,23 +119,37 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
     for field in [field for field in _FUNCTIONS if field in files]:
         folder = files[field].resolve().parent
         files |= {f"{field} {os.path.relpath(path, folder)}": path for path in helper_files(files[field])}
-    digests = {}
+    digests: dict[str, dict[str, str]] = {}
     for field, source in model_sources(config).items():
-        if source.kind == "hub":
-            digests[field] = {"path": _hub_path(source), "commit": model_commit(field, source)}
-            continue
-        if source.kind == "gguf":
-            files[field] = source.path
-            continue
-        folder = source.path
-        paths = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_OF_A_MODEL}
-        files |= {f"{field} {path.relative_to(folder)}": path for path in sorted(paths)}
+        found, commits = _model_inputs(field, source)
+        files |= found
+        digests |= commits
     for field, path in files.items():
         try:
             digests[field] = {"path": str(path), "sha256": _digest(path)}
         except OSError as error:
             raise UsageError(f"{field}: {path} cannot be read: {error.strerror}") from error
     return digests
+
+
+def _model_inputs(field: str, source: ModelSource) -> tuple[dict[str, Path], dict[str, dict[str, str]]]:
+    """The files of a model on this machine, and the commit of one on the Hub; those of an adapter and of its base."""
+    if source.kind == "hub":
+        return {}, {field: {"path": _hub_path(source), "commit": model_commit(field, source)}}
+    if source.kind != "folder":
+        return ({field: source.path} if source.kind == "gguf" else {}), {}
+    folder, key = source.path, field if " " in field else f"{field} "
+    paths = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_OF_A_MODEL}
+    files = {f"{key}{path.relative_to(folder)}": path for path in sorted(paths)}
+    commits: dict[str, dict[str, str]] = {}
+    if is_adapter(folder):
+        try:
+            base = adapter_base(folder)
+        except ValueError as error:
+            raise UsageError(f"{field}: {error}") from error
+        found, commits = _model_inputs(f"{key}base/", base.source)
+        files |= found
+    return files, commits
 
 
 def _hub_path(source: ModelSource) -> str:
@@ -183,7 +198,8 @@ def identified(config: RunConfig) -> dict[str, Any]:
         field, _, helper = entry.partition(" ")
         table, _, name = field.partition(".")
         if helper:
-            plain[table][name] += f" {helper}@sha256:{file['sha256']}"
+            content = file["commit"] if "commit" in file else f"sha256:{file['sha256']}"
+            plain[table][name] += f" {helper}@{content}"
             continue
         function = plain[table][name].rpartition(":")[2] + "@" if field in _FUNCTIONS else ""
         plain[table][name] = f"{function}sha256:{file['sha256']}"

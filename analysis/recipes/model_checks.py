@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from toy_models.bases.recipes import BASES
+from toy_models.model_sources.adapter_folder import adapter_base, check_peft, is_adapter
 from toy_models.model_sources.gguf_header import read_header
 from toy_models.model_sources.hub import check_hub_model, hub_commit, hub_folder
-from toy_models.model_sources.source import ModelSource, model_source
+from toy_models.model_sources.source import TOKENIZER_FILES, ModelSource, model_source
 
 from ..errors import UsageError
 from .fields import GIVEN, RunConfig
 
 __all__ = [
     "check_base",
+    "check_lora",
     "check_template",
     "is_toy",
     "local_model",
@@ -26,7 +28,6 @@ __all__ = [
 ]
 
 _TOY_WIDTH = 256  # the built-in bases are narrower, pretrained models wider
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def check_base(field: str, base: str, revision: str | None = None) -> None:
@@ -54,13 +55,30 @@ def check_base(field: str, base: str, revision: str | None = None) -> None:
         _check_folder(field, source.path)
 
 
+def check_lora(config: RunConfig) -> None:
+    """Refuse an adapter where the package that makes it is missing; UsageError."""
+    if config.policy.lora_r is not None:
+        try:
+            check_peft()
+        except ValueError as error:
+            raise UsageError(f"policy.lora.r = {config.policy.lora_r}: {error}") from error
+
+
 def _check_folder(field: str, folder: Path) -> None:
+    if is_adapter(folder):
+        try:
+            check_peft()
+            base = adapter_base(folder)
+        except ValueError as error:
+            raise UsageError(f"{field}: {error}") from error
+        check_base(f"{field} (an adapter whose base)", base.base, base.revision)
+        return
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{field}: expected a folder with a Hugging Face causal LM, got {str(folder)!r}, which has no config.json; "
             "name the folder in which model.save_pretrained left it"
         )
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UsageError(f"{field}: {folder} has no tokenizer (tokenizer.json); save the model's own there")
 
 
@@ -109,7 +127,19 @@ def local_model(config: RunConfig) -> Path | None:
     source = model_sources(config).get("policy.base")
     if source is None:
         return None
-    return hub_folder(source) if source.kind == "hub" else source.path
+    return _local(source)
+
+
+def _local(source: ModelSource) -> Path | None:
+    if source.kind == "built-in":
+        return None
+    path = hub_folder(source) if source.kind == "hub" else source.path
+    if path is None or not is_adapter(path) or (path / "tokenizer.json").is_file():
+        return path
+    try:
+        return _local(adapter_base(path).source)
+    except ValueError:  # `check_base` says why
+        return None
 
 
 def check_template(config: RunConfig) -> None:

@@ -23,7 +23,7 @@ from .cost import duration_text, estimated_seconds
 from .estimates import RunEstimate, estimate_run
 from .fields import RunConfig
 from .inputs import check_inputs, data_files
-from .model_checks import check_base, check_template, is_toy, local_model
+from .model_checks import check_base, check_lora, check_template, is_toy, local_model
 from .prompt_counts import check_prompt_counts
 from .public_tasks import check_public_task
 from .recipe import PlannedRun, Recipe
@@ -76,6 +76,7 @@ def plan(recipe: Recipe, *, workers: int | None = None) -> Plan:
         check_base("policy.base", config.policy.base, config.policy.revision)
         if config.objective.teacher is not None:
             check_base("objective.teacher", config.objective.teacher, config.objective.teacher_revision)
+        check_lora(config)
         check_template(config)
         check_inputs(config)
         check_public_task(config)

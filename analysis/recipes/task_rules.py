@@ -41,6 +41,19 @@ def task_problems(config: RunConfig) -> list[str]:
             "object; pass it with analysis.run(recipe, policy=…), which writes both",
         ),
     ]
+    without_lora = [name for name in ("alpha", "targets") if getattr(policy, f"lora_{name}") is not None]
+    rules += [
+        (
+            bool(without_lora) and policy.lora_r is None,
+            f"policy.lora.{' and policy.lora.'.join(without_lora)} without policy.lora.r: an adapter needs a rank; set "
+            "policy.lora.r",
+        ),
+        (
+            policy.lora_r is not None and policy.base == GIVEN,
+            f'policy.lora.r with policy.base = "{GIVEN}": an adapter is saved with the name of its base, and an object '
+            "has none; save the policy and name its folder",
+        ),
+    ]
     if task.name == FILE_TASK:
         rules += [
             (task.train_file is None, f"{name} without task.train_file: name the file of prompts and answers"),

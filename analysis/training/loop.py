@@ -8,7 +8,6 @@ together; a run that stops anywhere resumes from its last commit and ends with t
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from toy_models import Prompt
+from toy_models.adapters import TrainedWeights, start_copy
 from toy_models.bases.recipes import BASES
 
 from ..common.batching import check_batching
@@ -122,7 +122,7 @@ class Loop:
         self.streams = Streams(config.seed)
         self.objective = get_objective(config.objective.name, **objective_settings(config.objective))
         referred = config.objective.kl_coef > 0 or "ref_log_probs" in self.objective.entry.needs
-        self.reference = copy.deepcopy(self.policy.model).requires_grad_(False) if referred else None
+        self.reference = start_copy(self.policy.model) if referred else None
         self.teacher = load_teacher(config, self.policy, device, prompts, longest)
         identity = run_identity(config, self.policy.model, self.task, run_id, label, self.teacher)
         self.masters: MasterWeights | None = None
@@ -135,6 +135,7 @@ class Loop:
         refresh_every = 0 if config.rollout.fixed else config.rollout.refresh_every
         dtype = getattr(torch, config.rollout.dtype or config.policy.dtype)
         self.sampler = RolloutModel(self.policy.model, dtype, refresh_every)
+        self.trained = TrainedWeights(self.policy.model)
         stepped = self.policy.model.parameters() if self.masters is None else self.masters.values
         self.optimizer = make_optimizer(stepped, config.optimizer)
         self.cursor = PromptCursor(len(self.train_prompts), config.rollout.prompts, self.streams["prompts"])
@@ -198,7 +199,7 @@ class Loop:
         self._commits_without_state = 0
         if stored is not None:
             self.position = restore(stored[1], self._parts())
-            check_reference(self.reference, stored[1], self.writer.info, identity)
+            check_reference(self.reference, stored[1], self.writer.info, identity, frozen=self.trained.partial)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -477,14 +478,15 @@ class Loop:
             "sampler": self.sampler if self.sampler.lags else None,
             "fixed_rollouts": self.fixed_rollouts,
         }
-        return {name: part for name, part in later.items() if part is not None} | {
-            "model": self.policy.model,
+        always: dict[str, Stateful | None] = {
+            "model": self.trained,
             "optimizer": self.optimizer,
             "critic": self.critic,
             "streams": self.streams,
             "cursor": self.cursor,
             "contexts": self.contexts,
         }
+        return {name: part for name, part in later.items() if part is not None} | always
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.policy.tokenizer.decode(ids))

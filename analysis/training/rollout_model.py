@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from toy_models.adapters import TrainedWeights, frozen_copy
+
 __all__ = ["RolloutModel"]
 
 
@@ -21,7 +23,8 @@ class RolloutModel:
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype, refresh_every: int = 1) -> None:
         """`model` is the one that is trained; `dtype` that of rollouts; `refresh_every` as in the recipe."""
         self._source, self._every, self._refreshed = model, refresh_every, 0
-        self._held = None if refresh_every == 1 else copy.deepcopy(model).requires_grad_(False)
+        self._held = None if refresh_every == 1 else frozen_copy(model)
+        self._changing = TrainedWeights(model)
         same = next(model.parameters()).dtype == dtype
         self._copy = None if same else copy.deepcopy(model).requires_grad_(False).to(dtype)
 
@@ -56,11 +59,11 @@ class RolloutModel:
 
     def state_dict(self) -> dict[str, Any]:
         assert self._held is not None
-        return {"model": self._held.state_dict(), "refreshed": self._refreshed}
+        return {"model": self._changing.of(self._held.state_dict()), "refreshed": self._refreshed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert self._held is not None
-        self._held.load_state_dict(state["model"])
+        self._changing.load_into(self._held, state["model"])
         self._refreshed = state["refreshed"]
 
 

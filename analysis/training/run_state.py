@@ -53,26 +53,33 @@ def restore(state: Mapping[str, Any], parts: Mapping[str, Stateful | None]) -> P
 
 
 def check_reference(
-    reference: Stateful | None, state: Mapping[str, Any], stored: Mapping[str, Any], resumed: Mapping[str, Any]
+    reference: Stateful | None,
+    state: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    resumed: Mapping[str, Any],
+    *,
+    frozen: bool = False,
 ) -> None:
-    """The reference of a resumed run, which is the base as it was loaded again, must be that of its start.
+    """What a resumed run has of its base, as it was loaded again, must be that of its start: reference, frozen weights.
 
-    It is not part of the resume state, being as large as the model; states of before hold it and are loaded.
+    They are not part of the resume state, being as large as the model; a reference in states of before is loaded.
 
     Args:
         reference: the reference model; None where the run has none.
         state: the resume state.
         stored, resumed: run.json as it stands in the folder, and as the resumed run would begin it.
+        frozen: weights of the base are part of the policy and are not trained.
 
     Raises:
         UsageError: the weights of the base are others than at the start.
     """
-    if reference is None:
+    if reference is None and not frozen:
         return
-    if state.get("reference") is not None:
+    if reference is not None and state.get("reference") is not None:
         reference.load_state_dict(state["reference"])
     elif stored.get("base_sha256") != resumed["base_sha256"]:
+        use = "part of the policy" if frozen else "the reference of its KL"
         raise UsageError(
             f"policy.base: expected the weights that the run started from (sha256 {stored.get('base_sha256')}), since "
-            f"they are the reference of its KL, got others ({resumed['base_sha256']}); restore the base, or start anew"
+            f"they are {use}, got others ({resumed['base_sha256']}); restore the base, or start anew"
         )

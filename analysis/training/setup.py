@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from toy_models import FileTask, Policy, Prompt, Task, evaluation_mode, get_task, load_policy
+from toy_models import FileTask, LoraSettings, Policy, Prompt, Task, evaluation_mode, get_task, load_policy
 from toy_models.bases.recipes import BASES
 from toy_models.end_tokens import add_end_tokens, policy_end_tokens
 from toy_models.shared_prefixes import sharing_fails
@@ -24,7 +24,7 @@ from ..common.batching import check_batching
 from ..common.provenance import machine_info, weights_hash
 from ..errors import UsageError
 from ..recipes.config import config_to_dict
-from ..recipes.fields import GIVEN, RunConfig
+from ..recipes.fields import GIVEN, PolicyFields, RunConfig
 from ..recipes.inputs import data_files, identified, input_digests
 from ..recipes.model_checks import pinned
 from ..recipes.public_tasks import needs_solutions, public_task
@@ -50,7 +50,9 @@ def load_policy_and_task(
         policy.model = policy.model.to(device, dtype).eval()
     else:
         try:
-            policy = load_policy(fields.base, seed=fields.seed, revision=fields.revision, dtype=dtype, device=device)
+            policy = load_policy(
+                fields.base, seed=fields.seed, revision=fields.revision, lora=_lora(fields), dtype=dtype, device=device
+            )
         except ValueError as error:  # a folder without a checkpoint
             raise UsageError(f"policy.base = {fields.base!r}: {str(error).removeprefix('base: ')}") from error
     try:
@@ -64,6 +66,12 @@ def load_policy_and_task(
 def loaded_dtype(config: RunConfig) -> torch.dtype:
     """The dtype that models are loaded and checked in: that of the policy, or float32 where it is rounded later."""
     return torch.promote_types(getattr(torch, config.policy.dtype), torch.float32)
+
+
+def _lora(fields: PolicyFields) -> LoraSettings | None:
+    if fields.lora_r is None:
+        return None
+    return LoraSettings(fields.lora_r, fields.lora_alpha, fields.lora_targets)
 
 
 def load_teacher(

@@ -30,8 +30,9 @@ _HEAD = f"""\
 
 <!-- Generated from docs/results/bases.json by `python -m docs.generators`; do not edit. -->
 
-`policy.base` in a recipe takes one of these names, or a folder with a model. The numbers are measured at T = 1 on the
-validation prompts of the base's task. The settings of the corpora were chosen by these numbers, too.
+`policy.base` in a recipe takes one of these names, or [another model](how_to/choose_a_policy.md). The numbers are
+measured at T = 1 on the validation prompts of the base's task. The settings of the corpora were chosen by these
+numbers, too.
 
 - Pass@1, Pass@256 and effective solutions are exact.
 - H is the mean entropy of a token on responses that the base samples itself.

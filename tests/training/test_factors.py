@@ -658,10 +658,15 @@ _LOOP = "training/test_objectives_in_the_loop.py"
 OF_THE_ROLLOUTS = tuple(f"objective.{parameter.name}" for parameter in CORRECTIONS)
 _REACHES = "training/test_objectives_in_the_loop.py::test_each_parameter_reaches_the_weights"
 _PRECISION = "training/test_precision_and_memory.py"
+_LORA = "training/test_lora.py"
 ELSEWHERE = {
     "threads": "experiments/test_experiment.py::test_each_in_its_own_process_with_its_threads",
     "device": "training/test_factors.py::test_device",
     "policy.base": "training/test_factors.py::test_what_a_run_starts_from",
+    "policy.revision": "training/test_model_sources.py::test_a_run_says_its_commit_and_does_not_resume_with_another",
+    "policy.lora.r": f"{_LORA}::test_an_adapter_has_the_settings_of_the_recipe",
+    "policy.lora.alpha": f"{_LORA}::test_an_adapter_has_the_settings_of_the_recipe",
+    "policy.lora.targets": f"{_LORA}::test_an_adapter_has_the_settings_of_the_recipe",
     "policy.seed": "training/test_factors.py::test_what_a_run_starts_from",
     "policy.digest": "training/test_factors.py::test_what_a_run_starts_from",
     "task.name": "training/test_factors.py::test_what_a_run_starts_from",
@@ -679,6 +684,7 @@ ELSEWHERE = {
     "update.logits": "training/test_streamed_logits.py::test_streamed_logits_make_the_update_of_dense_ones",
     **dict.fromkeys(OF_SOME_OBJECTIVES, _REACHES),
     **dict.fromkeys(OF_THE_ROLLOUTS, f"{_LOOP}::test_corrections_of_the_rollouts_reach_the_weights"),
+    "objective.teacher_revision": "training/test_model_sources.py::test_the_revision_of_a_teacher_is_its_own",
     "objective.teacher": f"{_LOOP}::test_the_teacher_scores_the_tokens_of_the_policy",
     **dict.fromkeys(
         (f"objective.entropy_{name}" for name in ("target", "coef_delta", "coef_min", "coef_max")),

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from analysis import UsageError, run
 from analysis.experiments.downloads import download_models, pinned_run
 from analysis.recipes import Recipe, plan
 from analysis.recipes.inputs import changed_inputs, input_digests
+from analysis.recipes.model_checks import pinned
 from analysis.records import digest, load_trace
 from analysis.training import train
+from analysis.training.setup import load_teacher
 from tests.offline.byte_models import byte_tokenizer, small_model
 from tests.toy_models.model_sources.fake_hub import FIRST, SECOND, FakeHub, cache_snapshot, fake_hub, hub_error
 from tests.toy_models.model_sources.tiny_gguf import random_llama, write_gguf
-from toy_models import Policy, load_policy
+from toy_models import Policy, Prompt, load_policy
 
 __all__ = ["fake_hub"]
 
@@ -136,6 +139,23 @@ def test_a_plan_refuses_a_model_that_the_hub_does_not_give(fake_hub: FakeHub, tm
         plan(Recipe.load("tiny").set(**distilled))
     with pytest.raises(UsageError, match=r"policy\.base = 'tiny': expected a revision only with the id of a model"):
         plan(Recipe.load("tiny").set(**{"policy.revision": "v2"}))
+
+
+def test_the_revision_of_a_teacher_is_its_own(fake_hub: FakeHub, tmp_path: Path) -> None:
+    content = saved_model(tmp_path / "model")
+    cache_snapshot(fake_hub.cache, "owner/big", FIRST, content)
+    cache_snapshot(fake_hub.cache, "owner/big", SECOND, saved_model(tmp_path / "other", seed=1), "v2")
+    distilled = {"objective.name": "opd", "objective.form": "unset", "grid": "unset", "objective.teacher": "owner/big"}
+    recipe = file_recipe(tmp_path, content).set(**distilled)
+    later = recipe.set(**{"objective.teacher_revision": "v2"})
+    assert recipe.hash != later.hash
+    assert later.set(**{"objective.teacher_revision": SECOND}).hash == later.hash
+    config = later.expand()[0].config
+    assert (pinned(config).objective.teacher_revision, pinned(config).policy.revision) == (SECOND, None)
+    policy = load_policy(content)
+    teacher = load_teacher(config, policy, torch.device("cpu"), [Prompt("", (5,), "", "train", "")], 3)
+    assert teacher is not None
+    assert torch.equal(teacher.lm_head.weight, load_policy(tmp_path / "other").model.lm_head.weight)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from .source import ModelSource
+from .source import TOKENIZER_FILES, ModelSource
 
 __all__ = ["Download", "check_hub_model", "ensure_hub_model", "hub_commit", "hub_folder"]
 
@@ -33,7 +33,6 @@ _WEIGHTS = (
     ("adapter_model.bin",),
 )
 _CONFIGS = ("config.json", "adapter_config.json")
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _LISTED = 8  # files in a message
 
 
@@ -136,7 +135,7 @@ def _is_whole(folder: Path) -> bool:
         names = {path.name for path in folder.iterdir() if path.exists()}  # a link may lead nowhere
     except OSError:
         return False
-    has_tokenizer = "adapter_config.json" in names or not names.isdisjoint(_TOKENIZERS)
+    has_tokenizer = "adapter_config.json" in names or not names.isdisjoint(TOKENIZER_FILES)
     if names.isdisjoint(_CONFIGS) or not has_tokenizer:
         return False
     for kind in _WEIGHTS:
@@ -185,10 +184,10 @@ def _wanted(source: ModelSource, files: Sequence[str]) -> list[str]:
         raise ValueError(
             f"expected a config.json in {source.repo}, got {_listed(files)}; choose a causal language model"
         )
-    if "adapter_config.json" not in files and not _matching(files, _TOKENIZERS):
+    if "adapter_config.json" not in files and not _matching(files, TOKENIZER_FILES):
         raise ValueError(
-            f"expected a tokenizer ({' or '.join(_TOKENIZERS)}) in {source.repo}, got {_listed(files)}; download the "
-            "model into a folder and save its tokenizer there"
+            f"expected a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {source.repo}, got {_listed(files)}; download "
+            "the model into a folder and save its tokenizer there"
         )
     return [*_matching(files, _SETTINGS), *weights]
 

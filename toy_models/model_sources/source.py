@@ -15,7 +15,9 @@ from ..bases.recipes import BASES
 from ..messages import nearest
 from .gguf_header import GGUF_SUFFIX
 
-__all__ = ["ModelSource", "model_source"]
+__all__ = ["TOKENIZER_FILES", "ModelSource", "model_source"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")  # any of them, in a model's folder
 
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([\w./-]+\.gguf))?")
 
