@@ -1,3 +1,5 @@
+from .annotations import annotations_path as annotations_path
+from .annotations import write_annotations as write_annotations
 from .columns import COLUMNS as COLUMNS
 from .reading import Rollout as Rollout
 from .reading import read_rollouts as read_rollouts

@@ -371,6 +371,16 @@ LAYOUTS = (
         {"prompt": "prompt", "response": "response"},
         without=("prompt", "response", "completion", "response_ids", "input", "output"),
         unpack=unpacking.of_messages,
-        note="the last message is the response",
+        note="the last message is the response; with turns of tools or weights of messages, all of the policy's are",
+    ),
+    Layout(
+        "dialogues",
+        "dialogue",
+        "platform.openai.com/docs/guides/supervised-fine-tuning",
+        ("messages",),
+        {"prompt": "prompt", "response": "response"},
+        unpack=unpacking.of_dialogue,
+        note="every turn of the assistant is the policy's",
+        forced=True,
     ),
 )

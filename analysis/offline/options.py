@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.command import figure_lines
 from ..errors import UsageError
 from ..recipes.model_checks import check_base
+from .annotations import KINDS, annotations_path, check_free, write_annotations
 from .columns import parse_mapping
 from .layouts import FORMATS
 from .reading import read_rollouts
@@ -161,6 +163,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="tokens that go through the model together (default: 8192); halved where memory runs out",
     )
     add("--skip-bad", action="store_true", help="skip rows that cannot be used, and count them")
+    add(
+        "--annotate",
+        nargs="?",
+        const=KINDS[0],
+        choices=KINDS,
+        help="write what was computed of each rollout beside the file, into FILE.annotations.jsonl (or .parquet): log "
+        "π_y, H, the squeeze boundary and the laws of every token, with the line it belongs to; a file that exists is "
+        "written again with --resume or --force only",
+    )
 
 
 def trace(arguments: argparse.Namespace) -> Run | None:
@@ -205,11 +216,14 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         raise UsageError(f"workers: expected at least 1, got {arguments.workers}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UsageError(f"out: expected a folder, got the file {arguments.out}")
+    replaced = arguments.force or arguments.resume is not None
+    if arguments.annotate is not None:
+        check_free(annotations_path(Path(arguments.rollouts), arguments.annotate), overwrite=replaced)
     file, policy = ranks.here(lambda: _inputs(arguments, columns, settings))
 
     from .tracing import trace_rollouts
 
-    return trace_rollouts(
+    run = trace_rollouts(
         policy.model,
         policy.tokenizer,
         file,
@@ -237,6 +251,11 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         batch_tokens=arguments.batch_tokens,
         quiet=arguments.quiet,
     )
+    if arguments.annotate is not None and not ranks.rank:
+        path = write_annotations(run, file, kind=arguments.annotate, overwrite=replaced)
+        if not arguments.quiet:
+            print(f"annotations {path}", file=sys.stderr)
+    return run
 
 
 def _inputs(

@@ -49,6 +49,7 @@ class Rollout:
     template_arguments: Mapping[str, Any] | None = None  # its variables
     response_mask: tuple[bool, ...] | None = None  # whether the policy sampled a token; None: all of them
     sampling_log_probs: tuple[float, ...] | None = None  # of the engine that sampled
+    turns: tuple[Mapping[str, Any], ...] | None = None  # messages after the prompt, in place of a response of one
     id: str | int | None = None  # what the file calls the row
     file: str = ""  # the file that the row stands in
     row: int = 0  # the number of its line or row
@@ -150,17 +151,22 @@ def _rollout(
     prompt_ids, response_ids = of("prompt_ids", check.ids), of("response_ids", check.ids)
     prompt = of("prompt", check.prompt)
     mask = of("response_mask", check.mask)
-    response = of(
-        "response",
-        lambda value, at: check.response(
-            value,
-            at,
-            has_ids=response_ids is not None,
-            has_mask=mask is not None,
-            may_be_empty=chosen.layout is not None and chosen.layout.decoded,
-        ),
+    turns = of("response", check.turns) if response_ids is None and mask is None and isinstance(prompt, list) else None
+    response = (
+        None
+        if turns is not None
+        else of(
+            "response",
+            lambda value, at: check.response(
+                value,
+                at,
+                has_ids=response_ids is not None,
+                has_mask=mask is not None,
+                may_be_empty=chosen.layout is not None and chosen.layout.decoded,
+            ),
+        )
     )
-    for role, text, token_ids in (("prompt", prompt, prompt_ids), ("response", response, response_ids)):
+    for role, text, token_ids in (("prompt", prompt, prompt_ids), ("response", turns or response, response_ids)):
         if text is None and token_ids is None:
             column = chosen.columns.get(role) or chosen.columns.get(f"{role}_ids")
             raise ValueError(f"{where}: the column {column!r} is null")
@@ -181,6 +187,7 @@ def _rollout(
         template_arguments=of("template_arguments", check.template_arguments),
         response_mask=mask,
         sampling_log_probs=of("sampling_log_probs", check.floats),
+        turns=turns,
         id=of("id", check.label),
         file=place.file,
         row=place.number,

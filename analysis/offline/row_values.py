@@ -14,6 +14,8 @@ from typing import Any
 from toy_models.table_formats import CsvText
 from toy_models.verifiers import accepted_answer
 
+from .dialogues import is_own
+
 __all__ = [
     "answer",
     "floats",
@@ -25,6 +27,7 @@ __all__ = [
     "number",
     "number_or_list",
     "response",
+    "turns",
 ]
 
 _FLOAT32_MAX = 3.4e38
@@ -124,8 +127,9 @@ def response(value: Any, at: str, *, has_ids: bool, has_mask: bool = False, may_
             if has_ids:
                 return None
             raise ValueError(
-                f"{at}: expected a string or one message of the assistant, got {len(value)} messages; give "
-                "the token ids of such a response (response_ids) and which of them the policy sampled (response_mask)"
+                f"{at}: expected a string or one message of the assistant, got {len(value)} messages; give a prompt "
+                "of messages as well, or the token ids of such a response (response_ids) and which of them the policy "
+                "sampled (response_mask)"
             )
         value = value[0]
     if isinstance(value, Mapping):
@@ -151,6 +155,21 @@ def response(value: Any, at: str, *, has_ids: bool, has_mask: bool = False, may_
             return ""
         raise ValueError(f"{at}: the response is empty")
     return str(checked_text(value, at))
+
+
+def turns(value: Any, at: str) -> tuple[Mapping[str, Any], ...] | None:
+    """The messages of a response of several turns, of which the first is the policy's; None for one turn or a text."""
+    if isinstance(value, CsvText) and value[:1] == "[" and isinstance(read := value.value(), list):
+        value = read
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(turn, Mapping) for turn in value):
+        return None
+    if not is_own(value[0]):
+        raise ValueError(
+            f"{at}: expected a response that begins with a message of the assistant, got one of "
+            f"{shown(value[0].get('role'))}; messages before it belong to the prompt"
+        )
+    last = max(place for place, turn in enumerate(value) if is_own(turn))
+    return tuple(checked_text(value[: last + 1], at)) if last else None
 
 
 def _content(content: Any) -> Any:

@@ -25,10 +25,13 @@ from toy_models.tasks.texts import (
     check_template,
     continues_turn,
     encode_text,
+    last_question,
+    render_messages,
     render_prompt,
 )
 
 from ..errors import UsageError
+from .dialogues import dialogue_tokens
 from .policy_tokens import policy_mask
 from .reading import BadRows, Rollout
 from .text_start import encode_continuation, marks_start
@@ -146,7 +149,7 @@ class _Encoder:
         except ValueError as error:
             raise UsageError(str(error)) from error
         self._continued = self._without_start = self._doubled = self._in_turn = 0
-        self._padded = self._padded_prompts = self._ended_at_once = 0
+        self._padded = self._padded_prompts = self._ended_at_once = self._dialogues = 0
 
     def __call__(self, rollout: Rollout) -> dict[str, Any]:
         tokenizer = self._tokenizer
@@ -156,21 +159,24 @@ class _Encoder:
             prompt = self._prompts[key] = self._prompt_once(rollout, hash(key))
             if len(self._prompts) > _PROMPTS:
                 del self._prompts[next(iter(self._prompts))]
-        if rollout.response_ids is not None:
+        own: np.ndarray | None = None
+        if rollout.turns is not None:
+            ids, own, text = self._dialogue(rollout, prompt["prompt_text"])
+        elif rollout.response_ids is not None:
             ids = list(rollout.response_ids)
             text = rollout.response or str(tokenizer.decode(ids))
         else:
             assert rollout.response is not None
             text = rollout.response
-            if not text:
-                ids = [self._end_of_empty(rollout.where)]
-            elif self._marks and not self._settings.responses_apart:
-                ids = list(encode_continuation(tokenizer, prompt["prompt_text"], text, rollout.where))
-                self._continued += 1
-            else:
-                ids = list(encode_text(tokenizer, text, rollout.where))
-        padding = 0 if rollout.response_mask is not None else self._padding(ids, rollout.where)
-        policy = policy_mask(rollout, len(rollout.prompt_ids or prompt["prompt"]), len(ids))
+            ids = (
+                self._encoded(prompt["prompt_text"], text, rollout.where)
+                if text
+                else [self._end_of_empty(rollout.where)]
+            )
+            self._continued += bool(text) and self._continues
+        masked = rollout.response_mask is not None or own is not None
+        padding = 0 if masked else self._padding(ids, rollout.where)
+        policy = policy_mask(rollout, len(rollout.prompt_ids or prompt["prompt"]), len(ids)) if own is None else own
         policy[len(ids) - padding :] = False
         last = int(policy.nonzero()[0][-1]) if policy.any() else len(ids) - 1  # of the policy's own tokens
         ended = ids[last] in self._ends
@@ -187,6 +193,48 @@ class _Encoder:
             "judged_text": self._judged(text, body, exact=rollout.response_ids is not None),
             "finished": ended if ended or rollout.response_ids is not None else None,
         }
+
+    @property
+    def _continues(self) -> bool:
+        """Whether texts are read as continuing others, without the space that the tokenizer puts before every text."""
+        return self._marks and not self._settings.responses_apart
+
+    def _encoded(self, before: str, text: str, where: str) -> list[int]:
+        """Token ids of a text that stands after another one."""
+        if self._continues:
+            return list(encode_continuation(self._tokenizer, before, text, where))
+        return list(encode_text(self._tokenizer, text, where))
+
+    def _dialogue(self, rollout: Rollout, start: str) -> tuple[list[int], np.ndarray, str]:
+        where, turns, settings = rollout.where, list(rollout.turns or ()), self._settings
+        messages = chat_messages(rollout.prompt, where, self._columns.get("prompt", "prompt"))
+        if continues_turn(messages):
+            raise ValueError(
+                f"{where}: expected a prompt that ends before the first turn of the response, got one within"
+            )
+        self._dialogues += 1
+
+        def render(told: Sequence[Mapping[str, Any]], open_turn: bool) -> str:
+            return render_messages(
+                self._tokenizer,
+                chat_messages(list(told), where, "response"),
+                where,
+                chat_template=settings.chat_template,
+                tools=rollout.tools,
+                arguments={**settings.template_arguments, **(rollout.template_arguments or {})},
+                open_turn=open_turn,
+            )
+
+        return dialogue_tokens(
+            messages,
+            turns,
+            start,
+            where=where,
+            render=render,
+            encode=lambda before, text: self._encoded(before, text, where),
+            ends=self._end_words,
+            eos=settings.eos,
+        )
 
     def _end_of_empty(self, where: str) -> int:
         """The token that an empty response consists of: it was decoded away, and a response has one at least."""
@@ -257,7 +305,8 @@ class _Encoder:
             except TemplateError:
                 if rollout.prompt_ids is None:
                     raise
-                question = text = str(self._tokenizer.decode(list(rollout.prompt_ids)))
+                question = last_question(chat_messages(rollout.prompt, where, column))
+                text = str(self._tokenizer.decode(list(rollout.prompt_ids)))
         if rollout.prompt_ids is None:
             ids = self._with_start(encode_text(self._tokenizer, text, where))
         else:
@@ -318,6 +367,12 @@ class _Encoder:
             out.append(
                 f"{self._ended_at_once} responses are empty texts: the policy ended them at once. Each is traced as "
                 "the end token alone."
+            )
+        if self._dialogues:
+            out.append(
+                f"{self._dialogues} responses are dialogues of several turns in the chat template: the assistant's "
+                "turns are the policy's, those of users and tools and the template's own tokens are context. Texts are "
+                "not exact: a template may write calls of tools with other spaces than the policy did. Token ids are."
             )
         if self._padded:
             out.append(f"{self._padded} responses are filled up with padding, which is not traced.")

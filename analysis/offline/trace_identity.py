@@ -40,11 +40,13 @@ _CODE = (
     "analysis/token_stats",
     "toy_models/batch_dependence.py",
     "toy_models/end_tokens.py",
+    "toy_models/plain_values.py",
     "toy_models/table_files.py",
     "toy_models/table_formats.py",
     "toy_models/tasks/start_tokens.py",
     "toy_models/tasks/task.py",
     "toy_models/tasks/texts.py",
+    "toy_models/torch_tables.py",
     "toy_models/user_functions.py",
     "toy_models/verifiers",
 )

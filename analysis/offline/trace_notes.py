@@ -9,7 +9,7 @@ from typing import Any
 
 from ..objectives import Objective
 from ..records.hypothetical_weights import needs_rewards, takes_advantages
-from .reading import RolloutFile
+from .reading import Rollout, RolloutFile
 from .rewards import RewardScheme, scheme_of
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
@@ -52,7 +52,7 @@ def file_facts(
     if has_advantages:
         advantages = _advantages(objectives, settings, scheme is not None)
     notes = [f"Columns: {columns}.", *file.notes, rewards, groups, *([advantages] if advantages else [])]
-    others = sum(len(item.response) - item.own_length for item in items if item.rollout.response_mask is not None)
+    others = sum(len(item.response) - item.own_length for item in items if _is_masked(item.rollout))
     if "response_mask" in file.columns:
         some = sum(not item.policy.all() for item in items)
         none = sum(not item.policy.any() for item in items)
@@ -61,7 +61,11 @@ def file_facts(
             f"{others:,} tokens of {some:,} responses are not the policy's ({file.columns['response_mask']}): they "
             f"stay in the context and have no row, no weight and no place in a mean over tokens.{empty}"
         )
-    elif marked := [mark for item in items if (mark := _other_turn(item.response_text)) is not None]:
+    elif marked := [
+        mark
+        for item in items
+        if not _is_masked(item.rollout) and (mark := _other_turn(item.response_text)) is not None
+    ]:
         notes.append(
             f"{len(marked):,} responses hold marks of turns that are not the assistant's, such as {marked[0]!r}, and "
             "no column says which tokens the policy sampled: all of them count. Give token ids and a mask "
@@ -80,6 +84,11 @@ def file_facts(
         "tokens_of_others": others,
         "notes": notes,
     }
+
+
+def _is_masked(rollout: Rollout) -> bool:
+    """Whether something says which of its tokens the policy sampled: a mask, or the turns of a dialogue."""
+    return rollout.response_mask is not None or rollout.turns is not None
 
 
 def _other_turn(text: str) -> str | None:

@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .dialogues import WEIGHT, is_own
+
 __all__ = [
     "PART",
     "distinct_rows",
+    "of_dialogue",
     "of_episode_turns",
     "of_lighteval",
     "of_lm_eval",
@@ -155,23 +158,34 @@ def of_skyrl(row: Mapping[str, Any]) -> Columns:
     return {"score": sum(score) if isinstance(score, list) else score}
 
 
-def of_messages(row: Mapping[str, Any]) -> Columns:
-    """A conversation whose last message, the assistant's, is the response."""
+def of_dialogue(row: Mapping[str, Any]) -> Columns:
+    """A conversation of which every message of the assistant is the policy's."""
+    return of_messages(row, every_turn=True)
+
+
+def of_messages(row: Mapping[str, Any], *, every_turn: bool = False) -> Columns:
+    """A conversation whose last message, the assistant's, is the response.
+
+    With turns of tools, or with weights of messages (1 for the policy's, 0 for others), every message of the assistant
+    is the policy's but those of weight 0, and the response goes from the first of them to the last.
+    """
     name = "messages" if "messages" in row else "content"
     messages = row[name]
     while isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], list):
         messages = messages[0]
     if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(turn, Mapping) for turn in messages):
         raise ValueError(f"expected chat messages in {name!r}, of which the last is the assistant's")
-    if messages[-1].get("role") != "assistant":
+    marked = any(turn.get("role") in ("tool", "function") or WEIGHT in turn for turn in messages)
+    if marked or every_turn:
+        own = [place for place, turn in enumerate(messages) if is_own(turn)]
+        if not own or not own[0]:
+            raise ValueError(f"expected a prompt and a message of the assistant after it in {name!r}")
+        columns: Columns = {"prompt": messages[: own[0]], "response": messages[own[0] : own[-1] + 1]}
+    elif messages[-1].get("role") != "assistant":
         raise ValueError(f"expected the assistant's message at the end of {name!r}, got {messages[-1].get('role')!r}")
-    if any(turn.get("role") in ("tool", "function") for turn in messages):
-        raise ValueError(
-            f"{name!r} has turns of tools between those of the assistant; give token ids (response_ids) and which of "
-            "them the policy sampled (response_mask)"
-        )
+    else:
+        columns = {"prompt": messages[:-1], "response": [messages[-1]]}
     reward = row.get("rewards")
-    columns: Columns = {"prompt": messages[:-1], "response": [messages[-1]]}
     return columns | ({"reward": reward[0] if isinstance(reward, list) else reward} if reward is not None else {})
 
 

@@ -94,6 +94,8 @@ class _Stream:
     What goes wrong in `write` is raised by `end`: a writer in C++ would make another exception of it.
     """
 
+    closed = False  # writers ask; whoever opened the file closes it
+
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._held = file, bytearray()
         self._failure: BaseException | None = None
@@ -111,6 +113,9 @@ class _Stream:
 
     def flush(self) -> None:
         """Nothing: `end` writes what is left."""
+
+    def close(self) -> None:
+        """Nothing, as `flush`."""
 
     def end(self) -> None:
         if self._failure is not None:

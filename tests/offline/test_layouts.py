@@ -26,6 +26,7 @@ class Case:
     expected: list[dict[str, Any]]
     columns: dict[str, Any] = field(default_factory=dict)
     answers: bool = False
+    format: str | None = None
 
 
 CASES = {
@@ -266,6 +267,11 @@ CASES = {
         [{"conversations": [{"from": "human", "value": "1+1"}, {"from": "gpt", "value": "2"}]}],
         [{"prompt": CHAT, "response": "2", "reward": None}],
     ),
+    "dialogues": Case(
+        [{"messages": [*CHAT, *TURN, *CHAT, *TURN]}],
+        [{"prompt": CHAT, "response": None, "turns": (*TURN, *CHAT, *TURN)}],
+        format="dialogue",
+    ),
     "chat messages": Case([{"messages": [*CHAT, *TURN]}], [{"prompt": CHAT, "response": "2", "reward": None}]),
 }
 
@@ -273,7 +279,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_read_as_it_is_written(name: str) -> None:
     case = CASES[name]
-    file = read_rollouts(case.rows, columns=case.columns, with_answers=case.answers)
+    file = read_rollouts(case.rows, columns=case.columns, with_answers=case.answers, format=case.format)
     assert file.layout == name
     assert f"The file is read as the {name}" in file.notes[0]
     got = [
@@ -336,11 +342,8 @@ def test_refused_in_its_own_words(row: dict[str, Any], message: str) -> None:
             r"where the response begins is not said; write the",
         ),
         ({"messages": CHAT}, r"expected chat messages in 'messages', of which the last is the assistant's"),
+        ({"messages": [*TURN, {"role": "tool", "content": "3"}]}, r"a prompt and a message of the assistant after it"),
         ({"messages": [*TURN, *CHAT]}, r"expected the assistant's message at the end of 'messages', got 'user'"),
-        (
-            {"messages": [*CHAT, {"role": "tool", "content": "3"}, *TURN]},
-            r"has turns of tools between those of the assistant",
-        ),
         ({"conversations": [{"role": "user"}]}, r"expected turns of human, gpt and system in 'conversations'"),
         (
             {"tokens": [1, 2], "response_length": 2},
@@ -354,11 +357,11 @@ def test_refused_in_its_own_words(row: dict[str, Any], message: str) -> None:
         (
             {
                 "example_id": 0,
-                "prompt": CHAT,
+                "prompt": "1+1",
                 "completion": [*TURN, {"role": "user", "content": "x"}, *TURN],
                 "reward": 1,
             },
-            r"got 3 messages; give the token ids of such a response",
+            r"got 3 messages; give a prompt of messages as well, or the token ids of such a response",
         ),
     ],
 )

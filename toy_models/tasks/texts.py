@@ -20,6 +20,7 @@ __all__ = [
     "continues_turn",
     "encode_text",
     "last_question",
+    "render_messages",
     "render_prompt",
 ]
 
@@ -138,11 +139,7 @@ def render_prompt(
     messages = chat_messages(value, where, column)
     question = last_question(messages)
     if chat_template:
-        options = dict(arguments or {})
-        if tools:
-            options["tools"] = _tools(tools, where)
-        if isinstance(chat_template, str):
-            options["chat_template"] = chat_template
+        options = _options(chat_template, tools, arguments, where)
         if continues_turn(messages) and not new_turn:
             options["continue_final_message"] = _continued(messages[-1])
         else:
@@ -151,6 +148,34 @@ def render_prompt(
     if not isinstance(value, str):
         raise ValueError(f"{where}: expected a text, got a list of chat messages; set chat_template = true")
     return question, question
+
+
+def render_messages(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    where: str,
+    *,
+    chat_template: bool | str,
+    tools: Any = None,
+    arguments: Mapping[str, Any] | None = None,
+    open_turn: bool = False,
+) -> str:
+    """Whole messages (`chat_messages`) in the template, with `open_turn` up to where the assistant's next one begins.
+
+    Arguments and errors are those of `render_prompt`.
+    """
+    options = _options(chat_template, tools, arguments, where)
+    return _rendered(tokenizer, messages, where, options | {"add_generation_prompt": open_turn})
+
+
+def _options(chat_template: bool | str, tools: Any, arguments: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """Keyword arguments of apply_chat_template."""
+    options = dict(arguments or {})
+    if tools:
+        options["tools"] = _tools(tools, where)
+    if isinstance(chat_template, str):
+        options["chat_template"] = chat_template
+    return options
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, where: str) -> tuple[int, ...]:
