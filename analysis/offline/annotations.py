@@ -198,7 +198,7 @@ def _write_json_lines(parts: Iterator[Sequence[dict[str, Any]]]) -> Callable[[Bi
     def write(file: BinaryIO) -> None:
         for rows in parts:
             for row in rows:
-                file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+                file.write((json.dumps(row, allow_nan=False) + "\n").encode())
 
     return write
 

@@ -37,7 +37,8 @@ _OF_TRACES = {
     for role in (*_PER_TOKEN, "prompt", "response", "prompt_ids", "response_ids", "reward", "group", "step", "id")
 }
 _EXACT_TRACES = (
-    "token ids are those that the model saw; log-probs are those of the engine that sampled, also in place of old ones"
+    "token ids are those that the model saw; log-probs of the engine that sampled stand for those of the trainer where "
+    "these are not there, and verifiers 0.4 rounds both to four decimals"
 )
 _SERVER = (
     *("prompt", "response", "prompt_ids", "response_ids", "old_log_probs", "sampling_log_probs", "tools"),
@@ -101,7 +102,8 @@ LAYOUTS = (
         "prime-platform",
         "PrimeIntellect-ai/prime-rl: src/prime_rl/monitors/prime.py",
         ("run_id", "sample_id", "trajectory", "completion"),
-        refusal="its prompt is empty and its turns are JSON text; give prime-rl's token exports (enable_token_export)",
+        refusal="its prompt is empty and its turns are JSON text; give prime-rl's traces.jsonl or its token exports "
+        "(enable_token_export)",
     ),
     Layout(
         "token export of prime-rl",

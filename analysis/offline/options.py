@@ -33,14 +33,15 @@ recorded rollouts:
 
   One forward pass over a table with the columns prompt, response, reward and, if there are any, group, advantage,
   old_log_probs, prompt_ids, response_ids, response_mask, step, tools. What TRL, verl, OpenRLHF, NeMo-RL, prime-rl,
-  verifiers, slime, SkyRL, AReaL, ROLL, open-instruct, lm-evaluation-harness and lighteval write is read as it is
-  (docs/how_to/trace_rollouts.md lists it); other names are mapped: --columns prompt=question,response=text. Texts are
-  tokenised as they stand: nothing is added without --chat-template, --bos or --eos, and special tokens that a file has
-  lost stay lost; token ids are exact. Tokens that a mask says are not the policy's (output of tools) stay in the
-  context and have no row. Advantages are recorded, and replace rewards where there are none. The records are those of
-  a run without weights; summary.md says how the file was read, which tokens carry the gradient of each --objective and
-  where it would move probability mass. An interrupted trace keeps what is traced; resume it with --resume. Under
-  torchrun --nproc_per_node N the processes share the work and write one folder.
+  verifiers, slime, SkyRL, AReaL, ROLL, open-instruct, lm-evaluation-harness, lighteval, vLLM and OpenAI-compatible
+  servers write is read as it is (docs/how_to/trace_rollouts.md lists it, --format forces one); other names are
+  mapped: --columns prompt=question,response=text. Texts are tokenised as they stand: nothing is added without
+  --chat-template, --bos or --eos, and special tokens that a file has lost stay lost; token ids are exact. Tokens that
+  a mask says are not the policy's (output of tools) stay in the context and have no row. Advantages are recorded, and
+  replace rewards where there are none. The records are those of a run without weights; summary.md says how the file
+  was read, which tokens carry the gradient of each --objective and where it would move probability mass. An
+  interrupted trace keeps what is traced; resume it with --resume. Under torchrun --nproc_per_node N the processes
+  share the work and write one folder.
 """
 
 

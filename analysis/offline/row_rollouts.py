@@ -188,7 +188,7 @@ def _rollout(
         response_mask=mask,
         sampling_log_probs=of("sampling_log_probs", check.floats),
         turns=turns,
-        id=of("id", check.label),
+        id=of("id", lambda value, _: value if isinstance(value, int) else str(value)),
         file=place.file,
         row=place.number,
         number=number,

@@ -7,8 +7,10 @@ model sampled, and for these, in order, the sampler's log-probs and the advantag
     token_ids = concatenation of the nodes' token_ids,
 
 exactly those that the model saw. As in prime-rl, tokens that several branches share are the policy's in the first of
-them and context in the others, and traces that failed or whose agent is not trained are not read. Traces of an
-evaluation have no token ids; their messages are read, with the turns that the model wrote as the policy's.
+them and context in the others, and traces that failed or whose agent is not trained are not read, nor are attempts to
+compact a context that the agent did not go on from. Old log-probs are the trainer's, where it has written them, else
+the sampler's. Traces of an evaluation have no token ids; their messages are read, with the turns that the model wrote
+as the policy's.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def of_episode(row: Mapping[str, Any]) -> list[Columns]:
                 at = f"trace {trace.get('id', number)}" + (f", branch {index}" if len(branches) > 1 else "")
                 raise ValueError(f"{at}: {error}") from error
             if read is not None:
-                rollouts.append(part | read | _of_trace(trace) | _of_run(row, read))
+                rollouts.append(part | _of_trace(trace) | read | _of_run(row, read))
     return rollouts
 
 
@@ -77,10 +79,15 @@ def _trained(trace: Mapping[str, Any]) -> bool:
 def _branches(nodes: Nodes) -> Iterator[tuple[list[Mapping[str, Any]], list[bool]]]:
     """The nodes of each path from a root to a leaf, and whether an earlier path has each of them."""
     parents = [node.get("parent") for node in nodes]
+    links = [link for node in nodes for link in node.get("semantic_parents") or []]
+    resumed = {link["node"] for link in links if link["type"] == "compaction"}
     if bad := next((p for i, p in enumerate(parents) if p is not None and not 0 <= p < i), None):
         raise ValueError(f"expected the parent of a node among the nodes before it, got {bad}")
     inner, seen = set(parents), set[int]()
     for leaf in (place for place in range(len(nodes)) if place not in inner):
+        attempt = any(link["type"] == "compaction_attempt" for link in nodes[leaf].get("semantic_parents") or [])
+        if attempt and leaf not in resumed:
+            continue
         path: list[int] = []
         place: int | None = leaf
         while place is not None:
@@ -100,7 +107,9 @@ def _branch(nodes: Nodes, seen: Sequence[bool]) -> Columns | None:
     first = own.index(True) if any(own) else None
     if first is None:
         return None
-    messages: Columns = {
+    tools = nodes[0].get("tools") or []
+    messages: Columns = {"tools": _schemas(tools)} if tools else {}
+    messages |= {
         "prompt": [_message(node) for node in nodes[:first]] or None,
         "response": [_message(node) for node in nodes[first:]],
     }
@@ -113,10 +122,10 @@ def _branch(nodes: Nodes, seen: Sequence[bool]) -> Columns | None:
     ]
     if not any(mask):
         return None
-    log_probs = _spread(nodes, own, "logprobs", needed=True)
+    sampling, trainer = (_spread(nodes, own, name, needed=True) for name in ("logprobs", "trainer_logprobs"))
     advantages = _spread(nodes, own, "advantages", needed=False)
     return messages | split_sequence(
-        ids, mask, advantage=advantages, old_log_probs=log_probs, sampling_log_probs=log_probs
+        ids, mask, advantage=advantages, old_log_probs=trainer or sampling, sampling_log_probs=sampling
     )
 
 
@@ -166,13 +175,18 @@ def _arguments(text: Any) -> Any:
         return text
 
 
+def _schemas(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tools in the form of chat templates."""
+    return [{"type": "function", "function": dict(tool)} for tool in tools]
+
+
 def _of_trace(trace: Mapping[str, Any]) -> Columns:
     """Reward, answer, tools and id."""
     scored = [reward for reward in (trace.get("rewards") or {}).values() if reward is not None]
     columns: Columns = {"reward": sum(r["score"] * r.get("weight", 1.0) for r in scored)} if scored else {}
     answer = ((trace.get("task") or {}).get("data") or {}).get("answer")
-    tools = [{"type": "function", "function": dict(tool)} for tool in trace.get("tools") or []]
-    named = {"answer": answer or None, "tools": tools or None, "id": trace.get("id")}
+    tools = _schemas(trace.get("tools") or []) or None
+    named = {"answer": answer or None, "tools": tools, "id": trace.get("id")}
     return columns | {name: value for name, value in named.items() if value is not None}
 
 

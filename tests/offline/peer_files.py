@@ -1,6 +1,7 @@
 """Files as other libraries write them, made here after their public schemas, with numbers that can be found again.
 
-Each function names the file that defines the schema; all were read on 29 November 2026.
+Each function names the file that defines the schema; all were read on 29 November 2026 (verifiers in its wheel 0.4.0
+and at a60a606, prime-rl at 559b447, slime at 624b824, OpenRLHF at 3c3be62, vLLM at 003d3ee and 002032e).
 """
 
 from __future__ import annotations

@@ -172,6 +172,17 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert len(lines_of(path)) == 6
 
 
+def test_the_query_of_the_manual_joins_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    text = (Path(__file__).parents[2] / "docs" / "how_to" / "trace_rollouts.md").read_text()
+    query = text.partition("```sql\n")[2].partition("```")[0]
+    _, lines = annotated(tmp_path, ROWS)
+    monkeypatch.chdir(tmp_path)
+    joined = duckdb.connect().execute(query).df().sort_values("row")
+    assert joined["response"].tolist() == [row["response"] for row in ROWS]
+    assert joined["log_prob_sum"].tolist() == [line["log_prob_sum"] for line in lines]
+
+
 def test_the_manual_lists_every_column() -> None:
     text = (Path(__file__).parents[2] / "docs" / "how_to" / "trace_rollouts.md").read_text()
     for name, (kind, many, meaning) in ANNOTATION_COLUMNS.items():

@@ -91,6 +91,27 @@ class TestEpisodes:
         (rollout,) = read_rollouts([peer.episode([peer.trace(nodes)])]).rollouts
         assert (rollout.old_log_probs, rollout.sampling_log_probs) == (None, None)
 
+    def test_log_probs_of_the_trainer_are_the_old_ones(self) -> None:
+        row = peer.single_turn()
+        row["nodes"][1]["trainer_logprobs"] = [-0.3125, -0.625]
+        (rollout,) = read_rollouts([row]).rollouts
+        assert (rollout.old_log_probs, rollout.sampling_log_probs) == ((-0.3125, -0.625), (-0.25, -0.5))
+
+    @pytest.mark.parametrize("resumed", [False, True])
+    def test_an_attempt_to_compact_counts_where_the_agent_went_on_from_it(self, resumed: bool) -> None:
+        tool = {"name": "f", "description": "", "parameters": {}}
+        attempt = [{"node": 1, "type": "compaction_attempt"}]
+        nodes = [
+            peer.node(peer.USER, [5], tools=[tool]),
+            peer.node(peer.ANSWER, [9], own=1, parent=0, logprobs=[-1.0], semantic_parents=attempt),
+            peer.node(peer.USER, [6]),
+            peer.node(peer.ANSWER, [10], own=1, parent=2, logprobs=[-2.0]),
+        ]
+        nodes[3]["semantic_parents"] = [{"node": 1, "type": "compaction"}] if resumed else []
+        rollouts = read_rollouts([peer.episode([peer.trace(nodes)])]).rollouts
+        assert [rollout.response_ids for rollout in rollouts] == [(9,), (10,)][not resumed :]
+        assert rollouts[0].tools == ([{"type": "function", "function": tool}] if resumed else None)
+
     def test_a_trace_alone(self) -> None:
         row = peer.single_turn()
         file = read_rollouts([row])

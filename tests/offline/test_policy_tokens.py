@@ -137,7 +137,7 @@ def test_several_turns_as_messages_need_ids(tmp_path: Path) -> None:
         {"role": "assistant", "content": "4"},
     ]
     with pytest.raises(
-        UsageError, match=r"got 3 messages; give the token ids of such a response \(response_ids\) and wh"
+        UsageError, match=r"got 3 messages; give a prompt of messages as well, or the token ids of such a r"
     ):
         read_rollouts([{"prompt": "1 :", "response": turns, "reward": 1}])
     with pytest.raises(UsageError, match=r"has turns of tool.*no column says which of its tokens the policy sampled"):
