@@ -62,9 +62,7 @@ def file_facts(
             f"stay in the context and have no row, no weight and no place in a mean over tokens.{empty}"
         )
     elif marked := [
-        mark
-        for item in items
-        if not _is_masked(item.rollout) and (mark := _other_turn(item.response_text)) is not None
+        mark for item in items if not _is_masked(item.rollout) and (mark := _other_turn(item.response_text)) is not None
     ]:
         notes.append(
             f"{len(marked):,} responses hold marks of turns that are not the assistant's, such as {marked[0]!r}, and "

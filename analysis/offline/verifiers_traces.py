@@ -51,16 +51,20 @@ def of_episode(row: Mapping[str, Any]) -> list[Columns]:
 
 def facts_of_episodes(rows: Rows) -> list[str]:
     """How many traces were left out, and how many branches were read of those with several."""
-    traces = [trace for row in rows for trace in row.get("traces", [row])]
-    failed = sum(_failed(trace) for trace in traces)
-    frozen = sum(not _failed(trace) and not _trained(trace) for trace in traces)
+    traces = failed = frozen = several = 0
+    for row in rows:
+        for trace in row.get("traces", [row]):
+            traces += 1
+            failed += _failed(trace)
+            frozen += not _failed(trace) and not _trained(trace)
+            read = not _failed(trace) and _trained(trace)
+            several += read and sum(1 for _ in _branches(trace["nodes"])) > 1
     facts = []
     if failed:
-        facts.append(f"{failed:,} of {len(traces):,} traces failed (ok is false) and are left out.")
+        facts.append(f"{failed:,} of {traces:,} traces failed (ok is false) and are left out.")
     if frozen:
         facts.append(f"{frozen:,} traces of agents that are not trained (trainable is false) are left out.")
-    read = [trace for trace in traces if not _failed(trace) and _trained(trace)]
-    if several := sum(sum(1 for _ in _branches(trace.get("nodes") or [])) > 1 for trace in read):
+    if several:
         facts.append(
             f"{several:,} traces have several branches; each is a rollout with the reward of its trace, and tokens "
             "that branches share are the policy's in the first of them."
