@@ -18,6 +18,7 @@ from analysis.recipes.score_rules import takes_scores
 from analysis.records import load_trace
 from analysis.records.hypothetical_weights import assumed_weights
 from analysis.report import summarize
+from analysis.report.page_file import write_report_page
 from analysis.report.trace_data import reward_signs
 from analysis.training import train
 from analysis.training.judged import score_rewards
@@ -223,6 +224,54 @@ def test_a_task_in_texts_is_trained(tmp_path: Path, base: Path) -> None:
     assert np.allclose(rollouts["score"], [text.count("1") / max(1, len(text)) for text in texts])
     assert run.info["task"] == "ones"
     assert run.info["texts"]["threshold"] == 1.0
+
+
+class Listed(Ones):
+    """Two texts are right, and they are listed."""
+
+    def score(self, item: TextItem, text: str) -> Any:
+        return text in ("1", "12")
+
+    def solutions(self, item: TextItem) -> Any:
+        return ["1", "12"]
+
+
+@pytest.mark.slow
+def test_a_task_that_lists_its_texts_is_evaluated_exactly(tmp_path: Path, base: Path) -> None:
+    made = text_recipe(tmp_path, base, **{"eval.samples": 64, "eval.final_prompts": 2, "steps": 0})
+    run = next(iter(analysis.run(made, task=Listed(), out=tmp_path / "out", quiet=True).runs.values()))
+    evals, prompts = run.table("evals"), run.table("prompts")
+    assert run.info["texts"]["solutions"] == "listed"
+    assert evals["p"].between(0.01, 0.9).all()
+    assert (prompts["n_solutions"].dropna() == 2).all()  # one end token, and each text has one encoding in bytes
+    sampled = evals[evals["n"] > 0]
+    rate, p = sampled["c"].sum() / sampled["n"].sum(), sampled["p"].mean()
+    assert abs(rate - p) < 5 * np.sqrt(p * (1 - p) / sampled["n"].sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective.name": "remax"},
+        {"objective.name": "reinforce", "objective.form": "log", "objective.advantage": "leave_one_out"},
+        {"objective.name": "rloo", "objective.kl_coef": 0.1, "objective.kl_placement": "before_baseline"},
+        {"objective.name": "reinforce", "objective.form": "log", "critic.enabled": True},
+    ],
+)
+def test_objectives_are_trained_on_scores(tmp_path: Path, base: Path, settings: dict[str, Any]) -> None:
+    unclipped = {"objective.clip_low": "unset", "objective.clip_high": "unset"}
+    run = trained(tmp_path, base, **{**unclipped, "task.reward": "score", "steps": 1, **settings})
+    rollouts = run.table("rollouts")
+    if settings["objective.name"] == "remax":  # less one number for each prompt, the score of its greedy response
+        greedy = (rollouts["score"] - rollouts["advantage"]).round(5)
+        assert (greedy.groupby(rollouts["group"]).nunique() == 1).all()
+        assert set(greedy) <= {0.0, 0.5, 1.0, 1.5, 2.0}
+    if "objective.advantage" in settings:
+        others = rollouts.groupby("group")["score"].transform("sum") - rollouts["score"]
+        assert np.allclose(rollouts["advantage"], 2 * (rollouts["score"] - others / 7), atol=1e-5)
+    write_report_page(run, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
 def test_a_task_in_texts_that_cannot_run(tmp_path: Path, base: Path) -> None:
