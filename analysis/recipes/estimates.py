@@ -145,7 +145,7 @@ def step_seconds(config: RunConfig, shape: ModelShape, device: Device, prompt: i
     ]
     passes = epochs * (4 if update.gradient_checkpointing else 3) + sum(more)
     updates = epochs * (update.minibatches or -(-rows // (update.minibatch_size or rows)))
-    seconds = _sampling_seconds(shape, device, rate, rollout.prompts, rows, prompt, response)
+    seconds = _sampling_seconds(config, shape, device, rollout.prompts, rows, prompt, response)
     seconds += passes * forward / rate + updates * shape.parameters * _PER_PARAMETER / device.bytes_per_second
     if record.contexts:
         looked = record.contexts * (prompt + response)
@@ -167,12 +167,16 @@ def _forward_flops(shape: ModelShape, tokens: int, responses: int, row: int) -> 
 
 
 def _sampling_seconds(
-    shape: ModelShape, device: Device, rate: float, prompts: int, rows: int, prompt: int, response: int
+    config: RunConfig, shape: ModelShape, device: Device, prompts: int, rows: int, prompt: int, response: int
 ) -> float:
+    rate, budget = _rate(config, device), config.rollout.batch_tokens
+    at_a_time = rows if budget is None else max(1, budget // (prompt + response))
+    parts = -(-rows // at_a_time)
     prefill = _forward_flops(shape, prompts * prompt, prompts, prompt) / rate
-    computed = _forward_flops(shape, rows, rows, prompt + response) / rate
-    read = 4.0 * shape.parameters / device.bytes_per_second
-    return prefill + response * max(computed, read, shape.layers * device.launch_seconds)
+    computed = _forward_flops(shape, min(rows, at_a_time), min(rows, at_a_time), prompt + response) / rate
+    narrow = "bfloat16" in (config.policy.dtype, config.rollout.dtype)
+    read = (2.0 if narrow else 4.0) * shape.parameters / device.bytes_per_second
+    return prefill + parts * response * max(computed, read, shape.layers * device.launch_seconds)
 
 
 def _evaluation_seconds(config: RunConfig, shape: ModelShape, device: Device, prompt: int, response: int) -> float:
@@ -183,7 +187,7 @@ def _evaluation_seconds(config: RunConfig, shape: ModelShape, device: Device, pr
         prompts = fields.prompts + test
         rows = prompts * (fields.samples + 1)
         fixed = _forward_flops(shape, prompts * (prompt + response), prompts * response, prompt + response) / rate
-        total += times * (fixed + _sampling_seconds(shape, device, rate, prompts, rows, prompt, response))
+        total += times * (fixed + _sampling_seconds(config, shape, device, prompts, rows, prompt, response))
     return total
 
 

@@ -8,8 +8,9 @@ dtype unless said:
     optimiser       2 W_t for AdamW, W_t for SGD with momentum, in float32 at least
     gradients       W_t for each list that is alive at once: those of both signs, of the regularisers, their sum, the
                     clipped sum, and the one that a backward pass makes
-    step            W_t for the parameters before it; where contexts are followed with a JVP as much again for the step,
-                    and for each sign's moment and each part of the step
+    step            W_t for the parameters before it; where contexts are followed with a JVP as much again for the step;
+                    with shares for each sign's moment, and ten times for the step, its four parts, and these again in
+                    one pass of the derivative
     layers          what a layer keeps for the backward pass (`layer_floats`) for all tokens of a pass; with gradient
                     checkpointing d numbers a layer and all of one layer
     logits          V numbers a response token: four times in a pass, once for all passes of the update (statistics)
@@ -143,7 +144,7 @@ def estimated_memory(
         "contexts": 0,
     }
     if contexts:
-        moved = (5 if split else 1) if derived else 0
+        moved = (10 if split else 1) if derived else 0
         phases["contexts"] = record.contexts * shape.vocabulary * 8 * _LOGITS_OF_A_CONTEXT + moved * trained * weight
         phases["contexts"] += kept + trained * wide * lists[0]
     state = shape.parameters * weight + parts["optimiser"] + parts["moments by sign"]

@@ -12,14 +12,14 @@ and the embedding, once where head and embedding are tied. Mixtures of experts h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toy_models.model_sources.gguf_header import read_header
 
-__all__ = ["HUB_MODELS", "ModelShape", "model_shape", "shape_of_config"]
+__all__ = ["HUB_MODELS", "ModelShape", "adapter_weights", "model_shape", "shape_of_config"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,27 @@ def model_shape(base: str | Path) -> ModelShape | None:
     except (OSError, ValueError):
         return None
     return shape_of_config(config) if isinstance(config, dict) else None
+
+
+def adapter_weights(shape: ModelShape, r: int, targets: Sequence[str] | None = None) -> int:
+    """The number of weights of a LoRA adapter of rank `r`: r·(inputs + outputs) for each layer that has one.
+
+    Args:
+        shape: sizes of the model.
+        r: the rank.
+        targets: names of linear layers as models of the Llama family have them; unset, or where none of the names is
+            known: all but the head.
+
+    >>> adapter_weights(model_shape("Qwen/Qwen2.5-0.5B"), 8, ["q_proj", "v_proj"])
+    540672
+    """
+    d, q, kv, f = shape.width, shape.query, shape.key_value, shape.feed_forward
+    sizes = {"q_proj": d + q, "k_proj": d + kv, "v_proj": d + kv, "o_proj": q + d, "up_proj": d + f, "down_proj": f + d}
+    if shape.gated:
+        sizes["gate_proj"] = d + f
+    named = {name.rpartition(".")[2] for name in targets or ()}
+    chosen = [size for name, size in sizes.items() if name in named] or list(sizes.values())
+    return r * shape.layers * sum(chosen)
 
 
 def _of_gguf(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,6 +126,7 @@ PAGES = {
     "performance": Page("docs/performance.md", _template("performance.md")),
     "diagnose": Page("docs/how_to/diagnose.md", _template("diagnose.md")),
     "attach": Page("docs/attach.md", _template("attach.md")),
+    "train_a_real_model": Page("docs/how_to/train_a_real_model.md", _template("train_a_real_model.md")),
 }
 
 _ABOUT = """\

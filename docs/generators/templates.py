@@ -20,6 +20,7 @@ from analysis.probes import weight_accuracy
 from analysis.recipes.cost import duration_text
 from toy_models.bases.recipes import BASES
 
+from .real_models import real_models_table
 from .results import read
 
 __all__ = ["FOLDER", "RESULTS", "StatementError", "render", "wrapped"]
@@ -70,6 +71,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
     environment.globals |= {
         "one_machine": _one_machine,
         "accuracy": weight_accuracy,
+        "real_models": real_models_table,
         "updates": _updates,
         "recipes": BASES,
         "thresholds": THRESHOLDS,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.recipes.model_shape import HUB_MODELS, model_shape, shape_of_config
+from analysis.recipes.model_shape import HUB_MODELS, adapter_weights, model_shape, shape_of_config
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 SMALL |= {"vocab_size": 99, "intermediate_size": 80, "max_position_embeddings": 64}
@@ -81,3 +81,16 @@ def test_what_cannot_be_told_is_none(config: dict[str, Any], tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert model_shape(tmp_path) is None
     assert model_shape(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("targets", [None, ("q_proj", "v_proj"), ("self_attn.o_proj", "down_proj")])
+def test_the_weights_of_an_adapter(targets: tuple[str, ...] | None) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = built("qwen2", **SMALL)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    wanted = names if targets is None else [name.rpartition(".")[2] for name in targets]
+    shape = shape_of_config(model.config.to_dict())
+    assert shape is not None
+    adapted = get_peft_model(model, LoraConfig(r=3, target_modules=wanted))
+    assert adapter_weights(shape, 3, targets) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
