@@ -13,7 +13,8 @@ dtype unless said:
                     one pass of the derivative
     layers          what a layer keeps for the backward pass (`layer_floats`) for all tokens of a pass; with gradient
                     checkpointing d numbers a layer and all of one layer
-    logits          V numbers a response token: four times in a pass, once for all passes of the update (statistics)
+    logits          V numbers a response token: four times in a pass, once for all passes of the update (statistics);
+                    where they are streamed those of 2²⁵ numbers at a time, and d numbers a token for all passes
     cache           2·kv numbers a token and layer for all tokens that are sampled at a time
     program         the libraries
 
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from .fields import RunConfig
 from .model_shape import ModelShape
 
-__all__ = ["MemoryEstimate", "estimated_memory", "layer_floats", "pass_tokens", "size_text"]
+__all__ = ["AT_ONCE", "MemoryEstimate", "estimated_memory", "layer_floats", "pass_tokens", "size_text"]
 
 _BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 _PROGRAM = (
@@ -35,6 +36,7 @@ _PROGRAM = (
 )  # torch, transformers, pyarrow and pandas in one process on a CPU; CUDA's context is about as large
 _LOGITS_IN_A_PASS = 4  # logits, their exponentials, and their gradient by way of log π_y and of its normaliser
 _LOGITS_OF_A_CONTEXT = 8  # float64: logits and log-probs before and after, probabilities, the derivative
+AT_ONCE = 1 << 25  # logits of a pass that exist at a time where they are streamed (`training.token_logits`)
 _SAMPLED_LOGITS = 1 << 27  # float64 copies of the logits that are sampled from at a time (`toy_models.sampling`)
 
 
@@ -132,10 +134,13 @@ def estimated_memory(
         "program": _PROGRAM,
     }
     tokens, responses = pass_tokens(config, prompt, response)
-    logits = shape.vocabulary * wide
-    kept = _minibatch_rows(config) * response * logits if record.tokens > 0 else 0
-    one_pass = tokens * _kept_by_layers(config, shape, weight) + responses * logits * _LOGITS_IN_A_PASS
-    statistics = responses * logits * _LOGITS_IN_A_PASS if record.tokens > 0 else 0
+    numbers = responses * shape.vocabulary
+    streamed = config.update.logits == "streamed" or (config.update.logits == "auto" and numbers > AT_ONCE)
+    streamed = streamed and not config.critic.enabled  # a critic keeps what the head reads, with dense logits
+    kept = _minibatch_rows(config) * response * (shape.width if streamed else shape.vocabulary) * wide
+    logits = (min(numbers, AT_ONCE) if streamed else numbers) * wide * _LOGITS_IN_A_PASS
+    one_pass = tokens * _kept_by_layers(config, shape, weight) + logits
+    statistics = logits if record.tokens > 0 else 0
     lists = _gradient_lists(config)
     phases = {
         "sampling": _sampling(config, shape, prompt, response, weight),

@@ -38,7 +38,7 @@ device = "cpu"
 policy.base = "model"
 task.name = "file"
 task.train_file = "prompts.jsonl"
-task.train_prompts = 20
+task.train_prompts = 16
 objective.name = "grpo"
 optimizer.lr = 1e-6
 rollout.prompts = 4
@@ -116,11 +116,12 @@ def test_a_forward_pass_is_two_operations_a_weight(recipe: Path) -> None:
     shape = model_shape("Qwen/Qwen2.5-1.5B")
     assert shape is not None
     gpu = next(gpu for gpu in GPUS if gpu.name == "H100")
-    config = config_of(recipe, **{"rollout.group_size": 1, "rollout.prompts": 1, "update.autocast": "bfloat16"})
+    config = config_of(recipe, **{"rollout.group_size": 2, "rollout.prompts": 1, "update.autocast": "bfloat16"})
     prompt = 100_000
     found = step_seconds(config, shape, gpu, prompt, 1) * gpu.flops["bfloat16"]
     attention = 2 * shape.layers * shape.query * prompt
-    assert found == pytest.approx(4 * prompt * (2 * shape.body + attention), rel=0.05)  # the fourth is sampling's
+    # three passes over both rows, and one of sampling over the prompt that they share
+    assert found == pytest.approx(7 * prompt * (2 * shape.body + attention), rel=0.05)
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

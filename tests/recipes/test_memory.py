@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from analysis.recipes import Recipe, RunConfig
-from analysis.recipes.memory import estimated_memory, layer_floats, pass_tokens, size_text
+from analysis.recipes.memory import AT_ONCE, estimated_memory, layer_floats, pass_tokens, size_text
 from analysis.recipes.model_shape import ModelShape, model_shape, shape_of_config
+from analysis.training import token_logits
 from tests.recipes.test_model_shape import SMALL
 from toy_models import teacher_batch
 
@@ -154,6 +155,19 @@ def test_half_the_tokens_of_a_pass_are_half_of_its_layers() -> None:
     assert SHAPE is not None
     bounds = [estimate(**{"update.micro_batch": rows, "record.tokens": 0.0}).phases["update"] for rows in (2, 4, 8)]
     assert bounds[2] - bounds[1] == pytest.approx(2 * (bounds[1] - bounds[0]), rel=1e-6)
+
+
+def test_streamed_logits_are_bounded() -> None:
+    """2·10⁵ tokens of responses are 3·10¹⁰ logits; streamed there are 2²⁵ at a time."""
+    assert AT_ONCE == token_logits.AT_ONCE
+    dense, streamed, auto = (
+        estimate(response=1000, **{"update.logits": how, "update.gradient_checkpointing": True}).phases["update"]
+        for how in ("dense", "streamed", "auto")
+    )
+    assert dense - streamed > 0.9 * 5 * 32 * 1000 * 151_936 * 4
+    assert auto == streamed
+    few = {"update.micro_batch": 1, "rollout.prompts": 1, "rollout.group_size": 2}
+    assert estimate(response=100, **few | {"update.logits": "auto"}) == estimate(response=100, **few)
 
 
 def test_sizes_in_words() -> None:
