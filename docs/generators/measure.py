@@ -5,6 +5,7 @@ noise FILE          from the Parquet file of `make noise`
 false_alarms FOLDER alarms of `analysis.diagnose` on healthy runs, which are trained in the folder or resumed there
 bases               every built-in base; one that is not cached is pretrained
 smollm2 FOLDER      from the runs of docs/smollm2.md; copies their figures into figures/
+real_models FOLDER  peaks of memory, and what bfloat16 hides, with the Hugging Face folder of SmolLM2-135M-Instruct
 trl                 the same training by TRL and by our own loop
 token_statistics    the accuracy of token statistics and of other libraries that are installed
 benchmarks FILE     from the file that `make bench` writes, into docs/results/performance.json
@@ -106,6 +107,12 @@ def _smollm2(folder: Path) -> tuple[str, dict[str, Any]]:
     return f"python -m docs.generators.measure smollm2 {folder.name}", data
 
 
+def _real_models(folder: Path) -> tuple[str, dict[str, Any]]:
+    from .real_model_peaks import measure
+
+    return f"python -m docs.generators.measure real_models {folder.name}", measure(folder)
+
+
 def _bases() -> tuple[str, dict[str, Any]]:
     from rich.console import Console
 
@@ -133,6 +140,7 @@ _FROM_SOURCE: dict[str, Callable[[Path], Any]] = {
     "false_alarms": _false_alarms,
     "benchmarks": benchmarks,
     "smollm2": _smollm2,
+    "real_models": _real_models,
 }
 _MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "bases": _bases,

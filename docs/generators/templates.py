@@ -26,7 +26,7 @@ from .results import read
 __all__ = ["FOLDER", "RESULTS", "StatementError", "render", "wrapped"]
 
 FOLDER = Path(__file__).parents[1] / "templates"
-RESULTS = ("main_job", "factorial", "noise", "bases", "performance", "false_alarms")
+RESULTS = ("main_job", "factorial", "noise", "bases", "performance", "false_alarms", "real_models")
 
 
 class StatementError(Exception):
@@ -71,7 +71,7 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
     environment.globals |= {
         "one_machine": _one_machine,
         "accuracy": weight_accuracy,
-        "real_models": real_models_table,
+        "real_models_table": real_models_table,
         "updates": _updates,
         "recipes": BASES,
         "thresholds": THRESHOLDS,
