@@ -25,7 +25,7 @@ from analysis.training.loop import train
 
 __all__ = ["measure"]
 
-_RANDOM = {"vocab_size": 8000, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
+_RANDOM: dict[str, Any] = {"vocab_size": 8000, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
 _RANDOM |= {"num_key_value_heads": 4, "intermediate_size": 1536, "max_position_embeddings": 256}
 _STEP: dict[str, Any] = {
     "grid": "unset",
@@ -76,7 +76,7 @@ def measure(folder: Path) -> dict[str, Any]:
     Args:
         folder: a Hugging Face folder of SmolLM2-135M-Instruct.
     """
-    peaks = []
+    peaks: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for case, random, prompt, response, prompts, changes in _CASES:
             print(f"{case} …", file=sys.stderr)
