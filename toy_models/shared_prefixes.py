@@ -7,8 +7,9 @@ tree where that saves more than its attention costs. Logits and gradients are th
 rounding: a token that many responses share gets the sum of their gradients.
 
 This saves the more, the longer prompts are beside responses and the more responses to a prompt are in one batch. A tree
-attends densely (all its tokens against all), so for long responses to short prompts the plain batch is faster. It needs
-a model whose attention takes a mask of its own and whose positions are given by `position_ids`; `sharing_fails` tries.
+attends densely (all its tokens against all), so that long responses to short prompts get trees of their own, and the
+plain batch, which needs no mask, is faster for them. It needs a model whose attention takes a mask of its own and whose
+positions are given by `position_ids`; `sharing_fails` tries.
 """
 
 from __future__ import annotations
@@ -295,21 +296,17 @@ def _sorted_rows(batch: TeacherBatch) -> tuple[Ints, Ints, Ints, Ints]:
 def _tree_starts(common: Ints, prompt: Ints, needed: Ints) -> NDArray[np.bool_]:
     """Which rows begin a tree; `common` are the first tokens that each has in common with the row before.
 
-    Rows of one prompt are one tree. The next prompt joins it where the tokens that it saves cost more than the
-    attention of the larger tree, n² against the squares of two.
+    A row joins the tree of the row before where the tokens that it saves cost more than the attention of the larger
+    tree, n² against the squares of two; a row of another prompt only from `_ALIKE_FROM` common tokens on.
     """
-    begins = np.ones(len(common), dtype=bool)
-    begins[1:] = (common[1:] < prompt[1:]) | (prompt[1:] != prompt[:-1])
-    groups = begins.nonzero()[0]
-    starts, size = begins.copy(), 0
-    for group, end in zip(groups.tolist(), [*groups[1:].tolist(), len(common)], strict=True):
-        own = int(needed[group] + (needed - common)[group + 1 : end].sum())
-        saved = int(common[group])
+    starts = np.ones(len(common), dtype=bool)
+    size = 0
+    for row, (saved, own) in enumerate(zip(common.tolist(), needed.tolist(), strict=True)):
+        same_prompt = row > 0 and saved >= prompt[row] == prompt[row - 1]
         joined = size + own - saved
-        if saved >= _ALIKE_FROM and joined**2 - size**2 - own**2 < _ATTENTION_EVEN * saved:
-            starts[group], size = False, joined
-        else:
-            size = own
+        cheaper = joined**2 - size**2 - own**2 < _ATTENTION_EVEN * saved
+        starts[row] = not (row > 0 and cheaper and (same_prompt or saved >= _ALIKE_FROM))
+        size = own if starts[row] else joined
     return starts
 
 

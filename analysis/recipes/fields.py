@@ -414,8 +414,9 @@ class UpdateFields:
     )
     shared_prompts: bool = _f(
         False,
-        "what rows of a pass have in common, their prompt and the first tokens of their responses, goes through the "
-        "model once; saves the more, the longer prompts are beside responses. Changes rounding only",
+        "what rows of a pass have in common, their prompt, the beginning of prompts that begin alike and the first "
+        "tokens of their responses, goes through the model once, in updates and for contexts; saves the more, the "
+        "longer prompts are beside responses. Changes rounding only",
         later=True,
     )
     logits: str = _f(

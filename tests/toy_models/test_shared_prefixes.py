@@ -222,6 +222,15 @@ def test_a_tree_grows_as_long_as_that_saves_more_than_its_attention_costs(common
     assert (trees == 1) == (common >= 8 and cost < worth)
 
 
+@pytest.mark.parametrize(("longer", "trees"), [(20, 1), (1200, 4)])
+def test_long_responses_to_a_short_prompt_have_trees_of_their_own(longer: int, trees: int) -> None:
+    """By hand: a second response of r tokens saves the 4 of the prompt, and costs about 2r² pairs of attention."""
+    responses = [[5 + i] * longer for i in range(4)]
+    shared = shared_batch(teacher_batch([[3, 4, 3, 4]] * 4, responses, pad_id=0))
+    assert int((shared.position_ids == 0).logical_and(shared.input_ids == 3).sum()) == trees
+    assert (2 * longer**2 < 2048 * 4) == (trees == 1)
+
+
 def test_hooks_of_the_head_see_the_layout_of_a_plain_pass() -> None:
     model = made(gpt2)
     batch = teacher_batch(*rows(), pad_id=0)
