@@ -158,13 +158,16 @@ def test_several_end_tokens_no_padding_token_and_more_rows_than_tokens(tmp_path:
     policy = load_policy(tmp_path / "base")
     assert policy.end_ids == tuple(ends)
     assert policy.pad_id == tokenizer.eos_token_id
-    recipe = file_recipe(tmp_path, tmp_path / "base", rollout__group_size=64, task__verifier="math")
+    recipe = file_recipe(tmp_path, tmp_path / "base", rollout__group_size=64)
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"prompt": "{i}=", "answer": "1"}}\n' for i in range(40)))
     assert train_run(recipe, tmp_path / "run") == "complete"
-    assert train_run(recipe, tmp_path / "again") == "complete"
     rollouts = load_trace(tmp_path / "run").table("rollouts")
     beyond = rollouts["response_ids"].map(lambda ids: bool((ids >= known).any()))
     assert beyond.any()
     assert rollouts.loc[beyond, "reward"].eq(0).all()
+    as_text = rollouts["response_text"].str.replace(r"<eos>|<end>", "", regex=True)
+    assert (beyond & (as_text == "1")).any()  # right as a text
+    assert rollouts.loc[~beyond & rollouts["finished"] & (as_text == "1"), "reward"].eq(1).all()
     assert rollouts["response_text"].map(type).eq(str).all()
     last = rollouts["response_ids"].map(lambda ids: ids[-1])
     assert set(last[rollouts["finished"]]) == set(ends)

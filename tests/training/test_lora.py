@@ -216,3 +216,27 @@ def test_an_adapter_has_the_settings_of_the_recipe(tmp_path: Path) -> None:
     assert not torch.equal(
         policy.model.model.layers[0].mlp.down_proj.lora_A["default"].weight, layer.lora_A["default"].weight
     )
+
+
+@pytest.mark.slow
+def test_passes_that_save_memory_give_the_same_gradients_of_an_adapter(tmp_path: Path) -> None:
+    base = path_base(tmp_path / "base")
+
+    def gradients(**fields: Any) -> torch.Tensor:
+        recipe = recipe_on(base, steps=1, record__contexts=0, record__checkpoint=False, eval__samples=0, **fields)
+        seen: list[torch.Tensor] = []
+        made = loop_of(recipe, tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+
+        def look(*arguments: Any) -> None:
+            seen.append(torch.cat([g.flatten() for source in arguments[-1].gradients.values() for g in source]))
+
+        made.on_update = look
+        assert made.run() == "complete"
+        return seen[0]
+
+    plain = gradients()
+    assert plain.norm() > 0
+    switches = ("gradient_checkpointing", True), ("logits", "streamed"), ("shared_prompts", True), ("micro_batch", 3)
+    for name, value in switches:
+        # Norms of Llama compute in float32, which bounds how alike sums in another order are.
+        assert torch.allclose(gradients(**{f"update__{name}": value}), plain, rtol=1e-4, atol=1e-6), name

@@ -3,7 +3,7 @@
 A prompt is the item's text as the tokenizer encodes it, without special tokens, and without a chat template or a start
 token (BOS) unless these are chosen. The score sees the decoded response without special tokens and without the token
 that ended it. Where a task lists its solutions, special tokens inside a response are part of the text, so that each
-token counts.
+token counts. A response with an id beyond the tokenizer, which models with padded vocabularies can draw, is wrong.
 
 A split without items of its own gets a tenth of the training items, at least one. The prompts are ordered by the
 SHA-256 of their tokens; the first tenth is the test split, the next one the validation split. The split of a prompt
@@ -160,8 +160,10 @@ class EncodedTask:
         texts = [self._response(response) for response in responses]
         many = getattr(self.source, "score_many", None)
         if many is None:
-            return [self._judge(item, text, i) for i, (item, text) in enumerate(zip(items, texts, strict=True))]
-        return self._judge_many(many, items, texts)
+            verdicts = [self._judge(item, text, i) for i, (item, text) in enumerate(zip(items, texts, strict=True))]
+        else:
+            verdicts = self._judge_many(many, items, texts)
+        return [self._of_tokens(verdict, text.token_ids) for verdict, text in zip(verdicts, texts, strict=True)]
 
     def solutions(self, prompt_ids: Sequence[int]) -> list[tuple[int, ...]] | None:
         """Every correct response, from what `solutions(item)` of the task in texts lists; None where that is not known.
@@ -239,6 +241,17 @@ class EncodedTask:
         if self.errors == "zero":
             return Verdict(False, f"{NOT_JUDGED}{why}", 0.0)
         raise VerifierError(f"{item.id}: {why}; {_described(item, text)}", index) from error
+
+    def _of_tokens(self, verdict: Verdict, ids: Sequence[int]) -> Verdict:
+        """The verdict; wrong for a response with an id that the tokenizer does not have, which a padded model may draw.
+
+        It has no text, so that the score has not seen it.
+        """
+        tokens = self.tokenizer.convert_ids_to_tokens([int(i) for i in ids])
+        if None not in tokens:
+            return verdict
+        reason = f"the token {ids[tokens.index(None)]} is none of the tokenizer's"
+        return Verdict(False, reason, None if verdict.score is None else 0.0)
 
     def _encoded(self, prompt_ids: Sequence[int]) -> _Encoded:
         encoded = self._items.get(tuple(int(i) for i in prompt_ids))

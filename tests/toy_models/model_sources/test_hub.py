@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from tests.toy_models.model_sources.fake_hub import FIRST, SECOND, FakeHub, cache_snapshot, fake_hub, hub_error
 from tests.toy_models.model_sources.tiny_gguf import write_gguf
 from tests.toy_models.random_models import random_model
-from toy_models import Policy, load_policy
+from toy_models import LoraSettings, Policy, load_policy
 from toy_models.model_sources import check_hub_model, ensure_hub_model, hub_commit, hub_folder, model_source
 from toy_models.tasks.tokenizer import word_tokenizer
 
@@ -207,3 +208,25 @@ def test_a_branch_that_moves_during_the_download(fake_hub: FakeHub, model: Path)
     fake_hub.add(REPO, SECOND, model)
     with pytest.raises(ValueError, match=f"expected the commit {FIRST} of owner/name, got {SECOND}: its revision main"):
         load_policy(REPO)
+
+
+def test_an_adapter_on_the_hub_brings_its_base(fake_hub: FakeHub, model: Path, tmp_path: Path) -> None:
+    policy = load_policy(model, lora=LoraSettings(2), seed=1)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.fill_(0.1)
+    policy.model.save_pretrained(tmp_path / "adapter")  # as it is published: no tokenizer, the base by its id
+    settings = tmp_path / "adapter/adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": REPO}))
+    fake_hub.add(REPO, FIRST, model)
+    fake_hub.add("owner/adapter", SECOND, tmp_path / "adapter")
+    check_hub_model(model_source("owner/adapter"))
+    again = load_policy("owner/adapter")
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.allclose(again.model(ids).logits, policy.model(ids).logits, atol=1e-5)
+    assert again.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+    assert fake_hub.downloads == [("owner/adapter", SECOND), (REPO, FIRST)]
+    saved = load_policy(REPO, lora=LoraSettings(2))
+    assert saved.adapter_base is not None
+    assert (saved.adapter_base.base, saved.adapter_base.revision) == (REPO, FIRST)
