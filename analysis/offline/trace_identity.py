@@ -29,7 +29,7 @@ from .reading import RolloutFile
 from .tokenization import Encoded
 from .trace_settings import TraceSettings
 
-__all__ = ["identity_digest", "trace_identity"]
+__all__ = ["identity_digest", "trace_digest", "trace_identity"]
 
 _CODE = (
     "analysis/laws",
@@ -90,7 +90,7 @@ def trace_identity(
         "chat template": text_digest(tokenizer.chat_template) if templated else "unused",
         "end tokens": ", ".join(map(str, ends)),
         "content of the rollouts": file.sha256,
-        "rollouts as they were read": _items_digest(items),
+        "rollouts as they were read": trace_digest(items),
         "verifier": "none" if judge is None else text_digest(judge.identity),
         **{f"setting {name}": _plain(value) for name, value in asdict(settings).items()},
         **numeric_versions(),
@@ -113,7 +113,8 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def _items_digest(items: Sequence[Encoded]) -> str:
+def trace_digest(items: Sequence[Encoded]) -> str:
+    """SHA-256 over the token ids, texts and numbers of the rollouts as they were read."""
     digest = hashlib.sha256()
     for item in items:
         parts = (item.rollout, item.prompt_text, item.response_text, item.judged_text, item.question, item.group)

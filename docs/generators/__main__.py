@@ -124,6 +124,7 @@ PAGES = {
     "choose_a_base": Page("docs/how_to/choose_a_base.md", _template("choose_a_base.md")),
     "findings": Page("docs/findings.md", _template("findings.md")),
     "performance": Page("docs/performance.md", _template("performance.md")),
+    "billion_tokens": Page("docs/how_to/trace_a_billion_tokens.md", _template("trace_a_billion_tokens.md")),
     "diagnose": Page("docs/how_to/diagnose.md", _template("diagnose.md")),
     "attach": Page("docs/attach.md", _template("attach.md")),
     "train_a_real_model": Page("docs/how_to/train_a_real_model.md", _template("train_a_real_model.md")),

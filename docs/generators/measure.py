@@ -3,6 +3,7 @@
 main_job FOLDER     from the experiment of `make figures`
 noise FILE          from the Parquet file of `make noise`
 false_alarms FOLDER alarms of `analysis.diagnose` on healthy runs, which are trained in the folder or resumed there
+offline FOLDER      sizes and times from the folder of an offline trace with all columns
 bases               every built-in base; one that is not cached is pretrained
 smollm2 FOLDER      from the runs of docs/smollm2.md; copies their figures into figures/
 real_models FOLDER  peaks of memory, and what bfloat16 hides, with the Hugging Face folder of SmolLM2-135M-Instruct
@@ -96,6 +97,12 @@ def _false_alarms(folder: Path) -> tuple[str, dict[str, Any]]:
     return f"python -m docs.generators.measure false_alarms {folder.name}", false_alarms(folder)
 
 
+def _offline(folder: Path) -> tuple[str, dict[str, Any]]:
+    from .offline_costs import offline_costs
+
+    return f"python -m docs.generators.measure offline {folder.name}", offline_costs(folder)
+
+
 def _smollm2(folder: Path) -> tuple[str, dict[str, Any]]:
     import shutil
 
@@ -139,6 +146,7 @@ _FROM_SOURCE: dict[str, Callable[[Path], Any]] = {
     "noise": _noise,
     "false_alarms": _false_alarms,
     "benchmarks": benchmarks,
+    "offline": _offline,
     "smollm2": _smollm2,
     "real_models": _real_models,
 }

@@ -14,7 +14,7 @@ import pytest
 from analysis.offline import forward, read_rollouts
 from analysis.offline.objective_requirements import check_inputs_of, parse_objectives
 from analysis.offline.tokenization import ModelLimits, encode_rollouts
-from analysis.offline.trace_identity import _items_digest
+from analysis.offline.trace_identity import trace_digest
 from analysis.offline.trace_notes import file_facts, reward_scheme
 from analysis.offline.trace_settings import TraceSettings
 from tests.offline.small import VOCAB, make_tokenizer
@@ -28,7 +28,7 @@ def write(path: Path, rows: int) -> Path:
     generator = np.random.default_rng(0)
     with path.open("w") as file:
         for index in range(rows):
-            prompt = [6 + index // 4 % 20, 7 + index // 80]
+            prompt = [6 + index // 4 % 20, 7 + index // 80 % 20]
             response = generator.integers(6, VOCAB, TOKENS).tolist()
             file.write(json.dumps({"prompt_ids": prompt, "response_ids": response, "reward": index % 2}) + "\n")
     if path.suffix == ".parquet":
@@ -48,7 +48,7 @@ def peak_of(path: Path) -> int:
         named = parse_objectives(["nsr-log"])
         check_inputs_of(named, items, plain, file)
         assert "of 4" in file_facts(file, items, named, plain, reward_scheme(items, plain, None))["notes"][2]
-        _items_digest(items)
+        trace_digest(items)
         assert sum(len(window) for _, window in forward.windows(items, 0, 100)) == len(items)
         return tracemalloc.get_traced_memory()[1]
     finally:
