@@ -59,16 +59,19 @@ ANNOTATION_COLUMNS: dict[str, tuple[str, bool, str]] = {
 }
 
 
-def annotations_path(source: Path, kind: str) -> Path:
-    """Where the annotations of a file or folder go: beside it, under its name.
+def annotations_path(source: Path, kind: str, share: str | None = None) -> Path:
+    """Where the annotations of a file or folder go: beside it, under its name; a trace of one share names that too.
 
     >>> annotations_path(Path("data/rollouts.jsonl.gz"), "jsonl").name
     'rollouts.jsonl.gz.annotations.jsonl'
+    >>> annotations_path(Path("rollouts.jsonl"), "parquet", share="3/16").name
+    'rollouts.jsonl.annotations-3-of-16.parquet'
     """
     if kind not in KINDS:
         raise UsageError(f"annotate: expected one of {', '.join(KINDS)}, got {kind!r}")
     source = source.resolve()
-    return source.with_name(f"{source.name}{ANNOTATIONS}.{kind}")
+    part = "" if share is None else f"-{share.replace('/', '-of-')}"
+    return source.with_name(f"{source.name}{ANNOTATIONS}{part}.{kind}")
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -107,7 +110,7 @@ def write_annotations(
 
     if path is None and rollouts.path is None:
         raise UsageError("path: expected where to write annotations, since the rollouts came from memory, got none")
-    beside = annotations_path(rollouts.path or Path("rollouts"), kind)
+    beside = annotations_path(rollouts.path or Path("rollouts"), kind, run.info["trace"].get("share"))
     target = beside if path is None else Path(path)
     check_free(target, overwrite=overwrite)
     if run.status != "complete":

@@ -219,7 +219,7 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
         raise UsageError(f"out: expected a folder, got the file {arguments.out}")
     replaced = arguments.force or arguments.resume is not None
     if arguments.annotate is not None:
-        check_free(annotations_path(Path(arguments.rollouts), arguments.annotate), overwrite=replaced)
+        check_free(annotations_path(Path(arguments.rollouts), arguments.annotate, arguments.share), overwrite=replaced)
     file, policy = ranks.here(lambda: _inputs(arguments, columns, settings))
 
     from .tracing import trace_rollouts

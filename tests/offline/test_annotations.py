@@ -105,6 +105,18 @@ def test_parquet_holds_the_same(tmp_path: Path) -> None:
     assert table.to_pylist() == lines_of(write_annotations(run, file))
 
 
+def test_shares_have_files_of_their_own(tmp_path: Path) -> None:
+    file = read_rollouts(write_jsonl(tmp_path / "rollouts.jsonl", ROWS))
+    rows = []
+    for number in (0, 1):
+        share = f"{number}/2"
+        run = trace_rollouts(make_model(), make_tokenizer(), file, out=tmp_path / f"run{number}", share=share)
+        path = write_annotations(run, file)
+        assert path.name == f"rollouts.jsonl.annotations-{number}-of-2.jsonl"
+        rows += [line["row"] for line in lines_of(path)]
+    assert sorted(rows) == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rollouts.jsonl", ROWS)
     file = read_rollouts(path)
