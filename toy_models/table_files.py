@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from .table_formats import Place, rows_of_file
 
-__all__ = ["Row", "column_names", "column_value", "each_row", "raw_rows", "read_table"]
+__all__ = ["Row", "chosen_columns", "column_names", "column_value", "each_row", "raw_rows", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,15 @@ def read_table(path: str | Path, columns: Sequence[str], optional: Sequence[str]
         ValueError: The file cannot be read, a line is broken, or a column is missing or null; the message names
             the line.
     """
-    rows = []
-    for where, row in raw_rows(path):
-        further = {name: row[name] for name in (row if optional is None else optional) if name in row}
-        rows.append(Row(where, further | {name: column_value(row, name, where) for name in columns}))
-    return rows
+    return [Row(where, chosen_columns(row, where, columns, optional)) for where, row in raw_rows(path)]
+
+
+def chosen_columns(
+    row: Mapping[str, Any], where: str, columns: Sequence[str], optional: Sequence[str] | None = ()
+) -> dict[str, Any]:
+    """The columns of a row as `read_table` reads them. Raises ValueError as `column_value` does."""
+    further = {name: row[name] for name in (row if optional is None else optional) if name in row}
+    return further | {name: column_value(row, name, where) for name in columns}
 
 
 def _refuse(error: ValueError) -> NoReturn:

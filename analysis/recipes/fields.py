@@ -163,15 +163,20 @@ class TaskFields:
     )
     dataset: str | None = _f(
         None,
-        "for task.name = reasoning-gym: the data set, such as chain_sum (docs/how_to/public_tasks.md)",
+        "for task.name = reasoning-gym: its data set, such as chain_sum; for dataset: a folder of save_to_disk or a "
+        "name on the Hub; for verifiers: the module of an environment or its path (docs/how_to/public_tasks.md)",
         later=True,
     )
     config: Table = _f(  # noqa: RUF009
-        Table(), "settings of that data set, each under its own name: task.config.max_value = 50", later=True
+        Table(),
+        "settings of that data set, each under its own name: task.config.max_value = 50; of one on the Hub: name and "
+        "revision; of an environment: the fields of its taskset",
+        later=True,
     )
     splits: Table = _f(  # noqa: RUF009
         Table(),
-        "for reasoning-gym the number of held-out questions: validation and test, 256 each where they are left out",
+        "for reasoning-gym the number of held-out questions: validation and test, 256 each where they are left out; "
+        "for dataset its split for each of train, validation and test, by default those of the same name",
         later=True,
     )
     seed: int = _f(0, "seed of the questions of reasoning-gym; independent of the run's seed", low=0, later=True)

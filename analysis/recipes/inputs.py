@@ -8,18 +8,18 @@ the content instead: an experiment with other data or other weights is another e
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from toy_models.bases.recipes import BASES
+from toy_models.file_digests import file_digest
 from toy_models.model_sources.adapter_folder import adapter_base, is_adapter
 from toy_models.model_sources.gguf_header import GGUF_SUFFIX
 from toy_models.model_sources.hub import hub_commit
 from toy_models.model_sources.source import ModelSource, model_source
+from toy_models.tasks.dataset_task import SAVED
 from toy_models.tasks.file_task import FILE_TASK, DataFiles
 from toy_models.user_functions import helper_files
 from toy_models.user_functions import source_file as source_of
@@ -64,11 +64,18 @@ def anchored(path: str, value: Any, folder: Path) -> Any:
     function = path in _FUNCTIONS
     if function and (colon := value.rfind(":")) > 0 and value[:colon].endswith(".py"):
         return f"{_absolute(value[:colon], folder)}{value[colon:]}"
+    if path == "task.dataset" and _is_source(_absolute(value, folder)):
+        return str(_absolute(value, folder))
     if path in _REVISIONS and value not in (*BASES, GIVEN):
         absolute = _absolute(value, folder)
         local = absolute.exists() or (value.endswith(GGUF_SUFFIX) and ":" not in value)
         return str(absolute) if local else value
     return value
+
+
+def _is_source(path: Path) -> bool:
+    """Whether a path is a saved data set, or the file or package of an environment, rather than a name like one."""
+    return path.suffix == ".py" or any((path / name).is_file() for name in (*SAVED, "__init__.py"))
 
 
 def _absolute(value: str, folder: Path) -> Path:
@@ -126,7 +133,7 @@ def input_digests(config: RunConfig) -> dict[str, dict[str, str]]:
         digests |= commits
     for field, path in files.items():
         try:
-            digests[field] = {"path": str(path), "sha256": _digest(path)}
+            digests[field] = {"path": str(path), "sha256": file_digest(path)}
         except OSError as error:
             raise UsageError(f"{field}: {path} cannot be read: {error.strerror}") from error
     return digests
@@ -186,7 +193,8 @@ def identified(config: RunConfig) -> dict[str, Any]:
             if item.metadata.get("later") and getattr(part, item.name) == item.default:
                 del plain[group.name][item.metadata.get("key", item.name)]
     if (identity := public_identity(config.task)) is not None:
-        plain["task"]["dataset"] += f" of {identity}"
+        name = plain["task"]["dataset"]
+        plain["task"]["dataset"] = identity if Path(name).is_absolute() else f"{name} of {identity}"
     digests = input_digests(config)
     for field, source in model_sources(config).items():
         table, _, name = field.partition(".")
@@ -214,21 +222,9 @@ def changed_inputs(folder: Path, digests: Mapping[str, str]) -> list[str]:
     changed = []
     for path, digest in digests.items():
         try:
-            now = _commit_now(path) if path.startswith(_HUB) else _digest(folder / path)
+            now = _commit_now(path) if path.startswith(_HUB) else file_digest(folder / path)
             if now != digest:
                 changed.append(path)
         except (OSError, ValueError):
             changed.append(path)
     return changed
-
-
-def _digest(path: Path) -> str:
-    state = path.stat()
-    return _content_digest(path.resolve(), state.st_mtime_ns, state.st_size)
-
-
-@functools.lru_cache(256)
-def _content_digest(path: Path, modified_ns: int, size: int) -> str:
-    """The recipe's hash is asked for several times, and every run of a grid reads the same files."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

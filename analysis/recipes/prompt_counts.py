@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
+from toy_models.tasks.dataset_task import DATASET_TASK
 from toy_models.tasks.encoded_task import HELD_OUT_SHARE
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.tasks.registry import PUBLIC_TASKS, TASKS, TEXT_TASKS, built_in_task, text_task_sizes
 from toy_models.tasks.task import SPLITS
+from toy_models.tasks.verifiers_env_task import VERIFIERS_TASK
 
 from ..errors import UsageError
 from .fields import RunConfig, TaskFields
 from .inputs import data_files
-from .public_tasks import public_sizes
+from .public_tasks import environment_of, public_sizes, recipe_rows
 
 __all__ = ["check_prompt_counts", "check_split"]
 
@@ -37,6 +37,10 @@ def check_prompt_counts(config: RunConfig) -> None:
         available = dict(built_in_task(task.name).split_sizes)
     elif task.name in TEXT_TASKS:
         available = text_task_sizes(task.name)
+    elif task.name == DATASET_TASK:
+        available = _with_held_out({split: len(rows) for split, rows in recipe_rows(task).items()})
+    elif task.name == VERIFIERS_TASK:
+        available = _with_held_out({"train": len(environment_of(task).items("train") or ())})
     elif task.name in PUBLIC_TASKS:
         available = public_sizes(task)
     elif task.name == FILE_TASK:
@@ -57,14 +61,16 @@ def check_prompt_counts(config: RunConfig) -> None:
 
 def _prompts_in_files(task: TaskFields) -> dict[str, int]:
     """At most how many prompts each split of the task `file` has; UsageError where its files cannot be read."""
+    files = data_files(task)
     try:
-        rows = data_files(task).read()
+        counts = {split: files.distinct_prompts(rows) for split, rows in files.read().items()}
     except ValueError as error:
         raise UsageError(f"task: {error}") from error
-    counts = {
-        split: len({json.dumps(row.values[task.prompt_column], sort_keys=True) for row in part})
-        for split, part in rows.items()
-    }
+    return _with_held_out(counts)
+
+
+def _with_held_out(counts: dict[str, int]) -> dict[str, int]:
+    """The prompts of each split, where those without prompts of their own get some of the training prompts."""
     missing = [split for split in SPLITS if split not in counts]
     # Rounding may leave more for training where a tokenizer makes a few prompts equal.
     totals = range(max(1, counts["train"] - HELD_OUT_SHARE), counts["train"] + 1)

@@ -41,12 +41,12 @@ def score_problems(config: RunConfig) -> list[str]:
     refused = None if task.reward == "correct" else _refused(objective, critic=config.critic.enabled)
     rules = [
         (
-            task.verifier in VERIFIERS and task.name == "file" and bool(changed),
+            task.verifier in VERIFIERS and task.name in ("file", "dataset") and bool(changed),
             f"{', '.join(changed)} with task.verifier = {show(task.verifier)}: they are of verifiers of your own "
             "(file.py:function); leave them out",
         ),
         (
-            task.reward == "score" and task.name == "file" and not own,
+            task.reward == "score" and task.name in ("file", "dataset") and not own,
             f"{reward} with task.verifier = {show(task.verifier)}: it says correct or wrong and gives no score; name a "
             'function that does (file.py:function), or set task.reward = "correct"',
         ),

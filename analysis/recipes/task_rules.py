@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toy_models.tasks.dataset_task import DATASET_TASK
 from toy_models.tasks.file_task import FILE_TASK
 from toy_models.tasks.registry import PUBLIC_TASKS, TASKS, TEXT_TASKS
 from toy_models.verifiers.built_in import VERIFIERS
@@ -22,6 +23,9 @@ _OF_FILES = (
     "verifier_seconds",
     *_OF_TEXTS,
 )
+
+_OF_ROWS = tuple(field for field in _OF_FILES if not field.endswith("_file"))  # of files and of data sets
+_JUDGED = (FILE_TASK, DATASET_TASK)  # rows whose responses a verifier judges
 
 
 def task_problems(config: RunConfig) -> list[str]:
@@ -54,9 +58,12 @@ def task_problems(config: RunConfig) -> list[str]:
             "has none; save the policy and name its folder",
         ),
     ]
-    if task.name == FILE_TASK:
+    if task.name in _JUDGED:
         rules += [
-            (task.train_file is None, f"{name} without task.train_file: name the file of prompts and answers"),
+            (
+                task.name == FILE_TASK and task.train_file is None,
+                f"{name} without task.train_file: name the file of prompts and answers",
+            ),
             (
                 config.rollout.max_new_tokens is None,
                 f"{name} without rollout.max_new_tokens: answers in files have no longest length; set it",
@@ -81,10 +88,10 @@ def task_problems(config: RunConfig) -> list[str]:
                 f"{show(task.verifier)}",
             ),
         ]
-    else:
+    if task.name != FILE_TASK:
         values = flatten(config_to_dict(config))
-        texts = task.name in (GIVEN, *PUBLIC_TASKS)
-        fields = [field for field in _OF_FILES if not texts or field not in _OF_TEXTS]
+        own = _OF_ROWS if task.name == DATASET_TASK else _OF_TEXTS if task.name in (GIVEN, *PUBLIC_TASKS) else ()
+        fields = [field for field in _OF_FILES if field not in own]
         fields += ["reward"] if task.name in (*TASKS, *TEXT_TASKS) else []
         stray = [path for path in (f"task.{field}" for field in fields) if values[path] != FIELDS[path].default]
         rules.append(

@@ -35,7 +35,7 @@ def prompts_of(task: Task, split: str, count: int, field: str) -> list[Prompt]:
     """The first `count` prompts of a split; UsageError that names the recipe's field where the task has fewer."""
     prompts = task.prompts(split)
     check_split(field, count, task.name, split, len(prompts))
-    return prompts[:count]
+    return list(prompts[:count])
 
 
 @dataclass(frozen=True)

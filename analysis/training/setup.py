@@ -124,7 +124,7 @@ def _task(config: RunConfig, policy: Policy, experiment: Path | None) -> Task:
             errors=fields.verifier_errors,
         )
     if fields.name in PUBLIC_TASKS:
-        return _listed(config, encoded_text_task(config, public_task(config), policy))
+        return _listed(config, encoded_text_task(config, public_task(config, lambda: _verifier(config)), policy))
     return get_task(fields.name, policy.tokenizer, policy_end_tokens(policy))
 
 

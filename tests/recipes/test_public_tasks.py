@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from analysis.recipes import Recipe, plan
 from analysis.recipes.config import FIELDS, config_from_dict, config_to_dict
 from analysis.recipes.inputs import identified
 from analysis.recipes.public_tasks import public_task
+from tests.toy_models.tasks.verifiers_stand_in import write_stand_in
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
 
@@ -25,6 +27,10 @@ GYM: dict[str, Any] = {
     "eval.final_prompts": 3,
     "eval.samples": 4,
 }
+
+
+def NO_VERIFIER() -> Any:
+    raise AssertionError("reasoning-gym scores by itself")
 
 
 def recipe(**changed: Any) -> Recipe:
@@ -93,7 +99,7 @@ def test_each_field_changes_the_task_and_the_hash(path: str, value: Any) -> None
         numbers = {"min_numbers": 2, "max_numbers": 2, "min_target": 1, "max_target": 99}
         settings = {"task.dataset": "countdown", "task.config": numbers}
     before, after = recipe(**settings), recipe(**(settings | {path: value}))
-    made = [public_task(r.expand()[0].config) for r in (before, after)]
+    made = [public_task(r.expand()[0].config, NO_VERIFIER) for r in (before, after)]
     if path in ("task.answer_tag", "task.normal_form"):
         reference = str(made[0].items("test")[0].reference)
         wrong = f"({reference})" if path == "task.normal_form" else reference
@@ -161,3 +167,91 @@ def test_the_version_of_the_package_is_part_of_the_identity(monkeypatch: pytest.
 def test_fields_of_public_tasks_leave_older_hashes_alone() -> None:
     assert Recipe.load("tiny").hash.startswith("d69c72fe")
     assert FIELDS["task.config"].expected == "a table"
+
+
+class TestDatasets:
+    """The task `dataset` in a recipe."""
+
+    @pytest.fixture
+    def saved(self, tmp_path: Path) -> Path:
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+        rows = [{"q": f"{i}", "a": {"b": str(i)}} for i in range(30)]
+        datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "numbers"))
+        return tmp_path / "numbers"
+
+    def settings(self, saved: Path, **changed: Any) -> dict[str, Any]:
+        columns = {"task.prompt_column": "q", "task.answer_column": "a.b"}
+        return {"task.name": "dataset", "task.dataset": str(saved), "task.splits": "unset"} | columns | changed
+
+    def test_planned_and_identified_by_its_content(self, saved: Path, tmp_path: Path) -> None:
+        made = recipe(**self.settings(saved))
+        assert plan(made).runs
+        saved.rename(tmp_path / "elsewhere")
+        moved = recipe(**self.settings(tmp_path / "elsewhere"))
+        assert made.hash != recipe(**self.settings(tmp_path / "elsewhere", **{"task.answer_column": "a"})).hash
+        assert identified(moved.expand()[0].config)["task"]["dataset"].startswith("sha256:")
+        assert moved.hash == made.hash
+
+    def test_a_relative_folder_is_relative_to_the_recipe(self, saved: Path, tmp_path: Path) -> None:
+        text = 'schema = 1\n[policy]\nbase = "b"\n[task]\nname = "dataset"\ndataset = "numbers"\ntrain_prompts = 5\n'
+        text += "[rollout]\nprompts = 4\nmax_new_tokens = 4\n[eval]\nsamples = 2\n"
+        (tmp_path / "mine.toml").write_text(text)
+        assert Recipe.load(tmp_path / "mine.toml").expand()[0].config.task.dataset == str(saved)
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"task.prompt_column": "question"}, r"train\] row 1: no column 'question'; it has q, a.b"),
+            ({"task.splits": {"test": "test", "train": "train"}}, "expected one of its splits train, got 'test'"),
+            ({"task.verifier": "no.py:f"}, "task.verifier = 'no.py:f': verifier: expected an existing Python file"),
+            ({"task.train_prompts": 25}, "task.train_prompts: expected at most 24, the number of train prompts"),
+            ({"eval.samples": 0}, "eval.samples = 0: its correct responses cannot be listed"),
+            ({"task.splits": {"dev": "train"}}, "task.splits.dev: expected one of train, validation, test"),
+            (
+                {"task.seed": 1},
+                'task.seed with task.name = "dataset": these fields belong to .* "reasoning-gym"; leave',
+            ),
+            ({"task.train_file": "a.jsonl"}, 'task.train_file with task.name = "dataset": these fields belong to'),
+        ],
+    )
+    def test_refused(self, saved: Path, changed: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            plan(recipe(**self.settings(saved, **changed)))
+
+
+class TestEnvironments:
+    """The task `verifiers` in a recipe, with a stand-in for the package where it is not installed."""
+
+    @pytest.fixture
+    def environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        from tests.toy_models.tasks import test_verifiers_env as env
+
+        if not env.REAL:
+            write_stand_in(tmp_path / "site")
+            monkeypatch.syspath_prepend(str(tmp_path / "site"))
+        return env.environment(tmp_path, env.taskset())
+
+    def settings(self, environment: str, **changed: Any) -> dict[str, Any]:
+        named = {"task.name": "verifiers", "task.dataset": environment, "task.splits": "unset"}
+        sizes = {"task.train_prompts": 8, "task.config.size": 12, "eval.prompts": 1, "eval.final_prompts": 1}
+        return named | sizes | changed
+
+    def test_planned_and_identified_by_its_source(self, environment: str) -> None:
+        made = recipe(**self.settings(environment))
+        assert plan(made).runs
+        before = made.hash
+        Path(environment).write_text(Path(environment).read_text() + "\nMORE = 1\n")
+        assert recipe(**self.settings(environment)).hash != before
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"task.config.siz": 3}, "task.dataset = .*: environment .*: task.config.siz: expected one of"),
+            ({"eval.samples": 0}, "eval.samples = 0 with .*: the correct responses of an environment cannot be listed"),
+            ({"task.train_prompts": 11}, "task.train_prompts: expected at most 10, the number of train prompts"),
+            ({"task.answer_tag": "a"}, 'task.answer_tag with task.name = "verifiers": these fields belong to'),
+        ],
+    )
+    def test_refused(self, environment: str, changed: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            plan(recipe(**self.settings(environment, **changed)))

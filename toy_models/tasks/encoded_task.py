@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..end_tokens import end_tokens, without_end
 from ..messages import unknown_name
-from ..verifiers.accepted_answers import accepted_answer
 from ..verifiers.scores import THRESHOLD, scored_verdict
 from ..verifiers.verifier import NOT_JUDGED, Verdict, VerifierError
 from .encodings import Encodings
-from .start_tokens import required_start, with_start
-from .task import SPLITS, Prompt, prompt_hash
+from .prompt_tables import EncodedItem, PromptEncoder, PromptList, PromptTable
+from .start_tokens import required_start
+from .task import SPLITS, Prompt
 from .text_task import ResponseText, TextItem, TextTask
-from .texts import check_template, encode_text, render_prompt
+from .texts import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,19 +35,6 @@ __all__ = ["HELD_OUT_SHARE", "EncodedTask"]
 
 HELD_OUT_SHARE = 10  # a split without items gets one prompt in ten
 _SHOWN = 200  # characters of a text in a message
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """One item with its prompt as tokens and as the text that these stand for."""
-
-    ids: tuple[int, ...]
-    rendered: str
-    item: TextItem
-
-    @property
-    def answer(self) -> str | None:
-        return None if self.item.reference is None else accepted_answer(self.item.reference)
 
 
 @dataclass
@@ -97,8 +84,7 @@ class EncodedTask:
     threshold: float = THRESHOLD
     errors: str = "stop"
     _start: tuple[int, ...] = field(init=False, repr=False)
-    _splits: dict[str, list[_Encoded]] = field(init=False, repr=False)
-    _items: dict[tuple[int, ...], _Encoded] = field(init=False, repr=False)
+    _splits: dict[str, PromptTable] = field(init=False, repr=False)
     _encodings: Encodings | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -106,10 +92,14 @@ class EncodedTask:
         if self.chat_template:
             check_template(self.tokenizer)
         self._start = required_start(self.tokenizer) if self.bos else ()
-        self._items, self._splits = {}, {}
+        self._splits = {}
         for split in SPLITS:
             if (items := self.source.items(split)) is not None:
-                self._splits[split] = self._distinct(items, split)
+                encoder = PromptEncoder(self.tokenizer, self.chat_template, self._start, f"task {self.name}", split)
+                table = PromptTable.of(items if isinstance(items, Sequence) else list(items), encoder)
+                for other in self._splits.values():
+                    table.check_apart(other)
+                self._splits[split] = table
         if "train" not in self._splits:
             raise ValueError(f"task {self.name}: expected items of the split train, got None; return a list of them")
         self._hold_out([split for split in reversed(SPLITS) if split not in self._splits])
@@ -141,10 +131,13 @@ class EncodedTask:
         return hasattr(self.source, "solutions")
 
     def prompts(self, split: str) -> list[Prompt]:
-        """The prompts of a split in the order of its items; those held out of the training items by hash."""
+        """The prompts of a split in the order of its items; those held out of the training items by hash.
+
+        A prompt is put into tokens when it is asked for; `[:n]` is a list of the first n.
+        """
         if split not in SPLITS:
             raise ValueError(unknown_name("split", split, SPLITS))
-        return [Prompt(prompt_hash(e.ids), e.ids, e.rendered, split, e.answer) for e in self._splits[split]]
+        return cast("list[Prompt]", PromptList(self._splits[split], split))  # read like one
 
     def verify(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Verdict:
         """Judge one response. Raises ValueError for a prompt that is none of the task's."""
@@ -253,15 +246,16 @@ class EncodedTask:
         reason = f"the token {ids[tokens.index(None)]} is none of the tokenizer's"
         return Verdict(False, reason, None if verdict.score is None else 0.0)
 
-    def _encoded(self, prompt_ids: Sequence[int]) -> _Encoded:
-        encoded = self._items.get(tuple(int(i) for i in prompt_ids))
-        if encoded is None:
-            example = next(iter(self._items.values())).item.id
-            raise ValueError(
-                f"prompt_ids: expected a prompt of the task {self.name}, such as that of {example}, got "
-                f"{self.tokenizer.decode(list(prompt_ids))!r}"
-            )
-        return encoded
+    def _encoded(self, prompt_ids: Sequence[int]) -> EncodedItem:
+        ids = tuple(int(i) for i in prompt_ids)
+        for table in self._splits.values():
+            if (encoded := table.find(ids)) is not None:
+                return encoded
+        example = self._splits["train"].items[0].id
+        raise ValueError(
+            f"prompt_ids: expected a prompt of the task {self.name}, such as that of {example}, got "
+            f"{self.tokenizer.decode(list(prompt_ids))!r}"
+        )
 
     def _ends(self) -> tuple[int, ...]:
         return end_tokens(self.tokenizer) if self.end_ids is None else self.end_ids
@@ -278,49 +272,15 @@ class EncodedTask:
         train = self._splits["train"]
         tenth = max(1, len(train) // HELD_OUT_SHARE)
         if len(train) <= tenth * len(missing):
+            after = f" after {train.last.id}" if len(train) else ""
             raise ValueError(
                 f"task {self.name}: expected more than {tenth * len(missing)} prompts, to hold some out for "
-                f"{' and '.join(reversed(missing))}, got {len(train)}; add prompts{_after(train)}, or prompts of their "
+                f"{' and '.join(reversed(missing))}, got {len(train)}; add prompts{after}, or prompts of their "
                 "own for those splits"
             )
-        by_hash = sorted(train, key=lambda encoded: prompt_hash(encoded.ids))
-        for i, split in enumerate(missing):
-            self._splits[split] = by_hash[i * tenth : (i + 1) * tenth]
-        held_out = {encoded.ids for encoded in by_hash[: len(missing) * tenth]}
-        self._splits["train"] = [encoded for encoded in train if encoded.ids not in held_out]
-
-    def _distinct(self, items: Any, split: str) -> list[_Encoded]:
-        found: dict[tuple[int, ...], _Encoded] = {}
-        for item in items:
-            encoded = self._encode(item, split)
-            same = found.get(encoded.ids)
-            if same is not None and same.answer != encoded.answer:
-                raise ValueError(
-                    f"{item.id}: expected the answer {same.answer!r} of {same.item.id}, which has the same prompt, got "
-                    f"{encoded.answer!r}; keep one of the two"
-                )
-            if same is None and encoded.ids in self._items:
-                raise ValueError(
-                    f"{item.id}: expected a prompt of one split only, got that of {self._items[encoded.ids].item.id}; "
-                    "remove one of them, since training must not see held-out prompts"
-                )
-            found.setdefault(encoded.ids, encoded)
-        self._items |= found
-        return list(found.values())
-
-    def _encode(self, item: TextItem, split: str) -> _Encoded:
-        if not all(hasattr(item, name) for name in ("id", "prompt", "reference")):
-            raise ValueError(
-                f"task {self.name}: expected toy_models.TextItem objects from items({split!r}), got "
-                f"{type(item).__name__} {str(item)[:_SHOWN]!r}"
-            )
-        prompt = item.prompt if isinstance(item.prompt, str) else list(item.prompt)
-        _, rendered = render_prompt(self.tokenizer, prompt, item.id, "prompt", chat_template=self.chat_template)
-        return _Encoded(with_start(encode_text(self.tokenizer, rendered, item.id), self._start), rendered, item)
-
-
-def _after(train: Sequence[_Encoded]) -> str:
-    return f" after {train[-1].item.id}" if train else ""
+        parts = train.by_hash(tenth, len(missing))
+        self._splits |= dict(zip(missing, parts, strict=True))
+        self._splits["train"] = train.without(parts)
 
 
 def _described(item: TextItem, text: str) -> str:

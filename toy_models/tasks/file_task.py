@@ -7,12 +7,14 @@ probabilities are estimated from samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from ..table_files import Row, read_table
+from ..large_tables import LargeTable, count_distinct, open_table
+from ..table_files import Row
 from ..verifiers.accepted_answers import accepted_answer, judge_accepted
 from ..verifiers.verifier import Case, Verdict, Verifier
 from .encoded_task import EncodedTask
@@ -23,7 +25,7 @@ from .texts import chat_messages, last_question
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["FILE_TASK", "DataFiles", "FileTask", "JudgedItems"]
+__all__ = ["FILE_TASK", "DataFiles", "FileTask", "ItemsOfRows", "JudgedItems"]
 
 FILE_TASK = "file"
 
@@ -46,8 +48,10 @@ class DataFiles:
     prompt_column: str = "prompt"
     answer_column: str = "answer"
 
-    def read(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, list[Row]]:
+    def read(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, Sequence[Row]]:
         """The rows of each split that has a file, with the columns of the prompt and the answer.
+
+        Those of a large file are checked here and read when they are asked for (`large_tables`).
 
         Args:
             required: Further columns to read.
@@ -56,31 +60,66 @@ class DataFiles:
         Raises:
             ValueError: A file cannot be read or is empty, or a line is broken or lacks a column; the message names it.
         """
-        rows = {}
+        rows: dict[str, Sequence[Row]] = {}
         for split in SPLITS:
             if (path := getattr(self, split)) is not None:
                 columns = [self.prompt_column, self.answer_column, *required]
-                rows[split] = read_table(path, columns, optional)
+                rows[split] = open_table(path, columns, optional)
                 if not rows[split]:
                     raise ValueError(
                         f"{path}: expected a prompt and an answer in each line, got an empty file; add some"
                     )
-                for row in rows[split]:
-                    self.messages(row)
+                self.distinct_prompts(rows[split])
         return rows
+
+    def distinct_prompts(self, rows: Sequence[Row]) -> int:
+        """How many different prompts rows have, as they are written. Raises ValueError for a prompt that is none."""
+        if isinstance(rows, LargeTable):
+            return count_distinct(rows, self.messages)
+        for row in rows:
+            self.messages(row)
+        return len({json.dumps(row.values[self.prompt_column], sort_keys=True) for row in rows})
 
     def messages(self, row: Row) -> list[dict[str, str]]:
         """The prompt of a row as chat messages; a text is one message of the user."""
         return chat_messages(row.values[self.prompt_column], row.where, self.prompt_column)
 
-    def items(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, list[TextItem]]:
+    def items(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, Sequence[TextItem]]:
         """The same as items, named by their line. Raises ValueError as `read` does."""
         rows_of_splits = self.read(required, optional)
-        return {split: [self._item(row) for row in rows] for split, rows in rows_of_splits.items()}
+        return {split: ItemsOfRows(rows, self._item) for split, rows in rows_of_splits.items()}
 
     def _item(self, row: Row) -> TextItem:
         columns = {name: value for name, value in row.values.items() if name != self.prompt_column}
         return TextItem(row.where, row.values[self.prompt_column], row.values[self.answer_column], columns)
+
+
+class ItemsOfRows(Sequence[TextItem]):
+    """The items of rows, each made when it is asked for.
+
+    Args:
+        rows: The rows.
+        item: The item of a row.
+
+    Attributes:
+        digest: Identity of the rows where they are those of a large file; None elsewhere.
+    """
+
+    def __init__(self, rows: Sequence[Any], item: Callable[[Any], TextItem]) -> None:
+        self._rows, self._item = rows, item
+        self.digest: str | None = getattr(rows, "digest", None)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> TextItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TextItem]: ...
+    def __getitem__(self, index: int | slice) -> TextItem | list[TextItem]:
+        if isinstance(index, slice):
+            return [self._item(row) for row in self._rows[index]]
+        return self._item(self._rows[index])
 
 
 class JudgedItems:
@@ -92,10 +131,10 @@ class JudgedItems:
         verifier: Judges responses as text (see `get_verifier`).
     """
 
-    def __init__(self, name: str, items: dict[str, list[TextItem]], verifier: Verifier) -> None:
+    def __init__(self, name: str, items: Mapping[str, Sequence[TextItem]], verifier: Verifier) -> None:
         self.name, self.verifier, self._items = name, verifier, items
 
-    def items(self, split: str) -> list[TextItem] | None:
+    def items(self, split: str) -> Sequence[TextItem] | None:
         """The items of a split; None where it has none of its own."""
         return self._items.get(split)
 

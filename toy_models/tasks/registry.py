@@ -33,7 +33,7 @@ _TEXT_REGISTRY = {
 }
 TEXT_TASKS = tuple(_TEXT_REGISTRY)
 # Kinds of tasks in texts that other packages make; their settings say which one.
-PUBLIC_TASKS = ("reasoning-gym",)
+PUBLIC_TASKS = ("reasoning-gym", "dataset", "verifiers")
 
 
 def get_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None, end_ids: Sequence[int] | None = None) -> Task:
