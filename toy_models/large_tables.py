@@ -14,13 +14,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, overload
 
 from . import file_digests
 from .file_digests import file_digest, kept_folder
 from .table_files import Row, chosen_columns, read_table
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["LargeTable", "count_distinct", "open_table", "short_hash"]
 
@@ -123,6 +124,7 @@ class _JsonTable(LargeTable):
 
 class _ParquetTable(LargeTable):
     def __init__(self, path: Path, columns: Sequence[str], optional: Sequence[str] | None) -> None:
+        import numpy as np
         import pyarrow as pa
 
         super().__init__(path, columns, optional)
@@ -143,6 +145,8 @@ class _ParquetTable(LargeTable):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def _row(self, index: int) -> Row:
+        import numpy as np
+
         batch = int(np.searchsorted(self._ends, index, side="right"))
         before = int(self._ends[batch - 1]) if batch else 0
         (row,) = self._reader.get_batch(batch).slice(index - before, 1).to_pylist()
@@ -189,6 +193,8 @@ def _json_lines(path: Path, head: bytes) -> bool:
 
 def _line_starts(path: Path) -> np.ndarray[Any, Any] | None:
     """The first byte and the number of every line that is not empty; None where lines end in another way than "\\n"."""
+    import numpy as np
+
     folder, digest = kept_folder("tables"), file_digest(path)
     note = None if folder is None else folder / f"{digest}.lines{_VERSION}.npy"
     if note is not None and note.exists():
@@ -240,6 +246,8 @@ def count_distinct(rows: LargeTable, check: Callable[[Row], Any]) -> int:
         check: Gives plain data of a row, or raises ValueError for a row that is invalid. What it does may depend on the
             row alone.
     """
+    import numpy as np
+
     folder = kept_folder("tables")
     note = None if folder is None else folder / f"{rows.digest}.distinct"
     if note is not None:

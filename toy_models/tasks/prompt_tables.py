@@ -18,8 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from ..file_digests import kept_folder
 from ..large_tables import short_hash
 from ..verifiers.accepted_answers import accepted_answer
@@ -29,7 +27,10 @@ from .text_task import TextItem
 from .texts import encode_text, render_prompt
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
+
+    Array = np.ndarray[Any, Any]
 
 __all__ = ["EncodedItem", "PromptEncoder", "PromptList", "PromptTable"]
 
@@ -37,8 +38,6 @@ _SHOWN = 200  # characters of a text in a message
 _DRAWN = 1 << 14  # prompts whose tokens are remembered
 _BATCH = 1000  # prompts that a tokenizer gets at a time
 _VERSION = 1  # of what is kept
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,8 @@ class PromptEncoder:
 
     def names(self, items: Sequence[TextItem]) -> Array:
         """Hashes of (prompt, answer) of each item, of shape (2, items)."""
+        import numpy as np
+
         found = np.empty((2, len(items)), np.uint64)
         for begin in range(0, len(items), _BATCH):
             part = items[begin : begin + _BATCH]
@@ -142,6 +143,8 @@ class PromptTable:
         Raises:
             ValueError: A prompt cannot be put into tokens, or two items with the same prompt have different answers.
         """
+        import numpy as np
+
         keys, answers = _names(items, encoder)
         _, first, which = np.unique(keys, return_index=True, return_inverse=True)
         earlier = first[which]
@@ -175,6 +178,8 @@ class PromptTable:
 
     def find(self, ids: tuple[int, ...]) -> EncodedItem | None:
         """The item with this prompt; None where there is none."""
+        import numpy as np
+
         if self._order is None:
             self._order = np.argsort(self._keys, kind="stable")
         key = np.uint64(int(prompt_hash(ids), 16))
@@ -186,6 +191,8 @@ class PromptTable:
 
     def check_apart(self, other: PromptTable) -> None:
         """Raises ValueError for a prompt that another split has, too."""
+        import numpy as np
+
         both = np.flatnonzero(np.isin(self._keys, other._keys))
         if len(both):
             encoded = self[int(both[0])]
@@ -198,11 +205,15 @@ class PromptTable:
 
     def by_hash(self, size: int, count: int) -> list[PromptTable]:
         """The first `count` parts of `size` prompts in the order of their names."""
+        import numpy as np
+
         order = np.argsort(self._keys, kind="stable")
         return [self._part(order[i * size : (i + 1) * size]) for i in range(count)]
 
     def without(self, parts: Sequence[PromptTable]) -> PromptTable:
         """The prompts that are in none of the parts, in their order."""
+        import numpy as np
+
         held = np.concatenate([part._keys for part in parts]) if parts else np.zeros(0, np.uint64)
         return self._part(np.flatnonzero(~np.isin(self._keys, held)))
 
@@ -254,6 +265,8 @@ def _answer(item: TextItem) -> str | None:
 
 def _names(items: Sequence[TextItem], encoder: PromptEncoder) -> Array:
     """Hashes of (prompt, answer) of each item; those of a large file from the cache folder where they are there."""
+    import numpy as np
+
     digest = getattr(items, "digest", None)
     folder = None if digest is None else kept_folder("prompts")
     if folder is None:
