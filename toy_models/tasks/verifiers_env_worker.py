@@ -74,8 +74,7 @@ def _module(environment: str) -> Any:
 
 
 def _tasks(module: Any, environment: str, config: dict[str, Any], most: int) -> list[Any]:
-    import verifiers.v1 as vf
-
+    vf: Any = importlib.import_module("verifiers.v1")
     exported = [getattr(module, name, None) for name in getattr(module, "__all__", ())]
     kinds = [kind for kind in exported if inspect.isclass(kind)]
     tasksets = [kind for kind in kinds if issubclass(kind, vf.Taskset) and kind is not vf.Taskset]
@@ -102,10 +101,9 @@ def _tasks(module: Any, environment: str, config: dict[str, Any], most: int) -> 
 
 
 def _made(kind: Any, environment: str, config: dict[str, Any]) -> Any:
-    from verifiers.v1 import TasksetConfig
-    from verifiers.v1.utils.generic import concrete_type
-
-    config_kind = concrete_type(kind, TasksetConfig) or TasksetConfig
+    base: Any = importlib.import_module("verifiers.v1").TasksetConfig
+    generic: Any = importlib.import_module("verifiers.v1.utils.generic")
+    config_kind = generic.concrete_type(kind, base) or base
     if unknown := [name for name in config if name not in config_kind.model_fields]:
         known = sorted(set(config_kind.model_fields) - {"id", "task"})
         raise _Refused(f"task.config.{unknown[0]}: expected one of {', '.join(known)}")
@@ -173,8 +171,7 @@ async def _score(task: Any, response: str) -> float:
 
 
 def _trace(task: Any, response: str) -> Any:
-    import verifiers.v1 as vf
-
+    vf: Any = importlib.import_module("verifiers.v1")
     prompt = task.data.prompt
     given = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else list(prompt)
     system = [] if task.data.system_prompt is None else [vf.SystemMessage(content=task.data.system_prompt)]

@@ -111,6 +111,7 @@ class TestEncoded:
             "bos": False,
             "end_ids": [END],
             "threshold": 0.8,
+            "solutions": "not listed",
             "errors": "stop",
         }
 
