@@ -79,6 +79,6 @@ def test_a_run_is_evaluated_exactly_and_says_what_by(recipe: Recipe, tmp_path: P
     assert (prompts.loc[prompts["split"] == "test", "n_solutions"] == 1).all()
     rollouts = trace.table("rollouts")
     assert set(rollouts["score"].unique()) <= {0.0, 0.5, 1.0}
-    evaluated = trace.table("prompt_evals")
+    evaluated = trace.table("evals")
     assert len(evaluated) > 0
     assert evaluated["p"].between(0, 1, inclusive="neither").all()
