@@ -9,6 +9,7 @@ from typing import Any
 
 from toy_models.bases.recipes import BASES
 from toy_models.model_sources.adapter_folder import adapter_base, check_peft, is_adapter
+from toy_models.model_sources.gguf_cache import gguf_version
 from toy_models.model_sources.gguf_header import read_header
 from toy_models.model_sources.hub import check_hub_model, hub_commit, hub_folder
 from toy_models.model_sources.source import TOKENIZER_FILES, ModelSource, model_source
@@ -49,6 +50,8 @@ def check_base(field: str, base: str, revision: str | None = None) -> None:
             read_header(source.path)
         elif source.kind == "hub":
             check_hub_model(source)
+        if source.kind == "gguf" or source.file is not None:
+            gguf_version()
     except (ValueError, OSError) as error:
         raise UsageError(f"{field} = {base!r}: {error}") from error
     if source.kind == "folder":

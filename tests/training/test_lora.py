@@ -240,3 +240,18 @@ def test_passes_that_save_memory_give_the_same_gradients_of_an_adapter(tmp_path:
     for name, value in switches:
         # Norms of Llama compute in float32, which bounds how alike sums in another order are.
         assert torch.allclose(gradients(**{f"update__{name}": value}), plain, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_an_adapter_in_bfloat16_steps_by_its_float32_copy(tmp_path: Path) -> None:
+    base = path_base(tmp_path / "base")
+    recipe = recipe_on(base, policy__dtype="bfloat16", objective__kl_coef=0.1, optimizer__lr=1e-5, record__contexts=0)
+    made = loop_of(recipe, tmp_path / "run")
+    assert made.reference is not None
+    assert made.reference.model.embed_tokens.weight is made.policy.model.model.embed_tokens.weight
+    assert {parameter.dtype for parameter in made.policy.model.parameters()} == {torch.bfloat16}
+    assert made.masters is not None
+    assert len(made.masters.values) == sum(parameter.requires_grad for parameter in made.policy.model.parameters())
+    assert made.run() == "complete"
+    assert load_trace(tmp_path / "run").table("updates")["param_step_norm"].gt(0).all()
+    assert (tmp_path / "run/checkpoints/final/adapter_model.safetensors").is_file()

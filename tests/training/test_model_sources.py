@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def test_a_plan_knows_whether_a_gguf_file_has_a_chat_template(tmp_path: Path) ->
         UsageError, match=r"task\.chat_template: expected a tokenizer with a chat template, got that of"
     ):
         plan(file_recipe(tmp_path, tmp_path / "bare.gguf", task__chat_template=True))
+
+
+def test_a_plan_needs_the_package_of_gguf_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    write_gguf(tmp_path / "model.gguf")
+    monkeypatch.setattr("toy_models.model_sources.gguf_cache.version", missing)
+    with pytest.raises(
+        UsageError, match=r"policy\.base = .*expected the package gguf, which reads GGUF files, got none"
+    ):
+        plan(file_recipe(tmp_path, tmp_path / "model.gguf"))
 
 
 def test_a_plan_refuses_files_that_are_no_models(tmp_path: Path) -> None:

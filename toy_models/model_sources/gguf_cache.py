@@ -22,7 +22,7 @@ from filelock import FileLock
 from ..bases.cache import cache_home
 from .gguf_header import read_header
 
-__all__ = ["ensure_gguf", "gguf_folder"]
+__all__ = ["ensure_gguf", "gguf_folder", "gguf_version"]
 
 _WHOLE = "model.safetensors"
 _SHARDS = "model.safetensors.index.json"
@@ -32,7 +32,7 @@ def gguf_folder(path: Path) -> Path:
     """Where the dequantised folder of a GGUF file is, or would be, cached."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return cache_home() / "gguf" / f"{digest[:24]}-transformers{version('transformers')}-gguf{_gguf_version()}"
+    return cache_home() / "gguf" / f"{digest[:24]}-transformers{version('transformers')}-gguf{gguf_version()}"
 
 
 def ensure_gguf(path: Path) -> Path:
@@ -82,7 +82,8 @@ def _is_whole(folder: Path) -> bool:
     return (folder / _WHOLE).is_file() or (folder / _SHARDS).is_file()
 
 
-def _gguf_version() -> str:
+def gguf_version() -> str:
+    """The version of the package gguf; ValueError where it is missing. Loads neither it nor torch."""
     try:
         return version("gguf")
     except PackageNotFoundError as error:
