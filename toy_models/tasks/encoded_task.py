@@ -240,7 +240,7 @@ class EncodedTask:
 
         It has no text, so that the score has not seen it.
         """
-        tokens = self.tokenizer.convert_ids_to_tokens([int(i) for i in ids])
+        tokens: list[str | None] = list(self.tokenizer.convert_ids_to_tokens([int(i) for i in ids]))
         if None not in tokens:
             return verdict
         reason = f"the token {ids[tokens.index(None)]} is none of the tokenizer's"
