@@ -14,7 +14,7 @@ import json
 import os
 from pathlib import Path
 
-from .bases.cache import cache_home
+from .cache_folder import cache_home
 
 __all__ = ["LARGE", "file_digest", "kept_folder"]
 

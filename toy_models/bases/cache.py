@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ..cache_folder import cache_home
 from ..child_process import ChildProcess
 from ..messages import unknown_name
 from ..tasks.registry import built_in_task
@@ -114,14 +114,6 @@ def base_folder(name: str, seed: int) -> Path:
         raise ValueError(f"seed: expected an integer ≥ 0, got {seed}")
     digest = hashlib.sha256(json.dumps(_identity(name, seed), sort_keys=True).encode()).hexdigest()
     return cache_home() / "bases" / f"{name}-seed{seed}-{digest[:12]}"
-
-
-def cache_home() -> Path:
-    """`$RLVR_DYNAMICS_CACHE`, by default `~/.cache/rlvr-dynamics`."""
-    home = os.environ.get("RLVR_DYNAMICS_CACHE")
-    if home:
-        return Path(home).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "rlvr-dynamics"
 
 
 def _identity(name: str, seed: int) -> dict[str, object]:

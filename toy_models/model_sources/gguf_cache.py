@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..bases.cache import cache_home
+from ..cache_folder import cache_home
 from .gguf_header import read_header
 
 __all__ = ["ensure_gguf", "gguf_folder", "gguf_version"]
