@@ -137,7 +137,7 @@ def _rows(run: Run, rollouts: RolloutFile) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, len(rollouts.rollouts), _AT_ONCE):
         some = rollouts.rollouts[start : start + _AT_ONCE]
         where = [("rollout", ">=", some[0].index), ("rollout", "<=", some[-1].index)]
-        recorded = run.table("rollouts", ["step", "rollout", "group", "reward"], where).set_index("rollout")
+        recorded = run.table("rollouts", ["step", "rollout", "group", "reward", "length"], where).set_index("rollout")
         tokens = _with_laws(run.table("tokens", ["rollout", "position", "token", "token_rank", *LAW_STATISTICS], where))
         lists: dict[Any, Any] = dict(list(tokens.sort_values(["rollout", "position"]).groupby("rollout")))
         rows = []
@@ -152,7 +152,7 @@ def _rows(run: Run, rollouts: RolloutFile) -> Iterator[list[dict[str, Any]]]:
                 | {"id": None if rollout.id is None else str(rollout.id), "rollout": rollout.index}
                 | {"step": int(facts["step"]), "group": int(facts["group"]), "trace": run.info["hash"][:12]}
                 | {"reward": _number(facts["reward"])}
-                | _summary(own)
+                | _summary(own, int(facts["length"]))
                 | {name: _plain(own[name], kind) for name, (kind, many, _) in ANNOTATION_COLUMNS.items() if many}
             )
         yield rows
@@ -173,10 +173,10 @@ def _with_laws(tokens: Any) -> Any:
     )
 
 
-def _summary(own: Any) -> dict[str, Any]:
-    """Numbers of a rollout; null means of one without tokens of the policy."""
+def _summary(own: Any, length: int) -> dict[str, Any]:
+    """Numbers of a rollout of so many tokens; null means of one without tokens, or whose tokens were not recorded."""
     return {
-        "tokens": len(own),
+        "tokens": length,
         "log_prob_sum": _number(own["log_prob"].sum()) if len(own) else None,
         "log_prob_mean": _number(own["log_prob"].mean()),
         "entropy_mean": _number(own["entropy"].mean()),

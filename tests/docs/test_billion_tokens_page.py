@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import Run, trace_rollouts
+from analysis import Run, UsageError, trace_rollouts
 from analysis.records.token_text import spelling_of
 from analysis.report.token_classes import token_class
+from docs.generators import offline_costs
 from tests.offline.small import make_model, make_tokenizer, rows_of
 
 duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed (extra duckdb)")
@@ -90,3 +91,18 @@ def test_the_prompts_that_move_the_entropy_most(connection: Any, laws: Any) -> N
     assert found["total_dentropy"].to_numpy() == pytest.approx(expected[found["prompt_id"]].to_numpy(), rel=1e-5)
     assert found["prompt_id"][0] == expected.abs().idxmax()
     assert found["responses"].sum() == 40
+
+
+def test_costs_are_those_of_a_trace_with_all_columns(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline_costs, "_ROLLOUTS", 30)
+    rows = [row | {"response": " ".join(row["response"].split())} for row in rows_of(40)]
+    full = trace_rollouts(make_model(), make_tokenizer(), rows, out=tmp_path / "full")
+    costs = offline_costs.offline_costs(full.folder)
+    assert costs["tokens"] == full.rows("tokens")
+    sizes = costs["bytes"]
+    (stored,) = [path.stat().st_size for path in (full.folder / "tokens").iterdir()]
+    assert sizes["full"] == pytest.approx(stored / full.rows("tokens"))
+    assert sizes["core"] < sizes["without_top"] < sizes["full"]
+    assert all(seconds > 0 for seconds in costs["reading_seconds"].values())
+    with pytest.raises(UsageError, match=r"offline: expected the folder of an offline trace with all columns, got"):
+        offline_costs.offline_costs(run.folder)

@@ -200,3 +200,16 @@ def test_the_manual_lists_every_column() -> None:
     for name, (kind, many, meaning) in ANNOTATION_COLUMNS.items():
         assert f"| `{name}` | {kind}{' list' if many else ''} | {meaning} |" in text
     assert annotations_path(Path("/a/b"), "parquet") == Path("/a/b.annotations.parquet")
+
+
+def test_rollouts_whose_tokens_were_not_recorded_keep_their_number_of_tokens(tmp_path: Path) -> None:
+    rows = rows_of(24)
+    file = read_rollouts(write_jsonl(tmp_path / "rollouts.jsonl", rows))
+    options = {"record_tokens": 0.4, "record_columns": "core"}
+    run = trace_rollouts(make_model(), make_tokenizer(), file, out=tmp_path / "run", **options)
+    lines = lines_of(write_annotations(run, file))
+    assert [line["tokens"] for line in lines] == [len(row["response"].split()) for row in rows]
+    recorded = [bool(line["log_prob"]) for line in lines]
+    assert 0 < sum(recorded) < len(rows)
+    assert recorded == [line["log_prob_mean"] is not None for line in lines]
+    assert all(rank is None for line in lines for rank in line["token_rank"])
