@@ -161,6 +161,7 @@ def test_beside_trl(benchmark: BenchmarkFixture, tmp_path: Path, same_rollouts: 
             start = time.process_time()
             loop._one_step()
             rates["ours"].append(made[0] / (time.process_time() - start))
+            print(", ".join(f"{name} {rate[-1]:.2f} tokens/s" for name, rate in rates.items()), flush=True)
             self.start = time.process_time()
 
     config = trl.GRPOConfig(

@@ -186,7 +186,9 @@ def test_gradients_of_the_head_are_exact(kind: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-def looked(updater: Any, fields: RecordFields) -> tuple[UpdateResult, list[Any], dict[tuple[int, int], dict[str, Any]]]:
+def looked(
+    updater: Any, fields: RecordFields, *, by_sign: bool = True
+) -> tuple[UpdateResult, list[Any], dict[tuple[int, int], dict[str, Any]]]:
     """An update, the statistics of its passes and the rows of `tokens` by rollout and position."""
     batch = random_batch(updater.objective)
     statistics: list[Any] = []
@@ -205,11 +207,13 @@ def looked(updater: Any, fields: RecordFields) -> tuple[UpdateResult, list[Any],
                 rows[int(lists["rollout"][i]), int(lists["position"][i])] = row
 
     targets = StepTargets.on_policy(batch)
-    return updater.apply(batch, targets, torch.arange(16), None, "update 0", before_step=look), statistics, rows
+    result = updater.apply(batch, targets, torch.arange(16), None, "update 0", by_sign=by_sign, before_step=look)
+    return result, statistics, rows
 
 
+@pytest.mark.parametrize("by_sign", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_records_are_those_of_dense_logits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_those_of_dense_logits(dtype: torch.dtype, by_sign: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from analysis.training import record_rows
 
     monkeypatch.setattr(record_rows, "_SORTED_AT_ONCE", 2 * VOCAB)
@@ -219,7 +223,7 @@ def test_records_are_those_of_dense_logits(dtype: torch.dtype, monkeypatch: pyte
         policy = random_policy()
         policy.model.to(dtype)
         updater = make_updater(make_config(rollout={"temperature": 0.7}, update={"logits": logits}), policy)
-        tables.append(looked(updater, fields))
+        tables.append(looked(updater, fields, by_sign=by_sign))
     (_, dense, dense_rows), (_, streamed, streamed_rows) = tables
     # float32 statistics are relatively accurate to 2e-5 from logits that differ by the rounding of a product
     bound = {"rtol": 1e-9, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-6}
