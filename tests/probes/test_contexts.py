@@ -257,6 +257,20 @@ def test_the_jvp_is_recorded_beside_the_realised_change(tmp_path: Path) -> None:
     assert abs(after - before - jvp).max() < 0.02 * abs(after - before).max()
 
 
+def test_the_jvp_is_that_of_the_distribution_at_the_temperature() -> None:
+    model = make_model(torch.float64)
+    probe = ContextProbe(make_logits_fn(model), panel=drawn("panel", 8, 1), temperature=0.7)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    probe.before(0)
+    step = move(model, 2e-4, 5)
+    probe.jvp(model, start, step)
+    (flows,) = probe.after(0)
+    for name in ("log_prob", "entropy"):
+        realised = flows[f"{name}_after"] - flows[f"{name}_before"]
+        # The second order of the step is about 1% of the first; records are float32.
+        assert (flows[f"jvp_d{name}"] - realised).abs().max() < 0.02 * realised.abs().max(), name
+
+
 def test_the_jvp_of_each_part_is_recorded_in_its_place() -> None:
     model = make_model(torch.float64)
     probe = ContextProbe(make_logits_fn(model), panel=drawn("panel", 8, 1), temperature=0.7)
