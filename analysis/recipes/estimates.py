@@ -30,7 +30,7 @@ from .fields import GIVEN, RunConfig
 from .inputs import data_files
 from .memory import MemoryEstimate, estimated_memory, size_text
 from .model_checks import local_model
-from .model_shape import ModelShape, model_shape
+from .model_shape import ModelShape, adapter_weights, model_shape
 
 __all__ = ["RunEstimate", "estimate_run", "step_seconds"]
 
@@ -146,7 +146,11 @@ def step_seconds(config: RunConfig, shape: ModelShape, device: Device, prompt: i
     passes = epochs * (4 if update.gradient_checkpointing else 3) + sum(more)
     updates = epochs * (update.minibatches or -(-rows // (update.minibatch_size or rows)))
     seconds = _sampling_seconds(config, shape, device, rollout.prompts, rows, prompt, response)
-    seconds += passes * forward / rate + updates * shape.parameters * _PER_PARAMETER / device.bytes_per_second
+    trained = shape.parameters
+    if config.policy.lora_r is not None:  # the gradient of frozen weights is not worked out
+        trained = adapter_weights(shape, config.policy.lora_r, config.policy.lora_targets)
+        passes -= epochs
+    seconds += passes * forward / rate + updates * trained * _PER_PARAMETER / device.bytes_per_second
     if record.contexts:
         looked = record.contexts * (prompt + response)
         one = _forward_flops(shape, looked, record.contexts, prompt + response)

@@ -4,7 +4,7 @@ Everything is counted in the largest case that the recipe allows: the longest pr
 rows of a minibatch where nothing bounds a pass. Counted are, for W weights of which W_t are trained, in bytes of their
 dtype unless said:
 
-    weights         W, and another W for a reference, a sampling copy or a policy that lags
+    weights         W, and another W_t for a reference or a policy that lags; W for a sampling copy in its own dtype
     optimiser       2 W_t for AdamW, W_t for SGD with momentum, in float32 at least
     gradients       W_t for each list that is alive at once: those of both signs, of the regularisers, their sum, the
                     clipped sum, and the one that a backward pass makes
@@ -18,7 +18,8 @@ dtype unless said:
     cache           2·kv numbers a token and layer for all tokens that are sampled at a time
     program         the libraries
 
-The peak is what is always there and the largest of the phases: sampling, passes, the optimiser's step, contexts.
+The peak is what is always there and the largest of the phases: loading, sampling, passes, the optimiser's step and
+contexts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .fields import RunConfig
-from .model_shape import ModelShape
+from .model_shape import ModelShape, adapter_weights
 
 __all__ = ["AT_ONCE", "MemoryEstimate", "estimated_memory", "layer_floats", "pass_tokens", "size_text"]
 
@@ -47,7 +48,7 @@ class MemoryEstimate:
     Attributes:
         peak: of memory: what is always there and the largest phase.
         parts: what is always there by name: weights, copies of them, optimiser, moments by sign, program.
-        phases: what each phase needs besides: sampling, update, step, contexts.
+        phases: what each phase needs besides: loading, sampling, update, step, contexts.
         state: of the state to resume from on disk; twice that while a new one is written.
         checkpoint: of the final policy on disk.
     """
@@ -109,9 +110,7 @@ def pass_tokens(config: RunConfig, prompt: int, response: int) -> tuple[int, int
     return int(rows * response + -(-rows // group) * prompt), rows * response
 
 
-def estimated_memory(
-    config: RunConfig, shape: ModelShape, prompt: int, response: int, *, trained: int | None = None
-) -> MemoryEstimate:
+def estimated_memory(config: RunConfig, shape: ModelShape, prompt: int, response: int) -> MemoryEstimate:
     """The bytes that a run needs, by part.
 
     Args:
@@ -119,15 +118,16 @@ def estimated_memory(
         shape: sizes of its model.
         prompt: tokens of the longest prompt.
         response: tokens of the longest response.
-        trained: number of weights that are trained; all by default.
     """
     weight = _BYTES[config.policy.dtype]
     wide = max(weight, 4)
-    trained = shape.parameters if trained is None else trained
+    policy = config.policy
+    adapter = 0 if policy.lora_r is None else adapter_weights(shape, policy.lora_r, policy.lora_targets)
+    trained = adapter or shape.parameters
     record, contexts = config.record, config.record.contexts > 0
     derived, split = contexts and record.jvp_every > 0, _split(config)
     parts = {
-        "weights": shape.parameters * weight,
+        "weights": (shape.parameters + adapter) * weight,
         "copies of the weights": _copies(config, shape, trained),
         "optimiser": trained * wide * _moments(config) + (trained * 4 if weight < 4 else 0),
         "moments by sign": 2 * trained * wide if split else 0,
@@ -147,18 +147,20 @@ def estimated_memory(
         "update": kept + trained * wide * lists[0] + max(one_pass, statistics),
         "step": kept + trained * wide * lists[1],
         "contexts": 0,
+        # Models are loaded and checked in float32 at least, before an optimiser is made.
+        "loading": max(0, _PROGRAM + (shape.parameters + adapter + trained) * wide - sum(parts.values())),
     }
     if contexts:
         moved = (10 if split else 1) if derived else 0
         phases["contexts"] = record.contexts * shape.vocabulary * 8 * _LOGITS_OF_A_CONTEXT + moved * trained * weight
         phases["contexts"] += kept + trained * wide * lists[0]
-    state = shape.parameters * weight + parts["optimiser"] + parts["moments by sign"]
+    state = trained * weight + parts["optimiser"] + parts["moments by sign"]
     return MemoryEstimate(
         sum(parts.values()) + max(phases.values()),
         parts,
         phases,
         0 if record.state_every == 0 else state,
-        shape.parameters * weight if record.checkpoint else 0,
+        trained * weight if record.checkpoint else 0,
     )
 
 
@@ -181,9 +183,10 @@ def _copies(config: RunConfig, shape: ModelShape, trained: int) -> int:
     """Other models in memory, and the parameters before a step."""
     weight, rollout = _BYTES[config.policy.dtype], config.rollout
     whole = int(config.objective.kl_coef > 0) + int(rollout.refresh_every != 1 or rollout.fixed)
-    whole += int(config.objective.teacher is not None)
     sampler = _BYTES[rollout.dtype] if rollout.dtype not in (None, config.policy.dtype) else 0
-    return shape.parameters * (weight * whole + sampler) + trained * weight
+    teacher = int(config.objective.teacher is not None)
+    # Copies of a model with an adapter share the frozen weights, unless they are in another dtype.
+    return trained * weight * (whole + 1) + shape.parameters * (weight * teacher + sampler)
 
 
 def _gradient_lists(config: RunConfig) -> tuple[int, int]:

@@ -16,7 +16,12 @@ __all__ = ["FOLDER", "PROMPT", "RECIPES", "real_models_table"]
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 PROMPT = 256  # tokens of the prompts that the table is for; most problems of MATH are shorter
 # The recipes, and the GPU that each is made for.
-RECIPES = {"qwen2.5-0.5b_math": "L40S", "qwen2.5-1.5b_math": "A100", "qwen3-4b_math": "H200"}
+RECIPES = {
+    "qwen2.5-0.5b_math": "L40S",
+    "qwen2.5-1.5b_math": "A100",
+    "qwen3-4b_math": "H200",
+    "qwen2.5-math-7b_lora_math": "L40S",
+}
 _GIB = 1 << 30
 
 

@@ -117,6 +117,21 @@ def test_parts_by_hand() -> None:
     assert estimate(**{"record.contexts": 8}).parts["moments by sign"] == 8 * WEIGHTS
 
 
+def test_an_adapter_trains_few_weights() -> None:
+    """q_proj and v_proj at rank 8: 24 layers of 8·(896 + 896 + 896 + 128) weights."""
+    few = 24 * 8 * (3 * 896 + 128)
+    with_adapter = estimate(**{"policy.lora.r": 8, "policy.lora.targets": ["q_proj", "v_proj"]})
+    assert with_adapter.parts["weights"] == 4 * (WEIGHTS + few)
+    assert with_adapter.parts["optimiser"] == 8 * few
+    assert with_adapter.parts["copies of the weights"] == 4 * few
+    assert (with_adapter.state, with_adapter.checkpoint) == (12 * few, 4 * few)
+    reference = {"policy.lora.r": 8, "policy.lora.targets": ["q_proj", "v_proj"], "objective.kl_coef": 0.1}
+    assert estimate(**reference).parts["copies of the weights"] == 8 * few  # the base is shared
+    low = estimate(**{"policy.lora.r": 8, "policy.lora.targets": ["q_proj", "v_proj"], "policy.dtype": "bfloat16"})
+    assert low.parts["weights"] == 2 * (WEIGHTS + few)
+    assert low.phases["loading"] + sum(low.parts.values()) == low.parts["program"] + 4 * (WEIGHTS + 2 * few)
+
+
 @pytest.mark.parametrize(
     ("settings", "rows"),
     [

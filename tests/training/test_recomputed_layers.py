@@ -13,9 +13,13 @@ from analysis import UsageError
 from analysis.recipes import Recipe
 from analysis.records import digest, load_trace
 from analysis.training import train
+from analysis.training.loop import Loop
 from analysis.training.recomputed_layers import check_layers, recomputed_layers
+from tests.training.test_resume_state import NAMED, config_of, killed_after, model
 from tests.training.test_shared_prompts import CASES, compare, updated
 from toy_models import response_logits, teacher_batch
+
+__all__ = ["model"]
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 SMALL |= {"vocab_size": 19, "intermediate_size": 24, "max_position_embeddings": 32, "initializer_range": 0.4}
@@ -109,6 +113,20 @@ def test_the_update_of_a_plain_pass(name: str, shared: bool) -> None:
     """Regularisers take a second backward pass through the same graph, which computes the layers once more."""
     fields = {"gradient_checkpointing": True, "micro_batch_tokens": 40, "shared_prompts": shared}
     compare(updated(CASES[name], **fields), updated(CASES[name]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_with_an_adapter(model: Path, tmp_path: Path, dtype: str) -> None:
+    """Its weights alone are trained, in passes bounded by tokens whose layers are computed again; resumed as it was."""
+    changes = {"policy.lora.r": 2, "policy.dtype": dtype, "update.gradient_checkpointing": True, "steps": 3}
+    changes |= {"update.micro_batch_tokens": 16, "task.false_positive": 0.5}
+    config = config_of(model, **changes)
+    assert Loop(config, tmp_path / "whole", **NAMED).run() == "complete"
+    killed_after(config, tmp_path / "parts", 2)
+    resumed = Loop(config, tmp_path / "parts", resume=True, **NAMED)
+    assert resumed.run() == "complete"
+    assert digest(load_trace(tmp_path / "parts")) == digest(load_trace(tmp_path / "whole"))
+    assert load_trace(tmp_path / "whole").table("updates").param_step_norm.gt(0).any()
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
