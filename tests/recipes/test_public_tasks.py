@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,13 @@ def test_the_version_of_the_package_is_part_of_the_identity(monkeypatch: pytest.
 def test_fields_of_public_tasks_leave_older_hashes_alone() -> None:
     assert Recipe.load("tiny").hash.startswith("d69c72fe")
     assert FIELDS["task.config"].expected == "a table"
+
+
+def test_the_recipe_of_the_page_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how_to" / "public_tasks.md").read_text(encoding="utf-8")
+    (block, *_) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    made = Recipe.from_dict({"name": "page"} | tomllib.loads(block)).expand()[0].config
+    assert (made.task.dataset, made.task.config["max_value"], made.eval.samples) == ("gcd", 60, 0)
 
 
 class TestDatasets:

@@ -111,6 +111,7 @@ class GymTask:
         self.left_out: dict[str, int] = {}  # split -> questions that had come before
         self._entries: dict[int, dict[str, Any]] = {}
         self._items = self._made(data_set, sizes, questions)
+        self.verifier.identity["left_out"] = self.left_out  # run.json says how many questions came twice
 
     def items(self, split: str) -> list[TextItem]:
         """The questions of a split, in the order of their indices."""

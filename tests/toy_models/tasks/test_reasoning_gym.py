@@ -43,6 +43,7 @@ class TestSplits:
         assert len(every) == len(set(every)) == 21
         last = max(item.columns["index"] for item in task.items("train"))
         assert sum(task.left_out.values()) == last + 1 - 21 > 0
+        assert task.verifier.identity["left_out"] == task.left_out
 
     def test_more_training_questions_change_no_held_out_one(self) -> None:
         one, more = (GymTask("gcd", {}, SIZES | {"train": count}) for count in (12, 30))
@@ -259,3 +260,18 @@ class TestCountdown:
         verdict = task.score(item, f"({first})")
         assert (verdict.correct, verdict.reason, verdict.score) == (False, "not in normal form", 0.0)
         task.close()
+
+
+def test_the_page_names_the_data_sets_that_are_evaluated_exactly() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how_to" / "public_tasks.md").read_text(encoding="utf-8")
+    version = re.search(r"In reasoning-gym (\S+) these are", page)
+    assert version is not None
+    if version.group(1) != gym_imports.gym_version():
+        pytest.skip(f"the page is of reasoning-gym {version.group(1)}")
+    named = re.split(r",\s+|\s+and\s+", page[version.end() :].partition(".\n")[0].strip())
+    exact = [
+        name
+        for name in gym_imports.gym_registry()
+        if lists_solutions(name, normal_form=False, answer_tag=None, threshold=1.0) and name != "composite"
+    ]
+    assert named == sorted(exact)
