@@ -664,6 +664,7 @@ ELSEWHERE = {
     "device": "training/test_factors.py::test_device",
     "policy.base": "training/test_factors.py::test_what_a_run_starts_from",
     "policy.revision": "training/test_model_sources.py::test_a_run_says_its_commit_and_does_not_resume_with_another",
+    "policy.end_tokens": "training/test_model_sources.py::test_end_tokens_of_the_recipe_end_responses",
     "policy.lora.r": f"{_LORA}::test_an_adapter_has_the_settings_of_the_recipe",
     "policy.lora.alpha": f"{_LORA}::test_an_adapter_has_the_settings_of_the_recipe",
     "policy.lora.targets": f"{_LORA}::test_an_adapter_has_the_settings_of_the_recipe",

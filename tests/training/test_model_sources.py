@@ -17,7 +17,7 @@ from analysis.recipes.inputs import changed_inputs, input_digests
 from analysis.recipes.model_checks import pinned
 from analysis.records import digest, load_trace
 from analysis.training import train
-from analysis.training.setup import load_teacher
+from analysis.training.setup import load_policy_and_task, load_teacher
 from tests.offline.byte_models import byte_tokenizer, small_model
 from tests.toy_models.model_sources.fake_hub import FIRST, SECOND, FakeHub, cache_snapshot, fake_hub, hub_error
 from tests.toy_models.model_sources.tiny_gguf import random_llama, write_gguf
@@ -196,3 +196,15 @@ def test_an_experiment_downloads_first_and_names_the_commit_that_moved(fake_hub:
     cache_snapshot(fake_hub.cache, "owner/name", SECOND, tmp_path / "model")
     with pytest.raises(UsageError, match=rf"other contents of hub:owner/name@main; restore them \(with .* = {FIRST}\)"):
         run(recipe, out=tmp_path / "out", quiet=True, workers=1)
+
+
+def test_end_tokens_of_the_recipe_end_responses(tmp_path: Path) -> None:
+    base = saved_model(tmp_path / "model")
+    for end_tokens, correct in ((None, False), (["="], True)):
+        fields = {} if end_tokens is None else {"policy__end_tokens": end_tokens}
+        config = file_recipe(tmp_path, base, **fields).expand()[0].config
+        policy, task = load_policy_and_task(config, torch.device("cpu"))
+        prompt = task.prompts("train")[0]
+        response = policy.tokenizer.encode(f"{prompt.answer}=")
+        assert (response[-1] in policy.end_ids) == correct
+        assert task.verify(prompt.ids, response).correct == correct
