@@ -1,0 +1,215 @@
+"""docs/smollm2.md: a pretrained model under PSR, NSR, W-REINFORCE and GRPO, from docs/results/smollm2.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.common.tables import Table
+from analysis.recipes.cost import duration_text
+
+from .results import read
+from .smollm2 import KS, TASKS
+from .smollm2_math import ANSWERS, LEVELS, LONGEST, PROBLEMS
+from .templates import wrapped
+
+__all__ = ["smollm2_page"]
+
+METHODS = ("PSR", "NSR", "W-REINFORCE", "GRPO")
+
+_PAGE = """\
+# A pretrained model: SmolLM2
+
+Everything else in these pages is measured on models that the project makes itself. Here the same commands train
+SmolLM2-135M-Instruct, a pretrained language model of 30 layers and 49,152 tokens (Apache-2.0; its weights were stored
+with about four bits each and are used as float32), and trace its answers to problems of MATH.
+
+```sh
+make smollm2     # the model: build/smollm2/, 98 MB
+python -m analysis.trace --run recipes/smollm2_sums.toml --out runs/smollm2/smollm2_sums
+python -m analysis.trace --run recipes/smollm2_addition.toml --out runs/smollm2/smollm2_addition
+python -m analysis.trace --run recipes/smollm2_noise.toml --out runs/smollm2/smollm2_noise
+python -m docs.generators.smollm2_math MATH.parquet runs/smollm2/answers.jsonl
+python -m analysis.trace --model build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --rollouts runs/smollm2/answers.jsonl \\
+  --objective psr-log --objective nsr-log --on-policy --out runs/smollm2/smollm2_math
+python -m docs.generators.measure smollm2 runs/smollm2
+```
+
+## Training with exact evaluation
+
+The two tasks of arithmetic list every correct response as tokens ([Tasks](explanation/tasks.md)), so success
+probabilities and Pass@k are exact also for this model. `addition` asks for the sum of two numbers after two examples
+and has one correct answer; `sums` asks for two numbers with a given sum after four examples and has 4 to 19. A step is
+one update from 64 on-policy rollouts (8 prompts × 8), in ratio form, with AdamW at a learning rate of 1e-5, which a
+pilot with another seed chose among 1e-6 and 1e-5. The divisor is the number of all response tokens. So PSR and NSR have
+the same expected gradient up to the small random divisor ([the laws](explanation/laws.md)), and what separates them here
+is the noise of the samples and what AdamW makes of it.
+
+{training}
+
+## What one may conclude, and what not
+
+{conclusions}
+
+## Predictions
+
+{predictions}
+
+## The ledger's rules on these runs
+
+`python -m analysis.claims --on runs/smollm2/smollm2_sums` judges the records by the rules of the
+[ledger](claims/index.md). With two seeds a claim about methods stays undecided, and the table says so.
+
+{claims}
+
+## Gradient noise
+
+{noise}
+
+## Where its answers to problems of MATH sit
+
+{math}
+
+## What it cost
+
+{cost}
+"""
+
+
+def smollm2_page(results: Mapping[str, Any] | None = None) -> str:
+    """The page.
+
+    Args:
+        results: of `smollm2.smollm2` with their provenance; those of docs/results/ by default.
+
+    Raises:
+        StatementError: the results contradict a sentence.
+    """
+    found = read("smollm2") if results is None else results
+    text = _PAGE.format(
+        training="\n\n".join(_training(name, found["tasks"][name]) for name in TASKS),
+        conclusions=_conclusions(found),
+        predictions=_predictions(found["tasks"]),
+        claims=_claims(found["tasks"]),
+        noise=_noise(found["noise"]),
+        math=_math(found["math"]),
+        cost=_cost(found),
+    )
+    return wrapped(text)
+
+
+def _training(name: str, task: Mapping[str, Any]) -> str:
+    rows = task["runs"]
+    several = name == "sums"
+    heads = ["method, seed", "Pass@1", *(f"Pass@{k}" for k in KS), *(["effective correct responses"] if several else [])]
+    lines = [f"| {' | '.join([*heads, 'entropy (nats)'])} |", "|:--" + "|--:" * len(heads) + "|"]
+    shown = [("base", _row(rows, METHODS[0], 0, 0))]
+    shown += [
+        (f"{method}, {seed}", _row(rows, method, seed, task["steps"])) for method in METHODS for seed in _seeds(rows)
+    ]
+    for label, row in shown:
+        cells = [f"{row['pass_at_1']:.3f}", *(f"{row[f'pass_at_{k}']:.3f}" for k in KS)]
+        cells += [f"{row['effective']:.2f}"] if several else []
+        lines.append(f"| {' | '.join([label, *cells, _entropies(rows, label, row)])} |")
+    return "\n\n".join(
+        [
+            f"### `{name}`",
+            f"![Pass@1, entropy and their comparison on {name}](../figures/smollm2_{name}.png)",
+            "\n".join(lines),
+            f"After {task['steps']} steps; the same {task['prompts']} test prompts in every row, exact, at temperature 1. "
+            "Entropy: mean over the prefixes of fixed responses of the base, which are drawn anew for each seed; of the "
+            "base, both." + (" Effective: geometric mean over prompts." if several else ""),
+        ]
+    )
+
+
+def _entropies(rows: Sequence[Mapping[str, Any]], label: str, row: Mapping[str, Any]) -> str:
+    if label != "base":
+        return f"{row['entropy_nats']:.2f}"
+    return ", ".join(f"{_row(rows, METHODS[0], seed, 0)['entropy_nats']:.2f}" for seed in _seeds(rows))
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    return sorted({row["seed"] for row in rows})
+
+
+def _row(rows: Sequence[Mapping[str, Any]], method: str, seed: int, step: int) -> Mapping[str, Any]:
+    (found,) = (row for row in rows if (row["method"], row["seed"], row["step"]) == (method, seed, step))
+    return found
+
+
+def _predictions(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        "| task, method | JVP, log π(y): least R² | JVP, entropy: least R² | own law, log π(y): same sign |",
+        "|:--|--:|--:|--:|",
+    ]
+    for name in TASKS:
+        for method in METHODS:
+            rows = [row for row in tasks[name]["predictions"] if row["method"] == method]
+            panel = [row for row in rows if row["kind"] == "panel"]
+            least = {
+                quantity: min(row["jvp_r2"] for row in panel if row["quantity"] == quantity and row["jvp_n"])
+                for quantity in ("log_prob", "entropy")
+            }
+            own = [row for row in rows if row["weights"] == "nonzero" and row["quantity"] == "log_prob" and row["law_n"]]
+            signs = ", ".join(
+                f"{row['law_sign_agreement']:.2f}" for row in sorted(own, key=lambda row: (row["seed"], -row["sign"]))
+            )
+            lines.append(
+                f"| `{name}`, {method} | {least['log_prob']:.3f} | {least['entropy']:.3f} | {signs} |".replace("-", "−")
+            )
+    note = (
+        "JVP: the first order in the whole step of the parameters against what happened on held-out prefixes, the lower "
+        "R² of the two seeds. Own law: fraction of contexts of the batches that moved as the gradient of their own token "
+        "alone says; one number for each seed and reward sign that had weights."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _claims(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    ids = sorted({claim["id"] for name in TASKS for claim in tasks[name]["claims"]}, key=lambda i: (i[0], int(i[1:])))
+    lines = ["| claim | " + " | ".join(f"`{name}`" for name in TASKS) + " |", "|:--|" + ":--|" * len(TASKS)]
+    for claim in ids:
+        verdicts = [
+            next((entry["verdict"] for entry in tasks[name]["claims"] if entry["id"] == claim), "not judged")
+            for name in TASKS
+        ]
+        lines.append(f"| {claim} | {' | '.join(verdicts)} |")
+    return "\n".join(lines)
+
+
+def _math(data: Mapping[str, Any]) -> str:
+    tables = {table["key"]: Table.from_json(table).to_markdown().partition("\n\n")[2] for table in data["tables"]}
+    intro = (
+        f"{data['answers']} answers, {ANSWERS} to each of {PROBLEMS} problems of {' and '.join(LEVELS)} at temperature 1, "
+        f"of at most {LONGEST} tokens: {data['tokens']:,} tokens. {data['correct']} answers are correct, "
+        f"{data['finished']} end by themselves. The model sampled them itself, so this is where its own tokens sit."
+    )
+    parts = [intro, tables["where_tokens_sit"], tables["classes_of_tokens"]]
+    parts += [
+        "![Tokens against the boundaries of the laws](../figures/smollm2_math_boundaries.png)",
+        "![Entropy and the fraction below c by position](../figures/smollm2_math_positions.png)",
+    ]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _cost(found: Mapping[str, Any]) -> str:
+    lines = ["| | longest run | of it updates | contexts | evaluations | rollouts | peak memory | folder |"]
+    lines.append("|:--|--:|--:|--:|--:|--:|--:|--:|")
+    for name in TASKS:
+        task = found["tasks"][name]
+        seconds = task["seconds"]
+        cells = [
+            f"`{name}`",
+            duration_text(sum(seconds.values())).removeprefix("about "),
+            *(f"{seconds[phase]:.0f} s" for phase in ("update", "contexts", "evaluate", "rollout")),
+            f"{task['peak_rss_bytes'] / 1e9:.1f} GB",
+            f"{task['folder_bytes'] / 1e6:.1f} MB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    made = found["tasks"][TASKS[0]]["recorded"]
+    note = (
+        f"One thread of {made['processor']} that other programs used as well, torch {made['versions']['torch']}; recorded "
+        f"from {made['created'][:10]} on. [Performance](performance.md) has times of a machine that does nothing else."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
