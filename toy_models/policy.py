@@ -137,6 +137,8 @@ def load_policy(
     """
     folder = _folder_of(base, seed, revision)
     policy = _load_folder(folder, dtype)
+    if folder != Path(base).expanduser():  # a folder of a cache is named by a hash
+        policy.model.config._name_or_path = str(base)
     if lora is not None:
         try:
             add_lora(policy.model, lora, seed)

@@ -1,7 +1,8 @@
 """What a run of a model that is not built in costs: memory, disk and time, before anything is loaded.
 
 Estimates are made of the sizes of the model (`model_shape`), the recipe and the length of the prompts, which are
-counted where the task is a file and the tokenizer lies beside the model. Memory is that of the longest prompt with the
+counted where the task is a file and the tokenizer lies beside the model, or its text is known without one (a token for
+each character at most). Memory is that of the longest prompt with the
 longest response. Time is a count of operations over the rate of the device (`devices`), with responses as long as they
 may be:
 
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from toy_models.bases.recipes import BASES
 from toy_models.tasks.file_task import FILE_TASK
+from toy_models.tasks.registry import TEXT_TASKS, text_task_lengths
 
 from .devices import Device, device_of
 from .fields import GIVEN, RunConfig
@@ -108,11 +110,11 @@ def estimate_run(config: RunConfig) -> RunEstimate | None:
         return None
     counted = _counted_prompt(config, path)
     prompt = _ASSUMED_PROMPT if counted is None else counted
-    response = config.rollout.max_new_tokens or _ASSUMED_RESPONSE
-    guesses = [
-        "prompts" if counted is None else "",
-        "responses" if config.rollout.max_new_tokens is None else "",
-    ]
+    longest = config.rollout.max_new_tokens
+    if longest is None and config.task.name in TEXT_TASKS:
+        longest = text_task_lengths(config.task.name)[1]
+    response = longest or _ASSUMED_RESPONSE
+    guesses = ["prompts" if counted is None else "", "responses" if longest is None else ""]
     assumed = " and ".join(filter(None, guesses))
     device = device_of(config.device)
     seconds = None
@@ -198,6 +200,8 @@ def _evaluation_seconds(config: RunConfig, shape: ModelShape, device: Device, pr
 def _counted_prompt(config: RunConfig, model: Path | None) -> int | None:
     """Tokens of the longest prompt of a file; None where prompts are not in a file or the tokenizer is not there."""
     task = config.task
+    if task.name in TEXT_TASKS:
+        return text_task_lengths(task.name)[0]
     if task.name != FILE_TASK or model is None:
         return None
     count = _counter(model)

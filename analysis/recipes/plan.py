@@ -104,7 +104,7 @@ def _warnings(config: RunConfig) -> list[str]:
 
 def _rate_warning(config: RunConfig, path: Path) -> list[str]:
     base, optimizer = config.policy.base, config.optimizer
-    if optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE or is_toy(path):
+    if optimizer.name != "adamw" or optimizer.lr <= _TOY_RATE or config.policy.lora_r is not None or is_toy(path):
         return []
     return [
         f"optimizer.lr = {show(optimizer.lr)} with policy.base = {show(base)}: this learning rate suits the built-in "

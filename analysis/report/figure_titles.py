@@ -90,8 +90,9 @@ def gaps_title(of_first: float, of_second: float, gap: Cell) -> str:
     >>> gaps_title(7.38, 9.27, Cell(-1.89, -2.4, -1.4))
     '… and fewer effective solutions: 7.4 against 9.3'
     """
-    within = math.isfinite(gap.low) and gap.low <= 0 <= gap.high
-    if within or round(of_first, 1) == round(of_second, 1):
+    if math.isfinite(gap.low) and gap.low <= 0 <= gap.high:
+        return f"… nor in effective solutions: {of_first:.1f} and {of_second:.1f}"
+    if round(of_first, 1) == round(of_second, 1):
         return f"… and as many effective solutions: {of_first:.1f} and {of_second:.1f}"
     more = "more" if of_first > of_second else "fewer"
     return f"… and {more} effective solutions: {of_first:.1f} against {of_second:.1f}"

@@ -16,10 +16,10 @@ def gap(first: str, second: str, cell: Cell, what: str = "entropy", unit: str = 
     >>> gap("NSR", "PSR", Cell(0.0961, 0.0853, 0.107))
     'NSR has 0.096 nats more entropy than PSR (95% interval 0.085 to 0.107)'
     >>> gap("NSR", "PSR", Cell(0.004, -0.013, 0.021))
-    'NSR and PSR have the same entropy within the interval (NSR − PSR: −0.013 to 0.021 nats)'
+    'NSR and PSR cannot be told apart in entropy (NSR − PSR: −0.013 to 0.021 nats)'
     """
     if _undecided(cell):
-        return f"{first} and {second} have the same {what} within the interval ({_signed(first, second, cell, unit)})"
+        return f"{first} and {second} {_alike(cell, what)} ({_signed(first, second, cell, unit)})"
     more = "more" if cell.value > 0 else "less"
     return f"{first} has {abs(cell.value):.3f} {unit}{more} {what} than {second}{_interval(cell)}"
 
@@ -31,7 +31,7 @@ def short_gap(first: str, second: str, cell: Cell, what: str = "entropy", unit: 
     'NSR has 0.03 nats less entropy than PSR'
     """
     if _undecided(cell):
-        return f"{first} and {second} have the same {what or 'entropy'}"
+        return f"{first} and {second} {_alike(cell, what)}"
     more = "more" if cell.value > 0 else "less"
     digits = 2 if abs(cell.value) >= 0.015 else 3
     return " ".join(f"{first} has {abs(cell.value):.{digits}f} {unit}{more} {what} than {second}".split())
@@ -77,10 +77,7 @@ def _at_level(comparison: Comparison, at_level: Matching, pair: tuple[str, str])
     if not math.isfinite(cell.value):
         return f"; they do not both reach Pass@1 = {level:.3f}"
     if _undecided(cell):
-        text = (
-            f"; at Pass@1 = {level:.3f} both have the same entropy within the interval "
-            f"({_signed(*pair, cell, 'nats ')})"
-        )
+        text = f"; at Pass@1 = {level:.3f} they {_alike(cell, 'entropy')} ({_signed(*pair, cell, 'nats ')})"
     else:
         more = "more" if cell.value > 0 else "less"
         text = f"; at Pass@1 = {level:.3f} it has {abs(cell.value):.3f} nats {more}{_interval(cell)}"
@@ -113,6 +110,13 @@ def _undecided(cell: Cell) -> bool:
     if math.isfinite(cell.low):
         return cell.low <= 0 <= cell.high
     return round(cell.value, 3) == 0
+
+
+def _alike(cell: Cell, what: str) -> str:
+    """What an undecided difference says: an interval that holds zero does not show that two are the same."""
+    if math.isfinite(cell.low):
+        return f"cannot be told apart{f' in {what}' if what else ''}"
+    return f"have the same {what or 'entropy'}"
 
 
 def _interval(cell: Cell) -> str:

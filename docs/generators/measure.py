@@ -5,7 +5,7 @@ noise FILE          from the Parquet file of `make noise`
 false_alarms FOLDER alarms of `analysis.diagnose` on healthy runs, which are trained in the folder or resumed there
 offline FOLDER      sizes and times from the folder of an offline trace with all columns
 bases               every built-in base; one that is not cached is pretrained
-smollm2 FOLDER      from the runs of docs/smollm2.md; copies their figures into figures/
+smollm2 FOLDER      from the runs of docs/smollm2.md; writes their figures into figures/
 real_models FOLDER  peaks of memory, and what bfloat16 hides, with the Hugging Face folder of SmolLM2-135M-Instruct
 trl                 the same training by TRL and by our own loop
 token_statistics    the accuracy of token statistics and of other libraries that are installed
@@ -106,11 +106,15 @@ def _offline(folder: Path) -> tuple[str, dict[str, Any]]:
 def _smollm2(folder: Path) -> tuple[str, dict[str, Any]]:
     import shutil
 
-    from .smollm2 import FIGURES, smollm2
+    from .smollm2 import FIGURES, TASKS, smollm2
+    from .smollm2_figure import write as write_figure
 
+    figures = results.FOLDER.parents[1] / "figures"
     data = smollm2(folder)
     for source, name in FIGURES.items():
-        shutil.copyfile(folder / source, results.FOLDER.parents[1] / "figures" / name)
+        shutil.copyfile(folder / source, figures / name)
+    for task in TASKS:
+        write_figure(folder / f"smollm2_{task}", figures / f"smollm2_{task}.png")
     return f"python -m docs.generators.measure smollm2 {folder.name}", data
 
 

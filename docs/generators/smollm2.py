@@ -18,10 +18,8 @@ TASKS = ("sums", "addition")
 KS = (8, 64)
 MATH = "smollm2_math"
 NOISE = "smollm2_noise"
-# Figures that the commands of the page draw, and their names in figures/.
+# Figures that the trace draws, and their names in figures/.
 FIGURES: Mapping[str, str] = {
-    "smollm2_sums/figures/dynamics.png": "smollm2_sums.png",
-    "smollm2_addition/figures/dynamics.png": "smollm2_addition.png",
     "smollm2_math/figures/boundaries.png": "smollm2_math_boundaries.png",
     "smollm2_math/figures/positions.png": "smollm2_math_positions.png",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from analysis.recipes.cost import duration_text
 from .results import read
 from .smollm2 import KS, TASKS
 from .smollm2_math import ANSWERS, LEVELS, LONGEST, PROBLEMS
-from .templates import wrapped
+from .templates import StatementError, wrapped
 
 __all__ = ["smollm2_page"]
 
@@ -42,8 +43,8 @@ probabilities and Pass@k are exact also for this model. `addition` asks for the 
 and has one correct answer; `sums` asks for two numbers with a given sum after four examples and has 4 to 19. A step is
 one update from 64 on-policy rollouts (8 prompts × 8), in ratio form, with AdamW at a learning rate of 1e-5, which a
 pilot with another seed chose among 1e-6 and 1e-5. The divisor is the number of all response tokens. So PSR and NSR have
-the same expected gradient up to the small random divisor ([the laws](explanation/laws.md)), and what separates them here
-is the noise of the samples and what AdamW makes of it.
+the same expected gradient up to the small random divisor ([the laws](explanation/laws.md)), and what separates them
+here is the noise of the samples and what AdamW makes of it.
 
 {training}
 
@@ -86,22 +87,26 @@ def smollm2_page(results: Mapping[str, Any] | None = None) -> str:
         StatementError: the results contradict a sentence.
     """
     found = read("smollm2") if results is None else results
-    text = _PAGE.format(
-        training="\n\n".join(_training(name, found["tasks"][name]) for name in TASKS),
+    return _PAGE.format(
+        training="\n\n".join(wrapped(_training(name, found["tasks"][name])) for name in TASKS),
         conclusions=_conclusions(found),
-        predictions=_predictions(found["tasks"]),
+        predictions=wrapped(_predictions(found["tasks"])),
         claims=_claims(found["tasks"]),
-        noise=_noise(found["noise"]),
-        math=_math(found["math"]),
-        cost=_cost(found),
+        noise=wrapped(_noise(found["noise"])),
+        math=wrapped(_math(found["math"])),
+        cost=wrapped(_cost(found)),
     )
-    return wrapped(text)
 
 
 def _training(name: str, task: Mapping[str, Any]) -> str:
     rows = task["runs"]
     several = name == "sums"
-    heads = ["method, seed", "Pass@1", *(f"Pass@{k}" for k in KS), *(["effective correct responses"] if several else [])]
+    heads = [
+        "method, seed",
+        "Pass@1",
+        *(f"Pass@{k}" for k in KS),
+        *(["effective correct responses"] if several else []),
+    ]
     lines = [f"| {' | '.join([*heads, 'entropy (nats)'])} |", "|:--" + "|--:" * len(heads) + "|"]
     shown = [("base", _row(rows, METHODS[0], 0, 0))]
     shown += [
@@ -116,9 +121,9 @@ def _training(name: str, task: Mapping[str, Any]) -> str:
             f"### `{name}`",
             f"![Pass@1, entropy and their comparison on {name}](../figures/smollm2_{name}.png)",
             "\n".join(lines),
-            f"After {task['steps']} steps; the same {task['prompts']} test prompts in every row, exact, at temperature 1. "
-            "Entropy: mean over the prefixes of fixed responses of the base, which are drawn anew for each seed; of the "
-            "base, both." + (" Effective: geometric mean over prompts." if several else ""),
+            f"After {task['steps']} steps; the same {task['prompts']} test prompts in every row, exact, at temperature "
+            "1. Entropy: mean over the prefixes of fixed responses of the base, which are drawn anew for each seed; of "
+            "the base, both." + (" Effective: geometric mean over prompts." if several else ""),
         ]
     )
 
@@ -138,6 +143,64 @@ def _row(rows: Sequence[Mapping[str, Any]], method: str, seed: int, step: int) -
     return found
 
 
+def _conclusions(found: Mapping[str, Any]) -> str:
+    """What the numbers say, each sentence checked against them."""
+    sums = found["tasks"]["sums"]
+    gains = {method: _gains(sums, method, "pass_at_1") for method in METHODS}
+    kept = {method: _gains(sums, method, "effective") for method in METHODS}
+    _say(min(gains["PSR"]) > max(*gains["NSR"], *gains["W-REINFORCE"]), "on sums PSR gains more Pass@1 than NSR")
+    _say(all(value < 0 for values in kept.values() for value in values), "every method loses effective responses")
+    noise = {row["estimator"]: row for row in found["noise"]["measurements"]}
+    ratio = noise["NSR"]["noise_ratio"]
+    _say(ratio > 2, "NSR is noisier than PSR at this success probability")
+    within = all(
+        abs(noise[name]["projection"] - noise[name]["expected"]) < 3 * noise[name]["projection_se"]
+        for name in ("PSR", "NSR")
+    )
+    _say(within, "projections are 1 within three standard errors")
+    small = noise["PSR"]["p"]
+    items = (
+        f"In both seeds PSR raises Pass@1 on `sums` by more than NSR: by {_both(gains['PSR'])} against "
+        f"{_both(gains['NSR'])}. The expected gradient is the same for both. At a success probability of {small:.2f} "
+        "nearly every response is wrong, and the NSR gradient is a small mean of many large terms: it needs "
+        f"{ratio:.0f} times as many rollouts for an estimate as good ([gradient noise](#gradient-noise)). "
+        "W-REINFORCE with λ = 0.1 follows NSR.",
+        "NSR and W-REINFORCE do not keep the entropy: it rises in one seed and falls in the other, as a walk does "
+        "that noise drives. Every method lowers the effective number of correct responses.",
+        "One may not conclude that PSR is better. The learning rate is the same for all methods, and a noisier "
+        "gradient needs more rollouts or a smaller rate. The seeds share one base, the test questions of `sums` are "
+        "five numbers, and the base is at 4%, far below the 60 to 90% of the paper's models, where the ratio of the "
+        "variances turns round ([Findings](findings.md)).",
+        "One may not read the two lines of a method as an interval. With two seeds Student's interval is thirteen "
+        "times as wide as the standard error.",
+    )
+    intro = (
+        f"Two seeds, {sums['steps']} steps and one model show that the instrument works on a pretrained model, and "
+        "what it sees there. They decide nothing about methods in general."
+    )
+    return "\n\n".join([wrapped(intro), "\n".join(_item(text) for text in items)])
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(
+        text, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _gains(task: Mapping[str, Any], method: str, name: str) -> list[float]:
+    rows = task["runs"]
+    return [_row(rows, method, seed, task["steps"])[name] - _row(rows, method, seed, 0)[name] for seed in _seeds(rows)]
+
+
+def _both(values: Sequence[float]) -> str:
+    return " and ".join(f"{value:.3f}".replace("-", "−") for value in values)
+
+
+def _say(true: bool, statement: str) -> None:
+    if not true:
+        raise StatementError(f"smollm2: the results no longer say: {statement}; write this sentence of the page anew")
+
+
 def _predictions(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "| task, method | JVP, log π(y): least R² | JVP, entropy: least R² | own law, log π(y): same sign |",
@@ -151,7 +214,9 @@ def _predictions(tasks: Mapping[str, Mapping[str, Any]]) -> str:
                 quantity: min(row["jvp_r2"] for row in panel if row["quantity"] == quantity and row["jvp_n"])
                 for quantity in ("log_prob", "entropy")
             }
-            own = [row for row in rows if row["weights"] == "nonzero" and row["quantity"] == "log_prob" and row["law_n"]]
+            own = [
+                row for row in rows if row["weights"] == "nonzero" and row["quantity"] == "log_prob" and row["law_n"]
+            ]
             signs = ", ".join(
                 f"{row['law_sign_agreement']:.2f}" for row in sorted(own, key=lambda row: (row["seed"], -row["sign"]))
             )
@@ -159,9 +224,9 @@ def _predictions(tasks: Mapping[str, Mapping[str, Any]]) -> str:
                 f"| `{name}`, {method} | {least['log_prob']:.3f} | {least['entropy']:.3f} | {signs} |".replace("-", "−")
             )
     note = (
-        "JVP: the first order in the whole step of the parameters against what happened on held-out prefixes, the lower "
-        "R² of the two seeds. Own law: fraction of contexts of the batches that moved as the gradient of their own token "
-        "alone says; one number for each seed and reward sign that had weights."
+        "JVP: the first order in the whole step of the parameters against what happened on held-out prefixes, the "
+        "lower R² of the two seeds. Own law: fraction of contexts of the batches that moved as the gradient of their "
+        "own token alone says; one number for each seed and reward sign that had weights."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -178,11 +243,48 @@ def _claims(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _noise(data: Mapping[str, Any]) -> str:
+    rows = {row["estimator"]: row for row in data["measurements"]}
+    any_row = rows["PSR"]
+    lines = [
+        "| estimator | projection on the exact gradient | noise ÷ signal, rollouts | as a multiple of PSR "
+        "| cosine of a batch |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for name in ("PSR", "NSR", "W-REINFORCE", "REINFORCE", "GRPO"):
+        row = rows[name]
+        cells = [
+            _pm(row, "projection", 2),
+            _pm(row, "noise_to_signal", 0),
+            "1" if name == "PSR" else _pm(row, "noise_ratio", 1),
+            _pm(row, "cosine_batch", 3),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lora = data["recipe"]["policy"]["lora"]
+    intro = (
+        "`recipes/smollm2_noise.toml` measures how far each estimator scatters around the exact gradient of the "
+        f"success probability, on {any_row['prompts']} validation prompts of `sums` (success probability "
+        f"{any_row['p']:.3f}), with {any_row['group_size']} responses to each in {any_row['replicates']} independent "
+        f"batches. The gradients are those of the parameters of a LoRA adapter of rank {lora['r']}, since those of all "
+        "135M parameters would need tens of gigabytes."
+    )
+    note = (
+        "± one standard error over the batches. Projection: 1 for PSR and NSR if both have the exact gradient as their "
+        "expectation, 1.1 for W-REINFORCE, 2 for REINFORCE. Noise ÷ signal: the number of rollouts at which the signal "
+        "is as large as the noise."
+    )
+    return "\n\n".join([intro, "\n".join(lines), note])
+
+
+def _pm(row: Mapping[str, Any], name: str, decimals: int) -> str:
+    return f"{row[name]:,.{decimals}f} ± {row[f'{name}_se']:,.{decimals}f}".replace("-", "−")
+
+
 def _math(data: Mapping[str, Any]) -> str:
     tables = {table["key"]: Table.from_json(table).to_markdown().partition("\n\n")[2] for table in data["tables"]}
     intro = (
-        f"{data['answers']} answers, {ANSWERS} to each of {PROBLEMS} problems of {' and '.join(LEVELS)} at temperature 1, "
-        f"of at most {LONGEST} tokens: {data['tokens']:,} tokens. {data['correct']} answers are correct, "
+        f"{data['answers']} answers, {ANSWERS} to each of {PROBLEMS} problems of {' and '.join(LEVELS)} at temperature "
+        f"1, of at most {LONGEST} tokens: {data['tokens']:,} tokens. {data['correct']} answers are correct, "
         f"{data['finished']} end by themselves. The model sampled them itself, so this is where its own tokens sit."
     )
     parts = [intro, tables["where_tokens_sit"], tables["classes_of_tokens"]]
@@ -209,7 +311,8 @@ def _cost(found: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     made = found["tasks"][TASKS[0]]["recorded"]
     note = (
-        f"One thread of {made['processor']} that other programs used as well, torch {made['versions']['torch']}; recorded "
-        f"from {made['created'][:10]} on. [Performance](performance.md) has times of a machine that does nothing else."
+        f"One thread of {made['processor']} that other programs used as well, torch {made['versions']['torch']}; "
+        f"recorded from {made['created'][:10]} on. [Performance](performance.md) has times of a machine that does "
+        "nothing else."
     )
     return "\n".join(lines) + f"\n\n{note}"

@@ -74,7 +74,7 @@ def test_differences_are_paired(summary: Summary) -> None:
 def test_the_verdict_says_both_comparisons(tmp_path: Path) -> None:
     sentence, _ = summarize(make_experiment(tmp_path / "e")).verdict
     assert sentence == (
-        "At step 2 NSR and PSR have the same entropy within the interval (NSR − PSR: 0.000 nats); at Pass@1 = 0.425 it "
+        "At step 2 NSR and PSR have the same entropy (NSR − PSR: 0.000 nats); at Pass@1 = 0.425 it "
         "has 0.100 nats less, and 8.0 against 8.0 effective solutions. One seed: the intervals are over prompts and "
         "say nothing about other seeds."
     )

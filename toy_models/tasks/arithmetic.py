@@ -64,12 +64,14 @@ class _ArithmeticTask(ABC):
                 "set policy.end_tokens"
             )
 
+    @classmethod
     @abstractmethod
-    def _questions(self, split: str, rng: random.Random, count: int) -> list[Example]:
+    def _questions(cls, split: str, rng: random.Random, count: int) -> list[Example]:
         """`count` questions of a split with their answers; no question is in two splits."""
 
+    @classmethod
     @abstractmethod
-    def _examples(self, rng: random.Random) -> list[str]:
+    def _examples(cls, rng: random.Random) -> list[str]:
         """Lines that show what is asked for."""
 
     @property
@@ -101,23 +103,24 @@ class _ArithmeticTask(ABC):
             return Verdict(False, "cut off")
         return Verdict(False, "wrong")
 
+    @classmethod
+    def texts(cls, split: str) -> list[tuple[str, list[str]]]:
+        """Each prompt of a split with its correct answers, without the token that ends them. Needs no tokenizer."""
+        rng = random.Random(f"{_SEED} {cls.name} {split}")
+        found = []
+        for asked, answers in cls._questions(split, rng, cls.split_sizes[split]):
+            lines = "".join(f"{line}\n" for line in cls._examples(rng))
+            found.append((f"{lines}{asked} =", [f" {answer}" for answer in answers]))
+        return found
+
     @cached_property
     def _made(self) -> dict[str, list[tuple[Prompt, list[tuple[int, ...]]]]]:
-        made = {}
-        for split in SPLITS:
-            rng = random.Random(f"{_SEED} {self.name} {split}")
-            made[split] = [
-                self._prompt(split, question, rng) for question in self._questions(split, rng, self.split_sizes[split])
-            ]
-        return made
+        return {split: [self._prompt(split, *texts) for texts in self.texts(split)] for split in SPLITS}
 
-    def _prompt(self, split: str, question: Example, rng: random.Random) -> tuple[Prompt, list[tuple[int, ...]]]:
-        asked, answers = question
-        text = "".join(f"{line}\n" for line in self._examples(rng)) + f"{asked} ="
-        ids = self._encode(text)
-        bodies = [self._encode(f" {answer}") for answer in answers]
+    def _prompt(self, split: str, text: str, answers: list[str]) -> tuple[Prompt, list[tuple[int, ...]]]:
+        ids, bodies = self._encode(text), map(self._encode, answers)
         solutions = [(*body, end) for body in bodies for end in self._ends]
-        return Prompt(prompt_hash(ids), ids, text, split, answers[0] if len(answers) == 1 else None), solutions
+        return Prompt(prompt_hash(ids), ids, text, split, answers[0].strip() if len(answers) == 1 else None), solutions
 
     @cached_property
     def _prompts(self) -> dict[str, list[Prompt]]:
@@ -136,13 +139,15 @@ class AdditionTask(_ArithmeticTask):
 
     name = "addition"
 
-    def _questions(self, split: str, rng: random.Random, count: int) -> list[Example]:
+    @classmethod
+    def _questions(cls, split: str, rng: random.Random, count: int) -> list[Example]:
         pairs = [(a, b) for a in range(10, 50) for b in range(10, 50)]
         random.Random(_SEED).shuffle(pairs)
-        skipped = sum(self.split_sizes[earlier] for earlier in SPLITS[: SPLITS.index(split)])
+        skipped = sum(cls.split_sizes[earlier] for earlier in SPLITS[: SPLITS.index(split)])
         return [(f"{a} + {b}", [str(a + b)]) for a, b in pairs[skipped : skipped + count]]
 
-    def _examples(self, rng: random.Random) -> list[str]:
+    @classmethod
+    def _examples(cls, rng: random.Random) -> list[str]:
         return ["12 + 15 = 27", "31 + 24 = 55"]
 
 
@@ -155,14 +160,16 @@ class SumsTask(_ArithmeticTask):
 
     name = "sums"
 
-    def _questions(self, split: str, rng: random.Random, count: int) -> list[Example]:
+    @classmethod
+    def _questions(cls, split: str, rng: random.Random, count: int) -> list[Example]:
         totals = list(range(5, 21))
         random.Random(_SEED).shuffle(totals)
         of_split = {"train": totals[:8], "validation": totals[8:11], "test": totals[11:]}[split]
         asked = [of_split[i % len(of_split)] for i in range(count)]
         return [(str(total), [f"{a} + {total - a}" for a in range(1, total)]) for total in asked]
 
-    def _examples(self, rng: random.Random) -> list[str]:
+    @classmethod
+    def _examples(cls, rng: random.Random) -> list[str]:
         totals = [rng.randint(5, 20) for _ in range(4)]
         firsts = [rng.randint(1, total - 1) for total in totals]
         return [f"{total} = {a} + {total - a}" for total, a in zip(totals, firsts, strict=True)]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..messages import unknown_name
-from .task import Task
+from .task import SPLITS, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .puzzle import PuzzleTask
 
-__all__ = ["PUBLIC_TASKS", "TASKS", "TEXT_TASKS", "built_in_task", "get_task", "text_task_sizes"]
+__all__ = ["PUBLIC_TASKS", "TASKS", "TEXT_TASKS", "built_in_task", "get_task", "text_task_lengths", "text_task_sizes"]
 
 # name -> (module, class); the class is imported when it is needed
 _REGISTRY = {
@@ -77,6 +77,13 @@ def built_in_task(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -
 def text_task_sizes(name: str) -> dict[str, int]:
     """The number of prompts of each split of a task of `TEXT_TASKS`."""
     return dict(_class_of(_TEXT_REGISTRY[name]).split_sizes)
+
+
+def text_task_lengths(name: str) -> tuple[int, int]:
+    """Characters of the longest prompt and of the longest correct response of a task of `TEXT_TASKS`, its end counted
+    as one: at least as many as its tokens, whatever the tokenizer."""
+    texts = [pair for split in SPLITS for pair in _class_of(_TEXT_REGISTRY[name]).texts(split)]
+    return max(len(prompt) for prompt, _ in texts), 1 + max(len(answer) for _, answers in texts for answer in answers)
 
 
 def _class_of(entry: tuple[str, str]) -> Any:

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from analysis.evaluation import success_probability
 from toy_models import Policy, get_task
 from toy_models.end_tokens import add_end_tokens, policy_end_tokens
-from toy_models.tasks.registry import TEXT_TASKS, text_task_sizes
+from toy_models.tasks.registry import TEXT_TASKS, text_task_lengths, text_task_sizes
 from toy_models.tasks.task import SPLITS
 
 CHARACTERS = ["<pad>", "<end>", "\n", " ", "+", "=", *"0123456789"]
@@ -49,6 +49,13 @@ class TestTasks:
                 assert {y[-1] for y in listed} == {END, LINE}
                 assert len(set(listed)) == len(listed) == 2 * len(answers(name, prompt.text))
                 assert max(map(len, listed)) <= task.max_new_tokens
+
+    def test_lengths_are_known_without_a_tokenizer(self, name: str) -> None:
+        """Every character is a token here, so that the bounds are reached."""
+        task = get_task(name, tokenizer(), [END, LINE])
+        prompts = [prompt for split in SPLITS for prompt in task.prompts(split)]
+        longest = max(len(solution) for prompt in prompts for solution in task.solutions(prompt.ids) or [])
+        assert text_task_lengths(name) == (max(len(prompt.ids) for prompt in prompts), longest)
 
     def test_the_examples_are_true(self, name: str) -> None:
         for prompt in get_task(name, tokenizer()).prompts("train"):
