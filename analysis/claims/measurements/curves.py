@@ -111,9 +111,15 @@ def levels(
 
 
 def base_values(methods: Methods, metric: str, *, temperature: float = 1.0) -> Comparison:
-    """The metric of the bases, over all seeds that any method has, on the prompts of the first evaluation."""
+    """The metric of the bases, over all seeds that any method has, on the prompts of the first evaluation.
+
+    Raises UsageError where the first evaluation has no value of it.
+    """
     bases = {seed: run for runs in methods.values() for seed, run in runs.items()}
-    return levels({"base": bases}, "base", metric, temperature=temperature, step=0)
+    found = levels({"base": bases}, "base", metric, temperature=temperature, step=0)
+    if not found.values.size:
+        raise UsageError(f"metric: {metric} is missing at temperature {temperature:g} at the first evaluation")
+    return found
 
 
 def crossover(methods: Methods, method: str, *, temperature: float = 1.0) -> tuple[SeedValues, list[int]]:
