@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 __all__ = ["WEIGHT", "dialogue_tokens", "is_own"]
 
 WEIGHT = "weight"  # of a message: 0 for one that the policy did not write
@@ -41,7 +39,7 @@ def dialogue_tokens(
     encode: Callable[[str, str], Sequence[int]],
     ends: Sequence[str],
     eos: bool,
-) -> tuple[list[int], np.ndarray, str]:
+) -> tuple[list[int], list[bool], str]:
     """The tokens after the prompt up to the policy's last one, which of them are its own (bool), and their text.
 
     Args:
@@ -86,7 +84,7 @@ def dialogue_tokens(
         ids += tokens
         policy += [own] * len(tokens)
         before += piece
-    return ids, np.array(policy, dtype=bool), "".join(piece for piece, _ in segments)
+    return ids, policy, "".join(piece for piece, _ in segments)
 
 
 def _added(before: str, after: str, where: str) -> str:

@@ -225,7 +225,7 @@ class _Encoder:
                 open_turn=open_turn,
             )
 
-        return dialogue_tokens(
+        ids, policy, text = dialogue_tokens(
             messages,
             turns,
             start,
@@ -235,6 +235,7 @@ class _Encoder:
             ends=self._end_words,
             eos=settings.eos,
         )
+        return ids, np.array(policy, dtype=bool), text
 
     def _end_of_empty(self, where: str) -> int:
         """The token that an empty response consists of: it was decoded away, and a response has one at least."""
