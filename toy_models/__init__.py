@@ -1,7 +1,8 @@
 """Small policies and tasks for reinforcement learning with verifiable rewards.
 
 - Exact policies (`Bandit`, `LogLinear`, `Tree`): every probability, gradient and variance is computed, not sampled.
-- Tasks (`Task`, `get_task`, `FileTask`): prompts, a verifier and, for the puzzles, every correct response.
+- Tasks (`Task`, `get_task`, `FileTask`, `TextTask`): prompts, a verifier and, where they can be listed, every correct
+  response.
 - Language models (`Policy`, `load_policy`, `sample`): small built-in bases, and any local Hugging Face model.
 
 This package does not know how policies are analysed. Each name is imported from its module on first use, so that the

@@ -42,7 +42,7 @@ from .place import Place, placed
 from .pool import Outcome
 
 if TYPE_CHECKING:
-    from toy_models import Policy, Task
+    from toy_models import Policy, Task, TextTask
 
     from ..records import Experiment
 
@@ -96,7 +96,7 @@ class RunFailedError(RuntimeError):
 def run(
     recipe: Recipe | str | Path,
     *,
-    task: Task | None = None,
+    task: Task | TextTask | None = None,
     policy: Policy | None = None,
     out: str | Path | None = None,
     executor: str = "local",
@@ -112,8 +112,9 @@ def run(
 
     Args:
         recipe: A recipe, the name of a built-in one, or the path of a TOML file.
-        task: A task object in the place of a named task, which the recipe must not name then. It is kept in the
-            folder as a pickle, so that the experiment can be resumed from a shell.
+        task: A task object, in texts (`toy_models.TextTask`) or in tokens, in the place of a named task, which the
+            recipe must not name then. It is kept in the folder as a pickle, so that the experiment can be resumed from
+            a shell.
         policy: A policy object in the place of a base, likewise.
         out: The folder, `runs/<name>-<hash8>` by default; or an fsspec URL of shared storage, which is written through
             a local copy.

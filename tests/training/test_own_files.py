@@ -190,6 +190,7 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"task.prompt_column": "question"}, r"train.jsonl line 1: no column 'question'; it has prompt, answer"),
+            ({"task.verifier": "textwrap:dedent"}, r"expected a signature such as f\(prompt, response, answer\); f\(p"),
             ({"task.verifier": "rewards.py:scored"}, r"expected one of get_task, score, got 'scored'"),
             (
                 {"task.verifier": "no_such_module:score"},

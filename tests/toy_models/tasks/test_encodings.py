@@ -92,9 +92,9 @@ class Twelve:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(("cut", "limit"), [(False, 3), (True, 3), (True, 2)])  # "1", "2" fills a limit of 2
 @pytest.mark.parametrize("tokenizer", [byte_level(clean_up_tokenization_spaces=False), words()])
-def test_success_is_the_sum_over_all_correct_responses(tokenizer: Any, cut: bool) -> None:
+def test_success_is_the_sum_over_all_correct_responses(tokenizer: Any, cut: bool, limit: int) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -108,7 +108,6 @@ def test_success_is_the_sum_over_all_correct_responses(tokenizer: Any, cut: bool
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     ends = ENDS if len(tokenizer) > 5 else (1,)
-    limit = 3
     task = EncodedTask(tokenizer, Twelve(cut), limit, end_ids=ends)
     prompt = task.prompts("train")[0]
     solutions = task.solutions(prompt.ids)
