@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .rewarded import rewarded, trained_on_scores
+from .rewarded import rewarded, sign_column, trained_on_scores
 
 if TYPE_CHECKING:
     from ..objectives import Objective
@@ -132,7 +132,7 @@ def _rollouts(
 ) -> pd.DataFrame | None:
     """step, rollout, advantage, reward and accuracy of every recorded rollout; None where recorded advantages replace
     the objective's own."""
-    names = [*_KEY, "group", "reward", "length", "correct"]
+    names = list(dict.fromkeys([*_KEY, "group", "reward", "length", sign_column(run.info)]))
     rollouts = run.table("rollouts", names).sort_values(["step", "group", "rollout"], ignore_index=True)
     given = offline and rollouts["reward"].isna().all() and not rows["advantage"].isna().any()
     if given and takes_advantages(objective):

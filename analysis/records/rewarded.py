@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["rewarded", "trained_on_scores"]
+__all__ = ["rewarded", "sign_column", "trained_on_scores"]
 
 
 def trained_on_scores(info: Mapping[str, Any]) -> bool:
@@ -24,11 +24,16 @@ def trained_on_scores(info: Mapping[str, Any]) -> bool:
     return isinstance(task, Mapping) and task.get("reward") == "score"
 
 
+def sign_column(info: Mapping[str, Any]) -> str:
+    """The column of `rollouts` that tells the sign of a response in a trained run: correct or reward."""
+    return "correct" if trained_on_scores(info) else "reward"
+
+
 def rewarded(rollouts: pd.DataFrame, info: Mapping[str, Any], above: float = 0.0) -> np.ndarray:
     """Bool (n,): whether each response is on the side of the rewarded ones.
 
     Args:
-        rollouts: Rows with the columns reward and correct.
+        rollouts: Rows with the column that `sign_column` names.
         info: run.json of their run.
         above: A reward above it counts as rewarded, where rewards are no scores; as rewards are stored, in float32.
 

@@ -23,6 +23,7 @@ class HandRun:
 
     def __init__(self, run_id: str, evals: pd.DataFrame | None = None, **tables: pd.DataFrame) -> None:
         self.run_id = run_id
+        self.info: dict[str, Any] = {}  # run.json
         self._tables = tables if evals is None else {"evals": evals, **tables}
 
     def table(self, name: str, columns: Sequence[str] | None = None, *_: Any, **__: Any) -> pd.DataFrame:

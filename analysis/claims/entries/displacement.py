@@ -11,7 +11,7 @@ import pandas as pd
 
 from ...errors import UsageError
 from ...records import Run
-from ...records.rewarded import rewarded
+from ...records.rewarded import rewarded, sign_column
 from ...records.schema import SHARES
 from ..claim import Claim
 from ..comparisons import since_start
@@ -64,7 +64,7 @@ def _changes(run: Run) -> pd.DataFrame:
             f"{len(passes.columns)}; set update.epochs to 2 and record.tokens above 0"
         )
     change = (passes.iloc[:, 1] - passes.iloc[:, 0]).dropna().rename("change").reset_index()
-    rollouts = run.table("rollouts", ["step", "rollout", "group", "reward", "correct"])
+    rollouts = run.table("rollouts", ["step", "rollout", "group", sign_column(run.info)])
     correct = pd.Series(rewarded(rollouts, run.info), index=rollouts.index)
     rollouts = rollouts.assign(
         correct=correct, solved=correct.groupby([rollouts["step"], rollouts["group"]]).transform("mean")

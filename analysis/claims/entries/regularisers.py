@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...records import Run
-from ...records.rewarded import rewarded
+from ...records.rewarded import rewarded, sign_column
 from ..claim import Claim
 from ..comparisons import compare
 from ..conditions import combined
@@ -63,7 +63,8 @@ _G11_MARGIN = 0.01
 def _flipped(run: Run) -> tuple[float, float, float]:
     """Of one run: the share of tokens with an advantage whose sign is not the reward's, the share of prompt groups
     that are uniform, and the greatest |A| in a uniform group."""
-    rollouts = run.table("rollouts", ["step", "rollout", "group", "reward", "correct"])
+    columns = dict.fromkeys(["step", "rollout", "group", "reward", sign_column(run.info)])
+    rollouts = run.table("rollouts", list(columns))
     tokens = run.table("tokens", ["step", "rollout", "advantage"])
     if tokens.empty or tokens["advantage"].isna().all():
         raise UsageError(f"run {run.run_id}: expected recorded tokens with an advantage; set record.tokens above 0")
