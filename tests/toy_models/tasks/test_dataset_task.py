@@ -86,8 +86,10 @@ def test_the_same_as_a_file_of_the_rows(saved: Path, tmp_path: Path) -> None:
 def test_identity_is_that_of_the_content(saved: Path, tmp_path: Path) -> None:
     before = dataset_identity(dataset_rows(str(saved)))
     assert dataset_identity(dataset_rows(str(saved))) == before
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows(21))}).save_to_disk(str(tmp_path / "more"))
-    assert dataset_identity(dataset_rows(str(tmp_path / "more"))) != before
+    parts = {"train": [*rows(19), *rows(1, 60)], "dev": rows(4, 30), "test": rows(5, 40)}  # one row is another
+    other = datasets.DatasetDict({name: datasets.Dataset.from_list(part) for name, part in parts.items()})
+    other.save_to_disk(str(tmp_path / "other"))
+    assert dataset_identity(dataset_rows(str(tmp_path / "other"))) != before
     saved.rename(tmp_path / "elsewhere")
     assert dataset_identity(dataset_rows(str(tmp_path / "elsewhere"))) == before
 
