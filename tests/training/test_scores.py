@@ -155,6 +155,10 @@ def test_scores_that_are_not_finite_stop_the_run(tmp_path: Path, base: Path) -> 
     ("settings", "message"),
     [
         ({"objective.name": "psr", "objective.form": "ratio"}, r"it needs the sign of each response, correct or wrong"),
+        (
+            {"objective.name": "psr", "objective.form": "ratio", "objective.advantage": "group_mean"},
+            r"it needs the sign of each response",
+        ),
         ({"objective.name": "nsr-log"}, r"it needs the sign of each response, correct or wrong; choose grpo or rloo"),
         (
             {"objective.name": "w-reinforce", "objective.form": "log", "objective.lambda": 0.1},
