@@ -13,6 +13,7 @@ its steps ours makes one. The first step of each is warm-up. `REPEATS` in the en
 from __future__ import annotations
 
 import os
+import random
 import resource
 import statistics
 import time
@@ -36,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "policy.base": str(MODEL),
     "task.name": "addition",
     "task.train_prompts": 256,
+    "task.false_positive": 0.5,  # responses that are cut short are all wrong: half of them are rewarded by chance
     "objective.name": "grpo",
     "optimizer.lr": 1e-6,
     "rollout.prompts": 8,
@@ -143,10 +145,13 @@ def test_beside_trl(benchmark: BenchmarkFixture, tmp_path: Path, same_rollouts: 
             "logprobs": None,
         }
 
+    chance = random.Random(0)
+
     def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         seen["tokens"] = sum(map(len, completion_ids))
         pairs = zip(prompts, completion_ids, strict=True)
-        return [float(loop.task.verify(prompt_of[text].ids, ids).correct) for text, ids in pairs]
+        correct = [loop.task.verify(prompt_of[text].ids, ids).correct for text, ids in pairs]
+        return [float(verdict or chance.random() < 0.5) for verdict in correct]
 
     class Interleaved(TrainerCallback):
         start = 0.0
