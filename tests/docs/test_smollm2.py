@@ -10,7 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from docs.generators.results import read as read_results
+from docs.generators.smollm2 import TASKS
 from docs.generators.smollm2_math import chosen_problems, sampled_answers
+from docs.generators.smollm2_page import smollm2_page
+from docs.generators.templates import StatementError
 from tests.offline.small import make_model, make_tokenizer
 from toy_models import Policy
 
@@ -71,3 +75,32 @@ def test_an_answer_is_judged_by_math_verify(tmp_path: Path, policy: Policy, monk
     out = sampled_answers(policy, problems, tmp_path / "answers.jsonl", answers=2, longest=3)
     assert [row["reward"] for row in read(out)] == [0, 0, 1, 1, 0, 0]
     assert {row["response"] for row in read(out)} == {answered}
+
+
+class TestPage:
+    """The page is written from the committed results alone, and refuses numbers that its sentences contradict."""
+
+    def test_a_sentence_that_the_results_contradict(self) -> None:
+        found = read_results("smollm2")
+        for row in found["tasks"]["sums"]["runs"]:
+            if row["method"] == "PSR" and row["step"] > 0:
+                row["pass_at_1"] = 0.0
+        with pytest.raises(StatementError, match="on sums PSR gains more Pass@1 than NSR"):
+            smollm2_page(found)
+
+    def test_a_projection_that_is_off(self) -> None:
+        found = read_results("smollm2")
+        for row in found["noise"]["measurements"]:
+            row["projection"] += 10 * row["projection_se"]
+        with pytest.raises(StatementError, match="projections are 1 within three standard errors"):
+            smollm2_page(found)
+
+    def test_numbers(self) -> None:
+        found = read_results("smollm2")
+        page = smollm2_page(found)
+        for name in TASKS:
+            for row in found["tasks"][name]["runs"]:
+                if row["step"] > 0:
+                    label = f"| {row['method']}, {row['seed']} | {row['pass_at_1']:.3f} | {row['pass_at_8']:.3f} |"
+                    assert label in page
+        assert f"{found['math']['tokens']:,} tokens" in page
