@@ -168,8 +168,8 @@ def _conclusions(found: Mapping[str, Any]) -> str:
         f"{ratio:.0f} times as many rollouts for an estimate as good ([gradient noise](#gradient-noise)). "
         "W-REINFORCE with λ = 0.1 follows NSR.",
         "On `addition`, where a sixth of the answers are right at the start, every run gains between "
-        f"{min(adding):.2f} and {max(adding):.2f}, and all walk down the same path of entropy against Pass@1, as far as "
-        "two seeds can tell (right panel). NSR and W-REINFORCE start later in one of the seeds.",
+        f"{min(adding):.2f} and {max(adding):.2f}, and all walk down the same path of entropy against Pass@1, as far "
+        "as two seeds can tell (right panel). NSR and W-REINFORCE start later in one of the seeds.",
         "On `sums` NSR and W-REINFORCE do not keep the entropy: it rises in one seed and falls in the other, as a walk "
         "does that noise drives. Every method lowers the effective number of correct responses.",
         "One may not conclude that PSR is better. The learning rate is the same for all methods, and a noisier "
@@ -265,11 +265,12 @@ def _noise(data: Mapping[str, Any]) -> str:
             _pm(row, "cosine_batch", 3),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    rank = data["recipe"]["policy"]["lora.r"]
     intro = (
         "`recipes/smollm2_noise.toml` measures how far each estimator scatters around the exact gradient of the "
         f"success probability, on {any_row['prompts']} validation prompts of `sums` (success probability "
         f"{any_row['p']:.3f}), with {any_row['group_size']} responses to each in {any_row['replicates']} independent "
-        f"batches. The gradients are those of the parameters of a LoRA adapter of rank {data['recipe']['policy']['lora.r']}, since those of all "
+        f"batches. The gradients are those of the parameters of a LoRA adapter of rank {rank}, since those of all "
         "135M parameters would need tens of gigabytes."
     )
     note = (
