@@ -120,6 +120,7 @@ PAGES = {
     "conservation": Page("docs/conservation.md", _conservation),
     "token_statistics": Page("docs/token_statistics.md", _token_statistics),
     "intervals": Page("docs/intervals.md", _intervals),
+    "smollm2": Page("docs/smollm2.md", _smollm2),
     "trl": Page("docs/trl_and_the_loop.md", _trl),
     "layers": Page("docs/images/layers.svg", _layers),
     "gallery": Page("docs/gallery.md", _gallery),

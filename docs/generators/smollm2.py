@@ -3,6 +3,7 @@ offline trace of its answers to problems of MATH."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ __all__ = ["FIGURES", "KS", "TASKS", "smollm2"]
 TASKS = ("sums", "addition")
 KS = (8, 64)
 MATH = "smollm2_math"
-NOISE = "smollm2_noise"
+NOISE = ("smollm2_noise", "smollm2_noise_seed1")
 # Figures that the trace draws, and their names in figures/.
 FIGURES: Mapping[str, str] = {
     "smollm2_math/figures/boundaries.png": "smollm2_math_boundaries.png",
@@ -29,8 +30,8 @@ def smollm2(folder: Path) -> dict[str, Any]:
     """What the page needs, as plain data.
 
     Args:
-        folder: holds the experiments of the recipes, `smollm2_sums`, `smollm2_addition` and `smollm2_noise`, and the
-            trace `smollm2_math`.
+        folder: holds the experiments of the recipes, `smollm2_sums`, `smollm2_addition`, `smollm2_noise` and
+            `smollm2_noise_seed1`, and the trace `smollm2_math`.
 
     Keys: for each task its `recorded`, `steps`, `base` and `runs` (a row for each method, seed and evaluation),
     `predictions` (R² of the JVP), `seconds` and `peak_rss_bytes` of a run, and `claims` (the verdict of each entry of
@@ -38,7 +39,7 @@ def smollm2(folder: Path) -> dict[str, Any]:
     of the trace.
     """
     tasks = {name: _training(folder / f"smollm2_{name}") for name in TASKS}
-    return {"tasks": tasks, "noise": _noise(folder / NOISE), "math": _math(folder / MATH)}
+    return {"tasks": tasks, "noise": _noise([folder / name for name in NOISE]), "math": _math(folder / MATH)}
 
 
 def _training(folder: Path) -> dict[str, Any]:
@@ -122,15 +123,31 @@ def _claims(folder: Path) -> list[dict[str, str]]:
     return [{"id": e.id, "verdict": e.decision.verdict, "reason": e.decision.reason} for e in entries]
 
 
-def _noise(folder: Path) -> dict[str, Any]:
+def _noise(folders: Sequence[Path]) -> dict[str, Any]:
+    """The measurements of several seeds, and their mean: `projection` and `variance` with the standard error of the
+    mean of independent batches of rollouts."""
     from analysis.records import Experiment
 
-    run = next(iter(Experiment(folder).runs.values()))
-    rows = run.table("noise").to_dict("records")
+    runs = [next(iter(Experiment(folder).runs.values())) for folder in folders]
+    seeds = [
+        {"seed": run.seed, **{str(name): plain(value) for name, value in row.items()}}
+        for run in runs
+        for row in run.table("noise").to_dict("records")
+    ]
+    together = []
+    for estimator in dict.fromkeys(row["estimator"] for row in seeds):
+        rows = [row for row in seeds if row["estimator"] == estimator]
+        mean: dict[str, Any] = {"estimator": estimator, "expected": rows[0]["expected"]}
+        for name in ("projection", "variance", "cosine_batch"):
+            mean[name] = sum(row[name] for row in rows) / len(rows)
+            mean[f"{name}_se"] = math.sqrt(sum(row[f"{name}_se"] ** 2 for row in rows)) / len(rows)
+        together.append(mean)
     return {
-        "recorded": recorded([run]),
-        "recipe": {name: run.info["recipe"][name] for name in ("policy", "rollout", "record")},
-        "measurements": [{str(name): plain(value) for name, value in row.items()} for row in rows],
+        "recorded": recorded(runs[:1]),
+        "lora_rank": runs[0].info["recipe"]["policy"]["lora.r"],
+        "degrees": sum(row["replicates"] - 1 for row in seeds if row["estimator"] == "PSR"),
+        "seeds": seeds,
+        "together": together,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,19 @@ class TestPage:
         with pytest.raises(StatementError, match="on sums PSR gains more Pass@1 than NSR"):
             smollm2_page(found)
 
-    def test_a_projection_that_is_off(self) -> None:
+    def test_a_projection_that_is_off_is_said(self) -> None:
         found = read_results("smollm2")
-        for row in found["noise"]["measurements"]:
-            row["projection"] += 10 * row["projection_se"]
-        with pytest.raises(StatementError, match="projections are 1 within three standard errors"):
+        for row in found["noise"]["together"]:
+            row["projection"] = row["expected"] if row["estimator"] == "PSR" else 1 + 10 * row["projection_se"]
+        page = " ".join(smollm2_page(found).split())
+        assert len(re.findall(r"The 95% interval of PSR over both seeds, [\d.−]+ to [\d.−]+, holds 1\.", page)) == 1
+        assert len(re.findall(r"of NSR over both seeds, [\d.−]+ to [\d.−]+, does not hold 1\.", page)) == 1
+
+    def test_too_little_noise(self) -> None:
+        found = read_results("smollm2")
+        for row in found["noise"]["together"]:
+            row["variance"] = 1.0
+        with pytest.raises(StatementError, match="NSR is noisier than PSR"):
             smollm2_page(found)
 
     def test_numbers(self) -> None:

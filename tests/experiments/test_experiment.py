@@ -86,7 +86,7 @@ class TestStates:
 
     def test_base_that_is_none(self, recipe: Recipe) -> None:
         with pytest.raises(
-            UsageError, match=r"policy\.base: .* 'tinny', which is not a folder \(did you mean tiny\?\)"
+            UsageError, match=r"policy\.base = 'tinny': .*, which is not a folder \(did you mean tiny\?\)"
         ):
             go(recipe.set(**{"policy.base": "tinny"}))
         assert not Path("runs").exists()
