@@ -100,7 +100,9 @@ def test_old_log_probs_see_the_same_autocast():
     updater = float32_updater(autocast="bfloat16", micro_batch=16)
     batch = random_batch(updater.objective)
     # one sign, so that the passes hold the same rows and the kernels round alike
-    batch = dataclasses.replace(batch, rewards=torch.ones(16))
+    batch = dataclasses.replace(
+        batch, rewards=torch.ones(16), correct=torch.ones_like(batch.correct), flipped=torch.zeros_like(batch.flipped)
+    )
     old_log_probs = updater.runner.log_probs(updater.policy.model, batch, ROWS.tolist())
     (one,) = updater.apply(batch, StepTargets(batch.advantages, old_log_probs), ROWS, None, "update 0").passes
     torch.testing.assert_close(one.ratio[one.mask], torch.ones_like(one.ratio[one.mask]), rtol=0, atol=1e-6)
