@@ -273,7 +273,7 @@ def _noise(data: Mapping[str, Any]) -> str:
     )
     note = (
         "± one standard error over the batches. Projection: that of the mean estimate on the exact gradient, in units "
-        "of the exact gradient; GRPO's expectation is no multiple of it. Variance: trace of the covariance. "
+        "of the exact gradient; GRPO's expectation is not a multiple of it. Variance: trace of the covariance. "
         + " ".join(_agreement(row, data["degrees"]) for row in data["together"] if row["estimator"] in ("PSR", "NSR"))
     )
     return "\n\n".join([intro, "\n".join(lines), note])

@@ -16,15 +16,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock
-
-from ..cache_folder import cache_home
+from ..cache_folder import cache_home, made_once
 from ..child_process import ChildProcess
 from ..messages import unknown_name
 from ..tasks.registry import built_in_task
@@ -66,31 +62,11 @@ def ensure_base(name: str, seed: int = 0, *, progress: Progress | None = None) -
         OSError: The cache cannot be written.
         RuntimeError: Pretraining failed. The message quotes the error output of its process.
     """
-    folder = base_folder(name, seed)
-    if _is_whole(folder):
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.parent / f".{folder.name}.lock").acquire()
-    except OSError as error:
-        raise OSError(
-            f"cannot write the cache of bases {folder.parent} ({error.strerror or error}); "
-            "set RLVR_DYNAMICS_CACHE to a writable folder"
-        ) from error
-    with held:
-        if _is_whole(folder):
-            return folder
-        for stale in (folder, *folder.parent.glob(f".{folder.name}.tmp-*")):
-            shutil.rmtree(stale, ignore_errors=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
-        try:
-            loss = _pretrain(name, seed, unfinished, progress)
-            _write_card(unfinished, name, seed, loss)
-            unfinished.chmod(0o755)  # mkdtemp makes it private
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+
+    def make(folder: Path) -> None:
+        _write_card(folder, name, seed, _pretrain(name, seed, folder, progress))
+
+    return made_once(base_folder(name, seed), _is_whole, make, "bases")
 
 
 def base_is_cached(name: str, seed: int = 0) -> bool:

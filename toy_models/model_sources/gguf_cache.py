@@ -11,15 +11,11 @@ what is read. It takes 4 bytes a weight.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from ..cache_folder import cache_home
+from ..cache_folder import cache_home, made_once
 from .gguf_header import read_header
 
 __all__ = ["ensure_gguf", "gguf_folder", "gguf_version"]
@@ -50,31 +46,10 @@ def ensure_gguf(path: Path) -> Path:
         ValueError: It is not a GGUF file, transformers does not read its architecture, or the package gguf is missing.
         OSError: The file cannot be read, or the cache cannot be written.
     """
-    header = read_header(path)
-    folder = gguf_folder(path)
-    if _is_whole(folder):
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.parent / f".{folder.name}.lock").acquire()
-    except OSError as error:
-        raise OSError(
-            f"cannot write the cache of GGUF models {folder.parent} ({error.strerror or error}); "
-            "set RLVR_DYNAMICS_CACHE to a writable folder"
-        ) from error
-    with held:
-        if _is_whole(folder):
-            return folder
-        for stale in (folder, *folder.parent.glob(f".{folder.name}.tmp-*")):
-            shutil.rmtree(stale, ignore_errors=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
-        try:
-            _dequantise(path, str(header["general.architecture"]), unfinished)
-            unfinished.chmod(0o755)  # mkdtemp makes it private
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+    architecture = str(read_header(path)["general.architecture"])
+    return made_once(
+        gguf_folder(path), _is_whole, lambda folder: _dequantise(path, architecture, folder), "GGUF models"
+    )
 
 
 def _is_whole(folder: Path) -> bool:

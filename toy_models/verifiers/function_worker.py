@@ -152,7 +152,7 @@ def _answer(call: Callable[[list[Any]], list[Any]], requests: list[Any], state: 
 
 
 class _NoScoreError(Exception):
-    """A function returned something that is no score."""
+    """A function returned something that is not a score."""
 
 
 def _plain(value: Any) -> dict[str, Any]:
