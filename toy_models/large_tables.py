@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -71,8 +72,9 @@ class LargeTable(Sequence[Row]):
         chosen = [_VERSION, file_digest(path), sorted(set(columns)), optional and sorted(optional)]
         self.digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
 
+    @abstractmethod
     def _row(self, index: int) -> Row:
-        raise NotImplementedError
+        """The row at a place."""
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
