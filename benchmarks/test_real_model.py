@@ -3,9 +3,9 @@
 The model is SmolLM2-135M-Instruct (`make smollm2`, or a folder named by `SMOLLM2` in the environment), in float32 on
 one thread; the task is `addition`, two-digit sums after two examples. A step is 8 prompts × 4 rollouts of up to 8
 tokens and one update of GRPO. On the same rollouts, ours go to TRL by its `rollout_func`, so that both make the same
-update, step after step; in whole steps each side samples in its own way. TRL's trainer runs throughout, and after each of
-its steps ours makes one. The first step of each is warm-up. `REPEATS` in the environment changes the number of steps
-(7). The parts of a step are those of our loop alone, with its contexts and JVPs.
+update, step after step; in whole steps each side samples in its own way. TRL's trainer runs throughout, and after
+each of its steps ours makes one. The first step of each is warm-up. `REPEATS` in the environment changes the number
+of steps (7). The parts of a step are those of our loop alone, with its contexts and JVPs.
 
     OMP_NUM_THREADS=1 pytest benchmarks/test_real_model.py --benchmark-enable -s
 """
