@@ -40,6 +40,7 @@ __all__ = [
 
 ROOTS = ("analysis", "toy_models")
 ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = ("analysis.engines.verl",)  # needs an environment of its own; docs/how_to/watch_a_verl_run.md documents it
 COMMANDS = ("analysis", *(module.removesuffix(".__main__") for module, _ in analysis_commands.values()))
 
 
@@ -60,13 +61,13 @@ class Export:
 
 @cache
 def packages() -> dict[str, ModuleType]:
-    """Every package of the project by its full name, outer ones first."""
+    """Every package of the project by its full name, outer ones first; without those that need another environment."""
     found: dict[str, ModuleType] = {}
     for root in ROOTS:
         module = importlib.import_module(root)
         found[root] = module
         for info in pkgutil.walk_packages(module.__path__, f"{root}."):
-            if info.ispkg:
+            if info.ispkg and not info.name.startswith(ELSEWHERE):
                 found[info.name] = importlib.import_module(info.name)
     return found
 

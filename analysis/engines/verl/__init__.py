@@ -1,0 +1,19 @@
+"""Objectives and records of this project in verl's trainer.
+
+Importing this package registers with verl: objectives as advantage estimators and policy losses, and an engine that
+records what training does to each token. verl imports it itself, by either of two routes:
+
+- `actor_rollout_ref.model.external_lib=analysis.engines.verl`: an error of the import ends the run. Prefer it.
+- the entry point `verl.plugins`: verl passes over an error of the import without a word.
+
+Importing it needs verl, starts no Ray and touches no accelerator. `python -m analysis.engines.verl` has the commands
+`check` and `train`.
+"""
+
+from __future__ import annotations
+
+from .versions import TESTED_VERL, check_verl, verl_version
+
+check_verl(verl_version())
+
+__all__ = ["TESTED_VERL", "verl_version"]
