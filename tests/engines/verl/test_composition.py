@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.engines.verl.composition import compose
+from analysis.engines.verl.composition import compose, expanded
 from analysis.errors import UsageError
 
 
@@ -40,3 +40,27 @@ def test_what_hydra_refuses_is_one_message(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         compose([override])
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_overrides(tmp_path: Path) -> None:
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "base.txt").write_text("# shared\n\ntrainer.nnodes=2\ndata.seed=1\n@more.txt\n")
+    (tmp_path / "settings" / "more.txt").write_text("  +algorithm.rlvr_lambda=0.1  \n")
+    (tmp_path / "run.txt").write_text("@settings/base.txt\ndata.seed=2\n")
+    assert expanded(["@run.txt", "trainer.nnodes=3"], tmp_path) == [
+        "trainer.nnodes=2",
+        "data.seed=1",
+        "+algorithm.rlvr_lambda=0.1",
+        "data.seed=2",
+        "trainer.nnodes=3",
+    ]
+    config = compose([f"@{tmp_path}/run.txt", "trainer.nnodes=3"])
+    assert (config.trainer.nnodes, config.data.seed, config.algorithm.rlvr_lambda) == (3, 2, 0.1)
+
+
+def test_a_file_that_cannot_be_read_or_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "round.txt").write_text("@round.txt\n")
+    with pytest.raises(UsageError, match="do not name themselves"):
+        compose([f"@{tmp_path}/round.txt"])
+    with pytest.raises(UsageError, match=r"@none\.txt: expected a text file with one override on each line"):
+        compose(["@none.txt"])
