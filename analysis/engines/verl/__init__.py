@@ -16,4 +16,6 @@ from .versions import TESTED_VERL, check_verl, verl_version
 
 check_verl(verl_version())
 
+from .smoke import platform as _platform  # noqa: E402,F401 - before everything that asks verl for the device
+
 __all__ = ["TESTED_VERL", "verl_version"]

@@ -1,0 +1,7 @@
+"""verl's whole trainer on a CPU, with a tiny model and a small task.
+
+`python -m analysis.engines.verl --smoke` runs `verl.trainer.main_ppo` as it runs on GPUs: Ray, the synchronous V1
+trainer, TransferQueue, FSDP2, a rollout server, rewards, validation and checkpoints. What a CPU needs and verl does
+not bring is here: a platform named `cpu` (`platform.py`), a rollout engine named `sample` (`rollout_engine.py`), a
+model and a task (`model.py`, `task.py`, `rewards.py`), and the run itself (`run.py`).
+"""
