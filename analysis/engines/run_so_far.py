@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..probes.context_rows import ContextRows
 from ..records.reader import Run
+from .step_rows import step_row
 
 __all__ = ["Continued", "continued"]
 
@@ -46,25 +47,16 @@ def continued(run: Run) -> Continued:
 
 
 def _step_row(step: int, rollouts: pd.DataFrame, updates: int) -> dict[str, Any]:
-    sign = np.sign(rollouts["advantage"].astype(float))
-    correct = rollouts["correct"].dropna().astype(bool)
-    row: dict[str, Any] = {
-        "step": step,
-        "n_rollouts": len(rollouts),
-        "n_updates": updates,
-        "reward_mean": float(rollouts["reward"].mean()),
-    }
-    for name, value in (("length_pos", 1), ("length_neg", -1)):
-        lengths = rollouts["length"][sign == value]
-        row[name] = float(lengths.mean()) if len(lengths) else None
-    if len(correct):
-        groups = rollouts["correct"].fillna(False).astype(bool).groupby(rollouts["group"])
-        row |= {
-            "correct_ratio": float(correct.mean()),
-            "fully_solved_ratio": float(groups.all().mean()),
-            "none_solved_ratio": float((~groups.any()).mean()),
-        }
-    return row
+    known = rollouts["correct"].notna().any()
+    return step_row(
+        step,
+        rewards=rollouts["reward"].to_numpy(float, na_value=np.nan),
+        correct=rollouts["correct"].fillna(False).to_numpy(bool) if known else None,
+        signs=np.sign(rollouts["advantage"].to_numpy(float, na_value=np.nan)),
+        lengths=rollouts["length"].to_numpy(),
+        groups=rollouts["group"].to_numpy(),
+        updates=updates,
+    )
 
 
 def _panel(run: Run) -> ContextRows | None:

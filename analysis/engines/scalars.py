@@ -20,7 +20,7 @@ Everything but `dentropy` and `squeezed_neg` is of every token of every process;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from ..laws import entropy_change, squeeze_boundary
-from .trl_batches import Generation, Microbatch, Weights
+from .update_parts import UpdatePart, Weights
 
-__all__ = ["SCALARS", "UpdateSums", "dead_groups"]
+__all__ = ["SCALARS", "UpdateSums", "dead_groups", "share_by_group"]
 
 SCALARS = (
     "entropy",
@@ -53,7 +53,18 @@ _SIGNS = ("pos", "neg")
 _NAMES = (
     *(
         f"{name}_{sign}"
-        for name in ("rows", "tokens", "ratio", "clipped_low", "clipped_high", "weights", "entropy", "push", "recorded")
+        for name in (
+            "rows",
+            "tokens",
+            "ratio",
+            "clipped_low",
+            "clipped_high",
+            "weights",
+            "entropy",
+            "entropies",
+            "push",
+            "recorded",
+        )
         for sign in _SIGNS
     ),
     "dentropy_pos",
@@ -61,6 +72,7 @@ _NAMES = (
     "squeezed",
     "tokens",
     "entropy",
+    "entropies",
     "low",
     "high",
     "kl",
@@ -84,6 +96,12 @@ class UpdateSums:
     def __getitem__(self, name: str) -> float:
         return float(self._values[_NAMES.index(name)])
 
+    def merge(self, other: UpdateSums) -> None:
+        """Add the sums of another update."""
+        self._values += other._values
+        self.clips &= other.clips
+        self.has_kl |= other.has_kl
+
     def _add(self, name: str, value: Tensor | float) -> None:
         self._values[_NAMES.index(name)] += float(value)
 
@@ -92,14 +110,16 @@ class UpdateSums:
         self._values.zero_()
         self._add("failed", 1.0)
 
-    def add(self, part: Microbatch, weights: Weights) -> None:
+    def add(self, part: UpdatePart, weights: Weights) -> None:
         """Count one microbatch."""
         assert part.ratio is not None
         mask, total = part.mask, weights.policy
         self._add("tokens", mask.sum())
         self._add("loss", part.loss * weights.factor)
+        known = part.entropy_mask & mask
         if part.entropies is not None:
-            self._add("entropy", part.entropies.double()[mask].sum())
+            self._add("entropy", part.entropies.double()[known].sum())
+            self._add("entropies", known.sum())
         self.clips &= part.clip is not None
         for sign, keep in zip(_SIGNS, (part.advantages > 0, part.advantages < 0), strict=True):
             kept = keep & mask
@@ -108,7 +128,8 @@ class UpdateSums:
             self._add(f"ratio_{sign}", part.ratio[kept].double().sum())
             self._add(f"weights_{sign}", total[kept].sum())
             if part.entropies is not None:
-                self._add(f"entropy_{sign}", part.entropies.double()[kept].sum())
+                self._add(f"entropy_{sign}", part.entropies.double()[kept & known].sum())
+                self._add(f"entropies_{sign}", (kept & known).sum())
             if part.clip is not None:
                 self._add(f"clipped_low_{sign}", (part.clip[kept] < 0).sum())
                 self._add(f"clipped_high_{sign}", (part.clip[kept] > 0).sum())
@@ -120,11 +141,12 @@ class UpdateSums:
         if weights.kl is not None:
             self.has_kl = True
             assert part.log_probs is not None
-            gap = (part.inputs["ref_per_token_logps"].double() - part.log_probs.double())[mask]
+            assert part.ref_log_probs is not None
+            gap = (part.ref_log_probs.double() - part.log_probs.double())[mask]
             self._add("kl", (gap.exp() - gap - 1).sum())
         self._add_recorded(part, total)
 
-    def _add_recorded(self, part: Microbatch, total: Tensor) -> None:
+    def _add_recorded(self, part: UpdatePart, total: Tensor) -> None:
         assert part.keep is not None
         assert part.stats is not None
         if not len(part.keep):
@@ -139,18 +161,20 @@ class UpdateSums:
             self._add(f"dentropy_{sign}", change[chosen].sum())
         self._add("squeezed", ((weight < 0) & (squeeze_boundary(stats) > 0)).sum())
 
-    def over_processes(self, accelerator: Any) -> None:
-        """Add up the sums of all processes; every one of them must call it."""
-        if accelerator.num_processes > 1:
-            summed = accelerator.reduce(self._values.to(accelerator.device), reduction="sum")
-            self._values = summed.cpu()
+    def over_processes(self, add: Callable[[Tensor], Tensor]) -> None:
+        """Add up the sums of all processes; every one of them must call it.
+
+        Args:
+            add: a collective call that adds up a float64 tensor over the processes.
+        """
+        self._values = add(self._values).cpu()
 
     def scalars(self) -> dict[str, float]:
         """The numbers of the module's head that follow from the sums; a missing one is left out."""
         ratios = {
-            "entropy": ("entropy", "tokens"),
-            "entropy_pos": ("entropy_pos", "tokens_pos"),
-            "entropy_neg": ("entropy_neg", "tokens_neg"),
+            "entropy": ("entropy", "entropies"),
+            "entropy_pos": ("entropy_pos", "entropies_pos"),
+            "entropy_neg": ("entropy_neg", "entropies_neg"),
             "lambda": ("push_pos", "push_neg"),
             "dentropy_pos": ("dentropy_pos", "recorded_pos"),
             "dentropy_neg": ("dentropy_neg", "recorded_neg"),
@@ -174,21 +198,30 @@ class UpdateSums:
             columns[f"rows_{sign}"], columns[f"tokens_{sign}"] = int(self[f"rows_{sign}"]), int(tokens)
             columns[f"weight_sum_{sign}"] = self[f"weights_{sign}"]
             columns[f"ratio_mean_{sign}"] = self[f"ratio_{sign}"] / tokens if tokens else None
-            columns[f"entropy_{sign}"] = self[f"entropy_{sign}"] / tokens if tokens else None
+            entropies = self[f"entropies_{sign}"]
+            columns[f"entropy_{sign}"] = self[f"entropy_{sign}"] / entropies if entropies else None
             for side in ("low", "high"):
                 known = self.clips and tokens
                 columns[f"clip_{side}_{sign}"] = self[f"clipped_{side}_{sign}"] / tokens if known else None
         return columns
 
 
-def dead_groups(generation: Generation) -> float:
-    """Fraction of the groups of a generation batch whose advantages are all 0.
+def dead_groups(signs: np.ndarray, groups: np.ndarray) -> float:
+    """Fraction of the groups of a batch of rollouts whose advantages are all 0.
 
     They bring no gradient. With a reward of 0 or 1 these are the prompts whose responses are all right or all wrong.
+
+    Args:
+        signs: (N,) sign of the advantage of each rollout.
+        groups: (N,) number of its group.
+
+    >>> dead_groups(np.array([1, -1, 0, 0]), np.array([0, 0, 1, 1]))
+    0.5
     """
-    return float(np.mean(~by_group(generation.signs != 0, generation.group_size).any(1)))
+    return float(np.mean(share_by_group(signs != 0, groups) == 0))
 
 
-def by_group(values: Sequence[Any] | np.ndarray, group_size: int) -> np.ndarray:
-    """Values (N,) of rollouts as (groups, group_size)."""
-    return np.asarray(values).reshape(-1, group_size)
+def share_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Of each group, in the order of their numbers, the fraction of its rollouts that are true in `values` (N,)."""
+    place = np.unique(groups, return_inverse=True)[1]
+    return np.bincount(place, weights=values.astype(float)) / np.bincount(place)

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .trl_batches import Microbatch, Weights
+from .trl_batches import Microbatch
+from .update_parts import UpdatePart, Weights
 
 __all__ = ["HIGH_ENTROPY", "SELF_CHECK", "check_log_probs", "check_weights", "is_finite", "replay"]
 
 HIGH_ENTROPY = "get_high_entropy_mask"
 SELF_CHECK = 1e-4  # of the largest weight of a microbatch: losses in float32 round by about 1e-6
+ATTACH = "Attach to the model instead (analysis.attach)"
 _ROUNDING = 0.02  # of log-probs whose logits were made in bfloat16: logits of 5 to 20 round by 0.01 to 0.03
 
 
@@ -81,8 +83,13 @@ class _Alone:
         return tensor
 
 
-def check_weights(part: Microbatch, weights: Weights) -> float:
+def check_weights(part: UpdatePart, weights: Weights, instead: str = ATTACH) -> float:
     """The greatest distance of the recorded weights from the replay, over the largest weight.
+
+    Args:
+        part: the microbatch, whose loss was replayed.
+        weights: what was recorded of it.
+        instead: what the user can do where they differ.
 
     Raises:
         UsageError: it is above 1e-4, or above four roundings of the type of the log-probs where that is coarser.
@@ -99,7 +106,7 @@ def check_weights(part: Microbatch, weights: Weights) -> float:
         raise UsageError(
             f"self-check: expected the recorded weights of update {part.update} within {slack:.0e} of those that the "
             f"trainer's loss gives in float64, got a distance of {worst:.2g}; the trainer's loss depends on log-probs "
-            "in a way that is not seen. Attach to the model instead (analysis.attach), and please report this"
+            f"in a way that is not seen. {instead}, and please report this"
         )
     return worst
 
@@ -115,8 +122,18 @@ def _distance(values: Tensor, expected: Tensor) -> float:
     return off / largest if largest > 0 else off
 
 
-def check_log_probs(given: Tensor, ours: Tensor, description: str) -> None:
-    """UsageError where log-probs (n,) of the trainer and of head and temperature differ by more than rounding."""
+def check_log_probs(given: Tensor, ours: Tensor, description: str, why: str) -> None:
+    """Compare the trainer's log-probs with those that the statistics give.
+
+    Args:
+        given: (n,) of the trainer.
+        ours: (n,) of the recorded distributions.
+        description: what the distributions follow from.
+        why: what is wrong where they differ.
+
+    Raises:
+        UsageError: they differ by more than rounding.
+    """
     if not len(given):
         return
     slack = _ROUNDING * (1 + float(ours.abs().mean()))
@@ -124,6 +141,5 @@ def check_log_probs(given: Tensor, ours: Tensor, description: str) -> None:
     if not off <= slack:
         raise UsageError(
             f"trainer: expected log-probs of {description} at the trainer's temperature, got some that differ by "
-            f"{off:.3g} on average; the trainer's fused head does not see all of the head (TRL's leaves out LoRA "
-            "adapters on it)"
+            f"{off:.3g} on average; {why}"
         )

@@ -25,11 +25,11 @@ from torch import Tensor
 from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..probes.weight_probe import WeightProbe
+from .update_parts import Weights
 
 __all__ = [
     "Generation",
     "Microbatch",
-    "Weights",
     "check_rewards",
     "class_names",
     "normalizer_of",
@@ -72,6 +72,11 @@ class Generation:
         return len(self.prompts)
 
     @property
+    def groups(self) -> np.ndarray:
+        """(N,) number of each rollout's group."""
+        return np.arange(len(self.prompt_ids)) // self.group_size
+
+    @property
     def own(self) -> slice:
         """This process's rollouts among all of them."""
         return slice(self.first, self.first + len(self))
@@ -108,6 +113,16 @@ class Microbatch:
     replayed_entropy: Tensor | None = None
 
     @property
+    def ref_log_probs(self) -> Tensor | None:
+        """(B, C) log-probs of the reference, None without one."""
+        return self.inputs.get("ref_per_token_logps")
+
+    @property
+    def entropy_mask(self) -> Tensor:
+        """(B, C) bool: TRL computes the entropy of every token."""
+        return self.mask
+
+    @property
     def caught(self) -> bool:
         """Whether a backward pass reached the log-probs."""
         return self.weight_probe is not None and self.weight_probe.caught
@@ -129,21 +144,6 @@ class Microbatch:
         for probe in (self.weight_probe, self.entropy_probe, self.loss_probe):
             if probe is not None:
                 probe.remove()
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights (B, C) in float64 with accumulation, world size and precision scale undone: of the update's loss."""
-
-    policy: Tensor  # −∂L/∂log π_y without the KL
-    kl: Tensor | None
-    entropy: Tensor | None
-    factor: float  # what the loss of the microbatch counts in that of the update
-
-    @property
-    def total(self) -> Tensor:
-        """−∂L/∂log π_y."""
-        return self.policy if self.kl is None else self.policy + self.kl
 
 
 def class_names(trainer: Any) -> set[str]:

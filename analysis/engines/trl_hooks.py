@@ -40,6 +40,7 @@ __all__ = ["ROW", "TrlHooks"]
 
 ROW = "watch_row"  # key of a microbatch: the number of each rollout in its generation batch
 _ABSENT = object()
+_BLIND_HEAD = "the trainer's fused head does not see all of the head (TRL's leaves out LoRA adapters on it)"
 
 
 class TrlHooks:
@@ -312,7 +313,7 @@ class TrlHooks:
             rank=self._spec.rank,
             **self.head.arguments(),
         )
-        check_log_probs(part.log_probs.flatten()[part.keep], part.stats.log_prob, self.head.description)
+        check_log_probs(part.log_probs.flatten()[part.keep], part.stats.log_prob, self.head.description, _BLIND_HEAD)
 
     def _finish(self, part: Microbatch, twin: Any, loss: Tensor) -> None:
         if part.log_probs is None:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..records.encoding import Columns
 from ..records.rows import PromptRow, RolloutRow, TokenColumns, statistics_columns, token_rows
-from .scalars import by_group
-from .trl_batches import Generation, Microbatch, Weights
+from .step_rows import step_row
+from .trl_batches import Generation, Microbatch
+from .update_parts import Weights
 
-__all__ = ["new_prompts", "rollouts_of", "step_row", "tokens_of"]
+__all__ = ["batch_row", "new_prompts", "rollouts_of", "tokens_of"]
 
 
 def new_prompts(generation: Generation, known: set[str]) -> list[PromptRow]:
@@ -104,7 +105,7 @@ def _old(part: Microbatch, of: Any) -> np.ndarray | None:
     return values
 
 
-def step_row(generation: Generation, *, updates_a_batch: int) -> dict[str, Any]:
+def batch_row(generation: Generation, *, updates_a_batch: int) -> dict[str, Any]:
     """The row of the table `steps`, of all processes.
 
     Args:
@@ -112,30 +113,17 @@ def step_row(generation: Generation, *, updates_a_batch: int) -> dict[str, Any]:
         updates_a_batch: updates of one pass over the batch. The entropy of the policy that sampled is known where this
             is 1: later updates see another policy.
     """
-    positive, negative = generation.signs > 0, generation.signs < 0
-    lengths = generation.all_lengths
-    scored = ~np.isnan(generation.rewards)
-    row: dict[str, Any] = {
-        "step": generation.step,
-        "n_rollouts": len(generation.prompt_ids),
-        "n_updates": generation.updates,
-        "reward_mean": float(generation.rewards[scored].mean()) if scored.any() else np.nan,
-        "length_pos": float(lengths[positive].mean()) if positive.any() else None,
-        "length_neg": float(lengths[negative].mean()) if negative.any() else None,
-        "entropy_own": None,
-        "entropy_rollout": None,
-        "kept_mass": None,
-        "rollout_kl": None,
-    }
-    if generation.correct is not None:
-        correct = generation.correct & scored
-        groups = by_group(correct, generation.group_size)
-        row |= {
-            "correct_ratio": float(correct[scored].mean()) if scored.any() else None,
-            "fully_solved_ratio": float(groups.all(1).mean()),
-            "none_solved_ratio": float((~groups.any(1)).mean()),
-        }
     tokens = sum(count for _, count in generation.entropy)
+    entropy = None
     if updates_a_batch == 1 and tokens:  # of tokens in the loss: all but those of truncated responses that TRL masks
-        row["entropy_own"] = sum(total for total, _ in generation.entropy) / tokens
-    return row
+        entropy = sum(total for total, _ in generation.entropy) / tokens
+    return step_row(
+        generation.step,
+        rewards=generation.rewards,
+        correct=generation.correct,
+        signs=generation.signs,
+        lengths=generation.all_lengths,
+        groups=generation.groups,
+        updates=generation.updates,
+        entropy=entropy,
+    )

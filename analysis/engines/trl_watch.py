@@ -32,7 +32,7 @@ from .self_check import check_weights, is_finite
 from .trl_batches import Generation, Microbatch
 from .trl_hooks import TrlHooks
 from .trl_info import ENGINE, correctness, run_info
-from .trl_rows import new_prompts, rollouts_of, step_row, tokens_of
+from .trl_rows import batch_row, new_prompts, rollouts_of, tokens_of
 from .watch_base import WatchBase
 
 __all__ = ["Watch", "watch_trl"]
@@ -221,7 +221,7 @@ class Watch(WatchBase):
         if self._generation is not None and self._rank == 0:
             args = self._trainer.args
             updates = -(-args.steps_per_generation // args.gradient_accumulation_steps)
-            self._writer.append("steps", _one_row(step_row(self._generation, updates_a_batch=updates)))
+            self._writer.append("steps", _one_row(batch_row(self._generation, updates_a_batch=updates)))
         self._generation = None
 
     def differentiated(self, parts: list[Microbatch], lr: float, grad_norm: float | None, skipped: bool) -> None:
@@ -262,7 +262,7 @@ class Watch(WatchBase):
         """See `Observer.updated`."""
         if self.failed:
             self._sums.fail()
-        self._sums.over_processes(self._trainer.accelerator)  # every process takes part
+        self._sums.over_processes(self._added)  # every process takes part
         if self._sums["failed"]:
             with self.guard():
                 if not self.failed:
@@ -295,7 +295,7 @@ class Watch(WatchBase):
             self._writer.append("updates", _one_row(self._row | {"skipped": skipped} | self._sums.columns()))
         values = self._sums.scalars() | {"updates": float(self._updates)}
         if self._generation is not None:
-            values["dead_groups"] = dead_groups(self._generation)
+            values["dead_groups"] = dead_groups(self._generation.signs, self._generation.groups)
         if self._row.get("grad_cos") is not None:
             values["grad_cos"] = self._row["grad_cos"]
         metrics = self._trainer._metrics["train"]
@@ -343,6 +343,14 @@ class Watch(WatchBase):
         assert self._writer is not None
         if self._filed > (self._writer.committed_step or 0):
             self._writer.commit(self._filed, {})
+
+    def _added(self, values: Tensor) -> Tensor:
+        """The sum over processes."""
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes == 1:
+            return values
+        summed: Tensor = accelerator.reduce(values.to(accelerator.device), reduction="sum")
+        return summed
 
     @property
     def _rank(self) -> int:
