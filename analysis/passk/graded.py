@@ -2,7 +2,8 @@
 
 Either one row is one sample (prompt, correct), or one row is one prompt (prompt, n, c). `correct` is a truth value or 0
 and 1, or a list of those for several samples of the prompt; with a threshold it may be any score. Files are read by
-`toy_models.table_files`: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not.
+`toy_models.table_files`: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not. Dumps of verl are recognised
+(`verl_dumps`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from toy_models.table_files import column_names, column_value, raw_rows
 from toy_models.table_formats import CsvText
 
 from ..errors import UsageError
+from .verl_dumps import PROMPT, is_verl_dump, last_outputs
 
 __all__ = ["Graded", "read_graded"]
 
@@ -88,7 +90,11 @@ def read_graded(
     if not rows:
         raise UsageError(f"file: expected rows of graded samples, got none in {path}")
     names = list(dict.fromkeys(column for _, row in rows for column in column_names(row)))
-    chosen = _columns(names, columns or {}, str(path))
+    columns = dict(columns or {})
+    if "prompt" not in columns and is_verl_dump(names):
+        rows = last_outputs(rows)
+        columns["prompt"] = PROMPT
+    chosen = _columns(names, columns, str(path))
     counts: dict[str, list[int]] = {}
     for where, row in rows:
         try:

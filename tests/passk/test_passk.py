@@ -113,6 +113,20 @@ def test_a_column_that_numbers_the_samples_is_noticed(tmp_path: Path) -> None:
     assert (curves.prompts, curves.notes) == (2, ())
 
 
+def test_a_dump_of_verl_is_grouped_by_its_text_and_counts_the_last_turn(tmp_path: Path) -> None:
+    def row(text: str, uid: str, score: float) -> dict[str, object]:
+        return {"input": text, "output": "…", "gts": "1", "score": score, "step": 7, "acc": score, "uid": uid}
+
+    rows = [row("1+1", "f3-a_0_0", 0.0), row("1+1", "f3-a_0_1", 1.0), row("1+1", "f3-a_1_0", 0.0)]
+    rows += [row("2+2", "9c-b_0_0", 1.0), row("2+2", "9c-b_1_0", 1.0)]
+    graded = read_graded(_write(tmp_path / "7.jsonl", rows))
+    assert (graded.prompts, graded.n.tolist(), graded.c.tolist()) == (("1+1", "2+2"), [2, 2], [1, 2])
+    assert graded.notes == ()
+    again = [{**line, "uid": "x" + str(line["uid"])} for line in rows]
+    curves = pass_curves(graded, read_graded(_write(tmp_path / "14.jsonl", again)))
+    assert (curves.prompts, curves.difference["value"].tolist()) == (2, [0.0, 0.0])
+
+
 def test_prompts_of_csv_and_json_are_the_same(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text("prompt,correct\n1,1\n1,0\n2,True\n2,False\n", encoding="utf-8")

@@ -1,0 +1,137 @@
+"""The recipes of the paper's runs compose with the installed verl, are valid, and set what they are meant to set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+from transformers import AutoConfig
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+from analysis.engines.verl.composition import compose
+from analysis.errors import UsageError
+from tests.offline.byte_models import byte_tokenizer
+
+FOLDER = Path(__file__).parents[3] / "recipes" / "full_scale"
+MODELS = {"qwen2.5-math-7b": 3072, "qwen3-4b": 31744}
+METHODS = ("psr", "nsr", "w_reinforce", "grpo", "ppo")
+NAMES = [f"{model}_{method}" for model in MODELS for method in METHODS]
+QUESTION = "What is 1+1?"
+ASKED = f"{QUESTION}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+# rl_dataset.py of the paper's fork at a5d4e7c, with the question in place of {input}.
+TEMPLATES = {
+    "qwen2.5-math-7b": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + ASKED + "<|im_end|>\n<|im_start|>assistant\n",
+    "qwen3-4b": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + ASKED + "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n",
+}  # fmt: skip
+
+
+def composed(name: str, *more: str) -> DictConfig:
+    return compose([f"@{FOLDER / name}.txt", *more])
+
+
+def test_the_files_are_these_ten() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.txt")) == sorted(NAMES)
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """verl reads configuration and tokenizer of a model where it makes a value model's settings."""
+    folder = tmp_path_factory.mktemp("model")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    tokenizer = byte_tokenizer()
+    config = AutoConfig.for_model("qwen2", **shape, intermediate_size=24, vocab_size=len(tokenizer))
+    config.architectures = ["Qwen2ForCausalLM"]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_valid_for_verl(name: str, small_model: Path) -> None:
+    config = composed(name, f"actor_rollout_ref.model.path={small_model}")
+    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    ref, actor = config.actor_rollout_ref.ref, config.actor_rollout_ref.actor
+    for part in (actor, config.actor_rollout_ref.rollout, config.actor_rollout_ref.model):
+        omega_conf_to_dataclass(part)
+    with open_dict(ref):  # as verl's worker does before it makes the settings of the reference
+        ref.ppo_mini_batch_size = actor.ppo_mini_batch_size
+        ref.ppo_micro_batch_size = ref.pop("log_prob_micro_batch_size")
+        ref.ppo_micro_batch_size_per_gpu = ref.pop("log_prob_micro_batch_size_per_gpu")
+        ref.use_dynamic_bsz = ref.pop("log_prob_use_dynamic_bsz")
+        ref.ppo_max_token_len_per_gpu = ref.pop("log_prob_max_token_len_per_gpu")
+    omega_conf_to_dataclass(ref)
+    method = name.split("_", 1)[1]
+    assert (need_reference_policy(config), need_critic(config)) == (method in ("grpo", "ppo"), method == "ppo")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_settings_are_those_of_the_paper(name: str) -> None:
+    config = composed(name)
+    model, method = name.split("_", 1)
+    actor, rollout, trainer = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.trainer
+    same: dict[str, Any] = {
+        "prompts": config.data.train_batch_size == 1024,
+        "rollouts": rollout.n == 8,
+        "lengths": (config.data.max_prompt_length, config.data.max_response_length) == (1024, MODELS[model]),
+        "context": rollout.max_model_len == 1024 + MODELS[model],
+        "a row fits": actor.ppo_max_token_len_per_gpu >= 1024 + MODELS[model],
+        "minibatch": actor.ppo_mini_batch_size == 256 and actor.ppo_epochs == 1,
+        "temperature": (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1, -1),
+        "learning rate": (actor.optim.lr, actor.optim.lr_scheduler_type) == (1e-6, "constant"),
+        "gradient norm": actor.optim.clip_grad == 1.0,
+        "clip": (actor.clip_ratio, actor.clip_ratio_low, actor.clip_ratio_high) == (0.2, 0.2, 0.2),
+        "no dual clip": actor.clip_ratio_c >= 1e6,
+        "entropy": actor.entropy_coeff == 1e-3,
+        "steps": trainer.total_epochs * (7500 // config.data.train_batch_size) == 140,
+        "trainer": trainer.use_v1 and trainer.v1.trainer_mode == "sync" and actor.strategy == "fsdp",
+        "engine": config.actor_rollout_ref.model.external_lib == "analysis.engines.verl",
+        "KL in the loss": actor.use_kl_loss == (method == "grpo"),
+        "KL in the reward": config.algorithm.use_kl_in_reward == (method == "ppo"),
+        "KL coefficient": actor.kl_loss_coef == config.algorithm.kl_ctrl.kl_coef == 1e-3,
+        "estimator": config.algorithm.adv_estimator == ("gae" if method == "ppo" else method),
+        "lambda": config.algorithm.get("rlvr_lambda") == (0.1 if method == "w_reinforce" else None),
+        "sampler": config.trainer.v1.sampler.custom_sampler.name == ("DroppedRows" if method in ("psr", "nsr") else None),
+    }  # fmt: skip
+    assert [key for key, holds in same.items() if not holds] == []
+    if method == "ppo":
+        critic = config.critic
+        assert (critic.optim.lr, critic.model.path) == (1e-5, config.actor_rollout_ref.model.path)
+        assert critic.ppo_max_token_len_per_gpu >= 1024 + MODELS[model]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_prompt_is_that_of_the_fork(model: str) -> None:
+    """Rendered as the tokenizer renders it, with the message that prepare_data.py writes."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = composed(f"{model}_psr").actor_rollout_ref.model.custom_chat_template
+    messages = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": ASKED}]
+    rendered, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True)
+    assert rendered == [TEMPLATES[model]]
+
+
+def test_rows_can_be_kept() -> None:
+    keep = f"@{FOLDER / 'settings' / 'keep_rows.txt'}"
+    sampler = composed("qwen2.5-math-7b_nsr", keep).trainer.v1.sampler.custom_sampler
+    assert (sampler.path, sampler.name) == (None, None)
+
+
+def test_a_key_that_verl_does_not_have_is_refused(tmp_path: Path) -> None:
+    for path in sorted((FOLDER / "settings").glob("*.txt")):
+        for line in path.read_text().splitlines():
+            if line.startswith(("#", "@", "+")) or "=" not in line:
+                continue
+            key, value = line.split("=", 1)
+            with pytest.raises(UsageError, match="expected keys of verl's configuration"):
+                compose([f"{key}x={value}"])
+            break  # the first of each file: a composition takes a third of a second
+
+
+def test_what_is_resolved_at_the_start_resolves() -> None:
+    config = composed("qwen3-4b_ppo")
+    OmegaConf.resolve(config)
+    assert config.trainer.validation_data_dir == "checkpoints/rlvr-dynamics/qwen3-4b_ppo/validation"
+    assert config.critic.model.path == "Qwen/Qwen3-4B"
