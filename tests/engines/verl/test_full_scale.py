@@ -22,10 +22,11 @@ NAMES = [f"{model}_{method}" for model in MODELS for method in METHODS]
 QUESTION = "What is 1+1?"
 ASKED = f"{QUESTION}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 # rl_dataset.py of the paper's fork at a5d4e7c, with the question in place of {input}.
+CHAT = f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>"
 TEMPLATES = {
-    "qwen2.5-math-7b": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + ASKED + "<|im_end|>\n<|im_start|>assistant\n",
-    "qwen3-4b": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" + ASKED + "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n",
-}  # fmt: skip
+    "qwen2.5-math-7b": f"{CHAT}assistant\n",
+    "qwen3-4b": f"{CHAT}assistant\n<think>\n\n</think>\n",
+}
 
 
 def composed(name: str, *more: str) -> DictConfig:
@@ -71,6 +72,7 @@ def test_it_is_valid_for_verl(name: str, small_model: Path) -> None:
 def test_the_settings_are_those_of_the_paper(name: str) -> None:
     config = composed(name)
     model, method = name.split("_", 1)
+    sampler = "DroppedRows" if method in ("psr", "nsr") else None
     actor, rollout, trainer = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.trainer
     same: dict[str, Any] = {
         "prompts": config.data.train_batch_size == 1024,
@@ -93,7 +95,7 @@ def test_the_settings_are_those_of_the_paper(name: str) -> None:
         "KL coefficient": actor.kl_loss_coef == config.algorithm.kl_ctrl.kl_coef == 1e-3,
         "estimator": config.algorithm.adv_estimator == ("gae" if method == "ppo" else method),
         "lambda": config.algorithm.get("rlvr_lambda") == (0.1 if method == "w_reinforce" else None),
-        "sampler": config.trainer.v1.sampler.custom_sampler.name == ("DroppedRows" if method in ("psr", "nsr") else None),
+        "sampler": config.trainer.v1.sampler.custom_sampler.name == sampler,
     }  # fmt: skip
     assert [key for key, holds in same.items() if not holds] == []
     if method == "ppo":

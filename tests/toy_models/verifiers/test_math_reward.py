@@ -54,5 +54,5 @@ def test_a_comparison_without_end_is_wrong_and_the_next_is_judged(monkeypatch: p
 
 
 def test_a_reference_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected the reference answer as text.*prepare_data"):
+    with pytest.raises(ValueError, match=r"expected the reference answer as text.*prepare_data"):
         compute_score("MATH", r"\boxed{1}", {"answer": "1"})
