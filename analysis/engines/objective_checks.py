@@ -152,8 +152,12 @@ def _check_drop(config: Any) -> None:
         )
 
 
-def binary_rewards(objective: Objective, rewards: Tensor, threshold: float | None) -> Tensor:
+def binary_rewards(
+    objective: Objective, rewards: Tensor, threshold: float | None, *, remedy: str = "pass threshold=…"
+) -> Tensor:
     """The rewards, or whether they exceed the threshold; UsageError where the objective needs 0 and 1 and gets others.
+
+    `remedy` says how a threshold is set.
 
     >>> import torch
     >>> binary_rewards(get("psr", form="log"), torch.tensor([0.7, 0.2]), 0.5)
@@ -165,7 +169,7 @@ def binary_rewards(objective: Objective, rewards: Tensor, threshold: float | Non
     if needs_verdicts(objective) and bool(other.any()):
         row = int(other.nonzero()[0, 0])
         raise UsageError(
-            f"rewards: {objective.name} is defined for 0 and 1, got {float(rewards[row]):g} for completion {row}; pass "
-            "threshold=…, above which a reward counts as 1 and otherwise as 0"
+            f"rewards: {objective.name} is defined for 0 and 1, got {float(rewards[row]):g} for completion {row}; "
+            f"{remedy}, above which a reward counts as 1 and otherwise as 0"
         )
     return rewards

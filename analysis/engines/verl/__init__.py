@@ -17,5 +17,7 @@ from .versions import TESTED_VERL, check_verl, verl_version
 check_verl(verl_version())
 
 from .smoke import platform as _platform  # noqa: E402,F401 - before everything that asks verl for the device
+from . import estimators, policy_losses  # noqa: E402, F401 - they register, once the version is checked
+from .policy_losses import ObjectiveLossConfig  # noqa: E402
 
-__all__ = ["TESTED_VERL", "verl_version"]
+__all__ = ["TESTED_VERL", "ObjectiveLossConfig", "verl_version"]
