@@ -17,6 +17,8 @@ from .versions import TESTED_VERL, check_verl, verl_version
 check_verl(verl_version())
 
 from .smoke import platform as _platform  # noqa: E402,F401 - before everything that asks verl for the device
+
+# isort: split
 from . import estimators, policy_losses  # noqa: E402, F401 - they register, once the version is checked
 from .policy_losses import ObjectiveLossConfig  # noqa: E402
 

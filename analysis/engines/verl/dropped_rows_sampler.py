@@ -122,9 +122,9 @@ class DroppedRows(ReplayBuffer):  # type: ignore[misc, unused-ignore]
                 self.refill_fn(batch_size)
         reward = float(rewards[0])
         raise UsageError(
-            f"DroppedRows: expected a row with a weight under {self._objective.name} among {len(rewards)} rollouts, got "
-            f"{self._skips + 1} batches in a row without one in step {global_steps}, all of reward {reward:g}; look at "
-            "the rewards, or train without this sampler, which leaves such a step to the optimiser's moments alone"
+            f"DroppedRows: expected a row with a weight under {self._objective.name} among {len(rewards)} rollouts, "
+            f"got {self._skips + 1} batches in a row without one in step {global_steps}, all of reward {reward:g}; "
+            "look at the rewards, or train without this sampler, where rows without a weight stay in the batch"
         )
 
     def _rewards(self, batch: KVBatchMeta) -> Tensor:

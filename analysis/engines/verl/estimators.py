@@ -104,9 +104,9 @@ def _estimator(named: Named) -> Callable[..., tuple[Tensor, Tensor]]:
 def kl_in_reward(name: str) -> str:
     """What is wrong with a KL in the reward."""
     return (
-        f"algorithm.use_kl_in_reward: expected False with adv_estimator={name}, got True, which subtracts a KL from the "
-        "reward of each token, so that rewards are verdicts no longer; set actor_rollout_ref.actor.use_kl_loss=True "
-        "instead"
+        f"algorithm.use_kl_in_reward: expected False with adv_estimator={name}, got True, which subtracts a KL from "
+        "the reward of each token, so that rewards are verdicts no longer; set "
+        "actor_rollout_ref.actor.use_kl_loss=True instead"
     )
 
 

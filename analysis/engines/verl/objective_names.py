@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from toy_models.messages import nearest
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from verl.workers.config import ActorConfig, PolicyLossConfig
+
+from toy_models.messages import nearest
 
 from ...errors import UsageError
 from ...objectives import Objective, ResponseBatch, TokenBatch, names
