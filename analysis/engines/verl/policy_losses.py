@@ -96,6 +96,7 @@ def _policy_loss(named: Named) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
             loss_mat=surrogate, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
         )
         clip = objective.weights(batch).clip.masked_fill(~real, 0)
+        microbatch.report_clips(clip)
         return pg_loss, {
             "actor/objective_tokens": float(real.sum()),
             "actor/objective_tokens_clipped_low": float((clip < 0).sum()),
