@@ -16,14 +16,17 @@ from typing import Any, cast
 
 from toy_models.messages import nearest
 from toy_models.spooled import Mapped, Spooled
-from toy_models.table_files import column_names, column_value
+from toy_models.table_files import column_names
 
 from ..errors import UsageError
+from .id_columns import ids_elsewhere
 from .layout import Layout
 from .layouts import closest, layout_named, recognise
+from .reward_columns import check_rivals, numbers_of, same_values, trl_reward
 from .rewards import RewardSum, parse_sum
-from .row_values import is_missing
-from .unpacking import PART, distinct_rows
+from .row_values import is_missing, value_or_none
+from .unpacking import PART
+from .verl_dumps import keys_of, padding_rows, session_groups
 
 __all__ = ["COLUMNS", "Chosen", "find_columns", "parse_mapping", "responses_in_a_row"]
 
@@ -94,7 +97,8 @@ class Chosen:
         layout: The layout that was recognised.
         numbers: Columns of numbers that may be rewards, where none was chosen.
         notes: What a reader should know of the choice.
-        left_out: Rows of the source that repeat others and are not read.
+        left_out: Rows of the source that repeat others, or fill up a batch, and are not read.
+        inexact: Why token ids may not be those that were trained on; empty where nothing is known against them.
     """
 
     columns: dict[str, str]
@@ -106,6 +110,7 @@ class Chosen:
     numbers: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     left_out: frozenset[int] = frozenset()
+    inexact: str = ""
 
 
 def parse_mapping(text: str) -> dict[str, str]:
@@ -123,10 +128,13 @@ def parse_mapping(text: str) -> dict[str, str]:
     return found
 
 
-def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str | None = None) -> Chosen:
+def find_columns(
+    rows: Rows, given: Mapping[str, Any], source: str, format: str | None = None, *, with_rewards: bool = True
+) -> Chosen:
     """The columns of the rows by role; `given` goes before the layout, and this before the known names.
 
-    `format` is the key of a layout; unset, the columns tell which it is. Raises UsageError for an unknown role, a
+    `format` is the key of a layout; unset, the columns tell which it is. Of several columns that may be the reward
+    nothing is said without `with_rewards`. Raises UsageError for an unknown role, a
     column that no row has, two columns that may be meant, a layout that is not read, and where prompts or responses are
     missing; messages list the columns found.
     """
@@ -140,8 +148,9 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
         layout.check(rows)
     flat, places = _flat(rows, layout)
     whole = _without_errors(flat, layout)
+    facts = [] if layout is None or layout.facts is None else layout.facts(_readable(rows, flat, places))
     if not whole:
-        return Chosen({}, flat, places, layout=layout)
+        return Chosen({}, flat, places, layout=layout, notes=facts)
     names = _names(whole) if layout is not None and layout.unpack is not None else names
     filled = _filled(whole, names)
     shown = (", ".join(names[:_SHOWN]) or "no columns") + (" …" if len(names) > _SHOWN else "")
@@ -151,11 +160,12 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
         if layout is None
         else [
             f"The file is read as the {layout.name}" + (f": {layout.note}." if layout.note else "."),
-            *(layout.facts(_readable(rows, flat, places)) if layout.facts is not None else ()),
+            *facts,
         ]
     )
     by_layout = {} if layout is None else dict(layout.columns)
     found: dict[str, str | None] = {}
+    nested = layout is not None and layout.unpack is not None
     for role in COLUMNS:
         if role in wanted:
             found[role] = None if wanted[role] == NONE else wanted[role]
@@ -164,12 +174,18 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
             found[role] = column if column in filled else None
         else:
             found[role] = _known(role, filled, whole, source)
+    if with_rewards and "reward" not in wanted and found["reward"] is not None and not nested:
+        rivals = [name for name in COLUMNS["reward"] if name in filled and name != found["reward"]]
+        notes += [said] if (said := check_rivals(whole, found["reward"], rivals, source)) else []
+    if not nested:
+        notes += _other_ids(found, wanted, filled, whole)
     numbers: tuple[str, ...] = ()
     empty = [name for name in COLUMNS["reward"] if name in names and name not in filled]
     if found["reward"] is None and "reward" not in wanted:
         notes += [f"The column {name!r} is null throughout, so that no rewards are read from it." for name in empty]
-        numbers = _numbers(whole, filled, found)
-        found["reward"], note = _trl_reward(whole, filled, found, numbers, source)
+        taken = set(found.values()) | {name for names_of_role in COLUMNS.values() for name in names_of_role}
+        numbers = numbers_of(whole, filled, taken)
+        found["reward"], note = trl_reward(filled, found["advantage"], numbers, source)
         notes += [note] if note else []
         numbers = () if found["reward"] else numbers
     _check_either(found, names, shown, source)
@@ -181,30 +197,46 @@ def find_columns(rows: Rows, given: Mapping[str, Any], source: str, format: str 
         flat, found["group"], note = _group(flat, whole, found)
         notes += [note] if note else []
     columns = {role: name for role, name in found.items() if name is not None}
-    left_out: frozenset[int] = frozenset()
-    if layout is not None:
-        notes += _ids_notes(layout, columns)
-        if layout.repeats is not None:
-            left_out, said = layout.repeats(rows)
-            notes += said
-    return Chosen(columns, flat, places, masks, reward, layout, numbers, notes, left_out)
+    left_out, said_of_padding = padding_rows(rows)
+    notes += said_of_padding
+    if layout is not None and layout.repeats is not None:
+        repeated, said_of_repeats = layout.repeats(rows)
+        left_out, notes = left_out | repeated, notes + said_of_repeats
+    inexact = "" if layout is None else _inexact(layout, columns)
+    return Chosen(columns, flat, places, masks, reward, layout, numbers, notes, left_out, inexact)
 
 
-def _ids_notes(layout: Layout, columns: Mapping[str, str]) -> list[str]:
-    """Whether the token ids that are traced are those that were trained on, where texts have lost special tokens."""
-    if not layout.decoded:
-        return []
+def _other_ids(found: dict[str, str | None], wanted: Mapping[str, str], filled: Sequence[str], rows: Rows) -> list[str]:
+    """Takes columns of token ids that have none of the known names into `found`; what to say of them."""
+    notes = []
+    for role, ids in _EITHER:
+        if found[ids] is not None or {role, ids} & wanted.keys():
+            continue
+        column = ids_elsewhere(role, filled, rows)
+        if column is None:
+            continue
+        found[ids] = column
+        if found[role] == column:
+            found[role] = None
+        notes.append(
+            f"The column {column!r} holds token ids of {role}s, which are traced as they are"
+            + (f"; --columns {ids}=- reads the text of {found[role]!r} instead." if found[role] else ".")
+        )
+    return notes
+
+
+def _inexact(layout: Layout, columns: Mapping[str, str]) -> str:
+    """Why the token ids that are traced may not be those that were trained on; empty where they are."""
     texts = [role for role in ("prompt", "response") if f"{role}_ids" not in columns]
+    if not layout.decoded or not texts:
+        return ""
     exact = [f"{role}s from {columns[f'{role}_ids']!r}" for role in ("prompt", "response") if role not in texts]
-    if not texts:
-        return []
     hint = f" To have them written, {layout.ids_hint}." if layout.ids_hint and "response" in texts else ""
-    return [
+    return (
         f"Inexact token ids: those of {' and '.join(f'{role}s' for role in texts)} come from tokenising again a text "
         "without special tokens, and can differ from those that were trained on. A text may be split into other "
-        f"tokens, and what was decoded away is missing (--eos, --bos and --chat-template add it).{hint}"
-        + (f" Exact are {' and '.join(exact)}." if exact else "")
-    ]
+        f"tokens, and what was decoded away is missing.{hint}" + (f" Exact are {' and '.join(exact)}." if exact else "")
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -222,19 +254,12 @@ def _filled(rows: Rows, names: Sequence[str]) -> list[str]:
     """The columns that are not null throughout."""
     open_names, filled = dict.fromkeys(names), set()
     for row in rows:
-        for name in [name for name in open_names if not is_missing(_value(row, name))]:
+        for name in [name for name in open_names if not is_missing(value_or_none(row, name))]:
             filled.add(name)
             del open_names[name]
         if not open_names:
             break
     return [name for name in names if name in filled]
-
-
-def _value(row: Mapping[str, Any], name: str) -> Any:
-    try:
-        return column_value(row, name, "")
-    except ValueError:
-        return None
 
 
 def _flat(
@@ -289,7 +314,8 @@ def _check_given(wanted: Mapping[str, str], names: Sequence[str], shown: str, so
 
 def _known(role: str, filled: Sequence[str], rows: Rows, source: str) -> str | None:
     there = [name for name in COLUMNS[role] if name in filled]
-    if len(there) > 1 and role not in (*_RANKED, "response_mask") and not _same(rows, there):
+    ranked = role in (*_RANKED, "response_mask", "reward")  # of rewards the caller looks at the others
+    if len(there) > 1 and not ranked and not same_values(rows, there):
         raise UsageError(
             f"columns: {source} has {' and '.join(there)}, either of which may be the {role}; choose one with "
             f"columns {role}={there[0]}"
@@ -297,51 +323,10 @@ def _known(role: str, filled: Sequence[str], rows: Rows, source: str) -> str | N
     return there[0] if there else None
 
 
-def _same(rows: Rows, names: Sequence[str]) -> bool:
-    return all(_value(row, name) == _value(row, names[0]) for row in rows for name in names[1:])
-
-
 def _masks(wanted: Mapping[str, str], filled: Sequence[str]) -> tuple[str, ...]:
     if "response_mask" in wanted:
         return (wanted["response_mask"],)
     return tuple(name for name in COLUMNS["response_mask"] if name in filled)
-
-
-def _numbers(rows: Rows, filled: Sequence[str], found: Mapping[str, str | None]) -> tuple[str, ...]:
-    """Columns of numbers that no role has taken."""
-    taken = set(found.values()) | {name for names in COLUMNS.values() for name in names}
-    return tuple(
-        name
-        for name in filled
-        if name not in taken and all(_is_number(_value(row, name)) or is_missing(_value(row, name)) for row in rows)
-    )
-
-
-def _trl_reward(
-    rows: Rows, filled: Sequence[str], found: Mapping[str, str | None], numbers: Sequence[str], source: str
-) -> tuple[str | None, str]:
-    """The rewards in TRL's completions table, whose columns are step, prompt, completion, those of the reward
-    functions, whatever these logged besides, and advantage; and what to say of them."""
-    if not {"completion", "advantage"} <= set(filled):
-        return None, ""
-    between = filled[filled.index("completion") + 1 : filled.index("advantage")]
-    candidates = [name for name in between if name in numbers]
-    if len(candidates) == 1:
-        return candidates[0], ""
-    if not candidates:
-        return None, ""
-    listed = ", ".join(candidates)
-    if found["advantage"] is None:
-        raise UsageError(
-            f"columns: {source} has several columns of numbers that may be the reward "
-            f"({listed}); choose one with columns reward={candidates[0]}, or their sum with columns "
-            f"reward={'+'.join(candidates)}"
-        )
-    return None, (
-        f"Several columns of numbers may be the reward ({listed}) and none was named, so that no rewards are read: A "
-        f"is the column {found['advantage']!r} of the file. Name one with --columns reward={candidates[0]}, or their "
-        f"sum with --columns reward={'+'.join(candidates)}."
-    )
 
 
 def _check_either(found: Mapping[str, str | None], names: Sequence[str], shown: str, source: str) -> None:
@@ -368,35 +353,34 @@ def _group(
     rows, column = flat, found["group"]
     if column in (None, "group") or any(responses_in_a_row(row, found) for row in whole[:1]):
         return rows, column, ""
-    labels = [_value(row, column) for row in whole]
-    prompts = {repr(_value(row, found["prompt"] or found["prompt_ids"] or "")) for row in whole}
+    labels = [value_or_none(row, column) for row in whole]
+    prompts = {repr(value_or_none(row, found["prompt"] or found["prompt_ids"] or "")) for row in whole}
     if len(set(map(repr, labels))) < len(labels) or len(prompts) == len(labels):
         return rows, column, ""
-    parts = distinct_rows(labels)
-    if parts is None:
+    keys = keys_of(labels)
+    if keys is None:
         return (
             rows,
             None,
             f"The column {column!r} differs from row to row and names no groups: responses to the same prompt in a "
             "step are a group. Name the column of groups with --columns group=NAME.",
         )
-    keys = iter(parts)
-    rows = Spooled(row if isinstance(row, ValueError) else {**row, column: next(keys)} for row in flat)
+    groups, note = session_groups(
+        keys, [value_or_none(row, found["prompt"] or found["prompt_ids"] or "") for row in whole]
+    )
+    labelled = iter(groups)
+    rows = Spooled(row if isinstance(row, ValueError) else {**row, column: next(labelled)} for row in flat)
     return (
         rows,
         column,
-        f"The column {column!r} is PROMPT_ROLLOUT_OUTPUT, as verl writes it; its first part names the group.",
+        f"The column {column!r} is PROMPT_ROLLOUT_OUTPUT, as verl writes it; its first part names the group.{note}",
     )
 
 
 def responses_in_a_row(row: Mapping[str, Any], columns: Mapping[str, str | None]) -> int:
     """How many responses a row has; 0 where it has one as it stands rather than a list of them."""
-    text = _value(row, name) if (name := columns.get("response")) else None
+    text = value_or_none(row, name) if (name := columns.get("response")) else None
     if isinstance(text, list) and text and not isinstance(text[0], Mapping):
         return len(text)
-    ids = _value(row, name) if (name := columns.get("response_ids")) else None
+    ids = value_or_none(row, name) if (name := columns.get("response_ids")) else None
     return len(ids) if is_missing(text) and isinstance(ids, list) and ids and isinstance(ids[0], list) else 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)

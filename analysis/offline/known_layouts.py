@@ -112,6 +112,7 @@ LAYOUTS = (
         ("schema_version", "token_ids", "loss_mask", "inference_logprobs"),
         {role: role for role in (*_PER_TOKEN, "prompt_ids", "response_ids")},
         unpack=unpacking.of_prime_export,
+        facts=unpacking.facts_of_prime_export,
         note="token_ids are split at the first token of loss_mask; old log-probs are those of the inference engine",
     ),
     Layout(
@@ -160,6 +161,7 @@ LAYOUTS = (
             **{"old_log_probs": "rollout_log_probs", "answer": "label", "id": "index"},
         },
         unpack=unpacking.of_sample,
+        facts=unpacking.facts_of_samples,
         note="the last response_length of tokens are the response",
     ),
     Layout(
@@ -329,6 +331,7 @@ LAYOUTS = (
         ("input", "output", "gts", "score"),
         {"prompt": "input", "response": "output", "reward": "score", "answer": "gts"},
         decoded=True,
+        ids_hint="watch the training itself (analysis.engines.verl), whose records have the ids that it saw",
     ),
     Layout(
         "instructions in Alpaca's layout",

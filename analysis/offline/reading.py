@@ -64,6 +64,7 @@ class RolloutFile:
         layout: The layout that was recognised, by its name.
         numbers: Columns of numbers that may be rewards, where no rewards are read.
         notes: What the summary says of how the file was read.
+        inexact: Why token ids of its texts may not be those that were trained on; empty where nothing is known.
     """
 
     source: str
@@ -75,6 +76,7 @@ class RolloutFile:
     layout: str | None = None
     numbers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    inexact: str = ""
 
 
 def read_rollouts(
@@ -124,7 +126,9 @@ def read_rollouts(
     if not raw:
         broken = f" that can be read ({len(bad)} are broken)" if len(bad) else ""
         raise UsageError(f"rollouts: {name} has no rows{broken}")
-    chosen = find_columns(Mapped(raw, lambda entry: entry[1]), columns or {}, name, format)
+    chosen = find_columns(
+        Mapped(raw, lambda entry: entry[1]), columns or {}, name, format, with_rewards=not with_answers
+    )
     found = dict(chosen.columns)
     if with_answers and found and "answer" not in found:
         raise UsageError(
@@ -152,9 +156,11 @@ def read_rollouts(
         rollouts.extend(made)
     _check_kinds(kinds, found)
     if not rollouts:
-        raise UsageError(f"rollouts: {name} has no row that can be used; the first: {bad.examples[0]}")
+        why = f"; the first: {bad.examples[0]}" if bad.examples else f": {' '.join(chosen.notes)}"
+        raise UsageError(f"rollouts: {name} has no row that can be used{why}")
     layout = chosen.layout.name if chosen.layout is not None else None
-    return RolloutFile(name, path, digest, found, rollouts, bad, layout, chosen.numbers, tuple(chosen.notes))
+    notes = tuple(chosen.notes)
+    return RolloutFile(name, path, digest, found, rollouts, bad, layout, chosen.numbers, notes, chosen.inexact)
 
 
 def _file_digest(path: Path) -> str:

@@ -6,6 +6,8 @@ encoding and statistics are those of traces. Rows depend on nothing but themselv
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from ..records.schema import TABLES
 from .columns import COLUMNS
 from .forward import Forward
 from .reading import read_rollouts
-from .tokenization import Encoded, ModelLimits, encode_rollouts
+from .tokenization import WARNING, Encoded, ModelLimits, encode_rollouts
 from .trace_settings import TraceSettings, check_batch_tokens
 
 if TYPE_CHECKING:
@@ -132,6 +134,7 @@ class RolloutScorer:
         self._model, self._tokenizer = model, tokenizer
         self._limits = ModelLimits.of(model)
         self._ends = end_tokens(tokenizer, unwrap(model))
+        self._warned = False
         self._forward = Forward(model, find_head(model), self._settings, batch_tokens)
 
     def __repr__(self) -> str:
@@ -153,8 +156,7 @@ class RolloutScorer:
                 f"batch: expected no column {there[0]!r}, which the scorer adds, got one; rename it, or choose "
                 "other names with prefix"
             )
-        items = {item.rollout.index: item for item in self._encoded(table)}
-        columns = self._scored(list(items.values()))
+        columns = self._scored(self._encoded(table))
         rows = [columns.get(row) for row in range(table.num_rows)]
         for name in new:
             plain = name.removeprefix(self._prefix)
@@ -165,22 +167,30 @@ class RolloutScorer:
         if not table.num_rows:
             return []
         file = read_rollouts(table, columns=self._columns, skip_bad=self._skip_bad)
-        if several := next((r for r in file.rollouts if r.index >= table.num_rows), None):
+        rows = Counter(rollout.row for rollout in file.rollouts)
+        if several := next((rollout for rollout in file.rollouts if rows[rollout.row] > 1), None):
             raise UsageError(
                 f"{several.where}: expected one response a row, got more responses than rows; give each a row "
                 "of its own (flat_map of Ray Data, explode of pandas)"
             )
-        settings = replace(self._settings, columns=file.columns)
-        return encode_rollouts(
-            file.rollouts, self._tokenizer, self._limits, settings, file.columns, file.bad, ends=self._ends
+        settings, notes = replace(self._settings, columns=file.columns), list[str]()
+        items = encode_rollouts(
+            *(file.rollouts, self._tokenizer, self._limits, settings, file.columns, file.bad),
+            ends=self._ends,
+            notes=notes,
+            inexact=file.inexact,
         )
+        if not self._warned and notes and notes[0].startswith(WARNING):
+            self._warned = True  # a batch is one of many
+            warnings.warn(f"batch: {notes[0].removeprefix(WARNING)}", stacklevel=3)
+        return items
 
-    def _scored(self, items: list[Encoded]) -> dict[int, dict[str, Any]]:
-        """Index of each row -> the values of its new columns."""
+    def _scored(self, items: Sequence[Encoded]) -> dict[int, dict[str, Any]]:
+        """Number of each row -> the values of its new columns; rows that are not read have none."""
         with evaluation_mode(self._model), torch.no_grad():
             measured = self._forward(self._forward.batches(items), lambda tokens: None, lambda: False, print)
         assert measured is not None  # nothing asked it to stop
-        return {item.rollout.index: self._values(item, measured[item.rollout.index]) for item in items}
+        return {item.rollout.row: self._values(item, measured[item.rollout.index]) for item in items}
 
     def _values(self, item: Encoded, measured: Mapping[str, np.ndarray]) -> dict[str, Any]:
         own = {name: measured[name][item.policy] for name in {*self._statistics, "log_prob", "entropy"}}

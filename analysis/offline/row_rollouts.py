@@ -92,21 +92,14 @@ def _raw(role: str, where: str, row: Mapping[str, Any], chosen: Chosen) -> Any:
     if role == "reward" and chosen.reward is not None:
         return _sum(where, row, chosen)
     if role == "response_mask" and len(chosen.masks) > 1:
-        masks = [value for name in chosen.masks if not check.is_missing(value := _optional(row, name, where))]
+        masks = [value for name in chosen.masks if not check.is_missing(value := check.value_or_none(row, name))]
         if len({len(mask) for mask in masks}) > 1:
             raise ValueError(f"{where}: the masks {' and '.join(chosen.masks)} have different lengths")
         return [all(entries) for entries in zip(*masks, strict=True)] if masks else None
     if role in _OPTIONAL:
-        value = _optional(row, chosen.columns[role], where)
+        value = check.value_or_none(row, chosen.columns[role])
         return None if check.is_missing(value) else value
     return column_value(row, chosen.columns[role], where)
-
-
-def _optional(row: Mapping[str, Any], name: str, where: str) -> Any:
-    try:
-        return column_value(row, name, where)
-    except ValueError:
-        return None
 
 
 def _sum(where: str, row: Mapping[str, Any], chosen: Chosen) -> float | list[float]:
@@ -115,7 +108,7 @@ def _sum(where: str, row: Mapping[str, Any], chosen: Chosen) -> float | list[flo
     total: Any = chosen.reward.constant
     known = not chosen.reward.weights
     for name, weight in chosen.reward.weights.items():
-        value = _optional(row, name, where)
+        value = check.value_or_none(row, name)
         if check.is_missing(value):
             continue
         known = True

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from toy_models.table_files import column_value
 from toy_models.table_formats import CsvText
 from toy_models.verifiers import accepted_answer
 
@@ -28,6 +29,7 @@ __all__ = [
     "number_or_list",
     "response",
     "turns",
+    "value_or_none",
 ]
 
 _FLOAT32_MAX = 3.4e38
@@ -38,6 +40,14 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 def is_missing(value: Any) -> bool:
     """Whether a value of an optional column is null; NaN is what data frames make of it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def value_or_none(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column in a row; None where it is missing or null."""
+    try:
+        return column_value(row, name, "")
+    except ValueError:
+        return None
 
 
 def number(value: Any, at: str) -> float:

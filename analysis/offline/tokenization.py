@@ -34,6 +34,7 @@ from ..errors import UsageError
 from .dialogues import dialogue_tokens
 from .policy_tokens import policy_mask
 from .reading import BadRows, Rollout
+from .reencoding import TextCheck
 from .text_start import encode_continuation, marks_start
 from .token_checks import ModelLimits, check_tokens, groups_of, texts_are_parts
 from .trace_settings import TraceSettings
@@ -41,7 +42,9 @@ from .trace_settings import TraceSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "ModelLimits", "encode_rollouts"]
+__all__ = ["WARNING", "Encoded", "ModelLimits", "encode_rollouts"]
+
+WARNING = "Warning: "  # begins a note that a reader must not overlook
 
 _PROMPTS = 1024  # prompts whose tokens are kept for the next responses to them
 
@@ -84,11 +87,13 @@ def encode_rollouts(
     *,
     ends: Sequence[int] | None = None,
     notes: list[str] | None = None,
+    inexact: str = "",
 ) -> Sequence[Encoded]:
     """The rollouts that can be traced, in order.
 
     `ends` are the tokens that end a response, by default the tokenizer's end token; what a reader should know of how
-    texts were read is added to `notes`.
+    texts were read is added to `notes`, first that their ids may not be those that were trained on, which begins with
+    `WARNING`. `inexact` is what the layout says of that.
 
     Raises UsageError for a tokenizer that does not match the model or the file's token ids, a template or an end token
     that it does not have, groups with several prompts, and (unless `bad` skips them) a row that cannot be encoded, ids
@@ -129,7 +134,8 @@ def encode_rollouts(
 
     groups = groups_of(kept)
     if notes is not None:
-        notes += encoder.notes()
+        told = encoder.texts.warnings(inexact, eos=settings.eos, chat_template=bool(settings.chat_template))
+        notes += [*(WARNING + text for text in told), *encoder.notes()]
     return Spooled(encoded(rollout, fields, group) for (rollout, fields), group in zip(kept, groups, strict=True))
 
 
@@ -150,6 +156,7 @@ class _Encoder:
             raise UsageError(str(error)) from error
         self._continued = self._without_start = self._doubled = self._in_turn = 0
         self._padded = self._padded_prompts = self._ended_at_once = self._dialogues = 0
+        self.texts = TextCheck(tokenizer, ends)
 
     def __call__(self, rollout: Rollout) -> dict[str, Any]:
         tokenizer = self._tokenizer
@@ -165,6 +172,8 @@ class _Encoder:
         elif rollout.response_ids is not None:
             ids = list(rollout.response_ids)
             text = rollout.response or str(tokenizer.decode(ids))
+            if rollout.response and self.texts.compares:
+                self.texts.known(text, ids, self._encoded_or_none(prompt["prompt_text"], text, rollout.where))
         else:
             assert rollout.response is not None
             text = rollout.response
@@ -174,6 +183,8 @@ class _Encoder:
                 else [self._end_of_empty(rollout.where)]
             )
             self._continued += bool(text) and self._continues
+            if text:
+                self.texts.response(text, ids)
         masked = rollout.response_mask is not None or own is not None
         padding = 0 if masked else self._padding(ids, rollout.where)
         policy = policy_mask(rollout, len(rollout.prompt_ids or prompt["prompt"]), len(ids)) if own is None else own
@@ -204,6 +215,12 @@ class _Encoder:
         if self._continues:
             return list(encode_continuation(self._tokenizer, before, text, where))
         return list(encode_text(self._tokenizer, text, where))
+
+    def _encoded_or_none(self, before: str, text: str, where: str) -> list[int] | None:
+        try:
+            return self._encoded(before, text, where)
+        except ValueError:
+            return None
 
     def _dialogue(self, rollout: Rollout, start: str) -> tuple[list[int], np.ndarray, str]:
         where, turns, settings = rollout.where, list(rollout.turns or ()), self._settings
@@ -284,6 +301,8 @@ class _Encoder:
         prompt = self._prompt(rollout)
         if key in self._known:
             self._without_start, self._doubled, self._in_turn, self._padded_prompts = counts
+        elif rollout.prompt_ids is None and isinstance(rollout.prompt, str):
+            self.texts.prompt(rollout.prompt)
         self._known.add(key)
         return prompt
 

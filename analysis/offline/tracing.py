@@ -8,6 +8,7 @@ process group, its processes share the work (`rounds`).
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from .reading import RolloutFile, read_rollouts
 from .reward_source import verifier_of
 from .rounds import trace_rounds
 from .shares import of_share, parse_share
-from .tokenization import Encoded, ModelLimits, encode_rollouts
+from .tokenization import WARNING, Encoded, ModelLimits, encode_rollouts
 from .trace_folder import ENGINE, finished, remember
 from .trace_identity import identity_digest, trace_identity
 from .trace_notes import file_facts, reward_scheme
@@ -175,6 +176,9 @@ def trace_rollouts(
     with contextlib.ExitStack() as lock:
         done = ranks.agree(lambda: not ranks.rank and _is_done(folder, todo.info, lock, resume=resume, force=force))
         if not any(done):
+            for note in todo.info["trace"]["notes"] if not ranks.rank else ():
+                if note.startswith(WARNING):
+                    warnings.warn(f"trace: {note.removeprefix(WARNING)}", stacklevel=2)
             forward = Forward(model, todo.head, todo.settings, batch_tokens)
             _trace(folder, todo, ranks, forward, tokenizer, resume=resume, quiet=quiet)
     return Run(folder)
@@ -208,7 +212,12 @@ def _prepared(
     head = find_head(model)  # refuses what it does not know before anything is written
     limits = ModelLimits.of(model)
     ends, notes = end_tokens(tokenizer, unwrap(model)), list[str]()
-    items = encode_rollouts(file.rollouts, tokenizer, limits, settings, file.columns, file.bad, ends=ends, notes=notes)
+    items = encode_rollouts(
+        *(file.rollouts, tokenizer, limits, settings, file.columns, file.bad),
+        ends=ends,
+        notes=notes,
+        inexact=file.inexact,
+    )
     check_inputs_of(named, items, settings, file)
     scheme = reward_scheme(items, settings, rewarded_above)
     if settings.share is not None:

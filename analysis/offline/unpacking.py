@@ -6,7 +6,6 @@ where it holds several rollouts; ValueError says why a row cannot be brought to 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from .dialogues import WEIGHT, is_own
 
 __all__ = [
     "PART",
-    "distinct_rows",
+    "facts_of_prime_export",
+    "facts_of_samples",
     "of_dialogue",
     "of_episode_turns",
     "of_lighteval",
@@ -72,8 +72,10 @@ def of_nemo(row: Mapping[str, Any]) -> Columns:
     return columns | {"reward": one.get("rewards")}
 
 
-def of_prime_export(row: Mapping[str, Any]) -> Columns:
-    """A token export of prime-rl, per token of a sequence."""
+def of_prime_export(row: Mapping[str, Any]) -> Columns | list[Columns]:
+    """A token export of prime-rl, per token of a sequence; none of a copy that fills up a batch."""
+    if not any(row["loss_mask"]):
+        return []
     return split_sequence(
         row["token_ids"],
         row["loss_mask"],
@@ -92,8 +94,13 @@ def of_sequence(row: Mapping[str, Any]) -> Columns:
     return columns | ({} if reward is None else {"reward": reward})
 
 
-def of_sample(row: Mapping[str, Any]) -> Columns:
-    """A sample of slime or miles: tokens of prompt and response, of which the last response_length are the response."""
+def of_sample(row: Mapping[str, Any]) -> Columns | list[Columns]:
+    """A sample of slime or miles: tokens of prompt and response, of which the last response_length are the response.
+
+    None of one whose generation was aborted before its first token.
+    """
+    if _is_aborted(row):
+        return []
     length, tokens = row["response_length"], row["tokens"]
     if not isinstance(length, int) or not 0 < length < len(tokens):
         raise ValueError(f"expected a response_length below the number of tokens, got {length} of {len(tokens)}")
@@ -104,6 +111,27 @@ def of_sample(row: Mapping[str, Any]) -> Columns:
     step = (row.get("file") or {}).get("rollout_id")  # of a dump, which says it once
     more = {"group": row.get("group_index"), "step": step, "sampling_log_probs": row.get("rollout_log_probs")}
     return columns | {name: value for name, value in more.items() if value is not None}
+
+
+def facts_of_prime_export(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a summary says of rows that no rollout is made of."""
+    empty = sum(not any(row["loss_mask"]) for row in rows)
+    return [
+        f"{empty:,} of {len(rows):,} rows are left out: their loss_mask is 0 throughout. prime-rl fills up a batch "
+        "with copies that are masked so, and nothing was trained on them."
+    ] * bool(empty)
+
+
+def facts_of_samples(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a summary says of samples that no rollout is made of."""
+    aborted = sum(map(_is_aborted, rows))
+    return [
+        f"{aborted:,} of {len(rows):,} samples are left out: their generation was aborted before its first token."
+    ] * bool(aborted)
+
+
+def _is_aborted(row: Mapping[str, Any]) -> bool:
+    return row["response_length"] == 0 and row.get("status") == "aborted"
 
 
 def of_open_instruct(row: Mapping[str, Any]) -> Columns:
@@ -226,18 +254,6 @@ def of_episode_turns(row: Mapping[str, Any]) -> Columns:
         if isinstance(value, str) and value[:2] == "[{":
             columns[name] = json.loads(value)
     return columns
-
-
-def distinct_rows(labels: Sequence[Any]) -> list[str] | None:
-    """verl's keys {prompt}_{rollout}_{output}, of which each row has its own: the first part of each; None for others.
-
-    >>> distinct_rows(["a_0_0", "a_1_0", "b_0_0"])
-    ['a', 'a', 'b']
-    """
-    parts = [re.fullmatch(r"(.+)_\d+_\d+", label) if isinstance(label, str) else None for label in labels]
-    if not parts or not all(parts) or len(set(labels)) < len(labels):
-        return None
-    return [part[1] for part in parts if part]
 
 
 def _list(value: Any) -> list[Any] | None:

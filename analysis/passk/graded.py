@@ -2,8 +2,8 @@
 
 Either one row is one sample (prompt, correct), or one row is one prompt (prompt, n, c). `correct` is a truth value or 0
 and 1, or a list of those for several samples of the prompt; with a threshold it may be any score. Files are read by
-`toy_models.table_files`: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not. Dumps of verl are recognised
-(`verl_dumps`).
+`toy_models.table_files`: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not. Dumps of verl's validation are
+read as they are (`verl_samples`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from toy_models.table_files import column_names, column_value, raw_rows
 from toy_models.table_formats import CsvText
 
 from ..errors import UsageError
-from .verl_dumps import PROMPT, is_verl_dump, last_outputs
+from ..offline.reward_columns import check_rivals
+from .verl_samples import counted_samples
 
 __all__ = ["Graded", "read_graded"]
 
@@ -35,6 +36,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "n": ("n", "n_samples", "num_samples", "samples"),
     "c": ("c", "n_correct", "num_correct"),
 }
+
+_REWARDS = ("reward", "score")  # known names of correct, of which neither goes before the other
 
 _MOST = 10**9  # samples of a prompt; C(n, k) loses precision far beyond what anybody draws
 
@@ -80,8 +83,9 @@ def read_graded(
         name: of the checkpoint; unset: that of the file.
 
     Raises:
-        UsageError: a file that cannot be read or has no rows, missing columns, a score that is neither 0 nor 1 without
-            `above`, counts that are not 0 ≤ c ≤ n with n ≥ 1, or a prompt with two rows of counts.
+        UsageError: a file that cannot be read or has no rows, missing columns, `reward` and `score` that differ without
+            a better column, a score that is neither 0 nor 1 without `above`, counts that are not 0 ≤ c ≤ n with n ≥ 1,
+            or a prompt with two rows of counts.
     """
     try:
         rows = raw_rows(path)
@@ -90,15 +94,18 @@ def read_graded(
     if not rows:
         raise UsageError(f"file: expected rows of graded samples, got none in {path}")
     names = list(dict.fromkeys(column for _, row in rows for column in column_names(row)))
-    columns = dict(columns or {})
-    if "prompt" not in columns and is_verl_dump(names):
-        rows = last_outputs(rows)
-        columns["prompt"] = PROMPT
-    chosen = _columns(names, columns, str(path))
+    given = columns or {}
+    chosen = _columns(names, given, str(path))
+    samples, notes = counted_samples(rows, chosen["prompt"], given="prompt" in given)
+    if not samples:
+        raise UsageError(f"file: expected rows of graded samples, got none in {path}. {' '.join(notes)}")
+    if chosen.get("correct") in _REWARDS and "correct" not in given:
+        rivals = [name for name in _REWARDS if name in names and name != chosen["correct"]]
+        check_rivals([row for _, row, _ in samples], chosen["correct"], rivals, str(path), role="correct")
     counts: dict[str, list[int]] = {}
-    for where, row in rows:
+    for where, row, told in samples:
         try:
-            prompt = _key(column_value(row, chosen["prompt"], where))
+            prompt = _key(column_value(row, chosen["prompt"], where)) if told is None else told
             if "n" in chosen:
                 n, c = (_count(column_value(row, chosen[role], where), role, where) for role in ("n", "c"))
                 if prompt in counts:
@@ -120,7 +127,7 @@ def read_graded(
     label = "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in Path(path).name
     )
-    notes = []
+    notes = [f"{label}: {note}" for note in notes]
     if len(counts) > 1 and n_and_c[:, 0].max() == 1:
         notes.append(
             f"{label}: every prompt has a single sample, by the column {chosen['prompt']!r}; where that numbers "

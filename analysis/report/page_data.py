@@ -94,7 +94,13 @@ def page_data(source: Source, budget: int, summary: Summary | None = None) -> Pa
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     """What a reader must know of these runs before the numbers."""
-    notes = [f"{run.label}: no tokens were recorded." for run in runs if not run.rows("tokens")]
+    notes = [
+        f"{run.label}: {note}"
+        for run in runs
+        for note in run.info.get("trace", {}).get("notes", [])
+        if note.startswith("Warning: ")
+    ]
+    notes += [f"{run.label}: no tokens were recorded." for run in runs if not run.rows("tokens")]
     versions = {tuple(sorted((run.info.get("versions") or {}).items())) for run in runs}
     if len(versions) > 1:
         notes.append("These runs were recorded with different versions of the library or its dependencies.")

@@ -45,7 +45,8 @@ class Summary:
             console.print(table.to_rich(console.width))
             console.print()
         for text in (*self.notes, *self.verdict):
-            console.print(text, highlight=False, markup=False)
+            style = "bold yellow" if text.startswith("Warning: ") else None
+            console.print(text, highlight=False, markup=False, style=style)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the files as plain data; intervals have both ends, tables and columns stable keys."""

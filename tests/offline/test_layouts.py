@@ -351,7 +351,7 @@ def test_refused_in_its_own_words(row: dict[str, Any], message: str) -> None:
         ),
         (
             {"schema_version": 1, "token_ids": [1], "loss_mask": [0], "inference_logprobs": [0]},
-            r"its mask is 0 throughout",
+            r"has no row that can be used: 1 of 1 rows are left out: their loss_mask is 0 throughout",
         ),
         ({"doc": {}, "model_response": None, "metric": {}}, r"rollout 0: it is not a row of the details of lighteval"),
         (

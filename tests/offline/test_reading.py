@@ -270,7 +270,9 @@ def test_names_that_are_nearly_known() -> None:
 def test_columns_that_say_the_same_need_no_choice() -> None:
     (rollout,) = read_rollouts([ROW | {"output": ROW["response"], "score": ROW["reward"]}]).rollouts
     assert (rollout.response, rollout.reward) == (ROW["response"], ROW["reward"])
-    with pytest.raises(UsageError, match=r"has reward and score, either of which may be the reward; choose one"):
+    with pytest.raises(
+        UsageError, match=r"has reward and score, either .* and they differ \(such as 1.0 and 0.5\); choose"
+    ):
         read_rollouts([ROW | {"score": 0.5}])
 
 
