@@ -121,7 +121,7 @@ def test_a_dump_of_verl_is_grouped_by_its_text_and_counts_the_last_turn(tmp_path
     rows += [row("2+2", "9c-b_0_0", 1.0), row("2+2", "9c-b_1_0", 1.0)]
     graded = read_graded(_write(tmp_path / "7.jsonl", rows))
     assert (graded.prompts, graded.n.tolist(), graded.c.tolist()) == (("1+1", "2+2"), [2, 2], [1, 2])
-    assert graded.notes == ()
+    assert "Prompts are told apart by 'input'" in graded.notes[-1]
     again = [{**line, "uid": "x" + str(line["uid"])} for line in rows]
     curves = pass_curves(graded, read_graded(_write(tmp_path / "14.jsonl", again)))
     assert (curves.prompts, curves.difference["value"].tolist()) == (2, [0.0, 0.0])
