@@ -3,7 +3,7 @@
 #   make test    set up .venv and pass the checks and the tests
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help trace test test-trl quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench smollm2 wheel clean
+.PHONY: help trace test test-trl test-verl quick check shell notebooks figures noise factorial ladder ledger docs docs-check bench smollm2 wheel clean
 
 # The first interpreter that is new enough; PYTHON=... overrides the search. `import venv, ensurepip` catches systems
 # that package them apart.
@@ -18,6 +18,7 @@ help:
 	@echo "make test        everything that must pass: make check, then all tests"
 	@echo "make quick       the fast tests; no base is pretrained"
 	@echo "make test-trl    the fast tests with another TRL, such as TRL=1.12.0"
+	@echo "make test-verl   the tests with verl, in .venv-verl, an environment of their own"
 	@echo "make check       linter, format, types and import contracts"
 	@echo "make shell       open your shell with .venv activated"
 	@echo "make notebooks   open the notebooks in Jupyter"
@@ -30,20 +31,20 @@ help:
 	@echo "make bench       run the benchmarks, write docs/results/performance.json"
 	@echo "make smollm2     get SmolLM2-135M-Instruct as build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf (98 MB)"
 	@echo "make wheel       build the wheel and the source distribution into dist/"
-	@echo "make clean       remove .venv"
+	@echo "make clean       remove .venv and .venv-verl"
 	@echo
 	@echo "The first target that needs it sets up .venv (README.md says how large it is)."
 	@echo "PYTHON=/path/to/python chooses the interpreter; PIP_ARGS='...' is passed to pip, for example"
 	@echo "PIP_ARGS='--extra-index-url URL' with the address of PyTorch's CPU or CUDA wheels (pytorch.org, \"Get Started\")."
 
 # One stamp per set of dependencies. It is written last, so that an interrupted installation is continued.
-# $(call install,EXTRAS)
+# $(call install,EXTRAS) or $(call install,EXTRAS,ENVIRONMENT,CONSTRAINTS)
 define install
-	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	@$(or $(2),.venv)/bin/python -m pip --version >/dev/null 2>&1 || { \
 		test -n "$(BASE_PYTHON)" || { echo "expected Python 3.11 or newer with venv, got none; name one with PYTHON=/path/to/python make $(MAKECMDGOALS)" >&2; exit 1; }; \
-		"$(BASE_PYTHON)" -m venv .venv; }
-	@echo "installing the dependencies into .venv (PyTorch is the largest; this happens once)"
-	@$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.$(1)'
+		"$(BASE_PYTHON)" -m venv $(or $(2),.venv); }
+	@echo "installing the dependencies into $(or $(2),.venv) (PyTorch is the largest; this happens once)"
+	@$(or $(2),.venv)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c $(or $(3),constraints.txt) -e '.$(1)'
 endef
 
 .venv/.ready-run: pyproject.toml constraints.txt
@@ -84,6 +85,14 @@ test: check
 test-trl: .venv/.ready-dev
 	@$(PY) -m pip install --quiet --no-deps --upgrade --target build/trl-$(TRL) trl==$(TRL)
 	@PYTHONPATH=build/trl-$(TRL) $(PYTEST) -m "not slow" tests/engines $(ARGS)
+
+# verl and what it pins, apart from .venv. Everything runs on the CPU; the Ray clusters that tests start are theirs.
+.venv-verl/.ready: pyproject.toml constraints-verl.txt
+	$(call install,[test-verl],.venv-verl,constraints-verl.txt)
+	@touch $@
+
+test-verl: .venv-verl/.ready
+	@.venv-verl/bin/python -m pytest -q tests/engines/verl $(ARGS)
 
 # The cache of bases is switched off: a fast test that pretrains one fails.
 quick: .venv/.ready-dev
@@ -152,4 +161,4 @@ wheel: .venv/.ready-dev
 	@$(PY) -m build $(ARGS)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-verl

@@ -90,10 +90,22 @@ def test_every_dependency_is_pinned() -> None:
     def name(requirement: str) -> str:
         return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
 
-    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    extras = PYPROJECT["project"]["optional-dependencies"].values()
-    needed = {name(line) for group in (PYPROJECT["project"]["dependencies"], *extras) for line in group}
-    assert needed - {name(pin) for pin in pins} - {"rlvr-dynamics"} == set()
+    extras = dict(PYPROJECT["project"]["optional-dependencies"])
+    with_verl = [extras.pop("verl"), extras.pop("test-verl"), extras["math"], extras["duckdb"]]
+    for file, groups in (("constraints.txt", extras.values()), ("constraints-verl.txt", with_verl)):
+        pins = (ROOT / file).read_text(encoding="utf-8").split()
+        needed = {name(line) for group in (PYPROJECT["project"]["dependencies"], *groups) for line in group}
+        assert needed - {name(pin) for pin in pins} - {"rlvr-dynamics"} == set(), file
+
+
+def test_the_extra_of_verl_has_the_tested_versions() -> None:
+    (requirement,) = (line for line in PYPROJECT["project"]["optional-dependencies"]["verl"] if line.startswith("verl"))
+    source = (ROOT / "analysis/engines/verl/versions.py").read_text(encoding="utf-8")
+    oldest, newest = re.findall(r'^TESTED_VERL = \("([\d.]+)", "([\d.]+)"\)', source, re.MULTILINE)[0]
+    major, minor, patch = newest.split(".")
+    assert requirement == f"verl>={oldest},<{major}.{minor}.{int(patch) + 1}"
+    for file in ("constraints.txt", "constraints-verl.txt"):
+        assert f"verl=={newest}" in (ROOT / file).read_text(encoding="utf-8").split()
 
 
 @pytest.mark.slow
