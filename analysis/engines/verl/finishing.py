@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import UsageError
-from ...records.folders import FINAL, RUN_FILE, read_commits, read_run_json
+from ...records.folders import RUN_FILE, read_commits, read_run_json
 from ...records.writer import RunWriter
 from .facts import ENGINE
 
@@ -35,7 +35,7 @@ def finish(out: str | Path, status: str = "complete") -> str | None:
     info = read_run_json(folder)
     if info.get("engine") != ENGINE:
         raise UsageError(f"out: expected a run of {ENGINE}, got one of {info.get('engine')} in {folder}")
-    if info["status"] in FINAL:
+    if info["status"] != "running":
         return str(info["status"])
     commits = read_commits(folder)
     writer = RunWriter(folder, run_json=info, resume=commits[-1].step if commits else 0)
