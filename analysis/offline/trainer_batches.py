@@ -27,7 +27,13 @@ def of_experience(row: Mapping[str, Any]) -> list[Columns]:
         shift = len(ids) - len(entry["action_mask"])
         if shift < 0:
             raise ValueError(f"expected at most {len(ids)} entries of action_mask, got {len(entry['action_mask'])}")
-        kept = [bool(there) for there in entry.get("attention_mask") or [1] * len(ids)]
+        mask = entry.get("attention_mask") or [1] * len(ids)
+        if max(mask) > 1:
+            raise ValueError(
+                f"expected one sequence in each row, got {max(mask)} that are packed into one (attention_mask); make "
+                "the experience without packing_samples, or write a row for each sequence"
+            )
+        kept = [bool(there) for there in mask]
         along = {name: _shifted(entry[name], shift, kept) for name in _STEP_FIELDS if entry.get(name)}
         columns = split_sequence(
             _kept(ids, kept),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .dialogues import WEIGHT, is_own
+from .packed_rows import sequences_of_row
 
 __all__ = [
     "PART",
@@ -85,13 +86,27 @@ def of_prime_export(row: Mapping[str, Any]) -> Columns | list[Columns]:
     )
 
 
-def of_sequence(row: Mapping[str, Any]) -> Columns:
-    """input_ids of prompt and response with labels (−100 for what is not trained on) or a mask over both."""
-    ids, labels = row["input_ids"], row.get("labels")
-    mask = [label != _IGNORED for label in labels] if labels is not None else row["loss_mask"]
-    columns = split_sequence(ids, mask, old_log_probs=_list(row.get("logprobs")))
-    reward = row.get("rewards")
+def of_sequence(row: Mapping[str, Any]) -> Columns | list[Columns]:
+    """Whole sequences with labels or a mask; several where the row is packed (`packed_rows`)."""
+    parts = sequences_of_row(row, len(row["input_ids"]))
+    if len(parts) == 1:
+        return _of_one_sequence(row)
+    return [
+        _of_one_sequence(part) | {PART: f"sequence {place + 1}"}
+        for place, part in enumerate(parts)
+        if len(set(part["input_ids"])) > 1 or any(_own_tokens(part))  # else it fills the row up
+    ]
+
+
+def _of_one_sequence(row: Mapping[str, Any]) -> Columns:
+    columns = split_sequence(row["input_ids"], _own_tokens(row), old_log_probs=_list(row.get("logprobs")))
+    reward = row.get("rewards", row.get("reward"))
     return columns | ({} if reward is None else {"reward": reward})
+
+
+def _own_tokens(row: Mapping[str, Any]) -> list[Any]:
+    labels = row.get("labels")
+    return [label != _IGNORED for label in labels] if labels is not None else list(row["loss_mask"])
 
 
 def of_sample(row: Mapping[str, Any]) -> Columns | list[Columns]:

@@ -129,6 +129,8 @@ class Attachment:
         self.head = find_head(model)
         self._watched = model
         self._names = argument_names(self.head.model)
+        padding = getattr(getattr(self.head.model, "config", None), "pad_token_id", None)
+        self._fill = frozenset({0} if padding is None else {0, padding})
         self._labels, self._mask = labels, completion_mask
         self._spec, self._temperature, self._loss_scale = record, temperature, loss_scale
         self._tables = AttachedTables(self.head, record, temperature, tokenizer, out)
@@ -407,7 +409,13 @@ class Attachment:
     def _lined(self, inputs: Mapping[str, Any], positions: int | None, vocabulary: int, *counting: Any) -> LinedUp:
         labels, mask = counting
         lined = line_up(
-            inputs, positions, vocabulary, labels=labels, completion_mask=mask, known_prompts=self._known_prompts
+            inputs,
+            positions,
+            vocabulary,
+            labels=labels,
+            completion_mask=mask,
+            known_prompts=self._known_prompts,
+            fill=self._fill,
         )
         if lined.unknown:
             warnings.warn(

@@ -4,15 +4,17 @@ Packed rows are told by what the model itself is told, in any of the forms that 
 
     position_ids (B, T)     start anew at each sequence
     cu_seq_lens_q (S + 1,)  of flash attention: the flattened batch is cut at these offsets
-    seq_idx (B, T)          the number of the sequence of each token
+    seq_idx (B, T)          the number of the sequence of each token, negative at padding
     attention_mask (B, T)   1, 2, 3, … by sequence and 0 at padding
 
-A mask of three or four dimensions can say the same in ways that cannot be told from other uses, and is refused.
+A mask of three or four dimensions can say the same in ways that cannot be told from other uses, and is refused. What
+fills up a packed row (verl's pad_to_length, a multiple of the sequence-parallel size) may be told as a last sequence of
+its own, of one token repeated; `without_fill` takes it away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +23,12 @@ from torch import Tensor
 
 from ..errors import UsageError, first_index
 
-__all__ = ["Sequences", "find_sequences"]
+__all__ = ["Sequences", "find_sequences", "without_fill"]
 
-_OFFSETS = ("cu_seq_lens_q", "cu_seqlens_q", "cu_seqlens", "cu_seq_lens")
+_OFFSETS = (
+    *("cu_seq_lens_q", "cu_seqlens_q", "cu_seqlens", "cu_seq_lens"),
+    *("cu_seq_lens_k", "cu_seqlens_k", "cu_seqlens_cpu"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,12 @@ def find_sequences(inputs: Mapping[str, Any], shape: tuple[int, int], device: to
     """
     mask = _mask(inputs.get("attention_mask"), shape, device)
     real = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask > 0
+    numbers = _numbered(inputs.get("seq_idx"), shape, device)
+    real = real if numbers is None else real & (numbers >= 0)
     told = {
         "attention_mask": None if mask is None or mask.max() < 2 else _changes(mask),
         "position_ids": _restarts(inputs.get("position_ids"), real, shape),
-        "seq_idx": _numbered(inputs.get("seq_idx"), shape, device),
+        "seq_idx": None if numbers is None else _changes(numbers),
     }
     told |= {name: _offsets(name, inputs.get(name), shape, device) for name in _OFFSETS}
     starts = {name: (values & real) for name, values in told.items() if values is not None}
@@ -73,6 +80,36 @@ def find_sequences(inputs: Mapping[str, Any], shape: tuple[int, int], device: to
             )
         chosen = inner
     return _numbered_rows(real, chosen | first)
+
+
+def without_fill(sequences: Sequences, ids: Tensor, counts: Tensor | None, fill: Collection[int]) -> Sequences:
+    """The sequences without those that only fill up packed rows.
+
+    Such sequences are the last of their row, each one token repeated: a token that never counts, where it is told which
+    tokens count, and one of `fill` otherwise.
+
+    Args:
+        sequences: of the rows.
+        ids: (B, T).
+        counts: (B, T) bool, whether each token counts; None where nothing says so.
+        fill: tokens that padding consists of.
+    """
+    number = sequences.number.clone()
+    for row in range(len(number)):
+        while len(names := number[row][number[row] >= 0].unique()) > 1:
+            own = number[row] == names[-1]
+            token = int(ids[row][own][0])
+            idle = token in fill if counts is None else not bool(counts[row][own].any())
+            if not idle or bool((ids[row][own] != token).any()):
+                break
+            number[row][own] = -1
+    if bool((number == sequences.number).all()):
+        return sequences
+    real = number >= 0
+    left = number[real].unique()
+    number[real] = torch.searchsorted(left, number[real])
+    held = [row[row >= 0].unique().numel() for row in number]
+    return Sequences(sequences.real & real, number, len(left), max(held) > 1)
 
 
 def _numbered_rows(real: Tensor, begins: Tensor) -> Sequences:
@@ -129,7 +166,7 @@ def _numbered(values: Any, shape: tuple[int, int], device: torch.device) -> Tens
     if not isinstance(values, Tensor) or tuple(values.shape) != shape:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(f"seq_idx: expected the number of each token's sequence, shape {shape}, got {got}")
-    return _changes(values.to(device))
+    return values.to(device)
 
 
 def _offsets(name: str, values: Any, shape: tuple[int, int], device: torch.device) -> Tensor | None:
@@ -165,8 +202,9 @@ def _restarts(positions: Any, real: Tensor, shape: tuple[int, int]) -> Tensor | 
     both[:, 1:] &= real[:, :-1]
     back &= both
     starts = (back & (axes == first)).all(0)
-    if len(axes) == 1 and bool((back[0] & ~starts).any()):
-        row, column = first_index(back[0] & ~starts)
+    # within one sequence no token of an image stands still or goes back on every axis
+    if bool((back.all(0) & ~starts).any()):
+        row, column = first_index(back.all(0) & ~starts)
         raise UsageError(
             f"position_ids: expected positions that count up, or start anew at {int(first[0, row, 0])} where another "
             f"sequence begins, got {int(axes[0, row, column])} after {int(axes[0, row, column - 1])} at row {row}, "

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, first_index
-from .packing import Sequences, find_sequences
+from .packing import Sequences, find_sequences, without_fill
 
 __all__ = ["LinedUp", "line_up"]
 
@@ -65,6 +65,7 @@ def line_up(
     labels: Tensor | None = None,
     completion_mask: Tensor | None = None,
     known_prompts: Collection[tuple[int, ...]] = (),
+    fill: Collection[int] = (0,),
 ) -> LinedUp:
     """The tokens that the logits of a forward pass predict, and which of them count.
 
@@ -75,6 +76,7 @@ def line_up(
         labels: replaces the labels among the inputs.
         completion_mask: narrows what counts.
         known_prompts: of sequences that went before, for those in which no token counts.
+        fill: tokens that fill up packed rows.
 
     Raises:
         UsageError: shapes do not fit, a token is outside the vocabulary, or labels are shifted.
@@ -105,6 +107,9 @@ def line_up(
     _check("shift_labels", shifted, shape)
     sequences = find_sequences(inputs, shape, like.device)
     at = _positions(inputs.get("logits_to_keep"), shape[1] if positions is None else positions, shape[1], like.device)
+    if isinstance(ids, Tensor) and sequences.packed:
+        own = known if known is not None else completion_mask
+        sequences = without_fill(sequences, ids, None if own is None else _told(known, completion_mask, shape), fill)
     tokens, counts = _predicted(ids, labels, shifted, sequences)
     start = None  # of the responses, where all rows have the same
     if completion_mask is not None:
@@ -130,6 +135,12 @@ def line_up(
     texts = _texts(ids, tokens, counts, sequences, start if start and not sequences.packed else None, known_prompts)
     position = _index_in_sequence(counts, owner)
     return LinedUp(tokens[:, at], counts[:, at], position[:, at], owner[:, at], *texts)
+
+
+def _told(known: Tensor | None, completion_mask: Any, shape: tuple[int, int]) -> Tensor:
+    """(B, T) bool, whether labels and mask say that anything of a position counts; shifted labels are as good."""
+    out = torch.ones(shape, dtype=torch.bool) if known is None else known.cpu() >= 0
+    return out if completion_mask is None else out & _sampled(completion_mask, shape).cpu()
 
 
 def _index_in_sequence(counts: Tensor, owner: Tensor) -> Tensor:

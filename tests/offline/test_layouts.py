@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -368,6 +368,54 @@ def test_refused_in_its_own_words(row: dict[str, Any], message: str) -> None:
 def test_rows_of_a_layout_that_cannot_be_used(row: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_rollouts([row])
+
+
+class TestPackedRows:
+    """Rows of training data that hold several sequences: read as one, the second prompt would be a response."""
+
+    ROW: ClassVar[dict[str, Any]] = {
+        "input_ids": [5, 6, 7, 8, 9, 3, 0, 0],
+        "labels": [-100, 6, 7, -100, 9, 3, -100, -100],
+    }
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"position_ids": [0, 1, 2, 0, 1, 2, 0, 1]},
+            {"seq_lengths": [3, 3, 2]},
+            {"seq_lengths": [3, 3]},
+            {"cu_seqlens": [0, 3, 6, 8]},
+            {"seq_idx": [0, 0, 0, 1, 1, 1, -1, -1]},
+            {"attention_mask": [1, 1, 1, 2, 2, 2, 0, 0]},
+            {"attention_mask": [1] * 6 + [0] * 2, "position_ids": [0, 1, 2, 0, 1, 2, 0, 0]},
+        ],
+    )
+    def test_are_cut_where_a_sequence_begins(self, told: dict[str, Any]) -> None:
+        file = read_rollouts([self.ROW | told], columns={"reward": "1"})
+        assert [(r.prompt_ids, r.response_ids) for r in file.rollouts] == [((5,), (6, 7)), ((8,), (9, 3))]
+        assert file.rollouts[1].where == "rollout 0, sequence 2"
+
+    def test_with_a_reward_for_each(self) -> None:
+        row = self.ROW | {"seq_lengths": [3, 3, 2]}
+        assert [r.reward for r in read_rollouts([row | {"rewards": [1.0, 0.5, 0.0]}]).rollouts] == [1.0, 0.5]
+        with pytest.raises(UsageError, match=r"expected a reward for each of its 3 packed sequences, got 1\.0"):
+            read_rollouts([row | {"rewards": 1.0}])
+
+    @pytest.mark.parametrize("told", [{"seq_lengths": [3, 6]}, {"cu_seqlens": [1, 3]}, {"cu_seqlens": [0, 3, 3]}])
+    def test_lengths_that_do_not_fit(self, told: dict[str, Any]) -> None:
+        with pytest.raises(UsageError, match="that add up to at most 8 tokens, got"):
+            read_rollouts([self.ROW | told])
+
+    def test_one_sequence_stays_one(self) -> None:
+        row = {"input_ids": [0, 0, 5, 6], "labels": [-100, -100, -100, 6], "attention_mask": [0, 0, 1, 1]}
+        for positions in ([0, 1, 2, 3], [1, 1, 0, 1], [0, 0, 0, 1]):
+            (rollout,) = read_rollouts([row | {"position_ids": positions}], columns={"reward": "1"}).rollouts
+            assert rollout.response_ids == (6,)
+
+    def test_of_openrlhf_are_refused(self) -> None:
+        row = {"sequences": [5, 6, 7, 8], "action_mask": [1, 0, 1], "attention_mask": [1, 1, 2, 2]}
+        with pytest.raises(UsageError, match="expected one sequence in each row, got 2 that are packed into one"):
+            read_rollouts([row])
 
 
 def test_samples_of_several_filters_stand_there_several_times() -> None:

@@ -19,12 +19,15 @@ EVERY = RecordSpec(tokens=1)
 REWARDS = [1.0, 0.0, 1.0, 0.0]
 
 
-def packed(prompts, responses, fill: int = 0):
-    """ids, position_ids and labels (1, T) of all sequences one after the other, and their lengths."""
+def packed(prompts, responses, fill: int = 0, rising: bool = False):
+    """ids, position_ids and labels (1, T) of all sequences one after the other, and their lengths.
+
+    What fills the row up stands at position 0, or, as verl and ulysses have it, is a sequence of its own.
+    """
     whole = [p + r for p, r in zip(prompts, responses, strict=True)]
     labels = [[-100] * len(p) + r for p, r in zip(prompts, responses, strict=True)]
     ids = torch.tensor([[*chain.from_iterable(whole)] + [0] * fill])
-    positions = torch.tensor([[t for tokens in whole for t in range(len(tokens))] + [0] * fill])
+    positions = torch.tensor([[t for tokens in whole for t in range(len(tokens))] + [t * rising for t in range(fill)]])
     return (
         ids,
         positions,
@@ -47,13 +50,13 @@ def of_padded(model, prompts, responses):
 
 
 @pytest.mark.parametrize("how", ["labels", "labels of the call", "mask", "two rows"])
-@pytest.mark.parametrize("fill", [0, 3])
-def test_packed_and_padded_are_the_same(how, fill):
+@pytest.mark.parametrize(("fill", "rising"), [(0, False), (3, False), (3, True)])
+def test_packed_and_padded_are_the_same(how, fill, rising):
     model = small_lm("llama", dtype=torch.float64)
     prompts, responses = sequences()
     responses[2] = responses[2][:1]
     expected = of_padded(model, prompts, responses)
-    ids, positions, labels, lengths = packed(prompts, responses, fill)
+    ids, positions, labels, lengths = packed(prompts, responses, fill, rising)
     given = {}
     if how == "labels":
         given["labels"] = labels
@@ -85,7 +88,9 @@ def test_packed_and_padded_are_the_same(how, fill):
         pd.testing.assert_frame_equal(records[name], expected[name], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["position_ids", "cu_seq_lens_q", "cu_seqlens", "seq_idx", "attention_mask", "all"])
+@pytest.mark.parametrize(
+    "name", ["position_ids", "cu_seq_lens_q", "cu_seqlens", "cu_seqlens_cpu", "seq_idx", "attention_mask", "all"]
+)
 @pytest.mark.parametrize("fill", [0, 2])
 def test_the_forms_in_which_a_model_is_told(name, fill):
     prompts, responses = [[5, 6], [7], [8, 9, 5]], [[3], [4, 3], [6, 6]]
@@ -95,11 +100,17 @@ def test_the_forms_in_which_a_model_is_told(name, fill):
         "position_ids": positions,
         "cu_seq_lens_q": torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]),
         "cu_seqlens": torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]),
+        "cu_seqlens_cpu": torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]),
         "seq_idx": number,
         "attention_mask": (number + 1) * (number < 3),
     }
     inputs = told if name == "all" else {name: told[name]}
-    if name in ("cu_seq_lens_q", "cu_seqlens", "all"):  # what fills up has a mask, where offsets do not count it
+    if name in (
+        "cu_seq_lens_q",
+        "cu_seqlens",
+        "cu_seqlens_cpu",
+        "all",
+    ):  # what fills up has a mask, where offsets do not count it
         inputs.setdefault("attention_mask", (number < 3).long())
     if name == "seq_idx" and fill:
         inputs["attention_mask"] = (number < 3).long()
@@ -113,6 +124,63 @@ def test_the_forms_in_which_a_model_is_told(name, fill):
     assert everything.sequence[rows[:, 0], rows[:, 1]].tolist() == [
         i for i, length in enumerate(lengths) for _ in range(length - 1)
     ]
+
+
+class TestFill:
+    """verl pads packed rows with token 0 at positions 0, 1, 2, …, which it also tells as a last sequence."""
+
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 0, 0, 0]])
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 2]])
+    offsets = torch.tensor([0, 4, 7, 10])
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"position_ids": positions, "attention_mask": None},
+            {"position_ids": positions.expand(3, 1, 10)},
+            {"position_ids": positions.expand(4, 1, 10), "cu_seqlens": offsets, "cu_seqlens_cpu": offsets},
+            {"cu_seqlens": offsets[:-1]},
+            {"seq_idx": torch.tensor([[0, 0, 0, 0, 1, 1, 1, -1, -1, -1]])},
+            {"position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 0]])},  # to a multiple twice
+        ],
+    )
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_is_no_sequence(self, told, labelled):
+        labels = self.ids.masked_fill(torch.tensor([[1, 0, 0, 0, 1, 0, 0, 1, 1, 1]]).bool(), -100)
+        found = line_up(told | {"input_ids": self.ids} | ({"labels": labels} if labelled else {}), 10, 12)
+        assert (found.prompts, found.responses) == ([[5], [9]], [[6, 7, 8], [10, 11]])
+        assert found.unknown == frozenset()
+        assert found.counts.nonzero()[:, 1].tolist() == [0, 1, 2, 4, 5]
+
+    def test_of_the_padding_token_of_the_model(self):
+        ids = self.ids.masked_fill(self.ids == 0, 3)
+        inputs = {"input_ids": ids, "position_ids": self.positions}
+        assert len(line_up(inputs, 10, 12)) == 3  # nothing says that 3 is padding
+        assert len(line_up(inputs, 10, 12, fill={0, 3})) == 2
+        assert len(line_up(inputs | {"labels": ids.masked_fill(ids == 3, -100)}, 10, 12)) == 2
+
+    def test_a_last_sequence_of_text_stays(self):
+        ids = self.ids.clone()
+        ids[0, -1] = 4
+        inputs = {"input_ids": ids, "position_ids": self.positions}
+        assert line_up(inputs, 10, 12).responses[2] == [0, 4]
+        masked = line_up(inputs | {"labels": ids.masked_fill(self.positions > -1, -100)}, 10, 12)
+        assert len(masked) == 3  # rollouts that are masked throughout are still rollouts
+
+    def test_a_row_of_padding_alone_is_left_to_the_others(self):
+        ids = torch.cat([self.ids, torch.zeros_like(self.ids)])
+        found = line_up({"input_ids": ids, "position_ids": self.positions.expand(2, -1)}, 10, 12)
+        assert found.responses[:2] == [[6, 7, 8], [10, 11]]
+
+    def test_rewards_are_of_the_sequences_alone(self):
+        model = small_lm("llama")
+        prompts, responses = sequences()
+        ids, positions, labels, _ = packed(prompts, responses, fill=4, rising=True)
+        with warnings.catch_warnings(), analysis.attach(model, record=EVERY) as trace:
+            warnings.simplefilter("error")
+            model(input_ids=ids, position_ids=positions, labels=labels, use_cache=False).loss.backward()
+            trace.step(rewards=REWARDS)
+        assert trace.records()["rollouts"]["reward"].tolist() == REWARDS
 
 
 def test_labels_at_the_start_of_a_sequence_do_not_count():
@@ -157,6 +225,14 @@ def test_three_axes_of_positions():
             r"cu_seqlens: expected offsets from 0 to at most 4 that do not fall, got \[0, 3, 2\]",
         ),
         ({"cu_seqlens": [1, 4]}, "cu_seqlens: expected offsets from 0"),
+        (
+            {"position_ids": [[[9, 10, 7, 8]], [[9, 10, 7, 8]], [[9, 9, 7, 7]]]},
+            "expected positions that count up, or start anew at 9 .*got 7 after 10 at row 0, position 2",
+        ),
+        (
+            {"cu_seqlens": [0, 2, 4], "cu_seqlens_cpu": [0, 3, 4]},
+            "cu_seqlens_cpu: expected sequences that begin where cu_seqlens has them begin, got another place",
+        ),
         ({"seq_idx": [[0, 0, 1]]}, "seq_idx: expected the number of each token's sequence"),
         (
             {"position_ids": [[0, 1, 0, 1]], "cu_seqlens": [0, 3, 4]},
