@@ -19,7 +19,7 @@ from verl.workers.config import ActorConfig, PolicyLossConfig
 from toy_models.messages import nearest
 
 from ...errors import UsageError
-from ...objectives import Objective, ResponseBatch, TokenBatch, names
+from ...objectives import Objective, ResponseBatch, names
 from . import dropped_rows_sampler, estimators, policy_losses
 from .estimators import ESTIMATORS, kl_in_reward
 from .objective_settings import (
@@ -38,7 +38,7 @@ from .objective_settings import (
 )
 from .policy_losses import FROM_MICRO_BATCH, LOSSES, WHOLE_MINIBATCH
 
-__all__ = ["listing", "problems"]
+__all__ = ["listing", "problems", "read_by_advantages"]
 
 _ACTOR = "actor_rollout_ref.actor"
 _VENDOR = "VERL_ENGINE_VENDOR"
@@ -87,11 +87,11 @@ def _problems(config: DictConfig) -> Iterator[str]:
     if estimator is not None and advantages is not None:
         yield from _of_estimator(estimator, advantages, config)
     if loss is not None and losses is not None:
-        yield from _of_loss(loss, losses, estimator, config)
+        yield from _of_loss(loss, losses, config)
     if mode in POLICY_LOSS_REGISTRY and name in ADV_ESTIMATOR_REGISTRY:
         yield from _of_both(name, estimator, mode, loss)
     if advantages is not None and losses is not None:
-        yield from _disagreements(advantages, losses, config)
+        yield from _disagreement(losses, config)
     yield from dropped_rows_sampler.problems(config)
 
 
@@ -177,7 +177,7 @@ def _of_estimator(named: Named, objective: Objective, config: DictConfig) -> Ite
         )
 
 
-def _of_loss(named: Named, objective: Objective, estimator: Named | None, config: DictConfig) -> Iterator[str]:
+def _of_loss(named: Named, objective: Objective, config: DictConfig) -> Iterator[str]:
     node, actor, rollout = _policy_loss(config), config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     given = [key for key in LOSS_SIDE.settings if node.get(key, None) is not None]
     if given and node.get("_target_", None) != _CONFIG_CLASS:
@@ -199,11 +199,6 @@ def _of_loss(named: Named, objective: Objective, estimator: Named | None, config
             f"{LOSS_SIDE.key}.loss_mode: {named.name} reads {', '.join(read)}, which verl hands to no policy loss, and "
             f"expected the engine of this project, got verl's; set {_VENDOR}=dynamics, as "
             f"+ray_kwargs.ray_init.runtime_env.env_vars.{_VENDOR}=dynamics"
-        )
-    if "accuracy" in needs and estimator is None:
-        yield (
-            f"{LOSS_SIDE.key}.loss_mode: {named.name} reads the accuracy of each group, which the estimators of this "
-            f"project give, got adv_estimator={config.algorithm.adv_estimator}; set it to {spelled(objective.name)}"
         )
     if "ref_log_probs" in needs and not actor.get("use_kl_loss", False):
         yield (
@@ -286,25 +281,16 @@ def _losses_of(objective: str) -> str:
     return " or ".join(name for name, named in LOSSES.items() if family(named.objective) == stem)
 
 
-def _disagreements(advantages: Objective, loss: Objective, config: DictConfig) -> Iterator[str]:
-    """Parameters that both sides read and that differ, thresholds that differ."""
-    if family(advantages.name) != family(loss.name):
+def _disagreement(loss: Objective, config: DictConfig) -> Iterator[str]:
+    """Thresholds of the two sides that differ, for a loss that reads rewards too."""
+    if "rewards" not in loss.needs():
         return
-    settings = [read_settings(config.algorithm, ADVANTAGE_SIDE), read_settings(_policy_loss(config), LOSS_SIDE)]
-    shared = _read_by_advantages(advantages) & _read_by_loss(loss)
-    for parameter in sorted(shared):
-        values = [objective.parameters.get(parameter) for objective in (advantages, loss)]
-        if values[0] != values[1]:
-            yield (
-                f"{LOSS_SIDE.key}.rlvr_parameters.{parameter}: expected the {values[0]} of "
-                f"{ADVANTAGE_SIDE.key}.rlvr_parameters.{parameter}, since advantages and loss of {loss.name} both read "
-                f"it, got {values[1]}; set both"
-            )
-    reads_rewards = "rewards" in loss.needs()
-    if reads_rewards and settings[0].threshold != settings[1].threshold:
+    ours = read_settings(config.algorithm, ADVANTAGE_SIDE).threshold
+    theirs = read_settings(_policy_loss(config), LOSS_SIDE).threshold
+    if ours != theirs:
         yield (
-            f"{LOSS_SIDE.key}.rlvr_threshold: expected the {settings[0].threshold} of algorithm.rlvr_threshold, since "
-            f"the loss of {loss.name} reads rewards too, got {settings[1].threshold}; set both"
+            f"{LOSS_SIDE.key}.rlvr_threshold: expected the {ours} of {ADVANTAGE_SIDE.key}.rlvr_threshold, since the "
+            f"loss of {loss.name} reads rewards too, got {theirs}; set both"
         )
 
 
@@ -314,9 +300,9 @@ def _disagreements(advantages: Objective, loss: Objective, config: DictConfig) -
 class _Watched(dict[str, Any]):
     """Parameters that remember which of them were read."""
 
-    def __init__(self, values: Mapping[str, Any], read: set[str] | None = None) -> None:
+    def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__(values)
-        self.read: set[str] = set() if read is None else read
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -326,42 +312,28 @@ class _Watched(dict[str, Any]):
         self.read.add(name)
         return super().get(name, default)
 
-    def __or__(self, other: Any) -> Any:
-        return _Watched({**self, **other}, self.read)
-
 
 def _unread(objective: Objective, settings: Settings, side: Side) -> list[str]:
-    read = _read_by_advantages(objective) if side is ADVANTAGE_SIDE else _read_by_loss(objective)
-    return [name for name, value in settings.parameters.items() if value is not None and name not in read]
+    """Parameters that were set on a side that does not read them."""
+    read = read_by_advantages(objective)
+    given = [name for name, value in settings.parameters.items() if value is not None]
+    return [name for name in given if (name in read) == (side is LOSS_SIDE)]
 
 
-def _read_by_advantages(objective: Objective) -> set[str]:
-    """The parameters that the advantages read, found by computing some."""
+def read_by_advantages(objective: Objective) -> set[str]:
+    """The parameters that the advantages of an objective read, found by computing some; its loss reads the others.
+
+    Args:
+        objective: The objective, with the values of its parameters.
+
+    Example:
+        >>> from analysis.objectives import get
+        >>> sorted(read_by_advantages(get("w-reinforce", form="ratio", lambda_=0.1)) & {"lambda_", "clip_low"})
+        ['lambda_']
+    """
     watched = _Watched(objective.parameters)
     size = 2 * int(objective.parameters.get("k") or 1)
     rewards = torch.tensor([1.0, 0.0]).repeat(size)
     part = ResponseBatch(rewards, size, lengths=torch.ones(2 * size, dtype=torch.long))
     dataclasses.replace(objective, parameters=watched).advantages_of([part])
-    return watched.read
-
-
-def _read_by_loss(objective: Objective) -> set[str]:
-    """The parameters that the loss reads, found by computing one."""
-    watched = _Watched(objective.parameters)
-    probe = dataclasses.replace(objective, parameters=watched)
-    ones, row = torch.ones(2, 3), torch.tensor([1.0, 0.0])
-    batch = TokenBatch(
-        -ones,
-        -1.1 * ones,
-        2 * row - 1,
-        rewards=row,
-        accuracy=0.5 * torch.ones(2),
-        entropy=ones,
-        ref_log_probs=-1.2 * ones,
-        rollout_log_probs=-1.1 * ones,
-        kl_baseline=torch.zeros(2),
-    )
-    batch = probe.prepare(batch, torch.Generator().manual_seed(0))
-    probe.loss(batch.log_probs, batch)
-    probe.weights(batch)
     return watched.read

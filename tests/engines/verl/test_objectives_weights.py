@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from analysis.engines.verl.estimators import ESTIMATORS
+from analysis.engines.verl.objective_names import read_by_advantages
 from analysis.engines.verl.objective_settings import family
 from analysis.engines.verl.policy_losses import LOSSES
 from analysis.objectives import Objective, get, names
@@ -79,6 +80,17 @@ def test_each_objective_of_tokens_is_offered():
     }
     assert offered == set(names()) - missing
     assert {named.objective for named in ESTIMATORS.values()} == offered
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_reads_no_parameter_of_the_advantages(name):
+    """So that λ and its like are set once, on the side of the estimator."""
+    objective, _, _ = objective_of(name)
+    unusable = {parameter: object() for parameter in read_by_advantages(objective) & set(objective.parameters)}
+    blinded = replace(objective, parameters={**objective.parameters, **unusable})
+    rollouts = Rollouts.make()
+    batch = expected_batch(objective, rollouts, expected_advantages(objective, rollouts), SEED)
+    assert torch.equal(blinded.loss(batch.log_probs, batch), objective.loss(batch.log_probs, batch))
 
 
 @pytest.mark.parametrize("name", LOSSES)
