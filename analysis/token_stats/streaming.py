@@ -91,7 +91,8 @@ def _block(source: Source, request: Request, kernels: Kernels, columns: int, sta
     values, ids = top.sorted() if top else (None, None)
     logits = OwnLogits(z_y, rank, values, ids, listed_logits)
     sums = merge(parts, inv_t)
-    if source.own_buffer and source.dtype == torch.float32 and float(sums.top.abs().max()) > SHARP:
+    sharp = source.own_buffer and source.dtype == torch.float32 and len(y) > 0
+    if sharp and float(sums.top.abs().max()) > SHARP:
         sums, logits = sharpen(source, sums, logits, listed, peaks, inv_t)
     return finish(sums, y, logits, inv_t, source.dtype)
 

@@ -27,6 +27,14 @@ def example(vocab: int, n: int = 20, width: int = 16, seed: int = 0):
 
 
 @pytest.mark.parametrize("backend", ["reference", *back_ends(slow=False)])
+def test_no_tokens_have_no_statistics(backend):
+    """A microbatch whose rows an objective has dropped; in float32, where large logits are looked for."""
+    hidden, head, _, y = example(61, n=0)
+    stats = token_statistics(hidden=hidden, head=head, tokens=y, backend=backend, top_k=2, rank=True)
+    assert (stats.log_prob.shape, stats.top_ids.shape, stats.token_rank.shape) == ((0,), (0, 2), (0,))
+
+
+@pytest.mark.parametrize("backend", ["reference", *back_ends(slow=False)])
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 def test_every_option_against_the_definition(backend, vocab):
     hidden, head, bias, y = example(vocab)
