@@ -10,7 +10,7 @@ row has one of these layouts:
 
     problem, answer                                 AIME, AMC
     problem, solution                               MATH: the answer is in the last \boxed{} of the solution
-    prompt, reward_model.ground_truth               what the paper's fork prepared: target, with solution where it has one
+    prompt, reward_model.ground_truth               of the paper's fork: target, and solution where it has one
 
 The user message is the problem, a line break, and "Please reason step by step, and put your final answer within
 \boxed{}."; the system message is "You are a helpful assistant.". Rows without an answer are left out. math-verify reads
@@ -79,7 +79,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
         raise UsageError(f"--workers: expected a number of processes ≥ 1, got {arguments.workers}")
     if arguments.out.suffix != ".parquet":
-        raise UsageError(f"--out: expected a file that ends in .parquet, got {arguments.out}; verl reads its kind there")
+        raise UsageError(
+            f"--out: expected a file that ends in .parquet, got {arguments.out}; verl reads its kind there"
+        )
     rows = source_rows(arguments.source, arguments.split)
     problems: list[tuple[int, Problem]] = []
     for index, (where, row) in enumerate(rows):

@@ -1,10 +1,10 @@
-"""The paper's runs with TRL: PSR, NSR and W-REINFORCE by `ObjectiveTrainer`, GRPO by TRL's own trainer, all watched.
+r"""The paper's runs with TRL: PSR, NSR and W-REINFORCE by `ObjectiveTrainer`, GRPO by TRL's own trainer, all watched.
 
     accelerate launch --config_file recipes/full_scale/accelerate_fsdp2.yaml \
         recipes/full_scale/trl_run.py --model qwen2.5-math-7b --method nsr --out runs/trl_nsr
 
-Models, lengths and chat templates are those of the files in `settings/`, and the data that of `prepare_data.py`. PPO has
-no counterpart: TRL's GRPOTrainer has no value model. docs/how_to/full_scale_runs.md says what differs from verl.
+Models, lengths and chat templates are those of the files in `settings/`, and the data that of `prepare_data.py`. PPO
+has no counterpart: TRL's GRPOTrainer has no value model. docs/how_to/full_scale_runs.md says what differs from verl.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def prompts_of(path: Path, tokenizer: Any, longest: int = 1024) -> Any:
     try:
         rows = pq.read_table(path, columns=["prompt", "reward_model"]).to_pylist()
     except (OSError, ValueError) as error:
-        raise UsageError(f"--data: expected a file of recipes/full_scale/prepare_data.py, got {path}; {error}") from error
+        raise UsageError(
+            f"--data: expected a file of recipes/full_scale/prepare_data.py, got {path}; {error}"
+        ) from error
     kept = [
         {"prompt": row["prompt"], "answer": row["reward_model"]["ground_truth"]}
         for row in rows
@@ -179,8 +181,9 @@ def make_trainer(
         reward: a reward function; unset: `MathReward`.
         tokens: fraction of the prompts whose tokens are recorded.
     """
-    import analysis
     from trl import GRPOTrainer
+
+    import analysis
 
     reward = MathReward() if reward is None else reward
     given = {"args": config, "train_dataset": data, "processing_class": tokenizer}

@@ -22,7 +22,8 @@ ASKED = "\nPlease reason step by step, and put your final answer within \\boxed{
 def script(name: str) -> ModuleType:
     """A script of the folder as a module; it is in no package."""
     spec = importlib.util.spec_from_file_location(f"full_scale_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoConfig
+from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from analysis.engines.verl.checks import problems
 from analysis.engines.verl.composition import compose
 from analysis.errors import UsageError
 from tests.offline.byte_models import byte_tokenizer
@@ -69,6 +75,11 @@ def test_it_is_valid_for_verl(name: str, small_model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_passes_the_checks_before_a_run(name: str) -> None:
+    assert problems(composed(name), files=False, environment={}) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_settings_are_those_of_the_paper(name: str) -> None:
     config = composed(name)
     model, method = name.split("_", 1)
@@ -113,6 +124,31 @@ def test_the_prompt_is_that_of_the_fork(model: str) -> None:
     messages = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": ASKED}]
     rendered, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True)
     assert rendered == [TEMPLATES[model]]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_verl_reads_the_prepared_data(model: str, small_model: Path, tmp_path: Path) -> None:
+    """Through verl's own data set, with the tokenizer and the template of the configuration."""
+    rows = tmp_path / "rows.jsonl"
+    long = {"problem": "x" * 2000, "answer": "1"}  # with a token for each byte; left out
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ({"problem": QUESTION, "answer": "2"}, long)))
+    command = [sys.executable, str(FOLDER / "prepare_data.py"), str(rows), "--out", str(tmp_path / "train.parquet")]
+    subprocess.run([*command, "--no-check"], check=True, cwd=FOLDER.parents[1])
+    config = composed(f"{model}_psr", f"actor_rollout_ref.model.path={small_model}", f"+data.cache_dir={tmp_path}")
+    tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
+    data = RLHFDataset([str(tmp_path / "train.parquet")], tokenizer, config.data)
+    assert len(data) == 1
+    ids = tokenizer.apply_chat_template(data[0]["raw_prompt"], add_generation_prompt=True, return_dict=False)
+    assert tokenizer.decode(ids) == TEMPLATES[model]
+    assert data[0]["reward_model"] == {"ground_truth": "2", "style": "rule"}
+
+
+def test_the_reward_function_is_found_by_verl() -> None:
+    score = get_custom_reward_fn(composed("qwen3-4b_grpo"))
+    assert score is not None
+    given = {"data_source": "MATH", "ground_truth": r"\frac{1}{2}", "extra_info": {"num_turns": None}}
+    assert score(solution_str=r"so \boxed{0.5}", **given) == 1.0
+    assert score(solution_str=r"so \boxed{5}", **given) == 0.0
 
 
 def test_rows_can_be_kept() -> None:
