@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -231,10 +232,15 @@ def _said(function: Callable[[], Any]) -> Iterator[str]:
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it without what it prints and warns of."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*arguments)
+    """Call it without what it prints, logs and warns of."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return function(*arguments)
+    finally:
+        logging.disable(disabled)
 
 
 def _notes(route: Route) -> Iterator[str]:

@@ -9,7 +9,17 @@ from importlib.metadata import entry_points
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["PACKAGE", "VENDOR", "VENDOR_KEY", "Route", "is_multi_node", "loading_problems", "loading_route"]
+__all__ = [
+    "LIBRARY_KEY",
+    "PACKAGE",
+    "VENDOR",
+    "VENDOR_KEY",
+    "Route",
+    "is_multi_node",
+    "libraries",
+    "loading_problems",
+    "loading_route",
+]
 
 PACKAGE = "analysis.engines.verl"
 LIBRARY_KEY = "actor_rollout_ref.model.external_lib"
@@ -28,7 +38,7 @@ class Route(Enum):
 
 def loading_route(config: DictConfig, environment: Mapping[str, str]) -> Route:
     """The route that shows errors, where there is one."""
-    if PACKAGE in _libraries(config):
+    if PACKAGE in libraries(config):
         return Route.EXTERNAL_LIB
     if PACKAGE in environment.get("VERL_USE_EXTERNAL_MODULES", "").split(","):
         return Route.EXTERNAL_MODULES
@@ -48,7 +58,7 @@ def loading_problems(config: DictConfig, environment: Mapping[str, str], *, need
         needed: Whether the configuration names something of this package.
     """
     messages = []
-    for name in _libraries(config):
+    for name in libraries(config):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever an import raises ends the run in each worker
@@ -58,7 +68,7 @@ def loading_problems(config: DictConfig, environment: Mapping[str, str], *, need
             )
     if needed and loading_route(config, environment) is Route.NONE:
         messages.append(
-            f"{LIBRARY_KEY}: expected {PACKAGE}, so that verl's workers load it, got {_libraries(config) or 'none'}; "
+            f"{LIBRARY_KEY}: expected {PACKAGE}, so that verl's workers load it, got {libraries(config) or 'none'}; "
             f"add {LIBRARY_KEY}={PACKAGE}"
         )
     return messages
@@ -70,7 +80,8 @@ def is_multi_node(config: DictConfig, environment: Mapping[str, str]) -> bool:
     return config.trainer.nnodes > 1 or bool(address) or bool(environment.get("RAY_ADDRESS"))
 
 
-def _libraries(config: DictConfig) -> list[str]:
+def libraries(config: DictConfig) -> list[str]:
+    """The modules that `external_lib` names."""
     held = config.actor_rollout_ref.model.external_lib
     if held is None:
         return []
