@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if name == "--smoke":
-        from .smoke.run import main as smoke
-
-        return smoke(rest)
+        status: int = importlib.import_module(".smoke.run", __package__).main(rest)
+        return status
     if name not in _COMMANDS:
         return say(f"error: expected a command, got {name!r}; {nearest(name, _COMMANDS)}", 2)
     arguments = _parser(name).parse_intermixed_args(rest)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from verl.trainer.distillation import is_distillation_enabled
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
@@ -159,6 +160,16 @@ def _observing(config: DictConfig, environment: Mapping[str, str]) -> list[str]:
         messages.append(
             f"{_ACTOR}.calculate_sum_pi_squared: expected False beside actor_rollout_ref.model.use_fused_kernels, got "
             "True, which verl refuses in the first update; leave one of them out"
+        )
+    if model.get("use_fused_kernels", False) and model.get("lora_rank", 0) > 0:
+        messages.append(
+            "actor_rollout_ref.model.use_fused_kernels: expected False with LoRA, got True; verl's fused kernels pass "
+            "over adapters of the head"
+        )
+    if is_distillation_enabled(config.get("distillation")):
+        messages.append(
+            "distillation.enabled: expected False, since a loss against a teacher depends on other tokens than those "
+            "that are recorded, got True; leave it out, or leave record out"
         )
     return messages
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 
 from ...errors import UsageError
-from ...records.folders import RUN_FILE, read_run_json, write_json
+from .finishing import finish
 from .loading import LIBRARY_KEY, PACKAGE, VENDOR, VENDOR_KEY, libraries
 
 __all__ = ["observing_overrides", "plain_command", "run"]
@@ -76,28 +77,23 @@ def run(config: DictConfig, out: Path | None) -> None:
 
     try:
         main_ppo.main(config)
-    except RayTaskError as error:
-        cause = _root(error)
-        if isinstance(cause, UsageError):
-            raise UsageError(str(cause)) from error
-        raise cause from error
-    except SystemExit as error:  # Ray answers SIGTERM so
-        raise KeyboardInterrupt from error
-    finally:
+    except BaseException as error:
         ray.shutdown()
-        _end_records(out)
+        if out is not None:
+            with contextlib.suppress(OSError, UsageError):  # what ended the training is the message
+                finish(out, "interrupted")
+        if (cause := _raised_in_a_worker(error)) is error:
+            raise
+        raise cause from error
+    ray.shutdown()
+    if out is not None:
+        finish(out)
 
 
-def _root(error: BaseException) -> BaseException:
+def _raised_in_a_worker(error: BaseException) -> BaseException:
     """What was raised in the worker, without the wrappers of each process on its way here."""
+    if isinstance(error, SystemExit):  # Ray answers SIGTERM so
+        return KeyboardInterrupt()
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) and error.cause is not error:
         error = error.cause
-    return error
-
-
-def _end_records(out: Path | None) -> None:
-    if out is None or not (out / RUN_FILE).exists():
-        return
-    info = read_run_json(out)
-    if info.get("status") == "running":
-        write_json(out / RUN_FILE, info | {"status": "interrupted"})
+    return UsageError(str(error)) if isinstance(error, UsageError) else error

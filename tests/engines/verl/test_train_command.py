@@ -1,4 +1,4 @@
-"""`python -m analysis.engines.verl`: what `train` adds, prints, runs and says at its end; `check` and its exit status."""
+"""`python -m analysis.engines.verl`: what `train` adds, prints, runs and says at its end, and what `check` says."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from analysis.engines.verl.composition import compose
 from analysis.engines.verl.launch import observing_overrides, plain_command
 from analysis.engines.verl.loading import VENDOR_KEY
 from analysis.errors import UsageError
+from analysis.records import RunWriter
 
 ACTOR = "actor_rollout_ref.actor"
+LIBRARY = "actor_rollout_ref.model.external_lib=analysis.engines.verl"
 
 
 @pytest.fixture
@@ -66,9 +68,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
 
 def run_folder(out: Path, status: str) -> None:
-    out.mkdir()
-    fields = {"schema_version": 1, "run_id": "a", "engine": "verl", "status": status}
-    (out / "run.json").write_text(json.dumps(fields))
+    fields = dict.fromkeys(["recipe", "hash", "seed"]) | {"run_id": "a", "label": "A", "temperature": 1.0}
+    writer = RunWriter(out, run_json=fields | {"engine": "verl"})
+    if status != "running":
+        writer.finish(status)
 
 
 def status_of(out: Path) -> str:
@@ -83,7 +86,7 @@ def test_what_is_added_to_observe(tmp_path: Path) -> None:
     assert composed.actor_rollout_ref.actor.fsdp_config.record == {"out": str(tmp_path / "a [b"), "tokens": 0.5}
     assert OmegaConf.select(composed, VENDOR_KEY) == "dynamics"
     (library,) = observing_overrides(compose(), None, None)
-    assert library == "actor_rollout_ref.model.external_lib=analysis.engines.verl"
+    assert library == LIBRARY
     assert observing_overrides(compose([library]), None, None) == []
 
 
@@ -104,7 +107,7 @@ def test_the_printed_command_composes_the_same(
 
 
 def test_check_says_what_will_run(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", *settings]) == 0
+    assert main(["check", *settings, LIBRARY]) == 0
     out = capsys.readouterr().out
     for text in ("20 prompts, 2 batches in an epoch; 60 steps", "32 in a step (8 prompts x 4)", "rlvr_lambda = 0.1"):
         assert text in out
@@ -112,7 +115,7 @@ def test_check_says_what_will_run(settings: list[str], capsys: pytest.CaptureFix
 
 
 def test_check_names_all_that_is_wrong(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", *settings, f"{ACTOR}.grad_clip=0.5", "~algorithm.rlvr_lambda"]) == 2
+    assert main(["check", *settings, LIBRARY, f"{ACTOR}.grad_clip=0.5", "~algorithm.rlvr_lambda"]) == 2
     error = capsys.readouterr().err
     assert "got 2 settings to change" in error
     assert "+algorithm.rlvr_lambda=0.1" in error
@@ -168,9 +171,10 @@ def test_how_a_training_ends(
     assert status_of(out) == "interrupted"
 
 
-def test_a_run_that_the_engine_completed_stays_complete(
-    settings: list[str], tmp_path: Path, trained: Callable[..., list[Any]]
+@pytest.mark.parametrize("status", ["complete", "running"])  # the latter where verl has not announced the last step
+def test_a_training_that_ends_well_is_complete(
+    settings: list[str], tmp_path: Path, trained: Callable[..., list[Any]], status: str
 ) -> None:
-    trained(lambda config: run_folder(tmp_path / "out", "complete"))
+    trained(lambda config: run_folder(tmp_path / "out", status))
     assert main(["train", *settings, "--out", str(tmp_path / "out")]) == 0
     assert status_of(tmp_path / "out") == "complete"
