@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from docs.generators.compared_runs import METHODS, QUANTITIES, differences
 from docs.generators.templates import StatementError
 from docs.generators.trl_page import trl_page
-from docs.generators.trl_runs import METHODS, QUANTITIES, SEEDS, differences, run_curve
+from docs.generators.trl_runs import SEEDS, TRL, run_curve
 
 PLACES = (0, 4, 8, 12)
 APART = 0.2  # between the methods
@@ -42,7 +43,7 @@ def test_a_difference_has_the_pooled_interval_at_the_level_of_the_family() -> No
     from scipy import stats
 
     results = made()
-    rows = differences(results["curves"])
+    rows = differences(results["curves"], TRL)
     assert len(rows) == 2 * 3 * 3
     row = next(row for row in rows if (row["method"], row["quantity"], row["step"]) == ("GRPO", "entropy_nats", 8))
     trl, loop = ([curve[2]["entropy_nats"] for curve in results["curves"][side]["GRPO"]] for side in ("TRL", "loop"))

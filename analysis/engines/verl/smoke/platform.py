@@ -26,7 +26,7 @@ from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
 NAME = "cpu"
-ENVIRONMENT = {"VERL_PLATFORM": NAME, "VERL_ENGINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {"VERL_PLATFORM": NAME, "VERL_ENGINE_DEVICE": "cuda"}
 """What every process of a run on this platform has in its environment."""
 
 

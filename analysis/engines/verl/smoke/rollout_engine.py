@@ -6,8 +6,8 @@ top-p, verl's `logprobs_mode=processed_logprobs`); after each step the actor sen
 
 Tokens are drawn by inverting the cumulative distribution in float64, p(token < k) ≤ u < p(token ≤ k), with one
 uniform number u per token. The numbers of a request come from a generator seeded with `rollout.seed`, the step of the
-weights, the prompt and how many times this prompt was asked at this step, so a run repeats whatever the order in which
-requests arrive.
+weights, the number of the server, the prompt and how many times it was asked for this prompt at this step. With one
+server a run repeats, whatever the order in which requests arrive; between several, verl's load balancer chooses.
 
 Settings under `rollout.engine_kwargs.sample`:
 

@@ -18,7 +18,7 @@ SOURCE = "sums"
 LARGEST = 9
 """The largest of the two numbers."""
 
-VALIDATION_PROMPTS = 16
+VALIDATION_PROMPTS = 32
 _SEED = 20261129  # independent of the seed of a run: which prompts are held out depends on no experiment
 
 
