@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 __all__ = ["TaskRewards"]
 
 
-class TaskRewards(RewardManagerBase):  # type: ignore[misc, unused-ignore]
+class TaskRewards(NaiveRewardManager):  # type: ignore[misc, unused-ignore]
     """1 where the task calls a response correct, else 0; the task's name is verl's `data_source`."""
 
     async def run_single(self, data: Any) -> dict[str, Any]:

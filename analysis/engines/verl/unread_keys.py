@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ray
 import verl
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +23,7 @@ __all__ = ["unread_keys"]
 
 _OURS = re.compile(r"^(algorithm|actor_rollout_ref\.actor\.policy_loss)\.rlvr_")  # objective_names judges these
 _READ_AS_A_MAPPING = ("algorithm",)  # has a dataclass that verl does not make: keys beside its fields are read too
+_RAY = "ray_kwargs.ray_init"  # verl hands it to `ray.init`
 _OTHER_ENGINES = ("megatron", "torchtitan", "veomni")  # whose defaults are in files of their own
 
 
@@ -50,7 +53,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _added(node: Mapping[str, Any], base: Mapping[str, Any], path: str) -> Iterator[tuple[str, list[str]]]:
     """Keys of `node` that nothing reads, each with the keys that it might have been meant for."""
-    fields = _fields(node.get("_target_"))
+    fields = list(inspect.signature(ray.init).parameters) if path == _RAY else _fields(node.get("_target_"))
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in base:

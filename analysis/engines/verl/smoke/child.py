@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ STOP_SECONDS = 30.0
 """How long Ray may take to end its processes before they are killed."""
 
 _ROOT = Path(__file__).resolve().parents[4]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_WORKER = re.compile(r"\(\w+ pid=\d+(?:, ip=[\d.]+)?\) ")
 
 
 class Child:
@@ -125,20 +128,46 @@ def _kill(number: int) -> None:
 
 
 def fault(log: str) -> str:
-    """What a log says of the error that ended the command: an `error:` line, or the last traceback.
+    """What a log says of the error that ended the command.
+
+    An `error:` line if there is one. Otherwise the last traceback, and before it the first one that a worker of Ray
+    printed: verl goes on after an error in a rollout or a reward, and fails later for want of its result.
 
     Args:
         log: All that was printed.
 
     Returns:
-        The lines from there on; the last ones where there is neither.
+        The lines, without the colours and names that Ray puts in front of them; the last lines where nothing is found.
 
     Example:
-        >>> fault("step 1\\nTraceback (most recent call last):\\n  …\\nValueError: no")
-        'Traceback (most recent call last):\\n  …\\nValueError: no'
+        >>> lines = ["Traceback (most recent call last):", "  …", "KeyError: 1"]
+        >>> print(fault("\\n".join(f"(Agent pid=7) {line}" for line in lines)))
+        Traceback (most recent call last):
+          …
+        KeyError: 1
     """
-    lines = log.splitlines()
-    starts = [place for place, line in enumerate(lines) if line.startswith("error: ")]
-    if not starts:
-        starts = [place for place, line in enumerate(lines) if "Traceback (most recent call last)" in line]
-    return "\n".join(lines[starts[-1] :] if starts else lines[-20:])
+    lines = _COLOUR.sub("", log).splitlines()
+    errors = [place for place, line in enumerate(lines) if line.startswith("error: ")]
+    if errors:
+        return "\n".join(lines[errors[-1] :])
+    found = []
+    starts = [place for place, line in enumerate(lines) if line.endswith("Traceback (most recent call last):")]
+    if workers := [place for place in starts if _WORKER.match(lines[place])]:
+        found += _traceback(lines, workers[0])
+    if drivers := [place for place in starts if not _WORKER.match(lines[place])]:
+        found += lines[drivers[-1] :]
+    return "\n".join(found or lines[-20:])
+
+
+def _traceback(lines: Sequence[str], start: int) -> list[str]:
+    """The traceback of a worker from its first line to that of the error, the lines of other workers left out."""
+    worker = _WORKER.match(lines[start])
+    prefix = worker[0] if worker else ""
+    found: list[str] = []
+    for line in lines[start:]:
+        if line.startswith(prefix):
+            text = line[len(prefix) :]
+            found.append(text)
+            if len(found) > 1 and text and not text.startswith((" ", "\t")):
+                break
+    return found

@@ -51,6 +51,8 @@ def make_model(folder: Path, seed: int = 0) -> Path:
     from torch.nn.functional import cross_entropy
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
+    from toy_models.policy import Policy
+
     words = tokenizer()
     config = Qwen3Config(
         vocab_size=len(words),
@@ -85,8 +87,7 @@ def make_model(folder: Path, seed: int = 0) -> Path:
     words.padding_side = "left"
     model.eval()
     model.generation_config = GenerationConfig(eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id)
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
+    Policy(model, words).save(folder)
     return folder
 
 

@@ -12,7 +12,13 @@ from .model import RESPONSE_TOKENS
 __all__ = ["METHODS", "Settings", "overrides"]
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "grpo": ("algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"),
+    "grpo": (
+        "algorithm.adv_estimator=grpo",
+        "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
+        "actor_rollout_ref.actor.clip_ratio_low=0.2",
+        "actor_rollout_ref.actor.clip_ratio_high=0.2",
+        "actor_rollout_ref.actor.clip_ratio_c=1e6",  # no dual clip
+    ),
     "psr": ("algorithm.adv_estimator=psr", "actor_rollout_ref.actor.policy_loss.loss_mode=psr_ratio"),
     "nsr": ("algorithm.adv_estimator=nsr", "actor_rollout_ref.actor.policy_loss.loss_mode=nsr_ratio"),
     "w-reinforce": (
@@ -129,9 +135,6 @@ def overrides(settings: Settings, data: tuple[Path, Path], model: Path, ray_fold
         f"{actor}.ppo_mini_batch_size={MINIBATCH_PROMPTS}",
         f"{actor}.ppo_micro_batch_size_per_gpu=8",
         f"{actor}.optim.lr=1e-3",
-        f"{actor}.clip_ratio_low=0.2",
-        f"{actor}.clip_ratio_high=0.2",
-        f"{actor}.clip_ratio_c=1e6",
         f"{actor}.entropy_coeff=1e-3",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
         f"{rollout}.name=sample",
