@@ -14,7 +14,7 @@ from ....common.command import command_line, run_command
 from ....common.progress import Progress
 from .child import Child, fault
 from .settings import METHODS, Settings, overrides
-from .summary import summary_tables
+from .summary import pass_at_k, recorded_steps
 
 __all__ = ["main"]
 
@@ -148,7 +148,7 @@ def _say(settings: Settings, page: Path | None) -> None:
     from rich.console import Console
 
     console = Console()
-    for table in summary_tables(settings):
-        console.print(table.to_rich(console.width))
+    console.print(recorded_steps(settings).to_rich(console.width))
+    print(pass_at_k(settings))
     print(f"records  {settings.records}")
     print(f"page     {page}")
