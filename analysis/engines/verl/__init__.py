@@ -12,9 +12,9 @@ Importing it needs verl, starts no Ray and touches no accelerator. `python -m an
 
 from __future__ import annotations
 
-from .versions import TESTED_VERL, check_verl, verl_version
+from .versions import TESTED_VERL, require_verl, verl_version
 
-check_verl(verl_version())
+require_verl()
 
 from .smoke import platform as _platform  # noqa: E402,F401 - before everything that asks verl for the device
 

@@ -5,13 +5,14 @@ verl names no stable interface for engines, so a version outside the range is re
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
 
 from ...errors import UsageError
 
-__all__ = ["TESTED_VERL", "check_verl", "verl_version"]
+__all__ = ["TESTED_VERL", "check_verl", "require_verl", "verl_version"]
 
 TESTED_VERL = ("0.9.1", "0.9.1")  # the oldest and newest versions of verl that `make test-verl` was run on
 INSTALL = "see docs/how_to/watch_a_verl_run.md"
@@ -47,3 +48,14 @@ def check_verl(installed: str | None) -> None:
             f"analysis.engines.verl: expected {wanted}, the tested range, got verl {installed}; install verl "
             f"{newest}, {INSTALL}"
         )
+
+
+def require_verl() -> None:
+    """`check_verl` of the installed version; `python -m` of this package ends with its message and status 2."""
+    try:
+        check_verl(verl_version())
+    except (ImportError, UsageError) as error:
+        if sys.argv[:1] != ["-m"]:
+            raise
+        sys.stderr.write(f"error: {error}\n")  # Python is still looking for the module: a traceback would hide it
+        sys.exit(2)
