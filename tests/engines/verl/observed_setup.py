@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "WG_BACKEND": "ray",
     "TOKENIZERS_PARALLELISM": "false",
 }
-VOCAB, CLIP_GRAD, LR = 53, 0.5, 3e-3
+VOCAB, CLIP_GRAD, LR = 53, 0.5, 1e-3
 
 
 def prepare(vendor: str | None = "dynamics") -> None:
@@ -57,7 +57,7 @@ def make_model(folder: Path, tied: bool = False) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
-        initializer_range=0.3,
+        initializer_range=0.12,
         tie_word_embeddings=tied,
         pad_token_id=words.pad_token_id,
         eos_token_id=words.eos_token_id,
@@ -191,11 +191,11 @@ def make_rows(step: int, *, prompts: int = 4, per_prompt: int = 4, padding: int 
         length = len(row["responses"])
         row["input_ids"] = torch.cat([row["prompts"], row["responses"]])
         row["position_ids"] = torch.arange(len(row["input_ids"]))
-        row["old_log_probs"] = -3.0 + 0.5 * torch.randn(length, generator=generator)
+        row["old_log_probs"] = -4.0 + 0.25 * torch.randn(length, generator=generator)
         row["rollout_log_probs"] = row["old_log_probs"] + 0.01
         row["entropy"] = torch.rand(length, generator=generator)
         if kl:
-            row["ref_log_prob"] = -3.0 + 0.5 * torch.randn(length, generator=generator)
+            row["ref_log_prob"] = -4.0 + 0.25 * torch.randn(length, generator=generator)
     return rows
 
 
