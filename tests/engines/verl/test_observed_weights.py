@@ -25,7 +25,9 @@ def run_program(*arguments: str, processes: int = 1) -> subprocess.CompletedProc
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "tests.engines.verl.observed_program"]
-    return subprocess.run([*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
 def run_cases(folder: Path, names: list[str]) -> Path:

@@ -60,6 +60,10 @@ class CpuDevice(types.ModuleType):
         """Seed the CPU's generator."""
         torch.manual_seed(seed)
 
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        """Set the CPU's generator, which a resumed run does twice: as the CPU's and as the device's."""
+        torch.set_rng_state(state)
+
     def get_device_name(self, device: object = None) -> str:
         """The name that verl's table of peak rates is asked for; it holds no CPU."""
         return "CPU"
