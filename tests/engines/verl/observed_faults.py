@@ -39,6 +39,26 @@ def _message(action: Callable[[], Any]) -> str:
     return ""
 
 
+def _loaded(folder: Path, out: str, checkpoint: Path) -> str:
+    """What a worker that records in `out` says of a checkpoint; afterwards it is gone."""
+    worker = _worker(folder, out)
+    said = _message(lambda: worker.load_checkpoint(str(checkpoint)))
+    worker = None
+    gc.collect()
+    return said
+
+
+def _trained(folder: Path, out: str, batch: Any, loss: Any = None) -> str:
+    """What a worker that records in `out` says of a batch; afterwards it is gone."""
+    worker = _worker(folder, out)
+    if loss is not None:
+        worker.set_loss_fn(loss)
+    said = _message(lambda: worker.train_mini_batch(batch))
+    worker = None
+    gc.collect()
+    return said
+
+
 def resume(folder: Path) -> None:
     """Three steps at once; and one step, a checkpoint, a second step that is lost, then a resumed run."""
     import torch
@@ -60,14 +80,8 @@ def resume(folder: Path) -> None:
     told["without a checkpoint"] = _message(fresh.engine.get_per_tensor_param)
     del fresh
     gc.collect()
-    other = _worker(folder, "at-once")
-    told["of another run"] = _message(lambda: other.load_checkpoint(str(checkpoint)))
-    del other
-    gc.collect()
-    missing = _worker(folder, "nothing")
-    told["of no run"] = _message(lambda: missing.load_checkpoint(str(checkpoint)))
-    del missing
-    gc.collect()
+    told["of another run"] = _loaded(folder, "at-once", checkpoint)
+    told["of no run"] = _loaded(folder, "nothing", checkpoint)
     second = _worker(folder)
     second.load_checkpoint(str(checkpoint))
     second.engine.get_per_tensor_param()  # as verl does before rollouts
@@ -81,8 +95,6 @@ def resume(folder: Path) -> None:
 
 def refusals(folder: Path) -> None:
     """Settings that are refused when the worker starts, or with the first minibatch."""
-    from functools import partial
-
     from analysis.engines.verl import ObservedEngineConfig
     from analysis.engines.verl.record_settings import read_record
 
@@ -114,30 +126,18 @@ def refusals(folder: Path) -> None:
     told["of TRL"] = _message(lambda: setup.make_worker(model, {"out": out}, loss))
     one = _worker(folder, "one")
     told["second"] = _message(lambda: _worker(folder, "two"))
+    one.engine.finish_records("interrupted")
     rows = setup.make_rows(1)
     told_of = setup.told(len(rows), mini=16)
-    distilled = setup.make_batch(rows, **told_of | {"distillation_only": True})
-    told["distillation"] = _message(lambda: one.train_mini_batch(distilled))
-    for name, changes in {
-        "no uid": {"uid": None},
-        "infinite reward": {"rm_scores": float("inf")},
-    }.items():
-        del one
-        gc.collect()
-        one = _worker(folder, name.replace(" ", "-"))
-        changed = [dict(row) for row in rows]
-        for row in changed:
-            for key, value in changes.items():
-                if value is None:
-                    del row[key]
-                else:
-                    row[key] = row[key] * 0 + value
-        told[name] = _message(lambda changed=changed: one.train_mini_batch(setup.make_batch(changed, **told_of)))
-    del one
-    gc.collect()
-    one = _worker(folder, "apart")
-    one.set_loss_fn(partial(_loss_apart))
-    told["loss apart"] = _message(lambda: one.train_mini_batch(setup.make_batch(rows, **told_of)))
+    without = [{key: value for key, value in row.items() if key != "uid"} for row in rows]
+    infinite = [row | {"rm_scores": row["rm_scores"] + float("inf")} for row in rows]
+    for name, batch, function in (
+        ("distillation", setup.make_batch(rows, **told_of | {"distillation_only": True}), None),
+        ("no uid", setup.make_batch(without, **told_of), None),
+        ("infinite reward", setup.make_batch(infinite, **told_of), None),
+        ("loss apart", setup.make_batch(rows, **told_of), _loss_apart),
+    ):
+        told[name] = _trained(folder, name.replace(" ", "-"), batch, function)
     _tell(folder, told)
 
 
@@ -200,7 +200,7 @@ def faults(folder: Path) -> None:
 
 
 def losses(folder: Path) -> None:
-    """verl's other policy losses and those of this project: what is known of clips and normaliser, and the self-check."""
+    """verl's other policy losses and two of this project; the first update compares each with float64."""
     from functools import partial
 
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
