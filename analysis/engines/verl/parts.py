@@ -103,23 +103,24 @@ def statistics_of(part: ObservedPart, source: Source, *, padded: bool, top_k: in
     places = (part.places.padded if padded else part.places.packed).flatten()[part.keep]
     tokens = part.tokens.flatten()[part.keep]
     found, order = [], []
-    for temperature, chosen in _by_temperature(part):
-        rows = places[chosen]
-        order.append(chosen)
-        found.append(
-            token_statistics(
-                None if source.logits is None else source.logits.detach()[rows],
-                tokens[chosen],
-                hidden=None if source.hidden is None else source.hidden.detach()[rows],
-                head=source.head,
-                bias=source.bias,
-                softcap=source.softcap,
-                logit_scale=source.logit_scale,
-                temperature=temperature,
-                top_k=top_k,
-                rank=rank,
+    with torch.autocast(places.device.type, enabled=False):  # it would compute products of float32 in half precision
+        for temperature, chosen in _by_temperature(part):
+            rows = places[chosen]
+            order.append(chosen)
+            found.append(
+                token_statistics(
+                    None if source.logits is None else source.logits.detach()[rows],
+                    tokens[chosen],
+                    hidden=None if source.hidden is None else source.hidden.detach()[rows],
+                    head=source.head,
+                    bias=source.bias,
+                    softcap=source.softcap,
+                    logit_scale=source.logit_scale,
+                    temperature=temperature,
+                    top_k=top_k,
+                    rank=rank,
+                )
             )
-        )
     return _joined(found, torch.cat(order))
 
 

@@ -17,6 +17,8 @@ from .observed_program import CASES, MINI, STEPS, rows_of
 # float32 forward passes round log π (about −4) by 1e-6; w (at most about 0.1) follows ρ, so by 1e-6 of itself
 TOLERANCES = {"weight": 1e-7, "kl_weight": 1e-7, "entropy_weight": 1e-8, "log_prob": 5e-6, "entropy": 5e-6}
 GRADIENT_NORM = 1e-5  # relative
+# in bfloat16 log π rounds by about 0.01 and a weight by as much of itself; a clip can fall on the other side
+BF16 = {"weight": 0.003, "entropy_weight": 1e-5, "log_prob": 0.05, "entropy": 0.02}
 
 
 def minibatches(name: str) -> list[list[dict[str, Any]]]:
@@ -62,7 +64,10 @@ def compare(folder: Path, name: str) -> None:
         assert set(rows.index) <= set(found.tokens)
         if case.tokens == 1:
             assert set(rows.index) == set(found.tokens)
-        for column, tolerance in TOLERANCES.items():
+        exact = name != "bf16"
+        if not exact:  # tokens that are clipped in one of the two alone
+            rows = rows[rows["clip"] == [found.tokens[key]["clip"] for key in rows.index]]
+        for column, tolerance in (TOLERANCES if exact else BF16).items():
             wanted = np.array([found.tokens[key][column] for key in rows.index])
             if rows[column].isna().all():
                 assert not wanted.any(), column
@@ -73,6 +78,8 @@ def compare(folder: Path, name: str) -> None:
         for column in ("clip", "token"):
             assert rows[column].astype(int).tolist() == [found.tokens[key][column] for key in rows.index], column
         ratios = np.array([found.tokens[key]["ratio"] for key in rows.index])
+        if not exact:
+            continue
         assert np.allclose(rows["ratio"].to_numpy(float), ratios, rtol=1e-5)
         assert abs(updates["loss"][number] - found.loss) < 1e-6
         if not case.hf:  # the gradient of adapters is not that of the matrices they are merged into

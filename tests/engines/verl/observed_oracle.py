@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .observed_program import Case
+from .observed_program import Case, temperature_of
 
 LOW, HIGH, DUAL = 0.2, 0.2, 3.0
 
@@ -47,7 +47,7 @@ def update(case: Case, model: Path, parameters: dict[str, Tensor], rows: list[di
         if not mask.any():
             continue
         logits = policy(input_ids=row["input_ids"][None]).logits[0, prompt - 1 : prompt + length - 1]
-        every = (logits / case.temperature).log_softmax(-1)
+        every = (logits / temperature_of(case, row)).log_softmax(-1)
         log_probs = every.gather(-1, row["responses"][:, None])[:, 0]
         entropy = -(every.exp() * every).sum(-1)
         log_probs.retain_grad()

@@ -26,10 +26,12 @@ class Case:
 
     packed: bool = True
     temperature: float = 1.0
+    other_temperature: float | None = None  # of every second row
     entropy: float = 0.0
     fused: bool = False
     overwriting: bool = False
     tied: bool = False
+    scale: float | None = None  # of the loss, as fp16 has one
     tokens: float = 1.0
     epochs: int = 1
     actor: dict[str, Any] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Case:
 
 WARM = {"temperature": 0.7, "entropy": 0.02}
 KL = {"use_kl_loss": True, "kl_loss_coef": 0.3}
+BF16 = {"mixed_precision": {"param_dtype": "bf16", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}}
 CASES = {
     "packed": Case(),
     "packed-warm": Case(**WARM),
@@ -54,6 +57,9 @@ CASES = {
     "dynamic": Case(engine={"use_dynamic_bsz": True, "max_token_len_per_gpu": 40}, **WARM),
     "epochs": Case(epochs=2),
     "sampled": Case(tokens=0.3),
+    "temperatures": Case(other_temperature=0.7, entropy=0.02),
+    "scaled": Case(scale=128.0, **WARM),
+    "bf16": Case(engine=BF16, **WARM),
     "lora": Case(hf={"lora_rank": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}),
     # verl 0.9.1 with fsdp2 shards a head that is not tied by itself, and its fused kernels then fail on it
     "packed-fused": Case(fused=True, tied=True),
@@ -67,6 +73,36 @@ STEPS, MINI = 2, 8
 def rows_of(step: int) -> list[dict]:
     """12 rollouts of 3 prompts, and 4 padding rows as verl adds them; step counts from 1, as verl's does."""
     return setup.make_rows(step, prompts=3, padding=4, kl=True)
+
+
+def temperature_of(case: Case, row: dict[str, Any]) -> float:
+    """The temperature of a rollout."""
+    other = case.other_temperature
+    return case.temperature if other is None or row["session_id"] % 2 == 0 else other
+
+
+class Scaler:
+    """What verl uses of torch's scaler of gradients, with a factor that stays."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def get_scale(self) -> float:
+        return self.factor
+
+    def scale(self, loss: Any) -> Any:
+        return self.factor * loss
+
+    def unscale_(self, optimizer: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.div_(self.factor)
+
+    def step(self, optimizer: Any) -> None:
+        optimizer.step()
+
+    def update(self) -> None:
+        pass
 
 
 def loss_of(case: Case) -> Any:
@@ -99,6 +135,8 @@ def keep_parameters(engine: Any) -> list[dict[str, Any]]:
 
 def train(worker: Any, case: Case, steps: range, rank: int = 0, world: int = 1) -> list[dict[str, Any]]:
     """verl's update of the actor for each step; what it logs."""
+    import torch
+
     logs = []
     for step in steps:
         rows = rows_of(step)
@@ -108,6 +146,10 @@ def train(worker: Any, case: Case, steps: range, rank: int = 0, world: int = 1) 
         told = setup.told(
             len(rows), mini=MINI, temperature=case.temperature, entropy=case.entropy > 0, epochs=case.epochs
         )
+        if case.other_temperature is not None:
+            for row in rows:
+                row["temperature"] = torch.tensor(temperature_of(case, row))
+            del told["temperature"]
         output = worker.train_mini_batch(setup.make_batch(rows, **told))
         logs.append({name: [float(value) for value in values] for name, values in output["metrics"].items()})
     return logs
@@ -160,6 +202,8 @@ def run_case(name: str, folder: Path) -> None:
             engine=case.engine,
             hf=case.hf,
         )
+        if case.scale is not None:
+            worker.engine.scaler = Scaler(case.scale)
         parameters = keep_parameters(worker.engine)
         logs = train(worker, case, range(1, STEPS + 1))
         left[kind] = {"before": parameters, "after": whole(worker.engine.module), "logs": logs}

@@ -208,7 +208,9 @@ def make_batch(rows: list[dict], **told: Any) -> Any:
     columns: dict[str, Any] = {}
     for key, value in rows[0].items():
         values = [row[key] for row in rows]
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.ndim == 0:
+            columns[key] = torch.stack(values)
+        elif isinstance(value, torch.Tensor):
             columns[key] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
         else:
             columns[key] = NonTensorStack(*values)
