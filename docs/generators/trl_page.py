@@ -21,15 +21,7 @@ Do `ObjectiveTrainer` and TRL's own `GRPOTrainer` train as our own loop does? Bo
 have the same training prompts, verifier, optimiser, clipping range, divisor, held-out prompts and exact evaluation.
 Who samples, cuts minibatches, computes the loss and steps differs. {runs}
 
-{table}
-
-Differences are TRL minus loop, means over seeds. All {count} intervals together hold with {level:.0%}: each is
-Student's with 2n − 2 degrees of freedom at the level 1 − {rest:.2g}/{count}. The rule was fixed before the first run:
-the curves are the same within their intervals if every interval contains 0. {verdict}
-
-{control}
-
-With {seeds} seeds a difference within an interval would not be seen. {direction}
+{statement}
 An earlier measurement, in which the loop made
 four updates of what NSR keeps and TRL three, kept the rule too, with TRL behind at every point; this one has the same
 number of rows in an update on both sides, and new seeds.

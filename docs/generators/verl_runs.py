@@ -137,6 +137,7 @@ def _of_run(loop: Loop, method: str) -> list[str]:
         f"data.max_response_length={loop.task.max_new_tokens}",
         f"{rollout}.n={group}",
         f"{rollout}.temperature={config.rollout.temperature}",
+        f"{rollout}.agent.num_workers=2",  # most of a step is their work: they set up a loop for each rollout
         f"{rollout}.log_prob_micro_batch_size_per_gpu={rows}",
         f"{actor}.ppo_mini_batch_size={rows // group}",
         f"{actor}.ppo_micro_batch_size_per_gpu={rows}",

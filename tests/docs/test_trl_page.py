@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from docs.generators.compared_runs import METHODS, QUANTITIES, differences
+from docs.generators.compared_runs import METHODS, differences
 from docs.generators.templates import StatementError
 from docs.generators.trl_page import trl_page
-from docs.generators.trl_runs import SEEDS, TRL, run_curve
+from docs.generators.trl_runs import TRL, run_curve
 
-PLACES = (0, 4, 8, 12)
-APART = 0.2  # between the methods
-
-
-def made(shift: float = 0.0, apart: float = APART) -> dict[str, Any]:
-    """Results with normal curves of standard deviation 0.01; TRL's NSR differs by `shift` at the last step."""
-    draw = np.random.default_rng(0)
-
-    def curve(side: str, method: str) -> list[dict[str, float]]:
-        moved = shift if (side, method) == ("TRL", "NSR") else 0.0
-        return [
-            {"step": step}
-            | {
-                name: 0.5 + apart * (method == "NSR") + moved * (step == 12) + 0.01 * draw.standard_normal()
-                for name in QUANTITIES
-            }
-            for step in PLACES
-        ]
-
-    curves = {side: {method: [curve(side, method) for _ in SEEDS] for method in METHODS} for side in ("loop", "TRL")}
-    size = {"rollout.prompts": 64, "rollout.group_size": 8, "update.minibatch_size": 128, "optimizer.lr": 3e-4}
-    versions = {"torch": "2", "transformers": "5"}
-    return {"seeds": len(SEEDS), "steps": 12, "size": size, "curves": curves, "command": "c", "date": "d"} | {
-        "versions": versions
-    }
+from .made_curves import made
 
 
 def test_a_difference_has_the_pooled_interval_at_the_level_of_the_family() -> None:
     from scipy import stats
 
-    results = made()
+    results = made(TRL)
     rows = differences(results["curves"], TRL)
     assert len(rows) == 2 * 3 * 3
     row = next(row for row in rows if (row["method"], row["quantity"], row["step"]) == ("GRPO", "entropy_nats", 8))
@@ -53,7 +27,7 @@ def test_a_difference_has_the_pooled_interval_at_the_level_of_the_family() -> No
 
 
 def test_the_page_says_that_equal_curves_are_equal() -> None:
-    page = trl_page(made())
+    page = trl_page(made(TRL))
     assert "All 18 intervals together hold with 95%" in page
     assert "**Every one does.**" in page
     assert page.count("| NSR, `ObjectiveTrainer`") == 9
@@ -62,12 +36,12 @@ def test_the_page_says_that_equal_curves_are_equal() -> None:
 
 def test_a_page_whose_curves_differ_cannot_be_written() -> None:
     with pytest.raises(StatementError, match="expected every interval to contain 0, got others for NSR pass_at_1 at"):
-        trl_page(made(shift=0.1))
+        trl_page(made(TRL, shift=0.1))
 
 
 def test_a_page_whose_rule_could_not_fail_cannot_be_written() -> None:
     with pytest.raises(StatementError, match="expected the control to be told apart"):
-        trl_page(made(apart=0.0))
+        trl_page(made(TRL, apart=0.0))
 
 
 @pytest.mark.slow
