@@ -8,6 +8,7 @@ bases               every built-in base; one that is not cached is pretrained
 smollm2 FOLDER      from the runs of docs/smollm2.md; writes their figures into figures/
 real_models FOLDER  peaks of memory, and what bfloat16 hides, with the Hugging Face folder of SmolLM2-135M-Instruct
 trl                 the same training by TRL and by our own loop
+full_scale          writer, statistics and queries at the size of the paper's steps
 token_statistics    the accuracy of token statistics and of other libraries that are installed
 benchmarks FILE     from the file that `make bench` writes, into docs/results/performance.json
 performance JOB …   run commands one after the other and time them, into docs/results/performance.json; on a machine
@@ -139,6 +140,12 @@ def _trl() -> tuple[str, dict[str, Any]]:
     return "python -m docs.generators.measure trl", measure(lambda line: print(line, file=sys.stderr))
 
 
+def _full_scale() -> tuple[str, dict[str, Any]]:
+    from .full_scale import measure
+
+    return "python -m docs.generators.measure full_scale", measure(lambda line: print(line, file=sys.stderr))
+
+
 def _token_statistics() -> tuple[str, dict[str, Any]]:
     from .token_statistics_page import measure
 
@@ -156,6 +163,7 @@ _FROM_SOURCE: dict[str, Callable[[Path], Any]] = {
 }
 _MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "bases": _bases,
+    "full_scale": _full_scale,
     "token_statistics": _token_statistics,
     "trl": _trl,
 }
