@@ -233,7 +233,7 @@ def _tokens(
         log_prob = -rng.exponential(0.4, n)
         entropy = rng.exponential(0.4, n)
         noise = rng.normal(0, 0.02, n)
-        advantage = np.repeat(np.float32([row.advantage or 0.0 for row in rows]), size.tokens)
+        advantage = np.repeat(np.array([row.advantage or 0.0 for row in rows], np.float32), size.tokens)
         collision = np.exp(-entropy)
         minibatch = group * UPDATES // recorded
         numbers = {
@@ -255,7 +255,9 @@ def _tokens(
             token=ids,
             statistics={
                 **{name: values.astype(np.float32) for name, values in numbers.items()},
-                "argmax_token": np.where(rng.random(n) < 0.7, ids, (rng.zipf(1.2, n) - 1) % VOCABULARY).astype(np.int32),
+                "argmax_token": np.where(rng.random(n) < 0.7, ids, (rng.zipf(1.2, n) - 1) % VOCABULARY).astype(
+                    np.int32
+                ),
             },
             sampling_log_prob=(log_prob + noise).astype(np.float32),
             old_log_prob=(log_prob + noise / 4).astype(np.float32),

@@ -1,4 +1,4 @@
-"""Memory and time of the paper's runs by arithmetic: sizes of the models, settings of the recipes, peaks of data sheets.
+"""Memory and time of the paper's runs by arithmetic: sizes of models, settings of recipes, peaks of data sheets.
 
 Nothing of this is measured. Memory of a GPU while the actor is updated, for P weights on n GPUs, a micro batch of T
 tokens, L layers of width d and V logits a token:

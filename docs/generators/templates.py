@@ -26,7 +26,17 @@ from .results import read
 __all__ = ["FOLDER", "RESULTS", "StatementError", "render", "wrapped"]
 
 FOLDER = Path(__file__).parents[1] / "templates"
-RESULTS = ("main_job", "factorial", "noise", "bases", "performance", "false_alarms", "real_models", "offline", "full_scale")
+RESULTS = (
+    "main_job",
+    "factorial",
+    "noise",
+    "bases",
+    "performance",
+    "false_alarms",
+    "real_models",
+    "offline",
+    "full_scale",
+)
 
 
 class StatementError(Exception):

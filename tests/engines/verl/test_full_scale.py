@@ -16,8 +16,9 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from analysis.engines.verl.checks import problems
+from analysis.engines.verl.checks import is_observed, problems
 from analysis.engines.verl.composition import compose
+from analysis.engines.verl.record_settings import read_record
 from analysis.errors import UsageError
 from tests.offline.byte_models import byte_tokenizer
 
@@ -25,6 +26,10 @@ FOLDER = Path(__file__).parents[3] / "recipes" / "full_scale"
 MODELS = {"qwen2.5-math-7b": 3072, "qwen3-4b": 31744}
 METHODS = ("psr", "nsr", "w_reinforce", "grpo", "ppo")
 NAMES = [f"{model}_{method}" for model in MODELS for method in METHODS]
+EVALUATIONS = {  # samples, temperature, top-p, top-k of section 3 of the paper; tokens of a response
+    "evaluate_qwen2.5-math-7b": (256, 0.6, 0.95, -1, 4096),
+    "evaluate_qwen3-4b": (64, 0.7, 0.8, 20, 31744),
+}
 QUESTION = "What is 1+1?"
 ASKED = f"{QUESTION}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 # rl_dataset.py of the paper's fork at a5d4e7c, with the question in place of {input}.
@@ -39,8 +44,8 @@ def composed(name: str, *more: str) -> DictConfig:
     return compose([f"@{FOLDER / name}.txt", *more])
 
 
-def test_the_files_are_these_ten() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.txt")) == sorted(NAMES)
+def test_the_files_are_these() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.txt")) == sorted([*NAMES, *EVALUATIONS])
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,25 @@ def test_it_is_valid_for_verl(name: str, small_model: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_passes_the_checks_before_a_run(name: str) -> None:
-    assert problems(composed(name), files=False, environment={}) == []
+    config = composed(name)
+    assert problems(config, files=False, environment={}) == []
+    assert is_observed(config)
+    record = read_record(config.actor_rollout_ref.actor.fsdp_config.record)
+    assert (str(record.out), record.spec.tokens) == (f"runs/{name}", 1 / 64)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_samples_as_the_paper_does(name: str, small_model: Path) -> None:
+    config = composed(name, f"actor_rollout_ref.model.path={small_model}")
+    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    assert problems(config, files=False, environment={}) == []
+    kwargs = config.actor_rollout_ref.rollout.val_kwargs
+    sampled = (kwargs.n, kwargs.temperature, kwargs.top_p, kwargs.top_k, config.data.max_response_length)
+    assert sampled == EVALUATIONS[name]
+    assert (kwargs.do_sample, config.trainer.val_only, config.trainer.val_before_train) == (True, True, True)
+    assert (need_critic(config), need_reference_policy(config), is_observed(config)) == (False, False, False)
+    most = config.transfer_queue.backend.SimpleStorage.total_storage_size
+    assert config.data.val_batch_size * (kwargs.n + 1) <= most
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,6 +172,14 @@ def test_the_reward_function_is_found_by_verl() -> None:
     given = {"data_source": "MATH", "ground_truth": r"\frac{1}{2}", "extra_info": {"num_turns": None}}
     assert score(solution_str=r"so \boxed{0.5}", **given) == 1.0
     assert score(solution_str=r"so \boxed{5}", **given) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_gpu_and_several_nodes(method: str, small_model: Path) -> None:
+    for more in ([f"@{FOLDER / 'settings' / 'one_gpu.txt'}"], ["trainer.nnodes=2"]):
+        config = composed(f"qwen2.5-math-7b_{method}", f"actor_rollout_ref.model.path={small_model}", *more)
+        validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+        assert problems(config, files=False, environment={}) == []
 
 
 def test_rows_can_be_kept() -> None:
