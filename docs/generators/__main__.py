@@ -134,6 +134,7 @@ PAGES = {
     "billion_tokens": Page("docs/how_to/trace_a_billion_tokens.md", _template("trace_a_billion_tokens.md")),
     "diagnose": Page("docs/how_to/diagnose.md", _template("diagnose.md")),
     "attach": Page("docs/attach.md", _template("attach.md")),
+    "full_scale_runs": Page("docs/how_to/full_scale_runs.md", _template("full_scale_runs.md")),
     "train_a_real_model": Page("docs/how_to/train_a_real_model.md", _template("train_a_real_model.md")),
 }
 

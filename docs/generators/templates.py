@@ -18,8 +18,11 @@ from analysis.diagnosis import THRESHOLDS
 from analysis.evaluation.intervals import over_replicates
 from analysis.probes import weight_accuracy
 from analysis.recipes.cost import duration_text
+from analysis.recipes.devices import GPUS
 from toy_models.bases.recipes import BASES
 
+from .full_scale import QUERIES
+from .full_scale_estimates import MODELS, hours_table, memory_table, updates_table
 from .real_models import real_models_table
 from .results import read
 
@@ -83,6 +86,12 @@ def render(name: str, results: Mapping[str, Mapping[str, Any]] | None = None) ->
         "accuracy": weight_accuracy,
         "real_models_table": real_models_table,
         "updates": _updates,
+        "updates_table": updates_table,
+        "memory_table": memory_table,
+        "hours_table": hours_table,
+        "models": MODELS,
+        "gpus": GPUS,
+        "queries": QUERIES,
         "recipes": BASES,
         "thresholds": THRESHOLDS,
         "verdicts": _verdicts,
