@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if name == "--smoke":
-        status: int = importlib.import_module(".smoke.run", __package__).main(rest)
-        return status
+        from .smoke.run import main as smoke
+
+        return smoke(rest)
     if name not in _COMMANDS:
         return say(f"error: expected a command, got {name!r}; {nearest(name, _COMMANDS)}", 2)
     arguments = _parser(name).parse_intermixed_args(rest)
