@@ -221,6 +221,8 @@ def test_the_first_error_of_a_worker_is_shown_before_that_of_the_trainer():
             f"{WORKER}{HEAD}",
             f'{WORKER}  File "a.py", line 1',
             f"{OTHER}waits",
+            f"{WORKER}RayTaskError: of another worker",
+            f'{WORKER}  File "c.py", line 3',
             f"{WORKER}KeyError: 'a'",
             f"{WORKER}and more",
             f"{WORKER}{HEAD}",
@@ -230,7 +232,8 @@ def test_the_first_error_of_a_worker_is_shown_before_that_of_the_trainer():
             "RuntimeError: no rollouts",
         ]
     )
-    worker = [HEAD, '  File "a.py", line 1', "KeyError: 'a'"]
+    nested = ["RayTaskError: of another worker", '  File "c.py", line 3', "KeyError: 'a'"]
+    worker = [HEAD, '  File "a.py", line 1', *nested]
     assert fault(log).splitlines() == [*worker, HEAD, '  File "b.py", line 2', "RuntimeError: no rollouts"]
 
 

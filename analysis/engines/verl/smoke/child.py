@@ -160,14 +160,13 @@ def fault(log: str) -> str:
 
 
 def _traceback(lines: Sequence[str], start: int) -> list[str]:
-    """The traceback of a worker from its first line to that of the error, the lines of other workers left out."""
+    """The traceback of a worker from its first line to that of the error, the lines of other workers left out.
+
+    Where the error came from another worker, its traceback follows, indented, and then its error.
+    """
     worker = _WORKER.match(lines[start])
     prefix = worker[0] if worker else ""
-    found: list[str] = []
-    for line in lines[start:]:
-        if line.startswith(prefix):
-            text = line[len(prefix) :]
-            found.append(text)
-            if len(found) > 1 and text and not text.startswith((" ", "\t")):
-                break
-    return found
+    texts = [line[len(prefix) :] for line in lines[start:] if line.startswith(prefix)]
+    indented = [text.startswith((" ", "\t")) for text in texts] + [False]
+    ends = (i for i, text in enumerate(texts) if i and text and not indented[i] and not indented[i + 1])
+    return texts[: next(ends, len(texts)) + 1]
