@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -183,3 +184,9 @@ def test_the_listing_names_every_objective_that_verl_can_train():
     listed = listing()
     assert {objective for _, _, objective in listed} == {name for name in names() if lacks(name) is None}
     assert ("policy loss", "dynamics_gspo", "gspo") in listed
+
+
+def test_the_page_names_what_is_not_called_by_its_own_name():
+    page = (Path(__file__).parents[3] / "docs" / "how_to" / "train_with_verl.md").read_text()
+    for _, name, _ in listing():
+        assert not name.startswith("dynamics_") or f"`{name}`" in page, name
