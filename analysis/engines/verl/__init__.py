@@ -22,7 +22,16 @@ from .smoke import platform as _platform  # noqa: E402,F401 - before everything 
 from . import estimators, policy_losses  # noqa: E402, F401 - they register, once the version is checked
 from .finishing import finish  # noqa: E402
 from .observed_engine import ObservedEngine  # noqa: E402
+from .own_objectives import offer  # noqa: E402
 from .policy_losses import ObjectiveLossConfig  # noqa: E402
 from .record_settings import ObservedEngineConfig  # noqa: E402
 
-__all__ = ["TESTED_VERL", "ObjectiveLossConfig", "ObservedEngine", "ObservedEngineConfig", "finish", "verl_version"]
+__all__ = [
+    "TESTED_VERL",
+    "ObjectiveLossConfig",
+    "ObservedEngine",
+    "ObservedEngineConfig",
+    "finish",
+    "offer",
+    "verl_version",
+]

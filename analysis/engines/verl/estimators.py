@@ -27,7 +27,7 @@ from ...objectives import Objective, ResponseBatch
 from ..objective_checks import binary_rewards
 from .objective_settings import ADVANTAGE_SIDE, Named, Settings, estimators_besides, read_settings
 
-__all__ = ["ESTIMATORS", "claim", "is_of_verl", "kl_in_reward", "padding_rows", "response_rewards"]
+__all__ = ["ESTIMATORS", "claim", "estimator", "is_of_verl", "kl_in_reward", "padding_rows", "response_rewards"]
 
 _REMEDY = "add +algorithm.rlvr_threshold=0.5"
 _LOGGER = logging.getLogger(__name__)
@@ -82,7 +82,17 @@ def response_rewards(
     return binary_rewards(objective, rewards, threshold, remedy=remedy)
 
 
-def _estimator(named: Named) -> Callable[..., tuple[Tensor, Tensor]]:
+def estimator(named: Named) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The advantages of an objective as a function that verl can register.
+
+    Args:
+        named: The objective under its name in verl.
+
+    Returns:
+        (token_level_rewards, response_mask, config, index) -> advantages and returns, each (B, T) in the dtype of the
+        rewards.
+    """
+
     def estimate(
         token_level_rewards: Tensor,
         response_mask: Tensor,
@@ -203,7 +213,7 @@ def _register() -> dict[str, Named]:
     for name in table:
         claim("estimator", name, ADV_ESTIMATOR_REGISTRY)
     for name, named in table.items():
-        register_adv_est(name)(_estimator(named))
+        register_adv_est(name)(estimator(named))
     return table
 
 

@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UsageError
 from ...objectives import Entry, Objective, entry, get, names
+from ...objectives.rules import is_own
+from ...objectives.user_losses import registered
 
 __all__ = [
     "ADVANTAGE_SIDE",
@@ -86,7 +88,7 @@ class Named:
     @property
     def entry(self) -> Entry:
         """What there is to know of the objective."""
-        return entry(self.objective)
+        return _entry_of(self.objective)
 
     def for_advantages(self, settings: Settings) -> Objective:
         """The objective whose advantages are computed; UsageError in terms of verl's keys where a setting is wrong."""
@@ -127,6 +129,10 @@ def _in_words_of_verl(message: str, side: Side) -> str:
     return re.sub(r"\bobjective\.(?=[a-z])", f"{side.key}.rlvr_parameters.", message)
 
 
+def _entry_of(name: str) -> Entry:
+    return get(name).entry if is_own(name) or registered(name) else entry(name)
+
+
 def spelled(name: str) -> str:
     """The name of an objective in verl's configuration.
 
@@ -154,7 +160,7 @@ def lacks(name: str) -> str | None:
     >>> lacks("psr-ratio") is None, lacks("dpo")
     (True, 'compares pairs of responses, which a batch of verl lacks; choose another objective')
     """
-    known = entry(name)
+    known = _entry_of(name)
     for refused, why in (
         (
             not known.scalar and "teacher_logits" in known.needs,

@@ -24,15 +24,16 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register_policy_loss
+from verl.utils import tensordict_utils as tu
 from verl.workers.config import PolicyLossConfig
 
 from ...errors import UsageError
 from ...objectives import Objective, TokenBatch, kl_baseline_of
 from . import microbatch
 from .estimators import claim, is_of_verl, response_rewards
-from .objective_settings import LOSS_SIDE, Named, losses_besides, read_settings
+from .objective_settings import LOSS_SIDE, Named, Settings, losses_besides, read_settings
 
-__all__ = ["FROM_MICRO_BATCH", "LOSSES", "WHOLE_MINIBATCH", "ObjectiveLossConfig", "token_batch"]
+__all__ = ["FROM_MICRO_BATCH", "LOSSES", "WHOLE_MINIBATCH", "ObjectiveLossConfig", "policy_loss", "token_batch"]
 
 FROM_MICRO_BATCH = {  # what a loss needs beyond verl's arguments, and the field of the micro batch that has it
     "rewards": "rm_scores",
@@ -68,7 +69,19 @@ class ObjectiveLossConfig(PolicyLossConfig):
     rlvr_threshold: float | None = None
 
 
-def _policy_loss(named: Named) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
+def policy_loss(named: Named) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
+    """The loss of an objective as a function that verl can register.
+
+    Args:
+        named: The objective under its name in verl.
+
+    Returns:
+        (old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights) -> the loss, a
+        scalar with its graph, and numbers for verl's logs.
+    """
+
+    made: list[tuple[Settings, Objective]] = []  # of the last settings: a file of the user's runs once
+
     def loss(
         old_log_prob: Tensor,
         log_prob: Tensor,
@@ -80,7 +93,9 @@ def _policy_loss(named: Named) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
     ) -> tuple[Tensor, dict[str, Any]]:
         real = response_mask.bool()
         settings = read_settings(config.policy_loss, LOSS_SIDE)
-        objective = named.for_loss(settings)
+        if not made or made[0][0] != settings:
+            made[:] = [(settings, named.for_loss(settings))]
+        objective = made[0][1]
         batch = token_batch(
             objective, log_prob, old_log_prob, advantages, real, config=config, threshold=settings.threshold
         )
@@ -210,8 +225,8 @@ def _kl_baseline(old: Tensor, reference: Tensor, real: Tensor) -> Tensor:
 
 def _seed(config: Any, data: TensorDict) -> int:
     """Of the tokens that clip-cov draws: another one in each step, the same in a resumed run."""
-    steps = data.get("global_steps", None)
-    step = 0 if steps is None else int(torch.as_tensor(list(steps)).reshape(-1)[0])
+    steps = tu.get(data, "global_steps", [0])
+    step = int(steps[0]) if isinstance(steps, list | Tensor) else int(steps)
     return int(config.get("data_loader_seed", 42)) + 1_000_003 * step
 
 
@@ -221,7 +236,7 @@ def _register() -> dict[str, Named]:
     for name in table:
         claim("policy loss", name, POLICY_LOSS_REGISTRY)
     for name, named in table.items():
-        register_policy_loss(name)(_policy_loss(named))
+        register_policy_loss(name)(policy_loss(named))
     return table
 
 

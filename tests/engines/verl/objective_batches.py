@@ -19,6 +19,7 @@ from analysis.engines.verl import ObjectiveLossConfig, microbatch
 from analysis.objectives import Objective, ResponseBatch, TokenBatch
 
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+STEP = 3  # of verl's trainer
 PROMPT = 2  # tokens of every prompt
 
 
@@ -117,6 +118,7 @@ def micro_batch(rollouts: Rollouts, advantages: Tensor, returns: Tensor, dtype: 
         [len(scores)],
     )
     tu.assign_non_tensor(data, **info)
+    tu.assign_non_tensor_stack(data, "global_steps", [STEP] * len(scores))
     return data
 
 

@@ -13,7 +13,8 @@ from tensordict import TensorDict
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from verl.utils.metric import AggregationType, Metric, reduce_metrics
 
-from analysis import UsageError
+from analysis import UsageError, objectives
+from analysis.engines import verl
 from analysis.engines.verl import estimators, microbatch, policy_losses
 from analysis.engines.verl.estimators import ESTIMATORS
 from analysis.engines.verl.policy_losses import LOSSES, token_batch
@@ -130,6 +131,35 @@ def test_a_name_that_another_plug_in_holds_is_refused(monkeypatch):
         monkeypatch.setattr(module, name, registry(getattr(module, name), table))
         with pytest.raises(UsageError, match=rf"psr_ratio: expected a name that is free, got one that {__name__}"):
             module._register()
+
+
+@objectives.register("verl-square")
+def square(log_probs, batch):
+    return -batch.per_token("advantages") * log_probs.exp() ** 2
+
+
+@objectives.register("verl-taught", needs=("teacher_log_probs",))
+def taught(log_probs, batch):
+    return -batch.per_token("teacher_log_probs") * log_probs
+
+
+def test_a_loss_that_the_user_wrote():
+    verl.offer("square", "verl-square")
+    verl.offer("square", "verl-square")  # a second import of the user's module
+    rollouts = Rollouts.make()
+    advantages, returns = estimated("square", rollouts, rlvr_parameters={"advantage": "group_mean"})
+    assert float(advantages[0, 0]) == 1.0  # 2r − 1 less its mean in a group of two correct of four
+    weights, _, _ = weights_by_verl(actor_config("square"), rollouts, advantages, returns, engine=False)
+    expected = advantages * 2 * (2 * rollouts.log_probs).exp() / rollouts.mask.sum()
+    assert torch.allclose(weights, expected, rtol=1e-9, atol=0)
+    for name, objective, message in (
+        ("square", "verl-taught", "verl-taught learns from a teacher"),
+        ("psr", "verl-square", "estimator psr: expected a name that is free"),
+        ("my square", "verl-square", "expected a name of letters, digits and underscores"),
+        ("cube", "verl-cube", "unknown value 'verl-cube'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            verl.offer(name, objective)
 
 
 def test_names_of_verl_stay_with_verl():
