@@ -125,7 +125,7 @@ class Microbatch:
     @property
     def caught(self) -> bool:
         """Whether a backward pass reached the log-probs."""
-        return self.weight_probe is not None and self.weight_probe.caught
+        return self.weight_probe is not None and self.weight_probe.reached
 
     def take(self) -> Weights:
         """The weights that the backward passes brought; once."""

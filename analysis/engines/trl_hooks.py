@@ -258,6 +258,7 @@ class TrlHooks:
                 "another source; attach to the model instead (analysis.attach)"
             )
         per_generation = trainer.args.steps_per_generation
+        inputs = {name: _copied(value) for name, value in inputs.items()}
         mask, advantages = policy_mask(inputs), inputs["advantages"]
         return Microbatch(
             generation=generation,
@@ -268,7 +269,7 @@ class TrlHooks:
             tokens=inputs["completion_ids"],
             mask=mask,
             advantages=(advantages[:, None] if advantages.ndim == 1 else advantages).expand(mask.shape),
-            inputs=dict(inputs),
+            inputs=inputs,
         )
 
     def _log_probs(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -291,9 +292,10 @@ class TrlHooks:
         return made
 
     def _see(self, part: Microbatch, log_probs: Tensor, entropies: Tensor | None, outputs: list[Any]) -> None:
-        part.log_probs, part.graph, part.weight_probe = log_probs.detach(), log_probs, WeightProbe(log_probs)
+        # copies: the loss may write over what it is given, without a trace where a kernel does
+        part.log_probs, part.graph, part.weight_probe = log_probs.detach().clone(), log_probs, WeightProbe(log_probs)
         if entropies is not None:
-            part.entropies = entropies.detach()
+            part.entropies = entropies.detach().clone()
             part.entropy_probe = WeightProbe(entropies) if entropies.requires_grad else None
         width = part.mask.shape[1]
         hidden = torch.cat([last_hidden_state(output).detach() for output in outputs])
@@ -335,7 +337,7 @@ class TrlHooks:
         self.observer.computed(part, part.graph)
         part.graph = None
         for probe in (part.weight_probe, part.entropy_probe):
-            if probe is not None and probe.caught:  # by a backward pass of the observer, not by that of the trainer
+            if probe is not None and probe.reached:  # by a backward pass of the observer, not by that of the trainer
                 probe.take()
 
     def _high_entropy(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -398,6 +400,12 @@ class _Callback(TrainerCallback):
         if not observer.failed:
             with observer.guard():
                 what(observer)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of numbers of rollouts or tokens, which a loss may overwrite; ids, masks and pictures are as they came."""
+    numbers = isinstance(value, Tensor) and value.is_floating_point() and value.ndim <= 2
+    return value.detach().clone() if numbers else value
 
 
 def _furthest_from_zero(values: np.ndarray) -> np.ndarray:

@@ -66,6 +66,7 @@ class PassRows:
     residual: Tensor | None  # (n,)
     entropy_weight: Tensor | None  # (n,)
     unmeasured: Tensor | None  # (n,) bool
+    least_residual: Tensor | None = None  # (n,) where the logits that the residual needs were lost
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ There are three ways, chosen by what the model's forward pass returned:
     logits      a hook on them sees G = ∂L/∂logits; w = −T·⟨G, d⟩/‖d‖², and the residual says how much of G is not of
                 this form (`logit_gradients`). Statistics come from the logits themselves, in the forward pass: no
                 product is repeated. Logits that were changed in place before the backward pass (divided by a
-                temperature, overwritten by a kernel) are known by their version, or by z_y, and leave
-                w = −T·G_y/(1 − π_y), without a residual
+                temperature, overwritten by a kernel) are known by their version, by z_y or by Σ π, and leave
+                w = −T·G_y/(1 − π_y), without a residual but for what it is at least
     log_probs   a fused head (TRL's) gives log π_y and no logits; w = −∂L/∂log π_y is its gradient. Statistics come from
                 hidden states and head, and their log-probs are compared with those that the head gave
     neither     a loss kernel (Liger's) took hidden states and head; w follows from ∂L/∂hidden (`hidden_gradients`)
@@ -26,7 +26,7 @@ from ..errors import UsageError
 from ..laws import TokenStatistics
 from ..token_stats import token_statistics
 from .hidden_gradients import own_direction, scalar_part_of_hidden, unmeasurable
-from .logit_gradients import Measured, own_entry_part, scalar_part
+from .logit_gradients import ChangedLogits, Measured, least_residual, own_entry_part, scalar_part
 from .output_heads import OutputHead
 from .record_spec import RecordSpec
 from .weight_probe import WeightProbe
@@ -43,12 +43,14 @@ class Caught:
     """What backward passes brought to n tokens, (n,) each; None is what cannot be seen in that way.
 
     Where `unmeasured`, the gradient does not tell the weight of a confident token: weight and residual are NaN there.
+    `least_residual` is what the residual is at least, where the logits it needs are lost.
     """
 
     weight: Tensor
     residual: Tensor | None = None
     entropy_weight: Tensor | None = None
     unmeasured: Tensor | None = None
+    least_residual: Tensor | None = None
 
 
 class Capture(Protocol):
@@ -82,6 +84,7 @@ class LogitCapture:
         self.stats: TokenStatistics | None = _statistics_of_rows(self._logits, tokens, keep, spec, temperature)
         self._own = self._logits.flatten(0, 1)[keep, tokens]  # z_y; a kernel may write over logits without a version
         self._parts: Measured | None = None
+        self._least: Tensor | None = None
         self._handle = logits.register_hook(self._caught)
 
     @property
@@ -91,7 +94,8 @@ class LogitCapture:
     def take(self) -> Caught:
         """Weight and residual."""
         assert self._parts is not None
-        return Caught(self._parts.weight, self._parts.residual, unmeasured=self._parts.unmeasured)
+        parts = self._parts
+        return Caught(parts.weight, parts.residual, unmeasured=parts.unmeasured, least_residual=self._least)
 
     def _caught(self, gradient: Tensor | None) -> None:
         if gradient is None:  # a function that gives none to an input that the loss does not depend on
@@ -102,16 +106,29 @@ class LogitCapture:
                 "longer held; add the losses and call backward once"
             )
         assert self.stats is not None
-        own = self._logits.flatten(0, 1)[self._keep, self._tokens]
-        if self._logits._version == self._version and torch.equal(own, self._own):
-            self._parts = scalar_part(
-                self._logits, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
-            )
-        else:
+        self._parts = self._of_whole_logits(gradient)
+        if self._parts is None:
             self._parts = own_entry_part(
                 self._own, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
             )
+            self._least = least_residual(
+                gradient, self._parts.weight, self._tokens, self.stats, self._keep, temperature=self._temperature
+            )
         self._logits = None
+
+    def _of_whole_logits(self, gradient: Tensor) -> Measured | None:
+        """Weights and residuals from all entries; None where the logits are not those of the forward pass any more."""
+        assert self._logits is not None
+        assert self.stats is not None
+        own = self._logits.flatten(0, 1)[self._keep, self._tokens]
+        if self._logits._version != self._version or not torch.equal(own, self._own):
+            return None
+        try:
+            return scalar_part(
+                self._logits, gradient, self._tokens, self.stats, self._keep, temperature=self._temperature
+            )
+        except ChangedLogits:
+            return None
 
     def remove(self) -> None:
         self._handle.remove()

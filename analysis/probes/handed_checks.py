@@ -43,17 +43,27 @@ def parameter_versions(model: nn.Module) -> tuple[int, ...]:
 
 def warn_of_another_form(passes: Sequence[PassRows], temperature: float) -> None:
     """Once, after the first update, where most of the gradient is not of the form that weights are defined by."""
-    parts = [
-        rows.residual[(rows.weight != 0) & torch.isfinite(rows.residual)].cpu()
-        for rows in passes
-        if rows.residual is not None
-    ]
+    parts, least = [], False
+    for rows in passes:
+        lost = rows.least_residual is not None
+        residual = rows.least_residual if lost else rows.residual
+        if residual is not None:
+            parts.append(residual[(rows.weight != 0) & torch.isfinite(residual)].cpu())
+            least |= lost
     residuals = torch.cat(parts) if parts else torch.zeros(0)
     if len(residuals) and (median := residuals.median().item()) > ODD_RESIDUAL:
+        said = (
+            "at least " if least else "",
+            "" if least else " (column residual)",
+            " The logits were changed in place before the backward pass, so that the weight comes from the token's own "
+            "entry alone: compute the loss from a copy of them."
+            if least
+            else "",
+        )
         warnings.warn(
             f"attach: expected a gradient of the form w·(e_y − π)/T at T = {temperature:g}, got one that differs from "
-            f"it by {median:.0%} for the median token (column residual); weights are the part of that form. If the "
+            f"it by {said[0]}{median:.0%} for the median token{said[1]}; weights are the part of that form. If the "
             "loss divides logits by a temperature, pass temperature=; if it has further terms (an entropy bonus, a "
-            "full KL), this is what they add",
+            f"full KL), this is what they add.{said[2]}",
             stacklevel=3,
         )

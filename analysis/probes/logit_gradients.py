@@ -37,12 +37,17 @@ from ..laws import TokenStatistics
 from ..token_stats.sources import Rows, compute_dtype
 from .weight_accuracy import HALF_ROUNDINGS, SOFTMAX_OFF
 
-__all__ = ["Measured", "own_entry_part", "scalar_part"]
+__all__ = ["ChangedLogits", "Measured", "least_residual", "own_entry_part", "scalar_part"]
 
 # Rows and columns at a time: every operation after the first finds its operands in cache, as in token_stats.
 _TILES = {"cpu": (64, 2048), "cuda": (4096, 8192)}
 _HALF = (torch.bfloat16, torch.float16)
 _ROWS_LOOKED_AT = 16  # to see in what type a gradient was computed
+_MASS_OFF = 0.01  # by how much Σ π of logits may differ from 1 under their own log Z; sums in float32 differ by 1e-4
+
+
+class ChangedLogits(ValueError):
+    """Logits that are not those which the statistics were taken from."""
 
 
 class Measured(NamedTuple):
@@ -61,7 +66,8 @@ def scalar_part(
 
     `keep` (n,) are flat indices of rows, `tokens` (n,) and the fields of `stats` (n,) belong to them. A row whose
     gradient is zero throughout has weight 0 and a residual that is NaN. Cost: one pass over logits and gradient, memory
-    of a few tiles. Accuracy: that of the gradient as it came.
+    of a few tiles. Accuracy: that of the gradient as it came. Raises ChangedLogits where the logits do not sum to the
+    log Z of `stats`: something wrote over them.
 
     >>> from analysis.laws import dense_statistics
     >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
@@ -90,7 +96,8 @@ def scalar_part(
     unit = unit.clamp(max=2.0**120)
 
     height, width = _TILES["cuda" if logits.is_cuda else "cpu"]
-    sums = torch.zeros(3, n, dtype=torch.float64, device=logits.device)  # Σ r², Σ r·π, Σ G² over v ≠ y, in those units
+    # Σ r², Σ r·π, Σ G² over v ≠ y, in those units; Σ π over all v
+    sums = torch.zeros(4, n, dtype=torch.float64, device=logits.device)
     scratch = torch.empty(3, min(height, n) * width, dtype=dtype, device=logits.device)
     for start in range(0, n, height):
         stop = min(start + height, n)
@@ -104,6 +111,7 @@ def scalar_part(
             torch.mul(g_rows.block(start, stop, slice(left, right)), scale, out=g)
             torch.sub(z.to(dtype) if temperature == 1 else z.to(dtype) / temperature, shift, out=probs).exp_()
             torch.addcmul(g, probs, factor, out=r)
+            sums[3, start:stop] += probs.sum(-1).double()
             column = (y[start:stop] - left).clamp(0, right - left - 1)
             own = (y[start:stop] >= left) & (y[start:stop] < right)
             for entries in (g, r):
@@ -113,6 +121,12 @@ def scalar_part(
             part[1] += r.mul_(probs).sum(-1).double()
             part[2] += torch.linalg.vector_norm(g, dim=-1).double().square()
 
+    if bool(((sums[3] - 1).abs() > _MASS_OFF).any()):
+        row = int(((sums[3] - 1).abs() > _MASS_OFF).nonzero()[0])
+        raise ChangedLogits(
+            f"logits: expected those that the statistics are of, got others, whose probabilities add up to "
+            f"{float(sums[3, row]):.3g} in row {int(keep[row])}; hand in the logits as they were"
+        )
     own_e = (own_g + first * rest / temperature) * unit
     along = own_e * rest - sums[1]
     d_sq = stats.direction_norm.double().square()
@@ -159,6 +173,47 @@ def own_entry_part(
     unmeasured |= ~replaced & (rest < 1000 * torch.finfo(computed).eps * size) & (own_g != 0)
     weight = torch.where(own_g == 0, 0.0, -temperature * own_g / rest).masked_fill(unmeasured, torch.nan)
     return Measured(weight, torch.full_like(weight, torch.nan), unmeasured)
+
+
+@torch.no_grad()
+def least_residual(
+    gradient: Tensor, weight: Tensor, tokens: Tensor, stats: TokenStatistics, keep: Tensor, *, temperature: float
+) -> Tensor:
+    """What the residual ‖G + w·d/T‖ / ‖G‖ of a weight is at least, without the logits; (n,).
+
+    Of d the entries at y and at the most probable tokens K are known, and the norm of the rest R. So, by the triangle
+    inequality,
+
+        ‖G + w·d/T‖² ≥ Σ_{v ∈ K ∪ y} (G_v + w·d_v/T)² + (‖G_R‖ − |w|·‖d_R‖/T)²
+
+    It is 0 where G is of the form −w·d/T, and NaN where the gradient is zero or the weight is not known.
+
+    >>> from analysis.laws import dense_statistics
+    >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
+    >>> stats, keep = dense_statistics(z, y), torch.tensor([0])
+    >>> g = -3.0 * (torch.tensor([[0.0, 1.0, 0.0]]) - z.softmax(-1))
+    >>> least_residual(g, torch.tensor([3.0]), y, stats, keep, temperature=1.0).item() < 1e-3
+    True
+    """
+    rows, y = Rows(gradient, keep), tokens[:, None].long()
+    squares = torch.zeros(len(keep), dtype=torch.float64, device=gradient.device)
+    height, width = _TILES["cuda" if gradient.is_cuda else "cpu"]
+    for start in range(0, len(keep), height):
+        stop = min(start + height, len(keep))
+        for left in range(0, rows.width, width):
+            block = rows.block(start, stop, slice(left, min(left + width, rows.width)))
+            squares[start:stop] += torch.linalg.vector_norm(block, dim=-1, dtype=torch.float64).square()
+    w = weight.double()[:, None] / temperature
+    ids = stats.argmax_token[:, None] if stats.top_ids is None else stats.top_ids
+    probs = stats.argmax_prob[:, None] if stats.top_probs is None else stats.top_probs
+    others = -probs.double().masked_fill(ids == y, 0.0)
+    d = torch.cat([stats.one_minus_prob.double()[:, None], others], -1)
+    g = rows.values(0, len(keep), torch.cat([y, ids.long()], -1)).double()
+    g[:, 1:].masked_fill_(ids == y, 0.0)
+    rest_of_g = (squares - g.square().sum(-1)).clamp(min=0).sqrt()
+    rest_of_d = (stats.direction_norm.double().square() - d.square().sum(-1)).clamp(min=0).sqrt()
+    off = (g + w * d).square().sum(-1) + (rest_of_g - w[:, 0].abs() * rest_of_d).square()
+    return torch.where(squares > 0, (off / squares).sqrt(), torch.nan)
 
 
 def _computed_in(gradient: Rows, y: Tensor, temperature: float) -> torch.dtype:

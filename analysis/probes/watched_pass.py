@@ -103,6 +103,7 @@ class WatchedPass:
             caught.residual,
             caught.entropy_weight,
             caught.unmeasured,
+            caught.least_residual,
         )
 
     def remove(self) -> None:

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import analysis
 from analysis import RecordSpec, UsageError
@@ -172,6 +174,62 @@ def test_the_self_check_sees_a_factor(scale, tmp_path, monkeypatch):
     analysis.watch(trainer)
     with pytest.raises(UsageError, match=r"got a distance of 0\.0002"):
         trainer.train()
+
+
+class _NoGradient(torch.autograd.Function):
+    """A kernel that gives None to what its loss does not depend on."""
+
+    @staticmethod
+    def forward(context, values):
+        return values.sum() * 0
+
+    @staticmethod
+    def backward(context, gradient):
+        return None
+
+
+def lossy(folder, how):
+    """A trainer whose loss loses what it was given: log-probs that are written over, or a gradient of None."""
+
+    class Lossy(type(make_trl_trainer(folder))):
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            if model is None:  # the replay
+                return loss
+            if how == "overwritten":
+                self.last.data.fill_(-7.0)
+            elif how == "none" and self.state.global_step == 1 and self._step % 2:
+                loss = _NoGradient.apply(self.last)
+            return loss
+
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            made = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            self.last = made[0]
+            return made
+
+    return make_trl_trainer(folder, trainer_class=Lossy)
+
+
+def test_log_probs_that_the_loss_writes_over(tmp_path):
+    records = []
+    for how in ("whole", "overwritten"):
+        trainer = lossy(tmp_path / how, how)
+        watch = analysis.watch(trainer, record=SPEC)
+        trainer.train()
+        records.append(watch.records())
+    for table in ("tokens", "updates"):
+        pd.testing.assert_frame_equal(records[0][table], records[1][table])
+
+
+def test_a_microbatch_whose_gradient_is_none_has_weight_zero(tmp_path):
+    trainer = lossy(tmp_path, "none")
+    watch = analysis.watch(trainer, record=SPEC)
+    trainer.train()
+    tokens = watch.records()["tokens"]
+    second = tokens[tokens["update"] == 1]
+    without = second.groupby("rollout")["weight"].apply(lambda weights: bool((weights == 0).all()))
+    assert without.sum() >= 4  # the rows of that microbatch
+    assert not without.all()
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
