@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,39 +226,56 @@ def _trace(arguments: argparse.Namespace, ranks: Ranks) -> Run:
 
     from .tracing import trace_rollouts
 
-    run = trace_rollouts(
-        policy.model,
-        policy.tokenizer,
-        file,
-        out=arguments.out,
-        objectives=arguments.objectives,
-        resume=arguments.resume is not None,
-        force=arguments.force,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        new_turn=settings.new_turn,
-        bos=settings.bos,
-        eos=settings.eos,
-        responses_apart=settings.responses_apart,
-        temperature=settings.temperature,
-        threshold=settings.threshold,
-        rewarded_above=arguments.rewarded_above,
-        on_policy=settings.on_policy,
-        verifier=settings.verifier,
-        workers=arguments.workers or 1,
-        skip_bad=settings.skip_bad,
-        top_k=settings.top_k,
-        record_columns=settings.record_columns,
-        record_tokens=settings.record_tokens,
-        share=settings.share,
-        batch_tokens=arguments.batch_tokens,
-        quiet=arguments.quiet,
-    )
+    with _plain_warnings():
+        run = trace_rollouts(
+            policy.model,
+            policy.tokenizer,
+            file,
+            out=arguments.out,
+            objectives=arguments.objectives,
+            resume=arguments.resume is not None,
+            force=arguments.force,
+            chat_template=settings.chat_template,
+            template_arguments=settings.template_arguments,
+            new_turn=settings.new_turn,
+            bos=settings.bos,
+            eos=settings.eos,
+            responses_apart=settings.responses_apart,
+            temperature=settings.temperature,
+            threshold=settings.threshold,
+            rewarded_above=arguments.rewarded_above,
+            on_policy=settings.on_policy,
+            verifier=settings.verifier,
+            workers=arguments.workers or 1,
+            skip_bad=settings.skip_bad,
+            top_k=settings.top_k,
+            record_columns=settings.record_columns,
+            record_tokens=settings.record_tokens,
+            share=settings.share,
+            batch_tokens=arguments.batch_tokens,
+            quiet=arguments.quiet,
+        )
     if arguments.annotate is not None and not ranks.rank:
         path = write_annotations(run, file, kind=arguments.annotate, overwrite=replaced)
         if not arguments.quiet:
             print(f"annotations {path}", file=sys.stderr)
     return run
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """What a trace warns of as a sentence on stderr, without the place in this program where it was found."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+            if str(message).startswith("trace: "):
+                print(f"warning  {str(message).removeprefix('trace: ')}", file=sys.stderr)
+            else:
+                usual(message, *rest, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _inputs(

@@ -12,8 +12,9 @@ import pytest
 from analysis import UsageError, trace_rollouts
 from analysis.offline import RolloutScorer, read_rollouts
 from analysis.offline.verl_dumps import is_padding, key_of
+from analysis.trace import main
 from tests.offline.byte_models import byte_tokenizer, small_model
-from tests.offline.small import make_model, make_tokenizer, write_jsonl
+from tests.offline.small import make_model, make_tokenizer, save, write_jsonl
 
 PAD = "pad" + "0a" * 16
 
@@ -223,6 +224,19 @@ class TestReencoding:
         assert "1 of 1 prompts end with 'assistant', as the tokenizer's chat template does once" in said
         assert ("were put into the template a second time" in said) == again
         assert ("the policy saw about 3 tokens more" in said) == (not again)
+
+    def test_the_command_says_it_before_and_in_the_summary(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file, folder = write_jsonl(tmp_path / "3.jsonl", [row("a_0_0")]), tmp_path / "run"
+        save(tmp_path / "model")
+        argv = ["--model", str(tmp_path / "model"), "--rollouts", str(file), "--out", str(folder), "--no-figures"]
+        assert main([*argv, "--quiet"]) == 0
+        said = capsys.readouterr()
+        assert "warning  Inexact token ids: those of prompts and responses" in said.err
+        assert "Warning: Inexact token ids" in said.out
+        assert "Warning: Inexact token ids" in (folder / "summary.md").read_text()
+        assert "Warning: Inexact token ids" in (folder / "report.html").read_text()
 
     def test_ids_are_not_warned_of(self, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
         rows = [row("a_0_0", prompt_ids=[5, 6], response_ids=[7, 8]), {"prompt": "1 :", "response": "2", "reward": 1}]
