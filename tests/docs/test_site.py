@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.generators import reference_pages
+
 ROOT = Path(__file__).parents[2]
 MADE_AT_BUILD_TIME = ("_build", "reference", "notebooks")
 PAGES = sorted(
@@ -67,6 +69,16 @@ def test_toml_on_the_pages_is_valid(text: str) -> None:
     assert tomllib.loads(text)
 
 
+def _names_elsewhere() -> set[str]:
+    """Packages that need another environment, and the names that they export, from their source."""
+    names = {package.rpartition(".")[2] for package in reference_pages.ELSEWHERE}
+    for package in reference_pages.ELSEWHERE:
+        source = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
+        (exported,) = re.findall(r"^__all__ = (\[.*?\])", source, re.MULTILINE | re.DOTALL)
+        names |= set(ast.literal_eval(exported))
+    return names
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
 def test_commands_files_and_functions_on_the_pages_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -75,6 +87,9 @@ def test_commands_files_and_functions_on_the_pages_exist(page: Path) -> None:
     for path in re.findall(r"`((?:analysis|toy_models|docs|tests|notebooks|figures)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"`((?:analysis|toy_models)\.[\w.]+)(?:\(.*?\))?`", text):
+        if name.startswith(reference_pages.ELSEWHERE):
+            assert name.rpartition(".")[2] in _names_elsewhere(), name
+            continue
         parts = name.rstrip(".").split(".")
         depth = next(n for n in range(len(parts), 0, -1) if importlib.util.find_spec(".".join(parts[:n])))
         value: object = importlib.import_module(".".join(parts[:depth]))

@@ -18,7 +18,12 @@ from .policy_losses import LOSSES
 
 __all__ = ["overview"]
 
-_ROW_BYTES, _TOP_BYTES = 62.0, 5.2  # of a recorded token on disk, and of each of its most probable tokens; measured
+_ROW_BYTES, _BESIDE_BYTES = 39.4, 3.4  # of a recorded token, and of any token as part of its rollout: measured, in
+# docs/results/full_scale.json
+_KL_BYTES, _TOP_BYTES = (
+    8,
+    8,
+)  # two columns of a KL, id and probability of each of the most probable tokens: uncompressed
 
 
 def overview(config: DictConfig, route: Route) -> str:
@@ -113,5 +118,6 @@ def _bytes(config: DictConfig, share: float, top: int) -> float:
     """Of the tokens of a step, if every response is as long as it may be and rows are updated once an epoch."""
     data: Any = config.data
     tokens = data.train_batch_size * config.actor_rollout_ref.rollout.n * data.max_response_length
-    epochs = config.actor_rollout_ref.actor.ppo_epochs
-    return float(tokens * epochs * share * (_ROW_BYTES + _TOP_BYTES * top))
+    actor = config.actor_rollout_ref.actor
+    row = _ROW_BYTES + _TOP_BYTES * top + (_KL_BYTES if actor.use_kl_loss else 0)
+    return float(tokens * (_BESIDE_BYTES + actor.ppo_epochs * share * row))

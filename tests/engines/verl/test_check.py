@@ -12,8 +12,10 @@ from analysis.engines.verl import checks, installation
 from analysis.engines.verl.checks import check, problems
 from analysis.engines.verl.composition import compose
 from analysis.engines.verl.loading import Route
+from analysis.engines.verl.overview import _bytes
 from analysis.errors import UsageError
 
+ROOT = Path(__file__).resolve().parents[3]
 ACTOR = "actor_rollout_ref.actor"
 RECORD = f"{ACTOR}.fsdp_config.record"
 HEALTHY = (
@@ -206,3 +208,19 @@ class TestFiles:
         assert "expected the folder of the run that verl resumes after step 3" in message
         overrides.append("trainer.resume_mode=disable")
         assert [m for m in messages(*overrides, files=True) if m.startswith(f"{RECORD}.out")] == []
+
+
+def test_the_estimate_of_bytes_is_the_measured_one() -> None:
+    measured = json.loads((ROOT / "docs/results/full_scale.json").read_text(encoding="utf-8"))
+    eighth = measured["written"]["0.125"]
+    tokens = measured["rollouts"] * measured["tokens_each"]
+    written = sum(eighth["bytes"].values())
+    more = [
+        "data.train_batch_size=1024",
+        f"data.max_response_length={measured['tokens_each']}",
+        f"+{RECORD}.out=runs/x",
+    ]
+    config = compose([*HEALTHY, *OBSERVED, *more])
+    assert tokens == 1024 * 8 * measured["tokens_each"]
+    assert _bytes(config, 0.125, 0) == pytest.approx(written, rel=0.02)
+    assert _bytes(config, 0.125, 4) - _bytes(config, 0.125, 0) == pytest.approx(tokens / 8 * 32)
