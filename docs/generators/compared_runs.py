@@ -3,7 +3,7 @@
 Base, task, training prompts, rewards, optimiser, divisor, held-out prompts and evaluation are the same; what differs is
 who samples, makes minibatches, computes the loss and steps. Both sides of a seed begin with the same parameters.
 
-Fixed before the first run: `METHODS`, `STEPS`, `EVERY`, `SIZE`, `QUANTITIES`, and the rule. At each evaluation after
+Fixed before the first run: `METHODS`, the steps, `EVERY`, `SIZE`, `QUANTITIES`, and the rule. At each evaluation after
 the start, of each method and quantity, the difference of the means over seeds (the trainer minus the loop) has
 Student's interval with 2n − 2 degrees of freedom, at a level such that all intervals together hold with 95%
 (Bonferroni). The curves are the same within their intervals if every interval contains 0. A control says whether this
