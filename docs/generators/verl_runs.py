@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SEEDS", "STEPS", "VERL", "measure", "run_curve"]
 
-SEEDS = (20, 21, 22, 23)
+SEEDS = (30, 31, 32, 33)
 STEPS = 8
 VERL = "verl"
 SIDES = (LOOP, VERL)
