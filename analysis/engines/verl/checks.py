@@ -72,8 +72,8 @@ def problems(config: DictConfig, *, files: bool = True, environment: Mapping[str
     checks: list[Callable[[], list[str]]] = [
         unmet_requirements,
         lambda: _trainer(config),
-        lambda: objective_names.problems(config),
         lambda: loading_problems(config, environment, needed=is_ours(config) or is_observed(config)),
+        lambda: objective_names.problems(config),  # after what the configuration loads, which may add names
         lambda: _observing(config, environment),
         lambda: _clipping(config),
         lambda: _critic(config),

@@ -1,6 +1,6 @@
 """Losses that you wrote as estimators and policy losses of verl.
 
-    # my_objectives.py, named by actor_rollout_ref.model.external_lib=my_objectives
+    # my_objectives.py, with actor_rollout_ref.model.external_lib=[analysis.engines.verl,my_objectives]
     from analysis.engines import verl
 
     verl.offer("square", "square_loss.py:square")

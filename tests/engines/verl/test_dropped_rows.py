@@ -241,11 +241,12 @@ def weights_of(mask: torch.Tensor, mode: str) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_with_transfer_queue_itself(tmp_path_factory):
+def test_with_transfer_queue_itself(tmp_path_factory, monkeypatch):
     import ray
     import transfer_queue
 
     folder = tmp_path_factory.mktemp("r")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine lets them wait for minutes
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, _temp_dir=str(folder)[:60])
     try:
         transfer_queue.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))

@@ -170,6 +170,17 @@ def test_advantages_of_unequal_groups_by_hand():
         assert torch.equal(returns, mean[:, None].expand_as(returns)), name
 
 
+def test_rows_that_verl_has_added_are_in_no_statistics_of_a_batch(caplog):
+    rollouts = Rollouts.make()
+    rewards = rollouts.rewards[:-1]
+    advantages, _ = estimated("psr", rollouts, rlvr_parameters={"advantage": "batch_mean_std"})
+    expected = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
+    assert torch.allclose(advantages[:-1], expected[:, None] * rollouts.mask[:-1], rtol=1e-12, atol=0)
+    assert advantages[-1].eq(0).all()
+    estimated("maxrl", rollouts)
+    assert not caplog.records  # it is not a prompt with one response either
+
+
 def test_a_row_of_a_group_whose_tokens_are_all_masked_counts_in_its_group():
     rollouts = Rollouts.make()
     rollouts.mask[5] = False  # rejected by a correction: a response of the group all the same
