@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,6 +169,15 @@ def test_advantages_of_unequal_groups_by_hand():
         values[-1] = 0  # the row that verl has added
         assert torch.allclose(advantages, values[:, None] * rollouts.mask, rtol=0, atol=1e-12), name
         assert torch.equal(returns, mean[:, None].expand_as(returns)), name
+
+
+def test_rows_of_prompts_may_come_in_any_order():
+    rollouts = Rollouts.make()
+    rollouts.uids = np.array(["a", "b", "a", "b", "a", "b", "pad0"], dtype=object)  # a: 1, 1, 0; b: 0, 0, 1
+    advantages, _ = estimated("dr_grpo", rollouts)
+    third = 1 / 3
+    expected = torch.tensor([third, -third, third, -third, -2 * third, 2 * third, 0], dtype=torch.float64)
+    assert torch.allclose(advantages, expected[:, None] * rollouts.mask, rtol=0, atol=1e-12)
 
 
 def test_rows_that_verl_has_added_are_in_no_statistics_of_a_batch(caplog):
