@@ -94,6 +94,7 @@ def test_it_passes_the_checks_before_a_run(name: str) -> None:
     assert is_observed(config)
     record = read_record(config.actor_rollout_ref.actor.fsdp_config.record)
     assert (str(record.out), record.spec.tokens) == (f"runs/{name}", 1 / 64)
+    assert record.label == name.split("_", 1)[1].replace("_", "-").upper()
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
@@ -205,7 +206,7 @@ def test_a_key_that_verl_does_not_have_is_refused(key: str, tmp_path: Path) -> N
         compose([f"@{tmp_path / 'mine.txt'}"])
     added = [line for path in FOLDER.rglob("*.txt") for line in path.read_text().splitlines() if line.startswith("+")]
     assert {line.split("=")[0].rpartition(".")[2] for line in added} == {
-        *("rlvr_lambda", "out", "tokens", "VERL_ENGINE_VENDOR")
+        *("rlvr_lambda", "label", "out", "tokens", "VERL_ENGINE_VENDOR")
     }
 
 
