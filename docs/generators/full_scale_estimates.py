@@ -125,7 +125,7 @@ def hours_table() -> str:
 
 def updates_table() -> str:
     """Updates of a batch whose rows are dropped, by the share that is kept, and how full the last one is."""
-    lines = ["| rows kept | updates | rows of the last one, of 2,048 |", "|--:|--:|--:|"]
+    lines = ["| rows kept | updates | fraction of the last one that is filled |", "|--:|--:|--:|"]
     for percent in (10, 30, 50, 70, 90, 100):
         kept = ROLLOUTS * percent // 100
         updates = -(-kept // MINIBATCH)
