@@ -126,6 +126,13 @@ def test_a_run_with_trl_has_the_sizes_of_the_paper(model: str, method: str, tmp_
     assert "<|im_start|>assistant" in trl_run.setting(model, "actor_rollout_ref.model.custom_chat_template")
 
 
+def test_accelerate_reads_its_configuration() -> None:
+    cluster = pytest.importorskip("accelerate.commands.config.config_args", reason="accelerate is not installed")
+    config = cluster.load_config_from_file(str(FOLDER / "accelerate_fsdp2.yaml"))
+    assert (config.num_processes, config.mixed_precision, config.distributed_type.value) == (8, "bf16", "FSDP")
+    assert config.fsdp_config["fsdp_version"] == 2
+
+
 def test_rows_that_do_not_divide_a_batch_are_refused() -> None:
     with pytest.raises(UsageError, match=r"--rows: expected rows · processes that divide the 2048 rows of minibatch"):
         _ = trl_run.Scale(rows=3).accumulation
