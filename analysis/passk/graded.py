@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from toy_models.messages import nearest
-from toy_models.table_files import column_names, column_value, raw_rows
-from toy_models.table_formats import CsvText
+from toy_models.table_files import column_names, column_value, each_row
+from toy_models.table_formats import CsvText, Place
 
 from ..errors import UsageError
 from ..offline.reward_columns import check_rivals
@@ -87,14 +87,13 @@ def read_graded(
             a better column, a score that is neither 0 nor 1 without `above`, counts that are not 0 ≤ c ≤ n with n ≥ 1,
             or a prompt with two rows of counts.
     """
+    given = columns or {}
     try:
-        rows = raw_rows(path)
+        rows, names = _rows(path, given)
     except ValueError as error:
         raise UsageError(f"file: {error}") from error
     if not rows:
         raise UsageError(f"file: expected rows of graded samples, got none in {path}")
-    names = list(dict.fromkeys(column for _, row in rows for column in column_names(row)))
-    given = columns or {}
     chosen = _columns(names, given, str(path))
     samples, notes = counted_samples(rows, chosen["prompt"], given="prompt" in given)
     if not samples:
@@ -134,6 +133,25 @@ def read_graded(
             "samples, name the column of the prompt with --columns prompt=NAME."
         )
     return Graded(name or label, tuple(counts), n_and_c[:, 0], n_and_c[:, 1], tuple(notes))
+
+
+def _rows(path: str | Path, given: Mapping[str, str]) -> tuple[list[tuple[Place, dict[str, Any]]], list[str]]:
+    """The rows with the columns that may be read, and the names of all: responses are not held in memory."""
+    kept = {name for options in _NAMES.values() for name in options} | set(given.values())
+    kept |= {name.split(".")[0] for name in given.values()}
+    names: dict[str, None] = {}
+    texts: dict[str, str] = {}  # prompts, each once
+    rows = []
+    for where, row in each_row(path):
+        names |= dict.fromkeys(column_names(row))
+        own = {name: value for name, value in row.items() if name in kept}
+        rows.append(
+            (
+                where,
+                {name: texts.setdefault(value, value) if type(value) is str else value for name, value in own.items()},
+            )
+        )
+    return rows, list(names)
 
 
 def _columns(names: Sequence[str], given: Mapping[str, str], path: str) -> dict[str, str]:

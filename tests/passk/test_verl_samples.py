@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_padding_and_earlier_outputs_do_not_count(tmp_path: Path) -> None:
 def test_padding_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected rows of graded samples, got none in .* 1 of 1 rows are left out"):
         read_graded(write(tmp_path / "0.jsonl", [row(f"{PAD}_0_0", "", 0.0)]))
+
+
+def test_responses_are_not_held_in_memory(tmp_path: Path) -> None:
+    """MATH's 5,000 test prompts, 256 samples each, are several gigabytes of text."""
+    path = write(
+        tmp_path / "0.jsonl", [row(f"{i // 8}_{i % 8}_0", f"{i // 8}+1=", output="x" * 20000) for i in range(400)]
+    )
+    tracemalloc.start()
+    try:
+        assert read_graded(path).n.tolist() == [8] * 50
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_reward_and_score(tmp_path: Path) -> None:
