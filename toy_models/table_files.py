@@ -77,7 +77,8 @@ def raw_rows(
 def each_row(
     path: str | Path, bad: Callable[[ValueError], None] = _refuse, name: str | None = None
 ) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """The rows of `raw_rows` one after another. JSON Lines, CSV and tables of Arrow are not held in memory."""
+    """The rows of `raw_rows` one after another. JSON Lines, CSV, tables of Arrow and long arrays of JSON
+    are not held in memory."""
     path = Path(path)
     try:
         yield from rows_of_file(path, bad, name)

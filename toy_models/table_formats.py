@@ -14,10 +14,11 @@ import io
 import json
 import lzma
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
+from .json_arrays import UnusualArray, array_objects
 from .plain_values import WRAPPERS, rows_of_columns
 from .torch_tables import is_torch_file, torch_documents
 
@@ -29,6 +30,8 @@ Places = Iterator[tuple["Place", Mapping[str, Any]]]
 _BATCH = 1024  # rows of a table that become Python objects at a time
 _SHOWN = 60  # characters of a broken line in a message
 _HEAD = 512  # bytes that show what a file is
+_LONG = 1 << 24  # bytes of an array that is not held in memory
+_BOM = b"\xef\xbb\xbf"
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
 _SUFFIXES = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 _ARCHIVE = b"PK\x03\x04"
@@ -99,7 +102,7 @@ class Place(str):
 def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> Places:
     """Place and columns of each row; a row that is broken goes to `bad`. Places have the file's name, or `name`.
 
-    JSON Lines, CSV and Parquet are read as rows are asked for.
+    JSON Lines, CSV, Parquet and long arrays of JSON are read as rows are asked for.
 
     Raises ValueError, OSError, EOFError.
     """
@@ -126,13 +129,22 @@ def rows_of_file(path: Path, bad: Bad, name: str | None = None) -> Places:
             raise ValueError(f"{path} cannot be read: its text is UTF-16; save it as UTF-8")
         if b"\x00" in head:
             raise ValueError(f"{path} cannot be read: expected text or Parquet, got binary data; {_WRITE_ROWS}")
+        known = 0  # rows of a long array that were handed out
+        if path.stat().st_size > _LONG and head.removeprefix(_BOM).lstrip().startswith(b"["):
+            with _opened(path, compression) as content, io.TextIOWrapper(content, encoding="utf-8-sig") as text:
+                try:
+                    for known, row in enumerate(array_objects(text), start=1):
+                        yield Place(name, "row", known), row
+                    return
+                except UnusualArray:  # read as a whole, it says what it is
+                    pass
         with _opened(path, compression) as content, io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
             suffixes = [suffix for suffix in path.suffixes if suffix not in _SUFFIXES]
             suffix = suffixes[-1].lower() if suffixes else ""
             if suffix in (".csv", ".tsv"):
                 yield from _csv(name, text, bad, "\t" if suffix == ".tsv" else ",")
             else:
-                yield from _json(name, text, bad)
+                yield from islice(_json(name, text, bad), known, None)
     except (lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

@@ -30,7 +30,9 @@ def write(path: Path, rows: int) -> Path:
         for index in range(rows):
             prompt = [6 + index // 4 % 20, 7 + index // 80 % 20]
             response = generator.integers(6, VOCAB, TOKENS).tolist()
-            file.write(json.dumps({"prompt_ids": prompt, "response_ids": response, "reward": index % 2}) + "\n")
+            row = json.dumps({"prompt_ids": prompt, "response_ids": response, "reward": index % 2})
+            file.write("[" * (path.suffix == ".json" and not index) + row)
+            file.write("\n" if path.suffix != ".json" else ",\n" if index < rows - 1 else "]")
     if path.suffix == ".parquet":
         table = pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()])
         pq.write_table(table, path, row_group_size=16)
@@ -55,12 +57,14 @@ def peak_of(path: Path) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".json"])
 def test_twice_as_many_rollouts_take_hardly_more_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     monkeypatch.setattr(spooled, "BLOCK", 16)
     monkeypatch.setattr("toy_models.table_formats._BATCH", 16)
+    monkeypatch.setattr("toy_models.table_formats._LONG", 1)
+    monkeypatch.setattr("toy_models.json_arrays.CHUNK", 4096)
     few, many = (peak_of(write(tmp_path / f"{rows}{suffix}", rows)) for rows in (300, 600))
     held = 300 * TOKENS * 8  # what 300 responses take as arrays alone
     assert many - few < held / 3, (few, many)

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from toy_models.table_files import raw_rows
+from toy_models.table_files import each_row, raw_rows
 from toy_models.table_formats import CsvText
 
 ROWS = [{"prompt": "a é,\n2", "response": "b"}, {"prompt": "c", "response": 'd "e"'}]
@@ -57,6 +57,15 @@ TEXTS = {
 }
 
 
+@pytest.fixture(params=["short", "long"])
+def length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long array is read object by object; here every file counts as long, and is read by the three characters."""
+    if request.param == "long":
+        monkeypatch.setattr("toy_models.table_formats._LONG", 0)
+        monkeypatch.setattr("toy_models.json_arrays.CHUNK", 3)
+
+
+@pytest.mark.usefixtures("length")
 @pytest.mark.parametrize("name", TEXTS)
 def test_text(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(TEXTS[name])
@@ -92,6 +101,7 @@ def test_rows_of_lists_are_not_columns(tmp_path: Path) -> None:
         assert [dict(row) for _, row in raw_rows(tmp_path / "a.jsonl")] == [row]
 
 
+@pytest.mark.usefixtures("length")
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -115,6 +125,9 @@ def test_rows_of_lists_are_not_columns(tmp_path: Path) -> None:
             r"a.jsonl line 2: not valid JSON .*; a comma stands before it.*: \{.a.: 2,\}",
         ),
         ("a.json", b'[{"a": 1}, 3]', r"a.json row 2: expected an object \{…\}, got 3"),
+        ("a.json", b'[{"a": 1}, {"b": "c]', r"a.json line 1: not valid JSON"),
+        ("a.json", b'[{"a": 1} {"a": 2}]', r"a.json line 1: not valid JSON"),
+        ("a.json", b'[{"a": 1}]\n[{"a": 2}]', r"a.json line 1: expected an object \{…\} on each line, got \[\{"),
         ("a.csv", b"a,b\n1,2,3\n", r"a.csv line 2: expected 2 cells, got 3"),
         ("a.csv", b"a,a\n1,2\n", r"a.csv line 1: the column 'a' stands twice"),
         ("a.csv", b'a,b\n"x,1\n', r"a.csv line 2: not valid CSV"),
@@ -125,6 +138,32 @@ def test_what_is_refused(tmp_path: Path, name: str, content: bytes, message: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         raw_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
+def test_rows_of_a_long_array_come_one_after_another(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toy_models.table_formats._LONG", 0)
+    monkeypatch.setattr("toy_models.json_arrays.CHUNK", 16)
+    rows = [{"a": [i, {"b": "]},\\"}], "c": "é" * (i % 40)} for i in range(200)]
+    content = json.dumps(rows, indent=1 if suffix else None, ensure_ascii=False).encode()
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": _zstd, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix]
+    path = tmp_path / f"a.json{suffix}"
+    path.write_bytes(pack(content))
+    found = each_row(path)
+    assert next(found) == ("a.json" + suffix + " row 1", rows[0])
+    assert [row for _, row in found] == rows[1:]
+
+
+def test_a_long_array_that_breaks_off_gives_its_rows_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toy_models.table_formats._LONG", 0)
+    path = tmp_path / "a.json"
+    path.write_text('[{"a": 1},\n {"a": 2},\n {"a"')
+    found = each_row(path)
+    assert [next(found)[1]["a"], next(found)[1]["a"]] == [1, 2]
+    with pytest.raises(ValueError, match=r"a\.json line 3: not valid JSON"):
+        next(found)
 
 
 def test_folders(tmp_path: Path) -> None:
