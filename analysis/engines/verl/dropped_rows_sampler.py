@@ -17,6 +17,9 @@ this sampler shares with that code, and where they differ:
 - that code computes log-probs of the old policy before it drops, here only kept rows pass through the model.
 - where no row is left, that code fails. Here the batch is skipped and the next prompts are sampled, at most
   `sampler_kwargs.skips` times in a row (3 unless set); then a `UsageError` says so.
+
+Where the run is recorded, dropped rows stay in verl's TransferQueue until the next batch, so that the observing engine
+records them as dropped (`left_out`); those of a skipped batch are recorded by nobody.
 """
 
 from __future__ import annotations
@@ -34,12 +37,14 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from ...errors import UsageError
 from ...objectives import Objective
 from .estimators import ESTIMATORS, response_rewards
+from .left_out import name_on_kept
 from .objective_settings import ADVANTAGE_SIDE, Settings, read_settings
 
 __all__ = ["DroppedRows", "problems"]
 
 _MODULE = "dropped_rows_sampler"
 _SKIPS = 3  # batches in a row that may be left without a row
+_RECORD = "actor_rollout_ref.actor.fsdp_config.record"
 _WHERE = "trainer.v1.sampler.custom_sampler"
 
 
@@ -85,6 +90,8 @@ class DroppedRows(ReplayBuffer):  # type: ignore[misc, unused-ignore]
         )
         self._objective, self._settings = _objective_of(sampler_kwargs._get_root())
         self._skips = _skips_of(sampler_kwargs)
+        self._is_recorded = OmegaConf.select(sampler_kwargs._get_root(), _RECORD) is not None
+        self._held_back: list[str] = []  # keys of dropped rows that the engine has yet to record
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """A batch of verl's sampler without the rows that have no weight.
@@ -100,6 +107,9 @@ class DroppedRows(ReplayBuffer):  # type: ignore[misc, unused-ignore]
         Raises:
             UsageError: Rewards that the objective cannot take, several batches in a row without a row to keep.
         """
+        if self._held_back:
+            tq.kv_clear(keys=self._held_back, partition_id="train")
+            self._held_back = []
         for skipped in range(self._skips + 1):
             batch, metrics = super().sample(global_steps, partition_id, batch_size)
             if partition_id == "val":
@@ -107,7 +117,11 @@ class DroppedRows(ReplayBuffer):  # type: ignore[misc, unused-ignore]
             rewards = self._rewards(batch)
             kept = self._objective.selected(self._objective.advantages(rewards, 1)).tolist()
             dropped = [key for key, keep in zip(batch.keys, kept, strict=True) if not keep]
-            if dropped:
+            if dropped and any(kept) and self._is_recorded:
+                left = [key for key, keep in zip(batch.keys, kept, strict=True) if keep]
+                name_on_kept(left, dropped, partition_id)
+                self._held_back = dropped
+            elif dropped:
                 tq.kv_clear(keys=dropped, partition_id=partition_id)
             if any(kept):
                 metrics |= {

@@ -33,10 +33,11 @@ from ..run_so_far import continued
 from ..scalars import UpdateSums, dead_groups
 from ..self_check import check_weights, is_finite
 from .facts import Marker, of_first_update, run_info
+from .left_out import fetch
 from .parts import ObservedPart
 from .record_settings import RecordSettings
 from .response_rows import ResponseRows
-from .rollouts import RolloutBatch, global_step_of, read_rollouts
+from .rollouts import RolloutBatch, global_step_of, left_out_of, read_rollouts
 from .token_columns import tokens_of
 
 __all__ = ["PREFIX", "ROW", "Observation"]
@@ -151,6 +152,7 @@ class Observation:
             steps = [other for _, other in everyone if other is not None]
             self._batch = RolloutBatch(max([step - 1 for step in steps] + [self._last_step + 1]))
         self._local = self._batch.add(found)
+        self._batch.name_left_out(self._local, left_out_of(data))
         every_name = [name for own, _ in everyone for name in own]
         self._chosen = self.settings.spec.drawn(self._batch.step, every_name)
         data[ROW] = torch.arange(len(found), device=data["input_ids"].device)
@@ -268,8 +270,10 @@ class Observation:
         """
         if self._ended or self._batch is None:
             return {}
-        batch, writer, numbered = self._batch, self._writer, None
+        batch, writer = self._batch, self._writer
         assert writer is not None
+        with self._guard():
+            batch.add_left_out(fetch)
         numbered = batch.number(self._meet)
         if self._ended:
             return {}

@@ -22,9 +22,10 @@ from toy_models.tasks.task import prompt_hash
 from ...errors import UsageError
 from ...records.rows import PromptRow, RolloutRow
 from ..step_rows import step_row
+from .left_out import KEYS
 from .response_rows import ResponseRows
 
-__all__ = ["Numbered", "Rollout", "RolloutBatch", "global_step_of", "read_rollouts"]
+__all__ = ["Numbered", "Rollout", "RolloutBatch", "global_step_of", "left_out_of", "read_rollouts"]
 
 _PADDING = "pad"  # verl's padding rows have a uid that starts so; uuid4 has no such digits
 _SINGLE_REWARD = 1e-6  # advantages of a response's tokens that differ by less are one
@@ -59,7 +60,7 @@ def read_rollouts(data: TensorDict, rows: ResponseRows, mask: Tensor) -> list[Ro
     """The rollouts of a minibatch; None for each padding row of verl.
 
     Args:
-        data: the minibatch.
+        data: the minibatch; or rows without advantages, which a sampler left out of the batch.
         rows: where its response tokens stand.
         mask: (B, C) bool, tokens in the loss.
 
@@ -82,7 +83,8 @@ def read_rollouts(data: TensorDict, rows: ResponseRows, mask: Tensor) -> list[Ro
             f"rewards: expected finite numbers, got {float(rewards[row])} for row {row}; advantages and weights of "
             "its group would be NaN"
         )
-    advantages = rows.of_responses(data["advantages"]).double()
+    left_out = data.get("advantages", None) is None
+    advantages = torch.zeros(mask.shape) if left_out else rows.of_responses(data["advantages"]).double()
     entropies = None if data.get("entropy", None) is None else rows.of_responses(data["entropy"]).double() * sampled
     golds = _listed(data, "reward_model") or [None] * count
     prompts, responses = (
@@ -111,12 +113,17 @@ def read_rollouts(data: TensorDict, rows: ResponseRows, mask: Tensor) -> list[Ro
                 advantage=largest if single and len(of_tokens) else None,
                 sign=int(np.sign(largest)),
                 length=lengths[row],
-                dropped=not kept[row],
+                dropped=left_out or not kept[row],
                 answer=None if gold is None else str(gold),
                 entropy=(0.0, 0) if entropies is None else (float(entropies[row].sum()), lengths[row]),
             )
         )
     return found
+
+
+def left_out_of(data: TensorDict) -> list[list[str]]:
+    """Of each row the keys of rows that a sampler left out and named on it."""
+    return _listed(data, KEYS) or [[] for _ in range(len(data))]
 
 
 def global_step_of(data: TensorDict) -> int | None:
@@ -147,6 +154,7 @@ class RolloutBatch:
     updates: int = 0  # made from it, skipped ones not counted
     epoch: int = 0
     minibatch: int = -1  # within the epoch
+    left_out: dict[int, list[str]] = field(default_factory=dict)  # keys of rows named on a rollout of this process
     _places: dict[tuple[int, str, int, str], int] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)  # in this epoch
 
@@ -170,6 +178,22 @@ class RolloutBatch:
         self._seen |= own
         self.minibatch += 1
         return torch.tensor(places, dtype=torch.long)
+
+    def name_left_out(self, places: Tensor, keys: Sequence[Sequence[str]]) -> None:
+        """Remember the rows that a sampler left out and named on the rollouts at `places` (B,)."""
+        for place, names in zip(places.tolist(), keys, strict=True):
+            if place >= 0 and names:
+                self.left_out[place] = list(names)
+
+    def add_left_out(self, fetch: Callable[[Sequence[str]], TensorDict]) -> None:
+        """Add the rows that a sampler left out, after the last update."""
+        keys = [key for names in self.left_out.values() for key in names]
+        self.left_out = {}
+        if keys:
+            data = fetch(keys)
+            rows = ResponseRows.of(data)
+            rollouts = read_rollouts(data, rows, rows.of_responses(data["response_mask"]).bool())
+            self.rollouts += [rollout for rollout in rollouts if rollout is not None]
 
     def number(self, gather: Callable[[Any], list[Any]]) -> Numbered:
         """The numbers of all rollouts; every rank calls it once, when the batch has ended.
