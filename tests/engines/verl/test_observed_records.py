@@ -14,9 +14,10 @@ import analysis
 from toy_models.tasks.task import prompt_hash
 
 from .observed_comparison import left_by
-from .observed_program import CASES, MINI, STEPS, rows_of
+from .observed_program import STEPS, rows_of
 from .test_observed_weights import run_cases, run_program
 
+pytestmark = pytest.mark.slow  # processes that import verl
 KEYS = ["update", "step", "rollout", "position"]
 
 
@@ -43,9 +44,7 @@ def test_rollouts_have_the_ids_that_were_sampled_and_verl_s_rewards(watched: Pat
             assert found["correct"] == (found["reward"] > 0.5)
             assert found["length"] == int(row["loss_mask"].sum())
             assert found["finished"] == (row["responses"][-1] == 1)
-            assert found["advantage"] == pytest.approx(
-                float(row["advantages"].abs().max()) * np.sign(row["advantages"][0])
-            )
+            assert found["advantage"] == pytest.approx(float(row["advantages"][0]))
             assert not found["dropped"]
     assert run.info["engine"] == "verl"
     assert run.info["temperature"] == 0.7
@@ -144,7 +143,6 @@ def test_a_folder_that_does_not_fit_the_checkpoint_is_refused(name: str, message
     assert pd.Series([told[name]]).str.match(message).all(), told[name]
 
 
-@pytest.mark.slow  # two processes that import verl
 def test_two_processes_record_what_one_records(watched: Path, tmp_path: Path) -> None:
     finished = run_program("ranks", str(tmp_path), processes=2)
     assert finished.returncode == 0, finished.stderr[-3000:]
@@ -171,7 +169,6 @@ def test_two_processes_record_what_one_records(watched: Path, tmp_path: Path) ->
             assert np.mean(ours[key]) == pytest.approx(np.mean(theirs[key]), rel=1e-4), key
 
 
-@pytest.mark.slow  # two processes that import verl
 def test_a_process_that_dies_leaves_whole_records(tmp_path: Path) -> None:
     finished = run_program("ranks", str(tmp_path), "dies", processes=2)
     assert finished.returncode != 0
@@ -179,8 +176,3 @@ def test_a_process_that_dies_leaves_whole_records(tmp_path: Path) -> None:
     assert run.table("updates")["update"].tolist() == [0, 1]
     assert sorted(run.table("tokens")["update"].unique()) == [0, 1]
     assert run.status in ("running", "interrupted")
-
-
-def test_minibatches_are_those_of_the_program() -> None:
-    assert len(rows_of(1)) == 2 * MINI
-    assert CASES["epochs"].epochs == 2

@@ -15,6 +15,7 @@ import analysis
 from .observed_comparison import compare, left_by
 from .observed_program import CASES, STEPS
 
+pytestmark = pytest.mark.slow  # processes that import verl
 ROOT = Path(__file__).parents[3]
 FUSED = [name for name, case in CASES.items() if case.fused]
 PLAIN = [name for name, case in CASES.items() if not case.fused]
