@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -95,16 +96,14 @@ class ObservedEngine(FSDPEngineWithLMHead):
         super().initialize()
         if not self._observed or self._observation is not None:
             return
-        tokenizer, config = self.model_config.tokenizer, self.optimizer_config
-        ends = set(end_tokens(tokenizer)) | set(
-            _ids(getattr(self.model_config.generation_config, "eos_token_id", None))
-        )
+        config = self.model_config
+        model = SimpleNamespace(generation_config=config.generation_config, config=config.hf_config)
         self._observation = Observation(
             self.engine_config.settings(),
             self,
             process_ranks(),
-            frozenset(ends),
-            total_steps=max(int(config.total_training_steps or 0), 0),
+            frozenset(end_tokens(config.tokenizer, model)),
+            total_steps=max(int(self.optimizer_config.total_training_steps or 0), 0),
         )
         if self.engine_config.use_fused_kernels:
             self._fused_head = find_head(self.module)
@@ -167,6 +166,7 @@ class ObservedEngine(FSDPEngineWithLMHead):
         """As verl's; the loss function is called by one that looks at what it is given."""
         if forward_only or self._observation is None or loss_function is None:
             return super().forward_step(micro_batch, loss_function, forward_only)
+        micro_batch = micro_batch.to(get_device_id())  # as verl does next
         self._part = self._observation.begin_part(micro_batch) if self._watching else None
         try:
             return super().forward_step(micro_batch, partial(self._loss, loss_function), forward_only)
@@ -182,7 +182,7 @@ class ObservedEngine(FSDPEngineWithLMHead):
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         if self._fused_head is None:
             with watch.guard():
-                self._see_logits(part, output.logits)
+                self._see_logits(part, watch, output.logits)
         model_output = super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         with watch.guard():
             self._see_outputs(part, model_output)
@@ -190,14 +190,13 @@ class ObservedEngine(FSDPEngineWithLMHead):
 
     # -- what is seen ----------------------------------------------------------------------------------------------
 
-    def _see_logits(self, part: ObservedPart, logits: Tensor) -> None:
+    def _see_logits(self, part: ObservedPart, watch: Observation, logits: Tensor) -> None:
         if isinstance(logits, DTensor):
             raise UsageError(
                 "engine: expected whole logits on each rank, got logits that are cut along the vocabulary (tensor "
                 "parallelism); set the tensor-parallel size of the actor to 1"
             )
-        spec = self._observation.settings.spec if self._observation is not None else None
-        assert spec is not None
+        spec = watch.settings.spec
         part.stats = statistics_of(
             part,
             Source(logits=logits.flatten(0, 1)),
@@ -261,7 +260,7 @@ class ObservedEngine(FSDPEngineWithLMHead):
         with in_progress(data) as seen:
             loss, metrics = loss_function(model_output=model_output, data=data, dp_group=dp_group)
         if part is not None and watch is not None:
-            with watch.guard(), torch.no_grad() if not loss.requires_grad else nullcontext():
+            with watch.guard():
                 self._file_loss(part, watch, loss_function, data, loss.detach(), seen.clips)
         return loss, metrics
 
@@ -287,8 +286,3 @@ class ObservedEngine(FSDPEngineWithLMHead):
             assert part.ref_log_probs is not None
             part.kl_gradient = kl_gradient(config, part.log_probs, part.ref_log_probs, part.mask, data)
         watch.describe(config, part)
-
-
-def _ids(value: Any) -> list[int]:
-    """One id, several or none, as a list."""
-    return [] if value is None else [int(i) for i in (value if isinstance(value, list | tuple) else [value])]
