@@ -83,10 +83,17 @@ def put(queue: Any, rewards: list[list[float]], *, step: int = 1, partition: str
     queue.kv_batch_put(keys=keys, partition_id=partition, fields=list_of_dict_to_tensordict(fields), tags=tags)
 
 
-def sampler(estimator: str = "psr", refill=None, algorithm: dict[str, Any] | None = None, **kwargs: Any) -> DroppedRows:
+def sampler(
+    estimator: str = "psr",
+    refill=None,
+    algorithm: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> DroppedRows:
     """As verl's trainer makes it: the class by its path, the settings as nodes of the whole configuration."""
     config = OmegaConf.create(
         {
+            "actor_rollout_ref": {"actor": {"fsdp_config": {} if record is None else {"record": record}}},
             "algorithm": {"adv_estimator": estimator, **(algorithm or {})},
             "trainer": {"v1": {"trainer_mode": "sync", "sampler": {"sampler_kwargs": kwargs}}},
         }
