@@ -57,7 +57,7 @@ class Rollouts:
         return cls(
             log_probs,
             near(log_probs, 0.25),
-            near(log_probs, 0.3),
+            near(log_probs - 0.3, 0.3),  # so that the KL to it is above 0
             near(log_probs, 0.2),
             torch.rand(rows, width, generator=draw, dtype=torch.float64),
             mask,

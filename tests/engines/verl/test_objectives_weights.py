@@ -100,9 +100,10 @@ def test_weights_of_each_loss(name):
     objective, algorithm, parameters = objective_of(name)
     rollouts = Rollouts.make()
     advantages, returns = estimated(estimator_of(objective.name), rollouts, **algorithm)
-    expected = objective.weights(
-        expected_batch(objective, rollouts, expected_advantages(objective, rollouts), SEED)
-    ).weight.masked_fill(~rollouts.mask, 0)
+    batch = expected_batch(objective, rollouts, expected_advantages(objective, rollouts), SEED)
+    expected = objective.weights(batch).weight.masked_fill(~rollouts.mask, 0)
+    assert batch.kl_baseline is not None
+    assert batch.kl_baseline[0] > 0.01
     tokens, rows = int(rollouts.mask.sum()), len(rollouts.mask)
     assert expected.abs().max() > 0
     for mode in MODES:
