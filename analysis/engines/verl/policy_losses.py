@@ -112,11 +112,13 @@ def policy_loss(named: Named) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
         )
         clip = objective.weights(batch).clip.masked_fill(~real, 0)
         microbatch.report_clips(clip)
+        counts = torch.stack([real.sum(), (clip < 0).sum(), (clip > 0).sum()])
+        tokens, low, high, total = torch.cat([counts.to(losses.dtype), losses.detach().sum()[None]]).tolist()
         return pg_loss, {
-            "actor/objective_tokens": float(real.sum()),
-            "actor/objective_tokens_clipped_low": float((clip < 0).sum()),
-            "actor/objective_tokens_clipped_high": float((clip > 0).sum()),
-            "actor/objective_loss_of_tokens": float(losses.detach().sum()),
+            "actor/objective_tokens": tokens,
+            "actor/objective_tokens_clipped_low": low,
+            "actor/objective_tokens_clipped_high": high,
+            "actor/objective_loss_of_tokens": total,
         }
 
     loss.__name__ = loss.__qualname__ = named.name
