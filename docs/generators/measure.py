@@ -8,6 +8,7 @@ bases               every built-in base; one that is not cached is pretrained
 smollm2 FOLDER      from the runs of docs/smollm2.md; writes their figures into figures/
 real_models FOLDER  peaks of memory, and what bfloat16 hides, with the Hugging Face folder of SmolLM2-135M-Instruct
 trl                 the same training by TRL and by our own loop
+verl                the same training by verl and by our own loop, in the environment of `make test-verl`
 full_scale          writer, statistics and queries at the size of the paper's steps
 token_statistics    the accuracy of token statistics and of other libraries that are installed
 benchmarks FILE     from the file that `make bench` writes, into docs/results/performance.json
@@ -146,6 +147,12 @@ def _full_scale() -> tuple[str, dict[str, Any]]:
     return "python -m docs.generators.measure full_scale", measure(lambda line: print(line, file=sys.stderr))
 
 
+def _verl() -> tuple[str, dict[str, Any]]:
+    from .verl_runs import measure
+
+    return "python -m docs.generators.measure verl", measure(lambda line: print(line, file=sys.stderr))
+
+
 def _token_statistics() -> tuple[str, dict[str, Any]]:
     from .token_statistics_page import measure
 
@@ -166,6 +173,7 @@ _MEASURES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "full_scale": _full_scale,
     "token_statistics": _token_statistics,
     "trl": _trl,
+    "verl": _verl,
 }
 
 

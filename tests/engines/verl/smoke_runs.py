@@ -56,6 +56,13 @@ class SmokeRun:
         return child
 
 
+def ray_folder(trainer: int) -> Path:
+    """Ray's temporary folder, from the command of verl."""
+    words = Path(f"/proc/{trainer}/cmdline").read_text().split("\0")
+    (folder,) = (word.partition("=")[2] for word in words if "ray_init._temp_dir=" in word)
+    return Path(folder)
+
+
 def processes_of(session: int) -> list[int]:
     """The processes of a session."""
     found = []
