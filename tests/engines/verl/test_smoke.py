@@ -12,7 +12,7 @@ import pytest
 from analysis import load_trace
 from analysis.engines.verl.smoke.child import fault
 from analysis.engines.verl.smoke.settings import METHODS, MINIBATCH_PROMPTS, PROMPTS, ROLLOUTS, Settings, overrides
-from analysis.engines.verl.smoke.summary import validation_dumps
+from analysis.engines.verl.smoke.summary import pass_at_k, validation_dumps
 from analysis.errors import UsageError
 from analysis.passk import pass_curves, read_graded
 from toy_models.verifiers.math_reward import compute_score
@@ -180,6 +180,20 @@ def test_settings_are_checked(tmp_path):
         Settings(tmp_path, ranks=3)
     with pytest.raises(UsageError, match="--steps: expected a whole number of at least 1, got 0"):
         Settings(tmp_path, steps=0)
+
+
+def test_pass_at_k_of_the_validations_that_there_were(tmp_path):
+    settings = Settings(tmp_path)
+    assert pass_at_k(settings) == ""
+    settings.validation.mkdir()
+    rows = [{"input": f"{prompt} + 1 =", "score": float(draw)} for prompt in range(4) for draw in range(2)]
+    for step in (0, 10, 2):
+        lines = [json.dumps({**row, "step": step}) for row in rows]
+        (settings.validation / f"{step}.jsonl").write_text("\n".join(lines) + "\n")
+    assert [path.stem for path in validation_dumps(settings.validation)] == ["0", "2", "10"]
+    said = pass_at_k(settings)
+    assert "10.jsonl − 0.jsonl" in said
+    assert "0.500" in said
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

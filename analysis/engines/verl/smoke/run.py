@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="of the model, the data and the samples (0)")
     add("--quiet", action="store_true", help="no progress")
     add("overrides", nargs="*", metavar="OVERRIDE", help="overrides of verl's configuration, after those of the run")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return run_command(lambda: _run(arguments), again=command_line(PROGRAM, argv), folder=arguments.out)
 
 
@@ -149,6 +149,7 @@ def _say(settings: Settings, page: Path | None) -> None:
 
     console = Console()
     console.print(recorded_steps(settings).to_rich(console.width))
-    print(pass_at_k(settings))
+    if said := pass_at_k(settings):
+        print(said)
     print(f"records  {settings.records}")
     print(f"page     {page}")

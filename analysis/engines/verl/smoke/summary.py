@@ -12,8 +12,6 @@ from .settings import Settings
 
 __all__ = ["pass_at_k", "recorded_steps", "validation_dumps"]
 
-_KS = "1,2,4,8"
-
 
 def validation_dumps(folder: Path) -> list[Path]:
     """verl's validation dumps in the order of their steps; it names them by the step."""
@@ -47,7 +45,10 @@ def recorded_steps(settings: Settings) -> Table:
 
 
 def pass_at_k(settings: Settings) -> str:
-    """What `python -m analysis.passk` prints of the first and the last validation dump."""
-    first, *_, last = validation_dumps(settings.validation)
-    command = [sys.executable, "-m", "analysis.passk", str(first), str(last), "--k", _KS]
+    """What `python -m analysis.passk` prints of the first and the last validation; nothing where there was none."""
+    dumps = validation_dumps(settings.validation)
+    if not dumps:
+        return ""
+    compared = [str(path) for path in (dumps[0], *dumps[1:][-1:])]
+    command = [sys.executable, "-m", "analysis.passk", *compared]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
