@@ -23,7 +23,7 @@ from analysis.common.command import command_line, run_command
 from analysis.errors import UsageError
 
 SETTINGS = Path(__file__).parent / "settings"
-MODELS = ("qwen2.5-math-7b", "qwen3-4b")
+MODELS = {"qwen2.5-math-7b": 4, "qwen3-4b": 1}  # rows of a forward pass, so that the longest ones fit
 METHODS: dict[str, dict[str, Any]] = {  # arguments of ObjectiveTrainer; none for TRL's own GRPO
     "psr": {"objective": "psr-released", "rows": "drop"},
     "nsr": {"objective": "nsr-released", "rows": "drop"},
@@ -84,8 +84,8 @@ def config_of(model: str, method: str, scale: Scale, out: Path, **more: Any) -> 
     """The `GRPOConfig` of a run.
 
     Args:
-        model: one of `MODELS`.
-        method: one of `METHODS`.
+        model: a key of `MODELS`.
+        method: a key of `METHODS`.
         scale: sizes.
         out: folder of the run; checkpoints go below it.
         more: further fields, in place of those here.
@@ -172,7 +172,7 @@ def make_trainer(
     """The trainer of a run, watched.
 
     Args:
-        method: one of `METHODS`.
+        method: a key of `METHODS`.
         model: name or folder of a model, or a model.
         tokenizer: with the chat template of the run.
         config: from `config_of`.
@@ -198,12 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="trl_run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, choices=MODELS)
+    parser.add_argument("--model", required=True, choices=tuple(MODELS))
     parser.add_argument("--method", required=True, choices=tuple(METHODS))
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="records, and checkpoints below it")
     parser.add_argument("--data", type=Path, default=Path("data/math/train.parquet"), metavar="FILE")
     parser.add_argument("--path", metavar="MODEL", help="folder of the model; unset: its name on the Hub")
-    parser.add_argument("--rows", type=int, default=Scale.rows, metavar="N", help="rows of a forward pass (4)")
+    parser.add_argument("--rows", type=int, metavar="N", help="rows of a forward pass (4, of Qwen3-4B 1)")
     parser.add_argument("--tokens", type=float, default=1 / 64, metavar="X", help="fraction of prompts recorded (1/64)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint below --out")
     arguments = parser.parse_args(argv)
@@ -213,7 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
-    scale = Scale(rows=arguments.rows, processes=int(os.environ.get("WORLD_SIZE", "1")))
+    rows = MODELS[arguments.model] if arguments.rows is None else arguments.rows
+    if rows < 1:
+        raise UsageError(f"--rows: expected a whole number from 1, got {rows}")
+    scale = Scale(rows=rows, processes=int(os.environ.get("WORLD_SIZE", "1")))
     config = config_of(arguments.model, arguments.method, scale, arguments.out)
     path = arguments.path or setting(arguments.model, "actor_rollout_ref.model.path")
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")

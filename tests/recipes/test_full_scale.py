@@ -115,13 +115,14 @@ def test_what_cannot_be_prepared_is_one_message(
 @pytest.mark.parametrize("method", trl_run.METHODS)
 def test_a_run_with_trl_has_the_sizes_of_the_paper(model: str, method: str, tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="trl is not installed")
-    scale = trl_run.Scale(processes=8)
+    scale = trl_run.Scale(rows=trl_run.MODELS[model], processes=8)
     config = trl_run.config_of(model, method, scale, tmp_path, bf16=False, use_cpu=True)
     rows = config.per_device_train_batch_size * scale.processes
     assert rows * config.steps_per_generation == 1024 * 8
     assert rows * config.gradient_accumulation_steps == 256 * 8
     assert config.max_steps == 20 * (7500 // 1024) * 4
     assert (config.beta > 0) == (method == "grpo")
+    assert scale.rows * config.vllm_max_model_length <= 32_768
     assert config.max_completion_length == {"qwen2.5-math-7b": 3072, "qwen3-4b": 31744}[model]
     assert "<|im_start|>assistant" in trl_run.setting(model, "actor_rollout_ref.model.custom_chat_template")
 
@@ -133,7 +134,10 @@ def test_accelerate_reads_its_configuration() -> None:
     assert config.fsdp_config["fsdp_version"] == 2
 
 
-def test_rows_that_do_not_divide_a_batch_are_refused() -> None:
+def test_rows_that_do_not_divide_a_batch_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--model", "qwen3-4b", "--method", "nsr", "--out", str(tmp_path), "--rows", "0"]
+    assert trl_run.main(command) == 2
+    assert "--rows: expected a whole number from 1, got 0" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"--rows: expected rows · processes that divide the 2048 rows of minibatch"):
         _ = trl_run.Scale(rows=3).accumulation
 
