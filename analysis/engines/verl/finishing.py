@@ -34,7 +34,10 @@ def finish(out: str | Path, status: str = "complete") -> str | None:
         return None
     info = read_run_json(folder)
     if info.get("engine") != ENGINE:
-        raise UsageError(f"out: expected a run of {ENGINE}, got one of {info.get('engine')} in {folder}")
+        raise UsageError(
+            f"out: expected a run of {ENGINE}, got one of {info.get('engine')} in {folder}; give the folder of "
+            "record.out"
+        )
     if info["status"] != "running":
         return str(info["status"])
     commits = read_commits(folder)

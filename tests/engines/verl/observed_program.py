@@ -1,7 +1,7 @@
 """verl's training of fixed rollouts, observed and not, in a process of its own: verl chooses its platform once.
 
     python -m tests.engines.verl.observed_program cases FOLDER NAME…
-    torchrun --nproc_per_node 2 -m tests.engines.verl.observed_program ranks FOLDER [dies]
+    torchrun --nproc_per_node 2 -m tests.engines.verl.observed_program ranks FOLDER [dies|fails]
     python -m tests.engines.verl.observed_program resume|refusals|faults FOLDER
 
 `test_observed_*` starts it and compares what it leaves in FOLDER with float64.
@@ -64,6 +64,7 @@ CASES = {
     # verl 0.9.1 with fsdp2 shards a head that is not tied by itself, and its fused kernels then fail on it
     "packed-fused": Case(fused=True, tied=True),
     "packed-fused-warm": Case(fused=True, tied=True, **WARM),
+    "fused-sampled": Case(fused=True, tied=True, tokens=0.3, **WARM),
     "padded-fused": Case(fused=True, tied=True, packed=False),
     "padded-fused-warm": Case(fused=True, tied=True, packed=False, **WARM),
 }
@@ -211,26 +212,39 @@ def run_case(name: str, folder: Path) -> None:
     torch.save(left, folder / name / "left.pt")
 
 
-def run_ranks(folder: Path, dies: bool) -> None:
-    """Both ranks of a training; with `dies` the second one ends after the first step."""
+def run_ranks(folder: Path, fault: str) -> None:
+    """Both ranks of some cases. After the first step the second rank ends ("dies") or cannot record ("fails")."""
     import torch
 
+    from analysis.engines.verl import observed_engine
+
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank == 0:
-        setup.make_model(folder / "model")
-    while not (folder / "model" / "tokenizer.json").exists():
-        pass
-    for name in ("packed-warm", "kl"):
+    for name in ("packed-warm", "kl", "fused-sampled"):  # the last one replaces a method of the model's class
         case = CASES[name]
-        record = {"out": str(folder / name), "tokens": 1.0, "chunk": 1}
-        worker = setup.make_worker(folder / "model", record, loss_of(case), total_steps=STEPS)
+        if rank == 0:
+            setup.make_model(folder / f"{name}-model", tied=case.tied)
+            (folder / f"{name}-made").touch()
+        while not (folder / f"{name}-made").exists():
+            pass
+        record = {"out": str(folder / name), "tokens": case.tokens, "chunk": 1}
+        worker = setup.make_worker(folder / f"{name}-model", record, loss_of(case), fused=case.fused, total_steps=STEPS)
         train(worker, case, range(1, 2), rank, world)
-        if dies and rank == 1:
+        if rank == 1 and fault == "dies":
             os._exit(3)
-        logs = train(worker, case, range(2, STEPS + 1), rank, world)
+        if rank == 1 and fault == "fails":
+            observed_engine.statistics_of = _planted
+        try:
+            logs = train(worker, case, range(2, STEPS + 1), rank, world)
+        except Exception as error:
+            (folder / f"rank-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+            raise
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(logs))
     torch.distributed.destroy_process_group()
+
+
+def _planted(*args: Any, **kwargs: Any) -> Any:
+    raise ValueError("planted")
 
 
 def main(mode: str, folder: Path, names: list[str]) -> None:
@@ -242,7 +256,7 @@ def main(mode: str, folder: Path, names: list[str]) -> None:
         for name in names:
             run_case(name, folder)
     elif mode == "ranks":
-        run_ranks(folder, "dies" in names)
+        run_ranks(folder, names[0] if names else "")
     else:
         from . import observed_faults
 

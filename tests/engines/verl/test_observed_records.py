@@ -144,10 +144,13 @@ def test_a_folder_that_does_not_fit_the_checkpoint_is_refused(name: str, message
 
 
 def test_two_processes_record_what_one_records(watched: Path, tmp_path: Path) -> None:
+    """With fused kernels both gather the head in each micro batch, also where one of them records no token of it."""
     finished = run_program("ranks", str(tmp_path), processes=2)
     assert finished.returncode == 0, finished.stderr[-3000:]
-    for name in ("packed-warm", "kl"):
-        alone, both = analysis.load_trace(watched / name / "run"), analysis.load_trace(tmp_path / name, verify=True)
+    run_cases(tmp_path / "fused", ["fused-sampled"])
+    for name in ("packed-warm", "kl", "fused-sampled"):
+        folder = tmp_path / "fused" if name == "fused-sampled" else watched
+        alone, both = analysis.load_trace(folder / name / "run"), analysis.load_trace(tmp_path / name, verify=True)
         assert both.status == "complete"
         one, two = (run.table("tokens").sort_values(KEYS).reset_index(drop=True) for run in (alone, both))
         assert one[[*KEYS, "token", "clip"]].equals(two[[*KEYS, "token", "clip"]])
@@ -164,9 +167,19 @@ def test_two_processes_record_what_one_records(watched: Path, tmp_path: Path) ->
                 values, others = first[column].to_numpy(float), second[column].to_numpy(float)
                 assert np.allclose(values, others, rtol=1e-4, atol=1e-6, equal_nan=True), column
         ours = json.loads((tmp_path / f"{name}.json").read_text())[0]
-        theirs = left_by(watched, name)["observed"]["logs"][STEPS - 1]
+        theirs = left_by(folder, name)["observed"]["logs"][STEPS - 1]
         for key in (key for key in theirs if key.startswith("dynamics/")):
             assert np.mean(ours[key]) == pytest.approx(np.mean(theirs[key]), rel=1e-4), key
+
+
+def test_an_error_in_one_process_ends_both(tmp_path: Path) -> None:
+    finished = run_program("ranks", str(tmp_path), "fails", processes=2)
+    assert finished.returncode != 0
+    told = [(tmp_path / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert told == ["UsageError: recording has failed in rank 1: planted", "ValueError: planted"]
+    run = analysis.load_trace(tmp_path / "packed-warm", verify=True)
+    assert run.table("updates")["update"].tolist() == [0, 1]
+    assert run.status == "interrupted"
 
 
 def test_a_process_that_dies_leaves_whole_records(tmp_path: Path) -> None:
