@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
@@ -43,6 +44,7 @@ __all__ = ["listing", "problems", "read_by_advantages"]
 _ACTOR = "actor_rollout_ref.actor"
 _VENDOR = "VERL_ENGINE_VENDOR"
 _OF_VERLS_LOSS = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
+_OF_VERLS_ESTIMATORS = ("gamma", "lam", "norm_adv_by_std_in_grpo")
 _SAME_LOSS = {"gmpo": "geo_mean", "dro-token": "dro"}  # objectives that verl has as a loss of another name
 _CONFIG_CLASS = "analysis.engines.verl.ObjectiveLossConfig"
 
@@ -167,6 +169,13 @@ def _made(named: Named | None, node: Any, side: Side, setting: str) -> Iterator[
 def _of_estimator(named: Named, objective: Objective, config: DictConfig) -> Iterator[str]:
     if config.algorithm.get("use_kl_in_reward", False):
         yield kl_in_reward(named.name)
+    defaults = {field.name: field.default for field in dataclasses.fields(AlgoConfig)}
+    for key in _OF_VERLS_ESTIMATORS:
+        if config.algorithm.get(key, defaults[key]) != defaults[key]:
+            yield (
+                f"algorithm.{key}: expected verl's default ({defaults[key]}), since the advantages are those of "
+                f"{named.objective}, which do not read it, got {config.algorithm[key]}; leave it unset"
+            )
     try:
         objective.check_group_size(int(config.actor_rollout_ref.rollout.n))
     except UsageError as error:

@@ -93,6 +93,12 @@ FAULTS = {
     "vanilla": ("nft", None, (), "expected the loss of nft, which is more than its advantages, got verl's vanilla"),
     "verl's dro": ("dro", "dro", (), "expected the loss of dro.*choose dynamics_dro"),
     "KL": ("psr", None, ("algorithm.use_kl_in_reward=True",), "use_kl_in_reward: expected False"),
+    "estimator of verl": (
+        "dynamics_grpo",
+        None,
+        ("algorithm.norm_adv_by_std_in_grpo=False",),
+        r"norm_adv_by_std_in_grpo: expected verl's default \(True\).*those of grpo",
+    ),
     "n": ("maxrl", None, ("actor_rollout_ref.rollout.n=1",), "^actor_rollout_ref.rollout.n: maxrl compares"),
     "engine": ("nft", "nft", (), "nft reads accuracy.*got verl's; set VERL_ENGINE_VENDOR=dynamics"),
     "reference": ("dro", "dynamics_dro", (ENGINE,), "use_kl_loss: expected True, since dynamics_dro reads"),
