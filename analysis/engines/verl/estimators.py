@@ -72,8 +72,19 @@ def padding_rows(mask: Tensor, index: Sequence[Any] | None) -> Tensor:
 def response_rewards(
     objective: Objective, token_rewards: Tensor, real: Tensor, threshold: float | None, remedy: str
 ) -> Tensor:
-    """The reward (B,) of each response, 0 for rows that are not real; UsageError for what the objective cannot take."""
-    rewards = token_rewards.sum(-1).masked_fill(~real, 0)
+    """The reward (B,) of each response in float64, or its verdict; 0 for rows that are not real.
+
+    Args:
+        objective: Says which rewards it can take.
+        token_rewards: (B, T).
+        real: Bool (B,), rows that are not there to fill a minibatch.
+        threshold: A reward above it counts as 1, any other as 0; None where rewards stay as they are.
+        remedy: How a threshold is set, for the message.
+
+    Raises:
+        UsageError: Rewards that are not finite, or not 0 and 1 where the objective is defined for these alone.
+    """
+    rewards = token_rewards.sum(-1, dtype=torch.float64).masked_fill(~real, 0)
     if not bool(rewards.isfinite().all()):
         row = int((~rewards.isfinite()).nonzero()[0, 0])
         raise UsageError(
@@ -138,7 +149,7 @@ def _advantages(
 ) -> tuple[Tensor, Tensor]:
     objective = named.for_advantages(settings)
     real = ~padding_rows(mask, index)
-    rewards = response_rewards(objective, token_rewards.double(), real, settings.threshold, _REMEDY)
+    rewards = response_rewards(objective, token_rewards, real, settings.threshold, _REMEDY)
     groups = _groups(objective, real, index)
     _check_sessions(objective, groups, rollouts)
     accuracy = torch.zeros_like(rewards)
@@ -148,8 +159,8 @@ def _advantages(
     parts, places = _parts(objective, groups, rewards, mask.sum(1))
     for rows, values in zip(places, objective.advantages_of(parts) if parts else [], strict=True):
         advantages[rows] = values
-    out = (advantages[:, None] * mask).to(token_rewards.dtype)
-    return out, accuracy[:, None].expand_as(mask).to(token_rewards.dtype).clone()
+    dtype = token_rewards.dtype  # float64 is for numbers of responses alone: a batch may have 10⁸ tokens
+    return advantages.to(dtype)[:, None] * mask, accuracy.to(dtype)[:, None].expand_as(mask)
 
 
 def _groups(objective: Objective, real: Tensor, index: Sequence[Any] | None) -> list[list[int]]:

@@ -168,7 +168,7 @@ def token_batch(
         values = _padded(objective, data, FROM_MICRO_BATCH[name], real)
         if name == "rewards":
             remedy = f"add +{LOSS_SIDE.key}.rlvr_threshold=0.5, as algorithm.rlvr_threshold"
-            more[name] = response_rewards(objective, values.to(dtype), real.any(1), threshold, remedy)
+            more[name] = response_rewards(objective, values, real.any(1), threshold, remedy).to(dtype)
         elif name == "accuracy":
             more[name] = values[:, 0].to(dtype)
         elif name == "kl_baseline":
