@@ -229,6 +229,7 @@ def _command_page(commands: Sequence[str]) -> str:
 The help of every command, as `--help` prints it. `rlvr-dynamics trace` and `python -m analysis.trace` are the same, and
 likewise for the other commands. Each command exits with 0 when it is done, 1 when a run failed, 2 when the request is
 invalid and 130 when it was stopped. Results go to standard output, progress and errors to standard error.
+`python -m analysis.engines.verl` needs verl; [Watch a verl run](../how_to/watch_a_verl_run.md#options) has its options.
 {sections}"""
 
 

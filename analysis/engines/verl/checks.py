@@ -14,17 +14,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.distillation import is_distillation_enabled
-from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from ...errors import UsageError
+from ...objectives import ResponseBatch
 from . import objective_names
+from .estimators import ESTIMATORS
 from .installation import unmet_requirements
 from .loading import VENDOR, VENDOR_KEY, Route, is_multi_node, loading_problems, loading_route
+from .objective_settings import ADVANTAGE_SIDE, read_settings
 from .paths_of_a_run import missing_files, record_folder_problems
+from .policy_losses import LOSSES
 from .unread_keys import unread_keys
 
 __all__ = ["Checked", "check", "is_observed", "is_ours", "problems"]
@@ -93,11 +97,7 @@ def is_observed(config: DictConfig) -> bool:
 
 def is_ours(config: DictConfig) -> bool:
     """Whether the advantages or the loss are those of this package."""
-    functions = (
-        ADV_ESTIMATOR_REGISTRY.get(config.algorithm.adv_estimator),
-        POLICY_LOSS_REGISTRY.get(_loss_mode(config)),
-    )
-    return any(getattr(function, "__module__", "").startswith(f"{__package__}.") for function in functions)
+    return config.algorithm.adv_estimator in ESTIMATORS or _loss_mode(config) in LOSSES
 
 
 def _loss_mode(config: DictConfig) -> str:
@@ -190,14 +190,27 @@ def _clipping(config: DictConfig) -> list[str]:
             f"{_ACTOR}.clip_ratio: expected it equal to clip_ratio_low and clip_ratio_high, which are what verl reads "
             f"({ratios[0]} and {ratios[1]}), got {actor.clip_ratio}; set all three"
         )
-    estimator = ADV_ESTIMATOR_REGISTRY.get(config.algorithm.adv_estimator)
-    ours = getattr(estimator, "__module__", "").startswith(f"{__package__}.")
-    if ours and _loss_mode(config) == "vanilla" and actor.clip_ratio_c < _HARMLESS_DUAL_CLIP:
+    if _loss_mode(config) == "vanilla" and actor.clip_ratio_c < _HARMLESS_DUAL_CLIP and _punishes(config):
         messages.append(
             f"{_ACTOR}.clip_ratio_c: expected no dual clip, which {config.algorithm.adv_estimator} does not have, got "
             f"a bound of {actor.clip_ratio_c} on the ratio of wrong responses; set {_ACTOR}.clip_ratio_c=1e6"
         )
     return messages
+
+
+def _punishes(config: DictConfig) -> bool:
+    """Whether the objective of this package, if it is one, has negative advantages: a dual clip acts on these alone."""
+    named = ESTIMATORS.get(config.algorithm.adv_estimator)
+    if named is None:
+        return False
+    try:
+        objective = named.for_advantages(read_settings(config.algorithm, ADVANTAGE_SIDE))
+    except UsageError:
+        return False  # `objective_names` has a message
+    size = 2 * int(objective.parameters.get("k") or 1)
+    rewards = torch.tensor([1.0, 0.0]).repeat(size)
+    part = ResponseBatch(rewards, size, lengths=torch.ones(2 * size, dtype=torch.long))
+    return any(bool((advantages < 0).any()) for advantages in objective.advantages_of([part]))
 
 
 def _critic(config: DictConfig) -> list[str]:

@@ -57,6 +57,10 @@ def test_a_healthy_configuration_passes() -> None:
         ([f"{ACTOR}.clip_ratio=0.3"], r"clip_ratio: expected it equal to clip_ratio_low and clip_ratio_high.*got 0\.3"),
         ([f"+{ACTOR}.entropy_coef=1e-3"], r"entropy_coef: expected a key that verl reads.*did you mean entropy_coeff"),
         (["+data.sead=1"], r"data\.sead: expected a key that verl reads of data, got 'sead'; did you mean seed"),
+        (
+            ["algorithm.adv_estimator=nsr"],
+            r"clip_ratio_c: expected no dual clip, which nsr does not have, got a bound of 3\.0.*clip_ratio_c=1e6$",
+        ),
         (["algorithm.adv_estimator=gae"], r"critic\.model\.path: .*set critic\.model\.path=Qwen/Qwen2\.5-Math-7B"),
         (
             [f"{ACTOR}.use_dynamic_bsz=False"],
@@ -76,6 +80,9 @@ def test_what_cannot_train_is_one_message(overrides: Sequence[str], expected: st
     [
         [f"{ACTOR}.grad_clip=0.5", f"{ACTOR}.optim.clip_grad=0.5"],
         [f"{ACTOR}.clip_ratio=0.3", f"{ACTOR}.clip_ratio_low=0.3", f"{ACTOR}.clip_ratio_high=0.3"],
+        ["algorithm.adv_estimator=psr"],  # no response has a negative advantage, on which alone the dual clip acts
+        ["algorithm.adv_estimator=nsr", f"{ACTOR}.clip_ratio_c=1e6"],
+        ["algorithm.adv_estimator=nsr", f"{ACTOR}.policy_loss.loss_mode=nsr_ratio"],
         [f"+{ACTOR}.use_rollout_log_probs=True"],  # a field that is not in the files of verl
         ["+algorithm.gdpo_reward_keys=[a]"],
         ["+reward.custom_reward_function.reward_kwargs.scale=2"],
@@ -152,11 +159,22 @@ class TestObserving:
         [
             (f"{ACTOR}.ulysses_sequence_parallel_size=2", f"{ACTOR}.ulysses_sequence_parallel_size: expected 1"),
             (f"{ACTOR}.strategy=fsdp_turbo", f"{ACTOR}.strategy: expected fsdp or fsdp2"),
+            ("distillation.enabled=True", "distillation.enabled: expected False"),
+            (
+                "actor_rollout_ref.model={use_fused_kernels: true, lora_rank: 8}",
+                "actor_rollout_ref.model.use_fused_kernels: expected False with LoRA",
+            ),
         ],
     )
     def test_engines_that_are_not_observed(self, override: str, expected: str) -> None:
         overrides = [*OBSERVED, f"+{RECORD}.out=runs/x", "actor_rollout_ref.model.use_remove_padding=True", override]
         assert any(message.startswith(expected) for message in messages(*overrides))
+
+    def test_megatron(self) -> None:
+        overrides = ["model_engine=megatron", f"+{ACTOR}.fsdp_config.record.out=runs/x", OBSERVED[1]]
+        known = [override for override in HEALTHY if "strategy" not in override]
+        found = problems(compose([*known, *overrides]), files=False, environment={})
+        assert any(message.startswith(f"{ACTOR}.strategy: expected fsdp or fsdp2") for message in found)
 
 
 class TestFiles:
