@@ -34,6 +34,7 @@ from .attached_tables import AttachedTables, Decoder, HandedUpdate, PassRows
 from .capture import Capture, FusedCapture, HiddenCapture, LogitCapture
 from .handed_checks import argument_names, checked_scale, parameter_versions, warn_of_another_form
 from .handed_values import in_order
+from .head_samples import HeadSamples
 from .output_heads import find_head, last_hidden_state
 from .record_spec import RecordSpec
 from .token_alignment import LinedUp, line_up
@@ -128,6 +129,7 @@ class Attachment:
             )
         self.head = find_head(model)
         self._watched = model
+        self._samples = HeadSamples(self.head)
         self._names = argument_names(self.head.model)
         padding = getattr(getattr(self.head.model, "config", None), "pad_token_id", None)
         self._fill = frozenset({0} if padding is None else {0, padding})
@@ -178,6 +180,7 @@ class Attachment:
         self._tables.open(self._resume)
         self._entered = True
         self._handles = [
+            self.head.module.register_forward_hook(self._samples.see),
             self.head.backbone.register_forward_hook(self._after_backbone),
             # torch.compile would trace into the hook, and take what it computes for a part of the model
             model.register_forward_hook(torch.compiler.disable(self._after_model), with_kwargs=True),
@@ -340,7 +343,7 @@ class Attachment:
             self._unclaimed.append(reached)
 
     def _after_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        hidden, self._hidden = self._hidden, None
+        (hidden, self._hidden), given = (self._hidden, None), self._samples.take()
         reached, self._unclaimed = self._unclaimed, []
         if module is not self.head.model or not torch.is_grad_enabled():
             return
@@ -360,6 +363,8 @@ class Attachment:
         keep = counted.nonzero().squeeze(1).to(flowing.device)
         tokens = lined.tokens.reshape(-1)[counted].to(flowing.device)
         if logits is not None:
+            if isinstance(getattr(output, "loss", None), Tensor):  # what a model returns may be anything else's by then
+                self._samples.check(given, logits)
             capture: Capture = LogitCapture(logits, tokens, keep, self._spec, self._temperature)
         elif hidden is None:
             raise UsageError(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import analysis
-from analysis import RecordSpec
+from analysis import RecordSpec, UsageError
 from analysis.laws import dense_statistics
 from analysis.probes.capture import Capture, FusedCapture, HiddenCapture, LogitCapture
 from analysis.probes.logit_gradients import ChangedLogits, least_residual, scalar_part
@@ -33,7 +33,10 @@ def overwritten(how: str) -> Any:
         @staticmethod
         def forward(context, logits, tokens):
             context.logits, context.tokens = logits.detach(), tokens
-            return logits.clone()
+            out = logits.clone()
+            if how == "in the forward pass":
+                logits.data.fill_(-3.0)
+            return out
 
         @staticmethod
         def backward(context, gradient):
@@ -53,7 +56,9 @@ def overwritten(how: str) -> Any:
     return Overwrite
 
 
-@pytest.mark.parametrize("how", ["the gradient", "other entries", "through its storage", "one row"])
+@pytest.mark.parametrize(
+    "how", ["the gradient", "other entries", "through its storage", "one row", "in the forward pass"]
+)
 def test_statistics_and_weights_are_those_of_the_forward_pass(how):
     def records(lossy):
         model, inputs = small_lm("qwen3"), batch(*sequences())
@@ -71,6 +76,46 @@ def test_statistics_and_weights_are_those_of_the_forward_pass(how):
     for name in ("log_prob", "entropy", "collision", "weight"):
         assert tokens[name].to_numpy() == pytest.approx(expected[name].to_numpy(), rel=1e-4, abs=2e-6), name
     assert tokens["residual"].isna().all()
+
+
+class _LossOverLogits(torch.autograd.Function):
+    """The mean loss, whose forward pass leaves the gradient where the logits were, as Liger's cross-entropy does."""
+
+    @staticmethod
+    def forward(context, logits, labels):
+        with torch.enable_grad():
+            z = logits.detach().clone().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(z[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            logits.data.copy_(torch.autograd.grad(loss, z)[0])
+        context.gradient = logits.detach()
+        return loss.detach()
+
+    @staticmethod
+    def backward(context, gradient):
+        return context.gradient * gradient, None
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3 tied", "gemma2", "cohere"])
+def test_a_loss_within_the_model_that_writes_over_its_logits_is_refused(family):
+    """What the model returns as logits is their gradient then: log-probs would be off by nats."""
+    model, inputs = small_lm(family), batch(*sequences())
+    with analysis.attach(model, record=EVERY) as trace:
+        model(**inputs).loss.backward()  # the model's own loss leaves them
+        trace.step()
+    expected = trace.records()["tokens"]
+    model.loss_function = lambda logits, labels, vocab_size, **kwargs: _LossOverLogits.apply(logits, labels)
+    with analysis.attach(model, record=EVERY):
+        with pytest.raises(UsageError, match=r"expected the logits that its head gave, got others, .* wrote over them"):
+            model(**inputs)
+        with torch.no_grad():
+            model(**inputs)  # not watched
+    labels = inputs.pop("labels")
+    with analysis.attach(model, record=EVERY, labels=labels) as trace:  # statistics are taken before the loss
+        _LossOverLogits.apply(model(**inputs).logits, labels).backward()
+        trace.step()
+    tokens = trace.records()["tokens"]
+    for name in ("log_prob", "entropy", "weight"):
+        assert tokens[name].to_numpy() == pytest.approx(expected[name].to_numpy(), rel=1e-4, abs=2e-6), name
 
 
 @pytest.mark.parametrize("how", ["divided in place", "filtered in place", "filtered without a version"])
