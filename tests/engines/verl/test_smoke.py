@@ -200,6 +200,9 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     settings = Settings(tmp_path / "run", seed=1)
     assert not settings.claim()
     assert settings.claim()
+    assert not Settings(tmp_path / "run", seed=3).claim()  # nothing was trained yet, as after a refusal
+    assert not settings.claim()
+    settings.records.mkdir()
     with pytest.raises(UsageError, match="expected a new folder or one of a run with these settings"):
         Settings(tmp_path / "run", seed=2).claim()
     (tmp_path / "other").mkdir()

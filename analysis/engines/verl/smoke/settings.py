@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,9 +93,11 @@ class Settings:
         """
         path, mine = self.out / _FILE, self._text()
         if path.is_file():
-            if path.read_text(encoding="utf-8") != mine:
+            if path.read_text(encoding="utf-8") == mine:
+                return True
+            if self.records.exists():
                 raise UsageError(f"--out: expected a new folder or one of a run with these settings, got {self.out}")
-            return True
+            shutil.rmtree(self.out)  # of a call that was refused before it trained
         if self.out.exists() and any(self.out.iterdir()):
             raise UsageError(f"--out: expected a new folder, got {self.out}, which holds other files; choose another")
         self.out.mkdir(parents=True, exist_ok=True)
