@@ -18,7 +18,7 @@ from ...records.folders import RUN_FILE, read_run_json
 from .facts import ENGINE
 from .record_settings import ObservedEngineConfig
 
-__all__ = ["check_batch", "check_engine"]
+__all__ = ["check_batch", "check_critic", "check_engine"]
 
 _STRATEGIES = ("fsdp", "fsdp2")
 _CONFIG = "actor_rollout_ref.actor.fsdp_config"
@@ -54,16 +54,25 @@ def check_engine(model_config: Any, engine_config: Any, *, other_observer: bool)
             f"{engine_config.ulysses_sequence_parallel_size}; a rank then holds parts of responses, which are not "
             "observed"
         )
-    if model_config.get("model_type", "language_model") != "language_model":
-        raise UsageError(
-            f"engine: expected a language model, got a {model_config.model_type}; critics are not observed"
-        )
     if model_config.lora_rank > 0 and engine_config.use_fused_kernels:
         raise UsageError(
             "actor_rollout_ref.model.use_fused_kernels: expected False with LoRA, got True; verl's fused kernels "
             "pass over adapters of the head"
         )
     _check_folder(engine_config)
+
+
+def check_critic(engine_config: Any) -> None:
+    """UsageError for a critic whose configuration asks for records.
+
+    Args:
+        engine_config: verl's configuration of the critic's engine.
+    """
+    if isinstance(engine_config, ObservedEngineConfig):
+        raise UsageError(
+            "critic.fsdp._target_: expected verl's FSDPEngineConfig, got an ObservedEngineConfig; value models are "
+            "not observed. Leave _target_ and record out there"
+        )
 
 
 def _check_folder(engine_config: ObservedEngineConfig) -> None:

@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from toy_models.end_tokens import end_tokens
 
@@ -41,7 +41,7 @@ from ...probes.process_ranks import process_ranks
 from ...probes.weight_probe import WeightProbe
 from ..self_check import check_log_probs
 from .clipping import clips_of, normalizer_of, ratios_of
-from .engine_checks import check_batch, check_engine
+from .engine_checks import check_batch, check_critic, check_engine
 from .facts import Marker
 from .microbatch import in_progress
 from .observation import ROW, Observation
@@ -53,6 +53,15 @@ __all__ = ["VENDOR", "ObservedEngine"]
 VENDOR = "dynamics"  # VERL_ENGINE_VENDOR, by which verl finds this engine
 _OVERWRITTEN = "a kernel has overwritten the logits, or the temperature is not the one that verl used"
 _observing: weakref.ref[ObservedEngine] | None = None
+
+
+@EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
+class CriticEngine(FSDPEngineWithValueHead):  # type: ignore[misc, unused-ignore]
+    """verl's engine of a critic, which is not observed; it refuses a configuration that asks for records."""
+
+    def __init__(self, model_config: Any, engine_config: Any, *args: Any, **kwargs: Any) -> None:
+        check_critic(engine_config)
+        super().__init__(model_config, engine_config, *args, **kwargs)
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "npu"], vendor=VENDOR)

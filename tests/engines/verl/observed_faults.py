@@ -121,6 +121,8 @@ def refusals(folder: Path) -> None:
         lambda: setup.make_worker(model, {"out": out}, loss, engine={"ulysses_sequence_parallel_size": 2})
     )
     told["fused LoRA"] = _message(lambda: setup.make_worker(model, {"out": out}, loss, fused=True, hf={"lora_rank": 4}))
+    told["critic"] = _message(lambda: setup.make_worker(model, {"out": out}, loss, model_type="value_model"))
+    told["reference"] = _message(lambda: setup.make_worker(model, None, None, engine={"forward_only": True}))
     (folder / "run").mkdir()
     (folder / "run" / "run.json").write_text(json.dumps({"schema_version": 2, "engine": "trl"}))
     told["of TRL"] = _message(lambda: setup.make_worker(model, {"out": out}, loss))

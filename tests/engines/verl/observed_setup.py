@@ -95,6 +95,7 @@ def make_worker(
     total_steps: int = -1,
     engine: dict[str, Any] | None = None,
     hf: dict[str, Any] | None = None,
+    model_type: str = "language_model",
 ) -> Any:
     """verl's worker of an actor with its engine; `record` is None for verl's own engine."""
     from verl.trainer.config import CheckpointConfig
@@ -114,7 +115,7 @@ def make_worker(
     }
     kind = FSDPEngineConfig if record is None else partial(ObservedEngineConfig, record=record)
     config = TrainingWorkerConfig(
-        model_type="language_model",
+        model_type=model_type,
         model_config=HFModelConfig(
             path=str(model),
             use_remove_padding=packed,

@@ -44,6 +44,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("no record", f"{KEY}: expected an ObservedEngineConfig, .* got a FSDPEngineConfig; set"),
         ("ulysses", f"{KEY}.ulysses_sequence_parallel_size: expected 1, got 2; a rank then holds parts"),
         ("fused LoRA", "actor_rollout_ref.model.use_fused_kernels: expected False with LoRA, got True"),
+        ("critic", "critic.fsdp._target_: expected verl's FSDPEngineConfig, got an ObservedEngineConfig; value models"),
         ("of TRL", f"{KEY}.record.out: expected a new folder, got .*, which holds a run of trl; choose another"),
         ("second", "engine: expected one engine that is observed in a process, got a second"),
         ("distillation", "distillation: expected a loss of the policy's own log-probs, got distillation"),
@@ -54,6 +55,10 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 )
 def test_each_unsupported_setting_is_one_message(name: str, message: str, refused: dict[str, Any]) -> None:
     assert re.match(f"UsageError: {message}", refused[name]), refused[name]
+
+
+def test_a_reference_model_has_an_engine_that_records_nothing(refused: dict[str, Any]) -> None:
+    assert refused["reference"] == ""
 
 
 @pytest.fixture(scope="module")
