@@ -45,9 +45,11 @@ def test_nsr_of_qwen_2_5_math_7b(tmp_path: Path) -> None:
     run = load_trace(settings.records, verify=True)
     assert (run.status, run.label) == ("complete", "NSR")
     rollouts = run.table("rollouts")
-    assert rollouts.groupby("step").size().tolist() == kept
-    assert set(rollouts["reward"]) == {0.0}
-    assert set(rollouts["advantage"]) == {-1.0}
+    trained, left_out = (rollouts[rollouts["dropped"] == flag] for flag in (False, True))
+    assert trained.groupby("step").size().tolist() == kept
+    assert left_out.groupby("step").size().tolist() == dropped
+    assert (set(trained["reward"]), set(left_out["reward"])) == ({0.0}, {1.0})
+    assert set(trained["advantage"]) == {-1.0}
     minibatch = MINIBATCH_PROMPTS * ROLLOUTS
     assert run.table("updates").groupby("step").size().tolist() == [-(-count // minibatch) for count in kept]
     tokens = run.table("tokens")
