@@ -12,9 +12,14 @@ Importing it needs verl, starts no Ray and touches no accelerator. `python -m an
 
 from __future__ import annotations
 
+import warnings
+
 from .versions import TESTED_VERL, require_verl, verl_version
 
 require_verl()
+
+# verl names each engine whose library is missing, five of them, in every process; none of them is used here
+warnings.filterwarnings("ignore", r"\w+ engine is not available", UserWarning)
 
 from .smoke import platform as _platform  # noqa: E402,F401 - before everything that asks verl for the device
 
