@@ -110,7 +110,7 @@ def _records(config: DictConfig) -> str:
     held = OmegaConf.select(config, "actor_rollout_ref.actor.fsdp_config.record", default=None) or {}
     share, top = held.get("tokens", RecordSpec.tokens), held.get("top_k", RecordSpec.top_k)
     return (
-        f"{out}: tokens of {share:.4g} of the prompts, at most {size_text(round(_bytes(config, share, top)))} in a step"
+        f"{out}: tokens of {share:g} of the prompts, at most {size_text(round(_bytes(config, share, top)))} in a step"
     )
 
 
