@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +26,8 @@ from analysis.engines.verl.record_settings import read_record
 from analysis.errors import UsageError
 from tests.offline.byte_models import byte_tokenizer
 
-FOLDER = Path(__file__).parents[3] / "recipes" / "full_scale"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "recipes" / "full_scale"
 MODELS = {"qwen2.5-math-7b": 3072, "qwen3-4b": 31744}
 METHODS = ("psr", "nsr", "w_reinforce", "grpo", "ppo")
 NAMES = [f"{model}_{method}" for model in MODELS for method in METHODS]
@@ -166,7 +169,7 @@ def test_verl_reads_the_prepared_data(model: str, small_model: Path, tmp_path: P
     long = {"problem": "x" * 2000, "answer": "1"}  # with a token for each byte; left out
     rows.write_text("".join(json.dumps(row) + "\n" for row in ({"problem": QUESTION, "answer": "2"}, long)))
     command = [sys.executable, str(FOLDER / "prepare_data.py"), str(rows), "--out", str(tmp_path / "train.parquet")]
-    subprocess.run([*command, "--no-check"], check=True, cwd=FOLDER.parents[1])
+    subprocess.run([*command, "--no-check"], check=True, cwd=ROOT)
     config = composed(f"{model}_psr", f"actor_rollout_ref.model.path={small_model}", f"+data.cache_dir={tmp_path}")
     tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
     data = RLHFDataset([str(tmp_path / "train.parquet")], tokenizer, config.data)
@@ -182,6 +185,27 @@ def test_the_reward_function_is_found_by_verl() -> None:
     given = {"data_source": "MATH", "ground_truth": r"\frac{1}{2}", "extra_info": {"num_turns": None}}
     assert score(solution_str=r"so \boxed{0.5}", **given) == 1.0
     assert score(solution_str=r"so \boxed{5}", **given) == 0.0
+
+
+def commands_of_the_page() -> list[list[str]]:
+    """The arguments of each `check` and `train` in docs/how_to/full_scale_runs.md."""
+    page = (ROOT / "docs/how_to/full_scale_runs.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"python -m analysis\.engines\.verl (?:check|train) (.*)", page)
+    shown = [line.replace("$name", "math").replace("@/shared/rlvr-dynamics/", "@") for line in found]
+    return [shlex.split(line) for line in shown]
+
+
+def test_the_commands_of_the_page_pass_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = commands_of_the_page()
+    assert len(commands) == 8
+    for arguments in {tuple(arguments): None for arguments in commands}:
+        overrides = list(arguments)
+        for option in ("--out", "--tokens"):
+            if option in overrides:
+                place = overrides.index(option)
+                del overrides[place : place + 2]
+        assert problems(compose(overrides), files=False, environment={}) == [], arguments
 
 
 @pytest.mark.parametrize("method", ["nsr", "ppo"])
