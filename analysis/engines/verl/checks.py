@@ -225,6 +225,12 @@ def _critic(config: DictConfig) -> list[str]:
             f"critic.model.path: expected the model that the value model starts from, got verl's default {default}; "
             f"set critic.model.path={policy}"
         )
+    engine = config.critic.get("fsdp", None) or {}
+    if "record" in engine or engine.get("_target_") == ENGINE:
+        messages.append(
+            "critic.fsdp: expected no records, since value models are not observed, got some; leave record and "
+            "_target_ out there"
+        )
     return messages
 
 

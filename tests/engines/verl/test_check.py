@@ -16,6 +16,7 @@ from analysis.engines.verl.overview import _bytes
 from analysis.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
+ENGINE = "analysis.engines.verl.ObservedEngineConfig"
 ACTOR = "actor_rollout_ref.actor"
 RECORD = f"{ACTOR}.fsdp_config.record"
 HEALTHY = (
@@ -28,7 +29,7 @@ HEALTHY = (
     "algorithm.adv_estimator=grpo",
 )
 OBSERVED = (
-    f"{ACTOR}.fsdp_config._target_=analysis.engines.verl.ObservedEngineConfig",
+    f"{ACTOR}.fsdp_config._target_={ENGINE}",
     "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=dynamics",
 )
 
@@ -62,6 +63,15 @@ def test_a_healthy_configuration_passes() -> None:
             r"clip_ratio_c: expected no dual clip, which nsr does not have, got a bound of 3\.0.*clip_ratio_c=1e6$",
         ),
         (["algorithm.adv_estimator=gae"], r"critic\.model\.path: .*set critic\.model\.path=Qwen/Qwen2\.5-Math-7B"),
+        (
+            [
+                "critic.enable=True",
+                "critic.model.path=x",
+                "+critic.fsdp.record.out=x",
+                f"critic.fsdp._target_={ENGINE}",
+            ],
+            r"critic\.fsdp: expected no records, since value models are not observed",
+        ),
         (
             [f"{ACTOR}.use_dynamic_bsz=False"],
             r"verl: \[actor\] Please set at least one of 'actor\.ppo_micro_batch_size'",
