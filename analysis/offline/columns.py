@@ -26,7 +26,7 @@ from .reward_columns import check_rivals, numbers_of, same_values, trl_reward
 from .rewards import RewardSum, parse_sum
 from .row_values import is_missing, value_or_none
 from .unpacking import PART
-from .verl_dumps import keys_of, padding_rows, session_groups
+from .verl_dumps import UID, keys_of, padding_rows, session_groups
 
 __all__ = ["COLUMNS", "Chosen", "find_columns", "parse_mapping", "responses_in_a_row"]
 
@@ -197,7 +197,7 @@ def find_columns(
         flat, found["group"], note = _group(flat, whole, found)
         notes += [note] if note else []
     columns = {role: name for role, name in found.items() if name is not None}
-    left_out, said_of_padding = padding_rows(rows)
+    left_out, said_of_padding = padding_rows(rows) if UID in names else (frozenset[int](), [])
     notes += said_of_padding
     if layout is not None and layout.repeats is not None:
         repeated, said_of_repeats = layout.repeats(rows)

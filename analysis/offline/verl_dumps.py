@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RowKey", "is_padding", "key_of", "keys_of", "padding_note", "padding_rows", "session_groups"]
+__all__ = ["UID", "RowKey", "is_padding", "key_of", "keys_of", "padding_note", "padding_rows", "session_groups"]
 
 UID = "uid"
 _KEY = re.compile(r"(.+)_(\d+)_(\d+)")
