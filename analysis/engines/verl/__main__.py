@@ -17,6 +17,7 @@ _PROGRAM = "python -m analysis.engines.verl"
 _COMMANDS = {
     "check": "compose a configuration and name what cannot train, before Ray starts",
     "train": "check it, then run verl's trainer in this process and record what it does",
+    "objectives": "list the objectives by their names in verl",
     "--smoke": "train a tiny model on the CPU, by the same path, from end to end",
 }
 _OVERRIDES = """\
@@ -40,6 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .smoke.run import main as smoke
 
         return smoke(rest)
+    if name == "objectives" and not rest:
+        from .objective_listing import objective_listing
+
+        print(objective_listing())
+        return 0
+    if name == "objectives":
+        return say(f"error: objectives: expected no arguments, got {' '.join(rest)}; leave them out", 2)
     if name not in _COMMANDS:
         return say(f"error: expected a command, got {name!r}; {nearest(name, _COMMANDS)}", 2)
     arguments = _parser(name).parse_intermixed_args(rest)

@@ -37,7 +37,7 @@ from .objective_settings import (
     read_settings,
     spelled,
 )
-from .policy_losses import FROM_MICRO_BATCH, LOSSES, WHOLE_MINIBATCH
+from .policy_losses import LOSSES, WHOLE_MINIBATCH, read_from_micro_batch
 
 __all__ = ["listing", "problems", "read_by_advantages"]
 
@@ -201,27 +201,26 @@ def _of_loss(named: Named, objective: Objective, config: DictConfig) -> Iterator
     for option in dataclasses.fields(PolicyLossConfig):
         if isinstance(option.default, int | float) and node.get(option.name, option.default) != option.default:
             yield _of_another_loss(f"{LOSS_SIDE.key}.{option.name}", node[option.name], option.default, named)
-    needs = {*objective.needs(), *(("entropy",) if objective.entry.selects == "top_entropy" else ())}
-    read = [need for need in (*FROM_MICRO_BATCH, "selection") if need in needs]
+    read = read_from_micro_batch(objective)
     if read and not _has_engine(config):
         yield (
             f"{LOSS_SIDE.key}.loss_mode: {named.name} reads {', '.join(read)}, which verl hands to no policy loss, and "
             f"expected the engine of this project, got verl's; set {_VENDOR}=dynamics, as "
             f"+ray_kwargs.ray_init.runtime_env.env_vars.{_VENDOR}=dynamics"
         )
-    if "ref_log_probs" in needs and not actor.get("use_kl_loss", False):
+    if "ref_log_probs" in read and not actor.get("use_kl_loss", False):
         yield (
             f"{_ACTOR}.use_kl_loss: expected True, since {named.name} reads the log-probs of a reference policy, which "
             "verl computes then alone, got False; set it, with kl_loss_coef=0 for no KL beside it"
         )
-    if "rollout_log_probs" in needs and not rollout.get("calculate_log_probs", False):
+    if "rollout_log_probs" in read and not rollout.get("calculate_log_probs", False):
         yield (
             f"actor_rollout_ref.rollout.calculate_log_probs: expected True, since {named.name} corrects for the "
             "log-probs of the engine that samples, got False; set it"
         )
-    if needs & set(WHOLE_MINIBATCH):
+    if set(read) & set(WHOLE_MINIBATCH):
         yield from _of_whole_minibatch(named, config)
-    if "entropy" in needs and (
+    if "entropy" in read and (
         actor.ppo_mini_batch_size != config.data.train_batch_size or actor.get("ppo_epochs", 1) != 1
     ):
         yield (

@@ -33,7 +33,15 @@ from . import microbatch
 from .estimators import claim, is_of_verl, response_rewards
 from .objective_settings import LOSS_SIDE, Named, Settings, losses_besides, read_settings
 
-__all__ = ["FROM_MICRO_BATCH", "LOSSES", "WHOLE_MINIBATCH", "ObjectiveLossConfig", "policy_loss", "token_batch"]
+__all__ = [
+    "FROM_MICRO_BATCH",
+    "LOSSES",
+    "WHOLE_MINIBATCH",
+    "ObjectiveLossConfig",
+    "policy_loss",
+    "read_from_micro_batch",
+    "token_batch",
+]
 
 FROM_MICRO_BATCH = {  # what a loss needs beyond verl's arguments, and the field of the micro batch that has it
     "rewards": "rm_scores",
@@ -158,12 +166,13 @@ def token_batch(
 
     current = of_tokens(log_prob)
     more: dict[str, Tensor] = {}
-    needs = {*objective.needs(), *(("entropy",) if objective.entry.selects == "top_entropy" else ())}
-    read = [name for name in FROM_MICRO_BATCH if name in needs]
-    if needs & set(WHOLE_MINIBATCH):
+    read = read_from_micro_batch(objective)
+    if set(read) & set(WHOLE_MINIBATCH):
         _check_whole(objective, len(log_prob), config)
-    data = _current(objective) if read or "selection" in needs else None
+    data = _current(objective) if read else None
     for name in read:
+        if name == "selection":
+            continue
         assert data is not None
         values = _padded(objective, data, FROM_MICRO_BATCH[name], real)
         if name == "rewards":
@@ -180,6 +189,21 @@ def token_batch(
         return batch
     assert data is not None
     return objective.prepare(batch, torch.Generator().manual_seed(_seed(config, data)))
+
+
+def read_from_micro_batch(objective: Objective) -> list[str]:
+    """The fields of `TokenBatch` that a loss reads and that verl hands to no policy loss.
+
+    Args:
+        objective: With the values of its parameters.
+
+    Example:
+        >>> from analysis.objectives import get
+        >>> read_from_micro_batch(get("nft")), read_from_micro_batch(get("grpo"))
+        (['accuracy'], [])
+    """
+    needs = {*objective.needs(), *(("entropy",) if objective.entry.selects == "top_entropy" else ())}
+    return [name for name in (*FROM_MICRO_BATCH, "selection") if name in needs]
 
 
 def _current(objective: Objective) -> TensorDict:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.engines.verl import checks
+from analysis.engines.verl.__main__ import main
 from analysis.engines.verl.composition import compose
 from analysis.engines.verl.objective_names import listing, problems
 from analysis.engines.verl.objective_settings import lacks
@@ -208,6 +209,19 @@ def test_the_listing_names_every_objective_that_verl_can_train():
         name for name in names() if lacks(name) is None
     }
     assert ("policy loss", "dynamics_gspo", "gspo") in listed
+
+
+def test_the_command_lists_objectives_by_their_names_in_verl(capsys):
+    assert main(["objectives"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "objective"
+    (nft,) = [line.split() for line in lines if line.startswith("nft ")]
+    assert nft == ["nft", "nft", "nft", "accuracy"]
+    (gspo,) = [line.split() for line in lines if line.startswith("gspo ")]
+    assert gspo == ["gspo", "gspo", "dynamics_gspo"]
+    assert any(line.startswith("dpo compares pairs") for line in lines)
+    assert main(["objectives", "psr"]) == 2
+    assert "expected no arguments, got psr" in capsys.readouterr().err
 
 
 def test_the_page_names_what_is_not_called_by_its_own_name():
