@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY, get_adv_estimator_fn
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
 from analysis.engines.verl import ObjectiveLossConfig, microbatch
+from analysis.engines.verl.estimators import ESTIMATORS
+from analysis.engines.verl.policy_losses import LOSSES
 from analysis.objectives import Objective, ResponseBatch, TokenBatch
 
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
@@ -72,6 +75,19 @@ class Rollouts:
     def rows(self, chosen: list[int]) -> Rollouts:
         fields = {name: value[chosen] for name, value in vars(self).items() if name != "lengths"}
         return Rollouts(**fields, lengths=[self.lengths[row] for row in chosen])
+
+
+@contextlib.contextmanager
+def names_restored() -> Iterator[None]:
+    """Names that are added within the block are gone after it."""
+    tables = (ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY, ESTIMATORS, LOSSES)
+    before = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, held in zip(tables, before, strict=True):
+            table.clear()
+            table.update(held)
 
 
 def token_rewards(rollouts: Rollouts) -> Tensor:

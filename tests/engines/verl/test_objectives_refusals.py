@@ -20,7 +20,7 @@ from analysis.engines.verl.estimators import ESTIMATORS
 from analysis.engines.verl.policy_losses import LOSSES, token_batch
 from analysis.objectives import get
 
-from .objective_batches import Rollouts, actor_config, estimated, weights_by_verl
+from .objective_batches import Rollouts, actor_config, estimated, names_restored, weights_by_verl
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ def taught(log_probs, batch):
     return -batch.per_token("teacher_log_probs") * log_probs
 
 
+@names_restored()
 def test_a_loss_that_the_user_wrote():
     verl.offer("square", "verl-square")
     verl.offer("square", "verl-square")  # a second import of the user's module
