@@ -95,7 +95,9 @@ def resume(folder: Path) -> None:
 
 def refusals(folder: Path) -> None:
     """Settings that are refused when the worker starts, or with the first minibatch."""
-    from analysis.engines.verl import ObservedEngineConfig
+    import torch
+
+    from analysis.engines.verl import ObservedEngineConfig, observed_engine
     from analysis.engines.verl.record_settings import read_record
 
     setup.make_model(folder / "model")
@@ -138,8 +140,12 @@ def refusals(folder: Path) -> None:
         ("no uid", setup.make_batch(without, **told_of), None),
         ("infinite reward", setup.make_batch(infinite, **told_of), None),
         ("loss apart", setup.make_batch(rows, **told_of), _loss_apart),
+        ("loss of entropies", setup.make_batch(rows, **told_of | {"calculate_entropy": True}), _loss_of_entropies),
     ):
         told[name] = _trained(folder, name.replace(" ", "-"), batch, function)
+    whole_logits, observed_engine.DTensor = observed_engine.DTensor, torch.Tensor  # as if they were cut in pieces
+    told["pieces"] = _trained(folder, "pieces", setup.make_batch(rows, **told_of))
+    observed_engine.DTensor = whole_logits
     _tell(folder, told)
 
 
@@ -148,6 +154,11 @@ def _loss_apart(model_output: Any, data: Any, dp_group: Any = None) -> Any:
     values = model_output["log_probs"].values()
     scale = 1.0 if values.dtype.itemsize == 8 else 1.01  # the replay in float64 sees another factor
     return -scale * values.sum() / 100, {}
+
+
+def _loss_of_entropies(model_output: Any, data: Any, dp_group: Any = None) -> Any:
+    """A loss without log-probs."""
+    return -model_output["entropy"].values().sum() / 100, {}
 
 
 def faults(folder: Path) -> None:

@@ -50,6 +50,8 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("distillation", "distillation: expected a loss of the policy's own log-probs, got distillation"),
         ("no uid", "trainer: expected rows with a uid, as verl's V1 trainer makes them"),
         ("infinite reward", "rewards: expected finite numbers, got inf for row 0"),
+        ("pieces", "engine: expected whole logits on each rank, got logits that are cut along the vocabulary"),
+        ("loss of entropies", "trainer: expected a gradient through the log-probs of each micro batch, got a backward"),
         ("loss apart", "self-check: expected the recorded weights of update 0 within 1e-04 .* got a distance of 0.01"),
     ],
 )
