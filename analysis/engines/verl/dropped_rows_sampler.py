@@ -15,8 +15,8 @@ this sampler shares with that code, and where they differ:
   that the minibatch has, which gives 1; `token-sum` divides by nothing.
 - that code also leaves out up to (ranks − 1) kept rows, so that ranks get equally many; here all are kept.
 - that code computes log-probs of the old policy before it drops, here only kept rows pass through the model.
-- where no row is left, that code fails. Here the batch is skipped and the next prompts are sampled, at most
-  `sampler_kwargs.skips` times in a row (3 unless set); then a `UsageError` says so.
+- that code has no case for a batch without a row to keep. Here such a batch is skipped and the next prompts are
+  sampled, at most `sampler_kwargs.skips` times in a row (3 unless set); then a `UsageError` says so.
 
 Where the run is recorded, dropped rows stay in verl's TransferQueue until the next batch, so that the observing engine
 records them as dropped (`left_out`); those of a skipped batch are recorded by nobody.

@@ -3,7 +3,10 @@
     # my_objectives.py, with actor_rollout_ref.model.external_lib=[analysis.engines.verl,my_objectives]
     from analysis.engines import verl
 
-    verl.offer("square", "square_loss.py:square")
+    def square(log_probs, batch):
+        return -batch.per_token("advantages") * log_probs.exp() ** 2
+
+    verl.offer("square", "my_objectives:square")
 
 Then `algorithm.adv_estimator=square` with `policy_loss.loss_mode=square` trains on it.
 """
@@ -31,7 +34,7 @@ __all__ = ["offer"]
 def offer(name: str, objective: str) -> None:
     """Register a loss that you wrote with verl, as an advantage estimator and as a policy loss of one name.
 
-    Verl's processes are many: call it in a module that each of them imports, which is what
+    A run of verl has many processes: call it in a module that each of them imports, which is what
     `actor_rollout_ref.model.external_lib` names. Calling it again with the same arguments changes nothing.
 
     Args:

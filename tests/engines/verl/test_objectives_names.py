@@ -49,6 +49,8 @@ def found(estimator: str, mode: str | None = None, *overrides: str) -> list[str]
         ("w_reinforce", "w_reinforce_ratio", ("+algorithm.rlvr_lambda=0.1",)),
         ("w_reinforce", "vanilla", ("+algorithm.rlvr_parameters.lambda=0.1",)),
         ("maxrl", "vanilla", ()),
+        ("kl_k1+", "kl_k1+", (ENGINE, "actor_rollout_ref.actor.use_kl_loss=True")),
+        ("kimi_1.5", "kimi_1.5", ()),
         ("grpo", "grpo", (CLASS, f"+{LOSS}.rlvr_parameters.clip_low=0.2")),
         ("dynamics_grpo", "grpo_log", ("+algorithm.rlvr_parameters.advantage=group_mean",)),
         ("gspo", "gspo", ()),
