@@ -13,7 +13,7 @@ from ...probes.record_spec import RecordSpec
 from ...recipes.memory import size_text
 from .estimators import ESTIMATORS
 from .loading import Route
-from .paths_of_a_run import checkpoint_steps, record_out
+from .paths_of_a_run import latest_checkpoint, record_out
 from .policy_losses import LOSSES
 
 __all__ = ["overview"]
@@ -55,8 +55,8 @@ def _rows(config: DictConfig, route: Route) -> Iterator[tuple[str, str]]:
     yield "updates", _updates(config)
     yield "records", _records(config)
     yield "loaded by", route.value
-    if steps := checkpoint_steps(config):
-        yield "resumes", f"after step {steps}, from {trainer.default_local_dir}"
+    if checkpoint := latest_checkpoint(config):
+        yield "resumes", str(checkpoint)
 
 
 def _data(config: DictConfig) -> str:

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ...errors import UsageError
 from ...records.folders import RUN_FILE, read_run_json
+from .facts import ENGINE, Marker
 
-__all__ = ["checkpoint_steps", "missing_files", "record_folder_problems", "record_out"]
+__all__ = ["latest_checkpoint", "missing_files", "record_folder_problems", "record_out"]
 
 _FUNCTIONS = ("reward.custom_reward_function", "trainer.v1.sampler.custom_sampler", "reward.reward_manager.module")
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt_llm"}  # of rollouts, with their packages
@@ -108,20 +108,19 @@ def record_out(config: DictConfig) -> str | None:
     return None if value is None else str(value)
 
 
-def checkpoint_steps(config: DictConfig) -> int:
-    """The number of steps after which verl will resume, 0 where it starts from the beginning."""
+def latest_checkpoint(config: DictConfig) -> Path | None:
+    """The checkpoint that verl will resume from, None where it starts from the beginning."""
     trainer = config.trainer
     if trainer.resume_mode == "resume_path":
-        name = str(trainer.resume_from_path)
-        return int(name.rpartition("global_step_")[2].strip("/") or 0) if "global_step_" in name else 0
+        return None if trainer.resume_from_path is None else Path(str(trainer.resume_from_path))
     if trainer.resume_mode != "auto":
-        return 0
+        return None
     latest = Path(str(trainer.default_local_dir)) / "latest_checkpointed_iteration.txt"
     try:
-        steps = int(latest.read_text(encoding="utf-8"))
+        folder = latest.parent / f"global_step_{int(latest.read_text(encoding='utf-8'))}"
     except (OSError, ValueError):
-        return 0
-    return steps if (latest.parent / f"global_step_{steps}").is_dir() else 0
+        return None
+    return folder if folder.is_dir() else None
 
 
 def record_folder_problems(config: DictConfig) -> list[str]:
@@ -129,35 +128,32 @@ def record_folder_problems(config: DictConfig) -> list[str]:
     out = record_out(config)
     if out is None:
         return []
-    key, folder, steps = f"{_RECORD}.out", Path(out).expanduser(), checkpoint_steps(config)
+    key, folder = f"{_RECORD}.out", Path(out).expanduser()
     if config.trainer.nnodes > 1 and not folder.is_absolute():
         return [f"{key}: expected an absolute path of a folder that all nodes share, got {out}; write it in full"]
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return [f"{key}: expected a folder that can be written, got {out}; {existing} cannot; choose another"]
-    return list(_contents(key, folder, steps, config.trainer))
+    return list(_contents(key, folder, latest_checkpoint(config)))
 
 
-def _contents(key: str, folder: Path, steps: int, trainer: Any) -> Iterator[str]:
-    if not (folder / RUN_FILE).exists():
-        if steps:
-            yield (
-                f"{key}: expected the folder of the run that verl resumes after step {steps}, got {folder}, which "
-                "holds none; name it, or start anew with trainer.resume_mode=disable"
-            )
-        return
+def _contents(key: str, folder: Path, checkpoint: Path | None) -> Iterator[str]:
     try:
-        info = read_run_json(folder)
+        marker = None if checkpoint is None else Marker.read(checkpoint / "actor")
+        if marker is not None:
+            marker.check(folder)
+            return
+        if not (folder / RUN_FILE).exists():
+            return
+        engine = read_run_json(folder).get("engine")
     except UsageError as error:
-        yield f"{key}: {error}"
+        yield f"{key}: {str(error).removeprefix('record.out: ')}"
         return
-    if info.get("engine") != "verl":
-        yield (
-            f"{key}: expected a folder of its own, got {folder}, which holds a run of engine {info.get('engine')}; "
-            "choose another folder"
-        )
-    elif not steps:
-        yield (
-            f"{key}: expected a new folder, since verl finds no checkpoint in {trainer.default_local_dir} and starts "
-            f"from the beginning, got {folder}, which holds a run; choose another folder, or remove it"
-        )
+    if engine != ENGINE:
+        yield f"{key}: expected a folder of its own, got {folder}, which holds a run of {engine}; choose another folder"
+        return
+    begins = "starts from the beginning" if checkpoint is None else f"resumes {checkpoint}, which has no records"
+    yield (
+        f"{key}: expected a new folder, since verl {begins}, got {folder}, which holds a run; choose another folder, "
+        "or remove it"
+    )

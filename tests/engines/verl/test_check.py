@@ -11,9 +11,11 @@ import pytest
 from analysis.engines.verl import checks, installation
 from analysis.engines.verl.checks import check, problems
 from analysis.engines.verl.composition import compose
+from analysis.engines.verl.facts import Marker
 from analysis.engines.verl.loading import Route
 from analysis.engines.verl.overview import _bytes
 from analysis.errors import UsageError
+from analysis.records import RunWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGINE = "analysis.engines.verl.ObservedEngineConfig"
@@ -32,6 +34,12 @@ OBSERVED = (
     f"{ACTOR}.fsdp_config._target_={ENGINE}",
     "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=dynamics",
 )
+
+
+def run_of(engine: str, folder: Path) -> None:
+    """A run folder, as its engine begins one."""
+    fields = dict.fromkeys(["recipe", "hash", "seed"]) | {"run_id": "a", "label": "A", "temperature": 1.0}
+    RunWriter(folder, run_json=fields | {"engine": engine})
 
 
 def messages(*overrides: str, files: bool = False, environment: dict[str, str] | None = None) -> list[str]:
@@ -222,20 +230,37 @@ class TestFiles:
         (unwritable,) = found(f"+{RECORD}.out={file}/x")
         assert f"{file} cannot; choose another" in unwritable
 
-        out.mkdir()
-        (out / "run.json").write_text(json.dumps({"engine": "trl", "schema_version": 1}))
+        run_of("trl", out)
         (of_another,) = found(*keys)
-        assert "which holds a run of engine trl" in of_another or "schema" in of_another
+        assert f"got {out}, which holds a run of trl; choose another folder" in of_another
+        (out / "run.json").write_text("{")
+        (damaged,) = found(*keys)
+        assert "run.json" in damaged
 
     def test_a_run_is_resumed_with_its_records(self, tmp_path: Path) -> None:
         out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
-        (checkpoints / "global_step_3").mkdir(parents=True)
+        checkpoint = checkpoints / "global_step_3"
+        (checkpoint / "actor").mkdir(parents=True)
         (checkpoints / "latest_checkpointed_iteration.txt").write_text("3")
         overrides = [*OBSERVED, f"+{RECORD}.out={out}", f"trainer.default_local_dir={checkpoints}"]
-        (message,) = [m for m in messages(*overrides, files=True) if m.startswith(f"{RECORD}.out")]
-        assert "expected the folder of the run that verl resumes after step 3" in message
-        overrides.append("trainer.resume_mode=disable")
-        assert [m for m in messages(*overrides, files=True) if m.startswith(f"{RECORD}.out")] == []
+
+        def found(*more: str) -> list[str]:
+            return [m for m in messages(*overrides, *more, files=True) if m.startswith(f"{RECORD}.out")]
+
+        anew = "trainer.resume_mode=disable"
+        assert found() == []  # from now on there are records
+        run_of("verl", out)
+        (message,) = found()
+        assert f"expected a new folder, since verl resumes {checkpoint}, which has no records" in message
+        (message,) = found(anew)
+        assert "expected a new folder, since verl starts from the beginning" in message
+        Marker("a", json.loads((out / "run.json").read_text())["created"], 6).write(checkpoint / "actor")
+        assert found() == []
+        assert len(found(anew)) == 1
+        assert found("trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint}") == []
+        (out / "run.json").unlink()
+        (message,) = found()
+        assert f"expected the folder of a, whose checkpoint this is, got {out}, which holds no run" in message
 
 
 def test_the_estimate_of_bytes_is_the_measured_one() -> None:
