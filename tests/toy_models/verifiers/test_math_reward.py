@@ -28,13 +28,15 @@ def _children_end() -> object:
         verifier.close()
 
 
-def test_threads_get_their_own_verdicts() -> None:
-    """verl calls it from many threads; a pipe that two of them share would swap answers."""
+def test_threads_get_their_own_verdicts_from_two_children() -> None:
+    """verl calls it from many threads; each of them with a child of its own would fill the machine."""
     cases = PAIRS * 8
     with ThreadPoolExecutor(6) as pool:
         scores = list(pool.map(lambda case: compute_score("MATH", case[0], case[1], {"index": 0}), cases))
     assert scores == [score for *_, score in cases]
-    assert math_reward._verifiers().qsize() == math_reward._CHILDREN  # each was put back
+    verifiers = list(math_reward._verifiers().queue)
+    assert len(verifiers) == math_reward._CHILDREN  # each was put back
+    assert 1 <= sum(len(verifier._pool._idle) for verifier in verifiers) <= math_reward._CHILDREN
 
 
 def test_a_comparison_without_end_is_wrong_and_the_next_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
