@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ...probes.record_spec import RecordSpec
 from ...recipes.memory import size_text
 from .estimators import ESTIMATORS
 from .loading import Route
-from .paths_of_a_run import latest_checkpoint, record_out
+from .paths_of_a_run import latest_checkpoint, record_out, training_prompts
 from .policy_losses import LOSSES
 
 __all__ = ["overview"]
@@ -61,11 +59,10 @@ def _rows(config: DictConfig, route: Route) -> Iterator[tuple[str, str]]:
 
 def _data(config: DictConfig) -> str:
     held = config.data.train_files
-    files = [str(name) for name in (held if isinstance(held, ListConfig | list) else [held])]
-    text, paths = ", ".join(files), [Path(name).expanduser() for name in files]
-    if not all(path.is_file() and path.suffix == ".parquet" for path in paths):
+    text = ", ".join(map(str, held)) if isinstance(held, ListConfig | list) else str(held)
+    rows, batch = training_prompts(config), config.data.train_batch_size
+    if rows is None:
         return text
-    rows, batch = sum(pq.read_metadata(path).num_rows for path in paths), config.data.train_batch_size
     steps = config.trainer.total_training_steps or rows // batch * config.trainer.total_epochs
     return f"{text}: {rows} prompts, {rows // batch} batches in an epoch; {steps} steps"
 

@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ...errors import UsageError
 from ...records.folders import RUN_FILE, read_run_json
 from .facts import ENGINE, Marker
 
-__all__ = ["latest_checkpoint", "missing_files", "record_folder_problems", "record_out"]
+__all__ = ["latest_checkpoint", "missing_files", "record_folder_problems", "record_out", "training_prompts"]
 
 _FUNCTIONS = ("reward.custom_reward_function", "trainer.v1.sampler.custom_sampler", "reward.reward_manager.module")
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt_llm"}  # of rollouts, with their packages
@@ -33,13 +36,42 @@ def missing_files(config: DictConfig) -> list[str]:
 def _missing_data(config: DictConfig) -> Iterator[str]:
     for key in ("data.train_files", "data.val_files"):
         held = OmegaConf.select(config, key, default=None)
-        names = [] if held is None else held if isinstance(held, ListConfig | list) else [held]
-        missing = [str(name) for name in names if "://" not in str(name) and not Path(str(name)).expanduser().is_file()]
+        missing = [name for name in _names(held) if "://" not in name and not Path(name).expanduser().is_file()]
         if missing:
             yield (
                 f"{key}: expected files that exist, got {', '.join(missing)}; correct the path, or prepare the data "
                 "first"
             )
+    batch = config.data.get("gen_batch_size", None) or config.data.train_batch_size
+    try:
+        rows = training_prompts(config)
+    except UsageError as error:
+        yield str(error)
+        return
+    if rows is not None and rows < batch:
+        yield (
+            f"data.train_files: expected at least the {batch} prompts of a batch, got {rows}; lower "
+            "data.train_batch_size, or add prompts"
+        )
+
+
+def training_prompts(config: DictConfig) -> int | None:
+    """The number of rows of the training files; None where it is not told by files of this machine.
+
+    Raises:
+        UsageError: One of them is not Parquet.
+    """
+    paths = [Path(name).expanduser() for name in _names(config.data.train_files)]
+    if not paths or not all(path.is_file() and path.suffix == ".parquet" for path in paths):
+        return None
+    try:
+        return sum(pq.read_metadata(path).num_rows for path in paths)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"data.train_files: expected Parquet files, got one that cannot be read; {error}") from error
+
+
+def _names(held: Any) -> list[str]:
+    return [] if held is None else [str(name) for name in (held if isinstance(held, ListConfig | list) else [held])]
 
 
 def _missing_model(config: DictConfig) -> Iterator[str]:

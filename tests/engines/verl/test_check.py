@@ -214,6 +214,9 @@ class TestFiles:
             "reward.custom_reward_function.name",
         ]
         assert "expected a name that" in found[2]
+        (tmp_path / "text.parquet").write_text("text")
+        overrides[0] = f"data.train_files={tmp_path}/text.parquet"
+        assert messages(*overrides, files=True)[0].startswith("data.train_files: expected Parquet files, got one that")
         assert not any("compute" in m for m in messages(*overrides[:-1], files=True))
 
     def test_the_folder_of_records(self, tmp_path: Path) -> None:

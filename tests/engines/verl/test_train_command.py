@@ -118,6 +118,8 @@ def test_check_names_all_that_is_wrong(settings: list[str], capsys: pytest.Captu
     assert main(["check", *settings, LIBRARY, f"{ACTOR}.grad_clip=0.5", "~algorithm.rlvr_lambda"]) == 2
     error = capsys.readouterr().err
     assert "got 2 settings to change" in error
+    assert main(["check", *settings, LIBRARY, "data.train_batch_size=24"]) == 2
+    assert "expected at least the 24 prompts of a batch, got 20; lower data.train_batch_size" in capsys.readouterr().err
     assert "+algorithm.rlvr_lambda=0.1" in error
     assert main(["check", "algorithm.nothing=1"]) == 2
     assert "+algorithm.nothing=1" in capsys.readouterr().err
