@@ -89,8 +89,8 @@ class TestOneRank:
 
     def test_log_probs_of_server_and_trainer_agree(self, one_rank):
         tokens = load_trace(one_rank["out"] / "run").table("tokens")
-        # The server draws with a cache, the trainer has padded batches; both are in float32, whose rounding in the layers
-        # grows with the logits. Over runs the largest of about 750 differences was between 1e-6 and 5.4e-6.
+        # The server draws with a cache, the trainer has padded batches; both are in float32, whose rounding in the
+        # layers grows with the logits. In one run the largest of 749 differences was 5.4e-6.
         np.testing.assert_allclose(tokens["sampling_log_prob"], tokens["old_log_prob"], atol=2e-5)
         first = tokens[tokens["update"] % UPDATES_A_STEP == 0]
         np.testing.assert_allclose(first["log_prob"], first["old_log_prob"], atol=5e-6)
