@@ -28,7 +28,7 @@ from .response_rows import ResponseRows
 __all__ = ["Numbered", "Rollout", "RolloutBatch", "global_step_of", "left_out_of", "read_rollouts"]
 
 _PADDING = "pad"  # verl's padding rows have a uid that starts so; uuid4 has no such digits
-_SINGLE_REWARD = 1e-6  # advantages of a response's tokens that differ by less are one
+_SAME_ADVANTAGE = 1e-6  # advantages of a response's tokens that differ by less are one
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_rollouts(data: TensorDict, rows: ResponseRows, mask: Tensor) -> list[Ro
             continue
         of_tokens = advantages[row][mask[row]]
         largest = float(of_tokens[of_tokens.abs().argmax()]) if len(of_tokens) else 0.0
-        single = not len(of_tokens) or float(of_tokens.max() - of_tokens.min()) <= _SINGLE_REWARD * abs(largest)
+        single = not len(of_tokens) or float(of_tokens.max() - of_tokens.min()) <= _SAME_ADVANTAGE * abs(largest)
         gold = golds[row].get("ground_truth") if isinstance(golds[row], dict) else None
         found.append(
             Rollout(
