@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -213,13 +214,21 @@ def run_case(name: str, folder: Path) -> None:
 
 
 def run_ranks(folder: Path, fault: str) -> None:
-    """Both ranks of some cases. After the first step the second rank ends ("dies") or cannot record ("fails")."""
+    """Both ranks of some cases. After the first step the second rank ends ("dies") or cannot record ("fails").
+
+    With "slow" each file of the second rank takes a second to be safe on disk, in the first case alone.
+    """
     import torch
 
     from analysis.engines.verl import observed_engine
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    for name in ("packed-warm", "kl", "fused-sampled"):  # the last one replaces a method of the model's class
+    if fault == "slow" and rank == 1:
+        fsync = os.fsync
+        os.fsync = lambda descriptor: (time.sleep(1), fsync(descriptor))[1]
+    for name in ("packed-warm", "kl", "fused-sampled")[
+        : 1 if fault == "slow" else None
+    ]:  # the last one replaces a method of the model's class
         case = CASES[name]
         if rank == 0:
             setup.make_model(folder / f"{name}-model", tied=case.tied)

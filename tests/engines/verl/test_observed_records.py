@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from toy_models.tasks.task import prompt_hash
 
 from .observed_comparison import left_by
 from .observed_program import STEPS, rows_of
-from .test_observed_weights import run_cases, run_program
+from .test_observed_weights import program, run_cases, run_program
 
 pytestmark = pytest.mark.slow  # processes that import verl
 KEYS = ["update", "step", "rollout", "position"]
@@ -189,3 +191,20 @@ def test_a_process_that_dies_leaves_whole_records(tmp_path: Path) -> None:
     assert run.table("updates")["update"].tolist() == [0, 1]
     assert sorted(run.table("tokens")["update"].unique()) == [0, 1]
     assert run.status in ("running", "interrupted")
+
+
+def test_a_slow_disk_of_one_process_delays_commits_and_tears_none(watched: Path, tmp_path: Path) -> None:
+    """Read all the while, the folder holds the tokens of both processes up to some update, or nothing yet."""
+    expected = analysis.load_trace(watched / "packed-warm" / "run").table("tokens").groupby("update").size()
+    folder, seen = tmp_path / "packed-warm", set()
+    with (tmp_path / "log.txt").open("w") as log:
+        ranks = subprocess.Popen(**program("ranks", str(tmp_path), "slow", processes=2), stdout=log, stderr=log)
+        while ranks.poll() is None:
+            if any((folder / "commits").glob("*.json")):
+                found = analysis.load_trace(folder, verify=True).table("tokens").groupby("update").size()
+                assert found.equals(expected[: len(found)])
+                seen.add(len(found))
+            time.sleep(0.1)
+    assert ranks.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
+    assert len(seen) > 1, "read only before or after training"
+    assert len(analysis.load_trace(folder, verify=True).table("updates")) == len(expected)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,14 +22,17 @@ FUSED = [name for name, case in CASES.items() if case.fused]
 PLAIN = [name for name, case in CASES.items() if not case.fused]
 
 
-def run_program(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """The program in processes of their own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def program(*arguments: str, processes: int = 1) -> dict[str, Any]:
+    """Command, environment and folder of the program, for `subprocess`."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "tests.engines.verl.observed_program"]
-    return subprocess.run(
-        [*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {"args": [*command, *arguments], "env": environment, "cwd": ROOT}
+
+
+def run_program(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """The program in processes of their own."""
+    return subprocess.run(**program(*arguments, processes=processes), capture_output=True, text=True, check=False)
 
 
 def run_cases(folder: Path, names: list[str]) -> Path:
