@@ -48,6 +48,8 @@ def verl_page(results: Mapping[str, Any] | None = None) -> str:
     versions = found["versions"]
     text = _PAGE.format(
         **parts(found, VERL, _TRAINERS, "verl_and_the_loop"),
-        **{name: versions[name] for name in ("torch", "transformers", "verl")},
+        torch=versions["torch"],
+        transformers=versions["transformers"],
+        verl=found["verl"],
     )
     return wrapped(text)

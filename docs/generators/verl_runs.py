@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def measure(told: Callable[[str], Any] = lambda _: None) -> dict[str, Any]:
             for side in SIDES:
                 curves[side][method].append(run_curve(side, method, seed))
                 told(f"{side}, {method}, seed {seed}")
-    return {"seeds": len(SEEDS), "steps": STEPS, "size": SIZE, "curves": curves}
+    return {"verl": version("verl"), "seeds": len(SEEDS), "steps": STEPS, "size": SIZE, "curves": curves}
 
 
 def run_curve(side: str, method: str, seed: int, overrides: Mapping[str, Any] | None = None) -> Curve:

@@ -32,7 +32,8 @@ def made(trainer: str, shift: float = 0.0, apart: float = APART) -> dict[str, An
         side: {method: [curve(side, method) for _ in range(SEEDS)] for method in METHODS} for side in (LOOP, trainer)
     }
     size = {"rollout.prompts": 64, "rollout.group_size": 8, "update.minibatch_size": 128, "optimizer.lr": 3e-4}
-    versions = {"torch": "2", "transformers": "5", "verl": "0.9.1"}
+    versions = {"torch": "2", "transformers": "5"}
     return {"seeds": SEEDS, "steps": 12, "size": size, "curves": curves, "command": "c", "date": "d"} | {
-        "versions": versions
+        "versions": versions,
+        "verl": "0.9.1",
     }
