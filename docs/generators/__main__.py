@@ -65,6 +65,12 @@ def _trl() -> str:
     return trl_page()
 
 
+def _verl() -> str:
+    from .verl_page import verl_page
+
+    return verl_page()
+
+
 def _smollm2() -> str:
     from .smollm2_page import smollm2_page
 
@@ -122,6 +128,7 @@ PAGES = {
     "intervals": Page("docs/intervals.md", _intervals),
     "smollm2": Page("docs/smollm2.md", _smollm2),
     "trl": Page("docs/trl_and_the_loop.md", _trl),
+    "verl": Page("docs/verl_and_the_loop.md", _verl),
     "layers": Page("docs/images/layers.svg", _layers),
     "gallery": Page("docs/gallery.md", _gallery),
     "bases": Page("docs/bases.md", _bases),
