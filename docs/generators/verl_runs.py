@@ -29,7 +29,7 @@ SIDES = (LOOP, VERL)
 _OF_METHOD = {
     "GRPO": (),
     "NSR": (
-        "trainer.v1.sampler.custom_sampler.path=pkg://analysis.engines.verl.dropped_rows_sampler",
+        "trainer.v1.sampler.custom_sampler.path=pkg://analysis.engines.verl.objectives.dropped_rows_sampler",
         "trainer.v1.sampler.custom_sampler.name=DroppedRows",
     ),
 }

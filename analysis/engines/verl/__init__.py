@@ -7,7 +7,12 @@ records what training does to each token. verl imports it itself, by either of t
 - the entry point `verl.plugins`: verl passes over an error of the import without a word.
 
 Importing it needs verl, starts no Ray and touches no accelerator. `python -m analysis.engines.verl` has the commands
-`check` and `train`.
+`check`, `train` and `objectives`, and `--smoke`.
+
+    objectives      advantage estimators, policy losses, the sampler that drops rows
+    observing       the engine that records, from a micro batch of verl to the tables of a run folder
+    configuration   what the commands do: compose verl's configuration, check it, train
+    smoke           a whole run on a CPU: platform, rollout engine, model, task
 """
 
 from __future__ import annotations
@@ -24,12 +29,12 @@ warnings.filterwarnings("ignore", r"\w+ engine is not available", UserWarning)
 from .smoke import platform as _platform  # noqa: E402,F401 - before everything that asks verl for the device
 
 # isort: split
-from . import estimators, policy_losses  # noqa: E402, F401 - they register, once the version is checked
-from .finishing import finish  # noqa: E402
-from .observed_engine import ObservedEngine  # noqa: E402
-from .own_objectives import offer  # noqa: E402
-from .policy_losses import ObjectiveLossConfig  # noqa: E402
-from .record_settings import ObservedEngineConfig  # noqa: E402
+from .objectives import estimators, policy_losses  # noqa: E402, F401 - they register, once the version is checked
+from .objectives.own_objectives import offer  # noqa: E402
+from .objectives.policy_losses import ObjectiveLossConfig  # noqa: E402
+from .observing.finishing import finish  # noqa: E402
+from .observing.observed_engine import ObservedEngine  # noqa: E402
+from .observing.record_settings import ObservedEngineConfig  # noqa: E402
 
 __all__ = [
     "TESTED_VERL",

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return smoke(rest)
     if name == "objectives" and not rest:
-        from .objective_listing import objective_listing
+        from .objectives.objective_listing import objective_listing
 
         print(objective_listing())
         return 0
@@ -85,11 +85,11 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _run(name: str, arguments: argparse.Namespace) -> int:
-    from .checks import check
-    from .composition import compose, expanded
-    from .launch import observing_overrides, plain_command, run
-    from .overview import overview
-    from .paths_of_a_run import record_out
+    from .configuration.checks import check
+    from .configuration.composition import compose, expanded
+    from .configuration.launch import observing_overrides, plain_command, run
+    from .configuration.overview import overview
+    from .configuration.paths_of_a_run import record_out
 
     where = {"config_dir": arguments.config_dir, "config_name": arguments.config_name}
     overrides = expanded(arguments.overrides)

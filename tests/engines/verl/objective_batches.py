@@ -17,8 +17,8 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
 from analysis.engines.verl import ObjectiveLossConfig, microbatch
-from analysis.engines.verl.estimators import ESTIMATORS
-from analysis.engines.verl.policy_losses import LOSSES
+from analysis.engines.verl.objectives.estimators import ESTIMATORS
+from analysis.engines.verl.objectives.policy_losses import LOSSES
 from analysis.objectives import Objective, ResponseBatch, TokenBatch
 
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")

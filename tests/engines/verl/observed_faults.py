@@ -97,8 +97,9 @@ def refusals(folder: Path) -> None:
     """Settings that are refused when the worker starts, or with the first minibatch."""
     import torch
 
-    from analysis.engines.verl import ObservedEngineConfig, observed_engine
-    from analysis.engines.verl.record_settings import read_record
+    from analysis.engines.verl import ObservedEngineConfig
+    from analysis.engines.verl.observing import observed_engine
+    from analysis.engines.verl.observing.record_settings import read_record
 
     setup.make_model(folder / "model")
     out = str(folder / "run")
@@ -163,7 +164,7 @@ def _loss_of_entropies(model_output: Any, data: Any, dp_group: Any = None) -> An
 
 def faults(folder: Path) -> None:
     """Errors of recording in the second update, under both settings of `on_error`; and a disk that is full once."""
-    from analysis.engines.verl import observed_engine
+    from analysis.engines.verl.observing import observed_engine
     from analysis.records.writer import RunWriter
 
     setup.make_model(folder / "model")

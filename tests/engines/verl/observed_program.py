@@ -220,7 +220,7 @@ def run_ranks(folder: Path, fault: str) -> None:
     """
     import torch
 
-    from analysis.engines.verl import observed_engine
+    from analysis.engines.verl.observing import observed_engine
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if fault == "slow" and rank == 1:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis.engines.verl import checks, installation
-from analysis.engines.verl.checks import check, problems
-from analysis.engines.verl.composition import compose
-from analysis.engines.verl.facts import Marker
-from analysis.engines.verl.loading import Route
-from analysis.engines.verl.overview import _bytes
+from analysis.engines.verl.configuration import checks, installation
+from analysis.engines.verl.configuration.checks import check, problems
+from analysis.engines.verl.configuration.composition import compose
+from analysis.engines.verl.configuration.loading import Route
+from analysis.engines.verl.configuration.overview import _bytes
+from analysis.engines.verl.observing.facts import Marker
 from analysis.errors import UsageError
 from analysis.records import RunWriter
 
@@ -145,7 +145,7 @@ def test_the_routes_by_which_the_package_is_loaded(monkeypatch: pytest.MonkeyPat
     modules = {"VERL_USE_EXTERNAL_MODULES": "other,analysis.engines.verl"}
     assert check(config, files=False, environment=modules).route is Route.EXTERNAL_MODULES
     point = type("Point", (), {"name": "rlvr-dynamics", "value": "analysis.engines.verl"})
-    monkeypatch.setattr("analysis.engines.verl.loading.entry_points", lambda group: [point])
+    monkeypatch.setattr("analysis.engines.verl.configuration.loading.entry_points", lambda group: [point])
     quiet = check(config, files=False, environment={})
     assert quiet.route is Route.ENTRY_POINT
     assert "passes over an error of its import; add actor_rollout_ref.model.external_lib" in quiet.notes[0]

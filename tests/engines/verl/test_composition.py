@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.engines.verl.composition import compose, expanded
+from analysis.engines.verl.configuration.composition import compose, expanded
 from analysis.errors import UsageError
 
 

@@ -19,8 +19,8 @@ from verl.utils.import_utils import load_extern_type
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict, make_iterator
 
 from analysis import UsageError
-from analysis.engines.verl import dropped_rows_sampler
-from analysis.engines.verl.dropped_rows_sampler import DroppedRows
+from analysis.engines.verl.objectives import dropped_rows_sampler
+from analysis.engines.verl.objectives.dropped_rows_sampler import DroppedRows
 
 from .objective_batches import MODES, Rollouts, actor_config, weights_by_verl
 
@@ -98,7 +98,7 @@ def sampler(
             "trainer": {"v1": {"trainer_mode": "sync", "sampler": {"sampler_kwargs": kwargs}}},
         }
     )
-    made = load_extern_type("pkg://analysis.engines.verl.dropped_rows_sampler", "DroppedRows")
+    made = load_extern_type("pkg://analysis.engines.verl.objectives.dropped_rows_sampler", "DroppedRows")
     return made(
         trainer_mode="sync",
         trainer_config={},

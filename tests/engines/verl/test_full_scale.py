@@ -20,9 +20,9 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from analysis.engines.verl.checks import is_observed, problems
-from analysis.engines.verl.composition import compose
-from analysis.engines.verl.record_settings import read_record
+from analysis.engines.verl.configuration.checks import is_observed, problems
+from analysis.engines.verl.configuration.composition import compose
+from analysis.engines.verl.observing.record_settings import read_record
 from analysis.errors import UsageError
 from tests.offline.byte_models import byte_tokenizer
 

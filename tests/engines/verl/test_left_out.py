@@ -7,8 +7,8 @@ import torch
 from verl.utils import tensordict_utils as tu
 
 from analysis.engines.verl import left_out
-from analysis.engines.verl.response_rows import ResponseRows
-from analysis.engines.verl.rollouts import RolloutBatch, left_out_of, read_rollouts
+from analysis.engines.verl.observing.response_rows import ResponseRows
+from analysis.engines.verl.observing.rollouts import RolloutBatch, left_out_of, read_rollouts
 
 from .observed_setup import make_batch, make_rows
 from .test_dropped_rows import Store, put, sampler, store  # noqa: F401 - a fixture

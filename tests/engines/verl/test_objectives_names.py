@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.engines.verl import checks
 from analysis.engines.verl.__main__ import main
-from analysis.engines.verl.composition import compose
-from analysis.engines.verl.objective_names import listing, problems
-from analysis.engines.verl.objective_settings import lacks
+from analysis.engines.verl.configuration import checks
+from analysis.engines.verl.configuration.composition import compose
+from analysis.engines.verl.objectives.objective_names import listing, problems
+from analysis.engines.verl.objectives.objective_settings import lacks
 from analysis.objectives import names
 
 from .objective_batches import names_restored
@@ -21,7 +21,7 @@ LOSS = "actor_rollout_ref.actor.policy_loss"
 CLASS = f"{LOSS}._target_=analysis.engines.verl.ObjectiveLossConfig"
 ENGINE = "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=dynamics"
 SAMPLER = (
-    "trainer.v1.sampler.custom_sampler.path=pkg://analysis.engines.verl.dropped_rows_sampler",
+    "trainer.v1.sampler.custom_sampler.path=pkg://analysis.engines.verl.objectives.dropped_rows_sampler",
     "trainer.v1.sampler.custom_sampler.name=DroppedRows",
 )
 WHOLE = (

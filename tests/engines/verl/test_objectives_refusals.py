@@ -15,9 +15,10 @@ from verl.utils.metric import AggregationType, Metric, reduce_metrics
 
 from analysis import UsageError, objectives
 from analysis.engines import verl
-from analysis.engines.verl import estimators, microbatch, policy_losses
-from analysis.engines.verl.estimators import ESTIMATORS
-from analysis.engines.verl.policy_losses import LOSSES, token_batch
+from analysis.engines.verl import microbatch
+from analysis.engines.verl.objectives import estimators, policy_losses
+from analysis.engines.verl.objectives.estimators import ESTIMATORS
+from analysis.engines.verl.objectives.policy_losses import LOSSES, token_batch
 from analysis.objectives import get
 
 from .objective_batches import Rollouts, actor_config, estimated, names_restored, weights_by_verl

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.engines.verl.estimators import ESTIMATORS
-from analysis.engines.verl.objective_names import read_by_advantages
-from analysis.engines.verl.objective_settings import family
-from analysis.engines.verl.policy_losses import LOSSES
+from analysis.engines.verl.objectives.estimators import ESTIMATORS
+from analysis.engines.verl.objectives.objective_names import read_by_advantages
+from analysis.engines.verl.objectives.objective_settings import family
+from analysis.engines.verl.objectives.policy_losses import LOSSES
 from analysis.objectives import Objective, get, names
 
 from .objective_batches import (

@@ -10,8 +10,8 @@ import pytest
 
 from analysis.engines.scalars import SCALARS
 from analysis.engines.verl.__main__ import main
-from analysis.engines.verl.composition import compose
-from analysis.engines.verl.launch import observing_overrides
+from analysis.engines.verl.configuration.composition import compose
+from analysis.engines.verl.configuration.launch import observing_overrides
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/how_to/watch_a_verl_run.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

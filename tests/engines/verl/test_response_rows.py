@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from analysis import UsageError
-from analysis.engines.verl.response_rows import ResponseRows
-from analysis.engines.verl.rollouts import RolloutBatch, read_rollouts
+from analysis.engines.verl.observing.response_rows import ResponseRows
+from analysis.engines.verl.observing.rollouts import RolloutBatch, read_rollouts
 
 from .observed_setup import make_batch, make_rows
 

@@ -214,8 +214,8 @@ def test_a_folder_belongs_to_one_run(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_configuration_of_each_method_composes(method, tmp_path):
-    from analysis.engines.verl.composition import compose
-    from analysis.engines.verl.unread_keys import unread_keys
+    from analysis.engines.verl.configuration.composition import compose
+    from analysis.engines.verl.configuration.unread_keys import unread_keys
 
     settings = Settings(tmp_path, method=method, ranks=2)
     config = compose(overrides(settings, (tmp_path / "a.parquet", tmp_path / "b.parquet"), tmp_path, Path("/tmp/ray")))

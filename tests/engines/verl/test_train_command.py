@@ -17,9 +17,9 @@ from ray.exceptions import RayTaskError
 from verl.trainer import main_ppo
 
 from analysis.engines.verl.__main__ import main
-from analysis.engines.verl.composition import compose
-from analysis.engines.verl.launch import observing_overrides, plain_command
-from analysis.engines.verl.loading import VENDOR_KEY
+from analysis.engines.verl.configuration.composition import compose
+from analysis.engines.verl.configuration.launch import observing_overrides, plain_command
+from analysis.engines.verl.configuration.loading import VENDOR_KEY
 from analysis.errors import UsageError
 from analysis.records import RunWriter
 

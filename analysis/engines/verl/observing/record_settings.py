@@ -10,8 +10,8 @@ from typing import Any
 
 from verl.workers.config import FSDPEngineConfig
 
-from ...errors import UsageError
-from ...probes.record_spec import RecordSpec
+from ....errors import UsageError
+from ....probes.record_spec import RecordSpec
 
 __all__ = ["ON_ERROR", "ObservedEngineConfig", "RecordSettings", "read_record"]
 

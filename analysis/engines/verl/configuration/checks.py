@@ -20,15 +20,15 @@ from verl.trainer.distillation import is_distillation_enabled
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-from ...errors import UsageError
-from ...objectives import ResponseBatch
-from . import objective_names
-from .estimators import ESTIMATORS
+from ....errors import UsageError
+from ....objectives import ResponseBatch
+from ..objectives import objective_names
+from ..objectives.estimators import ESTIMATORS
+from ..objectives.objective_settings import ADVANTAGE_SIDE, read_settings
+from ..objectives.policy_losses import LOSSES
 from .installation import unmet_requirements
 from .loading import VENDOR, VENDOR_KEY, Route, is_multi_node, loading_problems, loading_route
-from .objective_settings import ADVANTAGE_SIDE, read_settings
 from .paths_of_a_run import missing_files, record_folder_problems
-from .policy_losses import LOSSES
 from .unread_keys import unread_keys
 
 __all__ = ["Checked", "check", "is_observed", "is_ours", "problems"]

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ...errors import UsageError
+from ....errors import UsageError
 
 __all__ = ["compose", "expanded"]
 

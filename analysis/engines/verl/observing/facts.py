@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.provenance import machine_info
-from ...errors import UsageError
-from ...records.folders import RUN_FILE, read_json, read_run_json, write_json
+from ....common.provenance import machine_info
+from ....errors import UsageError
+from ....records.folders import RUN_FILE, read_json, read_run_json, write_json
+from ..versions import verl_version
 from .clipping import loss_mode_of
 from .record_settings import RecordSettings
-from .versions import verl_version
 
 __all__ = ["ENGINE", "Marker", "of_first_update", "run_info"]
 

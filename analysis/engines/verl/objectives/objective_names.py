@@ -19,8 +19,8 @@ from verl.workers.config import ActorConfig, PolicyLossConfig
 
 from toy_models.messages import nearest
 
-from ...errors import UsageError
-from ...objectives import Objective, ResponseBatch, names
+from ....errors import UsageError
+from ....objectives import Objective, ResponseBatch, names
 from . import dropped_rows_sampler, estimators, policy_losses
 from .estimators import ESTIMATORS, kl_in_reward
 from .objective_settings import (

@@ -13,8 +13,8 @@ from typing import Any
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from ...errors import UsageError
-from ...records.folders import RUN_FILE, read_run_json
+from ....errors import UsageError
+from ....records.folders import RUN_FILE, read_run_json
 from .facts import ENGINE
 from .record_settings import ObservedEngineConfig
 

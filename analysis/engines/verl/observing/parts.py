@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...laws import TokenStatistics
-from ...probes.weight_probe import WeightProbe
-from ...token_stats import token_statistics
-from ..update_parts import Weights
+from ....laws import TokenStatistics
+from ....probes.weight_probe import WeightProbe
+from ....token_stats import token_statistics
+from ...update_parts import Weights
 from .response_rows import ResponseRows
 
 __all__ = ["ObservedPart", "Source", "statistics_of"]

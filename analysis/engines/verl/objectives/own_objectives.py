@@ -22,8 +22,8 @@ from verl.trainer.ppo.core_algos import (
     register_policy_loss,
 )
 
-from ...errors import UsageError
-from ...objectives import get
+from ....errors import UsageError
+from ....objectives import get
 from .estimators import ESTIMATORS, claim, estimator
 from .objective_settings import Named, lacks
 from .policy_losses import LOSSES, policy_loss

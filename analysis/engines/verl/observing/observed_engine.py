@@ -35,15 +35,15 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDP
 
 from toy_models.end_tokens import end_tokens
 
-from ...errors import UsageError
-from ...probes.output_heads import OutputHead, find_head, last_hidden_state
-from ...probes.process_ranks import process_ranks
-from ...probes.weight_probe import WeightProbe
-from ..self_check import check_log_probs
+from ....errors import UsageError
+from ....probes.output_heads import OutputHead, find_head, last_hidden_state
+from ....probes.process_ranks import process_ranks
+from ....probes.weight_probe import WeightProbe
+from ...self_check import check_log_probs
+from ..microbatch import in_progress
 from .clipping import clips_of, normalizer_of, ratios_of
 from .engine_checks import check_batch, check_critic, check_engine
 from .facts import Marker
-from .microbatch import in_progress
 from .observation import ROW, Observation
 from .parts import ObservedPart, Source, statistics_of
 from .replay import kl_gradient, replayed_gradients

@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
-from ...errors import UsageError
-from ...objectives import Objective, ResponseBatch
-from ..objective_checks import binary_rewards
+from ....errors import UsageError
+from ....objectives import Objective, ResponseBatch
+from ...objective_checks import binary_rewards
 from .objective_settings import ADVANTAGE_SIDE, Named, Settings, estimators_besides, read_settings
 
 __all__ = ["ESTIMATORS", "claim", "estimator", "is_of_verl", "kl_in_reward", "padding_rows", "response_rewards"]

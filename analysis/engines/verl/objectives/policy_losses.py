@@ -27,9 +27,9 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import PolicyLossConfig
 
-from ...errors import UsageError
-from ...objectives import Objective, TokenBatch, kl_baseline_of
-from . import microbatch
+from ....errors import UsageError
+from ....objectives import Objective, TokenBatch, kl_baseline_of
+from .. import microbatch
 from .estimators import claim, is_of_verl, response_rewards
 from .objective_settings import LOSS_SIDE, Named, Settings, losses_besides, read_settings
 

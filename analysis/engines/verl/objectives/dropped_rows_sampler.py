@@ -1,6 +1,6 @@
 """A sampler of verl that leaves out rows without a weight before minibatches are cut, as the paper's code does.
 
-    trainer.v1.sampler.custom_sampler.path=pkg://analysis.engines.verl.dropped_rows_sampler
+    trainer.v1.sampler.custom_sampler.path=pkg://analysis.engines.verl.objectives.dropped_rows_sampler
     trainer.v1.sampler.custom_sampler.name=DroppedRows
 
 PSR gives wrong responses the weight 0, and NSR correct ones. The released code of the paper (Zhu et al., arXiv
@@ -34,10 +34,10 @@ from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from ...errors import UsageError
-from ...objectives import Objective
+from ....errors import UsageError
+from ....objectives import Objective
+from ..left_out import name_on_kept
 from .estimators import ESTIMATORS, response_rewards
-from .left_out import name_on_kept
 from .objective_settings import ADVANTAGE_SIDE, Settings, read_settings
 
 __all__ = ["DroppedRows", "problems"]

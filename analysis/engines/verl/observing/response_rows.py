@@ -19,7 +19,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from ...errors import UsageError
+from ....errors import UsageError
 
 __all__ = ["ResponseRows"]
 

@@ -12,8 +12,8 @@ import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 
-from ...errors import UsageError
-from .finishing import finish
+from ....errors import UsageError
+from ..observing.finishing import finish
 from .loading import LIBRARY_KEY, PACKAGE, VENDOR, VENDOR_KEY, libraries
 
 __all__ = ["observing_overrides", "plain_command", "run"]

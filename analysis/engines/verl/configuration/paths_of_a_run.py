@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ...errors import UsageError
-from ...records.folders import RUN_FILE, read_run_json
-from .facts import ENGINE, Marker
+from ....errors import UsageError
+from ....records.folders import RUN_FILE, read_run_json
+from ..observing.facts import ENGINE, Marker
 
 __all__ = ["latest_checkpoint", "missing_files", "record_folder_problems", "record_out", "training_prompts"]
 

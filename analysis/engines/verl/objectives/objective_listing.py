@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ...objectives import names
+from ....objectives import names
 from .estimators import ESTIMATORS
 from .objective_settings import Named, Settings, lacks
 from .policy_losses import LOSSES, read_from_micro_batch

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from toy_models.tasks.task import prompt_hash
 
-from ...errors import UsageError
-from ...records.rows import PromptRow, RolloutRow
-from ..step_rows import step_row
-from .left_out import KEYS
+from ....errors import UsageError
+from ....records.rows import PromptRow, RolloutRow
+from ...step_rows import step_row
+from ..left_out import KEYS
 from .response_rows import ResponseRows
 
 __all__ = ["Numbered", "Rollout", "RolloutBatch", "global_step_of", "left_out_of", "read_rollouts"]

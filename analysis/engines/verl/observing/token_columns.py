@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ...records.rows import TokenColumns, statistics_columns
-from ..update_parts import Weights
+from ....records.rows import TokenColumns, statistics_columns
+from ...update_parts import Weights
 from .parts import ObservedPart
 
 __all__ = ["tokens_of"]

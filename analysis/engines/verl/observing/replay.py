@@ -16,7 +16,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss, kl_penalty
 from verl.utils import tensordict_utils as tu
 
-from .microbatch import in_progress
+from ..microbatch import in_progress
 from .response_rows import ResponseRows
 
 __all__ = ["kl_gradient", "replayed_gradients"]

@@ -20,10 +20,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ...errors import UsageError
-from ...objectives import Entry, Objective, entry, get, names
-from ...objectives.rules import is_own
-from ...objectives.user_losses import registered
+from ....errors import UsageError
+from ....objectives import Entry, Objective, entry, get, names
+from ....objectives.rules import is_own
+from ....objectives.user_losses import registered
 
 __all__ = [
     "ADVANTAGE_SIDE",

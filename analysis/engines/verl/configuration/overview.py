@@ -7,12 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ...probes.record_spec import RecordSpec
-from ...recipes.memory import size_text
-from .estimators import ESTIMATORS
+from ....probes.record_spec import RecordSpec
+from ....recipes.memory import size_text
+from ..objectives.estimators import ESTIMATORS
+from ..objectives.policy_losses import LOSSES
 from .loading import Route
 from .paths_of_a_run import latest_checkpoint, record_out, training_prompts
-from .policy_losses import LOSSES
 
 __all__ = ["overview"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import UsageError
-from ...records.folders import RUN_FILE, read_commits, read_run_json
-from ...records.writer import RunWriter
+from ....errors import UsageError
+from ....records.folders import RUN_FILE, read_commits, read_run_json
+from ....records.writer import RunWriter
 from .facts import ENGINE
 
 __all__ = ["finish"]

@@ -23,17 +23,17 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
-from ...errors import UsageError
-from ...records.folders import TOKENIZER_FILE
-from ...records.ranks import Ranks
-from ...records.reader import Run
-from ...records.rows import TokenColumns, prompt_rows, rollout_rows, token_rows
-from ...records.writer import RunWriter
-from ..run_so_far import continued
-from ..scalars import UpdateSums, dead_groups
-from ..self_check import check_weights, is_finite
+from ....errors import UsageError
+from ....records.folders import TOKENIZER_FILE
+from ....records.ranks import Ranks
+from ....records.reader import Run
+from ....records.rows import TokenColumns, prompt_rows, rollout_rows, token_rows
+from ....records.writer import RunWriter
+from ...run_so_far import continued
+from ...scalars import UpdateSums, dead_groups
+from ...self_check import check_weights, is_finite
+from ..left_out import fetch
 from .facts import Marker, of_first_update, run_info
-from .left_out import fetch
 from .parts import ObservedPart
 from .record_settings import RecordSettings
 from .response_rows import ResponseRows
