@@ -4,9 +4,9 @@
     analysis.watch(trainer, out="runs/mine")
     trainer.train()
 
-Training is the same to the last bit. The modules beside this one say how: `trl_hooks` what is hooked, `trl_batches`
-what ratio and clip are, `self_check` how weights are checked and the KL is split off, `scalars` what goes into the
-trainer's logs, `refusals` what is refused.
+Training is the same to the last bit. Other modules say how: `trl.hooks` what is hooked, `trl.batches` what ratio and
+clip are, `trl.replay` how the KL is split off, `self_check` how weights are checked, `scalars` what goes into the
+trainer's logs, `trl.refusals` what is refused.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..probes.record_spec import RecordSpec
 
 if TYPE_CHECKING:
     from .any_trainer import TrainerWatch
-    from .panel import Prompt
-    from .trl_watch import Watch
+    from .trl.panel import Prompt
+    from .trl.watch import Watch
 
 __all__ = ["watch"]
 
@@ -88,7 +88,7 @@ def watch(
         )
     names = {kind.__name__ for kind in type(trainer).__mro__}
     if names & {"GRPOTrainer", "RLOOTrainer"} or any(name.startswith("AsyncGRPO") for name in names):
-        from .trl_watch import watch_trl
+        from .trl.watch import watch_trl
 
         return watch_trl(trainer, out, spec, correct, on_error, prefix, panel)
     from .any_trainer import watch_other

@@ -15,7 +15,8 @@ import torch
 
 import analysis
 from analysis import RecordSpec, UsageError
-from analysis.engines import refusals, self_check
+from analysis.engines import self_check
+from analysis.engines.trl import refusals
 from analysis.records import writer as record_writer
 
 from .objective_runs import even_sum
@@ -169,7 +170,7 @@ def test_the_self_check_sees_a_factor(scale, tmp_path, monkeypatch):
         part.replayed = part.replayed * scale
         return check(part, weights)
 
-    monkeypatch.setattr("analysis.engines.trl_watch.check_weights", scaled)
+    monkeypatch.setattr("analysis.engines.trl.watch.check_weights", scaled)
     trainer = make_trl_trainer(tmp_path)
     analysis.watch(trainer)
     with pytest.raises(UsageError, match=r"got a distance of 0\.0002"):

@@ -27,14 +27,15 @@ from transformers import TrainerCallback
 
 from toy_models.tasks.task import prompt_hash
 
-from ..errors import UsageError
-from ..probes.output_heads import OutputHead, last_hidden_state
-from ..probes.record_spec import RecordSpec
-from ..probes.weight_probe import WeightProbe
-from ..token_stats import token_statistics
+from ...errors import UsageError
+from ...probes.output_heads import OutputHead, last_hidden_state
+from ...probes.record_spec import RecordSpec
+from ...probes.weight_probe import WeightProbe
+from ...token_stats import token_statistics
+from ..self_check import check_log_probs
+from .batches import Generation, Microbatch, check_rewards, normalizer_of, policy_mask, ratio_and_clip
 from .observer import Observer
-from .self_check import HIGH_ENTROPY, check_log_probs, replay
-from .trl_batches import Generation, Microbatch, check_rewards, normalizer_of, policy_mask, ratio_and_clip
+from .replay import HIGH_ENTROPY, replay
 
 __all__ = ["ROW", "TrlHooks"]
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..probes.record_spec import RecordSpec
-from .trl_batches import Microbatch
+from ...errors import UsageError
+from ...probes.record_spec import RecordSpec
+from .batches import Microbatch
 
 __all__ = ["GradientSplit"]
 

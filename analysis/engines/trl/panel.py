@@ -20,14 +20,14 @@ from torch import Tensor
 from toy_models.end_tokens import end_tokens
 from toy_models.tasks.task import prompt_hash
 
-from ..errors import UsageError
-from ..probes.context_probe import ContextProbe
-from ..probes.context_rows import ContextRows, draw_contexts
-from ..probes.output_heads import OutputHead
-from ..probes.record_spec import RecordSpec
-from ..records.encoding import Columns
-from ..records.rows import PromptRow
-from .trl_batches import Generation
+from ...errors import UsageError
+from ...probes.context_probe import ContextProbe
+from ...probes.context_rows import ContextRows, draw_contexts
+from ...probes.output_heads import OutputHead
+from ...probes.record_spec import RecordSpec
+from ...records.encoding import Columns
+from ...records.rows import PromptRow
+from .batches import Generation
 
 __all__ = ["Panel", "Prompt"]
 

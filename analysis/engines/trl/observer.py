@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .trl_batches import Generation, Microbatch
+from .batches import Generation, Microbatch
 
 __all__ = ["Observer"]
 

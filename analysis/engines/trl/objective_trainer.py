@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..errors import UsageError
-from ..objectives import Objective, ResponseBatch, TokenBatch, accuracy_of, kl_baseline_of
+from ...errors import UsageError
+from ...objectives import Objective, ResponseBatch, TokenBatch, accuracy_of, kl_baseline_of
+from ..objective_checks import binary_rewards, check_config, objective_of, reads_reference
 from .dropped_rows import ragged_gather, repacked, tokens_of_steps
-from .objective_checks import binary_rewards, check_config, objective_of, reads_reference
 from .resuming import EpochSampler, WarnOfResampling
 
 try:

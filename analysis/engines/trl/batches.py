@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..laws import TokenStatistics
-from ..probes.weight_probe import WeightProbe
-from .update_parts import Weights
+from ...errors import UsageError
+from ...laws import TokenStatistics
+from ...probes.weight_probe import WeightProbe
+from ..update_parts import Weights
 
 __all__ = [
     "Generation",

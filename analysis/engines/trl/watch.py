@@ -14,26 +14,26 @@ from torch import Tensor
 
 from toy_models.end_tokens import end_tokens
 
-from ..errors import UsageError
-from ..probes.output_heads import find_head
-from ..probes.process_ranks import process_ranks
-from ..probes.record_spec import RecordSpec
-from ..records.encoding import Columns
-from ..records.folders import RUN_FILE, TOKENIZER_FILE, read_run_json
-from ..records.reader import Run
-from ..records.rows import prompt_rows, rollout_rows
-from ..records.writer import RunWriter
+from ...errors import UsageError
+from ...probes.output_heads import find_head
+from ...probes.process_ranks import process_ranks
+from ...probes.record_spec import RecordSpec
+from ...records.encoding import Columns
+from ...records.folders import RUN_FILE, TOKENIZER_FILE, read_run_json
+from ...records.reader import Run
+from ...records.rows import prompt_rows, rollout_rows
+from ...records.writer import RunWriter
+from ..run_so_far import continued
+from ..scalars import UpdateSums, dead_groups
+from ..self_check import check_weights, is_finite
+from ..watch_base import WatchBase
+from .batches import Generation, Microbatch
 from .gradient_split import GradientSplit
+from .hooks import TrlHooks
+from .info import ENGINE, correctness, run_info
 from .panel import Panel, Prompt
 from .refusals import check_trainer
-from .run_so_far import continued
-from .scalars import UpdateSums, dead_groups
-from .self_check import check_weights, is_finite
-from .trl_batches import Generation, Microbatch
-from .trl_hooks import TrlHooks
-from .trl_info import ENGINE, correctness, run_info
-from .trl_rows import batch_row, new_prompts, rollouts_of, tokens_of
-from .watch_base import WatchBase
+from .rows import batch_row, new_prompts, rollouts_of, tokens_of
 
 __all__ = ["Watch", "watch_trl"]
 

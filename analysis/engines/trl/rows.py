@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..records.encoding import Columns
-from ..records.rows import PromptRow, RolloutRow, TokenColumns, statistics_columns, token_rows
-from .step_rows import step_row
-from .trl_batches import Generation, Microbatch
-from .update_parts import Weights
+from ...records.encoding import Columns
+from ...records.rows import PromptRow, RolloutRow, TokenColumns, statistics_columns, token_rows
+from ..step_rows import step_row
+from ..update_parts import Weights
+from .batches import Generation, Microbatch
 
 __all__ = ["batch_row", "new_prompts", "rollouts_of", "tokens_of"]
 

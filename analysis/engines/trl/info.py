@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..common.provenance import machine_info
-from ..errors import UsageError
-from ..probes.output_heads import OutputHead
-from ..probes.record_spec import RecordSpec
+from ...common.provenance import machine_info
+from ...errors import UsageError
+from ...probes.output_heads import OutputHead
+from ...probes.record_spec import RecordSpec
+from .batches import class_names
 from .refusals import trl_version
-from .trl_batches import class_names
 
 __all__ = ["ENGINE", "correctness", "run_info"]
 

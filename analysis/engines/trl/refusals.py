@@ -8,8 +8,8 @@ from typing import Any
 
 from packaging.version import Version
 
-from ..errors import UsageError
-from .trl_batches import class_names
+from ...errors import UsageError
+from .batches import class_names
 
 __all__ = ["NEEDED", "TESTED_TRL", "check_trainer", "trl_version"]
 
