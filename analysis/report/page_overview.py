@@ -35,6 +35,7 @@ _TOKENS = (
     ("prob", "π(y) at the recorded tokens", "probability"),
     ("weight", "Mean weight", "weight"),
 )
+_OF = ": "  # between the sign of rewards and the run, in the name of a line; a narrow chart shows how a name begins
 
 
 def describe_summary(summary: Summary) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _of_tokens(runs: Sequence[Run]) -> list[dict[str, Any]]:
     parts = []
     for run in runs:
         means = TraceData.of(run).by_update()
-        parts.append(means.assign(label=run.label + ", " + means["label"]))
+        parts.append(means if len(runs) == 1 else means.assign(label=means["label"] + _OF + run.label))
     if not parts:
         return []
     rows = pd.concat(parts).assign(step=math.nan, reached=math.nan)
@@ -164,7 +165,7 @@ def _chart(key: str, title: str, unit: str, axis: str, data: pd.DataFrame) -> di
     series = [
         {
             "label": str(label),
-            "color": look(str(label).rsplit(", ", 1)[-1]).color,
+            "color": look(str(label).split(_OF, 1)[0]).color,
             "points": [
                 [None if pd.isna(value) else float(f"{value:.6g}") for value in row]
                 for row in part[[*columns, "value", "low", "high"]].itertuples(index=False)

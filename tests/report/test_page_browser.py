@@ -100,6 +100,24 @@ class TestViews:
         assert "Not known" not in page.locator(".charts").inner_text()
         assert "PSR" in page.locator("table:has(caption:text-is('Runs'))").inner_text()
 
+    def test_names_at_the_lines_are_words_that_differ(self, tmp_path: Path, opened: Open) -> None:
+        run = write_run(tmp_path / "r", label="GRPOTrainer (dapo)", contexts=False)
+
+        def at_lines(page: Any, chart: str) -> list[str]:
+            names = page.locator(f"figure:has(figcaption:has-text('{chart}')) svg > text").all_text_contents()
+            return [name for name in names if name.endswith("…") or "rewarded" in name]
+
+        page = opened(write_report_page(run))
+        assert at_lines(page, "Correct rollouts") == ["GRPOTrainer (d…"]
+        assert set(at_lines(page, "Mean weight")) == {"rewarded", "unrewarded"}
+        both = opened(write_report_page([run, write_run(tmp_path / "s", label="PSR")], tmp_path / "report.html"))
+        assert set(at_lines(both, "Mean weight")) == {
+            "rewarded: GRPO…",
+            "unrewarded: GR…",
+            "rewarded: PSR",
+            "unrewarded: PS…",
+        }
+
     def test_filters(self, report: Path, opened: Open) -> None:
         page = opened(report, "view=rollouts")
         assert page.locator("#found").inner_text() == "24 responses"

@@ -130,7 +130,7 @@ function endLabels(ends) {
       "stroke-width": 3,
       "stroke-dasharray": index ? "4 2" : "",
     }),
-    s("text", { x: left + 15, y: y + 4 }, visible(one.label, 14)),
+    s("text", { x: left + 15, y: y + 4 }, visibleText(one.label, 14)),
   ]);
 }
 
