@@ -27,7 +27,7 @@ def step_row(
     Args:
         step: number of the batch.
         rewards: (N,), NaN where there is none.
-        correct: (N,) bool, of any value where there is no reward; None where rewards do not tell.
+        correct: (N,) bool, ignored where a rollout has no reward; None where rewards do not say what is correct.
         signs: (N,) sign of the advantage.
         lengths: (N,) tokens that the policy sampled.
         groups: (N,) number of the prompt in the batch.

@@ -13,7 +13,8 @@ rule can fail: the trainer's curves of one method against the loop's of the othe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,9 @@ __all__ = [
     "Curve",
     "Curves",
     "K",
-    "curve_of",
+    "Trained",
     "differences",
-    "planned_loop",
+    "run_with",
 ]
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -54,6 +55,7 @@ QUANTITIES = {"pass_at_1": "Pass@1", "pass_at_k": f"Pass@{K}", "entropy_nats": "
 LOOP = "loop"
 
 Curve = list[dict[str, float]]
+Trained = Callable[["Loop", str, int, Path], Sequence[Mapping[str, Any]]]  # see `run_with`
 Curves = Mapping[str, Mapping[str, Sequence[Curve]]]  # side -> method -> one for each seed
 
 
@@ -78,6 +80,31 @@ def planned_loop(method: str, seed: int, folder: Path, overrides: Mapping[str, A
     }
     (planned,) = Recipe.load("default").set(**fields).expand()
     return Loop(planned.config, folder, run_id="run", label=method)
+
+
+def run_with(trained: Trained | None, method: str, seed: int, overrides: Mapping[str, Any] | None = None) -> Curve:
+    """The evaluations of one run, from the base on: its step and each of `QUANTITIES`.
+
+    Args:
+        trained: has the other trainer train the policy of a loop that is not run, given that loop, method, seed and an
+            empty folder; gives the columns of each evaluation. None: the loop is run.
+        method: of `METHODS`.
+        seed: of everything that is drawn.
+        overrides: fields of the recipe.
+    """
+    import pandas as pd
+    import torch
+
+    from analysis.records import Run
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loop = planned_loop(method, seed, folder / "run", overrides)
+        if trained is not None:
+            return curve_of(pd.concat([pd.DataFrame(columns) for columns in trained(loop, method, seed, folder)]))
+        loop.run()
+        return curve_of(Run(folder / "run").table("evals"))
 
 
 def curve_of(evaluations: pd.DataFrame) -> Curve:

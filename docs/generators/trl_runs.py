@@ -7,14 +7,13 @@ sides now have `update.minibatch_size`, and the seeds are new.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compared_runs import LOOP, METHODS, SIZE, STEPS, Curve, curve_of, planned_loop
+from .compared_runs import LOOP, METHODS, SIZE, STEPS, Curve, run_with
 
 if TYPE_CHECKING:
     from analysis.training.loop import Loop
@@ -55,23 +54,10 @@ def run_curve(side: str, method: str, seed: int, overrides: Mapping[str, Any] | 
         seed: of everything that is drawn.
         overrides: fields of the recipe, for a smaller run.
     """
-    import pandas as pd
-    import torch
-
-    from analysis.records import Run
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        loop = planned_loop(method, seed, Path(folder) / "run", overrides)
-        if side == LOOP:
-            loop.run()
-            evaluations = Run(Path(folder) / "run").table("evals")
-        else:
-            evaluations = pd.concat([pd.DataFrame(columns) for columns in _trained_by_trl(loop, method, seed, folder)])
-        return curve_of(evaluations)
+    return run_with(None if side == LOOP else _trained_by_trl, method, seed, overrides)
 
 
-def _trained_by_trl(loop: Loop, method: str, seed: int, folder: str) -> list[Mapping[str, Any]]:
+def _trained_by_trl(loop: Loop, method: str, seed: int, folder: Path) -> list[Mapping[str, Any]]:
     """TRL trains the policy of a loop that is not run, which evaluates it; columns of each evaluation."""
     from datasets import Dataset
     from transformers import TrainerCallback

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compared_runs import LOOP, METHODS, SIZE, Curve, curve_of, planned_loop
+from .compared_runs import LOOP, METHODS, SIZE, Curve, run_with
 
 if TYPE_CHECKING:
     from analysis.training.loop import Loop
@@ -59,19 +59,7 @@ def run_curve(side: str, method: str, seed: int, overrides: Mapping[str, Any] | 
         seed: of everything that is drawn.
         overrides: fields of the recipe, for a smaller run.
     """
-    import pandas as pd
-    import torch
-
-    from analysis.records import Run
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        loop = planned_loop(method, seed, Path(folder) / "run", {"steps": STEPS, **(overrides or {})})
-        if side == LOOP:
-            loop.run()
-            return curve_of(Run(Path(folder) / "run").table("evals"))
-        columns = _trained_by_verl(loop, method, seed, Path(folder))
-        return curve_of(pd.concat([pd.DataFrame(part) for part in columns]))
+    return run_with(None if side == LOOP else _trained_by_verl, method, seed, {"steps": STEPS, **(overrides or {})})
 
 
 def _trained_by_verl(loop: Loop, method: str, seed: int, folder: Path) -> list[Mapping[str, Any]]:

@@ -32,6 +32,7 @@ from .smoke import platform as _platform  # noqa: E402,F401 - before everything 
 from .objectives import estimators, policy_losses  # noqa: E402, F401 - they register, once the version is checked
 from .objectives.own_objectives import offer  # noqa: E402
 from .objectives.policy_losses import ObjectiveLossConfig  # noqa: E402
+from .observing import other_engines as _other_engines  # noqa: E402, F401 - registers what is refused
 from .observing.finishing import finish  # noqa: E402
 from .observing.observed_engine import ObservedEngine  # noqa: E402
 from .observing.record_settings import ObservedEngineConfig  # noqa: E402

@@ -228,7 +228,7 @@ def _objective_of(config: DictConfig) -> tuple[Objective, Settings]:
         )
     if OmegaConf.select(config, "algorithm.filter_groups.enable"):
         raise UsageError(
-            "algorithm.filter_groups.enable: expected False, since a sampler of one's own replaces the one of verl "
-            "that filters, got True; leave one of the two out"
+            "algorithm.filter_groups.enable: expected False, since DroppedRows replaces the sampler of verl that "
+            "filters groups, got True; leave one of the two out"
         )
     return objective, settings

@@ -102,7 +102,7 @@ class Observation:
         """Make the run folder, or open it again after the updates of a checkpoint. Once; every rank calls it.
 
         Raises:
-            UsageError: it holds a run and there is no checkpoint, or another run than that of the checkpoint.
+            UsageError: the folder holds a run although verl starts anew, or another run than the checkpoint's.
         """
         if self._writer is not None:
             return

@@ -32,7 +32,7 @@ class ResponseRows:
         prompt_lengths: (B,).
         lengths: (B,) response tokens, those of tools included.
         real: (B, C) bool, whether there is a response token.
-        packed: (B, C) place of its predictor in the packed row; 0 where there is no token.
+        packed: (B, C) place in the packed row of the logits that predict the token; 0 where there is none.
         padded: (B, C) the same in rows that are padded on the right to the longest sequence, flattened.
     """
 

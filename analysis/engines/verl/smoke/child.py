@@ -78,7 +78,7 @@ class Child:
             time.sleep(seconds)
 
     def _steps(self) -> Iterator[tuple[int | None, Mapping[str, Any]]]:
-        """Each whole line of the log of metrics; None where there is no further one yet."""
+        """Step and metrics of each complete line of the log; (None, {}) whenever no further line is there yet."""
         place = 0
         while True:
             text = b""
